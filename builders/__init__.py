@@ -1,0 +1,1 @@
+"""Builders: one module per source, found by name; modules that start with ``_`` are shared helpers."""

@@ -1,0 +1,1 @@
+"""The leaderboard: submissions, their validation and recomputation. Grows with its own issue."""

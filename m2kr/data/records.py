@@ -1,0 +1,90 @@
+"""What a retriever is given: the queries and passages of one split, with their images, read lazily."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from m2kr.instructions import join
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+    from PIL.Image import Image
+
+    from m2kr.data.images import ImageStore
+
+
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """A memory-mapped table and the store its images come from.
+
+    Attributes:
+        dataset: The rows; ``dataset[i]`` is a dict of the schema's columns.
+        images: Resolves ``img_path``; None where the source has no images.
+        fingerprint: Identity of the rows (``queries`` or ``pool``), for caches.
+    """
+
+    dataset: "Dataset"
+    images: "ImageStore | None" = None
+    fingerprint: str = ""
+    _id: ClassVar[str]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return self.dataset[row]  # type: ignore[no-any-return]
+
+    @property
+    def ids(self) -> "pa.ChunkedArray":
+        """Ids in row order: an Arrow string column on the mapped file, not a Python list."""
+        return self.dataset.data.column(self._id)
+
+    def column(self, name: str) -> list[Any]:
+        """A whole column as a Python list. For splits of queries; on a big pool use `batches`."""
+        return self.dataset.data.column(name).to_pylist()  # type: ignore[no-any-return]
+
+    def batches(self, size: int) -> Iterator[list[dict[str, Any]]]:
+        """Rows in order, ``size`` at a time."""
+        for start in range(0, len(self), size):
+            yield self.rows(range(start, min(start + size, len(self))))
+
+    def rows(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """The rows at some indices."""
+        columns = self.dataset[list(indices)]
+        names = list(columns)
+        return [
+            dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)
+        ]
+
+    def image(self, row: dict[str, Any]) -> "Image | None":
+        """The decoded RGB image of a row, or None where the row has none.
+
+        Raises:
+            MissingError: the row names an image that no root holds (policy ``error``).
+        """
+        if self.images is None or row.get("img_path") is None:
+            return None
+        return self.images.open(row["img_path"])
+
+
+class Passages(_Records):
+    """The pool of one split: ``passage_id, passage_content, language, title, img_id, img_path`` + extras."""
+
+    __slots__ = ()
+    _id = "passage_id"
+
+
+class Queries(_Records):
+    """The queries of one split: ``question_id, question, instruction, img_path, ...``.
+
+    A retriever must not read ``pos_item_ids``, ``pos_item_contents``, ``answers`` or ``gold_answer``.
+    """
+
+    __slots__ = ()
+    _id = "question_id"
+
+    @staticmethod
+    def text(row: dict[str, Any], *, instruction: bool = True) -> str:
+        """The query text: instruction and question joined as the official evaluation does."""
+        return join(row["instruction"] if instruction else "", row["question"])

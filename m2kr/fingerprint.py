@@ -1,0 +1,124 @@
+"""Fingerprints of the data a score depends on: logical rows, never file bytes.
+
+A part's fingerprint is ``fp1:`` + sha256 over the part's name and the sha256 of each row, rows
+sorted by the bytes of their id. A row is its values in order: null is ``00``; a string is ``01``,
+its length in bytes (uint64, little-endian) and its UTF-8; a list is ``02``, its count (uint64) and
+its items. Hashing rows first keeps memory at 32 bytes a row and lets shards be hashed apart.
+
+Parts: ``queries`` (question_id, instruction, question), ``judgements`` (question_id, sorted
+positives, answers), ``pool`` (passage_id, passage_content); ``eval`` is over those three.
+Shards, batch sizes, extra columns, routes and the pyarrow version do not enter.
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PREFIX = "fp1:"
+Value = bytes | str | None | Sequence["Value"]
+_LENGTH = struct.Struct("<Q")
+
+
+def encode_value(value: Value) -> bytes:
+    """The unambiguous bytes of one value (see the module's rule)."""
+    if value is None:
+        return b"\x00"
+    if isinstance(value, str):
+        value = value.encode()
+    if isinstance(value, bytes):
+        return b"\x01" + _LENGTH.pack(len(value)) + value
+    return b"\x02" + _LENGTH.pack(len(value)) + b"".join(map(encode_value, value))
+
+
+class Fingerprint:
+    """Collects one part's rows in any order; 32 bytes a row plus the ids are held.
+
+    Args:
+        part: Name that enters the hash: ``queries``, ``judgements``, ``pool`` or ``images``.
+    """
+
+    def __init__(self, part: str) -> None:
+        self._part = part
+        self._digests = bytearray()
+        self._ids: list[pa.Array] = []
+
+    def add(self, ids: Sequence[bytes | str], rows: Iterable[Iterable[Value]]) -> None:
+        """Adds rows; ``rows[i]`` holds the values after the id, which is ``ids[i]``."""
+        import pyarrow as pa
+
+        sha256, pack = hashlib.sha256, _LENGTH.pack
+        for row_id, values in zip(ids, rows, strict=True):
+            raw = row_id.encode() if isinstance(row_id, str) else row_id
+            row = b"\x01" + pack(len(raw)) + raw + b"".join(map(encode_value, values))
+            self._digests += sha256(row).digest()
+        self._ids.append(pa.array(ids, pa.binary()))
+
+    def hexdigest(self) -> str:
+        """The fingerprint, ``fp1:`` and 64 hex digits."""
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        total = hashlib.sha256(b"m2kr-fp1\0" + self._part.encode() + b"\0")
+        digests = np.frombuffer(bytes(self._digests), dtype=np.uint8).reshape(-1, 32)
+        if len(digests):
+            # Rows that share an id (the official E-VQA pool has some) are ordered by their digest.
+            hashes = pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(32), len(digests), [None, pa.py_buffer(self._digests)]
+            )
+            table = pa.table({"id": pa.chunked_array(self._ids), "hash": hashes})
+            order = pc.sort_indices(table, sort_keys=[("id", "ascending"), ("hash", "ascending")])
+            rows = order.to_numpy()
+            for start in range(0, len(rows), 65536):
+                total.update(digests[rows[start : start + 65536]].tobytes())
+        return PREFIX + total.hexdigest()
+
+
+def combine(queries: str, judgements: str, pool: str) -> str:
+    """The ``eval`` fingerprint: what a score is a function of, next to the run."""
+    text = "\0".join(("m2kr-fp1", "eval", queries, judgements, pool))
+    return PREFIX + hashlib.sha256(text.encode()).hexdigest()
+
+
+def query_parts(table: "pa.Table | Iterable[pa.RecordBatch]") -> tuple[str, str]:
+    """The ``queries`` and ``judgements`` fingerprints of a query table, read batch by batch."""
+    texts, judged = Fingerprint("queries"), Fingerprint("judgements")
+    for batch in _batches(table):
+        get = {name: batch.column(name).to_pylist() for name in _QUERY_FIELDS}
+        texts.add(get["question_id"], zip(get["instruction"], get["question"], strict=True))
+        positives = map(sorted, get["pos_item_ids"])
+        judged.add(get["question_id"], zip(positives, get["answers"], strict=True))
+    return texts.hexdigest(), judged.hexdigest()
+
+
+def pool_part(table: "pa.Table | Iterable[pa.RecordBatch]") -> str:
+    """The ``pool`` fingerprint of a passage table, read batch by batch."""
+    import pyarrow as pa
+
+    part = Fingerprint("pool")
+    for batch in _batches(table):
+        ids = batch.column("passage_id").cast(pa.binary()).to_pylist()
+        texts = batch.column("passage_content").cast(pa.binary()).to_pylist()
+        part.add(ids, ((text,) for text in texts))
+    return part.hexdigest()
+
+
+def images_part(hashes: Iterable[tuple[str, str | None]]) -> str:
+    """The ``images`` fingerprint: per query id, the sha256 of its image file or null where it has none."""
+    part = Fingerprint("images")
+    for query_id, digest in hashes:
+        part.add([query_id], [(digest,)])
+    return part.hexdigest()
+
+
+_QUERY_FIELDS = ("question_id", "instruction", "question", "pos_item_ids", "answers")
+
+
+def _batches(table: "pa.Table | Iterable[pa.RecordBatch]") -> "Iterable[pa.RecordBatch]":
+    import pyarrow as pa
+
+    return table.to_batches() if isinstance(table, pa.Table) else table

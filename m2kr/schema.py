@@ -1,0 +1,105 @@
+"""Columns and Arrow schemas of the three tables every source is built into: the single truth.
+
+Names and order follow the authors' release, so that scripts written for it load our output.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ColumnType = Literal["string", "list<string>", "int64", "float64", "bool"]
+TableKind = Literal["queries", "passages", "qrels"]
+
+# Rows per Arrow record batch. Opening a table touches each batch's header, and the kernel maps
+# 64 KB around every touch: at 1,000 rows an 8.8 M-row pool would cost 570 MB just to open.
+BATCH_ROWS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its name, logical type, whether it may be null, and one sentence on what it holds."""
+
+    name: str
+    type: ColumnType = "string"
+    nullable: bool = False
+    doc: str = ""
+
+
+QUERY_COLUMNS: tuple[Column, ...] = (
+    Column("question_id", doc="Unique id of the query within its split."),
+    Column("question", doc="The question; empty for image-to-text queries."),
+    Column(
+        "instruction", doc="The task instruction stored for this query; fixed, never re-sampled."
+    ),
+    Column("img_id", nullable=True, doc="Upstream id of the query image."),
+    Column("img_path", nullable=True, doc="Path below an image root; null means no image."),
+    Column("image_id", nullable=True, doc="Upstream id of the image, under the release's name."),
+    Column("pos_item_ids", "list<string>", doc="Ids of the right passages, all in the pool."),
+    Column("pos_item_contents", "list<string>", doc="Texts of those passages, in the same order."),
+    Column(
+        "answers", "list<string>", doc="Accepted answer strings; empty where the source has none."
+    ),
+    Column(
+        "gold_answer", nullable=True, doc="The one preferred answer, where the source names it."
+    ),
+    Column("question_type", nullable=True, doc="The source's own category of the question."),
+)
+
+PASSAGE_COLUMNS: tuple[Column, ...] = (
+    Column("passage_id", doc="Unique id of the passage within its pool."),
+    Column("passage_content", doc="The text that is retrieved."),
+    Column("language", doc="ISO 639-1 code of the text; 'en' by default."),
+    Column("title", nullable=True, doc="Title of the page or entity the passage comes from."),
+    Column("img_id", nullable=True, doc="Upstream id of the passage's own image."),
+    Column(
+        "img_path", nullable=True, doc="Path of the passage's own image relative to an image root."
+    ),
+)
+
+QRELS_COLUMNS: tuple[Column, ...] = (
+    Column("question_id", doc="Id of the query."),
+    Column("passage_id", doc="Id of a passage that is relevant to it."),
+    Column("relevance", "int64", doc="Grade of relevance; 1 unless the source grades."),
+)
+
+CORE: dict[TableKind, tuple[Column, ...]] = {
+    "queries": QUERY_COLUMNS,
+    "passages": PASSAGE_COLUMNS,
+    "qrels": QRELS_COLUMNS,
+}
+ID_COLUMN: dict[TableKind, str] = {"queries": "question_id", "passages": "passage_id"}
+# What follows the config name in a folder: MINI_data, MINI_passages, MINI_qrels.
+SUFFIX: dict[TableKind, str] = {"queries": "data", "passages": "passages", "qrels": "qrels"}
+
+
+def columns(kind: TableKind, extra: Iterable[Column] = ()) -> tuple[Column, ...]:
+    """The core columns of a table kind followed by a source's extra ones."""
+    return CORE[kind] + tuple(extra)
+
+
+def arrow_schema(cols: Sequence[Column]) -> "pa.Schema":
+    """The Arrow schema of the given columns, in order, with nullability."""
+    import pyarrow as pa
+
+    types = {
+        "string": pa.string(),
+        "list<string>": pa.list_(pa.field("item", pa.string(), nullable=False)),
+        "int64": pa.int64(),
+        "float64": pa.float64(),
+        "bool": pa.bool_(),
+    }
+    return pa.schema([pa.field(c.name, types[c.type], nullable=c.nullable) for c in cols])
+
+
+def default_value(column: Column) -> object:
+    """What a builder that leaves a column out gets: null, ``[]``, ``""`` or ``en`` for ``language``."""
+    if column.nullable:
+        return None
+    if column.type == "list<string>":
+        return []
+    if column.name == "language":
+        return "en"
+    return "" if column.type == "string" else 0

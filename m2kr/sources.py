@@ -1,0 +1,129 @@
+"""Sources: what a benchmark row is, and how builders are found and named."""
+
+import difflib
+import importlib
+import pkgutil
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from types import ModuleType
+from typing import Literal
+
+from m2kr.errors import UsageError
+from m2kr.schema import Column
+
+Task = Literal["I2T", "Q2T", "IQ2T", "mixed"]
+BUILDERS_PACKAGE = "m2kr_builders"
+SPLIT_ALIASES = {"val": "valid", "validation": "valid", "dev": "valid"}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One row of the benchmark, as its builder file declares it.
+
+    Attributes:
+        name: Lower-case name on the command line.
+        config: Stem of the folders, as in the authors' release: ``OKVQA`` gives ``OKVQA_data``.
+        title: One line for tables.
+        task: What a query consists of: image (I2T), question (Q2T) or both (IQ2T).
+        pools: Query split -> the passage split that it is searched in.
+        headline: Metric that the paper reports first, such as ``hit_rate@5``.
+        groups: Extra query columns by whose values results are also broken down.
+        expected: Row counts by split or pool name, as published; checked after a full build.
+        default_edition: Edition a plain build writes to.
+        licence: Terms of the built data.
+        aliases: Further accepted names.
+        query_columns: Extra query columns, each documented.
+        passage_columns: Extra passage columns, each documented.
+        comparable: Whether scores compare with published ones, and why not.
+    """
+
+    name: str
+    config: str
+    title: str
+    task: Task
+    pools: Mapping[str, str]
+    headline: str
+    licence: str
+    homepage: str = ""
+    citation: str = ""
+    summary: str = ""
+    groups: tuple[str, ...] = ()
+    expected: Mapping[str, int] = field(default_factory=dict)
+    default_edition: str = "rebuilt"
+    aliases: tuple[str, ...] = ()
+    query_columns: tuple[Column, ...] = ()
+    passage_columns: tuple[Column, ...] = ()
+    comparable: str = ""
+
+
+def normalise(name: str) -> str:
+    """A name without case and punctuation: ``E-VQA`` -> ``evqa``."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def split_name(name: str, known: Mapping[str, str] | tuple[str, ...]) -> str:
+    """The canonical split for a name or alias.
+
+    Raises:
+        UsageError: the source has no such split; names those it has.
+    """
+    wanted = name.strip().lower()
+    wanted = SPLIT_ALIASES.get(wanted, wanted)
+    if wanted not in known:
+        raise UsageError(f"there is no split '{name}'", expected="one of " + ", ".join(known))
+    return wanted
+
+
+@cache
+def builder_modules() -> dict[str, str]:
+    """Module path of every builder by source name; importing nothing but the package itself."""
+    package = importlib.import_module(BUILDERS_PACKAGE)
+    return {
+        info.name: f"{BUILDERS_PACKAGE}.{info.name}"
+        for info in pkgutil.iter_modules(package.__path__)
+        if not info.name.startswith("_")
+    }
+
+
+def builder(name: str) -> ModuleType:
+    """The builder module of a source.
+
+    Raises:
+        UsageError: nothing of that name; suggests the nearest.
+    """
+    return importlib.import_module(builder_modules()[resolve(name)])
+
+
+def sources() -> dict[str, Source]:
+    """Every source that m2kr can build, by name."""
+    return {
+        name: importlib.import_module(path).SOURCE
+        for name, path in sorted(builder_modules().items())
+    }
+
+
+def resolve(name: str, also: Mapping[str, str] | None = None) -> str:
+    """The canonical source name for what a user typed; case, punctuation and aliases are forgiven.
+
+    Args:
+        name: What was typed.
+        also: Further accepted names (normalised) and what they stand for, such as imported sources.
+
+    Raises:
+        UsageError: nothing of that name; suggests the nearest.
+    """
+    names = dict(also or {})
+    for source in sources().values():
+        for label in (source.name, source.config, *source.aliases):
+            names[normalise(label)] = source.name
+    wanted = normalise(name)
+    if wanted in names:
+        return names[wanted]
+    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.6)
+    raise UsageError(
+        f"there is no source '{name}'",
+        expected="one of " + ", ".join(sorted(set(names.values()))),
+        fix=f"did you mean '{names[near[0]]}'?" if near else "m2kr list",
+    )
