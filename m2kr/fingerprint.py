@@ -46,15 +46,17 @@ class Fingerprint:
         self._digests = bytearray()
         self._ids: list[pa.Array] = []
 
-    def add(self, ids: Sequence[bytes | str], rows: Iterable[Iterable[Value]]) -> None:
-        """Adds rows; ``rows[i]`` holds the values after the id, which is ``ids[i]``."""
+    def add(self, ids: Sequence[bytes], values: Iterable[bytes]) -> None:
+        """Adds rows: ids as UTF-8, and per row the joined `encode_value` of what follows the id."""
         import pyarrow as pa
 
         sha256, pack = hashlib.sha256, _LENGTH.pack
-        for row_id, values in zip(ids, rows, strict=True):
-            raw = row_id.encode() if isinstance(row_id, str) else row_id
-            row = b"\x01" + pack(len(raw)) + raw + b"".join(map(encode_value, values))
-            self._digests += sha256(row).digest()
+        self._digests += b"".join(
+            [
+                sha256(b"\x01" + pack(len(row_id)) + row_id + rest).digest()
+                for row_id, rest in zip(ids, values, strict=True)
+            ]
+        )
         self._ids.append(pa.array(ids, pa.binary()))
 
     def hexdigest(self) -> str:
@@ -64,7 +66,7 @@ class Fingerprint:
         import pyarrow.compute as pc
 
         total = hashlib.sha256(b"m2kr-fp1\0" + self._part.encode() + b"\0")
-        digests = np.frombuffer(bytes(self._digests), dtype=np.uint8).reshape(-1, 32)
+        digests = np.frombuffer(self._digests, dtype=np.uint8).reshape(-1, 32)
         if len(digests):
             # Rows that share an id (the official E-VQA pool has some) are ordered by their digest.
             hashes = pa.FixedSizeBinaryArray.from_buffers(
@@ -86,12 +88,16 @@ def combine(queries: str, judgements: str, pool: str) -> str:
 
 def query_parts(table: "pa.Table | Iterable[pa.RecordBatch]") -> tuple[str, str]:
     """The ``queries`` and ``judgements`` fingerprints of a query table, read batch by batch."""
+    import pyarrow as pa
+
     texts, judged = Fingerprint("queries"), Fingerprint("judgements")
     for batch in _batches(table):
+        ids = batch.column("question_id").cast(pa.binary()).to_pylist()
         get = {name: batch.column(name).to_pylist() for name in _QUERY_FIELDS}
-        texts.add(get["question_id"], zip(get["instruction"], get["question"], strict=True))
-        positives = map(sorted, get["pos_item_ids"])
-        judged.add(get["question_id"], zip(positives, get["answers"], strict=True))
+        pairs = zip(get["instruction"], get["question"], strict=True)
+        texts.add(ids, (encode_value(i) + encode_value(q) for i, q in pairs))
+        pairs = zip(get["pos_item_ids"], get["answers"], strict=True)
+        judged.add(ids, (encode_value(sorted(p)) + encode_value(a) for p, a in pairs))
     return texts.hexdigest(), judged.hexdigest()
 
 
@@ -99,23 +105,23 @@ def pool_part(table: "pa.Table | Iterable[pa.RecordBatch]") -> str:
     """The ``pool`` fingerprint of a passage table, read batch by batch."""
     import pyarrow as pa
 
-    part = Fingerprint("pool")
+    part, pack = Fingerprint("pool"), _LENGTH.pack
     for batch in _batches(table):
         ids = batch.column("passage_id").cast(pa.binary()).to_pylist()
         texts = batch.column("passage_content").cast(pa.binary()).to_pylist()
-        part.add(ids, ((text,) for text in texts))
+        part.add(ids, (b"\x01" + pack(len(text)) + text for text in texts))
     return part.hexdigest()
 
 
 def images_part(hashes: Iterable[tuple[str, str | None]]) -> str:
-    """The ``images`` fingerprint: per query id, the sha256 of its image file or null where it has none."""
+    """The ``images`` fingerprint: per query id the sha256 of its image file, or null for none."""
     part = Fingerprint("images")
     for query_id, digest in hashes:
-        part.add([query_id], [(digest,)])
+        part.add([query_id.encode()], [encode_value(digest)])
     return part.hexdigest()
 
 
-_QUERY_FIELDS = ("question_id", "instruction", "question", "pos_item_ids", "answers")
+_QUERY_FIELDS = ("instruction", "question", "pos_item_ids", "answers")
 
 
 def _batches(table: "pa.Table | Iterable[pa.RecordBatch]") -> "Iterable[pa.RecordBatch]":

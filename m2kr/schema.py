@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 ColumnType = Literal["string", "list<string>", "int64", "float64", "bool"]
 TableKind = Literal["queries", "passages", "qrels"]
 
+MANIFEST_FORMAT = "m2kr-manifest-1"
 # Rows per Arrow record batch. Opening a table touches each batch's header, and the kernel maps
 # 64 KB around every touch: at 1,000 rows an 8.8 M-row pool would cost 570 MB just to open.
 BATCH_ROWS = 10_000
@@ -81,17 +82,20 @@ def columns(kind: TableKind, extra: Iterable[Column] = ()) -> tuple[Column, ...]
 
 
 def arrow_schema(cols: Sequence[Column]) -> "pa.Schema":
-    """The Arrow schema of the given columns, in order, with nullability."""
+    """The Arrow schema of the given columns, in order.
+
+    Every field is nullable for Arrow, as in the release; `Column.nullable` is held by the writer.
+    """
     import pyarrow as pa
 
     types = {
         "string": pa.string(),
-        "list<string>": pa.list_(pa.field("item", pa.string(), nullable=False)),
+        "list<string>": pa.list_(pa.string()),
         "int64": pa.int64(),
         "float64": pa.float64(),
         "bool": pa.bool_(),
     }
-    return pa.schema([pa.field(c.name, types[c.type], nullable=c.nullable) for c in cols])
+    return pa.schema([(c.name, types[c.type]) for c in cols])
 
 
 def default_value(column: Column) -> object:

@@ -62,8 +62,11 @@ class BuildContext:
 
 
 class Builder(Protocol):
-    """A module in ``builders/``. Functions are called in several processes and may be re-run: the
-    same inputs must give the same rows in the same order."""
+    """A module in ``builders/``.
+
+    Functions are called in several processes and may be re-run: the same inputs must give the same
+    rows in the same order.
+    """
 
     SOURCE: Source
 

@@ -1,0 +1,54 @@
+# Two commands: `make demo` and `make test`. Both set up what they need.
+#
+# Torch comes first and by itself, so that you choose its build; one that is there is never replaced.
+#   CPU or macOS:  make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+#   CUDA:          make demo TORCH="torch"
+TORCH ?= torch==2.13.0
+PYTHON ?= python3
+DATA ?= m2kr-data
+
+# The active virtual environment, else .venv here.
+VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),$(CURDIR)/.venv)
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.m2kr
+
+.PHONY: demo test slow check wheel clean
+
+demo: $(STAMPS)/demo
+	@start=$$(date +%s); \
+	$(BIN)/m2kr demo --data "$(DATA)" && \
+	echo "build and evaluation: $$(($$(date +%s) - start)) s; install: $$(cat $(STAMPS)/seconds) s (when it last ran)"
+
+test: $(STAMPS)/dev
+	$(BIN)/python -m pytest
+
+slow: $(STAMPS)/dev
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMPS)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+wheel: $(STAMPS)/dev
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf .venv build dist *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMPS)/demo: pyproject.toml | $(BIN)/python
+	@mkdir -p $(STAMPS)
+	@start=$$(date +%s); set -e; \
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"; \
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet $(TORCH); \
+	$(BIN)/python -m pip install --quiet --editable ".[demo]"; \
+	echo $$(($$(date +%s) - start)) > $(STAMPS)/seconds
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/demo
+	$(BIN)/python -m pip install --quiet --editable ".[demo,metrics]" --group dev
+	@touch $@

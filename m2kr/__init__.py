@@ -1,0 +1,58 @@
+"""m2kr: build, load and evaluate M2KR, the multimodal knowledge retrieval benchmark.
+
+Names are imported when first used, so that ``import m2kr`` stays fast.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from m2kr.api import evaluate
+    from m2kr.build.importer import from_records
+    from m2kr.data.images import ImageStore
+    from m2kr.data.load import Split, load
+    from m2kr.errors import M2KRError
+    from m2kr.evaluation.result import Result
+    from m2kr.evaluation.retriever import EncoderRetriever, Retriever
+    from m2kr.evaluation.run import Run
+    from m2kr.sources import Source
+
+_PUBLIC = {
+    "EncoderRetriever": "m2kr.evaluation.retriever",
+    "ImageStore": "m2kr.data.images",
+    "M2KRError": "m2kr.errors",
+    "Result": "m2kr.evaluation.result",
+    "Retriever": "m2kr.evaluation.retriever",
+    "Run": "m2kr.evaluation.run",
+    "Source": "m2kr.sources",
+    "Split": "m2kr.data.load",
+    "evaluate": "m2kr.api",
+    "from_records": "m2kr.build.importer",
+    "load": "m2kr.data.load",
+}
+__all__ = [
+    "EncoderRetriever",
+    "ImageStore",
+    "M2KRError",
+    "Result",
+    "Retriever",
+    "Run",
+    "Source",
+    "Split",
+    "__version__",
+    "evaluate",
+    "from_records",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'm2kr' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,183 @@
+"""The dataset card and the Croissant file of an edition, made from its manifests."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from m2kr import atomic
+from m2kr.errors import InputError
+from m2kr.schema import SUFFIX
+
+CROISSANT_CONTEXT = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "sc": "https://schema.org/",
+    "cr": "http://mlcommons.org/croissant/",
+    "dct": "http://purl.org/dc/terms/",
+    "conformsTo": "dct:conformsTo",
+    "recordSet": "cr:recordSet",
+    "field": "cr:field",
+    "fileProperty": "cr:fileProperty",
+    "fileObject": "cr:fileObject",
+    "fileSet": "cr:fileSet",
+    "includes": "cr:includes",
+    "source": "cr:source",
+    "extract": "cr:extract",
+    "column": "cr:column",
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "repeated": "cr:repeated",
+}
+_CROISSANT_TYPES = {
+    "string": "sc:Text",
+    "list<string>": "sc:Text",
+    "int64": "sc:Integer",
+    "float64": "sc:Float",
+    "bool": "sc:Boolean",
+}
+
+
+def manifests(edition: Path) -> list[dict[str, Any]]:
+    """The manifests of an edition folder, by config name.
+
+    Raises:
+        InputError: one is not JSON.
+    """
+    found = []
+    for path in sorted(edition.glob("*_manifest.json")):
+        try:
+            found.append(json.loads(path.read_text()))
+        except ValueError as error:
+            raise InputError(
+                f"not a manifest: {error}", where=str(path), fix="build the source again"
+            ) from error
+    return found
+
+
+def write_cards(edition: Path) -> None:
+    """Writes ``README.md`` and ``croissant.json``, if their text changes."""
+    records = manifests(edition)
+    texts = {
+        "README.md": readme(edition.name, records),
+        "croissant.json": json.dumps(croissant(edition.name, records), indent=1) + "\n",
+    }
+    for name, text in texts.items():
+        path = edition / name
+        if not path.exists() or path.read_text() != text:
+            atomic.write_text(path, text)
+
+
+def readme(edition: str, records: list[dict[str, Any]]) -> str:
+    """The dataset card: YAML ``configs`` for ``datasets.load_dataset`` and a text for people."""
+    configs = [
+        {
+            "config_name": f"{r['source']['config']}_{suffix}",
+            "data_files": [
+                {"split": split, "path": f"{r['source']['config']}_{suffix}/{split}/data-*.arrow"}
+                for split in _splits(r, suffix)
+            ],
+        }
+        for r in records
+        for suffix in SUFFIX.values()
+    ]
+    head = yaml.safe_dump({"configs": configs}, sort_keys=False, allow_unicode=True)
+    return f"---\n{head}---\n\n# M2KR data, edition `{edition}`\n\n{_INTRO}" + "".join(
+        _section(record) for record in records
+    )
+
+
+_INTRO = """Built by m2kr. Load it with `m2kr.load`, or with Hugging Face datasets:
+`DatasetDict.load_from_disk("<this folder>/<CONFIG>_data")` maps these files as they are;
+`load_dataset("<this folder>", "<CONFIG>_data")` first copies them into its own cache.
+
+`<CONFIG>_data` holds queries, `<CONFIG>_passages` the pools they are searched in, `<CONFIG>_qrels`
+the judgements; `<CONFIG>_ledger.parquet` says which upstream rows were dropped or repaired, and
+`<CONFIG>_manifest.json` where everything came from.
+"""
+
+
+def _section(record: dict[str, Any]) -> str:
+    source = record["source"]
+    lines = [f"\n## {source['title']} (`{source['config']}`)\n\n"]
+    if source["summary"]:
+        lines.append(source["summary"] + "\n\n")
+    if record["comparable"]:
+        lines.append(f"**Not comparable with published numbers:** {record['comparable']}.\n\n")
+    lines.append("| split | queries | judged | with image | pool | passages | eval fingerprint |\n")
+    lines.append("|---|---|---|---|---|---|---|\n")
+    for split, facts in record["splits"].items():
+        mark = record["fingerprints"][split]["eval"][:20]
+        lines.append(
+            f"| {split} | {facts['queries']:,} | {facts['judged']:,} | {facts['with_image']:,} "
+            f"| {facts['pool']} | {facts['passages']:,} | `{mark}…` |\n"
+        )
+    lines.append(f"\nTask {source['task']}; headline metric `{record['headline']}`; ")
+    lines.append(f"route `{record['route']}`. Licence: {source['licence']}\n")
+    for kind, heading in (("queries", "Query columns"), ("passages", "Passage columns")):
+        lines.append(f"\n{heading}:\n\n")
+        lines += [f"- `{c['name']}` ({c['type']}): {c['doc']}\n" for c in source["columns"][kind]]
+    if source["citation"]:
+        lines.append(f"\n```bibtex\n{source['citation'].strip()}\n```\n")
+    return "".join(lines)
+
+
+def _splits(record: dict[str, Any], suffix: str) -> list[str]:
+    return [
+        table.split("/")[1]
+        for table in record["tables"]
+        if table.split("/")[0] == f"{record['source']['config']}_{suffix}"
+    ]
+
+
+def croissant(edition: str, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Croissant 1.0 metadata: a file object per shard and a record set per table kind."""
+    files: list[dict[str, Any]] = []
+    record_sets: list[dict[str, Any]] = []
+    for record in records:
+        config = record["source"]["config"]
+        for table, facts in record["tables"].items():
+            for shard in facts["shards"]:
+                path = f"{table}/{shard['file']}"
+                files.append(
+                    {
+                        "@type": "cr:FileObject",
+                        "@id": path,
+                        "name": path,
+                        "contentUrl": path,
+                        "contentSize": f"{shard['size']} B",
+                        "encodingFormat": "application/vnd.apache.arrow.stream",
+                        "sha256": shard["sha256"],
+                    }
+                )
+        for kind in ("queries", "passages"):
+            name = f"{config}_{SUFFIX[kind]}"
+            record_sets.append(
+                {
+                    "@type": "cr:RecordSet",
+                    "@id": name,
+                    "name": name,
+                    "field": [
+                        {
+                            "@type": "cr:Field",
+                            "@id": f"{name}/{c['name']}",
+                            "name": c["name"],
+                            "description": c["doc"],
+                            "dataType": _CROISSANT_TYPES[c["type"]],
+                            **({"repeated": True} if c["type"] == "list<string>" else {}),
+                        }
+                        for c in record["source"]["columns"][kind]
+                    ],
+                }
+            )
+    return {
+        "@context": CROISSANT_CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": f"m2kr-{edition}",
+        "description": f"M2KR data built by m2kr, edition {edition}.",
+        "license": [r["source"]["licence"] for r in records],
+        "url": "https://arxiv.org/abs/2402.08327",
+        "distribution": files,
+        "recordSet": record_sets,
+    }

@@ -1,0 +1,134 @@
+"""The manifest: everything a reader must know of a built source, in one JSON file."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from m2kr import __version__
+from m2kr.build.tables import Stats
+from m2kr.fingerprint import combine
+from m2kr.schema import MANIFEST_FORMAT, SUFFIX, Column, columns
+from m2kr.sources import Source
+
+
+def make_manifest(
+    source: Source,
+    *,
+    edition: str,
+    key: str,
+    route: str,
+    limit: int | None,
+    options: Mapping[str, str],
+    seed: int,
+    inputs: Sequence[Mapping[str, Any]],
+    image_roots: Sequence[str],
+    pools: Mapping[str, Stats],
+    queries: Mapping[str, Stats],
+) -> dict[str, Any]:
+    """The manifest of a complete staging folder. It holds no time and no absolute build path."""
+    import pyarrow as pa
+
+    tables: dict[str, Any] = {}
+    for pool, stats in pools.items():
+        tables[f"{source.config}_{SUFFIX['passages']}/{pool}"] = _table("passages", stats)
+    for split, stats in queries.items():
+        tables[f"{source.config}_{SUFFIX['queries']}/{split}"] = _table("queries", stats)
+        tables[f"{source.config}_{SUFFIX['qrels']}/{split}"] = _table("qrels", stats["qrels"])
+    fingerprints = {
+        split: _fingerprints(stats, pools[source.pools[split]]) for split, stats in queries.items()
+    }
+    splits = {
+        split: {
+            "pool": source.pools[split],
+            "queries": stats["rows"],
+            "passages": pools[source.pools[split]]["rows"],
+            **stats["totals"],
+        }
+        for split, stats in queries.items()
+    }
+    partial = limit is not None
+    return {
+        "format": MANIFEST_FORMAT,
+        "source": describe(source),
+        "edition": edition,
+        "route": route,
+        "partial": partial,
+        "limit": limit,
+        "options": dict(options),
+        "seed": seed,
+        "key": key,
+        "versions": {"m2kr": __version__, "pyarrow": pa.__version__},
+        "inputs": list(inputs),
+        "image_roots": list(image_roots),
+        "tables": tables,
+        "splits": splits,
+        "fingerprints": fingerprints,
+        "groups": list(source.groups),
+        "headline": source.headline,
+        "comparable": _comparable(source, partial),
+        "count_warnings": [] if partial else count_warnings(source, splits, pools),
+    }
+
+
+def _comparable(source: Source, partial: bool) -> str:
+    """Why scores do not compare with published ones; empty where they do."""
+    notes = [source.comparable] if source.comparable else []
+    if partial:
+        notes.append("a partial build (--limit)")
+    return "; ".join(notes)
+
+
+def _table(kind: str, stats: Stats) -> dict[str, Any]:
+    entry = {"kind": kind, "rows": stats["rows"], "shards": stats["shards"]}
+    return entry | ({"ledger": stats["ledger"]} if stats.get("ledger") else {})
+
+
+def _fingerprints(queries: Stats, pool: Stats) -> dict[str, str]:
+    parts = {
+        "queries": queries["queries"],
+        "judgements": queries["judgements"],
+        "pool": pool["pool"],
+    }
+    return parts | {"eval": combine(**parts)}
+
+
+def count_warnings(
+    source: Source, splits: Mapping[str, Mapping[str, Any]], pools: Mapping[str, Stats]
+) -> list[str]:
+    """Counts that differ from the published ones, as sentences."""
+    seen = {s: int(f["queries"]) for s, f in splits.items()} | {
+        p: int(stats["rows"]) for p, stats in pools.items()
+    }
+    return [
+        f"{name}: {seen[name]:,} rows built, {expected:,} expected"
+        for name, expected in source.expected.items()
+        if seen.get(name) != expected and name in seen
+    ]
+
+
+def describe(source: Source) -> dict[str, Any]:
+    """A source's spec as JSON, with every column documented."""
+    facts = dataclasses.asdict(source)
+    facts["columns"] = {
+        "queries": [_column(c) for c in columns("queries", source.query_columns)],
+        "passages": [_column(c) for c in columns("passages", source.passage_columns)],
+    }
+    del facts["query_columns"], facts["passage_columns"]
+    return facts
+
+
+def _column(column: Column) -> dict[str, Any]:
+    return {
+        "name": column.name,
+        "type": column.type,
+        "nullable": column.nullable,
+        "doc": column.doc,
+    }
+
+
+def relative(path: Path, folder: Path) -> str:
+    """A path as written in a manifest: below the data root it is relative to the edition folder."""
+    if path.is_relative_to(folder.parent):
+        return Path("..", path.relative_to(folder.parent)).as_posix()
+    return str(path)

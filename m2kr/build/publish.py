@@ -1,0 +1,44 @@
+"""Moving a complete staging folder into its edition, so that a kill at any point loses nothing.
+
+The staged manifest is the decision to publish: once it exists, the next run only rolls forward. The
+published manifest is what readers look for; it goes first when an old build is replaced, and comes
+last.
+"""
+
+import shutil
+from pathlib import Path
+
+from m2kr import atomic
+from m2kr.paths import manifest_path
+from m2kr.schema import SUFFIX
+
+
+def published_names(config: str) -> list[str]:
+    """Everything a source owns in an edition folder; the manifest last."""
+    return [*(f"{config}_{s}" for s in SUFFIX.values()), f"{config}_ledger.parquet"]
+
+
+def publish(staging: Path, edition: Path, config: str) -> None:
+    """Moves the staged tables and the manifest into the edition; safe to run again after a kill."""
+    staged_manifest = manifest_path(staging, config)
+    names = [name for name in published_names(config) if (staging / name).exists()]
+    if names:
+        manifest_path(edition, config).unlink(missing_ok=True)
+        atomic.fsync_dir(edition)
+    old = staging / "replaced"
+    for name in names:
+        if (edition / name).exists():
+            old.mkdir(exist_ok=True)
+            (edition / name).rename(old / name)
+        (staging / name).rename(edition / name)
+    atomic.fsync_dir(edition)
+    atomic.replace(staged_manifest, manifest_path(edition, config))
+    shutil.rmtree(staging)
+
+
+def remove(edition: Path, config: str) -> None:
+    """Takes a source out of an edition; its manifest first."""
+    manifest_path(edition, config).unlink(missing_ok=True)
+    for name in published_names(config):
+        path = edition / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

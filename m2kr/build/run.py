@@ -1,0 +1,261 @@
+"""One build from start to finish: files, tables, manifest, publication, card."""
+
+import hashlib
+import importlib
+import inspect
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from m2kr import __version__, atomic, sources
+from m2kr.build import card, ledger, manifest, publish
+from m2kr.build.fetch import fetch, sha256_of
+from m2kr.build.locks import hold
+from m2kr.build.spec import Asset, Builder
+from m2kr.build.tables import Stats, TableJob, build_table
+from m2kr.errors import UsageError
+from m2kr.paths import downloads, manifest_path
+from m2kr.progress import Progress, Silent
+from m2kr.schema import MANIFEST_FORMAT, SUFFIX, TableKind
+
+log = logging.getLogger("m2kr.build")
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build left behind.
+
+    Attributes:
+        folder: The edition folder.
+        manifest: The source's manifest.
+        fresh: False if the source was already built from the same inputs.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    fresh: bool
+
+
+def edition_name(source: sources.Source, edition: str | None, limit: int | None) -> str:
+    """The edition a build writes to: the one asked for or the source's, ``-limitN`` if partial."""
+    name = edition or source.default_edition
+    if not name or name.startswith(".") or {"/", "\\"} & set(name) or name == "downloads":
+        raise UsageError(f"{name!r} cannot name an edition", expected="a plain folder name")
+    return f"{name}-limit{limit}" if limit is not None else name
+
+
+def build(
+    builder: Builder | ModuleType,
+    root: Path,
+    *,
+    edition: str | None = None,
+    options: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    offline: bool = False,
+    jobs: int = 1,
+    force: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Built:
+    """Builds one source into an edition; waits if another process is building it.
+
+    Args:
+        builder: A builder module, or an object like one.
+        root: The data root.
+        edition: Edition name; the source's own by default.
+        options: Builder options.
+        limit: Keep this many queries a split, and as many passages beside their positives. Such a
+            build is marked partial and goes to ``<edition>-limitN``.
+        offline: Use only files that are already there.
+        jobs: Files fetched at once, and tables built at once in processes of their own.
+        force: Build again even if nothing changed.
+        seed: For keyed choices such as instructions.
+        progress: Told of downloads in bytes and of tables in rows.
+
+    Raises:
+        M2KRError: see the subclasses; what is complete is kept for the next run.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit} keeps nothing", expected="a positive number")
+    builder = cast("Builder", builder)
+    source, options = builder.SOURCE, dict(options or {})
+    folder = root / edition_name(source, edition, limit)
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold(folder / f".{source.config}.lock", f"the build of {source.name} in {folder}"):
+        assets = builder.assets(options)
+        staging = folder / f".staging-{source.config}"
+        if manifest_path(staging, source.config).exists():
+            publish.publish(staging, folder, source.config)
+        files = fetch(assets, downloads(root), jobs=jobs, offline=offline, progress=progress)
+        inputs = _inputs(builder, assets, files, downloads(root))
+        key = _key(builder, inputs, options, limit, seed)
+        target = manifest_path(folder, source.config)
+        fresh = force or not target.exists() or json.loads(target.read_text())["key"] != key
+        if fresh:
+            _prepare(staging, key)
+            run = _Run(builder, staging, files, options, limit, seed, progress or Silent())
+            pools, queries = run.tables(jobs)
+            roots = [files[a.name] for a in assets if a.images]
+            names = [manifest.relative(r, folder) for r in roots]
+            record = manifest.make_manifest(
+                source,
+                edition=folder.name,
+                key=key,
+                route=getattr(builder, "ROUTE", "sources"),
+                limit=limit,
+                options=options,
+                seed=seed,
+                inputs=inputs,
+                image_roots=[*names, *getattr(builder, "image_roots", ())],
+                pools=pools,
+                queries=queries,
+            )
+            run.finish(record)
+            publish.publish(staging, folder, source.config)
+        elif staging.exists():
+            shutil.rmtree(staging)
+        record = json.loads(target.read_text())
+    with hold(folder / ".edition.lock", f"the card of {folder}"):
+        card.write_cards(folder)
+    return Built(folder, record, fresh)
+
+
+def _inputs(
+    builder: Builder, assets: Sequence[Asset], files: Mapping[str, Path], folder: Path
+) -> list[dict[str, Any]]:
+    inputs: list[dict[str, Any]] = [
+        {
+            "name": asset.name,
+            "url": asset.urls[0] if asset.urls else None,
+            "size": files[asset.name].stat().st_size,
+            "sha256": sha256_of(asset, folder),
+            "licence": asset.licence,
+        }
+        for asset in assets
+    ]
+    return inputs + list(getattr(builder, "inputs", ()))
+
+
+def _key(
+    builder: Builder,
+    inputs: Sequence[Mapping[str, Any]],
+    options: Mapping[str, str],
+    limit: int | None,
+    seed: int,
+) -> str:
+    """Identity of a build: if it is unchanged, so are the bytes."""
+    code = inspect.getsourcefile(builder if inspect.ismodule(builder) else type(builder))
+    facts = {
+        "format": MANIFEST_FORMAT,
+        "m2kr": __version__,
+        "code": hashlib.sha256(Path(code).read_bytes()).hexdigest() if code else "",
+        "source": manifest.describe(builder.SOURCE),
+        "inputs": [[i["name"], i["sha256"]] for i in inputs],
+        "options": dict(options),
+        "limit": limit,
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _prepare(staging: Path, key: str) -> None:
+    """Keeps a staging folder of the same build, and starts afresh otherwise."""
+    mark = staging / "key"
+    if staging.exists() and (not mark.exists() or mark.read_text() != key):
+        shutil.rmtree(staging)
+    staging.mkdir(exist_ok=True)
+    atomic.write_text(mark, key)
+
+
+class _Run:
+    """The tables of one build."""
+
+    def __init__(
+        self,
+        builder: Builder,
+        staging: Path,
+        files: Mapping[str, Path],
+        options: Mapping[str, str],
+        limit: int | None,
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        self.builder = builder
+        self.source = builder.SOURCE
+        self.staging = staging
+        self.progress = progress
+        self._common = (staging, dict(files), dict(options), limit, seed)
+
+    def _job(self, kind: TableKind, split: str) -> TableJob:
+        return TableJob(kind, split, *self._common)
+
+    def tables(self, jobs: int) -> tuple[dict[str, Stats], dict[str, Stats]]:
+        """Builds all pools, then all query splits, which look their positives up in the pools."""
+        pools = list(dict.fromkeys(self.source.pools.values()))
+        return (
+            self._build([self._job("passages", pool) for pool in pools], jobs),
+            self._build([self._job("queries", split) for split in self.source.pools], jobs),
+        )
+
+    def _build(self, work: list[TableJob], jobs: int) -> dict[str, Stats]:
+        if jobs == 1 or len(work) == 1:
+            done = {}
+            for job in work:
+                done[job.split] = build_table(self.builder, job, self.progress)
+            return done
+        name = self.builder.__name__ if inspect.ismodule(self.builder) else None
+        builder = None if name else self.builder
+        with ProcessPoolExecutor(
+            min(jobs, len(work)), get_context("spawn"), _die_with_parent, (os.getpid(),)
+        ) as executor:
+            futures = [executor.submit(_build_apart, name, builder, job) for job in work]
+            done = {}
+            for job, future in zip(work, futures, strict=True):
+                self.progress.start(job.name(self.source), None, "rows")
+                done[job.split] = future.result()
+                self.progress.done(job.name(self.source))
+            return done
+
+    def finish(self, record: dict[str, Any]) -> None:
+        """Writes the edition-level files of the source; the manifest, last, decides to publish."""
+        config = self.source.config
+        pools = dict.fromkeys(self.source.pools.values())
+        jobs = [self._job("passages", pool) for pool in pools]
+        jobs += [self._job("queries", split) for split in self.source.pools]
+        parts = [job.ledger_part(self.source) for job in jobs]
+        ledger.merge(parts, self.staging / f"{config}_ledger.parquet")
+        for suffix, splits in (
+            (SUFFIX["queries"], list(self.source.pools)),
+            (SUFFIX["qrels"], list(self.source.pools)),
+            (SUFFIX["passages"], list(pools)),
+        ):
+            path = self.staging / f"{config}_{suffix}" / "dataset_dict.json"
+            atomic.write_json(path, {"splits": splits})
+        atomic.write_json(manifest_path(self.staging, config), record, sort_keys=False)
+
+
+def _build_apart(name: str | None, builder: Builder | None, job: TableJob) -> Stats:
+    return build_table(
+        builder or cast("Builder", importlib.import_module(str(name))), job, Silent()
+    )
+
+
+def _die_with_parent(parent: int) -> None:
+    """A worker whose parent was killed must not go on writing beside its successor."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,242 @@
+"""Building one table of a source: rows from the builder, shards, id index, fingerprints, counts."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from m2kr import atomic
+from m2kr.build.ledger import Ledger
+from m2kr.build.spec import BuildContext, Builder, Row
+from m2kr.build.write import TableWriter, write_dataset_files
+from m2kr.data.lookup import IdIndex, gather, write_index
+from m2kr.errors import CheckError
+from m2kr.fingerprint import pool_part, query_parts
+from m2kr.progress import Progress
+from m2kr.schema import BATCH_ROWS, ID_COLUMN, SUFFIX, TableKind, columns
+from m2kr.sources import Source
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Stats = dict[str, Any]
+Written = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class TableJob:
+    """Everything one table needs, picklable so that tables can be built in several processes.
+
+    Attributes:
+        kind: ``passages`` or ``queries``.
+        split: Name of the passage split or query split.
+        staging: The source's staging folder.
+        files: Local upstream files by asset name.
+        options: Builder options.
+        limit: Queries kept per split (and passages beside the positives), or None for all.
+        seed: For keyed choices.
+    """
+
+    kind: TableKind
+    split: str
+    staging: Path
+    files: Mapping[str, Path]
+    options: Mapping[str, str]
+    limit: int | None
+    seed: int
+
+    def name(self, source: Source) -> str:
+        """Folder of the table below the edition, such as ``OKVQA_data/test``."""
+        return f"{source.config}_{SUFFIX[self.kind]}/{self.split}"
+
+    def marker(self, source: Source) -> Path:
+        """The file whose presence says that the table is complete."""
+        return self.staging / "tables" / (self.name(source).replace("/", ".") + ".json")
+
+    def ledger_part(self, source: Source) -> Path:
+        """The table's own part of the ledger."""
+        return self.marker(source).with_suffix(".ledger.parquet")
+
+
+def open_shards(folder: Path) -> pa.Table:
+    """A memory-mapped table over the shards of one split, as listed in its ``state.json``."""
+    state = json.loads((folder / "state.json").read_text())
+    files = [folder / item["filename"] for item in state["_data_files"]]
+    return pa.concat_tables([pa.ipc.open_stream(pa.memory_map(str(f))).read_all() for f in files])
+
+
+def build_table(builder: Builder, job: TableJob, progress: Progress) -> Stats:
+    """Builds one table in the staging folder, or takes it as it is if it is already complete."""
+    source = builder.SOURCE
+    marker = job.marker(source)
+    if marker.exists():
+        stats: Stats = json.loads(marker.read_text())
+        return stats
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    name = job.name(source)
+    ledger = Ledger(name, job.ledger_part(source))
+    ctx = BuildContext(source, job.files, ledger, job.options, job.seed)
+    progress.start(name, None, "rows")
+    make = _build_passages if job.kind == "passages" else _build_queries
+    stats = make(builder, ctx, job, lambda n: progress.advance(name, n))
+    progress.done(name)
+    stats["ledger"] = ledger.close()
+    atomic.write_json(marker, stats)
+    return stats
+
+
+def _build_passages(builder: Builder, ctx: BuildContext, job: TableJob, written: Written) -> Stats:
+    name = job.name(ctx.source)
+    folder = job.staging / name
+    writer = TableWriter(
+        folder, columns("passages", ctx.source.passage_columns), table=name, written=written
+    )
+    rows = builder.passages(ctx, job.split)
+    if job.limit is not None:
+        rows = _limited_pool(rows, _positives_of(builder, ctx, job), job.limit)
+    _write(writer, rows)
+    table, stats = _complete(writer, folder, name, job.split, "passages")
+    stats["pool"] = pool_part(table)
+    return stats
+
+
+def _build_queries(builder: Builder, ctx: BuildContext, job: TableJob, written: Written) -> Stats:
+    source, name = ctx.source, job.name(ctx.source)
+    folder = job.staging / name
+    pool = PoolReader(job.staging / f"{source.config}_passages" / source.pools[job.split])
+    writer = TableWriter(
+        folder, columns("queries", source.query_columns), table=name, written=written
+    )
+    qrels_name = f"{source.config}_{SUFFIX['qrels']}/{job.split}"
+    qrels = TableWriter(job.staging / qrels_name, columns("qrels"), table=qrels_name)
+    totals: dict[str, int] = dict.fromkeys(("judged", "positives", "with_image", "with_answers"), 0)
+    rows = iter(itertools.islice(builder.queries(ctx, job.split), job.limit))
+    while block := list(itertools.islice(rows, BATCH_ROWS)):
+        filled = pool.fill_contents(block, name)
+        writer.write_rows(filled)
+        qrels.write_rows(
+            {"question_id": row["question_id"], "passage_id": passage, "relevance": 1}
+            for row in filled
+            for passage in row["pos_item_ids"]
+        )
+        for row in filled:
+            totals["judged"] += bool(row["pos_item_ids"])
+            totals["positives"] += len(row["pos_item_ids"])
+            totals["with_image"] += row.get("img_path") is not None
+            totals["with_answers"] += bool(row.get("answers"))
+    table, stats = _complete(writer, folder, name, job.split, "queries")
+    _, stats["qrels"] = _complete(qrels, job.staging / qrels_name, qrels_name, job.split, "qrels")
+    stats["totals"] = totals
+    stats["queries"], stats["judgements"] = query_parts(table)
+    return stats
+
+
+def _write(writer: TableWriter, rows: "Iterator[Row | pa.RecordBatch]") -> None:
+    for is_batch, group in itertools.groupby(rows, lambda r: isinstance(r, pa.RecordBatch)):
+        if is_batch:
+            for batch in group:
+                writer.write_batch(batch)
+        else:
+            writer.write_rows(group)
+
+
+def _complete(
+    writer: TableWriter, folder: Path, name: str, split: str, kind: TableKind
+) -> tuple[pa.Table, Stats]:
+    """Closes a writer, adds the files around its shards and gives table and facts."""
+    shards = writer.close()
+    facts = [shard_facts(shard) for shard in shards]
+    identity = hashlib.sha256("".join(f["sha256"] for f in facts).encode()).hexdigest()[:16]
+    write_dataset_files(folder, shards, writer.schema, split=split, fingerprint=identity)
+    table = open_shards(folder)
+    if kind in ID_COLUMN:
+        duplicates = write_index(folder, table.column(ID_COLUMN[kind]))
+        if duplicates:
+            row_id, first, other = duplicates[0]
+            raise CheckError(
+                f"{ID_COLUMN[kind]} {row_id!r} is used twice",
+                where=f"{name}, rows {first + 1} and {other + 1}",
+                expected="unique ids",
+            )
+    return table, {"rows": writer.rows, "shards": facts}
+
+
+def shard_facts(shard: Path) -> dict[str, Any]:
+    """Name, size in bytes and sha256 of a shard, read back from disk."""
+    with shard.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": shard.name, "size": shard.stat().st_size, "sha256": digest}
+
+
+def _positives_of(builder: Builder, ctx: BuildContext, job: TableJob) -> set[str]:
+    """Ids that the kept queries of every split on this pool need."""
+    scratch = BuildContext(ctx.source, ctx.files, Ledger("scratch"), ctx.options, ctx.seed)
+    return {
+        passage
+        for split, pool in ctx.source.pools.items()
+        if pool == job.split
+        for row in itertools.islice(builder.queries(scratch, split), job.limit)
+        for passage in row["pos_item_ids"]
+    }
+
+
+def _limited_pool(
+    rows: "Iterable[Row | pa.RecordBatch]", needed: set[str], limit: int
+) -> Iterator[Row]:
+    """The needed passages and the first ``limit`` others, in order."""
+    others, missing = 0, set(needed)
+    for item in rows:
+        for row in item.to_pylist() if isinstance(item, pa.RecordBatch) else (item,):
+            if row["passage_id"] in needed:
+                missing.discard(row["passage_id"])
+                yield row
+            elif others < limit:
+                others += 1
+                yield row
+        if not missing and others >= limit:
+            return
+
+
+class PoolReader:
+    """Looks passages of a built pool up by id.
+
+    Args:
+        folder: A complete passage split.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        table = open_shards(folder)
+        self.name = folder.name
+        self._texts = table.column("passage_content")
+        self._index = IdIndex(folder / "ids.npy", table.column("passage_id"))
+
+    def rows(self, ids: Iterable[str]) -> "np.ndarray":
+        """Rows of ids, -1 for those that the pool lacks."""
+        return self._index.rows(ids)
+
+    def fill_contents(self, rows: Iterable[Row], table: str) -> list[dict[str, Any]]:
+        """Query rows with ``pos_item_contents`` read from the pool.
+
+        Raises:
+            CheckError: a positive is not in the pool.
+        """
+        filled = [dict(row) for row in rows]
+        wanted = [(row, passage) for row in filled for passage in row.get("pos_item_ids", ())]
+        found = self.rows(passage for _, passage in wanted)
+        if len(found) and found.min() < 0:
+            row, passage = wanted[int(found.argmin())]
+            raise CheckError(
+                f"positive {passage!r} of query {row.get('question_id')!r} is not in the pool",
+                where=table,
+                expected=f"a passage_id of {self.name}",
+            )
+        contents = iter(gather(self._texts, found))
+        for row in filled:
+            row["pos_item_ids"] = list(row.get("pos_item_ids", ()))
+            row["pos_item_contents"] = list(itertools.islice(contents, len(row["pos_item_ids"])))
+        return filled

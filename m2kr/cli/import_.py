@@ -1,0 +1,7 @@
+"""``m2kr import``."""
+
+EXAMPLES = ""
+
+
+def command() -> None:
+    """X"""

@@ -1,0 +1,83 @@
+"""``m2kr info``."""
+
+from typing import Annotated, Any
+
+import typer
+
+from m2kr.cli import options
+
+EXAMPLES = "Examples:  m2kr info mini  ·  m2kr info mini --json"
+
+
+def command(
+    source: Annotated[str, typer.Argument(help="Source name.")],
+    data: options.Data = None,
+    edition: options.Edition = None,
+    json: options.Json = False,
+) -> None:
+    """Show a source: what it is, its columns, and its counts where it is built."""
+    from m2kr import paths, sources
+    from m2kr.cli import output
+    from m2kr.data.load import built, manifest_of
+    from m2kr.sources import normalise, resolve
+
+    root = paths.data_root(data)
+    have = built(root)
+    name = resolve(source, {normalise(n): n for n in have})
+    records = {
+        e: manifest_of(folder, name)
+        for e, folder in have.get(name, {}).items()
+        if edition in (None, e)
+    }
+    if name in sources.sources():
+        from m2kr.build.manifest import describe
+
+        spec = describe(sources.sources()[name])
+    else:
+        spec = next(iter(records.values()))["source"]
+    if json:
+        output.emit({"data": str(root), "source": spec, "editions": records})
+        return
+    _show(spec, records, str(root))
+
+
+def _show(spec: dict[str, Any], records: dict[str, dict[str, Any]], root: str) -> None:
+    from rich.table import Table
+
+    from m2kr.cli import output
+
+    output.say(f"{spec['title']} ({spec['name']}), task {spec['task']}")
+    for key in ("summary", "comparable", "licence", "homepage"):
+        if spec[key]:
+            output.say(f"{key}: {spec[key]}")
+    output.say(f"headline metric: {spec['headline']}")
+    for kind in ("queries", "passages"):
+        table = Table("column", "type", "null", "what it holds", title=kind, title_justify="left")
+        for c in spec["columns"][kind]:
+            table.add_row(c["name"], c["type"], "yes" if c["nullable"] else "", c["doc"])
+        output.console().print(table)
+    if not records:
+        output.say(f"not built under {root}; build it: m2kr build {spec['name']}")
+    for edition, record in records.items():
+        table = Table(
+            "split",
+            "queries",
+            "judged",
+            "with image",
+            "with answers",
+            "pool",
+            "passages",
+            title=f"edition {edition}, route {record['route']}",
+            title_justify="left",
+        )
+        for split, f in record["splits"].items():
+            table.add_row(
+                split,
+                f"{f['queries']:,}",
+                f"{f['judged']:,}",
+                f"{f['with_image']:,}",
+                f"{f['with_answers']:,}",
+                f["pool"],
+                f"{f['passages']:,}",
+            )
+        output.console().print(table)

@@ -1,0 +1,35 @@
+"""``m2kr list``."""
+
+from m2kr.cli import options
+
+EXAMPLES = "Examples:  m2kr list  ·  m2kr list --json"
+
+
+def command(data: options.Data = None, json: options.Json = False) -> None:
+    """List the sources and what is built here."""
+    from rich.table import Table
+
+    from m2kr import paths, sources
+    from m2kr.cli import output
+    from m2kr.data.load import built, manifest_of
+
+    root = paths.data_root(data)
+    have = built(root)
+    specs = sources.sources()
+    rows = []
+    for name in sorted({*specs, *have}):
+        editions = have.get(name, {})
+        if name in specs:
+            title, task = specs[name].title, specs[name].task
+        else:
+            source = manifest_of(next(iter(editions.values())), name)["source"]
+            title, task = source["title"], source["task"]
+        rows.append({"source": name, "title": title, "task": task, "editions": sorted(editions)})
+    if json:
+        output.emit({"data": str(root), "sources": rows})
+        return
+    table = Table("source", "task", "what it is", "built here")
+    for row in rows:
+        table.add_row(row["source"], row["task"], row["title"], ", ".join(row["editions"]) or "-")
+    output.console().print(table)
+    output.say(f"data root: {root}")

@@ -1,0 +1,209 @@
+"""The engine from outside: what a build leaves, kills, races, limits, refusals."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from datasets import DatasetDict, load_dataset
+from toy_builder import ToyBuilder
+
+import m2kr
+from m2kr.build.run import build
+from m2kr.build.verify import verify
+from m2kr.errors import CheckError, InputError, MissingError, UsageError
+
+TOY = Path(__file__).parent.parent / "toy_builder.py"
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """Every file below a folder, with its bytes."""
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def run_toy(root: Path, rows: int, jobs: int = 1, **env: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, str(TOY), str(root), str(rows), str(jobs)],
+        env=os.environ | env,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr.decode()
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("toy")
+    build(ToyBuilder(rows=2_000), root)
+    return root
+
+
+def test_rows_ledger_and_manifest(toy: Path) -> None:
+    split = m2kr.load("toy", "val", data=toy)
+    assert (split.split, split.edition, len(split.queries)) == ("valid", "rebuilt", 989)
+    assert len(split.passages) == 1_979
+    assert split.passage("p77")["passage_content"] == "test_ text 77 " * 8
+    query = split.query("valid-77")
+    assert query["pos_item_contents"] == ["test_ text 77 " * 8]
+    assert query["answers"] == ["77"]
+    assert query["img_path"] is None
+    assert split.qrels[0] == {"question_id": "valid-0", "passage_id": "p0", "relevance": 1}
+    ledger = pq.read_table(toy / "rebuilt" / "TOY_ledger.parquet").to_pylist()
+    assert {(r["table"], r["rule"]) for r in ledger} == {
+        (f"TOY_passages/{pool}_passages", rule)
+        for pool in ("train", "test")
+        for rule in ("bad row", "blank title")
+    }
+    assert ledger[0]["row"] == 6
+    tables = split.manifest["tables"]
+    assert tables["TOY_passages/test_passages"]["ledger"]["dropped"] == {"bad row": 21}
+    assert tables["TOY_data/test"]["ledger"]["filtered"] == {"no positive": 11}
+    assert split.manifest["fingerprints"]["valid"]["pool"] == split.fingerprints["pool"]
+    assert verify(toy / "rebuilt", split.manifest)
+    assert not [f for f in verify(toy / "rebuilt", split.manifest) if f.problem]
+
+
+def test_unknown_ids_splits_editions(toy: Path) -> None:
+    split = m2kr.load("TOY", data=toy)
+    with pytest.raises(InputError, match="no passage 'p5'"):
+        split.passage("p5")
+    assert split.passage_rows(["p5", "p6"]).tolist() == [-1, 5]
+    with pytest.raises(UsageError, match="one of train, valid, test"):
+        m2kr.load("toy", "dev2", data=toy)
+    with pytest.raises(MissingError, match="m2kr build toy"):
+        m2kr.load("toy", edition="other", data=toy)
+
+
+def test_hugging_face_loads_the_same_rows_both_ways(toy: Path, tmp_path: Path) -> None:
+    folder = toy / "rebuilt"
+    for config in ("TOY_data", "TOY_passages", "TOY_qrels"):
+        mapped = DatasetDict.load_from_disk(str(folder / config))
+        copied = load_dataset(str(folder), config, cache_dir=str(tmp_path))
+        assert set(mapped) == set(copied)
+        for split in mapped:
+            assert mapped[split].features == copied[split].features
+            assert mapped[split].to_list() == copied[split].to_list()
+    core = [c.name for c in m2kr.schema.QUERY_COLUMNS]
+    assert DatasetDict.load_from_disk(str(folder / "TOY_data"))["test"].column_names == core
+
+
+def test_the_same_build_again_does_nothing_and_force_gives_the_same_bytes(toy: Path) -> None:
+    before = tree(toy)
+    assert not build(ToyBuilder(rows=2_000), toy).fresh
+    assert tree(toy) == before
+    assert build(ToyBuilder(rows=2_000), toy, force=True).fresh
+    assert tree(toy) == before
+
+
+def test_jobs_and_hash_seed_do_not_change_a_byte(tmp_path: Path) -> None:
+    roots = [tmp_path / name for name in ("one", "two", "three")]
+    finish(run_toy(roots[0], 700, PYTHONHASHSEED="1"))
+    finish(run_toy(roots[1], 700, PYTHONHASHSEED="2"))
+    finish(run_toy(roots[2], 700, jobs=3))
+    assert tree(roots[0]) == tree(roots[1]) == tree(roots[2])
+    assert tree(roots[0])
+
+
+def test_ten_kills_then_the_same_bytes_and_no_orphans(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    started = time.monotonic()
+    finish(run_toy(whole, 20_000))
+    seconds = time.monotonic() - started
+    draw = random.Random(0)
+    killed = 0
+    for attempt in range(10):
+        process = run_toy(broken, 20_000, jobs=1 + attempt % 2)
+        time.sleep(draw.uniform(0.2, 0.8) * seconds)
+        if process.poll() is None:
+            killed += 1
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert killed >= 3
+    finish(run_toy(broken, 20_000))
+    assert tree(broken) == tree(whole)
+
+
+def test_two_processes_build_one_source(tmp_path: Path) -> None:
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    finish(run_toy(alone, 5_000))
+    both = [run_toy(shared, 5_000), run_toy(shared, 5_000)]
+    for process in both:
+        finish(process)
+    assert tree(shared) == tree(alone)
+
+
+def test_limit_keeps_positives_and_marks_the_edition_partial(tmp_path: Path) -> None:
+    built = build(ToyBuilder(rows=2_000), tmp_path, limit=10)
+    split = m2kr.load("toy", "test", data=tmp_path)
+    assert built.folder.name == split.edition == "rebuilt-limit10"
+    assert len(split.queries) == 10
+    assert 10 <= len(split.passages) <= 20
+    assert split.passage_rows(q["pos_item_ids"][0] for q in split.queries).min() >= 0
+    assert split.manifest["partial"]
+    assert "--limit" in split.manifest["comparable"]
+
+
+def test_a_changed_builder_replaces_the_build(tmp_path: Path) -> None:
+    build(ToyBuilder(rows=300), tmp_path)
+    old = m2kr.load("toy", data=tmp_path)
+    first = old.passage("p7")
+    # Another seed is another key; the tables are rebuilt and swapped in.
+    assert build(ToyBuilder(rows=300), tmp_path, seed=1).fresh
+    assert old.passage("p7") == first
+    assert not list((tmp_path / "rebuilt").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ({"wrong_positive": True}, ["'nowhere'", "'train-7'", "TOY_data/train", "train_passages"]),
+        ({"duplicate": True}, ["'p1' is used twice", "rows 2 and 4", "TOY_passages"]),
+    ],
+)
+def test_broken_judgements_and_ids_are_refused(
+    tmp_path: Path, fault: dict, says: list[str]
+) -> None:
+    with pytest.raises(CheckError) as error:
+        build(ToyBuilder(**fault), tmp_path)
+    assert all(part in str(error.value) for part in says), str(error.value)
+    assert not list(tmp_path.glob("*/*_manifest.json"))
+
+
+@pytest.mark.parametrize("name", ["", "../x", ".hidden", "downloads"])
+def test_an_edition_cannot_leave_the_data_root(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="edition"):
+        build(ToyBuilder(), tmp_path, edition=name or "/")
+
+
+def test_verify_finds_every_kind_of_damage(tmp_path: Path) -> None:
+    build(ToyBuilder(rows=300), tmp_path)
+    folder = tmp_path / "rebuilt"
+    manifest = json.loads((folder / "TOY_manifest.json").read_text())
+
+    def problems() -> set[tuple[str, str]]:
+        return {(f.table, f.check) for f in verify(folder, manifest) if f.problem}
+
+    shard = folder / "TOY_data/test/data-00000.arrow"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:1000] + b"X" + whole[1001:])
+    assert problems() == {("TOY_data/test", "files")}
+    shard.unlink()
+    assert problems() == {("TOY_data/test", "files")}
+    shard.write_bytes(whole)
+    index = folder / "TOY_passages/test_passages/ids.npy"
+    entries = index.read_bytes()
+    index.write_bytes(entries[:-12] + b"\0" * 12)
+    assert ("TOY_passages/test_passages", "ids") in problems()
+    index.write_bytes(entries)
+    assert problems() == set()
+    manifest["fingerprints"]["test"]["eval"] = "fp1:0"
+    assert problems() == {("TOY_data/test", "fingerprint")}
