@@ -14,7 +14,8 @@ from m2kr import atomic
 from m2kr.build.ledger import Ledger
 from m2kr.build.spec import BuildContext, Builder, Row
 from m2kr.build.write import TableWriter, write_dataset_files
-from m2kr.data.lookup import IdIndex, gather, write_index
+from m2kr.data.lookup import duplicates, gather, open_index, write_index
+from m2kr.data.rows import shards_of
 from m2kr.errors import CheckError
 from m2kr.fingerprint import pool_part, query_parts
 from m2kr.progress import Progress
@@ -64,10 +65,16 @@ class TableJob:
 
 
 def open_shards(folder: Path) -> pa.Table:
-    """A memory-mapped table over the shards of one split, as listed in its ``state.json``."""
-    state = json.loads((folder / "state.json").read_text())
-    files = [folder / item["filename"] for item in state["_data_files"]]
-    return pa.concat_tables([pa.ipc.open_stream(pa.memory_map(str(f))).read_all() for f in files])
+    """A memory-mapped table over the shards of one split."""
+    maps = [pa.memory_map(str(shard)) for shard in shards_of(folder)]
+    return pa.concat_tables([pa.ipc.open_stream(m).read_all() for m in maps])
+
+
+def read_batches(folder: Path) -> Iterator[pa.RecordBatch]:
+    """The batches of one split in order, read and dropped again: a mapped pool would stay resident."""
+    for shard in shards_of(folder):
+        with pa.OSFile(str(shard)) as file:
+            yield from pa.ipc.open_stream(file)
 
 
 def build_table(builder: Builder, job: TableJob, progress: Progress) -> Stats:
@@ -100,8 +107,8 @@ def _build_passages(builder: Builder, ctx: BuildContext, job: TableJob, written:
     if job.limit is not None:
         rows = _limited_pool(rows, _positives_of(builder, ctx, job), job.limit)
     _write(writer, rows)
-    table, stats = _complete(writer, folder, name, job.split, "passages")
-    stats["pool"] = pool_part(table)
+    stats = _complete(writer, folder, name, job.split, "passages")
+    stats["pool"] = pool_part(read_batches(folder))
     return stats
 
 
@@ -129,10 +136,10 @@ def _build_queries(builder: Builder, ctx: BuildContext, job: TableJob, written: 
             totals["positives"] += len(row["pos_item_ids"])
             totals["with_image"] += row.get("img_path") is not None
             totals["with_answers"] += bool(row.get("answers"))
-    table, stats = _complete(writer, folder, name, job.split, "queries")
-    _, stats["qrels"] = _complete(qrels, job.staging / qrels_name, qrels_name, job.split, "qrels")
+    stats = _complete(writer, folder, name, job.split, "queries")
+    stats["qrels"] = _complete(qrels, job.staging / qrels_name, qrels_name, job.split, "qrels")
     stats["totals"] = totals
-    stats["queries"], stats["judgements"] = query_parts(table)
+    stats["queries"], stats["judgements"] = query_parts(read_batches(folder))
     return stats
 
 
@@ -145,25 +152,22 @@ def _write(writer: TableWriter, rows: "Iterator[Row | pa.RecordBatch]") -> None:
             writer.write_rows(group)
 
 
-def _complete(
-    writer: TableWriter, folder: Path, name: str, split: str, kind: TableKind
-) -> tuple[pa.Table, Stats]:
-    """Closes a writer, adds the files around its shards and gives table and facts."""
+def _complete(writer: TableWriter, folder: Path, name: str, split: str, kind: TableKind) -> Stats:
+    """Closes a writer, adds the files around its shards and gives their facts."""
     shards = writer.close()
     facts = [shard_facts(shard) for shard in shards]
     identity = hashlib.sha256("".join(f["sha256"] for f in facts).encode()).hexdigest()[:16]
     write_dataset_files(folder, shards, writer.schema, split=split, fingerprint=identity)
-    table = open_shards(folder)
     if kind in ID_COLUMN:
-        duplicates = write_index(folder, table.column(ID_COLUMN[kind]))
-        if duplicates:
-            row_id, first, other = duplicates[0]
+        column = ID_COLUMN[kind]
+        alike = write_index(folder, (b.column(column) for b in read_batches(folder)))
+        for row_id, first, other in duplicates(alike, open_shards(folder).column(column)):
             raise CheckError(
-                f"{ID_COLUMN[kind]} {row_id!r} is used twice",
+                f"{column} {row_id!r} is used twice",
                 where=f"{name}, rows {first + 1} and {other + 1}",
                 expected="unique ids",
             )
-    return table, {"rows": writer.rows, "shards": facts}
+    return {"rows": writer.rows, "shards": facts}
 
 
 def shard_facts(shard: Path) -> dict[str, Any]:
@@ -210,10 +214,9 @@ class PoolReader:
     """
 
     def __init__(self, folder: Path) -> None:
-        table = open_shards(folder)
         self.name = folder.name
-        self._texts = table.column("passage_content")
-        self._index = IdIndex(folder / "ids.npy", table.column("passage_id"))
+        self._texts = open_shards(folder).column("passage_content")
+        self._index, _ = open_index(folder, "passage_id")
 
     def rows(self, ids: Iterable[str]) -> "np.ndarray":
         """Rows of ids, -1 for those that the pool lacks."""

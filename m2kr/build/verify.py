@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from m2kr.build.tables import PoolReader, open_shards, shard_facts
-from m2kr.data.lookup import FILE, IdIndex
+from m2kr.build.tables import PoolReader, open_shards, read_batches, shard_facts
+from m2kr.data.lookup import FILE, open_index
 from m2kr.errors import M2KRError
 from m2kr.fingerprint import combine, pool_part, query_parts
 from m2kr.progress import Progress, Silent
@@ -85,20 +85,20 @@ def _contents(
     if schema:
         return findings
     if kind in ID_COLUMN:
-        findings.append(Finding(name, "ids", _ids(edition / name, table.column(ID_COLUMN[kind]))))
+        findings.append(Finding(name, "ids", _ids(edition / name, ID_COLUMN[kind])))
     if kind == "queries":
         pool = manifest["splits"][split]["pool"]
         reader = PoolReader(edition / f"{manifest['source']['config']}_{SUFFIX['passages']}" / pool)
         findings.append(Finding(name, "positives", _positives(table, reader)))
-    return findings + _fingerprint(manifest, kind, name, split, table)
+    return findings + _fingerprint(edition, manifest, kind, name)
 
 
-def _ids(folder: Path, ids: pa.ChunkedArray) -> str:
-    index = IdIndex(folder / FILE, ids)
-    if len(index) != len(ids):
-        return f"{FILE} has {len(index):,} entries for {len(ids):,} rows"
+def _ids(folder: Path, column: str) -> str:
+    index, reader = open_index(folder, column)
+    if len(index) != len(reader):
+        return f"{FILE} has {len(index):,} entries for {len(reader):,} rows"
     start = 0
-    for chunk in ids.chunks:
+    for chunk in (batch.column(column) for batch in read_batches(folder)):
         for offset, found in enumerate(index.rows(chunk.to_pylist())):
             if found != start + offset:
                 return f"{chunk[offset].as_py()!r} is at row {start + offset}, found at {found}"
@@ -115,18 +115,16 @@ def _positives(table: pa.Table, pool: PoolReader) -> str:
     return ""
 
 
-def _fingerprint(
-    manifest: dict[str, Any], kind: str, name: str, split: str, table: pa.Table
-) -> list[Finding]:
-    recorded = manifest["fingerprints"]
+def _fingerprint(edition: Path, manifest: dict[str, Any], kind: str, name: str) -> list[Finding]:
+    recorded, split = manifest["fingerprints"], name.split("/")[1]
     if kind == "passages":
-        seen = pool_part(table)
+        seen = pool_part(read_batches(edition / name))
         wanted = {
             f["pool"] for s, f in recorded.items() if manifest["splits"][s]["pool"] == split
         } or {seen}
         problem = "" if wanted == {seen} else f"pool is {seen}, expected {sorted(wanted)}"
     elif kind == "queries":
-        queries, judgements = query_parts(table)
+        queries, judgements = query_parts(read_batches(edition / name))
         seen = combine(queries, judgements, recorded[split]["pool"])
         expected = recorded[split]["eval"]
         problem = "" if seen == expected else f"eval is {seen}, expected {expected}"

@@ -1,13 +1,15 @@
 """``m2kr build``."""
 
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from m2kr.cli import options
 
 EXAMPLES = (
-    "Examples:  m2kr build mini  ·  m2kr build mini --plan  ·  m2kr build mini --limit 100 --json"
+    "m2kr build mini",
+    "m2kr build mini --plan",
+    "m2kr build mini --limit 100 --json",
 )
 
 
@@ -74,12 +76,13 @@ def command(
         results[-1] |= {"splits": built.manifest["splits"]}
         results[-1] |= {"fingerprints": built.manifest["fingerprints"]}
         if not json:
-            _show(name, built.folder, built.manifest, fresh=built.fresh)
+            show(name, built.folder, built.manifest, fresh=built.fresh)
     if json:
         output.emit({"data": str(root), "built": results})
 
 
-def _show(name: str, folder: object, manifest: dict, *, fresh: bool) -> None:  # type: ignore[type-arg]
+def show(name: str, folder: object, manifest: dict[str, Any], *, fresh: bool) -> None:
+    """What a build left, as a table for people."""
     from rich.table import Table
 
     from m2kr.cli import output
@@ -103,7 +106,7 @@ def _show(name: str, folder: object, manifest: dict, *, fresh: bool) -> None:  #
         output.say(f"count differs from the published one: {warning}")
 
 
-def _ledger_totals(manifest: dict) -> dict[str, dict[str, int]]:  # type: ignore[type-arg]
+def _ledger_totals(manifest: dict[str, Any]) -> dict[str, dict[str, int]]:
     totals: dict[str, dict[str, int]] = {}
     for facts in manifest["tables"].values():
         for action, rules in facts.get("ledger", {}).items():

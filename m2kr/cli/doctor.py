@@ -5,7 +5,10 @@ from typing import Any
 
 from m2kr.cli import options
 
-EXAMPLES = "Examples:  m2kr doctor  ·  m2kr doctor --json"
+EXAMPLES = (
+    "m2kr doctor",
+    "m2kr doctor --json",
+)
 _PACKAGES = (
     *("m2kr", "numpy", "pyarrow", "datasets", "pillow", "bm25s"),
     *("torch", "transformers", "safetensors", "ranx"),
@@ -21,7 +24,7 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
     from m2kr.cli import output
 
     root = paths.data_root(data)
-    report = {
+    report: dict[str, Any] = {
         "versions": _versions(),
         "devices": _devices(),
         "machine": _machine(),

@@ -1,7 +1,109 @@
 """``m2kr import``."""
 
-EXAMPLES = ""
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from m2kr.cli import options
+
+EXAMPLES = (
+    "m2kr import mine --passages p.jsonl --queries q.jsonl --images photos",
+    "m2kr import news --passages p.csv --queries q.csv --qrels qrels.tsv",
+    "m2kr import scifact scifact/ --from beir",
+)
 
 
-def command() -> None:
-    """X"""
+def command(
+    name: Annotated[str, typer.Argument(help="Name of the new source (and edition).")],
+    folder: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="Folder of another benchmark's files; needs --from."),
+    ] = None,
+    passages: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--passages", help="Passages: .jsonl, .csv, .tsv (also .gz) or .parquet."),
+    ] = None,
+    queries: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--queries", help="Queries, in the same formats."),
+    ] = None,
+    qrels: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--qrels", help="Judgements: BEIR or TREC tab-separated."),
+    ] = None,
+    images: options.Images = None,
+    instruction: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--instruction", help="Instruction of queries that bring none."),
+    ] = None,
+    layout: Annotated[
+        Literal["files", "beir", "mbeir", "ret-m2kr"],
+        typer.Option("--from", help="Layout of the files."),
+    ] = "files",
+    dataset: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--dataset", help="Which data set of the folder (mbeir, ret-m2kr)."),
+    ] = None,
+    split: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--split", help="Split name; 'test', or all that a BEIR folder has."),
+    ] = None,
+    drop_missing: Annotated[
+        bool,
+        typer.Option("--drop-missing", help="Leave out judgements of passages that are not there."),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Import again if nothing changed.")
+    ] = False,
+    data: options.Data = None,
+    edition: options.Edition = None,
+    json: options.Json = False,
+) -> None:
+    """Import your own passages and queries as a source that everything else treats like any other.
+
+    A passage needs an id and a text; a query an id and a question, an image, or both. Judgements come
+    in the queries (pos_item_ids) or in --qrels; without any, the data can be searched, not scored.
+    Images are not copied.
+    """
+    from m2kr import paths
+    from m2kr.build.importer import import_files
+    from m2kr.cli import output
+    from m2kr.cli.build import show
+
+    root = paths.data_root(data)
+    output.say(f"data root: {root}", json_mode=json)
+    with output.Bars() as bars:
+        built = import_files(
+            name,
+            passages,
+            queries,
+            qrels,
+            layout=layout,
+            folder=folder,
+            dataset=dataset,
+            split=split,
+            images=images or (),
+            instruction=instruction,
+            edition=edition,
+            data=root,
+            drop_missing=drop_missing,
+            force=force,
+            progress=bars,
+        )
+    source = built.manifest["source"]["name"]
+    if json:
+        output.emit(
+            {
+                "data": str(root),
+                "source": source,
+                "folder": str(built.folder),
+                "fresh": built.fresh,
+                "splits": built.manifest["splits"],
+                "fingerprints": built.manifest["fingerprints"],
+            }
+        )
+        return
+    show(source, built.folder, built.manifest, fresh=built.fresh)
+    first = next(iter(built.manifest["splits"]))
+    output.say(f"evaluate: m2kr eval {source} --retriever bm25 --split {first} --data {root}")

@@ -6,7 +6,10 @@ import typer
 
 from m2kr.cli import options
 
-EXAMPLES = "Examples:  m2kr info mini  ·  m2kr info mini --json"
+EXAMPLES = (
+    "m2kr info mini",
+    "m2kr info mini --json",
+)
 
 
 def command(

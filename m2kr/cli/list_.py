@@ -1,8 +1,13 @@
 """``m2kr list``."""
 
+from typing import Any
+
 from m2kr.cli import options
 
-EXAMPLES = "Examples:  m2kr list  ·  m2kr list --json"
+EXAMPLES = (
+    "m2kr list",
+    "m2kr list --json",
+)
 
 
 def command(data: options.Data = None, json: options.Json = False) -> None:
@@ -16,7 +21,7 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
     root = paths.data_root(data)
     have = built(root)
     specs = sources.sources()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in sorted({*specs, *have}):
         editions = have.get(name, {})
         if name in specs:

@@ -65,7 +65,7 @@ for name, module in {
     "verify": verify,
     "doctor": doctor,
 }.items():
-    app.command(name, epilog=module.EXAMPLES)(guarded(module.command))
+    app.command(name, epilog="\n\n".join(("Examples:", *module.EXAMPLES)))(guarded(module.command))
 
 
 def _version(wanted: bool) -> None:

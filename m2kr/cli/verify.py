@@ -6,7 +6,10 @@ import typer
 
 from m2kr.cli import options
 
-EXAMPLES = "Examples:  m2kr verify  ·  m2kr verify mini --edition mini"
+EXAMPLES = (
+    "m2kr verify",
+    "m2kr verify mini --edition mini",
+)
 
 
 def command(

@@ -1,6 +1,7 @@
 """Loading a built split: passages, queries and judgements, memory-mapped."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
 
-    from m2kr.data.images import ImageStore
+    from m2kr.data.images import ImageStore, Missing
     from m2kr.data.lookup import IdIndex
     from m2kr.data.records import Passages, Queries
+    from m2kr.data.rows import RowReader
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Split:
     folder: Path
     manifest: dict[str, Any]
     image_roots: tuple[str, ...] = ()
-    missing_images: str = "error"
+    missing_images: "Missing" = "error"
 
     @property
     def edition(self) -> str:
@@ -77,10 +79,13 @@ class Split:
         from m2kr.data.images import ImageStore
 
         named = [self._root(r) for r in self.manifest["image_roots"]]
+        if self.image_roots:  # the user's own may stand in for roots that have moved
+            named = [root for root in named if root.exists()]
         roots = [*map(Path, self.image_roots), *named]
         if not roots and not self.manifest["splits"][self.split]["with_image"]:
             return None
-        return ImageStore(roots, missing=self.missing_images)  # type: ignore[arg-type]
+        cache = self.folder.parent / ".cache" / "images"
+        return ImageStore(roots, missing=self.missing_images, cache=cache)
 
     @cached_property
     def queries_view(self) -> "Queries":
@@ -102,7 +107,7 @@ class Split:
         Raises:
             InputError: the pool has no such passage.
         """
-        return self._row(self.passages, self._passage_index, passage_id, "passage", self.pool)
+        return self._row("passages", self.pool, passage_id)
 
     def query(self, question_id: str) -> dict[str, Any]:
         """The query of an id, found in constant time.
@@ -110,11 +115,11 @@ class Split:
         Raises:
             InputError: the split has no such query.
         """
-        return self._row(self.queries, self._query_index, question_id, "query", self.split)
+        return self._row("queries", self.split, question_id)
 
     def passage_rows(self, ids: Iterable[str]) -> "np.ndarray":
         """Rows (int64) of passages by id; -1 for ids that the pool lacks."""
-        return self._passage_index.rows(ids)
+        return self._access["passages"][0].rows(ids)
 
     def texts(self, rows: "Sequence[int] | np.ndarray") -> list[str]:
         """Texts of the passages at some rows."""
@@ -122,27 +127,22 @@ class Split:
 
         return gather(self.passages.data.column("passage_content"), rows)
 
-    def _row(
-        self, table: "Dataset", index: "IdIndex", row_id: str, what: str, where: str
-    ) -> dict[str, Any]:
-        row = index.row(row_id)
-        if row < 0:
-            raise InputError(f"there is no {what} {row_id!r}", where=f"{self.source}/{where}")
-        return dict(table[row])
+    def _row(self, kind: TableKind, split: str, row_id: str) -> dict[str, Any]:
+        index, reader = self._access[kind]
+        number = index.row(row_id)
+        if number < 0:
+            what = {"queries": "query", "passages": "passage"}[kind]
+            raise InputError(f"there is no {what} {row_id!r}", where=f"{self.source}/{split}")
+        return reader.row(number)
 
     @cached_property
-    def _passage_index(self) -> "IdIndex":
-        return self._index("passages", self.pool, self.passages)
+    def _access(self) -> "dict[TableKind, tuple[IdIndex, RowReader]]":
+        from m2kr.data.lookup import open_index
 
-    @cached_property
-    def _query_index(self) -> "IdIndex":
-        return self._index("queries", self.split, self.queries)
-
-    def _index(self, kind: TableKind, split: str, table: "Dataset") -> "IdIndex":
-        from m2kr.data.lookup import FILE, IdIndex
-        from m2kr.schema import ID_COLUMN
-
-        return IdIndex(self._folder(kind, split) / FILE, table.data.column(ID_COLUMN[kind]))
+        return {
+            "queries": open_index(self._folder("queries", self.split), "question_id"),
+            "passages": open_index(self._folder("passages", self.pool), "passage_id"),
+        }
 
     def _folder(self, kind: TableKind, split: str) -> Path:
         return self.folder / f"{self.manifest['source']['config']}_{SUFFIX[kind]}" / split
@@ -202,9 +202,9 @@ def load(
     split: str = "test",
     *,
     edition: str | None = None,
-    data: str | Path | None = None,
+    data: "str | os.PathLike[str] | None" = None,
     images: Sequence[str | Path] = (),
-    missing_images: str = "error",
+    missing_images: "Missing" = "error",
 ) -> Split:
     """A built split, memory-mapped; nothing is read until it is asked for.
 

@@ -5,14 +5,17 @@ uniform, so a key's place is guessed by interpolation and a small window is read
 verified against the stored id, so a hash collision can never return a wrong row.
 """
 
+import functools
 import hashlib
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from m2kr import atomic
+from m2kr.data.rows import RowReader, read_at, shards_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,41 +31,41 @@ def id_hash(row_id: str | bytes) -> int:
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little")
 
 
-def write_index(folder: Path, ids: "pa.ChunkedArray") -> list[tuple[str, int, int]]:
-    """Writes ``ids.npy`` for a table's id column; 24 bytes a row of memory while sorting.
+def write_index(folder: Path, chunks: "Iterable[pa.Array]") -> list[tuple[int, int]]:
+    """Writes ``ids.npy`` from a table's ids, chunk by chunk; 32 bytes a row of memory at most.
 
     Returns:
-        Ids that occur more than once, as (id, first row, other row); at most ten.
+        Pairs of rows whose ids hash alike: `duplicates` tells which really are the same.
     """
     import pyarrow as pa
 
-    hashes = np.empty(len(ids), np.uint64)
-    start = 0
-    for chunk in ids.chunks:
-        raw = chunk.cast(pa.binary()).to_pylist()
-        joined = b"".join([hashlib.blake2b(i, digest_size=8).digest() for i in raw])
-        hashes[start : start + len(chunk)] = np.frombuffer(joined, "<u8")
-        start += len(chunk)
+    blocks = [
+        np.frombuffer(
+            b"".join([hashlib.blake2b(i, digest_size=8).digest() for i in raw.to_pylist()]), "<u8"
+        )
+        for raw in (chunk.cast(pa.binary()) for chunk in chunks)
+    ]
+    hashes = np.concatenate(blocks) if blocks else np.empty(0, "<u8")
+    del blocks
     order = np.argsort(hashes, kind="stable").astype(np.uint32)
-    entries = np.empty(len(ids), _ENTRY)
+    entries = np.empty(len(hashes), _ENTRY)
     entries["hash"], entries["row"] = hashes[order], order
     aside = folder / f"{FILE}.tmp"
     with aside.open("wb") as file:
         np.save(file, entries)
+        file.flush()
+        os.fsync(file.fileno())
     atomic.replace(aside, folder / FILE)
-    return _duplicates(entries, ids)
+    alike = np.flatnonzero(entries["hash"][1:] == entries["hash"][:-1])
+    return [(int(entries["row"][at]), int(entries["row"][at + 1])) for at in alike]
 
 
-def _duplicates(entries: np.ndarray, ids: "pa.ChunkedArray") -> list[tuple[str, int, int]]:
-    found: list[tuple[str, int, int]] = []
-    equal = np.flatnonzero(entries["hash"][1:] == entries["hash"][:-1])
-    for at in equal:
-        first, other = int(entries["row"][at]), int(entries["row"][at + 1])
-        if ids[first].as_py() == ids[other].as_py():
-            found.append((ids[first].as_py(), first, other))
-            if len(found) == 10:
-                break
-    return found
+def duplicates(
+    pairs: Iterable[tuple[int, int]], ids: "pa.ChunkedArray"
+) -> list[tuple[str, int, int]]:
+    """The ids that occur at both rows of a pair, as (id, first row, other row)."""
+    found = ((ids[first].as_py(), ids[other].as_py(), first, other) for first, other in pairs)
+    return [(one, first, other) for one, two, first, other in found if one == two]
 
 
 class IdIndex:
@@ -70,32 +73,51 @@ class IdIndex:
 
     Args:
         path: The ``ids.npy`` of the table.
-        ids: The table's id column, to verify hits.
+        id_at: Gives the stored id of a row, to verify hits.
     """
 
-    def __init__(self, path: Path, ids: "pa.ChunkedArray") -> None:
-        self._entries: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-        self._ids = ids
+    def __init__(self, path: Path, id_at: Callable[[int], str]) -> None:
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            (self._count,), _, dtype = np.lib.format.read_array_header_1_0(file)
+            self._start = file.tell()
+        if dtype != _ENTRY:
+            raise ValueError(f"{path} is no id index")
+        # Read, not mapped: mapped windows of random look-ups would stay resident.
+        self._file = path.open("rb", buffering=0)
+        self._path = path
+        self._id_at = id_at
+
+    def __reduce__(self) -> tuple[type["IdIndex"], tuple[Path, Callable[[int], str]]]:
+        return IdIndex, (self._path, self._id_at)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return int(self._count)
+
+    def _window(self, low: int, high: int) -> np.ndarray:
+        size = _ENTRY.itemsize
+        raw = read_at(self._file, self._start + low * size, (high - low) * size)
+        return np.frombuffer(raw, _ENTRY)
 
     def row(self, row_id: str) -> int:
         """The row of an id, or -1."""
-        n = len(self._entries)
+        n = len(self)
         key = id_hash(row_id)
         centre = int(key / _SPAN * n)
-        reach = 64 + int(n**0.5)
+        # Four standard deviations of a uniform order statistic: one read nearly always.
+        reach = 16 + 2 * int(n**0.5)
         low, high = max(0, centre - reach), min(n, centre + reach)
-        while low > 0 and self._entries["hash"][low] >= key:
+        window = self._window(low, high)
+        while low > 0 and window["hash"][0] >= key:
             low = max(0, low - reach)
-        while high < n and self._entries["hash"][high - 1] <= key:
+            window = self._window(low, high)
+        while high < n and window["hash"][-1] <= key:
             high = min(n, high + reach)
-        window = np.array(self._entries[low:high])
+            window = self._window(low, high)
         at = int(np.searchsorted(window["hash"], np.uint64(key)))
         while at < len(window) and int(window["hash"][at]) == key:
             row = int(window["row"][at])
-            if self._ids[row].as_py() == row_id:
+            if self._id_at(row) == row_id:
                 return row
             at += 1
         return -1
@@ -103,6 +125,17 @@ class IdIndex:
     def rows(self, ids: Iterable[str]) -> np.ndarray:
         """Rows (int64) of several ids, -1 where there is none."""
         return np.fromiter((self.row(i) for i in ids), np.int64)
+
+
+def open_index(folder: Path, column: str) -> tuple[IdIndex, RowReader]:
+    """The id index of a split's folder, and the reader of its rows.
+
+    Args:
+        folder: A built split, with ``state.json``, shards and ``ids.npy``.
+        column: Its id column.
+    """
+    reader = RowReader(shards_of(folder))
+    return IdIndex(folder / FILE, functools.partial(reader.value, column)), reader
 
 
 def gather(column: "pa.ChunkedArray", rows: Sequence[int] | np.ndarray) -> list[Any]:

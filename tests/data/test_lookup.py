@@ -23,8 +23,8 @@ def test_every_id_is_found_where_it_is(
 ) -> None:
     folder = tmp_path_factory.mktemp("index")
     column = chunked(ids)
-    assert lookup.write_index(folder, column) == []
-    index = lookup.IdIndex(folder / lookup.FILE, column)
+    assert lookup.write_index(folder, column.chunks) == []
+    index = lookup.IdIndex(folder / lookup.FILE, ids.__getitem__)
     assert index.rows(ids).tolist() == list(range(len(ids)))
     for stranger in set(strangers) - set(ids):
         assert index.row(stranger) == -1
@@ -33,8 +33,8 @@ def test_every_id_is_found_where_it_is(
 def test_large_index_and_low_and_high_hashes(tmp_path: Path) -> None:
     ids = [f"doc-{i}" for i in range(200_000)]
     column = chunked(ids, 10_000)
-    lookup.write_index(tmp_path, column)
-    index = lookup.IdIndex(tmp_path / lookup.FILE, column)
+    lookup.write_index(tmp_path, column.chunks)
+    index = lookup.IdIndex(tmp_path / lookup.FILE, ids.__getitem__)
     by_hash = sorted(range(len(ids)), key=lambda i: lookup.id_hash(ids[i]))
     probe = by_hash[:50] + by_hash[-50:] + list(range(0, len(ids), 997))
     assert index.rows(ids[i] for i in probe).tolist() == probe
@@ -48,12 +48,13 @@ def test_equal_hashes_do_not_confuse(tmp_path: Path, monkeypatch: pytest.MonkeyP
     entries["row"] = range(len(ids))
     np.save(tmp_path / lookup.FILE, entries)
     monkeypatch.setattr(lookup, "id_hash", lambda _: 0)
-    index = lookup.IdIndex(tmp_path / lookup.FILE, column)
+    index = lookup.IdIndex(tmp_path / lookup.FILE, ids.__getitem__)
     assert index.rows(["p0", "p299", "p150", "q"]).tolist() == [0, 299, 150, -1]
 
 
 def test_duplicates_are_named_with_their_rows(tmp_path: Path) -> None:
-    found = lookup.write_index(tmp_path, chunked(["a", "b", "c", "b", "d", "a"]))
+    column = chunked(["a", "b", "c", "b", "d", "a"])
+    found = lookup.duplicates(lookup.write_index(tmp_path, column.chunks), column)
     assert sorted(found) == [("a", 0, 5), ("b", 1, 3)]
 
 

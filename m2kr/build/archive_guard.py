@@ -1,0 +1,176 @@
+"""What every archive is held to: safe names, bounds against bombs, damage told as one error."""
+
+import io
+import re
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from m2kr.errors import InputError
+
+_GIB = 1 << 30
+# A ratio says nothing about small files: a page of blanks compresses a thousandfold.
+_RATIO_FLOOR = 64 << 20
+_DAMAGE = (
+    struct.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    OverflowError,
+    IndexError,
+    KeyError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an archive may hold; beyond it is taken for a bomb.
+
+    Attributes:
+        members: Entries, folders included.
+        member_bytes: Uncompressed bytes of one member.
+        total_bytes: Uncompressed bytes of all members.
+        ratio: Uncompressed bytes per compressed byte, once there are more than 64 MiB of them.
+    """
+
+    members: int = 50_000_000
+    member_bytes: int = 256 * _GIB
+    total_bytes: int = 4096 * _GIB
+    ratio: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A regular file in an archive.
+
+    Attributes:
+        name: Normalised relative path with ``/``.
+        size: Uncompressed bytes.
+        open: A new binary stream of the content, to be closed. For a tar it works until the next
+            member is asked for. Damage met while reading is an `InputError`.
+    """
+
+    name: str
+    size: int
+    open: Callable[[], BinaryIO]
+
+    def read(self) -> bytes:
+        """The whole content."""
+        with self.open() as file:
+            return file.read()
+
+
+class Guard:
+    """What is checked of every entry of one archive, and how its damage is told."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self._path = path
+        self._limits = limits
+        self._members = 0
+        self._total = 0
+
+    def refusal(self, what: str, name: str | None = None) -> InputError:
+        """The error for this archive, or for a member of it."""
+        where = str(self._path) if name is None else f"{self._path}, member {name!r}"
+        return InputError(
+            what,
+            where=where,
+            expected="a whole tar, tar.gz or zip archive of plain files",
+            fix="delete it and fetch or copy it again; if it is the same then, do not trust it",
+        )
+
+    @contextmanager
+    def reading(self, name: str | None = None) -> Iterator[None]:
+        """Whatever the decoders raise inside is damage."""
+        try:
+            yield
+        except _DAMAGE as error:
+            text = str(error) or type(error).__name__
+            raise self.refusal(f"the archive is damaged or cut short: {text}", name) from error
+
+    def entry(self, name: str, size: int) -> str:
+        """The normalised name of an entry that may pass."""
+        try:
+            normal = normal_name(name)
+        except ValueError as error:
+            raise self.refusal(f"a member has an unsafe name: {error}", name) from error
+        limits = self._limits
+        self._members += 1
+        self._total += size
+        if self._members > limits.members:
+            raise self.refusal(f"more than {limits.members:,} members", name)
+        if size > limits.member_bytes:
+            raise self.refusal(
+                f"{size:,} bytes, more than {limits.member_bytes:,} in a member", name
+            )
+        if self._total > limits.total_bytes:
+            raise self.refusal(f"more than {limits.total_bytes:,} bytes in all members", name)
+        return normal
+
+    def ratio(self, unpacked: int, packed: int, name: str | None = None) -> None:
+        """Refuses what grows too much."""
+        if unpacked > _RATIO_FLOOR and unpacked > self._limits.ratio * packed:
+            raise self.refusal(
+                f"{packed:,} bytes unpack to {unpacked:,} or more, over {self._limits.ratio:g} times",
+                name,
+            )
+
+    def total_ratio(self, packed: int) -> None:
+        """Refuses entries that together grow too much, as those that share their bytes do."""
+        self.ratio(self._total, packed)
+
+
+def normal_name(name: str) -> str:
+    """A member's name as a relative path with ``/``; "" for the root folder.
+
+    Raises:
+        ValueError: It is absolute, has a drive letter, ``..`` or a control character.
+    """
+    path = name.replace("\\", "/")
+    if path.startswith("/") or re.match("[A-Za-z]:", path):
+        raise ValueError("an absolute path")
+    if re.search(r"[\x00-\x1f\x7f]", path):
+        raise ValueError("a control character in it")
+    parts = [part for part in path.split("/") if part not in {"", "."}]
+    if ".." in parts:
+        raise ValueError("it leaves the archive by '..'")
+    # Bytes that are no UTF-8 become visible escapes: such a name can be stored in a table.
+    return "/".join(parts).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+class _Checked(io.RawIOBase):
+    """A member's content whose damage is told as ours."""
+
+    def __init__(self, inner: IO[bytes], guard: Guard, name: str) -> None:
+        self._inner = inner
+        self._guard = guard
+        self._name = name
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with self._guard.reading(self._name):
+            block = self._inner.read(len(buffer))
+        buffer[: len(block)] = block
+        return len(block)
+
+    def close(self) -> None:
+        self._inner.close()
+        super().close()
+
+
+def stream(inner: IO[bytes], guard: Guard, name: str, size: int) -> BinaryIO:
+    """A buffered stream of a member whose damage, met while reading, is an `InputError`."""
+    raw = _Checked(inner, guard, name)
+    return io.BufferedReader(raw, buffer_size=min(max(size, 1), 1 << 18))

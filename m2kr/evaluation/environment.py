@@ -1,0 +1,38 @@
+"""What an evaluation ran on: versions and memory."""
+
+import platform
+import sys
+
+# Named in a result only where the evaluation had loaded them.
+_PACKAGES = ("torch", "transformers", "datasets", "bm25s", "ranx")
+
+
+def versions() -> dict[str, str]:
+    """Versions of m2kr, Python, the platform, and of the packages in use."""
+    import numpy as np
+    import pyarrow as pa
+
+    import m2kr
+
+    found = {
+        "m2kr": m2kr.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "numpy": np.__version__,
+        "pyarrow": pa.__version__,
+    }
+    for name in _PACKAGES:
+        version = getattr(sys.modules.get(name), "__version__", None)
+        if version:
+            found[name] = str(version)
+    return found
+
+
+def peak_memory() -> int | None:
+    """The process's highest resident memory so far in bytes; None where the platform can't say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,114 @@
+"""A run against the judgements: what metrics are computed from."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from m2kr.evaluation.answers import first_answer_ranks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from m2kr.evaluation.run import Run
+
+# Places in the run's vocabulary -> the passages' texts.
+Texts = Callable[["NDArray[np.int64]"], list[str]]
+
+
+class Judged:
+    """A run with the relevance of every row, and the answers, all in the run's query order.
+
+    Args:
+        run: Every query of the split, cut at the deepest cut-off that is asked for.
+        qrels: ``question_id, passage_id, relevance`` columns; relevance below 1 is not relevant, of
+            repeated judgements the highest counts, other queries' are ignored.
+        answers: Per query its answers; empty where it has none.
+        texts: Reads passage texts by place in ``run.vocabulary``; only called for pseudo recall.
+
+    Attributes:
+        run: The run.
+        positives: Per query the number of its right passages, retrieved or not.
+        relevance: Per row of the run its grade, 0 if it isn't right.
+        has_answers: Per query whether it has an answer, be it blank.
+        has_empty_answer: Per query whether an answer is blank, and so in every text.
+    """
+
+    def __init__(
+        self,
+        run: "Run",
+        qrels: "pa.Table",
+        answers: Sequence[Sequence[str]],
+        texts: Texts,
+    ) -> None:
+        self.run = run
+        self._answers = [[answer.strip().lower() for answer in each] for each in answers]
+        self._texts = texts
+        self._owner, self._code, self._grade = _judgements(run, qrels)
+        self.positives = np.bincount(self._owner, minlength=len(run))
+        self.relevance = self._row_relevance()
+        self.has_answers = np.array([bool(each) for each in self._answers], bool)
+        self.has_empty_answer = np.array(["" in each for each in self._answers], bool)
+        self._hits_before = np.concatenate([[0], np.cumsum(self.relevance > 0)])
+
+    def _row_relevance(self) -> "NDArray[np.int64]":
+        run, width = self.run, max(1, len(self.run.vocabulary))
+        rows = np.repeat(np.arange(len(run)), run.counts()) * width + run.codes
+        known = self._code < len(run.vocabulary)
+        keys = self._owner[known] * width + self._code[known]  # ascending and distinct
+        if not len(keys):
+            return np.zeros(len(rows), np.int64)
+        at = np.minimum(np.searchsorted(keys, rows), len(keys) - 1)
+        return np.where(keys[at] == rows, self._grade[known][at], 0)
+
+    def hits(self, k: int) -> "NDArray[np.int64]":
+        """Per query the number of right passages among the first ``k``."""
+        starts = self.run.offsets[:-1]
+        ends = starts + np.minimum(self.run.counts(), k)
+        found: NDArray[np.int64] = self._hits_before[ends] - self._hits_before[starts]
+        return found
+
+    @cached_property
+    def first_hit(self) -> "NDArray[np.float64]":
+        """Per query the rank (from 1) of its first right passage, infinity if there is none."""
+        first = np.full(len(self.run), np.inf)
+        right = np.flatnonzero(self.relevance > 0)[::-1]  # backwards, so that the first stays
+        owner = np.searchsorted(self.run.offsets, right, side="right") - 1
+        first[owner] = right - self.run.offsets[owner] + 1
+        return first
+
+    @cached_property
+    def first_answer(self) -> "NDArray[np.float64]":
+        """Per query the rank (from 1) of the first text with an answer in it, infinity if none."""
+        return first_answer_ranks(self.run, self._answers, self._texts)
+
+    def judgements(self, query: int) -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
+        """Codes and grades of a query's right passages; codes past the vocabulary weren't retrieved."""
+        low, high = np.searchsorted(self._owner, [query, query + 1])
+        return self._code[low:high], self._grade[low:high]
+
+
+def _judgements(
+    run: "Run", qrels: "pa.Table"
+) -> "tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]":
+    """Query number, passage code and grade of each judgement, ascending and distinct."""
+    names = qrels.column("passage_id").cast(pa.large_string())
+    owner = pc.index_in(
+        qrels.column("question_id").cast(pa.large_string()), pa.array(run.query_ids, pa.large_string())
+    )
+    known = pc.index_in(names, run.vocabulary)
+    # Passages that no query retrieved get codes after the vocabulary's.
+    others = pc.add(pc.index_in(names, names.unique()), len(run.vocabulary))
+    code = pc.coalesce(known, others)
+    grade = qrels.column("relevance").to_numpy().astype(np.int64)
+    use = pc.is_valid(owner).to_numpy() & (grade > 0)
+    owners = pc.fill_null(owner, 0).to_numpy().astype(np.int64)[use]
+    codes, grade = code.to_numpy().astype(np.int64)[use], grade[use]
+    order = np.lexsort((-grade, codes, owners))
+    owners, codes, grade = owners[order], codes[order], grade[order]
+    new = np.ones(len(owners), bool)
+    new[1:] = (np.diff(owners) != 0) | (np.diff(codes) != 0)
+    return owners[new], codes[new], grade[new]

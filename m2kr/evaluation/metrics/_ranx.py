@@ -1,0 +1,50 @@
+"""Metrics that ranx computes, from rankings that we have put in order ourselves.
+
+ranx is given numbers and ranks instead of ids and scores: it can't re-order ties, and queries
+without results or without right passages never reach it.
+"""
+
+import logging
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from m2kr.errors import missing_dependency
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from m2kr.evaluation.judged import Judged
+
+logger = logging.getLogger("m2kr.evaluation")
+
+
+@cache
+def _ranx() -> tuple[Any, Any]:
+    try:
+        from numba.typed import List
+        from ranx import evaluate
+    except ImportError as error:
+        raise missing_dependency("ranx", "metrics", "nDCG, MAP and precision") from error
+    logger.info("ranx compiles its metrics on first use, which takes 15 to 60 seconds")
+    return evaluate, List
+
+
+def per_query(judged: "Judged", name: str, k: int) -> "NDArray[np.float64]":
+    """Per query what ranx calls ``name@k``; NaN where no passage is right."""
+    evaluate, typed_list = _ranx()
+    scores = np.where(judged.positives > 0, 0.0, np.nan)
+    used = np.flatnonzero((judged.positives > 0) & (judged.run.counts() > 0))
+    if not len(used):
+        return scores
+    qrels, run = typed_list(), typed_list()
+    for query in used.tolist():
+        codes, grades = judged.judgements(query)
+        best = np.argsort(-grades, kind="stable")  # ranx takes the ideal ranking from their order
+        qrels.append(np.stack([codes[best], grades[best]], 1).astype(np.float64))
+        start, stop = judged.run.offsets[query], judged.run.offsets[query + 1]
+        ranked = judged.run.codes[start : min(stop, start + k)].astype(np.float64)
+        run.append(np.stack([ranked, -np.arange(len(ranked))], 1))
+    scores[used] = evaluate(qrels, run, f"{name}@{k}", return_mean=False)
+    return scores

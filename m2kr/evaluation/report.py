@@ -1,0 +1,81 @@
+"""Results as a table of text: for terminals, for ``print``, for papers to copy from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from m2kr.evaluation.result import Result
+
+# Metrics shown if they were computed, in this order, and their headings.
+SHOWN = {
+    "hit_rate@1": "R@1",
+    "hit_rate@5": "R@5",
+    "hit_rate@10": "R@10",
+    "pseudo_recall@5": "PR@5",
+    "ndcg@10": "nDCG@10",
+    "map@100": "MAP@100",
+    "precision@5": "P@5",
+}
+LEGEND = (
+    "R@K: hit rate, any right passage in the top K (M2KR's recall). PR@K: pseudo recall, an answer "
+    "string in the top K. In brackets: 95 % bootstrap intervals."
+)
+
+
+def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows: per result one over all queries, then one per group of its queries."""
+    shown = [m for m in SHOWN if any(m in r.metrics for r in results)]
+    heading = ["source", "retriever", "queries", *(SHOWN[m] for m in shown), "images", "seconds"]
+    body = []
+    for result in results:
+        name = f"{result.source}/{result.split}" + (" (partial)" if result.partial else "")
+        cells = [interval(result.metrics.get(m)) for m in shown]
+        queries = f"all {result.counts['queries']:,}"
+        seconds = f"{result.seconds['total']:.1f}"
+        label = str(result.retriever["name"])
+        body.append([name, label, queries, *cells, coverage(result), seconds])
+        for value, n, metrics in _groups(result):
+            cells = [interval(metrics.get(m)) for m in shown]
+            body.append(["", "", f"{value} {n:,}", *cells, "", ""])
+    return heading, body
+
+
+def _groups(result: Result) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
+    for values in result.groups.values():
+        if len(values) > 1:
+            for value, facts in values.items():
+                yield value, facts["n"], facts["metrics"]
+
+
+def interval(metric: Mapping[str, Any] | None) -> str:
+    """``.312 [.28 .34]``, or a dash where a metric is undefined."""
+    if not metric or metric["value"] is None:
+        return "–"
+    low, high = (f"{metric[end]:.2f}".removeprefix("0") for end in ("low", "high"))
+    return f"{metric['value']:.3f} [{low} {high}]".removeprefix("0")
+
+
+def coverage(result: Result) -> str:
+    """Images found of those named, where the retriever reads images."""
+    if not result.images:
+        return "not read"
+    text = f"{result.images['found']:,}/{result.images['total']:,}"
+    missing = result.images["total"] - result.images["found"]
+    return text + (f" ({result.images['policy']})" if missing else "")
+
+
+def notes(results: Sequence[Result]) -> list[str]:
+    """What must be said beside the scores, each once."""
+    said = [f"{r.source}: not comparable with published numbers: {r.comparable}" for r in results]
+    kept = [note for note, r in zip(said, results, strict=True) if r.comparable]
+    return [LEGEND, *dict.fromkeys(kept)]
+
+
+def as_text(results: Sequence[Result]) -> str:
+    """The table in plain text, with its notes."""
+    heading, body = rows(results)
+    widths = [max(map(len, column)) for column in zip(heading, *body, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (heading, ["-" * width for width in widths], *body)
+    ]
+    return "\n".join([*lines, "", *notes(results)])

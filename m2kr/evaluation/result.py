@@ -1,0 +1,171 @@
+"""What an evaluation found, with everything that it depends on."""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from m2kr import atomic
+from m2kr.errors import InputError, MissingError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from m2kr.evaluation.run import Run
+
+FORMAT = "m2kr-result-1"
+
+
+@dataclass(frozen=True)
+class Result:
+    """Scores of one run on one split.
+
+    Attributes:
+        source: Source name.
+        split: Split name.
+        edition: Edition that was evaluated.
+        retriever: ``name``, ``settings`` and ``modalities`` (``query`` and ``passage``).
+        k: Depth of the run.
+        headline: The metric that the source's paper reports first.
+        metrics: By name ``value``, ``low`` and ``high`` (95 % bootstrap interval) and ``n``, the number
+            of queries for which it is defined; the first three are None where that is 0.
+        groups: By column and its value ``n`` queries and ``metrics`` by name.
+        counts: Queries, passages and what is odd about some of them.
+        images: ``policy``, ``total``, ``found`` and three ``missing``; None where none was read.
+        fingerprints: ``queries, judgements, pool, eval`` of the data; ``images`` of the query
+            images, None unless the retriever reads them.
+        run_sha256: Hash of the rankings.
+        partial: Whether the build was limited.
+        comparable: Why the scores don't compare with published ones; empty where they do.
+        seconds: ``encode``, ``index``, ``search`` and ``total``.
+        peak_memory_bytes: Highest resident memory of the process so far; None where unknown.
+        bytes_per_passage: Size of the index on disk by passages; None where it has none.
+        versions: Of Python, the platform and the packages in use.
+        files: File names of the run and the per-query scores beside the saved result.
+        query_ids: The queries, in the order of ``scores``.
+        scores: By metric the per-query scores, NaN where undefined. Saved beside the JSON.
+        run: The rankings. Saved beside the JSON, and not loaded with it.
+    """
+
+    source: str
+    split: str
+    edition: str
+    retriever: Mapping[str, Any]
+    k: int
+    headline: str
+    metrics: Mapping[str, Mapping[str, float | int | None]]
+    groups: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    counts: Mapping[str, int]
+    images: Mapping[str, Any] | None
+    fingerprints: Mapping[str, str | None]
+    run_sha256: str
+    partial: bool
+    comparable: str
+    seconds: Mapping[str, float]
+    peak_memory_bytes: int | None
+    bytes_per_passage: float | None
+    versions: Mapping[str, str]
+    files: Mapping[str, str] = field(default_factory=dict)
+    query_ids: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    scores: "Mapping[str, NDArray[np.float64]]" = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    run: "Run | None" = field(default=None, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The stem of its files: ``<source>.<split>.<retriever>``."""
+        parts = (self.source, self.split, str(self.retriever["name"]))
+        return ".".join(re.sub(r"[^\w+-]+", "-", part) or "-" for part in parts)
+
+    def value(self, metric: str) -> float | None:
+        """The score of a metric, None if it wasn't computed or is undefined."""
+        return self.metrics.get(metric, {}).get("value")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but rankings and per-query scores, as JSON values."""
+        apart = {"query_ids", "scores", "run"}
+        facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {"format": FORMAT} | {n: v for n, v in facts.items() if n not in apart}
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes ``<name>.json``, ``<name>.queries.parquet`` and ``<name>.run.parquet``, whole or not.
+
+        Returns:
+            Path of the JSON, which is written last.
+        """
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        files = {"queries": f"{self.name}.queries.parquet"}
+        _write_scores(target / files["queries"], self.query_ids, self.scores)
+        if self.run is not None:
+            files["run"] = f"{self.name}.run.parquet"
+            self.run.save(target / files["run"])
+        path = target / f"{self.name}.json"
+        atomic.write_json(path, self.as_dict() | {"files": files})
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads a saved result, with its per-query scores if they are still beside it.
+
+        Raises:
+            MissingError: no such file.
+            InputError: it is not a result of this format.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise MissingError("there is no such result", where=str(path))
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(facts, dict) or facts.pop("format", None) != FORMAT:
+                raise InputError(
+                    "not a result of this version",
+                    where=str(path),
+                    expected=f'"format": "{FORMAT}"',
+                )
+            result = cls(**facts)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"not a result: {error}", where=str(path)) from error
+        scores = path.with_name(Path(result.files.get("queries", "")).name or "-")
+        if not scores.is_file():
+            return result
+        query_ids, by_metric = _read_scores(scores)
+        return dataclasses.replace(result, query_ids=query_ids, scores=by_metric)
+
+
+def _write_scores(
+    path: Path, query_ids: tuple[str, ...], scores: "Mapping[str, NDArray[np.float64]]"
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {name: pa.array(values, from_pandas=True) for name, values in scores.items()}
+    table = pa.table({"question_id": pa.array(query_ids, pa.string()), **columns})
+    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        atomic.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _read_scores(path: Path) -> "tuple[tuple[str, ...], dict[str, NDArray[np.float64]]]":
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+        ids = tuple(table.column("question_id").to_pylist())
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise InputError(f"not a table of per-query scores: {error}", where=str(path)) from error
+    names = [name for name in table.column_names if name != "question_id"]
+    return ids, {name: table[name].cast(pa.float64()).to_numpy() for name in names}

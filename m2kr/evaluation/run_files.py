@@ -1,0 +1,148 @@
+"""Run files: which form a name asks for, atomic writing, and Parquet with ranx's columns."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from m2kr import atomic
+from m2kr.errors import InputError, MissingError, UsageError
+from m2kr.evaluation import trec
+from m2kr.evaluation.run import Run
+
+TREC_SUFFIXES = (".trec", ".run", ".txt", ".trec.gz", ".run.gz", ".txt.gz")
+_META = b"m2kr.run"
+_GROUP_ROWS = 1 << 19
+_MAX_ROWS, _MAX_BYTES = 1 << 30, 32 << 30
+_FORMS = ".parquet, " + ", ".join(TREC_SUFFIXES)
+
+
+def save(run: Run, path: Path) -> Path:
+    """Writes a run in the form that the file name says, aside first; returns the path.
+
+    Raises:
+        UsageError: the name ends in no known way.
+    """
+    form = _form(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            if form == "parquet":
+                _write_parquet(run, file)
+            elif path.name.lower().endswith(".gz"):
+                # No name and no time in the header: equal runs make equal files.
+                with gzip.GzipFile("", "wb", compresslevel=4, fileobj=file, mtime=0) as packed:
+                    trec.write(run, packed, path)
+            else:
+                trec.write(run, file, path)
+            file.flush()
+            os.fsync(file.fileno())
+        atomic.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def load(path: Path) -> Run:
+    """Reads a run file; see `Run.load`."""
+    form = _form(path)
+    if not path.is_file():
+        raise MissingError("there is no such run file", where=str(path))
+    try:
+        return _read_parquet(path) if form == "parquet" else trec.read(path)
+    except InputError as error:
+        if error.where:
+            raise
+        raise InputError(
+            error.what, where=str(path), expected=error.expected, fix=error.fix
+        ) from error
+
+
+def _form(path: Path) -> str:
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        return "parquet"
+    if name.endswith(TREC_SUFFIXES):
+        return "trec"
+    raise UsageError("not the name of a run file", where=str(path), expected=f"one of {_FORMS}")
+
+
+def _write_parquet(run: Run, file: IO[bytes]) -> None:
+    counts = run.counts()
+    empty = [[int(i), run.query_ids[i]] for i in np.flatnonzero(counts == 0)]
+    facts = {"format": 1, "name": run.name, "metadata": run.metadata, "empty": empty}
+    fields = [("q_id", pa.string()), ("doc_id", pa.string()), ("score", pa.float64())]
+    schema = pa.schema(fields, metadata={_META: json.dumps(facts, sort_keys=True).encode()})
+    queries = pa.array(run.query_ids, pa.string())
+    owner = np.repeat(np.arange(len(run)), counts)
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for start in range(0, len(owner), _GROUP_ROWS):
+            part = slice(start, start + _GROUP_ROWS)
+            columns = [
+                queries.take(pa.array(owner[part])),
+                run.vocabulary.take(pa.array(run.codes[part])).cast(pa.string()),
+                pa.array(run.flat_scores[part]),
+            ]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+
+def _read_parquet(path: Path) -> Run:
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_footer(file.metadata)
+            names = file.schema_arrow.names
+            if missing := [n for n in ("q_id", "doc_id", "score") if n not in names]:
+                raise InputError(
+                    f"has no column {', '.join(missing)}", expected="columns q_id, doc_id, score"
+                )
+            table = file.read(columns=["q_id", "doc_id", "score"])
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"not a readable Parquet file: {error}", where=str(path)) from error
+    stored = (table.schema.metadata or {}).get(_META)
+    facts: dict[str, Any] = {"name": path.name.split(".")[0], "empty": []}
+    facts |= json.loads(stored) if stored else {}
+    try:
+        queries = _flat(table["q_id"], pa.large_string())
+        passages = _flat(table["doc_id"], pa.large_string())
+        scores = _flat(table["score"], pa.float64())
+    except pa.ArrowException as error:
+        raise InputError(
+            f"a column has the wrong type: {error}", expected="strings, strings, float64"
+        ) from error
+    run = trec.assemble(queries, passages, scores.to_numpy(), facts["name"], facts.get("metadata"))
+    return _with_empty(run, facts["empty"])
+
+
+def _check_footer(footer: "pq.FileMetaData") -> None:
+    size = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
+    if footer.num_rows > _MAX_ROWS or size > _MAX_BYTES:
+        raise InputError(
+            f"holds {footer.num_rows:,} rows, {size:,} bytes unpacked",
+            expected=f"at most {_MAX_ROWS:,} rows and {_MAX_BYTES:,} bytes",
+        )
+
+
+def _flat(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
+    if column.null_count:
+        raise InputError("a column holds nulls", expected="a value in every row")
+    flat = column.cast(kind).combine_chunks()
+    return pa.concat_arrays(flat.chunks) if isinstance(flat, pa.ChunkedArray) else flat
+
+
+def _with_empty(run: Run, empty: list[list[Any]]) -> Run:
+    """Puts queries without results back in their places."""
+    if not empty:
+        return run
+    order = list(run.query_ids)
+    counts = run.counts().tolist()
+    for place, query_id in empty:
+        order.insert(place, query_id)
+        counts.insert(place, 0)
+    ids = pa.DictionaryArray.from_arrays(pa.array(run.codes), run.vocabulary)
+    return Run(order, counts, ids, run.flat_scores, name=run.name, metadata=run.metadata)

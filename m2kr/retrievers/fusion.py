@@ -1,0 +1,174 @@
+"""Late fusion: several retrievers' rankings of a query made one."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from m2kr import retrievers
+from m2kr.data.records import Passages, Queries
+from m2kr.errors import UsageError
+from m2kr.evaluation.retriever import Modalities, Progress
+from m2kr.evaluation.run import Run
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from m2kr.evaluation.retriever import Retriever
+
+Method = Literal["zscore", "rrf"]
+_RRF = 60  # Cormack et al., 2009
+
+
+class Fusion:
+    """Ranks passages by what several retrievers, the members, say of them together.
+
+    Per query only those members speak that it gives something to: one that reads text alone needs a
+    question (the instruction says nothing about the image), and any needs a ranking of its own. A
+    passage that a member does not rank gets what that member's last passage gets.
+
+    Args:
+        members: Retrievers, as for `m2kr.retrievers.create`.
+        weights: One per member; all 1 by default.
+        method: ``zscore``: a member's scores, in standard deviations of its ranking, are added.
+            ``rrf``: reciprocal ranks are added, 1 / (60 + rank).
+        depth: Passages taken of each member's ranking, or ``k`` if that is more.
+        device: Passed on to the members that take it.
+
+    Raises:
+        UsageError: fewer than one member, a weight missing or negative, or ``fusion`` as a member.
+        MissingError: something a member needs is not installed.
+    """
+
+    name = "fusion"
+
+    def __init__(
+        self,
+        *,
+        members: tuple[str, ...] = ("bm25", "dense_text", "image_concepts"),
+        weights: tuple[float, ...] = (),
+        method: Method = "zscore",
+        depth: int = 1000,
+        device: str = "auto",
+    ) -> None:
+        weights = tuple(weights) or (1.0,) * len(members)
+        if not members or len(set(members)) < len(members) or self.name in members:
+            raise UsageError(
+                f"members is '{','.join(members)}'",
+                expected="other retrievers, each once",
+                fix="--set members=bm25,dense_text",
+            )
+        if len(weights) != len(members) or min(weights) < 0:
+            raise UsageError(
+                f"weights is '{','.join(map(str, weights))}'",
+                expected=f"{len(members)} numbers, none negative: one per member",
+                fix="--set weights=" + ",".join(["1"] * len(members)),
+            )
+        if method not in get_args(Method) or depth < 1:
+            raise UsageError(
+                f"method={method}, depth={depth}",
+                expected=f"method {' or '.join(get_args(Method))}; depth at least 1",
+            )
+        self._members: dict[str, Retriever] = {m: _member(m, device) for m in members}
+        self._weights, self._method, self._depth = weights, method, depth
+        self.progress: Progress | None = None
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The members' settings, and how they are put together."""
+        return {
+            "method": self._method,
+            "depth": self._depth,
+            "weights": dict(zip(self._members, self._weights, strict=True)),
+            "members": {name: dict(member.settings) for name, member in self._members.items()},
+        }
+
+    @property
+    def modalities(self) -> Modalities:
+        """All that any member reads."""
+        each = [member.modalities for member in self._members.values()]
+        return Modalities(
+            query=frozenset().union(*(m.query for m in each)),
+            passage=frozenset().union(*(m.passage for m in each)),
+        )
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Time in the members' encoders, by stage."""
+        return _summed(self._members.values(), "seconds")
+
+    @property
+    def reused(self) -> dict[str, int]:
+        """Rows that this process had computed before, by stage; a row counts for each member."""
+        return _summed(self._members.values(), "reused")
+
+    def index(self, passages: Passages, *, workdir: Path) -> None:
+        """Has every member index the pool, each in a folder of its own."""
+        for place, member in enumerate(self._members.values()):
+            self._pass_progress(member)
+            folder = workdir / f"member{place}"
+            folder.mkdir(parents=True, exist_ok=True)
+            member.index(passages, workdir=folder)
+
+    def search(self, queries: Queries, k: int) -> Run:
+        """Has every member search, and adds up what they say."""
+        asked = np.array([bool(q.strip()) for q in queries.column("question")], bool)
+        runs, speaks = [], []
+        for member in self._members.values():
+            self._pass_progress(member)
+            runs.append(member.search(queries, max(k, self._depth)))
+            speaks.append(asked | (member.modalities.query != {"text"}))
+        ids: list[list[str]] = []
+        scores: list[NDArray[np.float64]] = []
+        for place, query_id in enumerate(queries.ids.to_pylist()):
+            total: dict[str, float] = {}
+            for run, heard, weight in zip(runs, speaks, self._weights, strict=True):
+                if heard[place]:
+                    parts = normalised(run.scores(query_id), self._method) * weight
+                    for passage, part in zip(
+                        run.passage_ids(query_id), parts.tolist(), strict=True
+                    ):
+                        total[passage] = total.get(passage, 0.0) + part
+            ids.append(list(total))
+            scores.append(np.array(list(total.values()), np.float64))
+        return Run.from_lists(queries.ids.to_pylist(), ids, scores, name=self.name).top(k)
+
+    def _pass_progress(self, member: "Retriever") -> None:
+        if hasattr(member, "progress"):
+            member.progress = self.progress
+
+
+def normalised(scores: "NDArray[np.float64]", method: str) -> "NDArray[np.float64]":
+    """What each passage of a ranking (best first) adds to the total; the last one adds least.
+
+    ``zscore``: its distance from the ranking's last score in standard deviations; where all scores
+    are equal, 1. ``rrf``: 1 / (60 + rank).
+    """
+    if method == "rrf":
+        ranks = np.arange(1, len(scores) + 1, dtype=np.float64)
+        return np.reciprocal(_RRF + ranks)
+    spread = float(scores.std()) if len(scores) else 0.0
+    # A spread of rounding errors is none.
+    if spread <= 1e-12 * float(np.abs(scores).max(initial=0.0)):
+        return np.ones(len(scores))
+    above: NDArray[np.float64] = (scores - scores[-1]) / spread
+    return above
+
+
+def _member(spec: str, device: str) -> "Retriever":
+    from m2kr.retrievers._settings import arguments
+
+    takes_device = "device" in arguments(retrievers.find(spec))
+    return retrievers.create(spec, {"device": device} if takes_device else {})
+
+
+def _summed(members: "Iterable[Retriever]", attribute: str) -> dict[str, Any]:
+    total: dict[str, Any] = {}
+    for member in members:
+        for stage, value in getattr(member, attribute, {}).items():
+            total[stage] = total.get(stage, 0) + value
+    return total
+
+
+RETRIEVER = Fusion

@@ -1,0 +1,116 @@
+"""From image to text without training: the classes an image shows, read as words.
+
+ConSE (Norouzi et al., 2014): a classifier's most probable class names, as sentence vectors, averaged
+by probability. That puts an image among texts, where it is searched with like any query.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from m2kr.data.records import Passages, Queries
+from m2kr.errors import UsageError
+from m2kr.evaluation.retriever import Batch, Encoded, EncoderRetriever, Modalities
+from m2kr.evaluation.run import Run
+from m2kr.retrievers._image_encoder import CLASSES, class_names, image_classifier
+from m2kr.retrievers._memo import MEMO
+from m2kr.retrievers._packages import version
+from m2kr.retrievers._queries import without_rankings
+from m2kr.retrievers._text_encoder import text_encoder
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class ImageConcepts(EncoderRetriever):
+    """Ranks passages by the cosine of their text vector and the vector of the image's concepts.
+
+    The question is not read. A query without an image gets no ranking.
+
+    Args:
+        concepts: Classes per image that are averaged.
+        max_length: Tokens read of a passage.
+        device: ``auto`` (a GPU where one works), ``cpu``, ``cuda``, ``cuda:1`` ...
+        batch_size: Rows at a time; each may hold a full-size image.
+
+    Attributes:
+        reused: Rows by stage that this process had encoded before.
+
+    Raises:
+        MissingError: torch, transformers or one of the model packages is not installed.
+    """
+
+    name = "image_concepts"
+    modalities = Modalities(query=frozenset({"image"}))
+
+    def __init__(
+        self,
+        *,
+        concepts: int = 10,
+        max_length: int = 256,
+        device: str = "auto",
+        batch_size: int = 32,
+    ) -> None:
+        super().__init__()
+        if not 1 <= concepts <= 1000:
+            raise UsageError(f"concepts is {concepts}", expected="1 to 1000")
+        self._names = class_names()
+        self._texts = text_encoder("", max_length, device)
+        self._images = image_classifier(device)
+        self.concepts = concepts
+        self.batch_size = batch_size
+        self.reused: dict[str, int] = {}
+        self._imageless: set[str] = set()
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Both models, and how they are put together."""
+        return {
+            **super().settings,
+            "concepts": self.concepts,
+            "names": version(CLASSES),
+            "image_encoder": self._images.settings,
+            "text_encoder": self._texts.settings,
+        }
+
+    @cached_property
+    def _name_vectors(self) -> "NDArray[np.float32]":
+        return self._texts.encode(self._names)
+
+    def encode_document(self, batch: Batch) -> Encoded:
+        """Unit text vectors of passages."""
+        before = MEMO.hits
+        vectors = self._texts.encode(list(batch.texts))
+        self.reused["encode document"] += MEMO.hits - before
+        return vectors
+
+    def encode_query(self, batch: Batch) -> Encoded:
+        """The images' concept vectors at unit length; zeros where a query has no image."""
+        places = [i for i, image in enumerate(batch.images) if image is not None]
+        self._imageless |= {batch.ids[i] for i in range(len(batch)) if i not in set(places)}
+        before = MEMO.hits
+        found = self._images.probabilities([im for im in batch.images if im is not None])
+        self.reused["encode query"] += MEMO.hits - before
+        vectors = np.zeros((len(batch), self._name_vectors.shape[1]), np.float32)
+        for place, probabilities in zip(places, found, strict=True):
+            best = np.argsort(-probabilities, kind="stable")[: self.concepts]
+            mean = probabilities[best].astype(np.float64) @ self._name_vectors[best]
+            vectors[place] = mean / np.linalg.norm(mean)
+        return vectors
+
+    def index(self, passages: Passages, *, workdir: Path) -> None:
+        """Encodes the pool's texts; see `EncoderRetriever.index`."""
+        self.reused = {"encode document": 0, "encode query": 0}
+        super().index(passages, workdir=workdir)
+
+    def search(self, queries: Queries, k: int) -> Run:
+        """Reads the images and searches exactly; see `EncoderRetriever.search`."""
+        self.reused["encode query"] = 0
+        self._imageless.clear()
+        return without_rankings(super().search(queries, k), self._imageless)
+
+
+RETRIEVER = ImageConcepts

@@ -1,0 +1,230 @@
+"""A local HTTP server that misbehaves as asked, for tests of whatever downloads.
+
+    with FaultyServer({"/a.bin": b"…"}) as server:
+        server.fail("/a.bin", Fault(truncate=10), times=2)
+        fetch(server.url("/a.bin"))
+        assert server.gets("/a.bin")[1].headers["Range"] == "bytes=10-"
+
+It serves bytes with Content-Length, a strong ETag, Last-Modified, Range and If-Range, and logs every
+request. Faults of a path are used up one request at a time, in the order they were added.
+"""
+
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+LAST_MODIFIED = "Wed, 21 Oct 2015 07:28:00 GMT"
+FOREVER = 10**9
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with one request; fields combine.
+
+    Attributes:
+        status: Answer with this status (and ``body``, or a short page) instead of the file.
+        headers: Sent besides, or in place of, the usual ones; None leaves one out.
+        body: Serve these bytes instead of the file's, with their own ETag.
+        redirect: Answer 302 to this address.
+        truncate: Break the connection after this many bytes of the body.
+        delay: Seconds before the answer.
+        stall_at: Send nothing for ``stall`` seconds after this many bytes of the body.
+        stall: see ``stall_at``.
+        drip: Send the body in pieces of this many bytes, a millisecond apart.
+        ranges: False ignores Range.
+        if_range: False goes on in a changed file as if it were the same.
+        chunked: Chunked encoding instead of a Content-Length.
+        unsized: Neither: the end of the connection is the end of the body.
+    """
+
+    status: int | None = None
+    headers: Mapping[str, str | None] = field(default_factory=dict)
+    body: bytes | None = None
+    redirect: str | None = None
+    truncate: int | None = None
+    delay: float = 0.0
+    stall_at: int | None = None
+    stall: float = 0.0
+    drip: int | None = None
+    ranges: bool = True
+    if_range: bool = True
+    chunked: bool = False
+    unsized: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as it came in."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+
+
+class FaultyServer:
+    """The server; use it in ``with``.
+
+    Args:
+        files: Body by path. May be changed while it runs.
+    """
+
+    def __init__(self, files: Mapping[str, bytes] | None = None) -> None:
+        self.files = dict(files or {})
+        self.requests: list[Request] = []
+        self._faults: dict[str, list[list[Any]]] = {}
+        self._lock = threading.Lock()
+        self._quit = threading.Event()
+        self._http = _Server(("127.0.0.1", 0), _Handler)
+        self._http.owner = self
+        self._thread = threading.Thread(
+            target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._quit.set()
+        self._http.shutdown()
+        self._http.server_close()
+
+    def url(self, path: str, host: str = "127.0.0.1") -> str:
+        """The address of a path; ``host="localhost"`` is another host to a client, and this server."""
+        return f"http://{host}:{self._http.server_address[1]}{path}"
+
+    def fail(self, path: str, *faults: Fault, times: int = 1) -> None:
+        """Adds faults to a path, each for ``times`` requests."""
+        with self._lock:
+            self._faults.setdefault(path, []).extend([fault, times] for fault in faults)
+
+    def gets(self, path: str) -> list[Request]:
+        """The GET requests of a path so far."""
+        return [r for r in self.requests if r.method == "GET" and r.path.partition("?")[0] == path]
+
+    def ranges(self, path: str) -> list[str | None]:
+        """The Range header of each GET of a path so far."""
+        return [request.headers.get("Range") for request in self.gets(path)]
+
+    def take(self, request: Request) -> Fault:
+        """Logs a request and says what goes wrong with it."""
+        with self._lock:
+            self.requests.append(request)
+            queue = self._faults.get(request.path.partition("?")[0], [])
+            while queue and queue[0][1] <= 0:
+                queue.pop(0)
+            if not queue:
+                return Fault()
+            queue[0][1] -= 1
+            return queue[0][0]  # type: ignore[no-any-return]
+
+    def pause(self, seconds: float) -> None:
+        """Sleeps, but not beyond the server's end."""
+        self._quit.wait(seconds)
+
+
+def etag_of(body: bytes) -> str:
+    """The strong ETag this server gives a body."""
+    return f'"{hashlib.sha256(body).hexdigest()[:16]}"'
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    owner: FaultyServer
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that go away are part of the game."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: the log is in ``requests``."""
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        owner = self.server.owner
+        fault = owner.take(Request(self.command, self.path, dict(self.headers.items())))
+        owner.pause(fault.delay)
+        body = owner.files.get(self.path.partition("?")[0])
+        status, headers = (
+            200,
+            {"ETag": "", "Last-Modified": LAST_MODIFIED, "Accept-Ranges": "bytes"},
+        )
+        if fault.redirect is not None:
+            status, body, headers = 302, b"", {"Location": fault.redirect}
+        elif fault.status is not None:
+            status, headers = fault.status, {"Content-Type": "text/html"}
+            body = fault.body if fault.body is not None else b"<html>something is wrong</html>"
+        elif body is None:
+            status, body, headers = 404, b"<html>not found</html>", {"Content-Type": "text/html"}
+        else:
+            body = fault.body if fault.body is not None else body
+            headers["ETag"] = etag_of(body)
+            status, body = self._ranged(body, headers, fault)
+        self._send(status, headers, body, fault)
+
+    def _ranged(self, body: bytes, headers: dict[str, str], fault: Fault) -> tuple[int, bytes]:
+        found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        wanted = self.headers.get("If-Range")
+        known = wanted in {None, headers["ETag"], LAST_MODIFIED} or not fault.if_range
+        if found is None or not fault.ranges or not known:
+            return 200, body
+        start = int(found[1])
+        end = min(int(found[2]) + 1, len(body)) if found[2] else len(body)
+        if start >= len(body):
+            headers["Content-Range"] = f"bytes */{len(body)}"
+            return 416, b""
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
+        return 206, body[start:end]
+
+    def _send(self, status: int, headers: dict[str, str], body: bytes, fault: Fault) -> None:
+        if fault.chunked:
+            headers["Transfer-Encoding"] = "chunked"
+        elif not fault.unsized:
+            headers["Content-Length"] = str(len(body))
+        self.send_response(status)
+        for name, value in {**headers, **fault.headers}.items():
+            if value is not None:
+                self.send_header(name, value)
+        self.end_headers()
+        if fault.unsized or fault.truncate is not None:
+            self.close_connection = True
+        if self.command == "HEAD":
+            return
+        end = len(body) if fault.truncate is None else min(fault.truncate, len(body))
+        stall = min(fault.stall_at, end) if fault.stall_at is not None else None
+        if stall is not None:
+            self._write(body[:stall], fault)
+            self.wfile.flush()
+            self.server.owner.pause(fault.stall)
+        self._write(body[stall or 0 : end], fault)
+        if fault.chunked and end == len(body):
+            self.wfile.write(b"0\r\n\r\n")
+
+    def _write(self, body: bytes, fault: Fault) -> None:
+        step = fault.drip or max(len(body), 1)
+        for at in range(0, len(body), step):
+            piece = body[at : at + step]
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if fault.chunked else piece)
+            if fault.drip:
+                time.sleep(0.001)
