@@ -57,7 +57,7 @@ class Member:
         name: Normalised relative path with ``/``.
         size: Uncompressed bytes.
         open: A new binary stream of the content, to be closed. For a tar it works until the next
-            member is asked for. Damage met while reading is an `InputError`.
+            member is asked for, for a compressed tar once. Damage met while reading is an `InputError`.
     """
 
     name: str
@@ -117,6 +117,11 @@ class Guard:
             raise self.refusal(f"more than {limits.total_bytes:,} bytes in all members", name)
         return normal
 
+    def file(self, name: str) -> None:
+        """Refuses a file that has no name of its own."""
+        if not name:
+            raise self.refusal("a member without a name", name)
+
     def ratio(self, unpacked: int, packed: int, name: str | None = None) -> None:
         """Refuses what grows too much."""
         if unpacked > _RATIO_FLOOR and unpacked > self._limits.ratio * packed:
@@ -151,10 +156,11 @@ def normal_name(name: str) -> str:
 class _Checked(io.RawIOBase):
     """A member's content whose damage is told as ours."""
 
-    def __init__(self, inner: IO[bytes], guard: Guard, name: str) -> None:
+    def __init__(self, inner: IO[bytes], guard: Guard, name: str, size: int) -> None:
         self._inner = inner
         self._guard = guard
         self._name = name
+        self._left = size
 
     def readable(self) -> bool:
         return True
@@ -162,6 +168,10 @@ class _Checked(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         with self._guard.reading(self._name):
             block = self._inner.read(len(buffer))
+            self._left -= len(block)
+            # zipfile believes a stream that ends early if its checksum fits.
+            if not block and self._left and len(buffer):
+                raise EOFError(f"{self._left:,} bytes are missing")
         buffer[: len(block)] = block
         return len(block)
 
@@ -172,5 +182,5 @@ class _Checked(io.RawIOBase):
 
 def stream(inner: IO[bytes], guard: Guard, name: str, size: int) -> BinaryIO:
     """A buffered stream of a member whose damage, met while reading, is an `InputError`."""
-    raw = _Checked(inner, guard, name)
+    raw = _Checked(inner, guard, name, size)
     return io.BufferedReader(raw, buffer_size=min(max(size, 1), 1 << 18))

@@ -11,6 +11,8 @@ from m2kr.errors import UsageError
 
 _HEADER_LIMIT = 1 << 20
 _TRAILER_LIMIT = 1 << 20
+# tarfile copies what is left of it at every header.
+_BUFFER = 1 << 16
 _LONG_HEADERS = {
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -33,13 +35,14 @@ class TarReader:
         self._guard = guard
         self._inflated = _Inflated(file, guard) if packed else None
         self._current: tarfile.TarInfo | None = None
+        self._opened: tarfile.TarInfo | None = None
         with guard.reading():
             # A plain tar is sought through, so that members nobody reads cost nothing.
             self._tar = tarfile.open(  # noqa: SIM115 - closed by members()
                 fileobj=cast("IO[bytes]", self._inflated or file),
                 mode="r|" if packed else "r:",
                 tarinfo=_Header,
-                bufsize=1 << 20,
+                bufsize=_BUFFER,
             )
 
     def members(self) -> Iterator[Member]:
@@ -74,9 +77,16 @@ class TarReader:
             return None
         if not info.isreg() or info.issparse():
             raise self._guard.refusal("a member is a link, a device or sparse", name)
+        self._guard.file(name)
         return Member(name, info.size, partial(self._open, info, name))
 
     def _open(self, info: tarfile.TarInfo, name: str) -> BinaryIO:
+        if info is self._opened and self._inflated is not None:
+            raise UsageError(
+                f"{name!r} was opened a second time, and a compressed tar only goes forward",
+                fix="keep what was read the first time",
+            )
+        self._opened = info
         if info is not self._current:
             raise UsageError(
                 f"{name!r} was opened after the next member of its tar was asked for",

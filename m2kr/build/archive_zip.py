@@ -26,8 +26,9 @@ def zip_members(file: BinaryIO, size: int, guard: Guard) -> Iterator[Member]:
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
                 raise guard.refusal("a member is a link or a device", name)
-            if info.is_dir() or kind == stat.S_IFDIR:
+            if info.filename.endswith(("/", "\\")) or kind == stat.S_IFDIR:
                 continue
+            guard.file(name)
             if info.flag_bits & 1:
                 raise guard.refusal("a member is encrypted", name)
             if info.compress_type not in _METHODS:

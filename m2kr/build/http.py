@@ -39,7 +39,7 @@ def headers_for(url: str) -> dict[str, str]:
     headers = {"User-Agent": f"m2kr/{__version__}", "Accept-Encoding": "identity"}
     token = os.environ.get("HF_TOKEN", "").strip()
     hubs = {_origin_of(_HUB), _origin_of(os.environ.get("HF_ENDPOINT") or _HUB)}
-    if token and _origin_of(url) in hubs:
+    if token and is_http(url) and _origin_of(url) in hubs:
         headers["Authorization"] = f"Bearer {token}"
     return headers
 
@@ -62,6 +62,9 @@ def get(job: Job, url: str) -> None:
         if status in {412, 416} and ranged:
             part.restart(None)
             raise Failure(f"the server refuses to go on (HTTP {status})", again=True)
+        total = None if encoded else _total(response)
+        if status in {200, 206} and None not in (total, job.want.size) and total != job.want.size:
+            raise Failure(f"serves {total:,} bytes instead of {job.want.size:,}", wrong=True)
         if status == 206:
             _check_range(response, job, url, encoded=encoded)
         elif status == 200:
@@ -69,8 +72,6 @@ def get(job: Job, url: str) -> None:
         else:
             raise _refusal(response)
         total = part.origin.total if part.origin is not None else None
-        if None not in (total, job.want.size) and total != job.want.size:
-            raise Failure(f"serves {total:,} bytes instead of {job.want.size:,}", wrong=True)
         job.meter.at(part.size, job.total)
         for block in _blocks(response, policy, decode=encoded):
             job.take(block)
@@ -228,6 +229,9 @@ def _cause(error: BaseException) -> str:
 @functools.lru_cache(maxsize=64)
 def _origin_of(url: str) -> tuple[str, str, int | None]:
     """Scheme, host and port: what a token is bound to."""
-    parts = urlsplit(url)
-    default = {"http": 80, "https": 443}.get(parts.scheme)
-    return parts.scheme, (parts.hostname or "").lower(), parts.port or default
+    try:
+        parts = urlsplit(url)
+        default = {"http": 80, "https": 443}.get(parts.scheme)
+        return parts.scheme, (parts.hostname or "").lower(), parts.port or default
+    except ValueError:
+        return "", "", None

@@ -45,7 +45,7 @@ class Failure(Exception):
         reason: For the message to the user.
         again: The same URL may work later.
         wait: Seconds the server asks to wait.
-        wrong: The content is not the expected one: once more from the first byte.
+        wrong: The content is not the expected one: worth one more attempt.
     """
 
     def __init__(
@@ -122,4 +122,5 @@ class Job:
         self.part.append(block)
         self.meter.at(self.part.size, self.total)
         if self.want.size is not None and self.part.size > self.want.size:
+            self.part.restart(None)
             raise Failure(f"more than the expected {self.want.size:,} bytes", wrong=True)

@@ -65,9 +65,7 @@ def _from_one(job: Job, url: str) -> str | None:
             _verify(job)
             return None
         except Failure as failure:
-            if failure.wrong:
-                part.restart(None)
-                rejected += 1
+            rejected += failure.wrong
             if not (failure.again or failure.wrong) or rejected > 1:
                 return failure.reason
             # A server without ranges makes every attempt begin at zero: only a new record is progress.
@@ -86,6 +84,7 @@ def _from_one(job: Job, url: str) -> str | None:
 def _verify(job: Job) -> None:
     part, want = job.part, job.want
     if not part.sync():
+        part.restart(None)
         raise Failure("another process wrote to the same file", wrong=True)
     problem = want.problem(part.size, part.digest.sha256, part.digest.md5)
     if problem is None and not want.hashed:
@@ -94,6 +93,7 @@ def _verify(job: Job) -> None:
         elif _is_page(job):
             problem = "a web page (a login form or an error?) instead of the file"
     if problem is not None:
+        part.restart(None)
         raise Failure(problem, wrong=True)
 
 

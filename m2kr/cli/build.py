@@ -132,7 +132,7 @@ def show_plan(names: list[str], root: object, *, json: bool) -> None:
         builder = sources.builder(name)
         items += [(name, item) for item in plan(builder.assets({}), folder)]
     todo = [item for _, item in items if item.state in {"missing", "partial"}]
-    total = sum(item.size or 0 for item in todo)
+    total = sum((item.size or 0) - item.have for item in todo)
     unknown = sum(item.size is None for item in todo)
     if json:
         output.emit(

@@ -43,7 +43,7 @@ def size(n: float | None) -> str:
 class Bars:
     """Progress bars on stderr; silent when stderr is no terminal.
 
-    Works for downloads (bytes) and for rows; see `m2kr.build.spec.Progress`.
+    Works for downloads (bytes) and for rows; see `m2kr.progress.Progress`.
     """
 
     def __init__(self) -> None:

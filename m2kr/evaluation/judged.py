@@ -97,7 +97,8 @@ def _judgements(
     """Query number, passage code and grade of each judgement, ascending and distinct."""
     names = qrels.column("passage_id").cast(pa.large_string())
     owner = pc.index_in(
-        qrels.column("question_id").cast(pa.large_string()), pa.array(run.query_ids, pa.large_string())
+        qrels.column("question_id").cast(pa.large_string()),
+        pa.array(run.query_ids, pa.large_string()),
     )
     known = pc.index_in(names, run.vocabulary)
     # Passages that no query retrieved get codes after the vocabulary's.

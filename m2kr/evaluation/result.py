@@ -34,7 +34,7 @@ class Result:
         headline: The metric that the source's paper reports first.
         metrics: By name ``value``, ``low`` and ``high`` (95 % bootstrap interval) and ``n``, the number
             of queries for which it is defined; the first three are None where that is 0.
-        groups: By column and its value ``n`` queries and ``metrics`` by name.
+        groups: By column and its value ``n`` queries and those of the ``metrics`` that are defined there.
         counts: Queries, passages and what is odd about some of them.
         images: ``policy``, ``total``, ``found`` and three ``missing``; None where none was read.
         fingerprints: ``queries, judgements, pool, eval`` of the data; ``images`` of the query

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -42,7 +43,7 @@ class Modalities:
 class Retriever(Protocol):
     """Anything that indexes passages and answers queries with ranked ids.
 
-    It may also have ``seconds: dict[str, float]`` (``encode document``, ``encode query``), which the
+    It may also have ``seconds``, a mapping (``encode document``, ``encode query``), which the
     result reports apart, ``progress`` (a `Progress`), which `evaluate` sets, and ``depth``, the most
     results a query can get from it.
     """
@@ -119,12 +120,11 @@ class EncoderRetriever:
     progress: Progress | None = None
     # Rows are sorted by length inside windows of this many batches, so little padding is encoded.
     _window_batches: ClassVar[int] = 32
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._workdir: Path | None = None
-        self._passages: Passages | None = None
-        self._documents: Embeddings | None = None
+    # Defaults of the class, so that a subclass's __init__ need not call ours.
+    seconds: Mapping[str, float] = MappingProxyType({})
+    _workdir: Path | None = None
+    _passages: Passages | None = None
+    _documents: "Embeddings | None" = None
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -169,8 +169,7 @@ class EncoderRetriever:
         with_images = "image" in (
             self.modalities.query if side == "query" else self.modalities.passage
         )
-        stage, done, started = f"encode {side}", 0, time.perf_counter()
-        self.seconds[stage] = 0.0
+        stage, done, spent = f"encode {side}", 0, 0.0
         with EmbeddingWriter(folder) as writer:
             for window in records.batches(self.batch_size * self._window_batches):
                 parts: list[np.ndarray | None] = [None] * len(window)
@@ -178,7 +177,7 @@ class EncoderRetriever:
                     batch = _batch(records, [window[i] for i in places], side, with_images)
                     before = time.perf_counter()
                     encoded = encode(batch)
-                    self.seconds[stage] += time.perf_counter() - before
+                    spent += time.perf_counter() - before
                     _check_rows(encoded, batch, f"{type(self).__name__}.encode_{side}")
                     for place, row in zip(places, encoded, strict=True):
                         parts[place] = row
@@ -187,7 +186,8 @@ class EncoderRetriever:
                         self.progress(stage, done, len(records))
                 writer.append([part for part in parts if part is not None])
             embeddings = writer.close()
-        logger.info("%s: %d rows in %.1f s", stage, done, time.perf_counter() - started)
+        self.seconds = {**self.seconds, stage: spent}
+        logger.info("%s: %d rows, %.1f s in the encoder", stage, done, spent)
         return embeddings
 
 

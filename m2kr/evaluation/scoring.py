@@ -102,14 +102,10 @@ def _groups(
         found[name] = {}
         for value in sorted(set(values)):
             of_group = values == value
-            means = {m: _mean(scores[of_group]) for m, scores in per_query.items()}
-            metrics = {m: mean for m, mean in means.items() if mean is not None}
+            summaries = {m: _summary(scores[of_group]) for m, scores in per_query.items()}
+            metrics = {m: summary for m, summary in summaries.items() if summary["n"]}
             found[name][value] = {"n": int(of_group.sum()), "metrics": metrics}
     return found
-
-
-def _mean(scores: "NDArray[np.float64]") -> float | None:
-    return None if np.isnan(scores).all() else float(np.nanmean(scores))
 
 
 def _pool_rows(split: "Split", run: Run) -> "NDArray[np.int64]":

@@ -5,7 +5,7 @@ by probability. That puts an image among texts, where it is searched with like a
 """
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from m2kr.retrievers._image_encoder import CLASSES, class_names, image_classifie
 from m2kr.retrievers._memo import MEMO
 from m2kr.retrievers._packages import version
 from m2kr.retrievers._queries import without_rankings
-from m2kr.retrievers._text_encoder import text_encoder
+from m2kr.retrievers._text_encoder import TextEncoder, text_encoder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,7 +57,7 @@ class ImageConcepts(EncoderRetriever):
         super().__init__()
         if not 1 <= concepts <= 1000:
             raise UsageError(f"concepts is {concepts}", expected="1 to 1000")
-        self._names = class_names()
+        self._names = tuple(class_names())
         self._texts = text_encoder("", max_length, device)
         self._images = image_classifier(device)
         self.concepts = concepts
@@ -76,10 +76,6 @@ class ImageConcepts(EncoderRetriever):
             "text_encoder": self._texts.settings,
         }
 
-    @cached_property
-    def _name_vectors(self) -> "NDArray[np.float32]":
-        return self._texts.encode(self._names)
-
     def encode_document(self, batch: Batch) -> Encoded:
         """Unit text vectors of passages."""
         before = MEMO.hits
@@ -94,10 +90,11 @@ class ImageConcepts(EncoderRetriever):
         before = MEMO.hits
         found = self._images.probabilities([im for im in batch.images if im is not None])
         self.reused["encode query"] += MEMO.hits - before
-        vectors = np.zeros((len(batch), self._name_vectors.shape[1]), np.float32)
+        names = _vectors(self._texts, self._names)
+        vectors = np.zeros((len(batch), names.shape[1]), np.float32)
         for place, probabilities in zip(places, found, strict=True):
             best = np.argsort(-probabilities, kind="stable")[: self.concepts]
-            mean = probabilities[best].astype(np.float64) @ self._name_vectors[best]
+            mean = probabilities[best].astype(np.float64) @ names[best]
             vectors[place] = mean / np.linalg.norm(mean)
         return vectors
 
@@ -111,6 +108,12 @@ class ImageConcepts(EncoderRetriever):
         self.reused["encode query"] = 0
         self._imageless.clear()
         return without_rankings(super().search(queries, k), self._imageless)
+
+
+@cache
+def _vectors(encoder: TextEncoder, names: tuple[str, ...]) -> "NDArray[np.float32]":
+    """Vectors of the class names, made once per process."""
+    return encoder.encode(names)
 
 
 RETRIEVER = ImageConcepts

@@ -156,7 +156,7 @@ def test_a_file_that_cannot_be_written_is_one_error_and_resumes(server, tmp_path
     assert server.ranges("/a.bin") == [None, "bytes=1000000-"]
 
 
-MOUNT = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@" && ls -s "$0/.partial"'
+MOUNT = 'mount -t tmpfs -o size=1m tmpfs "$0" && exec "$@"'
 
 
 def test_a_full_disk_is_one_error(server, tmp_path):
@@ -175,8 +175,8 @@ def test_a_full_disk_is_one_error(server, tmp_path):
     assert len(server.gets("/a.bin")) == 1
 
 
-def test_a_full_disk_stops_the_other_files_too(server, tmp_path):
-    """A write error concerns all files: none of them is fetched to its end for nothing."""
+def test_a_disk_error_stops_the_other_files_too(server, tmp_path):
+    """None of them is fetched to its end for nothing."""
     server.fail("/a.bin", SLOW, times=FOREVER)
     (tmp_path / ".partial/b.bin.part").mkdir(parents=True)
     files = [Asset(name, (server.url("/a.bin"),)) for name in ("a.bin", "b.bin")]

@@ -169,7 +169,9 @@ def test_pseudo_recall_equals_the_official_computation(ranking, answers, texts, 
             for place, query in enumerate(ranking):
                 ranked = sorted(ranking[query], key=lambda p: (-ranking[query][p], p))[:k]
                 expected = any(
-                    a.strip().lower() in texts[p].lower() for p in ranked for a in answers.get(query, [])
+                    a.strip().lower() in texts[p].lower()
+                    for p in ranked
+                    for a in answers.get(query, [])
                 )
                 assert found[place] == (float(expected) if answers.get(query) else None)
     finally:
@@ -186,7 +188,9 @@ def test_texts_are_read_only_where_needed():
 
 def test_every_file_is_a_metric_with_a_sentence_and_a_label():
     found = metrics()
-    assert {"hit_rate", "pseudo_recall", "set_recall", "mrr", "ndcg", "map", "precision"} <= set(found)
+    assert {"hit_rate", "pseudo_recall", "set_recall", "mrr", "ndcg", "map", "precision"} <= set(
+        found
+    )
     for name, metric in found.items():
         assert metric.name == name
         assert metric.doc.endswith(".")
@@ -203,7 +207,9 @@ def test_a_bare_recall_is_refused_with_both_meanings(name):
     assert "set_recall@5" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["hitrate@5", "hit_rate", "hit_rate@0", "hit_rate@x", "hit_rate@-1", ""])
+@pytest.mark.parametrize(
+    "name", ["hitrate@5", "hit_rate", "hit_rate@0", "hit_rate@x", "hit_rate@-1", ""]
+)
 def test_unknown_names_are_refused(name):
     with pytest.raises(UsageError, match="there is no metric"):
         parse(name)
@@ -216,7 +222,9 @@ def test_typos_get_the_nearest_name():
 
 def test_the_grid_ends_at_the_depth():
     names = [one.name for one in choose("default", 20)]
-    assert [n for n in names if n.startswith("hit_rate")] == [f"hit_rate@{k}" for k in GRID if k <= 20]
+    assert [n for n in names if n.startswith("hit_rate")] == [
+        f"hit_rate@{k}" for k in GRID if k <= 20
+    ]
     assert "mrr@10" in names
     assert not any(n.startswith("ndcg") for n in names)
     full = [one.name for one in choose("full", 500)]

@@ -21,18 +21,25 @@ def data():
     ranking, qrels = {}, {}
     for q in range(60):
         retrieved = rng.choice(80, rng.integers(1, 30), replace=False)
-        ranking[f"q{q:02}"] = {f"p{p}": float(s) for p, s in zip(retrieved, rng.random(30), strict=False)}
+        ranking[f"q{q:02}"] = {
+            f"p{p}": float(s) for p, s in zip(retrieved, rng.random(30), strict=False)
+        }
         right = rng.choice(80, rng.integers(1, 12), replace=False)
-        qrels[f"q{q:02}"] = {f"p{p}": int(g) for p, g in zip(right, rng.integers(1, 4, 12), strict=False)}
+        qrels[f"q{q:02}"] = {
+            f"p{p}": int(g) for p, g in zip(right, rng.integers(1, 4, 12), strict=False)
+        }
     return ranking, qrels
 
 
 def judge(ranking, qrels):
     rows = [(q, p, g) for q, graded in qrels.items() for p, g in graded.items()]
-    table = pa.table(dict(zip(("question_id", "passage_id", "relevance"), zip(*rows, strict=True), strict=True)))
+    table = pa.table(
+        dict(zip(("question_id", "passage_id", "relevance"), zip(*rows, strict=True), strict=True))
+    )
     return Judged(Run.from_dict(ranking), table, [[] for _ in ranking], lambda places: [])
 
 
+@pytest.mark.slow  # ranx compiles its own containers for this, a minute in a fresh environment
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
@@ -56,7 +63,9 @@ def test_the_traps_are_avoided():
     ranking = {"tie": {"b": 1.0, "a": 1.0}, "empty": {}, "unjudged": {"a": 1.0}, "half": {"a": 1.0}}
     qrels = {"tie": {"b": 1}, "empty": {"a": 1}, "half": {"a": 1, "z": 1}, "other": {"a": 1}}
     judged = judge(ranking, qrels)
-    found = {n: parse(n).metric.compute(judged, parse(n).k) for n in ("ndcg@10", "map@10", "precision@1")}
+    found = {
+        n: parse(n).metric.compute(judged, parse(n).k) for n in ("ndcg@10", "map@10", "precision@1")
+    }
     half = 1 / (1 + 1 / np.log2(3))
     assert np.allclose(found["ndcg@10"], [1 / np.log2(3), 0, np.nan, half], equal_nan=True)
     assert np.allclose(found["map@10"], [0.5, 0, np.nan, 0.5], equal_nan=True)

@@ -63,7 +63,9 @@ def test_blas_gives_the_canonical_bits_where_it_is_used():
     rng = np.random.default_rng(4)
     query, tokens = (matrix(rng, n, 128).astype(np.float16) for n in (40, 300))
     fast = similarities(query, tokens, np.float16)
-    looped = similarities(query, tokens, np.float32)  # same values, but the guard sends it to the loop
+    looped = similarities(
+        query, tokens, np.float32
+    )  # same values, but the guard sends it to the loop
     assert fast.tobytes() == looped.tobytes()
 
 

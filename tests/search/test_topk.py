@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -53,7 +55,7 @@ def test_any_blocks_give_the_naive_answer(data, ids, queries, k, cuts):
         )
     )
     edges = sorted({0, len(ids), *(c for c in cuts if c < len(ids))})
-    blocks = list(zip(edges, edges[1:], strict=False))
+    blocks = list(itertools.pairwise(edges))
     best = TopK(queries, id_ranks(pa.array(ids)), k)
     best._room = data.draw(st.sampled_from([1, 5, 1 << 16]))
     for low, high in data.draw(st.permutations(blocks)):

@@ -24,16 +24,16 @@ logger = logging.getLogger("m2kr.evaluation")
 def _ranx() -> tuple[Any, Any]:
     try:
         from numba.typed import List
-        from ranx import evaluate
+        from ranx import metrics
     except ImportError as error:
         raise missing_dependency("ranx", "metrics", "nDCG, MAP and precision") from error
     logger.info("ranx compiles its metrics on first use, which takes 15 to 60 seconds")
-    return evaluate, List
+    return metrics, List
 
 
 def per_query(judged: "Judged", name: str, k: int) -> "NDArray[np.float64]":
-    """Per query what ranx calls ``name@k``; NaN where no passage is right."""
-    evaluate, typed_list = _ranx()
+    """Per query what ``ranx.metrics.name`` gives at ``k``; NaN where no passage is right."""
+    metrics, typed_list = _ranx()
     scores = np.where(judged.positives > 0, 0.0, np.nan)
     used = np.flatnonzero((judged.positives > 0) & (judged.run.counts() > 0))
     if not len(used):
@@ -46,5 +46,6 @@ def per_query(judged: "Judged", name: str, k: int) -> "NDArray[np.float64]":
         start, stop = judged.run.offsets[query], judged.run.offsets[query + 1]
         ranked = judged.run.codes[start : min(stop, start + k)].astype(np.float64)
         run.append(np.stack([ranked, -np.arange(len(ranked))], 1))
-    scores[used] = evaluate(qrels, run, f"{name}@{k}", return_mean=False)
+    # Not through ranx.evaluate: it fails on one metric of lists without averaging (0.3.21).
+    scores[used] = getattr(metrics, name)(qrels, run, k)
     return scores

@@ -15,4 +15,4 @@ if TYPE_CHECKING:
 @metric("map", "MAP@{k}", default=False, ks=(100,))
 def map(judged: "Judged", k: int) -> "NDArray[np.float64]":
     """Average precision at K; undefined without right passages."""
-    return per_query(judged, "map", k)
+    return per_query(judged, "average_precision", k)

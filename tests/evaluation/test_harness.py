@@ -1,0 +1,316 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+from evaluation.toys import PASSAGES, QUERIES, Dense, image_folder, toy_split
+
+from m2kr.data.images import ImageStore
+from m2kr.errors import CheckError, InputError, MissingError, UsageError
+from m2kr.evaluation.harness import evaluate, score
+from m2kr.evaluation.result import Result
+from m2kr.evaluation.retriever import Modalities, RunRetriever
+from m2kr.evaluation.run import Run
+from m2kr.evaluation.searching import search
+from m2kr.fingerprint import images_part
+
+RANKING = {
+    "q1": {"p/dog": 2, "p/apple": 1},
+    "q2": {"p/bear": 2, "p/apple": 1},
+    "q3": {},
+    "q4": {"p/dog": 1},
+}
+
+
+class Fixed:
+    """Answers with what it was given."""
+
+    name = "fixed"
+    settings = {"knob": 1}  # noqa: RUF012
+
+    def __init__(self, ranking=RANKING, modalities=None):
+        self.ranking, self.modalities = ranking, modalities or Modalities()
+
+    def index(self, passages, *, workdir):
+        (workdir / "index.bin").write_bytes(b"x" * 100)
+
+    def search(self, queries, k):
+        return Run.from_dict(self.ranking)
+
+
+def values(result):
+    return {name: facts["value"] for name, facts in result.metrics.items()}
+
+
+def test_a_result_by_hand():
+    result = evaluate(toy_split(), Fixed(), k=5)
+    # q4 has no right passage, q3 no answer; q4's blank answer is in every text.
+    assert values(result) == {
+        "hit_rate@1": 1 / 3,
+        "hit_rate@5": 2 / 3,
+        "pseudo_recall@1": 2 / 3,
+        "pseudo_recall@5": 1.0,
+        "pseudo_recall_nonempty@1": 1 / 2,
+        "pseudo_recall_nonempty@5": 1.0,
+        "set_recall@1": (0 + 1 / 2 + 0) / 3,
+        "set_recall@5": (1 + 1 / 2 + 0) / 3,
+    }
+    hit = result.metrics["hit_rate@5"]
+    assert hit["n"] == 3
+    assert 0 <= hit["low"] <= hit["value"] <= hit["high"] <= 1
+    assert result.counts == {
+        "queries": 4,
+        "passages": 4,
+        "queries_without_positives": 1,
+        "queries_without_answers": 1,
+        "queries_with_empty_answer": 1,
+        "empty_rankings": 1,
+        "short_rankings": 4,
+    }
+    fruit = result.groups["kind"]["fruit"]
+    assert fruit["n"] == 2
+    assert {name: facts["value"] for name, facts in fruit["metrics"].items()} == {
+        "hit_rate@1": 0.0,
+        "hit_rate@5": 0.5,
+        "pseudo_recall@1": 0.0,
+        "pseudo_recall@5": 1.0,
+        "pseudo_recall_nonempty@1": 0.0,
+        "pseudo_recall_nonempty@5": 1.0,
+        "set_recall@1": 0.0,
+        "set_recall@5": 0.5,
+    }
+    assert fruit["metrics"]["hit_rate@5"]["n"] == 2
+    assert fruit["metrics"]["pseudo_recall@5"]["n"] == 1
+    assert result.groups["kind"]["(none)"]["n"] == 1
+    assert "hit_rate@5" not in result.groups["kind"]["(none)"]["metrics"]
+
+
+def test_provenance_is_in_the_result(tmp_path):
+    split = toy_split()
+    result = evaluate(split, Fixed(), k=5, metrics="hit_rate@5", workdir=tmp_path)
+    assert (result.source, result.split, result.edition, result.k) == ("toy", "test", "here", 5)
+    assert result.retriever == {
+        "name": "fixed",
+        "settings": {"knob": 1},
+        "modalities": {"query": ["text"], "passage": ["text"]},
+    }
+    assert result.fingerprints == {**split.fingerprints, "images": None}
+    assert result.run_sha256 == Run.from_dict(RANKING).sha256()
+    assert result.bytes_per_passage == 25
+    assert set(result.seconds) == {"encode", "index", "search", "total"}
+    assert result.peak_memory_bytes > 1 << 20
+    assert {"m2kr", "python", "numpy", "pyarrow", "platform"} <= set(result.versions)
+    assert (result.headline, result.partial, result.comparable) == ("hit_rate@5", False, "")
+    assert result.query_ids == tuple(QUERIES)
+    assert result.scores["hit_rate@5"].tolist()[:3] == [1, 1, 0]
+    assert np.isnan(result.scores["hit_rate@5"][3])
+    assert result.value("hit_rate@5") == 2 / 3
+    assert result.value("mrr@10") is None
+
+
+def test_results_are_saved_and_read_back(tmp_path):
+    result = evaluate(toy_split(), Fixed(), k=5, out=tmp_path)
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == [f"toy.test.fixed.{e}" for e in ("json", "queries.parquet", "run.parquet")]
+    loaded = Result.load(tmp_path / "toy.test.fixed.json")
+    assert loaded.as_dict() == result.as_dict() | {"files": loaded.files}
+    assert loaded.query_ids == result.query_ids
+    for name, scores in result.scores.items():
+        assert np.array_equal(loaded.scores[name], scores, equal_nan=True)
+    run = Run.load(tmp_path / loaded.files["run"])
+    assert run.sha256() == result.run_sha256
+    assert run.metadata["fingerprints"] == dict(toy_split().fingerprints)
+    json.loads((tmp_path / "toy.test.fixed.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_a_replayed_run_scores_the_same(tmp_path):
+    split = toy_split()
+    result = evaluate(split, Fixed(), k=5, out=tmp_path)
+    path = tmp_path / "toy.test.fixed.run.parquet"
+    for again in (evaluate(split, RunRetriever(path)), score(split, Run.load(path))):
+        assert again.metrics == result.metrics
+        assert again.run_sha256 == result.run_sha256
+        assert (again.k, again.retriever["name"]) == (5, "fixed")
+    assert score(split, Run.load(path)).retriever == result.retriever
+
+
+def test_a_shallow_run_gives_no_deep_metrics():
+    result = score(toy_split(), Run.from_dict(RANKING))
+    assert result.k == 2
+    assert "hit_rate@5" not in result.metrics
+    with pytest.raises(UsageError, match="--k 5"):
+        score(toy_split(), Run.from_dict(RANKING), "hit_rate@5")
+
+
+def test_deeper_runs_are_cut():
+    deep = {q: {p: -i for i, p in enumerate(PASSAGES)} for q in QUERIES}
+    result = evaluate(toy_split(), Fixed(deep), k=2)
+    assert result.run == Run.from_dict(deep).top(2)
+    assert result.counts["short_rankings"] == 0
+
+
+def test_named_metrics_stay_even_if_undefined():
+    queries = {q: (*row[:2], [], *row[3:]) for q, row in QUERIES.items()}
+    split = toy_split(queries=queries)
+    assert not any(n.startswith("pseudo") for n in evaluate(split, Fixed(), k=5).metrics)
+    named = evaluate(split, Fixed(), k=5, metrics="pseudo_recall@5").metrics
+    assert named == {"pseudo_recall@5": {"value": None, "low": None, "high": None, "n": 0}}
+
+
+def test_scoring_a_shallow_cut_reads_the_right_texts():
+    """Metrics at 1 are computed on a cut run whose vocabulary is smaller."""
+    full = evaluate(toy_split(), Fixed(), k=5)
+    assert values(evaluate(toy_split(), Fixed(), k=5, metrics="pseudo_recall@1")) == {
+        "pseudo_recall@1": full.value("pseudo_recall@1")
+    }
+
+
+@pytest.mark.parametrize(
+    ("ranking", "message"),
+    [
+        (
+            {q: r for q, r in RANKING.items() if q != "q3"},
+            r"lacks 1 queries \(of 4\), such as 'q3'",
+        ),
+        (RANKING | {"q9": {}}, "has unknown 1 queries .* 'q9'"),
+        (RANKING | {"q1": {"p/apple": 2, "nowhere": 1}}, "ranks 1 passages .* 'nowhere'"),
+    ],
+)
+def test_incomplete_and_foreign_runs_are_refused(ranking, message):
+    with pytest.raises(CheckError, match=message):
+        evaluate(toy_split(), Fixed(ranking), k=5)
+    with pytest.raises(CheckError, match=message):
+        score(toy_split(), Run.from_dict(ranking))
+
+
+def test_a_run_made_for_another_pool_is_warned_about(caplog):
+    run = evaluate(toy_split(), Fixed(), k=5).run
+    other = toy_split(passages=PASSAGES | {"p/dog": "Dogs bark!"})
+    with caplog.at_level(logging.WARNING, "m2kr"):
+        score(other, run)
+    assert "was made for another pool" in caplog.text
+
+
+def test_a_split_without_judgements_can_be_searched_but_not_scored():
+    split = toy_split(judged=False)
+    with pytest.raises(MissingError, match="can be searched but not scored"):
+        evaluate(split, Fixed(), k=5)
+    assert search(split, Fixed(), k=5).run == Run.from_dict(RANKING)
+
+
+def test_answers_alone_allow_pseudo_recall():
+    queries = {q: (row[0], [], *row[2:]) for q, row in QUERIES.items()}
+    found = evaluate(toy_split(queries=queries), Fixed(), k=5)
+    assert found.value("pseudo_recall@5") == 1
+    assert not any(n.startswith("hit_rate") for n in found.metrics)
+
+
+SEEING = Modalities(frozenset({"text", "image"}))
+
+
+class Untouched(Fixed):
+    def index(self, passages, *, workdir):
+        pytest.fail("encoding began before the images were checked")
+
+
+def test_missing_images_stop_before_indexing(tmp_path):
+    images = ImageStore(image_folder(tmp_path, "a.png"))
+    with pytest.raises(MissingError, match=r"1 of 2 images found.*b\.png"):
+        evaluate(toy_split(images), Untouched(modalities=SEEING))
+    with pytest.raises(MissingError, match="no image root"):
+        evaluate(toy_split(None), Untouched(modalities=SEEING))
+    # Who reads no images needs none.
+    assert evaluate(toy_split(images), Fixed(), k=5).images is None
+
+
+def test_tolerated_gaps_are_counted_and_marked(tmp_path):
+    images = ImageStore(image_folder(tmp_path, "a.png"), missing="black")
+    result = evaluate(toy_split(images), Fixed(modalities=SEEING), k=5)
+    assert result.images == {"policy": "black", "total": 2, "found": 1, "missing": ["b.png"]}
+    assert result.comparable == "1 of 2 images missing (black)"
+
+
+def test_the_images_fingerprint_is_of_the_query_images(tmp_path):
+    images = ImageStore(image_folder(tmp_path, "a.png", "b.png"))
+    result = evaluate(toy_split(images), Fixed(modalities=SEEING), k=5)
+    a, b = images.sha256("a.png"), images.sha256("b.png")
+    expected = images_part([("q1", a), ("q2", None), ("q3", b), ("q4", None)])
+    assert result.fingerprints["images"] == expected
+    on_passages = Modalities(frozenset({"text"}), frozenset({"image"}))
+    assert (
+        evaluate(toy_split(images), Fixed(modalities=on_passages), k=5).fingerprints["images"]
+        is None
+    )
+
+
+def test_manifest_notes_reach_the_result():
+    split = toy_split()
+    split.manifest |= {"partial": True, "comparable": "a partial build (--limit)"}
+    result = evaluate(split, Fixed(), k=5)
+    assert result.partial
+    assert result.comparable == "a partial build (--limit)"
+
+
+def test_stages_are_reported():
+    calls = []
+    evaluate(toy_split(), Dense(4), k=5, progress=lambda *call: calls.append(call))
+    assert [(s, n) for s, n, _ in calls] == [
+        ("index", 0),
+        ("encode document", 4),
+        ("index", 4),
+        ("search", 0),
+        ("encode query", 4),
+        ("search", 4),
+        ("score", 0),
+        ("score", 4),
+    ]
+
+
+def test_broken_retrievers_and_arguments_are_named():
+    bad = Fixed()
+    bad.search = lambda queries, k: {"q1": {}}
+    with pytest.raises(InputError, match="returned dict"):
+        evaluate(toy_split(), bad)
+    bad = Fixed()
+    bad.settings = {"model": object()}
+    with pytest.raises(InputError, match="settings"):
+        evaluate(toy_split(), bad)
+    with pytest.raises(UsageError, match="k is 0"):
+        evaluate(toy_split(), Fixed(), k=0)
+    with pytest.raises(UsageError, match="hit_rate@5"):
+        evaluate(toy_split(), Untouched(), metrics="recall@5")
+
+
+def test_repeated_ids_in_the_pool_are_ranked_once(tmp_path):
+    from datasets import Dataset
+
+    from m2kr.data.records import Passages
+
+    split = toy_split()
+    pool = Dataset.from_dict(
+        {
+            "passage_id": ["a", "b", "a"],
+            "passage_content": ["aa", "b", "aaa"],
+            "img_path": [None] * 3,
+        }
+    )
+    split.passages_view = Passages(pool)
+    run = search(split, Dense(), k=5, workdir=tmp_path).run
+    assert run.to_dict()["q1"] == {"a": 3.0, "b": 0.0}
+
+
+def test_file_names_are_safe(tmp_path):
+    odd = Fixed()
+    odd.name = "../my model:v1"
+    path = evaluate(toy_split(), odd, k=5).save(tmp_path)
+    assert path.name == "toy.test.-my-model-v1.json"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": "other"}', '{"format": "m2kr-result-1"}'])
+def test_other_files_are_no_results(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"x\.json"):
+        Result.load(path)
+    with pytest.raises(MissingError):
+        Result.load(tmp_path / "none.json")
