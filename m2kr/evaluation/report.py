@@ -22,7 +22,10 @@ LEGEND = (
 
 
 def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows: per result one over all queries, then one per group of its queries."""
+    """Heading and rows: per result one over all queries, then one per group of its queries.
+
+    Of several groupings the first is shown; the result file holds all.
+    """
     shown = [m for m in SHOWN if any(m in r.metrics for r in results)]
     heading = ["source", "retriever", "queries", *(SHOWN[m] for m in shown), "images", "seconds"]
     body = []
@@ -40,10 +43,10 @@ def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 
 
 def _groups(result: Result) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
-    for values in result.groups.values():
-        if len(values) > 1:
-            for value, facts in values.items():
-                yield value, facts["n"], facts["metrics"]
+    first = next(iter(result.groups.values()), {})
+    if len(first) > 1:
+        for value, facts in first.items():
+            yield value, facts["n"], facts["metrics"]
 
 
 def interval(metric: Mapping[str, Any] | None) -> str:

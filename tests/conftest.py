@@ -1,0 +1,38 @@
+"""Fixtures that several folders of tests share."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from m2kr import sources
+from m2kr.build.run import build
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def mini_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root in which mini is built. Not to be written to."""
+    root = tmp_path_factory.mktemp("mini")
+    build(sources.builder("mini"), root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    """Runs the installed ``m2kr`` command; ``code`` is the exit code it must have."""
+    program = Path(sys.executable).with_name("m2kr")
+
+    def run(
+        *args: object, code: int = 0, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [program, *map(str, args)], capture_output=True, text=True, check=False, cwd=cwd
+        )
+        assert done.returncode == code, f"{done.args}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run

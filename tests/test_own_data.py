@@ -1,0 +1,80 @@
+"""Bring your own: 20 passages and 5 photos, to a table in 5 lines of Python or 2 commands."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+from PIL import Image
+
+import m2kr
+
+COLOURS = ("red", "green", "blue", "white", "black")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    (tmp_path / "photos").mkdir()
+    for colour in COLOURS:
+        Image.new("RGB", (64, 48), colour).save(tmp_path / "photos" / f"{colour}.jpg")
+    passages = [
+        {"id": f"p{i}", "text": f"Note {i} on {c} paint."} for i, c in enumerate(COLOURS * 4)
+    ]
+    queries = [
+        {
+            "id": f"q-{colour}",
+            "question": f"Which note is on {colour} paint?",
+            "image": f"{colour}.jpg",
+            "positives": [f"p{i}", f"p{i + 5}", f"p{i + 10}", f"p{i + 15}"],
+        }
+        for i, colour in enumerate(COLOURS)
+    ]
+    for name, rows in (("passages", passages), ("queries", queries)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return tmp_path
+
+
+def test_five_lines_of_python(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(own)
+    monkeypatch.setenv("M2KR_DATA", str(own / "data"))
+    passages = [json.loads(line) for line in (own / "passages.jsonl").open()]
+    queries = [json.loads(line) for line in (own / "queries.jsonl").open()]
+
+    split = m2kr.from_records(passages, queries, images="photos")
+    results = m2kr.evaluate(split, ["bm25", "random"])
+    table = str(results)
+
+    assert results[0].value("hit_rate@1") == 1.0
+    assert "mine/test" in table
+    assert "bm25" in table
+    assert split.images.open("red.jpg").size == (64, 48)
+    assert split.queries[0]["pos_item_contents"][0] == "Note 0 on red paint."
+
+
+def test_two_commands(own: Path, cli: Cli) -> None:
+    files = ("--passages", "passages.jsonl", "--queries", "queries.jsonl", "--images", "photos")
+    cli("import", "paints", *files, "--data", "data", cwd=own)
+    shown = cli("eval", "paints", "-r", "bm25", "--data", "data", cwd=own).stdout
+    assert "paints/test" in shown
+    assert "1.000" in shown
+    saved = json.loads((own / "results" / "paints.test.bm25.json").read_text())
+    assert saved["counts"]["queries"] == 5
+
+
+def test_without_judgements_it_is_searched_not_scored(own: Path, cli: Cli) -> None:
+    lines = (own / "queries.jsonl").read_text().splitlines()
+    bare = [{k: v for k, v in json.loads(line).items() if k != "positives"} for line in lines]
+    (own / "queries.jsonl").write_text("".join(json.dumps(r) + "\n" for r in bare))
+    files = ("--passages", "passages.jsonl", "--queries", "queries.jsonl", "--images", "photos")
+    cli("import", "paints", *files, "--data", "data", cwd=own)
+    refused = cli("eval", "paints", "-r", "bm25", "--data", "data", cwd=own, code=3)
+    assert "judgements" in refused.stderr
+
+
+def test_images_that_moved_are_named_before_any_work(own: Path, cli: Cli) -> None:
+    files = ("--passages", "passages.jsonl", "--queries", "queries.jsonl", "--images", "photos")
+    cli("import", "paints", *files, "--data", "data", cwd=own)
+    (own / "photos" / "red.jpg").unlink()
+    refused = cli("eval", "paints", "-r", "image_concepts", "--data", "data", cwd=own, code=3)
+    assert "red.jpg" in refused.stderr
+    assert "4 of 5" in refused.stderr

@@ -1,0 +1,68 @@
+"""Every command and snippet of the README, run in order in one folder, as a reader would."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", README, flags=re.M | re.S)
+# Run by .ci/run from a clean clone.
+ELSEWHERE = ("make demo", "make test")
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the README takes for granted."""
+    folder = tmp_path_factory.mktemp("reader")
+    rows = [{"id": f"p{i}", "text": f"Note {i} on metals."} for i in range(20)]
+    (folder / "passages.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    query = {"id": "q", "question": "note 3?", "image": "tin.jpg", "positives": ["p3"]}
+    (folder / "queries.jsonl").write_text(json.dumps(query) + "\n")
+    (folder / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "photos" / "tin.jpg")
+    return folder
+
+
+def test_every_block_runs_in_order(reader: Path) -> None:
+    env = os.environ | {"M2KR_DATA": str(reader / "data"), "HF_HOME": str(reader / "hf")}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    script, commands = "", 0
+    for language, text in BLOCKS:
+        if language == "python":
+            named = re.match(r"# (\w+\.py)\n", text)
+            if named:
+                (reader / named[1]).write_text(text)
+            # Snippets build on those before them.
+            script += "" if named else text
+            argv = [sys.executable, "-c", script]
+            done = subprocess.run(argv, cwd=reader, env=env, capture_output=True, text=True)
+            assert done.returncode == 0, f"{script}\n{done.stderr}"
+            continue
+        for line in text.splitlines():
+            command = line.split("#")[0].strip()
+            if not command or command in ELSEWHERE:
+                continue
+            done = subprocess.run(
+                command, shell=True, cwd=reader, env=env, capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+            commands += 1
+    assert commands >= 10
+
+
+def test_the_two_commands_come_first() -> None:
+    first = next(text for language, text in BLOCKS if language == "bash")
+    assert [line.split("#")[0].strip() for line in first.splitlines()] == list(ELSEWHERE)
+
+
+def test_the_demo_output_is_a_true_one() -> None:
+    shown = re.search(r"^```text\n(.*?)^```", README, flags=re.M | re.S)
+    assert shown is not None
+    for name in ("bm25", "dense_text", "image_concepts", "fusion", "I2T", "R@10", "PR@5"):
+        assert name in shown[1]
