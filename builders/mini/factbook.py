@@ -50,7 +50,7 @@ OMITTED_FLAGS = {
 }
 ARTICLE = re.compile(
     r"^(United|Netherlands|Isle of|Gaza|French S|Philippines|Democratic|Republic|"
-    r"Dominican Republic|Central African|European|Federated|British|Holy|Czech Rep|Maldives|Comoros|Seychelles)|"
+    r"Dominican Republic|Central African|European|Federated|British|Holy|Maldives|Comoros|Seychelles)|"
     r"(?<!McDonald )(Islands|Territory|Republic|Emirates)$"
 )
 WORDS = 90

@@ -22,6 +22,7 @@ import json
 import tarfile
 import tomllib
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ PHOTO_SHORT_SIDE = 224
 FLAG_WIDTH = 128
 NEIGHBOURS = 5
 QUESTIONS_PER_FLAG = 5
+COMMON_FROM = 3
 Row = dict[str, Any]
 
 
@@ -173,11 +175,13 @@ def all_questions(
     """Questions about photos (facts and chat) and about flags, each with its evidence."""
     reviewed = tomllib.loads((WRITTEN / "reviewed.toml").read_text())
     by_id = {e["id"]: e for e in entities}
+    uses = Counter(relation for thing in things.values() for relation in thing["f"])
+    common = {relation for relation, count in uses.items() if count >= COMMON_FROM}
     rows: list[Row] = []
     for thing in things.values():
         if thing["id"].startswith("kind/"):
             continue
-        rows += questions.fact_questions(thing, relations, passages, reviewed)
+        rows += questions.fact_questions(thing, relations, passages, common, reviewed)
         also = [questions.full(s, thing["id"]) for s in thing.get("chat_also", ())]
         rows.append(
             {"id": f"{thing['id']}/chat", "entity": thing["id"], "form": "llava", "type": "",

@@ -50,6 +50,7 @@ def fact_questions(
     thing: Mapping[str, Any],
     relations: Mapping[str, Row],
     passages: Iterable[Row],
+    common: set[str],
     reviewed: Mapping[str, Row],
 ) -> list[Row]:
     """One row for each fact of a thing.
@@ -63,6 +64,7 @@ def fact_questions(
             ``glosses`` those of dictionary entries that name the thing itself.
         relations: Relations by name: form, type, label, template.
         passages: All passages.
+        common: Relations that several things have; only these are asked with a picture.
         reviewed: By question id: passages to ``add`` and to ``drop``.
     """
     rows = []
@@ -97,12 +99,15 @@ def fact_questions(
                 "entity": thing["id"],
                 "form": relation["form"],
                 "type": relation["type"],
-                "question": ask(relation["question"], thing, f"this {thing['kind']}", False),
-                "named": ask(
-                    relation["question"], thing, thing["called"], thing.get("plural", False)
-                ),
+                # A question that only one thing could raise is found without its picture.
+                "question": ask(relation["question"], thing, f"this {thing['kind']}", False)
+                if key in common
+                else None,
+                "named": None
+                if any(contains(thing["called"], answer) for answer in accepted)
+                else ask(relation["question"], thing, thing["called"], thing.get("plural", False)),
                 "answers": accepted,
                 "evidence": evidence,
             }
         )
-    return rows
+    return [r for r in rows if r["question"] or r["named"]]
