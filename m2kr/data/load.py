@@ -1,7 +1,6 @@
 """Loading a built split: passages, queries and judgements, memory-mapped."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,8 @@ from m2kr.schema import SUFFIX, TableKind
 from m2kr.sources import normalise, resolve, split_name
 
 if TYPE_CHECKING:
+    import os
+
     import numpy as np
     from datasets import Dataset
 

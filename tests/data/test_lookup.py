@@ -43,7 +43,6 @@ def test_large_index_and_low_and_high_hashes(tmp_path: Path) -> None:
 
 def test_equal_hashes_do_not_confuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [f"p{i}" for i in range(300)]
-    column = chunked(ids)
     entries = np.zeros(len(ids), [("hash", "<u8"), ("row", "<u4")])
     entries["row"] = range(len(ids))
     np.save(tmp_path / lookup.FILE, entries)
