@@ -1,6 +1,6 @@
 """A small builder for the engine's tests; as a program it builds itself, to be killed half-way.
 
-python toy_builder.py ROOT [ROWS] [JOBS]
+python toy_builder.py ROOT [ROWS] [JOBS] [PAUSE]
 """
 
 import sys
@@ -72,4 +72,5 @@ class ToyBuilder:
 if __name__ == "__main__":
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 100
     jobs = int(sys.argv[3]) if len(sys.argv) > 3 else 1
-    build(ToyBuilder(count, pause=0.01), Path(sys.argv[1]), jobs=jobs)
+    pause = float(sys.argv[4]) if len(sys.argv) > 4 else 0.01
+    build(ToyBuilder(count, pause=pause), Path(sys.argv[1]), jobs=jobs)

@@ -132,6 +132,37 @@ def test_ten_kills_then_the_same_bytes_and_no_orphans(tmp_path: Path) -> None:
     assert tree(broken) == tree(whole)
 
 
+@pytest.mark.slow
+def test_a_full_disk_mid_shard_loses_nothing(tmp_path: Path) -> None:
+    """On a tmpfs in a mount namespace of its own: full, then larger, then the same bytes."""
+    disk, straight, saved = tmp_path / "disk", tmp_path / "straight", tmp_path / "saved"
+    for folder in (disk, saved):
+        folder.mkdir()
+    toy = f"{sys.executable} {TOY} {disk}/d 260000 1 0"
+    staged = f"{disk}/d/rebuilt/.staging-TOY/TOY_passages/train_passages"
+    script = f"""
+        mount -t tmpfs -o size=40m none {disk} || exit 77
+        {toy} 2> {saved}/error && exit 78
+        ls -i {staged} > {saved}/kept
+        mount -o remount,size=1g {disk}
+        {toy} || exit 79
+        ls -i {disk}/d/rebuilt/TOY_passages/train_passages > {saved}/after
+        cp -a {disk}/d {saved}/d
+    """
+    code = subprocess.run(["unshare", "--mount", "sh", "-c", script]).returncode
+    if code in (1, 77):
+        pytest.skip("this system does not let tests mount a small disk")
+    assert code == 0
+    error = (saved / "error").read_text()
+    assert "the disk is full" in error
+    assert "run the same command again" in error
+    kept = [line for line in (saved / "kept").read_text().splitlines() if "arrow" in line]
+    assert len(kept) == 1, "the whole shard stays and the half-written one is gone"
+    assert kept[0] in (saved / "after").read_text().splitlines()
+    build(ToyBuilder(260_000), straight)
+    assert tree(saved / "d") == tree(straight)
+
+
 def test_two_processes_build_one_source(tmp_path: Path) -> None:
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     finish(run_toy(alone, 5_000))
