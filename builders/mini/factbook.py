@@ -203,12 +203,14 @@ def sections(country: Country) -> dict[str, str]:
 class Relation:
     """One kind of question about a country: where its answer stands and how to ask for it.
 
-    Other sections hold the answer too if a sentence has it together with the ``cue``.
+    The answer stands behind ``label`` in the passage ``section``. Other sections hold it too if a
+    sentence has it together with the ``cue``.
     """
 
     name: str
     path: tuple[str, ...]
-    sections: tuple[str, ...]
+    section: str
+    label: str
     type: str
     with_flag: str
     named: str
@@ -216,37 +218,37 @@ class Relation:
 
 
 RELATIONS = (
-    Relation("capital", ("Capital", "name"), ("capital",), "String",
+    Relation("capital", ("Capital", "name"), "capital", "The capital of", "String",
              "What is the capital of the country or territory with this flag?",
              "What is the capital of {called}?", cue="capital"),
-    Relation("language", ("Languages",), ("people",), "String",
+    Relation("language", ("Languages",), "people", "Languages:", "String",
              "Which language is official where this flag is flown?",
              "Which official language is spoken in {called}?"),
-    Relation("symbol", ("National symbol(s)",), ("symbols",), "String",
+    Relation("symbol", ("National symbol(s)",), "symbols", "National symbol:", "String",
              "What is the national symbol of the country with this flag?",
              "What is the national symbol of {called}?"),
-    Relation("anthem", ("National anthem(s)", "title"), ("symbols",), "String",
+    Relation("anthem", ("National anthem(s)", "title"), "symbols", "National anthem:", "String",
              "What is the title of the national anthem of the country with this flag?",
              "What is the national anthem of {called} called?"),
-    Relation("independence", ("Independence",), ("government",), "Time",
+    Relation("independence", ("Independence",), "government", "Independence:", "Time",
              "In which year did the country with this flag become independent?",
              "In which year did {called} become independent?", cue="independen"),
-    Relation("highest-point", ("Elevation", "highest point"), ("geography",), "String",
+    Relation("highest-point", ("Elevation", "highest point"), "geography", "Highest point:", "String",
              "What is the highest point of the land that this flag belongs to?",
              "What is the highest point of {called}?"),
-    Relation("area", ("Area", "total"), ("geography",), "Numerical",
+    Relation("area", ("Area", "total"), "geography", "Area:", "Numerical",
              "How large is the country or territory with this flag?",
              "What is the area of {called}?"),
-    Relation("neighbor", ("Land boundaries", "border countries"), ("geography",), "String",
-             "Which countries have a land border with the one whose flag is shown?",
-             "Which countries border on {called}?"),
-    Relation("export", ("Exports - commodities",), ("economy",), "String",
+    Relation("neighbor", ("Land boundaries", "border countries"), "geography", "Neighbors:", "String",
+             "With which country does the one with this flag share its longest land border?",
+             "With which country does {called} share its longest land border?"),
+    Relation("export", ("Exports - commodities",), "economy", "Exports:", "String",
              "What does the country with this flag export most?",
-             "Which goods does {called} export most?"),
-    Relation("farm-product", ("Agricultural products",), ("economy",), "String",
-             "What are the main farm products of the country with this flag?",
-             "Which crops and farm goods are produced in {called}?"),
-    Relation("government", ("Government type",), ("government",), "String",
+             "What does {called} export most?"),
+    Relation("farm-product", ("Agricultural products",), "economy", "Farm products:", "String",
+             "What is the main farm product of the country with this flag?",
+             "What is the main farm product of {called}?"),
+    Relation("government", ("Government type",), "government", "Government:", "String",
              "What form of government does the country with this flag have?",
              "What form of government does {called} have?"),
 )  # fmt: skip
@@ -254,8 +256,8 @@ RELATIONS = (
 
 def holds(relation: Relation, section: str, text: str, accepted: list[str]) -> bool:
     """Whether a passage of the right country answers a relation."""
-    if section in relation.sections:
-        parts = [text]
+    if section == relation.section:
+        parts = [text.partition(relation.label)[2]]
     else:
         parts = [s for s in text.split(". ") if relation.cue and relation.cue in s.lower()]
     return any(contains(part, answer) for part in parts for answer in accepted)
@@ -264,7 +266,7 @@ def holds(relation: Relation, section: str, text: str, accepted: list[str]) -> b
 def answers(relation: Relation, country: Country) -> list[str]:
     """The accepted answers to a relation for a country; [] where the Factbook has none."""
     text = field(country.record, *relation.path)
-    if not text or re.match(r"none|NA$|no official", text):
+    if not text or re.match(r"none|NA$|no official|metropolitan", text):
         return []
     if relation.name == "language":
         official = re.findall(
@@ -276,21 +278,23 @@ def answers(relation: Relation, country: Country) -> list[str]:
         return years[:1] if "(from" in text else []
     if relation.name == "anthem":
         titles = re.findall(r'"([^"]+)"', text)
-        return titles[:2]
+        # Named beside the anthem of their own in several realms, and of their own in none but one.
+        royal = "God Save the King" in titles and country.iso != "gb"
+        return [] if royal else titles[:2]
     if relation.name == "neighbor":
-        return [
-            n.strip()
-            for n in re.findall(r"(?:^|; |, )([^;,()]+?)(?: \([^)]*\))? [\d,.]+ km", text)
-            if len(n.split()) <= 4
-        ]
+        borders = re.findall(r"(?:^|; |, )([^;,()]+?)(?: \([^)]*\))? ([\d,.]+) km", text)
+        longest = max(borders, key=lambda b: float(b[1].replace(",", "")), default=None)
+        return [longest[0].strip()] if longest and len(borders) > 1 else []
     if relation.name == "highest-point":
         peak = re.sub(r"\s+(?:\([^)]*\)\s*)?[\d,.]+( m\b.*)?$", "", text).split(" (")[0]
         return [] if re.search(r"unnamed|location|\d", peak) else [peak]
     if relation.name == "area":
         return re.findall(r"^[\d,.]+ (?:million )?sq km", text)
     if relation.name in ("export", "farm-product"):
-        goods = re.sub(r"\s*\(\d{4}\)|note:.*", "", text).split(";")[0].split(", ")
-        return [g.strip() for g in goods[:3] if g.strip()]
+        goods = (
+            re.sub(r"\s*\(\d{4}\)|note:.*|small quantities of ", "", text).split(";")[0].split(", ")
+        )
+        return [goods[0].strip()] if goods[0].strip() else []
     if relation.name == "symbol":
         return [
             s.strip() for s in re.split(r"[,;]| and ", re.sub(r"\([^)]*\)", "", text)) if s.strip()

@@ -39,6 +39,7 @@ OWN = "CC0-1.0"
 EPOCH = (1980, 1, 1, 0, 0, 0)
 PHOTO_SHORT_SIDE = 224
 FLAG_WIDTH = 128
+FLAG_COLOURS = 128
 NEIGHBOURS = 5
 QUESTIONS_PER_FLAG = 5
 COMMON_FROM = 3
@@ -146,7 +147,7 @@ def texts(
             key = "caption/" + Path(photo["image"]).stem
             add(key, thing["id"], "caption", None, photo["caption"], "own")
         entities.append(
-            {"id": thing["id"], "name": thing["name"], "kind": thing["kind"], "group": "photo",
+            {"id": thing["id"], "name": thing["name"], "noun": questions.noun(thing), "group": "photo",
              "images": [p["image"] for p in shown], "about": list(dict.fromkeys(about)),
              "named": named}
         )  # fmt: skip
@@ -159,7 +160,7 @@ def texts(
             shown_in = ("flag", "symbols", "introduction", "government")
             about = [p["id"] for p in passages if p["entity"] == key and p["section"] in shown_in]
             entities.append(
-                {"id": key, "name": country.name, "kind": "flag", "group": "flag",
+                {"id": key, "name": country.name, "noun": "flag", "group": "flag",
                  "images": [image], "about": about, "named": about}
             )  # fmt: skip
     return passages, entities
@@ -246,7 +247,9 @@ def flag_files(deb: Path, countries: Iterable[factbook.Country]) -> dict[str, by
         box = flag.getchannel("A").point(lambda a: 255 if a > 128 else 0).getbbox()
         cropped = white.convert("RGB").crop(box)
         size = (FLAG_WIDTH, round(FLAG_WIDTH * cropped.height / cropped.width))
-        small = cropped.resize(size, Image.Resampling.LANCZOS).quantize(64)
+        small = cropped.resize(size, Image.Resampling.LANCZOS).quantize(
+            FLAG_COLOURS, Image.Quantize.FASTOCTREE
+        )
         out = io.BytesIO()
         small.save(out, "PNG", optimize=True)
         files[f"flags/{country.iso}.png"] = out.getvalue()
