@@ -59,7 +59,7 @@ SOURCE = Source(
         Column("origin", doc="Where the text is from: own, factbook or wordnet."),
         Column("entity", doc="What the passage is about."),
     ),
-    comparable="mini is not M2KR data: its scores compare with nothing published",
+    comparable="mini is not M2KR data",
 )
 
 TASKS = {"wit": "I2T", "kvqa": "I2T", "cc3m": "I2T", "msmarco": "Q2T"}

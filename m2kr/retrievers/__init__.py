@@ -29,7 +29,8 @@ logger = logging.getLogger("m2kr.retrievers")
 
 GROUP = "m2kr.retrievers"
 _PARTS = ("name", "settings", "modalities", "index", "search")
-_FORMS = "a name, package.module:Class or file.py:Class"
+_FORMS = "a name, package.module:Class, file.py:Class or run:FILE"
+REPLAY = "run:"
 
 
 @cache
@@ -63,8 +64,8 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
     """A new retriever.
 
     Args:
-        spec: A name, ``package.module:Class`` or ``file.py:Class``. The last two run the user's
-            code; a submission is never checked with them.
+        spec: A name, ``package.module:Class``, ``file.py:Class``, or ``run:FILE`` to replay a run.
+            The second and third run the user's code; a submission is never checked with them.
         settings: Arguments of its ``__init__``; strings are turned into the annotated types.
 
     Raises:
@@ -76,6 +77,8 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
         >>> create("bm25", {"k1": "0.9"}).settings["k1"]
         0.9
     """
+    if spec.startswith(REPLAY):
+        return _replay(spec, settings)
     factory = find(spec)
     made = factory(**_convert(factory, settings or {}, spec))
     lacking = [part for part in _PARTS if inspect.getattr_static(made, part, made) is made]
@@ -87,6 +90,14 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
             fix="subclass m2kr.evaluation.retriever.EncoderRetriever, or see its Retriever protocol",
         )
     return made  # type: ignore[no-any-return]
+
+
+def _replay(spec: str, settings: Mapping[str, object] | None) -> "Retriever":
+    from m2kr.evaluation.retriever import RunRetriever
+
+    if settings:
+        raise UsageError("a run that is replayed has no settings", where=spec)
+    return RunRetriever(spec.removeprefix(REPLAY))
 
 
 def _convert(

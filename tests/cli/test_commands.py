@@ -11,6 +11,7 @@ import typer
 from conftest import Cli
 
 from m2kr.cli.main import guarded
+from m2kr.errors import UpstreamError
 
 COMMANDS = ("build", "import", "eval", "demo", "list", "info", "verify", "doctor")
 HEAVY = ("torch", "transformers", "ranx", "datasets", "pyarrow", "numpy", "pandas", "requests")
@@ -85,7 +86,10 @@ def test_interrupts_and_bugs_have_their_codes(capsys: pytest.CaptureFixture[str]
     def broken() -> None:
         raise ZeroDivisionError
 
-    for command, code in ((interrupted, 130), (broken, 70)):
+    def unreachable() -> None:
+        raise UpstreamError("no address gave the file")
+
+    for command, code in ((interrupted, 130), (broken, 70), (unreachable, 4)):
         with pytest.raises(SystemExit) as left:
             guarded(command)()
         assert left.value.code == code

@@ -49,8 +49,6 @@ def by_hand(texts: list[str], question: str, k1: float, b: float) -> list[float]
 
 WORDS = ("red", "Blue", "green", "sky", "sea", "fish", "42", "x", "été")
 words = st.lists(st.sampled_from(WORDS), max_size=8)
-    st.sampled_from(["red", "Blue", "green", "sky", "sea", "fish", "42", "x", "été"]), max_size=8
-)
 text = words.map(" ".join)
 
 

