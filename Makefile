@@ -45,10 +45,10 @@ $(STAMPS)/demo: pyproject.toml | $(BIN)/python
 	@start=$$(date +%s); set -e; \
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"; \
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet $(TORCH); \
-	$(BIN)/python -m pip install --quiet --editable ".[demo]"; \
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[demo]"; \
 	echo $$(($$(date +%s) - start)) > $(STAMPS)/seconds
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/demo
-	$(BIN)/python -m pip install --quiet --editable ".[demo,metrics]" --group dev
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[demo,metrics]" --group dev
 	@touch $@

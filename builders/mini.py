@@ -71,7 +71,10 @@ INSTRUCTIONS = {
     "msmarco": "msmarco",
     "llava": "llava",
 }
-FILES = ("photos.zip", "flags.tar", "passages.jsonl", "entities.jsonl", "questions.jsonl")
+IMAGES = ("photos.zip", "flags.tar")
+IMAGE_LICENCE = "public domain or CC0-1.0"
+TEXT_LICENCE = "public domain, WordNet 3.0, CC0-1.0"
+FILES = (*IMAGES, "passages.jsonl", "entities.jsonl", "questions.jsonl")
 # Percent of entities in (test, valid); the rest is train.
 SHARES = {"photo": (40, 10), "flag": (15, 10)}
 SPLIT_SEED = 41
@@ -85,8 +88,8 @@ def assets(options: Mapping[str, str]) -> Sequence[Asset]:  # noqa: ARG001
         Asset(
             f"mini/{name}",
             (f"package:m2kr_builders/mini/{name}",),
-            licence=SOURCE.licence,
-            images=name in ("photos.zip", "flags.tar"),
+            licence=IMAGE_LICENCE if name in IMAGES else TEXT_LICENCE,
+            images=name in IMAGES,
             **sums[name],
         )
         for name in FILES

@@ -47,20 +47,22 @@ def command(
     """
     from m2kr import paths, sources
     from m2kr.build.run import build
-    from m2kr.cli import output
+    from m2kr.cli import output, plans
 
     root = paths.data_root(data)
     names = sorted(sources.sources()) if source == ["all"] else [*map(sources.resolve, source)]
     if plan:
-        show_plan(names, root, json=json)
+        plans.show(names, root, json=json)
         return
     results = []
     output.say(f"data root: {root}", json_mode=json)
     for name in names:
         builder = sources.builder(name)
         spec: sources.Source = builder.SOURCE
+        output.say(f"{name}: {plans.to_fetch([name], root)}", json_mode=json)
         if spec.comparable:
-            output.say(f"note: {spec.comparable}", json_mode=json)
+            note = f"not comparable with published numbers: {spec.comparable}"
+            output.say(f"{name}: {note}", json_mode=json)
         with output.Bars() as bars:
             built = build(
                 builder,
@@ -114,52 +116,3 @@ def _ledger_totals(manifest: dict[str, Any]) -> dict[str, dict[str, int]]:
                 totals.setdefault(action, {}).setdefault(rule, 0)
                 totals[action][rule] += n
     return totals
-
-
-def show_plan(names: list[str], root: object, *, json: bool) -> None:
-    """What a build would fetch, and what must be placed by hand."""
-    from pathlib import Path
-
-    from rich.table import Table
-
-    from m2kr import paths, sources
-    from m2kr.build.fetch import plan
-    from m2kr.cli import output
-
-    folder = paths.downloads(Path(str(root)))
-    items = []
-    for name in names:
-        builder = sources.builder(name)
-        items += [(name, item) for item in plan(builder.assets({}), folder)]
-    todo = [item for _, item in items if item.state in {"missing", "partial"}]
-    total = sum((item.size or 0) - item.have for item in todo)
-    unknown = sum(item.size is None for item in todo)
-    if json:
-        output.emit(
-            {
-                "data": str(root),
-                "downloads": str(folder),
-                "to_fetch_bytes": total,
-                "files": [
-                    {
-                        "source": name,
-                        "name": item.name,
-                        "state": item.state,
-                        "size": item.size,
-                        "url": item.url,
-                        "licence": item.licence,
-                    }
-                    for name, item in items
-                ],
-            }
-        )
-        return
-    table = Table("source", "file", "state", "size", "from", "licence")
-    for name, item in items:
-        table.add_row(
-            name, item.name, item.state, output.size(item.size), item.url or "-", item.licence
-        )
-    output.console().print(table)
-    output.say(f"files go to {folder}")
-    more = f", and {unknown} of unknown size" if unknown else ""
-    output.say(f"to fetch: {output.size(total)}{more}")

@@ -11,6 +11,7 @@ import numpy as np
 from m2kr.errors import MissingError, UsageError
 from m2kr.retrievers._memo import MEMO, digest
 from m2kr.retrievers._packages import file_sha256, package_file, require, version
+from m2kr.retrievers._threads import spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,17 +104,21 @@ class TextEncoder:
         tokenizer, model, device = self._load()
         tokens = tokenizer(texts, truncation=True, max_length=self._max_length)["input_ids"]
         widths = [-(-len(ids) // _STEP) * _STEP for ids in tokens]
-        vectors: list[Any] = [None] * len(texts)
         budget = _TOKENS.get(device, _TOKENS_ACCELERATED)
-        for width in sorted(set(widths)):
+        pieces: list[list[int]] = []
+        for width in sorted(set(widths), reverse=True):
             places = [i for i, w in enumerate(widths) if w == width]
             size = max(1, budget // width)
-            for start in range(0, len(places), size):
-                part = places[start : start + size]
-                pooled = _mean_vectors(model, [tokens[i] for i in part], width, device)
-                for place, vector in zip(part, pooled, strict=True):
-                    vectors[place] = vector.copy()
-        return vectors
+            pieces += [places[start : start + size] for start in range(0, len(places), size)]
+
+        def pooled(places: list[int]) -> "NDArray[np.float32]":
+            return _mean_vectors(model, [tokens[i] for i in places], widths[places[0]], device)
+
+        vectors = np.empty((len(texts), model.config.hidden_size), np.float32)
+        for places, found in zip(pieces, spread(pooled, pieces, device), strict=True):
+            vectors[places] = found
+        # Copies: a view kept in memory would keep the whole array.
+        return [vector.copy() for vector in vectors]
 
     def _load(self) -> tuple[Any, Any, str]:
         if self._loaded is None:

@@ -45,7 +45,7 @@ class DenseText(EncoderRetriever):
         model: str = "",
         max_length: int = 256,
         device: str = "auto",
-        batch_size: int = 64,
+        batch_size: int = 256,
     ) -> None:
         super().__init__()
         if max_length < 3 or batch_size < 1:
