@@ -14,11 +14,11 @@ Made = TypeVar("Made")
 
 
 def spread(work: Callable[[Piece], Made], pieces: Sequence[Piece], device: str) -> list[Made]:
-    """The result of each piece, in order; on an accelerator, which is fed by one thread, in turn.
+    """The result of each piece, in order; one after the other on an accelerator, which one thread feeds.
 
     Args:
         work: Calls torch, which lets go of the interpreter's lock while it computes.
-        pieces: The biggest last is the slowest order; give the biggest first.
+        pieces: The biggest first, so that no core ends long after the others.
         device: What torch computes on.
     """
     import torch

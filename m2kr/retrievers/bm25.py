@@ -103,6 +103,8 @@ class BM25:
     def _tokenize(self, passages: Passages) -> "tuple[Any, _Rows]":
         from bm25s.tokenization import Tokenizer
 
+        # bm25s tells every log at DEBUG that it works, whatever the level is.
+        logging.getLogger("bm25s").setLevel(logging.WARNING)
         stopwords = self.settings["stopwords"]
         words = Tokenizer(stopwords=None if stopwords == "none" else stopwords, stemmer=self._stem)
         rows, done = _Rows(), 0

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_PASSAGES = 256
+
+
 class ImageConcepts(EncoderRetriever):
     """Ranks passages by the cosine of their text vector and the vector of the image's concepts.
 
@@ -34,7 +37,7 @@ class ImageConcepts(EncoderRetriever):
         concepts: Classes per image that are averaged.
         max_length: Tokens read of a passage.
         device: ``auto`` (a GPU where one works), ``cpu``, ``cuda``, ``cuda:1`` ...
-        batch_size: Rows at a time; each may hold a full-size image.
+        batch_size: Queries at a time; each may hold a full-size image.
 
     Attributes:
         reused: Rows by stage that this process had encoded before.
@@ -101,7 +104,12 @@ class ImageConcepts(EncoderRetriever):
     def index(self, passages: Passages, *, workdir: Path) -> None:
         """Encodes the pool's texts; see `EncoderRetriever.index`."""
         self.reused = {"encode document": 0, "encode query": 0}
-        super().index(passages, workdir=workdir)
+        # Texts are small: more of them at a time keep the cores busy.
+        asked, self.batch_size = self.batch_size, max(self.batch_size, _PASSAGES)
+        try:
+            super().index(passages, workdir=workdir)
+        finally:
+            self.batch_size = asked
 
     def search(self, queries: Queries, k: int) -> Run:
         """Reads the images and searches exactly; see `EncoderRetriever.search`."""

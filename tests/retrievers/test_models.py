@@ -184,3 +184,21 @@ def test_passages_and_images_are_encoded_once_a_process(
     fused.search(queries, 3)
     assert fused.reused["encode document"] == 2 * distinct  # type: ignore[attr-defined]
     assert fused.seconds["encode document"] < 1  # type: ignore[attr-defined]
+
+
+def test_the_number_of_threads_changes_neither_vectors_nor_the_setting(
+    encoder: TextEncoder,
+) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    vectors = []
+    try:
+        for threads in (1, 3):
+            MEMO.clear()
+            torch.set_num_threads(threads)
+            vectors.append(encoder.encode(TEXTS))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(*vectors)
