@@ -50,7 +50,7 @@ def evaluate(
         split: Split of the sources given by name.
         k: Depth of the rankings; the published protocol searches 500 deep.
         metrics: ``default``, or ``full`` for nDCG, MAP and precision as well.
-        settings: ``key=value`` strings for retrievers given by name.
+        settings: Settings of the retrievers given by name; ``bm25.k1`` is for that one alone.
         edition: Edition of the sources given by name.
         data: Data root.
         images: Image roots searched first.
@@ -76,7 +76,7 @@ def evaluate(
     ]
     one_retriever = isinstance(retriever, str) or not isinstance(retriever, Sequence)
     retrievers = [
-        create(r, settings or {}) if isinstance(r, str) else r
+        create(r, settings_of(r, settings or {})) if isinstance(r, str) else r
         for r in (cast("Sequence[str | Retriever]", [retriever] if one_retriever else retriever))
     ]
     results = Results()
@@ -98,3 +98,10 @@ def evaluate(
                     )
                 )
     return results
+
+
+def settings_of(retriever: str, settings: Mapping[str, str]) -> dict[str, str]:
+    """The settings meant for one retriever: those without a name before a dot, and its own."""
+    own = f"{retriever}."
+    common = {key: value for key, value in settings.items() if "." not in key}
+    return common | {k.removeprefix(own): v for k, v in settings.items() if k.startswith(own)}

@@ -39,7 +39,11 @@ def command(
     ] = "default",
     set_: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", metavar="KEY=VALUE", help="Setting of the retriever."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Setting of the retrievers; NAME.KEY=VALUE for one of several.",
+        ),
     ] = None,
     images: options.Images = None,
     missing_images: Annotated[

@@ -57,6 +57,7 @@ def evaluate(
         "name": retriever.name,
         "settings": settings_of(retriever),
         "modalities": retriever.modalities.as_dict(),
+        "reused": dict(getattr(retriever, "reused", {})),
     }
     index_bytes = found.index_bytes / len(split.passages_view) if found.index_bytes else None
     result = _result(

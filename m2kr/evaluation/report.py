@@ -20,6 +20,8 @@ LEGEND = (
     "string in the top K. In brackets: 95 % bootstrap intervals."
 )
 
+REUSED = "* in seconds: part of the work was done already by a retriever before it in this process."
+
 
 def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Heading and rows: per result one over all queries, then one per group of its queries.
@@ -33,7 +35,7 @@ def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
         name = f"{result.source}/{result.split}" + (" (partial)" if result.partial else "")
         cells = [interval(result.metrics.get(m)) for m in shown]
         queries = f"all {result.counts['queries']:,}"
-        seconds = f"{result.seconds['total']:.1f}"
+        seconds = f"{result.seconds['total']:.1f}" + (" *" if _reuses(result) else "")
         label = str(result.retriever["name"])
         body.append([name, label, queries, *cells, coverage(result), seconds])
         for value, n, metrics in _groups(result):
@@ -70,7 +72,12 @@ def notes(results: Sequence[Result]) -> list[str]:
     """What must be said beside the scores, each once."""
     said = [f"{r.source}: not comparable with published numbers: {r.comparable}" for r in results]
     kept = [note for note, r in zip(said, results, strict=True) if r.comparable]
-    return [LEGEND, *dict.fromkeys(kept)]
+    shared = [REUSED] if any(map(_reuses, results)) else []
+    return [LEGEND, *shared, *dict.fromkeys(kept)]
+
+
+def _reuses(result: Result) -> bool:
+    return any(result.retriever.get("reused", {}).values())
 
 
 def as_text(results: Sequence[Result]) -> str:

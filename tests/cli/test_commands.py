@@ -167,6 +167,14 @@ def test_eval_shows_saves_and_replays(cli: Cli, mini_root: Path, tmp_path: Path)
     assert oracle["metrics"]["hit_rate@1"]["value"] == 1.0
 
 
+def test_settings_reach_the_retriever_they_name(cli: Cli, mini_root: Path, tmp_path: Path) -> None:
+    common = ("--split", "valid", "--data", mini_root, "--out", tmp_path)
+    both = ("-r", "bm25", "-r", "random", "--set", "bm25.k1=0.9", "--set", "random.seed=3")
+    done = only_json(cli("eval", "mini", *both, *common, "--json").stdout)["results"]
+    assert done[0]["retriever"]["settings"]["k1"] == 0.9
+    assert done[1]["retriever"]["settings"]["seed"] == 3
+
+
 def test_a_bare_recall_is_refused_everywhere(cli: Cli, mini_root: Path) -> None:
     done = cli("eval", "mini", "-r", "bm25", "--metrics", "recall@5", "--data", mini_root, code=2)
     assert "full" in done.stderr
