@@ -1,6 +1,6 @@
 """``m2kr build``."""
 
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -17,14 +17,14 @@ def command(
     source: Annotated[list[str], typer.Argument(help="Sources, or 'all'.", metavar="SOURCE...")],
     data: options.Data = None,
     edition: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--edition", help="Name of the edition to write; the source's own if absent."),
     ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what would be fetched and from where; do nothing.")
     ] = False,
     limit: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(
             "--limit", metavar="N", help="Keep N queries a split, in an edition of its own."
         ),

@@ -1,7 +1,7 @@
 """``m2kr eval``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -38,7 +38,7 @@ def command(
         typer.Option("--metrics", help="'full' adds nDCG, MAP and precision (by ranx)."),
     ] = "default",
     set_: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
@@ -51,7 +51,7 @@ def command(
         typer.Option("--missing-images", help="What to do where no root has an image."),
     ] = "error",
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--out", help="Folder for results and runs."),
     ] = Path("results"),
     data: options.Data = None,

@@ -1,7 +1,7 @@
 """``m2kr import``."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,24 +17,24 @@ EXAMPLES = (
 def command(
     name: Annotated[str, typer.Argument(help="Name of the new source (and edition).")],
     folder: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Argument(help="Folder of another benchmark's files; needs --from."),
     ] = None,
     passages: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--passages", help="Passages: .jsonl, .csv, .tsv (also .gz) or .parquet."),
     ] = None,
     queries: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--queries", help="Queries, in the same formats."),
     ] = None,
     qrels: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--qrels", help="Judgements: BEIR or TREC tab-separated."),
     ] = None,
     images: options.Images = None,
     instruction: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--instruction", help="Instruction of queries that bring none."),
     ] = None,
     layout: Annotated[
@@ -42,11 +42,11 @@ def command(
         typer.Option("--from", help="Layout of the files."),
     ] = "files",
     dataset: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--dataset", help="Which data set of the folder (mbeir, ret-m2kr)."),
     ] = None,
     split: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--split", help="Split name; 'test', or all that a BEIR folder has."),
     ] = None,
     drop_missing: Annotated[

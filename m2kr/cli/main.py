@@ -46,6 +46,11 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _paragraphs(doc: str) -> str:
+    """A docstring whose lines flow to the width of the terminal."""
+    return "\n\n".join(" ".join(part.split()) for part in doc.split("\n\n"))
+
+
 app = typer.Typer(
     name="m2kr",
     help="Build, load and evaluate M2KR, the multimodal knowledge retrieval benchmark.",
@@ -65,7 +70,11 @@ for name, module in {
     "verify": verify,
     "doctor": doctor,
 }.items():
-    app.command(name, epilog="\n\n".join(("Examples:", *module.EXAMPLES)))(guarded(module.command))
+    app.command(
+        name,
+        help=_paragraphs(module.command.__doc__ or ""),
+        epilog="\n\n".join(("Examples:", *module.EXAMPLES)),
+    )(guarded(module.command))
 
 
 def _version(wanted: bool) -> None:

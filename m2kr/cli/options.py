@@ -1,12 +1,12 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 Data = Annotated[
-    Optional[Path],  # noqa: UP045 - typer reads it at run time
+    Path | None,
     typer.Option(
         "--data",
         help="Data root; else $M2KR_DATA, else the user data folder.",
@@ -17,11 +17,11 @@ Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout; all else on stderr.")
 ]
 Edition = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option("--edition", help="Edition to use, if several hold the source."),
 ]
 Images = Annotated[
-    Optional[list[Path]],  # noqa: UP045
+    list[Path] | None,
     typer.Option(
         "--images",
         help="Image root (folder, zip, tar or Arrow file); may be repeated, searched in order.",

@@ -1,6 +1,6 @@
 """``m2kr verify``."""
 
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -14,7 +14,7 @@ EXAMPLES = (
 
 def command(
     source: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Argument(help="Source name; everything that is built if absent."),
     ] = None,
     data: options.Data = None,
