@@ -53,12 +53,13 @@ def evaluate(
     found = search(split, retriever, k=k, workdir=workdir, progress=progress)
     with stage(progress, "score", len(split.queries_view)):
         scores = score_run(split, found.run, chosen, answers, k)
-    who = {
+    who: dict[str, Any] = {
         "name": retriever.name,
         "settings": settings_of(retriever),
         "modalities": retriever.modalities.as_dict(),
-        "reused": dict(getattr(retriever, "reused", {})),
     }
+    if any(getattr(retriever, "reused", {}).values()):
+        who["reused"] = dict(getattr(retriever, "reused", {}))
     index_bytes = found.index_bytes / len(split.passages_view) if found.index_bytes else None
     result = _result(
         split,

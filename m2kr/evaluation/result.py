@@ -29,8 +29,8 @@ class Result:
         source: Source name.
         split: Split name.
         edition: Edition that was evaluated.
-        retriever: ``name``, ``settings``, ``modalities`` (``query`` and ``passage``) and ``reused``:
-            rows by stage that this process had computed before, which ``seconds`` do not hold.
+        retriever: ``name``, ``settings``, ``modalities`` (``query`` and ``passage``) and, where any
+            were, ``reused``: rows by stage that this process had computed before.
         k: Depth of the run.
         headline: The metric that the source's paper reports first.
         metrics: By name ``value``, ``low`` and ``high`` (95 % bootstrap interval) and ``n``, the number

@@ -93,7 +93,6 @@ def test_provenance_is_in_the_result(tmp_path):
         "name": "fixed",
         "settings": {"knob": 1},
         "modalities": {"query": ["text"], "passage": ["text"]},
-        "reused": {},
     }
     assert result.fingerprints == {**split.fingerprints, "images": None}
     assert result.run_sha256 == Run.from_dict(RANKING).sha256()
