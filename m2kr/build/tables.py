@@ -81,20 +81,19 @@ def build_table(builder: Builder, job: TableJob, progress: Progress) -> Stats:
     """Builds one table in the staging folder, or takes it as it is if it is already complete."""
     source = builder.SOURCE
     marker = job.marker(source)
-    if marker.exists():
-        stats: Stats = json.loads(marker.read_text())
-        return stats
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    name = job.name(source)
-    ledger = Ledger(name, job.ledger_part(source))
-    ctx = BuildContext(source, job.files, ledger, job.options, job.seed)
-    progress.start(name, None, "rows")
-    make = _build_passages if job.kind == "passages" else _build_queries
-    stats = make(builder, ctx, job, lambda n: progress.advance(name, n))
-    progress.done(name)
-    stats["ledger"] = ledger.close()
-    atomic.write_json(marker, stats)
-    return stats
+    if not marker.exists():
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        name = job.name(source)
+        ledger = Ledger(name, job.ledger_part(source))
+        ctx = BuildContext(source, job.files, ledger, job.options, job.seed)
+        progress.start(name, None, "rows")
+        make = _build_passages if job.kind == "passages" else _build_queries
+        stats = make(builder, ctx, job, lambda n: progress.advance(name, n))
+        progress.done(name)
+        atomic.write_json(marker, stats | {"ledger": ledger.close()})
+    # Read back, so that a table built now and one resumed give the same manifest byte for byte.
+    found: Stats = json.loads(marker.read_text())
+    return found
 
 
 def _build_passages(builder: Builder, ctx: BuildContext, job: TableJob, written: Written) -> Stats:

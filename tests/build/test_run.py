@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from datasets import DatasetDict, load_dataset
 from toy_builder import ToyBuilder
 
 import m2kr
+from m2kr.build import publish
 from m2kr.build.run import build
 from m2kr.build.verify import verify
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
@@ -119,15 +121,18 @@ def test_ten_kills_then_the_same_bytes_and_no_orphans(tmp_path: Path) -> None:
     finish(run_toy(whole, 20_000))
     seconds = time.monotonic() - started
     draw = random.Random(0)
-    killed = 0
-    for attempt in range(10):
-        process = run_toy(broken, 20_000, jobs=1 + attempt % 2)
-        time.sleep(draw.uniform(0.2, 0.8) * seconds)
+    killed = attempts = 0
+    while killed < 10:
+        attempts += 1
+        assert attempts < 40
+        process = run_toy(broken, 20_000, jobs=1 + attempts % 2)
+        time.sleep(draw.uniform(0.1, 0.9) * seconds)
         if process.poll() is None:
             killed += 1
-        process.send_signal(signal.SIGKILL)
+            process.send_signal(signal.SIGKILL)
+        else:  # it was done: nothing left to kill
+            shutil.rmtree(broken)
         process.communicate()
-    assert killed >= 3
     finish(run_toy(broken, 20_000))
     assert tree(broken) == tree(whole)
 
@@ -238,3 +243,47 @@ def test_verify_finds_every_kind_of_damage(tmp_path: Path) -> None:
     assert problems() == set()
     manifest["fingerprints"]["test"]["eval"] = "fp1:0"
     assert problems() == {("TOY_data/test", "fingerprint")}
+
+
+class Killed(BaseException):
+    """Stands for a kill between two renames."""
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+@pytest.mark.parametrize("step", range(9))
+def test_a_kill_between_any_two_steps_of_publishing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, replacing: bool
+) -> None:
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    build(ToyBuilder(rows=60), straight, seed=1)
+    if replacing:
+        build(ToyBuilder(rows=40), broken)
+    calls = 0
+
+    def stopping(real):  # type: ignore[no-untyped-def]
+        def run(self: Path, *args: object, **kwargs: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == step + 1:
+                raise Killed
+            return real(self, *args, **kwargs)
+
+        return run
+
+    def publish_until_killed(*args: object) -> None:
+        with monkeypatch.context() as patch:
+            for name in ("rename", "replace", "unlink", "mkdir"):
+                patch.setattr(Path, name, stopping(getattr(Path, name)))
+            real(*args)
+
+    real = publish.publish
+    monkeypatch.setattr(publish, "publish", publish_until_killed)
+    try:
+        build(ToyBuilder(rows=60), broken, seed=1)
+    except Killed:
+        pass
+    monkeypatch.setattr(publish, "publish", real)
+    build(ToyBuilder(rows=60), broken, seed=1)
+    assert tree(broken) == tree(straight)
+    split = m2kr.load("toy", data=broken)
+    assert not [f for f in verify(split.folder, split.manifest) if f.problem]
