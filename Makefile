@@ -23,7 +23,7 @@ test: $(STAMPS)/dev
 	$(BIN)/python -m pytest
 
 slow: $(STAMPS)/dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -rP
 
 check: $(STAMPS)/dev
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """The engine from outside: what a build leaves, kills, races, limits, refusals."""
 
+import contextlib
 import json
 import os
 import random
@@ -278,10 +279,8 @@ def test_a_kill_between_any_two_steps_of_publishing(
 
     real = publish.publish
     monkeypatch.setattr(publish, "publish", publish_until_killed)
-    try:
+    with contextlib.suppress(Killed):
         build(ToyBuilder(rows=60), broken, seed=1)
-    except Killed:
-        pass
     monkeypatch.setattr(publish, "publish", real)
     build(ToyBuilder(rows=60), broken, seed=1)
     assert tree(broken) == tree(straight)
