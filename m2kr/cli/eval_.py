@@ -8,9 +8,10 @@ import typer
 from m2kr.cli import options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from m2kr.cli.output import Bars
+    from m2kr.evaluation.result import Result
 
 EXAMPLES = (
     "m2kr eval mini --retriever bm25",
@@ -109,17 +110,17 @@ def stages(bars: "Bars") -> "Callable[[str, int, int], None]":
     return advance
 
 
-def show(results: object) -> None:
+def show(results: "Sequence[Result]") -> None:
     """Results as a table for people."""
     from rich.table import Table
 
     from m2kr.cli import output
     from m2kr.evaluation.report import notes, rows
 
-    header, body = rows(results)  # type: ignore[arg-type]
+    header, body = rows(results)
     table = Table(*header)
     for row in body:
         table.add_row(*row)
     output.console().print(table)
-    for note in notes(results):  # type: ignore[arg-type]
+    for note in notes(results):
         output.say(note)
