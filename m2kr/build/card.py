@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from m2kr import atomic
-from m2kr.errors import InputError
+from m2kr.data.load import read_manifest
 from m2kr.schema import SUFFIX
 
 CROISSANT_CONTEXT = {
@@ -38,26 +38,9 @@ _CROISSANT_TYPES = {
 }
 
 
-def manifests(edition: Path) -> list[dict[str, Any]]:
-    """The manifests of an edition folder, by config name.
-
-    Raises:
-        InputError: one is not JSON.
-    """
-    found = []
-    for path in sorted(edition.glob("*_manifest.json")):
-        try:
-            found.append(json.loads(path.read_text()))
-        except ValueError as error:
-            raise InputError(
-                f"not a manifest: {error}", where=str(path), fix="build the source again"
-            ) from error
-    return found
-
-
 def write_cards(edition: Path) -> None:
     """Writes ``README.md`` and ``croissant.json``, if their text changes."""
-    records = manifests(edition)
+    records = [read_manifest(path) for path in sorted(edition.glob("*_manifest.json"))]
     texts = {
         "README.md": readme(edition.name, records),
         "croissant.json": json.dumps(croissant(edition.name, records), indent=1) + "\n",
