@@ -96,6 +96,11 @@ def assets(options: Mapping[str, str]) -> Sequence[Asset]:  # noqa: ARG001
     ]
 
 
+def same_pools(options: Mapping[str, str]) -> Sequence[Sequence[str]]:  # noqa: ARG001
+    """One pool serves every split."""
+    return [tuple(dict.fromkeys(SOURCE.pools.values()))]
+
+
 def passages(ctx: BuildContext, pool: str) -> Iterator[Row]:  # noqa: ARG001
     """Every passage: all splits share one pool. Texts with a title take the layout of WIT."""
     for raw in _records(ctx, "passages"):

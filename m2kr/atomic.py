@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +45,22 @@ def replace(src: Path, dst: Path) -> None:
     """Renames over ``dst`` and syncs its folder."""
     src.replace(dst)
     fsync_dir(dst.parent)
+
+
+def discard(path: Path) -> None:
+    """Removes a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def link(src: Path, dst: Path) -> None:
+    """A second name for a file that never changes; a copy where the file system has no hard links."""
+    try:
+        os.link(src, dst)
+    except OSError:
+        with src.open("rb") as old, dst.open("wb") as new:
+            shutil.copyfileobj(old, new, 1 << 20)
+            new.flush()
+            os.fsync(new.fileno())

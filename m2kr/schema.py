@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ColumnType = Literal["string", "list<string>", "int64", "float64", "bool"]
+ColumnType = Literal["string", "list<string>", "int64", "float64", "list<float64>", "bool"]
 TableKind = Literal["queries", "passages", "qrels"]
 
 MANIFEST_FORMAT = "m2kr-manifest-1"
@@ -93,6 +93,7 @@ def arrow_schema(cols: Sequence[Column]) -> "pa.Schema":
         "list<string>": pa.list_(pa.string()),
         "int64": pa.int64(),
         "float64": pa.float64(),
+        "list<float64>": pa.list_(pa.float64()),
         "bool": pa.bool_(),
     }
     return pa.schema([(c.name, types[c.type]) for c in cols])
@@ -102,7 +103,7 @@ def default_value(column: Column) -> object:
     """What a builder that leaves a column out gets: null, ``[]``, ``""`` or ``en`` for ``language``."""
     if column.nullable:
         return None
-    if column.type == "list<string>":
+    if column.type.startswith("list"):
         return []
     if column.name == "language":
         return "en"

@@ -19,6 +19,60 @@ SPLIT_ALIASES = {"val": "valid", "validation": "valid", "dev": "valid"}
 
 
 @dataclass(frozen=True, slots=True)
+class Option:
+    """A choice that a build of a source offers.
+
+    Attributes:
+        name: Name for ``--set name=value``.
+        default: Its value unless given.
+        doc: What it decides, in one sentence.
+        choices: The values it takes; empty where any will do (`kind` then says which).
+        kind: ``text`` or ``count`` (a whole number from 0).
+    """
+
+    name: str
+    default: str
+    doc: str
+    choices: tuple[str, ...] = ()
+    kind: Literal["text", "count"] = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A named way of building a source differently, which is an edition of its own.
+
+    Attributes:
+        options: The options that make it.
+        title: One line for people.
+        expected: Row counts, in place of the source's.
+        comparable: Whose numbers its scores compare with.
+    """
+
+    options: Mapping[str, str]
+    title: str
+    expected: Mapping[str, int]
+    comparable: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How a build decides what the public record leaves open.
+
+    Attributes:
+        name: The function in the builder's file that decides it.
+        says: What it does, in one sentence.
+        basis: ``read`` in official material or counted, ``inferred`` from it or from derived code,
+            or ``ours``.
+        option: The option that changes it, if any.
+    """
+
+    name: str
+    says: str
+    basis: Literal["read", "inferred", "ours"]
+    option: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """One row of the benchmark, as its builder file declares it.
 
@@ -36,7 +90,15 @@ class Source:
         aliases: Further accepted names.
         query_columns: Extra query columns, each documented.
         passage_columns: Extra passage columns, each documented.
-        comparable: Whether scores compare with published ones, and why not.
+        comparable: Why scores don't compare with published ones, whatever the route; empty for the
+            benchmark's own sources.
+        released: The authors' release holds the source, so it can be built by that route.
+        options: Choices of the sources route.
+        variants: Editions with options of their own, by edition name.
+        rules: Decisions of the sources route that the public record leaves open.
+        image_notes: Where the images are, for those who don't have them; builds don't fetch them.
+        unjudged: What a query without a right passage counts as: ``undefined`` (left out of the
+            mean), or ``miss`` where the published numbers count it so.
     """
 
     name: str
@@ -56,6 +118,12 @@ class Source:
     query_columns: tuple[Column, ...] = ()
     passage_columns: tuple[Column, ...] = ()
     comparable: str = ""
+    released: bool = False
+    options: tuple[Option, ...] = ()
+    variants: Mapping[str, Variant] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+    image_notes: tuple[str, ...] = ()
+    unjudged: Literal["undefined", "miss"] = "undefined"
 
 
 def normalise(name: str) -> str:

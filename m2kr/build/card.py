@@ -34,6 +34,7 @@ _CROISSANT_TYPES = {
     "list<string>": "sc:Text",
     "int64": "sc:Integer",
     "float64": "sc:Float",
+    "list<float64>": "sc:Float",
     "bool": "sc:Boolean",
 }
 
@@ -147,7 +148,7 @@ def croissant(edition: str, records: list[dict[str, Any]]) -> dict[str, Any]:
                             "name": c["name"],
                             "description": c["doc"],
                             "dataType": _CROISSANT_TYPES[c["type"]],
-                            **({"repeated": True} if c["type"] == "list<string>" else {}),
+                            **({"repeated": True} if c["type"].startswith("list") else {}),
                         }
                         for c in record["source"]["columns"][kind]
                     ],

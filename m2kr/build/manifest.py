@@ -8,6 +8,7 @@ from typing import Any
 from m2kr import __version__
 from m2kr.build.tables import Stats
 from m2kr.fingerprint import combine
+from m2kr.instructions import TemplateList
 from m2kr.schema import MANIFEST_FORMAT, SUFFIX, Column, columns
 from m2kr.sources import Source
 
@@ -25,6 +26,8 @@ def make_manifest(
     image_roots: Sequence[str],
     pools: Mapping[str, Stats],
     queries: Mapping[str, Stats],
+    variant: str | None = None,
+    templates: TemplateList | None = None,
 ) -> dict[str, Any]:
     """The manifest of a complete staging folder. It holds no time and no absolute build path."""
     import pyarrow as pa
@@ -56,32 +59,54 @@ def make_manifest(
         "partial": partial,
         "limit": limit,
         "options": dict(options),
+        "rules": [dataclasses.asdict(rule) for rule in source.rules] if route == "sources" else [],
         "seed": seed,
         "key": key,
         "versions": {"m2kr": __version__, "pyarrow": pa.__version__},
         "inputs": list(inputs),
         "image_roots": list(image_roots),
+        "instructions": _instructions(templates) if route == "sources" else None,
         "tables": tables,
         "splits": splits,
         "fingerprints": fingerprints,
         "groups": list(source.groups),
         "headline": source.headline,
-        "comparable": _comparable(source, partial),
-        "count_warnings": [] if partial else count_warnings(source, splits, pools),
+        "comparable": "; ".join(
+            [
+                *filter(None, [comparable(source, route, variant)]),
+                *(["a partial build (--limit)"] if partial else []),
+            ]
+        ),
+        "count_warnings": [] if partial else count_warnings(source, splits, pools, variant),
     }
 
 
-def _comparable(source: Source, partial: bool) -> str:
-    """Why scores do not compare with published ones; empty where they do."""
-    notes = [source.comparable] if source.comparable else []
-    if partial:
-        notes.append("a partial build (--limit)")
-    return "; ".join(notes)
+def comparable(source: Source, route: str, variant: str | None = None) -> str:
+    """Why scores on a build do not compare with M2KR's published ones; empty where they do."""
+    if source.comparable or route == "release":
+        return source.comparable
+    if route == "sources" and source.released:
+        if variant:
+            return source.variants[variant].comparable
+        return "a rebuild from upstream files that is not aligned with the release"
+    return ""
+
+
+def _instructions(templates: TemplateList | None) -> dict[str, Any] | None:
+    """Which list the rows' instructions were drawn from, and how well it is known."""
+    if templates is None:
+        return None
+    return {
+        "list": templates.name,
+        "origin": templates.origin,
+        "confidence": templates.confidence,
+        "templates": list(templates.templates),
+    }
 
 
 def _table(kind: str, stats: Stats) -> dict[str, Any]:
     entry = {"kind": kind, "rows": stats["rows"], "shards": stats["shards"]}
-    return entry | ({"ledger": stats["ledger"]} if stats.get("ledger") else {})
+    return entry | {name: stats[name] for name in ("ledger", "inputs") if stats.get(name)}
 
 
 def _fingerprints(queries: Stats, pool: Stats) -> dict[str, str]:
@@ -94,15 +119,19 @@ def _fingerprints(queries: Stats, pool: Stats) -> dict[str, str]:
 
 
 def count_warnings(
-    source: Source, splits: Mapping[str, Mapping[str, Any]], pools: Mapping[str, Stats]
+    source: Source,
+    splits: Mapping[str, Mapping[str, Any]],
+    pools: Mapping[str, Stats],
+    variant: str | None = None,
 ) -> list[str]:
     """Counts that differ from the published ones, as sentences."""
+    published = source.variants[variant].expected if variant else source.expected
     seen = {s: int(f["queries"]) for s, f in splits.items()} | {
         p: int(stats["rows"]) for p, stats in pools.items()
     }
     return [
         f"{name}: {seen[name]:,} rows built, {expected:,} expected"
-        for name, expected in source.expected.items()
+        for name, expected in published.items()
         if seen.get(name) != expected and name in seen
     ]
 

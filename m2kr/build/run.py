@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
@@ -21,8 +21,16 @@ from m2kr import __version__, atomic, sources
 from m2kr.build import card, ledger, manifest, publish
 from m2kr.build.fetch import fetch, sha256_of
 from m2kr.build.locks import hold
+from m2kr.build.options import (
+    chosen_splits,
+    edition_name,
+    refuse_other,
+    resolve_options,
+    variant_of,
+)
+from m2kr.build.registry import registered_templates
 from m2kr.build.spec import Asset, Builder
-from m2kr.build.tables import Stats, TableJob, build_table
+from m2kr.build.tables import Choices, Stats, TableJob, build_table, narrowed
 from m2kr.errors import UsageError
 from m2kr.paths import downloads, manifest_path
 from m2kr.progress import Progress, Silent
@@ -46,25 +54,19 @@ class Built:
     fresh: bool
 
 
-def edition_name(source: sources.Source, edition: str | None, limit: int | None) -> str:
-    """The edition a build writes to: the one asked for or the source's, ``-limitN`` if partial."""
-    name = edition or source.default_edition
-    if not name or name.startswith(".") or {"/", "\\"} & set(name) or name == "downloads":
-        raise UsageError(f"{name!r} cannot name an edition", expected="a plain folder name")
-    return f"{name}-limit{limit}" if limit is not None else name
-
-
 def build(
     builder: Builder | ModuleType,
     root: Path,
     *,
     edition: str | None = None,
     options: Mapping[str, str] | None = None,
+    splits: Sequence[str] | None = None,
     limit: int | None = None,
     offline: bool = False,
     jobs: int = 1,
     force: bool = False,
     seed: int = 0,
+    full_ledger: bool = False,
     progress: Progress | None = None,
 ) -> Built:
     """Builds one source into an edition; waits if another process is building it.
@@ -72,14 +74,17 @@ def build(
     Args:
         builder: A builder module, or an object like one.
         root: The data root.
-        edition: Edition name; the source's own by default.
-        options: Builder options.
+        edition: Edition name; the route's, the variant's or the source's own by default.
+        options: Builder options; others take their default.
+        splits: Query splits to build, with their pools; those that the edition already has from the
+            same route stay.
         limit: Keep this many queries a split, and as many passages beside their positives. Such a
             build is marked partial and goes to ``<edition>-limitN``.
         offline: Use only files that are already there.
         jobs: Files fetched at once, and tables built at once in processes of their own.
-        force: Build again even if nothing changed.
+        force: Build again even if nothing changed, or over a build with other options.
         seed: For keyed choices such as instructions.
+        full_ledger: Write used and filtered rows to the ledger, too.
         progress: Told of downloads in bytes and of tables in rows.
 
     Raises:
@@ -88,22 +93,44 @@ def build(
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit} keeps nothing", expected="a positive number")
     builder = cast("Builder", builder)
-    source, options = builder.SOURCE, dict(options or {})
-    folder = root / edition_name(source, edition, limit)
+    source, route = builder.SOURCE, getattr(builder, "ROUTE", "sources")
+    options = resolve_options(source, options or {}, edition if route != "release" else None)
+    name = edition_name(source, edition, limit, options=options, route=route)
+    chosen = chosen_splits(source, splits)
+    folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
     with hold(folder / f".{source.config}.lock", f"the build of {source.name} in {folder}"):
-        assets = builder.assets(options)
-        staging = folder / f".staging-{source.config}"
+        target, staging = manifest_path(folder, source.config), folder / f".staging-{source.config}"
         if manifest_path(staging, source.config).exists():
             publish.publish(staging, folder, source.config)
+        told = options | dict(getattr(builder, "told", {}))
+        if target.exists() and not force:
+            old = json.loads(target.read_text())
+            refuse_other(old, str(folder), route=route, options=told)
+            chosen = tuple(s for s in source.pools if s in {*chosen, *old["splits"]})
+        source = narrowed(source, chosen)
+        prepare = getattr(builder, "prepare", None)
+        if prepare is not None:
+            prepare(root, chosen, offline=offline, jobs=jobs, progress=progress)
+        assets = builder.assets(options)
         files = fetch(assets, downloads(root), jobs=jobs, offline=offline, progress=progress)
+        choices = Choices(
+            staging=staging,
+            files=files,
+            options=options,
+            splits=chosen,
+            limit=limit,
+            seed=seed,
+            derived=root / ".cache" / "derived",
+            templates=registered_templates(source.name, root),
+            full_ledger=full_ledger,
+        )
         inputs = _inputs(builder, assets, files, downloads(root))
-        key = _key(builder, inputs, options, limit, seed)
-        target = manifest_path(folder, source.config)
+        key = _key(builder, source, inputs, choices)
         fresh = force or not target.exists() or json.loads(target.read_text())["key"] != key
         if fresh:
             _prepare(staging, key)
-            run = _Run(builder, staging, files, options, limit, seed, progress or Silent())
+            run = _Run(builder, source, choices, progress or Silent())
             pools, queries = run.tables(jobs)
             roots = [files[a.name] for a in assets if a.images]
             names = [manifest.relative(r, folder) for r in roots]
@@ -111,16 +138,19 @@ def build(
                 source,
                 edition=folder.name,
                 key=key,
-                route=getattr(builder, "ROUTE", "sources"),
+                route=route,
                 limit=limit,
-                options=options,
+                options=told,
                 seed=seed,
                 inputs=inputs,
                 image_roots=[*names, *getattr(builder, "image_roots", ())],
                 pools=pools,
                 queries=queries,
+                variant=variant_of(source, options),
+                templates=choices.templates,
             )
-            run.finish(record)
+            amend = getattr(builder, "amend", None)
+            run.finish(amend(record, staging) if amend else record)
             publish.publish(staging, folder, source.config)
         elif staging.exists():
             shutil.rmtree(staging)
@@ -147,25 +177,37 @@ def _inputs(
 
 
 def _key(
-    builder: Builder,
-    inputs: Sequence[Mapping[str, Any]],
-    options: Mapping[str, str],
-    limit: int | None,
-    seed: int,
+    builder: Builder, source: sources.Source, inputs: Sequence[Mapping[str, Any]], choices: Choices
 ) -> str:
     """Identity of a build: if it is unchanged, so are the bytes."""
-    code = inspect.getsourcefile(builder if inspect.ismodule(builder) else type(builder))
+    templates = choices.templates
     facts = {
         "format": MANIFEST_FORMAT,
         "m2kr": __version__,
-        "code": hashlib.sha256(Path(code).read_bytes()).hexdigest() if code else "",
-        "source": manifest.describe(builder.SOURCE),
+        "code": _code_of(builder),
+        "source": manifest.describe(source),
         "inputs": [[i["name"], i["sha256"]] for i in inputs],
-        "options": dict(options),
-        "limit": limit,
-        "seed": seed,
+        "options": dict(choices.options),
+        "told": dict(getattr(builder, "told", {})),
+        "limit": choices.limit,
+        "seed": choices.seed,
+        "templates": list(templates.templates) if templates else [],
+        "full_ledger": choices.full_ledger,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _code_of(builder: Builder) -> str:
+    """Hash of the builder's file and of the shared helpers beside it."""
+    code = inspect.getsourcefile(builder if inspect.ismodule(builder) else type(builder))
+    if not code:
+        return ""
+    path = Path(code)
+    helpers = sorted(path.parent.glob("_*.py")) if inspect.ismodule(builder) else []
+    digest = hashlib.sha256()
+    for each in (path, *helpers):
+        digest.update(hashlib.sha256(each.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _prepare(staging: Path, key: str) -> None:
@@ -181,35 +223,33 @@ class _Run:
     """The tables of one build."""
 
     def __init__(
-        self,
-        builder: Builder,
-        staging: Path,
-        files: Mapping[str, Path],
-        options: Mapping[str, str],
-        limit: int | None,
-        seed: int,
-        progress: Progress,
+        self, builder: Builder, source: sources.Source, choices: Choices, progress: Progress
     ) -> None:
         self.builder = builder
-        self.source = builder.SOURCE
-        self.staging = staging
+        self.source = source
+        self.choices = choices
+        self.staging = choices.staging
         self.progress = progress
-        self._common = (staging, dict(files), dict(options), limit, seed)
 
     def _job(self, kind: TableKind, split: str) -> TableJob:
-        return TableJob(kind, split, *self._common)
+        return TableJob(kind, split, self.choices)
 
     def tables(self, jobs: int) -> tuple[dict[str, Stats], dict[str, Stats]]:
         """Builds all pools, then all query splits, which look their positives up in the pools."""
         pools = list(dict.fromkeys(self.source.pools.values()))
-        return (
-            self._build([self._job("passages", pool) for pool in pools], jobs),
-            self._build([self._job("queries", split) for split in self.source.pools], jobs),
-        )
+        groups = getattr(self.builder, "same_pools", None)
+        same = groups(self.choices.options) if groups else ()
+        first = {pool: next(p for p in pools if p in group) for group in same for pool in group}
+        made = [pool for pool in pools if first.get(pool, pool) == pool]
+        done = self._build([self._job("passages", pool) for pool in made], jobs)
+        copies = [replace(self._job("passages", p), like=first[p]) for p in pools if p not in made]
+        done |= self._build(copies, 1)
+        queries = [self._job("queries", split) for split in self.source.pools]
+        return {pool: done[pool] for pool in pools}, self._build(queries, jobs)
 
     def _build(self, work: list[TableJob], jobs: int) -> dict[str, Stats]:
-        if jobs == 1 or len(work) == 1:
-            done = {}
+        if jobs == 1 or len(work) <= 1:
+            done: dict[str, Stats] = {}
             for job in work:
                 done[job.split] = build_table(self.builder, job, self.progress)
             return done

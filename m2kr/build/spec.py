@@ -1,10 +1,15 @@
 """What a builder declares (assets) and what the engine hands it (context)."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from m2kr import atomic
+from m2kr.build.locks import hold
+from m2kr.errors import UsageError
+from m2kr.instructions import TEMPLATES, TemplateList
+from m2kr.progress import Progress, Silent
 from m2kr.sources import Source
 
 if TYPE_CHECKING:
@@ -13,6 +18,27 @@ if TYPE_CHECKING:
     from m2kr.build.ledger import Ledger
 
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the rows of a file look like, for a look at its first bytes (``--probe``).
+
+    Attributes:
+        kind: ``tsv`` (no quoting, no header), ``csv`` (quoted, with a header), ``jsonl``, ``json``
+            (one object or list).
+        names: Columns of a tsv or csv; keys that a JSON record must have.
+        delimiter: Of a csv.
+        member: Name of the member, in an archive; its first one if empty.
+        path: Key of a JSON object under which the list of records is; empty if the document itself
+            is the list, or the object whose values are the records.
+    """
+
+    kind: Literal["tsv", "csv", "jsonl", "json"]
+    names: tuple[str, ...]
+    delimiter: str = ","
+    member: str = ""
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +56,8 @@ class Asset:
         licence: Terms of the file.
         manual: How to place the file by hand, where no URL works without a login.
         images: The file or folder holds images and becomes an image root of the built source.
+        gate: What must be accepted or signed before it can be had, if anything.
+        shape: Its rows, where they can be looked at.
     """
 
     name: str
@@ -40,18 +68,24 @@ class Asset:
     licence: str = ""
     manual: str = ""
     images: bool = False
+    gate: str = ""
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True)
 class BuildContext:
-    """What a builder's functions get: files, the ledger and the seed.
+    """What a builder's functions get: files, the ledger, the choices of this build.
 
     Attributes:
         source: The spec being built.
         files: Local path of each asset by its name.
         ledger: Where dropped, repaired and filtered rows are reported.
-        options: Builder options by name.
+        options: Every option of the source by name, defaults included.
         seed: For keyed choices.
+        scratch: A folder that all tables of this build share until it is published.
+        derived: A folder for what is made from upstream files alone and kept for other builds.
+        templates: The instructions that rows are given.
+        progress: Told of long steps.
     """
 
     source: Source
@@ -59,13 +93,63 @@ class BuildContext:
     ledger: "Ledger"
     options: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
+    scratch: Path | None = None
+    derived: Path | None = None
+    templates: TemplateList | None = None
+    progress: Progress = field(default_factory=Silent)
+
+    def instruction(self, row_id: str) -> str:
+        """The instruction of one row, drawn from the source's list by seed and id alone."""
+        if self.templates is None:
+            raise UsageError(f"no instructions are registered for {self.source.name}")
+        return self.templates.choose(row_id, self.seed)
+
+    def count(self, option: str) -> int:
+        """The value of an option of kind ``count``."""
+        return int(self.options[option])
+
+    def once(self, name: str, make: Callable[[Path], None]) -> Path:
+        """A file or folder that the tables of this build share, made by the first that asks.
+
+        Args:
+            name: Its name.
+            make: Writes it at the path given; a half-written one is never used.
+        """
+        if self.scratch is None:
+            raise UsageError(f"{name} needs a build's scratch folder")
+        return made_once(self.scratch, name, make)
+
+
+def made_once(folder: Path, name: str, make: Callable[[Path], None]) -> Path:
+    """``folder/name``, made aside and moved there by one process while others wait."""
+    path = folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        with hold(folder / f".{name}.lock", f"making {path}"):
+            if not path.exists():
+                aside = folder / f".{name}.tmp"
+                atomic.discard(aside)
+                make(aside)
+                atomic.replace(aside, path)
+    return path
+
+
+def templates_of(source: str) -> TemplateList | None:
+    """The built-in list of instructions for a source."""
+    return next((each for each in TEMPLATES.values() if source in each.used_for), None)
 
 
 class Builder(Protocol):
     """A module in ``builders/``.
 
     Functions are called in several processes and may be re-run: the same inputs must give the same
-    rows in the same order.
+    rows in the same order. A module may also have
+
+    - ``same_pools(options)``: groups of passage splits that hold the same rows; they are built once;
+    - ``all_passages(ctx, pool)`` and ``all_queries(ctx, split)``: every row that the benchmark could
+      have taken, before the rules that choose; ``--align release`` chooses among these;
+    - ``release_key(kind, row)``: what a row of ours and the same row of the release have in common,
+      where that isn't the id.
     """
 
     SOURCE: Source

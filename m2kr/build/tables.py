@@ -3,8 +3,8 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,14 @@ from m2kr import atomic
 from m2kr.build.ledger import Ledger
 from m2kr.build.spec import BuildContext, Builder, Row
 from m2kr.build.write import TableWriter, write_dataset_files
+from m2kr.data.lookup import FILE as INDEX
 from m2kr.data.lookup import duplicates, gather, open_index, write_index
 from m2kr.data.rows import shards_of
 from m2kr.errors import CheckError
 from m2kr.fingerprint import pool_part, query_parts
+from m2kr.instructions import TemplateList
 from m2kr.progress import Progress
-from m2kr.schema import BATCH_ROWS, ID_COLUMN, SUFFIX, TableKind, columns
+from m2kr.schema import BATCH_ROWS, ID_COLUMN, SUFFIX, TableKind, arrow_schema, columns
 from m2kr.sources import Source
 
 if TYPE_CHECKING:
@@ -30,26 +32,47 @@ Written = Callable[[int], None]
 
 
 @dataclass(frozen=True)
+class Choices:
+    """What all tables of one build share; picklable.
+
+    Attributes:
+        staging: The source's staging folder.
+        files: Local upstream files by asset name.
+        options: Every builder option.
+        splits: The query splits that are built.
+        limit: Queries kept per split (and passages beside the positives), or None for all.
+        seed: For keyed choices.
+        derived: Folder of what is made from upstream files and kept.
+        templates: The instructions that queries are given.
+        full_ledger: Write used and filtered rows to the ledger, too.
+    """
+
+    staging: Path
+    files: Mapping[str, Path]
+    options: Mapping[str, str]
+    splits: tuple[str, ...]
+    limit: int | None = None
+    seed: int = 0
+    derived: Path | None = None
+    templates: TemplateList | None = None
+    full_ledger: bool = False
+
+
+@dataclass(frozen=True)
 class TableJob:
-    """Everything one table needs, picklable so that tables can be built in several processes.
+    """One table of a build.
 
     Attributes:
         kind: ``passages`` or ``queries``.
         split: Name of the passage split or query split.
-        staging: The source's staging folder.
-        files: Local upstream files by asset name.
-        options: Builder options.
-        limit: Queries kept per split (and passages beside the positives), or None for all.
-        seed: For keyed choices.
+        choices: What it shares with the others.
+        like: For passages: a pool, built before, that holds the same rows.
     """
 
     kind: TableKind
     split: str
-    staging: Path
-    files: Mapping[str, Path]
-    options: Mapping[str, str]
-    limit: int | None
-    seed: int
+    choices: Choices
+    like: str | None = None
 
     def name(self, source: Source) -> str:
         """Folder of the table below the edition, such as ``OKVQA_data/test``."""
@@ -57,11 +80,27 @@ class TableJob:
 
     def marker(self, source: Source) -> Path:
         """The file whose presence says that the table is complete."""
-        return self.staging / "tables" / (self.name(source).replace("/", ".") + ".json")
+        name = self.name(source).replace("/", ".")
+        return self.choices.staging / "tables" / f"{name}.json"
 
     def ledger_part(self, source: Source) -> Path:
         """The table's own part of the ledger."""
         return self.marker(source).with_suffix(".ledger.parquet")
+
+    def context(self, source: Source, ledger: Ledger, progress: Progress) -> BuildContext:
+        """What the builder is given."""
+        c = self.choices
+        return BuildContext(
+            source=narrowed(source, c.splits),
+            files=c.files,
+            ledger=ledger,
+            options=c.options,
+            seed=c.seed,
+            scratch=c.staging / "scratch",
+            derived=c.derived,
+            templates=c.templates,
+            progress=progress,
+        )
 
 
 def open_shards(folder: Path) -> pa.Table:
@@ -77,6 +116,13 @@ def read_batches(folder: Path) -> Iterator[pa.RecordBatch]:
             yield from pa.ipc.open_stream(file)
 
 
+def narrowed(source: Source, splits: Sequence[str]) -> Source:
+    """A source with some of its query splits."""
+    if len(splits) == len(source.pools):
+        return source
+    return replace(source, pools={split: source.pools[split] for split in splits})
+
+
 def build_table(builder: Builder, job: TableJob, progress: Progress) -> Stats:
     """Builds one table in the staging folder, or takes it as it is if it is already complete."""
     source = builder.SOURCE
@@ -84,27 +130,48 @@ def build_table(builder: Builder, job: TableJob, progress: Progress) -> Stats:
     if not marker.exists():
         marker.parent.mkdir(parents=True, exist_ok=True)
         name = job.name(source)
-        ledger = Ledger(name, job.ledger_part(source))
-        ctx = BuildContext(source, job.files, ledger, job.options, job.seed)
-        progress.start(name, None, "rows")
-        make = _build_passages if job.kind == "passages" else _build_queries
-        stats = make(builder, ctx, job, lambda n: progress.advance(name, n))
-        progress.done(name)
-        atomic.write_json(marker, stats | {"ledger": ledger.close()})
+        if job.like is not None:
+            stats = _copy_pool(source, job)
+        else:
+            ledger = Ledger(name, job.ledger_part(source), full=job.choices.full_ledger)
+            ctx = job.context(source, ledger, progress)
+            progress.start(name, None, "rows")
+            make = _build_passages if job.kind == "passages" else _build_queries
+            stats = make(builder, ctx, job, lambda n: progress.advance(name, n))
+            progress.done(name)
+            stats |= ledger.close(whole=job.choices.limit is None)
+        atomic.write_json(marker, stats)
     # Read back, so that a table built now and one resumed give the same manifest byte for byte.
     found: Stats = json.loads(marker.read_text())
     return found
 
 
+def _copy_pool(source: Source, job: TableJob) -> Stats:
+    """A pool with the rows of another one: the same files under a second name."""
+    other = TableJob("passages", str(job.like), job.choices)
+    stats: Stats = json.loads(other.marker(source).read_text())
+    old = job.choices.staging / other.name(source)
+    new = job.choices.staging / job.name(source)
+    atomic.discard(new)
+    new.mkdir(parents=True)
+    for name in (*(f["file"] for f in stats["shards"]), INDEX):
+        atomic.link(old / name, new / name)
+    shards = [new / f["file"] for f in stats["shards"]]
+    schema = arrow_schema(columns("passages", source.passage_columns))
+    identity = _identity(stats["shards"])
+    write_dataset_files(new, shards, schema, split=job.split, fingerprint=identity)
+    return stats | {"ledger": {}, "inputs": {}}
+
+
 def _build_passages(builder: Builder, ctx: BuildContext, job: TableJob, written: Written) -> Stats:
     name = job.name(ctx.source)
-    folder = job.staging / name
+    folder = job.choices.staging / name
     writer = TableWriter(
         folder, columns("passages", ctx.source.passage_columns), table=name, written=written
     )
     rows = builder.passages(ctx, job.split)
-    if job.limit is not None:
-        rows = _limited_pool(rows, _positives_of(builder, ctx, job), job.limit)
+    if job.choices.limit is not None:
+        rows = _limited_pool(rows, _positives_of(builder, ctx, job), job.choices.limit)
     _write(writer, rows)
     stats = _complete(writer, folder, name, job.split, "passages")
     stats["pool"] = pool_part(read_batches(folder))
@@ -113,15 +180,16 @@ def _build_passages(builder: Builder, ctx: BuildContext, job: TableJob, written:
 
 def _build_queries(builder: Builder, ctx: BuildContext, job: TableJob, written: Written) -> Stats:
     source, name = ctx.source, job.name(ctx.source)
-    folder = job.staging / name
-    pool = PoolReader(job.staging / f"{source.config}_passages" / source.pools[job.split])
+    staging, limit = job.choices.staging, job.choices.limit
+    folder = staging / name
+    pool = PoolReader(staging / f"{source.config}_passages" / source.pools[job.split])
     writer = TableWriter(
         folder, columns("queries", source.query_columns), table=name, written=written
     )
     qrels_name = f"{source.config}_{SUFFIX['qrels']}/{job.split}"
-    qrels = TableWriter(job.staging / qrels_name, columns("qrels"), table=qrels_name)
+    qrels = TableWriter(staging / qrels_name, columns("qrels"), table=qrels_name)
     totals: dict[str, int] = dict.fromkeys(("judged", "positives", "with_image", "with_answers"), 0)
-    rows = iter(itertools.islice(builder.queries(ctx, job.split), job.limit))
+    rows = iter(itertools.islice(builder.queries(ctx, job.split), limit))
     while block := list(itertools.islice(rows, BATCH_ROWS)):
         filled = pool.fill_contents(block, name)
         writer.write_rows(filled)
@@ -136,7 +204,7 @@ def _build_queries(builder: Builder, ctx: BuildContext, job: TableJob, written: 
             totals["with_image"] += row.get("img_path") is not None
             totals["with_answers"] += bool(row.get("answers"))
     stats = _complete(writer, folder, name, job.split, "queries")
-    stats["qrels"] = _complete(qrels, job.staging / qrels_name, qrels_name, job.split, "qrels")
+    stats["qrels"] = _complete(qrels, staging / qrels_name, qrels_name, job.split, "qrels")
     stats["totals"] = totals
     stats["queries"], stats["judgements"] = query_parts(read_batches(folder))
     return stats
@@ -155,8 +223,7 @@ def _complete(writer: TableWriter, folder: Path, name: str, split: str, kind: Ta
     """Closes a writer, adds the files around its shards and gives their facts."""
     shards = writer.close()
     facts = [shard_facts(shard) for shard in shards]
-    identity = hashlib.sha256("".join(f["sha256"] for f in facts).encode()).hexdigest()[:16]
-    write_dataset_files(folder, shards, writer.schema, split=split, fingerprint=identity)
+    write_dataset_files(folder, shards, writer.schema, split=split, fingerprint=_identity(facts))
     if kind in ID_COLUMN:
         column = ID_COLUMN[kind]
         alike = write_index(folder, (b.column(column) for b in read_batches(folder)))
@@ -169,6 +236,10 @@ def _complete(writer: TableWriter, folder: Path, name: str, split: str, kind: Ta
     return {"rows": writer.rows, "shards": facts}
 
 
+def _identity(facts: list[dict[str, Any]]) -> str:
+    return hashlib.sha256("".join(f["sha256"] for f in facts).encode()).hexdigest()[:16]
+
+
 def shard_facts(shard: Path) -> dict[str, Any]:
     """Name, size in bytes and sha256 of a shard, read back from disk."""
     with shard.open("rb") as file:
@@ -178,12 +249,12 @@ def shard_facts(shard: Path) -> dict[str, Any]:
 
 def _positives_of(builder: Builder, ctx: BuildContext, job: TableJob) -> set[str]:
     """Ids that the kept queries of every split on this pool need."""
-    scratch = BuildContext(ctx.source, ctx.files, Ledger("scratch"), ctx.options, ctx.seed)
+    scratch = replace(ctx, ledger=Ledger("scratch"))
     return {
         passage
         for split, pool in ctx.source.pools.items()
         if pool == job.split
-        for row in itertools.islice(builder.queries(scratch, split), job.limit)
+        for row in itertools.islice(builder.queries(scratch, split), job.choices.limit)
         for passage in row["pos_item_ids"]
     }
 
