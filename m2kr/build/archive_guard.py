@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
+
+from isal import isal_zlib
 
 from m2kr.errors import InputError
 
 _GIB = 1 << 30
+_BUFFER = 1 << 18
 # A ratio says nothing about small files: a page of blanks compresses a thousandfold.
 _RATIO_FLOOR = 64 << 20
 _DAMAGE = (
@@ -22,6 +25,7 @@ _DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
+    cast("type[Exception]", isal_zlib.error),
     EOFError,
     OSError,
     ValueError,
@@ -71,11 +75,27 @@ class Member:
 
 
 class Guard:
-    """What is checked of every entry of one archive, and how its damage is told."""
+    """What is checked of every entry of one archive, and how its damage is told.
 
-    def __init__(self, path: Path, limits: Limits) -> None:
+    Args:
+        path: The archive.
+        limits: Bounds against bombs.
+        noun: What it is called when it is damaged.
+        expected: What it should be.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        limits: Limits,
+        *,
+        noun: str = "archive",
+        expected: str = "a whole tar, tar.gz or zip archive of plain files",
+    ) -> None:
         self._path = path
         self._limits = limits
+        self._noun = noun
+        self._expected = expected
         self._members = 0
         self._total = 0
 
@@ -85,7 +105,7 @@ class Guard:
         return InputError(
             what,
             where=where,
-            expected="a whole tar, tar.gz or zip archive of plain files",
+            expected=self._expected,
             fix="delete it and fetch or copy it again; if it is the same then, do not trust it",
         )
 
@@ -96,7 +116,7 @@ class Guard:
             yield
         except _DAMAGE as error:
             text = str(error) or type(error).__name__
-            raise self.refusal(f"the archive is damaged or cut short: {text}", name) from error
+            raise self.refusal(f"the {self._noun} is damaged or cut short: {text}", name) from error
 
     def entry(self, name: str, size: int) -> str:
         """The normalised name of an entry that may pass."""
@@ -154,9 +174,9 @@ def normal_name(name: str) -> str:
 
 
 class _Checked(io.RawIOBase):
-    """A member's content whose damage is told as ours."""
+    """A content whose damage is told as ours."""
 
-    def __init__(self, inner: IO[bytes], guard: Guard, name: str, size: int) -> None:
+    def __init__(self, inner: Any, guard: Guard, name: str | None, size: int | None) -> None:
         self._inner = inner
         self._guard = guard
         self._name = name
@@ -167,20 +187,32 @@ class _Checked(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         with self._guard.reading(self._name):
-            block = self._inner.read(len(buffer))
-            self._left -= len(block)
-            # zipfile believes a stream that ends early if its checksum fits.
-            if not block and self._left and len(buffer):
-                raise EOFError(f"{self._left:,} bytes are missing")
-        buffer[: len(block)] = block
-        return len(block)
+            count: int = self._inner.readinto(buffer) or 0
+            if self._left is not None:
+                self._left -= count
+                # zipfile believes a stream that ends early if its checksum fits.
+                if not count and self._left and len(buffer):
+                    raise EOFError(f"{self._left:,} bytes are missing")
+        return count
 
     def close(self) -> None:
         self._inner.close()
         super().close()
 
 
-def stream(inner: IO[bytes], guard: Guard, name: str, size: int) -> BinaryIO:
-    """A buffered stream of a member whose damage, met while reading, is an `InputError`."""
+def stream(
+    inner: IO[bytes] | io.RawIOBase,
+    guard: Guard,
+    name: str | None = None,
+    size: int | None = None,
+) -> BinaryIO:
+    """A buffered stream whose damage, met while reading, is an `InputError`.
+
+    Args:
+        inner: The content. A read of more than 256 KiB goes straight to it.
+        guard: Tells the damage.
+        name: The member of the archive that it is.
+        size: How many bytes there must be.
+    """
     raw = _Checked(inner, guard, name, size)
-    return io.BufferedReader(raw, buffer_size=min(max(size, 1), 1 << 18))
+    return io.BufferedReader(raw, min(max(size or _BUFFER, 1), _BUFFER))

@@ -1,18 +1,17 @@
 """Members of tar archives, plain or gzip, streamed in constant memory."""
 
-import gzip
+import io
 import tarfile
 from collections.abc import Iterator
 from functools import partial
 from typing import IO, Any, BinaryIO, Self, cast
 
 from m2kr.build.archive_guard import Guard, Member, stream
+from m2kr.build.inflate import Inflated
 from m2kr.errors import UsageError
 
 _HEADER_LIMIT = 1 << 20
 _TRAILER_LIMIT = 1 << 20
-# tarfile copies what is left of it at every header.
-_BUFFER = 1 << 16
 _LONG_HEADERS = {
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -33,16 +32,15 @@ class TarReader:
 
     def __init__(self, file: BinaryIO, guard: Guard, *, packed: bool) -> None:
         self._guard = guard
-        self._inflated = _Inflated(file, guard) if packed else None
+        self._inflated = Inflated(file, guard) if packed else None
+        self._file = self._inflated or file
         self._current: tarfile.TarInfo | None = None
         self._opened: tarfile.TarInfo | None = None
         with guard.reading():
-            # A plain tar is sought through, so that members nobody reads cost nothing.
+            # tarfile seeks forward only: in a plain tar members nobody reads cost nothing, and in
+            # a packed one its own stream class would copy all bytes twice.
             self._tar = tarfile.open(  # noqa: SIM115 - closed by members()
-                fileobj=cast("IO[bytes]", self._inflated or file),
-                mode="r|" if packed else "r:",
-                tarinfo=_Header,
-                bufsize=_BUFFER,
+                fileobj=cast("IO[bytes]", self._file), mode="r:", tarinfo=_Header
             )
 
     def members(self) -> Iterator[Member]:
@@ -92,25 +90,25 @@ class TarReader:
                 f"{name!r} was opened after the next member of its tar was asked for",
                 fix="read a member before going on to the next",
             )
-        with self._guard.reading(name):
-            inner = cast("IO[bytes]", self._tar.extractfile(info))
-        return stream(inner, self._guard, name, info.size)
+        return stream(_Slice(self._file, info.offset_data, info.size), self._guard, name, info.size)
 
 
-class _Inflated:
-    """The content of a gzip file, watched while it grows."""
+class _Slice(io.RawIOBase):
+    """The bytes of a member, where they are."""
 
-    def __init__(self, packed: BinaryIO, guard: Guard) -> None:
-        self._packed = packed
-        self._gzip = gzip.GzipFile(fileobj=packed)
-        self._guard = guard
-        self._size = 0
+    def __init__(self, file: BinaryIO | Inflated, start: int, size: int) -> None:
+        self._file = file
+        self._at = start
+        self._end = start + size
 
-    def read(self, size: int) -> bytes:
-        block = self._gzip.read(size)
-        self._size += len(block)
-        self._guard.ratio(self._size, self._packed.tell())
-        return block
+    def readinto(self, buffer: Any) -> int:
+        with memoryview(buffer) as view, view[: self._end - self._at] as wanted:
+            if not wanted.nbytes:
+                return 0
+            self._file.seek(self._at)
+            count = cast("Any", self._file).readinto(wanted) or 0
+        self._at += count
+        return cast("int", count)
 
 
 class _Header(tarfile.TarInfo):

@@ -1,0 +1,301 @@
+"""One huge JSON document, read member by member from a stream, in little memory.
+
+Ends of members are guessed by searches for bytes and proven by orjson: what is whole JSON once its
+bracket is closed can end nowhere else. Where a guess fails, numpy follows strings and depth, in
+linear time whatever the content.
+"""
+
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+
+from m2kr.errors import InputError
+
+LIMIT = 256 << 20
+_CHUNK = 1 << 18  # bytes read and scanned at once
+_SPAN = 1 << 19  # bytes decoded at once
+_TOKEN = 1 << 10  # no number or escape is longer
+_PATIENCE = 63  # so many buffers at most without another guess
+_BLANKS = b" \t\r\n"
+_GAP = rb"[ \t\r\n]*"
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_HEAD = re.compile(_GAP + b"(" + _STRING + b")" + _GAP + b":" + _GAP + rb"([^ \t\r\n])", re.S)
+_NEXT_MEMBER = re.compile(_GAP + b"," + _GAP + b'"')
+_NEXT_ITEM = re.compile(_GAP + rb'(?:\{[ \t\r\n]*"[^"\\]{0,64}"[ \t\r\n]*:|["\[{])?')
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+_ESCAPE = re.compile(rb"\\(?:u(?i:d[89ab]..\\ud[c-f]..)|(u(?i:d[89a-f][0-9a-f]{2}))|.)", re.S)
+_STEPS = np.zeros(256, np.int64)
+_STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
+_CLOSERS = {b"{": b"}", b"[": b"]"}
+_NAMES = {b"{": "a JSON object", b"[": "a JSON list", b"": "empty"}
+_READ_ERRORS = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
+
+
+def object_members(
+    stream: BinaryIO, *, where: str, limit: int = LIMIT
+) -> Iterator[tuple[str, Any]]:
+    """Keys and values of the members of a document that is one JSON object, in its order.
+
+    A key that occurs twice comes twice. Values are orjson's: integers beyond 64 bits are floats.
+    Escapes of half a surrogate pair, which no UTF-8 can hold, become U+FFFD.
+
+    Args:
+        stream: The document, UTF-8 with or without a byte order mark; it need not be seekable.
+        where: How messages name it.
+        limit: The most bytes a member may have.
+
+    Raises:
+        InputError: It is damaged, cut short, no object, or has a member that is too large or nested
+            too deeply. All members before that one have been yielded, unless it could not be read.
+    """
+    return _Document(stream, where, limit, b"{").read(None)
+
+
+def array_items(
+    stream: BinaryIO, *, where: str, key: str | None = None, limit: int = LIMIT
+) -> Iterator[Any]:
+    """Items of a document that is one JSON list, or of the list ``key`` of one that is an object.
+
+    What precedes the list ``key`` is passed over in little memory, only its keys, strings and depth
+    checked; what follows is not read; the first of equal keys counts. Else as ``object_members``.
+
+    Raises:
+        InputError: As there; or the object has no such key, or no list for it.
+    """
+    return _Document(stream, where, limit, b"[" if key is None else b"{").read(key)
+
+
+def _mended(text: bytes) -> bytes:
+    """A text with U+FFFD for each half surrogate pair."""
+    return _ESCAPE.sub(lambda m: b"\\ufffd" if m[1] else m[0], text) if _HALF.search(text) else text
+
+
+@dataclass(slots=True)
+class _Document:
+    """The part of a document that is in memory; from ``pos`` on it is still to be decoded."""
+
+    stream: BinaryIO
+    where: str
+    limit: int
+    opener: bytes  # of the object or list whose members are read
+    buf: bytes = b""
+    pos: int = 0
+    base: int = 0  # bytes of the document before the buffer
+    count: int = 0  # members decoded
+    separator: tuple[bytes, int] = b"", 0  # what was between two items, and where its comma is
+    depth: int = 0  # of brackets, and
+    quoted: int = 0  # whether within a string: where ``scan_block`` is
+
+    def read(self, key: str | None) -> Iterator[Any]:
+        """All members, of the document or of its list ``key``, and a look at what follows."""
+        self.more()
+        self.pos = 3 if self.buf.startswith(b"\xef\xbb\xbf") else 0
+        if (found := self.next_byte()) != self.opener:
+            what = _NAMES.get(found, "no JSON object or list")
+            raise self.error(f"this is {what}", self.pos, expected=_NAMES[self.opener])
+        self.pos += 1
+        if key is not None:
+            self.seek(key)
+        yield from self.parts()
+        if self.next_byte() not in ((b"",) if key is None else (b",", b"}")):
+            what = "there is more after its end" if key is None else "no comma or bracket follows"
+            raise self.error(what, self.pos)
+
+    def more(self) -> bool:
+        """Read on: as much again as there is, so that a huge member is copied few times only."""
+        parts = [self.buf[self.pos :]]
+        wanted = max(_CHUNK, len(parts[0]))
+        try:
+            while wanted > 0 and (part := self.stream.read(wanted)):
+                parts.append(part)
+                wanted -= len(part)
+        except _READ_ERRORS as error:
+            raise self.error(f"the document can't be read: {error}", len(self.buf)) from error
+        self.base += self.pos
+        self.buf, self.pos = b"".join(parts), 0
+        return len(parts) > 1
+
+    def need_more(self) -> None:
+        """Read on, for a member that does not end in the buffer, if it is right so far."""
+        end = len(self.buf)
+        if end - self.pos > min(_CHUNK, self.limit):
+            self.check(end, margin=_TOKEN)
+        if not self.more():
+            self.check(len(self.buf))
+            raise self.error("the document is cut short here", len(self.buf))
+
+    def wrapped(self, stop: int) -> bytes:
+        """What is before ``stop``, as a document of its own."""
+        return b"".join((self.opener, self.buf[self.pos : stop], _CLOSERS[self.opener]))
+
+    def check(self, stop: int, *, margin: int = 0) -> None:
+        """Raise an error if what is before ``stop`` is no JSON so far or too large."""
+        text = _mended(self.wrapped(stop)[:-1])
+        at, what = len(text), ""
+        try:
+            text.decode()
+            orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            at, what = len(error.doc[: error.pos].encode()), f"this is not JSON: {error.msg}"
+        except UnicodeDecodeError as error:
+            if error.reason != "unexpected end of data":
+                at, what = error.start, "this byte is not UTF-8"
+        if at < len(text) - margin:
+            raise self.error(what, self.pos + at - 1)
+        if stop - self.pos > self.limit:
+            raise self.error("it is too large", self.pos, expected=f"at most {self.limit:,} bytes")
+
+    def error(self, what: str, at: int, *, expected: str = "JSON in UTF-8, whole") -> InputError:
+        """An error at buffer position ``at``, in the member that begins at ``pos``."""
+        place = f"{'member' if self.opener == b'{' else 'item'} {self.count + 1:,}"
+        if self.opener == b"{" and (head := _HEAD.match(self.buf, self.pos)):
+            place += f" {head[1][:200].decode(errors='replace')}"
+        where = f"{self.where}, {place}, byte offset {self.base + at:,}"
+        return InputError(what, where=where, expected=expected, fix="delete it and fetch it again")
+
+    def next_byte(self) -> bytes:
+        """The next byte that is not blank, left unread; none at the end."""
+        while True:
+            rest = self.buf[self.pos :].lstrip(_BLANKS)
+            self.pos = len(self.buf) - len(rest)
+            if rest or not self.more():
+                return rest[:1]
+
+    def seek(self, key: str) -> None:
+        """Move to the first item of the list that is the value of ``key``."""
+        more = self.next_byte() != b"}"
+        while more:
+            while not (head := _HEAD.match(self.buf, self.pos)):
+                self.need_more()
+            self.check(head.end(1))
+            if orjson.loads(_mended(head[1])) == key:
+                if head[2] != b"[":
+                    raise self.error(f"the value of {key!r} is no list", head.start(2))
+                self.opener, self.pos, self.count = b"[", head.end(), 0
+                return
+            self.pos = head.start(2)
+            more = self.skip()
+            self.count += 1
+        raise self.error(f"the object has no key {key!r}", self.pos)
+
+    def skip(self) -> bool:
+        """Move behind the value at hand and its comma; false, if it was the object's last."""
+        self.depth = self.quoted = 0
+        while True:
+            stops, end, stop = self.scan_block(self.pos)
+            if stops:
+                self.pos = stops[0] + (stops[0] != end)
+                return stops[0] != end
+            if stop > self.pos:
+                self.pos = stop
+            elif not self.more():
+                raise self.error("the document is cut short here", len(self.buf))
+
+    def parts(self) -> Iterator[Any]:
+        """The members from ``pos`` on, up to and with the closing bracket."""
+        keyed, end, pause, penalty = self.opener == b"{", -1, 0, 0
+        while end < 0:
+            if len(self.buf) - self.pos < _CHUNK:
+                self.more()
+            if pause:
+                pause -= 1
+            elif (yield from self.guess_members() if keyed else self.guess_items()):
+                penalty = 0
+                continue
+            else:
+                pause = penalty = min(2 * penalty + 1, _PATIENCE)
+            self.depth = self.quoted = 0
+            stops, at, stop = list[int](), -1, self.pos
+            while not stops and stop != at:
+                at = stop
+                stops, end, stop = self.scan_block(at)
+            if not stops:
+                self.need_more()
+            elif end != stops[0] or self.count or self.buf[self.pos : end].strip(_BLANKS):
+                yield from self.exact(stops)
+        self.pos = end + 1
+        if self.buf[end : end + 1] != _CLOSERS[self.opener]:
+            raise self.error("this is not the bracket that was opened", end)
+
+    def guess_members(self) -> Generator[tuple[str, Any], None, bool]:
+        """Members that are objects, up to the first '}, "' each; true, if some, and none other."""
+        buf, view, first = self.buf, memoryview(self.buf), self.pos
+        stop = buf.find(b"}", first) + 1
+        while stop:
+            if after := _NEXT_MEMBER.match(buf, stop):
+                head = _HEAD.match(buf, self.pos, stop)
+                if not head or head[2] != b"{" or stop - self.pos > self.limit:
+                    return False
+                try:
+                    member = orjson.loads(head[1]), orjson.loads(view[head.start(2) : stop])
+                except orjson.JSONDecodeError:
+                    return False
+                self.pos, self.count = after.end() - 1, self.count + 1
+                yield member
+            stop = buf.find(b"}", stop) + 1
+        return self.pos > first
+
+    def guess_items(self) -> Generator[Any, None, bool]:
+        """The items up to the last place that looks like what was between earlier ones; true, if right."""
+        between, cut = self.separator
+        comma = self.buf.rfind(between, self.pos, self.pos + min(_SPAN, self.limit)) + cut
+        found = self.decoded(comma) if between and comma >= self.pos + cut else ()
+        if found:
+            self.pos, self.count = comma + 1, self.count + len(found)
+            yield from found
+        return bool(found)
+
+    def decoded(self, stop: int, mend: Callable[[bytes], bytes] = bytes) -> Any:
+        """What is before ``stop``, in its brackets; nothing if it is no JSON."""
+        try:
+            return orjson.loads(mend(self.wrapped(stop)))
+        except orjson.JSONDecodeError:
+            return ()
+
+    def exact(self, stops: list[int]) -> Iterator[Any]:
+        """The members that end at ``stops``: all at once, if they are small, right and distinct."""
+        first = stops[0]
+        before = self.buf[max(self.pos, first - 64) : first]
+        cut = len(before) - len(before.rstrip(b"]}" + _BLANKS))
+        if after := _NEXT_ITEM.match(self.buf, first + 1):
+            self.separator = self.buf[first - cut : after.end()], cut
+        small = stops[-1] - self.pos <= min(_SPAN, self.limit)
+        parsed: Any = self.decoded(stops[-1]) if small else ()
+        if len(parsed) == len(stops):
+            self.pos, self.count = stops[-1] + 1, self.count + len(stops)
+            yield from parsed.items() if self.opener == b"{" else parsed
+            return
+        for stop in stops:
+            parsed = self.decoded(stop, _mended) if stop - self.pos <= self.limit else ()
+            if not parsed:
+                self.check(stop)
+                raise self.error("something is missing before this comma or bracket", stop)
+            self.pos, self.count = stop + 1, self.count + 1
+            yield from parsed.items() if self.opener == b"{" else parsed
+
+    def scan_block(self, at: int) -> tuple[list[int], int, int]:
+        """Where members end in a block; the last if it closes all, or -1; where the next begins."""
+        block = self.buf[at : at + _CHUNK + 1]
+        if (len(block) - len(block.rstrip(b"\\"))) % 2:  # an escape is not to be torn
+            block = block[:-1]
+        codes = np.frombuffer(block.replace(b"\\\\", b"  ").replace(b'\\"', b"  "), np.uint8)
+        low = codes | 0x20  # '[' as '{', ']' as '}'; 34 is the quote, 44 the comma
+        places = np.flatnonzero((codes == 34) | (codes == 44) | (low == 0x7B) | (low == 0x7D))
+        quotes = codes[places] == 34
+        quoted = (np.cumsum(quotes) + self.quoted) % 2
+        self.quoted = int(quoted[-1]) if len(places) else self.quoted
+        places = places[~quotes & (quoted == 0)]
+        depths = np.cumsum(_STEPS[codes[places]]) + self.depth
+        self.depth = int(depths[-1]) if len(places) else self.depth
+        closed = np.flatnonzero(depths < 0)[:1]
+        n = int(closed[0]) if len(closed) else len(places)
+        commas = places[:n][(codes[places[:n]] == 44) & (depths[:n] == 0)]
+        stops = (np.append(commas, places[closed]) + at).tolist()
+        return stops, stops[-1] if len(closed) else -1, at + len(block)
