@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from m2kr import __version__
-from m2kr.cli import build, demo, doctor, eval_, import_, info, list_, verify
+from m2kr.cli import build, demo, diff, doctor, eval_, import_, info, list_, verify
 from m2kr.errors import M2KRError
 
 INTERNAL_ERROR, INTERRUPTED = 70, 130
@@ -68,6 +68,7 @@ for name, module in {
     "list": list_,
     "info": info,
     "verify": verify,
+    "diff": diff,
     "doctor": doctor,
 }.items():
     app.command(
