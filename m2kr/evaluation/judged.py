@@ -28,9 +28,14 @@ class Judged:
             repeated judgements the highest counts, other queries' are ignored.
         answers: Per query its answers; empty where it has none.
         texts: Reads passage texts by place in ``run.vocabulary``; only called for pseudo recall.
+        same: Passages that count as another one: places in ``run.vocabulary`` and the ids they count
+            as. The first of a query's rows that count as one passage is it; further ones are nothing.
+        unjudged_miss: A query without a right passage counts as missed, in place of being undefined.
 
     Attributes:
         run: The run.
+        codes: Per row of the run the passage that it counts as; a number for comparing alone.
+        defined: Per query whether metrics on right passages are defined.
         positives: Per query the number of its right passages, retrieved or not.
         relevance: Per row of the run its grade, 0 if it isn't right.
         has_answers: Per query whether it has an answer, be it blank.
@@ -43,26 +48,55 @@ class Judged:
         qrels: "pa.Table",
         answers: Sequence[Sequence[str]],
         texts: Texts,
+        *,
+        same: "tuple[NDArray[np.int64], pa.Array] | None" = None,
+        unjudged_miss: bool = False,
     ) -> None:
         self.run = run
         self._answers = [[answer.strip().lower() for answer in each] for each in answers]
         self._texts = texts
-        self._owner, self._code, self._grade = _judgements(run, qrels)
+        names = qrels.column("passage_id").cast(pa.large_string()).unique()
+        self._owner, self._code, self._grade = _judgements(run, qrels, names)
+        self._width = len(run.vocabulary) + len(names) + 1
+        self.codes = run.codes.astype(np.int64)
+        if same is not None and len(same[0]):
+            self.codes = self._counted_as(names, *same)
         self.positives = np.bincount(self._owner, minlength=len(run))
+        self.defined = (self.positives > 0) | unjudged_miss
         self.relevance = self._row_relevance()
         self.has_answers = np.array([bool(each) for each in self._answers], bool)
         self.has_empty_answer = np.array(["" in each for each in self._answers], bool)
         self._hits_before = np.concatenate([[0], np.cumsum(self.relevance > 0)])
 
     def _row_relevance(self) -> "NDArray[np.int64]":
-        run, width = self.run, max(1, len(self.run.vocabulary))
-        rows = np.repeat(np.arange(len(run)), run.counts()) * width + run.codes
-        known = self._code < len(run.vocabulary)
-        keys = self._owner[known] * width + self._code[known]  # ascending and distinct
+        rows = self._owners() * self._width + self.codes
+        keys = self._owner * self._width + self._code  # ascending and distinct
         if not len(keys):
             return np.zeros(len(rows), np.int64)
         at = np.minimum(np.searchsorted(keys, rows), len(keys) - 1)
-        return np.where(keys[at] == rows, self._grade[known][at], 0)
+        return np.where(keys[at] == rows, self._grade[at], 0)
+
+    def _owners(self) -> "NDArray[np.int64]":
+        return np.repeat(np.arange(len(self.run)), self.run.counts())
+
+    def _counted_as(
+        self, names: pa.Array, places: "NDArray[np.int64]", ids: pa.Array
+    ) -> "NDArray[np.int64]":
+        vocabulary = self.run.vocabulary
+        ids = ids.cast(pa.large_string())
+        code = pc.coalesce(
+            pc.index_in(ids, vocabulary.cast(pa.large_string())),
+            pc.add(pc.index_in(ids, names), len(vocabulary)),
+            pa.array(places, pa.int32()),
+        )
+        of_place = np.arange(len(vocabulary), dtype=np.int64)
+        of_place[places] = code.to_numpy(zero_copy_only=False)
+        codes = of_place[self.run.codes]
+        _, first = np.unique(self._owners() * self._width + codes, return_index=True)
+        again = np.ones(len(codes), bool)
+        again[first] = False
+        codes[again] = self._width - 1
+        return codes
 
     def hits(self, k: int) -> "NDArray[np.int64]":
         """Per query the number of right passages among the first ``k``."""
@@ -92,7 +126,7 @@ class Judged:
 
 
 def _judgements(
-    run: "Run", qrels: "pa.Table"
+    run: "Run", qrels: "pa.Table", distinct: pa.Array
 ) -> "tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]":
     """Query number, passage code and grade of each judgement, ascending and distinct."""
     names = qrels.column("passage_id").cast(pa.large_string())
@@ -102,7 +136,7 @@ def _judgements(
     )
     known = pc.index_in(names, run.vocabulary)
     # Passages that no query retrieved get codes after the vocabulary's.
-    others = pc.add(pc.index_in(names, names.unique()), len(run.vocabulary))
+    others = pc.add(pc.index_in(names, distinct), len(run.vocabulary))
     code = pc.coalesce(known, others)
     grade = qrels.column("relevance").to_numpy().astype(np.int64)
     use = pc.is_valid(owner).to_numpy() & (grade > 0)

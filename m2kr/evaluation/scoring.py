@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from m2kr.data.lookup import gather
@@ -64,7 +65,15 @@ def score_run(
     cut = run.top(deepest)
     if cut is not run:
         rows = rows[pc.index_in(cut.vocabulary, run.vocabulary).to_numpy(zero_copy_only=False)]
-    judged = Judged(cut, qrels, answers, lambda places: gather(column, rows[places]))
+    miss = split.manifest.get("unjudged") == "miss" and len(qrels) > 0
+    judged = Judged(
+        cut,
+        qrels,
+        answers,
+        lambda places: gather(column, rows[places]),
+        same=_counted_as(split, rows),
+        unjudged_miss=miss,
+    )
     per_query = {one.name: one.metric.compute(judged, one.k).astype(np.float64) for one in chosen}
     named = {one.name for one in chosen if one.named}
     per_query = {n: s for n, s in per_query.items() if n in named or not np.isnan(s).all()}
@@ -78,6 +87,8 @@ def score_run(
         "empty_rankings": int((counts == 0).sum()),
         "short_rankings": int((counts < min(k, len(split.passages_view))).sum()),
     }
+    if miss:
+        facts["queries_counted_as_missed"] = facts["queries_without_positives"]
     summary = {name: _summary(scores) for name, scores in per_query.items()}
     return Scores(summary, _groups(split, per_query), per_query, facts)
 
@@ -106,6 +117,18 @@ def _groups(
             metrics = {m: summary for m, summary in summaries.items() if summary["n"]}
             found[name][value] = {"n": int(of_group.sum()), "metrics": metrics}
     return found
+
+
+def _counted_as(
+    split: "Split", rows: "NDArray[np.int64]"
+) -> "tuple[NDArray[np.int64], pa.Array] | None":
+    """Ranked passages that count as another one (E-VQA's pool has some), and as which."""
+    data = split.passages_view.dataset.data
+    if "scored_as" not in data.column_names:
+        return None
+    values = gather(data.column("scored_as"), rows)
+    places = np.array([i for i, value in enumerate(values) if value is not None], np.int64)
+    return places, pa.array([values[i] for i in places], pa.string())
 
 
 def _pool_rows(split: "Split", run: Run) -> "NDArray[np.int64]":

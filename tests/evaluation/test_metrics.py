@@ -105,6 +105,63 @@ def test_repeated_judgements_count_once_and_the_highest_grade_wins():
     assert twice.relevance.tolist() == [3]
 
 
+def scored_as(ranking, positives, same, name):
+    """A metric where some passages count as another: ``same`` is {passage: the one it counts as}."""
+    run = Run.from_dict({"q": {p: float(-i) for i, p in enumerate(ranking)}})
+    vocabulary = run.vocabulary.to_pylist()
+    places = [i for i, p in enumerate(vocabulary) if p in same]
+    ids = pa.array([same[vocabulary[i]] for i in places], pa.string())
+    n = len(positives)
+    table = pa.table(
+        {"question_id": ["q"] * n, "passage_id": list(positives), "relevance": [1] * n}
+    )
+    pairs = (np.array(places, np.int64), ids)
+    return value(Judged(run, table, [[]], lambda _: [], same=pairs), name)[0]
+
+
+@pytest.mark.parametrize(
+    ("ranking", "name", "expected"),
+    [
+        (["x", "a#2", "y"], "hit_rate@1", 0),
+        (["x", "a#2", "y"], "hit_rate@2", 1),  # the official pool lists the id twice: either is it
+        (["x", "a#2", "a"], "mrr@10", 1 / 2),
+        (["a#2", "a", "b"], "set_recall@2", 1 / 2),  # once found, found again is nothing
+        (["a#2", "a", "b"], "set_recall@3", 1),
+        (["b", "a#3", "a#2"], "set_recall@2", 1),
+        (["x", "y", "z"], "hit_rate@3", 0),
+    ],
+)
+def test_a_passage_that_counts_as_another(ranking, name, expected):
+    same = {"a#2": "a", "a#3": "a", "z": "elsewhere"}
+    assert scored_as(ranking, ["a", "b"], same, name) == pytest.approx(expected)
+
+
+@settings(max_examples=50)
+@given(
+    st.permutations(["a", "a#2", "a#3", "b", "b#2", "c", "d"]),
+    st.lists(st.sampled_from("abcd"), unique=True, min_size=1),
+    st.integers(1, 7),
+)
+def test_counting_as_another_agrees_with_a_naive_official_script(ranking, positives, k):
+    same = {"a#2": "a", "a#3": "a", "b#2": "b"}
+    shown = [same.get(p, p) for p in ranking[:k]]  # what the official script sees: ids with repeats
+    assert scored_as(ranking, positives, same, f"hit_rate@{k}") == any(
+        p in positives for p in shown
+    )
+    expected = len(set(shown) & set(positives)) / len(positives)
+    assert scored_as(ranking, positives, same, f"set_recall@{k}") == pytest.approx(expected)
+
+
+def test_queries_without_right_passages_can_count_as_missed():
+    """OKVQA's published means are over all questions, also those for which nothing was found."""
+    run = Run.from_dict({"found": {"a": 1.0}, "open": {"a": 1.0}})
+    table = pa.table({"question_id": ["found"], "passage_id": ["a"], "relevance": [1]})
+    missed = Judged(run, table, [[], []], lambda _: [], unjudged_miss=True)
+    for name in ("hit_rate@5", "set_recall@5", "mrr@10"):
+        assert value(missed, name) == [1, 0]
+        assert value(Judged(run, table, [[], []], lambda _: []), name) == [1, None]
+
+
 TEXTS = {"a": "The CAT sat", "b": "a dog", "c": "42 mice", "d": ""}
 
 

@@ -34,7 +34,7 @@ def _ranx() -> tuple[Any, Any]:
 def per_query(judged: "Judged", name: str, k: int) -> "NDArray[np.float64]":
     """Per query what ``ranx.metrics.name`` gives at ``k``; NaN where no passage is right."""
     metrics, typed_list = _ranx()
-    scores = np.where(judged.positives > 0, 0.0, np.nan)
+    scores = np.where(judged.defined, 0.0, np.nan)
     used = np.flatnonzero((judged.positives > 0) & (judged.run.counts() > 0))
     if not len(used):
         return scores
@@ -44,7 +44,7 @@ def per_query(judged: "Judged", name: str, k: int) -> "NDArray[np.float64]":
         best = np.argsort(-grades, kind="stable")  # ranx takes the ideal ranking from their order
         qrels.append(np.stack([codes[best], grades[best]], 1).astype(np.float64))
         start, stop = judged.run.offsets[query], judged.run.offsets[query + 1]
-        ranked = judged.run.codes[start : min(stop, start + k)].astype(np.float64)
+        ranked = judged.codes[start : min(stop, start + k)].astype(np.float64)
         run.append(np.stack([ranked, -np.arange(len(ranked))], 1))
     # Not through ranx.evaluate: it fails on one metric of lists without averaging (0.3.21).
     scores[used] = getattr(metrics, name)(qrels, run, k)

@@ -18,4 +18,4 @@ def hit_rate(judged: "Judged", k: int) -> "NDArray[np.float64]":
 
     As in the official evaluation, where it is called Recall@K.
     """
-    return np.where(judged.positives > 0, judged.hits(k) > 0, np.nan)
+    return np.where(judged.defined, judged.hits(k) > 0, np.nan)

@@ -16,4 +16,4 @@ if TYPE_CHECKING:
 def mrr(judged: "Judged", k: int) -> "NDArray[np.float64]":
     """1 / rank of the first right passage in the top K, 0 if none; undefined without right passages."""
     first = judged.first_hit
-    return np.where(judged.positives > 0, np.where(first <= k, 1 / first, 0.0), np.nan)
+    return np.where(judged.defined, np.where(first <= k, 1 / first, 0.0), np.nan)

@@ -15,4 +15,4 @@ if TYPE_CHECKING:
 @metric("set_recall", "Recall@{k} (set)")
 def set_recall(judged: "Judged", k: int) -> "NDArray[np.float64]":
     """The share of a query's right passages among the top K; undefined without right passages."""
-    return np.where(judged.positives > 0, judged.hits(k) / np.maximum(judged.positives, 1), np.nan)
+    return np.where(judged.defined, judged.hits(k) / np.maximum(judged.positives, 1), np.nan)
