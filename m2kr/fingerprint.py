@@ -13,6 +13,7 @@ Shards, batch sizes, extra columns, routes and the pyarrow version do not enter.
 import hashlib
 import struct
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ class Fingerprint:
             ]
         )
         self._ids.append(pa.array(ids, pa.binary()))
+
+    def add_digests(self, ids: "pa.Array", digests: bytes) -> None:
+        """Adds rows that were hashed before: ids (binary) and 32 bytes a row, as `pool_digests` gives."""
+        self._digests += digests
+        self._ids.append(ids)
 
     def hexdigest(self) -> str:
         """The fingerprint, ``fp1:`` and 64 hex digits."""
@@ -105,12 +111,42 @@ def pool_part(table: "pa.Table | Iterable[pa.RecordBatch]") -> str:
     """The ``pool`` fingerprint of a passage table, read batch by batch."""
     import pyarrow as pa
 
-    part, pack = Fingerprint("pool"), _LENGTH.pack
+    part = Fingerprint("pool")
     for batch in _batches(table):
-        ids = batch.column("passage_id").cast(pa.binary()).to_pylist()
-        texts = batch.column("passage_content").cast(pa.binary()).to_pylist()
-        part.add(ids, (b"\x01" + pack(len(text)) + text for text in texts))
+        part.add_digests(batch.column("passage_id").cast(pa.binary()), pool_digests(batch))
     return part.hexdigest()
+
+
+def pool_digests(batch: "pa.RecordBatch") -> bytes:
+    """32 bytes for each row of a passage batch: the sha256 of its id and text by the module's rule."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    parts: list[pa.Array] = []
+    for name in ("passage_id", "passage_content"):
+        values = batch.column(name).cast(pa.large_binary())
+        parts += [_heads(values), values]
+    joined = pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.large_binary()))
+    _, offsets, data = joined.buffers()
+    if data is None:
+        return b""
+    view, sha256 = memoryview(data), hashlib.sha256
+    ends = memoryview(offsets).cast("q")[joined.offset : joined.offset + len(joined) + 1].tolist()
+    return b"".join([sha256(view[a:b]).digest() for a, b in pairwise(ends)])
+
+
+def _heads(values: "pa.Array") -> "pa.Array":
+    """What precedes each string in a row's bytes: ``01`` and its length."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    heads = np.zeros(len(values), np.dtype([("mark", "u1"), ("length", "<u8")]))
+    heads["mark"] = 1
+    heads["length"] = pc.binary_length(values).to_numpy(zero_copy_only=False)
+    offsets = np.arange(0, heads.nbytes + 1, heads.itemsize, dtype=np.int64)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(heads)]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(values), buffers)
 
 
 def images_part(hashes: Iterable[tuple[str, str | None]]) -> str:

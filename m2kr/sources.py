@@ -64,12 +64,14 @@ class Rule:
         basis: ``read`` in official material or counted, ``inferred`` from it or from derived code,
             or ``ours``.
         option: The option that changes it, if any.
+        when: Options under which it applies; always if empty.
     """
 
     name: str
     says: str
     basis: Literal["read", "inferred", "ours"]
     option: str = ""
+    when: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,13 @@ def sources() -> dict[str, Source]:
         name: importlib.import_module(path).SOURCE
         for name, path in sorted(builder_modules().items())
     }
+
+
+def buildable(route: str) -> list[str]:
+    """Names of the sources that can be built by a route, ``sources`` or ``release``."""
+    if route == "release":
+        return [name for name, spec in sources().items() if spec.released]
+    return [name for name in sources() if hasattr(builder(name), "assets")]
 
 
 def resolve(name: str, also: Mapping[str, str] | None = None) -> str:

@@ -188,8 +188,8 @@ class _Fetch:
         Raises:
             M2KRError: The known sizes, less what has arrived, don't fit on the disk.
         """
-        items = plan(assets, self.folder)
-        need = sum(max(0, item.size - item.have) for item in items if item.size is not None)
+        sizes = zip(assets, plan(assets, self.folder), strict=True)
+        need = sum(max(0, (i.size or a.about or 0) - i.have) for a, i in sizes)
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
         if need and need + self.policy.spare > free:

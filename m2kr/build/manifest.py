@@ -10,7 +10,7 @@ from m2kr.build.tables import Stats
 from m2kr.fingerprint import combine
 from m2kr.instructions import TemplateList
 from m2kr.schema import MANIFEST_FORMAT, SUFFIX, Column, columns
-from m2kr.sources import Source
+from m2kr.sources import Rule, Source
 
 
 def make_manifest(
@@ -28,6 +28,7 @@ def make_manifest(
     queries: Mapping[str, Stats],
     variant: str | None = None,
     templates: TemplateList | None = None,
+    rules: Sequence[Rule] = (),
 ) -> dict[str, Any]:
     """The manifest of a complete staging folder. It holds no time and no absolute build path."""
     import pyarrow as pa
@@ -59,7 +60,7 @@ def make_manifest(
         "partial": partial,
         "limit": limit,
         "options": dict(options),
-        "rules": [dataclasses.asdict(rule) for rule in source.rules] if route == "sources" else [],
+        "rules": [dataclasses.asdict(rule) for rule in rules],
         "seed": seed,
         "key": key,
         "versions": {"m2kr": __version__, "pyarrow": pa.__version__},
@@ -71,6 +72,7 @@ def make_manifest(
         "fingerprints": fingerprints,
         "groups": list(source.groups),
         "headline": source.headline,
+        "unjudged": source.unjudged,
         "comparable": "; ".join(
             [
                 *filter(None, [comparable(source, route, variant)]),

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from m2kr.errors import UsageError
-from m2kr.sources import Option, Source, split_name
+from m2kr.sources import Option, Rule, Source, split_name
 
 ROUTE_EDITIONS = {"release": "m2kr", "aligned": "aligned"}
 
@@ -41,9 +41,9 @@ def resolve_options(
 
 
 def _check_value(source: Source, option: Option, value: str) -> None:
-    fits = value in option.choices if option.choices else bool(value)
+    fits = value in option.choices or (not option.choices and bool(value))
     if option.kind == "count":
-        fits = fits or value.isdecimal()
+        fits = value in option.choices or value.isdecimal()
     if not fits:
         allowed = [*option.choices, *(["a whole number"] if option.kind == "count" else [])]
         raise UsageError(
@@ -58,6 +58,11 @@ def variant_of(source: Source, options: Mapping[str, str]) -> str | None:
         if all(options.get(name) == value for name, value in variant.options.items()):
             return edition
     return None
+
+
+def rules_for(source: Source, options: Mapping[str, str]) -> list[Rule]:
+    """The open decisions that apply under some options."""
+    return [r for r in source.rules if all(options.get(k) == v for k, v in r.when.items())]
 
 
 def edition_name(

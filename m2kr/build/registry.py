@@ -21,13 +21,17 @@ MOST = 200  # more distinct instructions than that are no list of templates
 def registered_templates(source: str, root: Path) -> TemplateList | None:
     """The instructions of a source: as seen in the release, else the built-in list.
 
+    Where both hold the same texts it is the built-in list, which knows how often each is taken.
+
     Raises:
         InputError: the registry file is damaged.
     """
-    entry = _read(root / FILE).get(source)
+    entry, own = _read(root / FILE).get(source), templates_of(source)
     if entry is None:
-        return templates_of(source)
+        return own
     texts = tuple(text for text, _ in entry["templates"])
+    if own is not None and set(own.templates) == set(texts):
+        texts = own.templates
     return TemplateList(source, texts, (source,), entry["origin"], "high")
 
 

@@ -7,8 +7,6 @@ import json
 import logging
 import os
 import shutil
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,12 +18,14 @@ from typing import Any, cast
 from m2kr import __version__, atomic, sources
 from m2kr.build import card, ledger, manifest, publish
 from m2kr.build.fetch import fetch, sha256_of
+from m2kr.build.hashing import die_with_parent
 from m2kr.build.locks import hold
 from m2kr.build.options import (
     chosen_splits,
     edition_name,
     refuse_other,
     resolve_options,
+    rules_for,
     variant_of,
 )
 from m2kr.build.registry import registered_templates
@@ -148,6 +148,7 @@ def build(
                 queries=queries,
                 variant=variant_of(source, options),
                 templates=choices.templates,
+                rules=rules_for(source, options) if route == "sources" else (),
             )
             amend = getattr(builder, "amend", None)
             run.finish(amend(record, staging) if amend else record)
@@ -238,9 +239,11 @@ class _Run:
         """Builds all pools, then all query splits, which look their positives up in the pools."""
         pools = list(dict.fromkeys(self.source.pools.values()))
         groups = getattr(self.builder, "same_pools", None)
-        same = groups(self.choices.options) if groups else ()
-        first = {pool: next(p for p in pools if p in group) for group in same for pool in group}
-        made = [pool for pool in pools if first.get(pool, pool) == pool]
+        first: dict[str, str] = {}
+        for group in groups(self.choices.options) if groups else ():
+            shared = [pool for pool in pools if pool in group]
+            first |= dict.fromkeys(shared[1:], shared[0] if shared else "")
+        made = [pool for pool in pools if pool not in first]
         done = self._build([self._job("passages", pool) for pool in made], jobs)
         copies = [replace(self._job("passages", p), like=first[p]) for p in pools if p not in made]
         done |= self._build(copies, 1)
@@ -256,7 +259,7 @@ class _Run:
         name = self.builder.__name__ if inspect.ismodule(self.builder) else None
         builder = None if name else self.builder
         with ProcessPoolExecutor(
-            min(jobs, len(work)), get_context("spawn"), _die_with_parent, (os.getpid(),)
+            min(jobs, len(work)), get_context("spawn"), die_with_parent, (os.getpid(),)
         ) as executor:
             futures = [executor.submit(_build_apart, name, builder, job) for job in work]
             done = {}
@@ -288,14 +291,3 @@ def _build_apart(name: str | None, builder: Builder | None, job: TableJob) -> St
     return build_table(
         builder or cast("Builder", importlib.import_module(str(name))), job, Silent()
     )
-
-
-def _die_with_parent(parent: int) -> None:
-    """A worker whose parent was killed must not go on writing beside its successor."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -51,6 +51,7 @@ class Asset:
         urls: Where to get it, mirrors after the first. ``http(s)://``, or ``package:module/path`` for
             a file that travels inside an installed package.
         size: Bytes, if published.
+        about: Bytes, roughly, where the exact size isn't published; for people and the disk check.
         sha256: Hex digest, if published.
         md5: Hex digest, if that is what upstream publishes.
         licence: Terms of the file.
@@ -63,6 +64,7 @@ class Asset:
     name: str
     urls: tuple[str, ...] = ()
     size: int | None = None
+    about: int | None = None
     sha256: str | None = None
     md5: str | None = None
     licence: str = ""
@@ -148,11 +150,15 @@ class Builder(Protocol):
     - ``same_pools(options)``: groups of passage splits that hold the same rows; they are built once;
     - ``all_passages(ctx, pool)`` and ``all_queries(ctx, split)``: every row that the benchmark could
       have taken, before the rules that choose; ``--align release`` chooses among these;
-    - ``release_key(kind, row)``: what a row of ours and the same row of the release have in common,
-      where that isn't the id.
+    - ``RELEASE_KEYS``: by kind of table the columns that a row of ours and the same row of the
+      release have in common, where that isn't the id;
+    - ``ALIGN_OPTIONS``: options that ``--align release`` sets.
     """
 
-    SOURCE: Source
+    @property
+    def SOURCE(self) -> Source:  # noqa: N802 - a constant in a module
+        """What is built."""
+        ...
 
     def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:
         """The upstream files that these options need."""

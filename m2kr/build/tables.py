@@ -6,26 +6,25 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from m2kr import atomic
+from m2kr.build.hashing import ShardHasher, shard_facts
 from m2kr.build.ledger import Ledger
 from m2kr.build.spec import BuildContext, Builder, Row
 from m2kr.build.write import TableWriter, write_dataset_files
 from m2kr.data.lookup import FILE as INDEX
-from m2kr.data.lookup import duplicates, gather, open_index, write_index
+from m2kr.data.lookup import duplicates, gather, open_index, write_hashes, write_index
 from m2kr.data.rows import shards_of
 from m2kr.errors import CheckError
-from m2kr.fingerprint import pool_part, query_parts
+from m2kr.fingerprint import Fingerprint, query_parts
 from m2kr.instructions import TemplateList
 from m2kr.progress import Progress
 from m2kr.schema import BATCH_ROWS, ID_COLUMN, SUFFIX, TableKind, arrow_schema, columns
 from m2kr.sources import Source
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Stats = dict[str, Any]
 Written = Callable[[int], None]
@@ -164,18 +163,28 @@ def _copy_pool(source: Source, job: TableJob) -> Stats:
 
 
 def _build_passages(builder: Builder, ctx: BuildContext, job: TableJob, written: Written) -> Stats:
-    name = job.name(ctx.source)
-    folder = job.choices.staging / name
-    writer = TableWriter(
-        folder, columns("passages", ctx.source.passage_columns), table=name, written=written
+    name, cols = job.name(ctx.source), columns("passages", ctx.source.passage_columns)
+    folder, hasher = job.choices.staging / name, ShardHasher()
+    try:
+        writer = TableWriter(folder, cols, table=name, written=written, finished=hasher.add)
+        rows = builder.passages(ctx, job.split)
+        if job.choices.limit is not None:
+            rows = _limited_pool(rows, _positives_of(builder, ctx, job), job.choices.limit)
+        _write(writer, rows)
+        shards = writer.close()
+        hashes = hasher.close()
+    finally:
+        hasher.stop()
+    part, facts = Fingerprint("pool"), [each.facts for each in hashes]
+    for each in hashes:
+        part.add_digests(each.ids, each.digests)
+    id_hashes = np.concatenate([each.id_hashes for each in hashes])
+    hashes.clear()
+    write_dataset_files(
+        folder, shards, writer.schema, split=job.split, fingerprint=_identity(facts)
     )
-    rows = builder.passages(ctx, job.split)
-    if job.choices.limit is not None:
-        rows = _limited_pool(rows, _positives_of(builder, ctx, job), job.choices.limit)
-    _write(writer, rows)
-    stats = _complete(writer, folder, name, job.split, "passages")
-    stats["pool"] = pool_part(read_batches(folder))
-    return stats
+    _refuse_duplicates(folder, name, "passage_id", write_hashes(folder, id_hashes))
+    return {"rows": writer.rows, "shards": facts, "pool": part.hexdigest()}
 
 
 def _build_queries(builder: Builder, ctx: BuildContext, job: TableJob, written: Written) -> Stats:
@@ -227,24 +236,21 @@ def _complete(writer: TableWriter, folder: Path, name: str, split: str, kind: Ta
     if kind in ID_COLUMN:
         column = ID_COLUMN[kind]
         alike = write_index(folder, (b.column(column) for b in read_batches(folder)))
-        for row_id, first, other in duplicates(alike, open_shards(folder).column(column)):
-            raise CheckError(
-                f"{column} {row_id!r} is used twice",
-                where=f"{name}, rows {first + 1} and {other + 1}",
-                expected="unique ids",
-            )
+        _refuse_duplicates(folder, name, column, alike)
     return {"rows": writer.rows, "shards": facts}
+
+
+def _refuse_duplicates(folder: Path, name: str, column: str, alike: list[tuple[int, int]]) -> None:
+    for row_id, first, other in duplicates(alike, open_shards(folder).column(column)):
+        raise CheckError(
+            f"{column} {row_id!r} is used twice",
+            where=f"{name}, rows {first + 1} and {other + 1}",
+            expected="unique ids",
+        )
 
 
 def _identity(facts: list[dict[str, Any]]) -> str:
     return hashlib.sha256("".join(f["sha256"] for f in facts).encode()).hexdigest()[:16]
-
-
-def shard_facts(shard: Path) -> dict[str, Any]:
-    """Name, size in bytes and sha256 of a shard, read back from disk."""
-    with shard.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": shard.name, "size": shard.stat().st_size, "sha256": digest}
 
 
 def _positives_of(builder: Builder, ctx: BuildContext, job: TableJob) -> set[str]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from m2kr.build.tables import PoolReader, open_shards, read_batches, shard_facts
+from m2kr.build.hashing import shard_facts
+from m2kr.build.tables import PoolReader, open_shards, read_batches
 from m2kr.data.lookup import FILE, open_index
 from m2kr.errors import M2KRError
 from m2kr.fingerprint import combine, pool_part, query_parts

@@ -31,6 +31,8 @@ class TableWriter:
         shard_rows: Rows a shard; a multiple of ``batch_rows``.
         batch_rows: Rows an Arrow batch.
         written: Called with the number of rows of each batch taken in.
+        finished: Called with each whole shard, also with those that were there before, and whether
+            it has all the rows a shard takes.
 
     Raises:
         InputError: a row has an unknown column, a wrong type or a null where none may be.
@@ -46,6 +48,7 @@ class TableWriter:
         shard_rows: int = SHARD_ROWS,
         batch_rows: int = BATCH_ROWS,
         written: Callable[[int], None] = lambda _: None,
+        finished: Callable[[Path, bool], None] = lambda *_: None,
     ) -> None:
         if shard_rows % batch_rows:
             raise ValueError("shard_rows must be a multiple of batch_rows")
@@ -57,6 +60,7 @@ class TableWriter:
         self._shard_rows = shard_rows
         self._batch_rows = batch_rows
         self._written = written
+        self._finished = finished
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
         self._file: Any = None
@@ -65,6 +69,8 @@ class TableWriter:
         for rest in folder.glob("*.tmp"):
             rest.unlink()
         self._skip = self._whole_shards() * shard_rows
+        for number in range(self._whole_shards()):
+            finished(self._shard(number), True)
 
     def _whole_shards(self) -> int:
         n = 0
@@ -191,6 +197,7 @@ class TableWriter:
         self._stream = None
         shard = self._shard(self._number)
         atomic.replace(shard.with_suffix(".arrow.tmp"), shard)
+        self._finished(shard, self._in_shard >= self._shard_rows)
 
     def _disk_error(self, error: OSError) -> M2KRError:
         self.abort()

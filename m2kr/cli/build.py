@@ -1,6 +1,7 @@
 """``m2kr build``."""
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -8,9 +9,16 @@ from m2kr.cli import options
 
 EXAMPLES = (
     "m2kr build mini",
-    "m2kr build mini --plan",
+    "m2kr build okvqa --plan",
+    "m2kr build okvqa --route release --split test",
+    "m2kr build okvqa --edition okvqa-gs",
+    "m2kr build msmarco --pool full",
+    "m2kr build evqa --align release",
+    "m2kr build infoseek --set test_images=all --ledger full",
+    "m2kr build msmarco --probe",
     "m2kr build mini --limit 100 --json",
 )
+ROUTES = "How: from upstream files, or from the authors' release on the Hugging Face hub."
 
 
 def command(
@@ -20,8 +28,34 @@ def command(
         str | None,
         typer.Option("--edition", help="Name of the edition to write; the source's own if absent."),
     ] = None,
+    route: Annotated[
+        Literal["sources", "release"], typer.Option("--route", help=ROUTES)
+    ] = "sources",
+    align: Annotated[
+        Literal["release"] | None,
+        typer.Option(
+            "--align", help="Build from upstream files the very rows that the release has."
+        ),
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option("--split", help="Only these query splits and their pools; may be repeated."),
+    ] = None,
+    pool: Annotated[
+        str | None, typer.Option("--pool", help="Short for --set pool=…, such as msmarco's 'full'.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Option of the source (see m2kr info)."),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what would be fetched and from where; do nothing.")
+    ] = False,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe", help="Ask every file for its first MB and parse it; build nothing."
+        ),
     ] = False,
     limit: Annotated[
         int | None,
@@ -38,6 +72,23 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Build again even if nothing changed.")
     ] = False,
+    ledger: Annotated[
+        Literal["faults", "full"],
+        typer.Option("--ledger", help="Upstream rows listed: dropped and repaired ones, or all."),
+    ] = "faults",
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="DIR", help="Release route: a local copy of its files."),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Release route: commit, if not the pinned one.")
+    ] = None,
+    no_repair: Annotated[
+        bool, typer.Option("--no-repair", help="Release route: keep passages that occur twice.")
+    ] = False,
+    any_counts: Annotated[
+        bool, typer.Option("--any-counts", help="Release route: accept other row counts.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Download a source and build its tables.
@@ -46,39 +97,61 @@ def command(
     ever taken for whole.
     """
     from m2kr import paths, sources
+    from m2kr.build.routes import builder_for
     from m2kr.build.run import build
     from m2kr.cli import output, plans
 
     root = paths.data_root(data)
-    names = sorted(sources.sources()) if source == ["all"] else [*map(sources.resolve, source)]
+    given = options.settings(set_) | ({"pool": pool} if pool is not None else {})
+    names = [*map(sources.resolve, source)]
+    if source == ["all"]:
+        names = sources.buildable("release" if align else route)
+    builders = [
+        builder_for(
+            name,
+            route=route,
+            align=align is not None,
+            folder=from_,
+            revision=revision,
+            repair=not no_repair,
+            any_counts=any_counts,
+        )
+        for name in names
+    ]
     if plan:
-        plans.show(names, root, json=json)
+        plans.show(builders, root, given, edition, split, json=json)
+        return
+    if probe:
+        from m2kr.cli import probes
+
+        probes.show(builders, root, given, edition, json=json)
         return
     results = []
     output.say(f"data root: {root}", json_mode=json)
-    for name in names:
-        builder = sources.builder(name)
-        spec: sources.Source = builder.SOURCE
-        output.say(f"{name}: {plans.to_fetch([name], root)}", json_mode=json)
-        if spec.comparable:
-            note = f"not comparable with published numbers: {spec.comparable}"
-            output.say(f"{name}: {note}", json_mode=json)
+    for name, builder in zip(names, builders, strict=True):
+        for line in plans.before(builder, root, given, edition, split):
+            output.say(f"{name}: {line}", json_mode=json)
         with output.Bars() as bars:
             built = build(
                 builder,
                 root,
                 edition=edition,
+                options=given,
+                splits=split,
                 limit=limit,
                 offline=offline,
                 jobs=jobs,
                 force=force,
+                full_ledger=ledger == "full",
                 progress=bars,
             )
+        record = built.manifest
         results.append({"source": name, "folder": str(built.folder), "fresh": built.fresh})
-        results[-1] |= {"splits": built.manifest["splits"]}
-        results[-1] |= {"fingerprints": built.manifest["fingerprints"]}
+        results[-1] |= {
+            key: record[key] for key in ("route", "splits", "fingerprints", "comparable")
+        }
         if not json:
-            show(name, built.folder, built.manifest, fresh=built.fresh)
+            show(name, built.folder, record, fresh=built.fresh)
     if json:
         output.emit({"data": str(root), "built": results})
 
@@ -106,6 +179,8 @@ def show(name: str, folder: object, manifest: dict[str, Any], *, fresh: bool) ->
         output.say(f"upstream rows {action}: {listed}")
     for warning in manifest["count_warnings"]:
         output.say(f"count differs from the published one: {warning}")
+    if manifest["comparable"]:
+        output.say(f"not comparable with published numbers: {manifest['comparable']}")
 
 
 def _ledger_totals(manifest: dict[str, Any]) -> dict[str, dict[str, int]]:

@@ -59,6 +59,16 @@ def _show(spec: dict[str, Any], records: dict[str, dict[str, Any]], root: str) -
         for c in spec["columns"][kind]:
             table.add_row(c["name"], c["type"], "yes" if c["nullable"] else "", c["doc"])
         output.console().print(table)
+    for option in spec["options"]:
+        values = " | ".join(option["choices"]) or option["kind"]
+        shown = f"--set {option['name']}={option['default']}  ({values}): {option['doc']}"
+        output.say(f"option {shown}")
+    for name, variant in spec["variants"].items():
+        output.say(f"edition {name}: {variant['title']}")
+    for rule in spec["rules"]:
+        output.say(f"rule {rule['name']} ({rule['basis']}): {rule['says']}")
+    for note in spec["image_notes"]:
+        output.say(f"images: {note}")
     if not records:
         output.say(f"not built under {root}; build it: m2kr build {spec['name']}")
     for edition, record in records.items():

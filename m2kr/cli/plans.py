@@ -1,74 +1,179 @@
-"""What a build would fetch: the view of ``m2kr build --plan``."""
+"""What a build would fetch and decide: ``m2kr build --plan``, and the lines before a build's first byte."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from m2kr import paths, sources
+from m2kr import paths
 from m2kr.build.fetch import plan
+from m2kr.build.manifest import comparable
+from m2kr.build.options import chosen_splits, edition_name, resolve_options, rules_for, variant_of
+from m2kr.build.release import LICENCE, REPO, ReleaseBuilder, size_of
 from m2kr.cli import output
+from m2kr.sources import Source
 
 
-def show(names: list[str], root: Path, *, json: bool) -> None:
-    """Every file of some sources: where it comes from, or where it must be placed by hand."""
-    files = _files(names, root)
+def show(
+    builders: Sequence[Any],
+    root: Path,
+    given: Mapping[str, str],
+    edition: str | None,
+    splits: Sequence[str] | None,
+    *,
+    json: bool,
+) -> None:
+    """Every file that some builds need: where it comes from, or where it must be placed by hand."""
+    plans = [planned(builder, root, given, edition, splits) for builder in builders]
+    total, unknown = _missing([file for p in plans for file in p["files"]])
     if json:
-        total = _missing(files)[0]
-        output.emit(
-            {
-                "data": str(root),
-                "downloads": str(paths.downloads(root)),
-                "to_fetch_bytes": total,
-                "files": files,
-            }
-        )
+        facts = {"data": str(root), "downloads": str(paths.downloads(root))}
+        output.emit(facts | {"to_fetch_bytes": total, "unknown_sizes": unknown, "sources": plans})
         return
-    from rich.table import Table
+    for each in plans:
+        _show(each)
+    if any(each["files"] for each in plans):
+        output.say(f"files go to {paths.downloads(root)}")
+        output.say(_to_fetch(total, unknown))
 
-    table = Table("source", "file", "state", "size", "from", "licence")
+
+def planned(
+    builder: Any,
+    root: Path,
+    given: Mapping[str, str],
+    edition: str | None,
+    splits: Sequence[str] | None,
+) -> dict[str, Any]:
+    """The plan of one build, as plain data."""
+    source, route = builder.SOURCE, getattr(builder, "ROUTE", "sources")
+    options = resolve_options(source, given, edition if route != "release" else None)
+    chosen = chosen_splits(source, splits)
+    files = [_file(asset, item) for asset, item in _items(builder, options, root)]
     for file in files:
-        cells = ("source", "name", "state", "size", "url", "licence")
-        row = {**file, "size": output.size(file["size"]), "url": file["url"] or "-"}
-        table.add_row(*(row[cell] for cell in cells))
-    output.console().print(table)
-    for file in files:
+        file["path"] = str(paths.downloads(root) / file["name"])
+    return {
+        "source": source.name,
+        "route": route,
+        "edition": edition_name(source, edition, None, options=options, route=route),
+        "splits": list(chosen),
+        "options": options,
+        "comparable": comparable(source, route, variant_of(source, options)),
+        "rules": [] if route == "release" else _rules(source, options),
+        "files": files,
+        "from_release": _release_files(builder, chosen),
+        "images": list(source.image_notes),
+    }
+
+
+def _items(builder: Any, options: Mapping[str, str], root: Path) -> Iterator[tuple[Any, Any]]:
+    assets = builder.assets(options)
+    yield from zip(assets, plan(assets, paths.downloads(root)), strict=True)
+
+
+def _file(asset: Any, item: Any) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        "state": item.state,
+        "size": item.size,
+        "about": asset.about if item.size is None else None,
+        "have": item.have,
+        "url": item.url,
+        "host": urlsplit(item.url).hostname or "package" if item.url else None,
+        "mirrors": list(asset.urls[1:]),
+        "checksum": "sha256" if asset.sha256 else "md5" if asset.md5 else None,
+        "licence": item.licence,
+        "gate": asset.gate,
+        "manual": asset.manual,
+    }
+
+
+def _rules(source: Source, options: Mapping[str, str]) -> list[dict[str, str]]:
+    return [
+        {"name": r.name, "says": r.says, "basis": r.basis, "option": r.option}
+        for r in rules_for(source, options)
+    ]
+
+
+def _release_files(builder: Any, splits: Sequence[str]) -> dict[str, Any] | None:
+    release = builder if isinstance(builder, ReleaseBuilder) else getattr(builder, "release", None)
+    if not isinstance(release, ReleaseBuilder):
+        return None
+    where = str(release.folder) if release.folder else f"hf://datasets/{REPO}@{release.revision}"
+    files = [{"files": p, "size": size_of(p.split("/")[0])} for p in release.patterns(splits)]
+    return {"from": where, "licence": LICENCE, "files": files}
+
+
+def _show(each: dict[str, Any]) -> None:
+    from rich.table import Column, Table
+
+    output.say(f"{each['source']}: route {each['route']}, edition {each['edition']}")
+    if each["files"]:
+        table = Table("file", "state", "size", "checksum", Column("from", overflow="fold"))
+        for file in each["files"]:
+            size, url = _size(file), file["url"] or "by hand"
+            check = file["checksum"] or "first seen"
+            table.add_row(file["name"], file["state"], size, check, url)
+        table.columns[0].overflow = "fold"
+        output.console().print(table)
+    for licence in dict.fromkeys(file["licence"] for file in each["files"]):
+        of = ", ".join(f["name"].split("/")[-1] for f in each["files"] if f["licence"] == licence)
+        output.say(f"licence: {licence or 'not stated'}: {of}")
+    for file in each["files"]:
+        if file["gate"]:
+            output.say(f"needs acceptance: {file['name']}: {file['gate']}")
         if file["state"] == "manual":
             output.say(f"place by hand: {file['path']}\n  {file['manual']}")
-    output.say(f"files go to {paths.downloads(root)}")
-    output.say(to_fetch(names, root))
+    release = each["from_release"]
+    if release:
+        output.say(f"from the release, {release['from']}:")
+        for file in release["files"]:
+            output.say(f"    {file['files']}  ({file['size']})")
+    for note in each["images"]:
+        output.say(f"images, not fetched by a build: {note}")
+    for line in _decisions(each):
+        output.say(line)
 
 
-def to_fetch(names: list[str], root: Path) -> str:
-    """How much is still to be fetched, as a sentence."""
-    total, unknown = _missing(_files(names, root))
-    more = f", and {unknown} files of unknown size" if unknown else ""
-    return f"to fetch: {output.size(total)}{more}"
+def before(
+    builder: Any,
+    root: Path,
+    given: Mapping[str, str],
+    edition: str | None,
+    splits: Sequence[str] | None,
+) -> Iterator[str]:
+    """What must be known before a build's first byte: size, comparability, open rules, the other way."""
+    each = planned(builder, root, given, edition, splits)
+    if each["files"] or not each["from_release"]:
+        yield _to_fetch(*_missing(each["files"]))
+    if each["from_release"]:
+        yield f"tables of the release from {each['from_release']['from']}"
+    yield from _decisions(each)
 
 
-def _missing(files: list[dict[str, Any]]) -> tuple[int, int]:
+def _decisions(each: Mapping[str, Any]) -> Iterator[str]:
+    for rule in each["rules"]:
+        change = f" [--set {rule['option']}=…]" if rule["option"] else ""
+        yield f"rule {rule['name']} ({rule['basis']}): {rule['says']}{change}"
+    if each["comparable"]:
+        yield f"not comparable with published numbers: {each['comparable']}"
+        if each["route"] == "sources" and each["rules"]:
+            yield f"the authors' own tables: m2kr build {each['source']} --route release"
+    else:
+        yield "scores on it compare with the published ones"
+
+
+def _missing(files: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     """Bytes to fetch and files of unknown size; a file that several sources share counts once."""
     todo = {f["name"]: f for f in files if f["state"] in {"missing", "partial"}}.values()
-    known = sum(f["size"] - f["have"] for f in todo if f["size"] is not None)
-    return known, sum(f["size"] is None for f in todo)
+    known = sum(max(0, (f["size"] or f["about"] or 0) - f["have"]) for f in todo)
+    return known, sum(not (f["size"] or f["about"]) for f in todo)
 
 
-def _files(names: list[str], root: Path) -> list[dict[str, Any]]:
-    folder = paths.downloads(root)
-    found = []
-    for name in names:
-        assets = sources.builder(name).assets({})
-        manual = {asset.name: asset.manual for asset in assets}
-        found += [
-            {
-                "source": name,
-                "name": item.name,
-                "path": str(folder / item.name),
-                "state": item.state,
-                "size": item.size,
-                "have": item.have,
-                "url": item.url,
-                "licence": item.licence,
-                "manual": manual[item.name],
-            }
-            for item in plan(assets, folder)
-        ]
-    return found
+def _size(file: Mapping[str, Any]) -> str:
+    roughly = "~" if file["size"] is None and file["about"] else ""
+    return roughly + output.size(file["size"] or file["about"])
+
+
+def _to_fetch(total: int, unknown: int) -> str:
+    more = f", and {unknown} files of unknown size" if unknown else ""
+    return f"to fetch: {output.size(total)}{more}"

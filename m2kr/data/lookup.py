@@ -37,16 +37,21 @@ def write_index(folder: Path, chunks: "Iterable[pa.Array]") -> list[tuple[int, i
     Returns:
         Pairs of rows whose ids hash alike: `duplicates` tells which really are the same.
     """
+    blocks = [id_hashes(chunk) for chunk in chunks]
+    return write_hashes(folder, np.concatenate(blocks) if blocks else np.empty(0, "<u8"))
+
+
+def id_hashes(ids: "pa.Array") -> np.ndarray:
+    """The hashes (uint64) under which ids are filed."""
     import pyarrow as pa
 
-    blocks = [
-        np.frombuffer(
-            b"".join([hashlib.blake2b(i, digest_size=8).digest() for i in raw.to_pylist()]), "<u8"
-        )
-        for raw in (chunk.cast(pa.binary()) for chunk in chunks)
-    ]
-    hashes = np.concatenate(blocks) if blocks else np.empty(0, "<u8")
-    del blocks
+    raw = ids.cast(pa.binary()).to_pylist()
+    blake2b = hashlib.blake2b
+    return np.frombuffer(b"".join([blake2b(i, digest_size=8).digest() for i in raw]), "<u8")
+
+
+def write_hashes(folder: Path, hashes: np.ndarray) -> list[tuple[int, int]]:
+    """`write_index` of ids that were hashed before, in row order."""
     order = np.argsort(hashes, kind="stable").astype(np.uint32)
     entries = np.empty(len(hashes), _ENTRY)
     entries["hash"], entries["row"] = hashes[order], order

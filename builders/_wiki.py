@@ -1,0 +1,142 @@
+"""Wikipedia in passages of 100 words (DPR's psgs_w100), which OKVQA and Infoseek search in."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from m2kr import atomic
+from m2kr.build.delimited import Block, Fault, read_csv
+from m2kr.build.downloads import sha256_of
+from m2kr.build.inflate import open_gzip
+from m2kr.build.phrases import Fields, Hit, Passage, PhraseIndex
+from m2kr.build.spec import Asset, BuildContext, Row, Shape
+from m2kr.errors import UsageError
+from m2kr.schema import arrow_schema, columns
+
+NAME = "wikipedia/psgs_w100.tsv.gz"
+HEADER = ("id", "text", "title")
+ASSET = Asset(
+    NAME,
+    ("https://dl.fbaipublicfiles.com/dpr/wikipedia_split/psgs_w100.tsv.gz",),
+    size=4_694_541_059,
+    md5="612fe66e0b6b41ee28f806140226c563",
+    licence="CC BY-SA 3.0 (Wikipedia, December 2018)",
+    shape=Shape("csv", HEADER, delimiter="\t"),
+)
+_FILE = Path(NAME).name
+TITLE: tuple[Literal["title"]] = ("title",)
+
+
+def content(title: str, text: str) -> str:
+    """The text of a passage, as the benchmark lays it out."""
+    return f"title: {title} content: {text}"
+
+
+def index(ctx: BuildContext) -> PhraseIndex:
+    """The phrase index of the passages; made once for all sources and kept with the data."""
+    if ctx.derived is None:
+        raise UsageError("a phrase index needs a data root")
+    path = ctx.files[NAME]
+    sha256 = sha256_of(ASSET, path.parents[len(Path(NAME).parts) - 1])
+    ctx.derived.mkdir(parents=True, exist_ok=True)
+    target = ctx.derived / f"psgs_w100-{sha256[:16]}.sqlite"
+    faults: list[Fault] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for block in blocks(path, faults):
+            yield block.batch
+        facts = [[f.row, f"{f.problem}: {f.text}"] for f in faults]
+        atomic.write_json(_faults(target), facts)
+
+    return PhraseIndex.build(target, batches(), key=sha256, progress=ctx.progress)
+
+
+def blocks(path: Path, faults: list[Fault]) -> Iterator[Block]:
+    """The upstream rows in blocks; faulty ones go to ``faults``."""
+    with open_gzip(path) as stream:
+        yield from read_csv(stream, HEADER, where=str(path), on_fault=faults.append, delimiter="\t")
+
+
+def found_passages(ctx: BuildContext, found: PhraseIndex, rows: Iterable[int]) -> Iterator[Row]:
+    """Passages of the index by row, ascending, accounted for as rows of the upstream file."""
+    chosen = sorted(set(rows))
+    faults = _read_faults(found.path)
+    for row, detail in faults:
+        ctx.ledger.read(_FILE)
+        ctx.ledger.drop("unreadable record", file=_FILE, row=row, detail=detail)
+    ctx.ledger.read(_FILE, len(found))
+    numbers = _numbers(chosen, [row for row, _ in faults])
+    others = sorted({*numbers, *(row for row, _ in faults), len(found) + len(faults) + 1})
+    for before, mark in pairwise([0, *others]):
+        if mark > before + 1:
+            ctx.ledger.filter("not in the pool", file=_FILE, row=range(before + 1, mark))
+    for start in range(0, len(chosen), 1000):
+        block = found.passages(chosen[start : start + 1000])
+        ctx.ledger.use(_FILE, numbers[start : start + 1000])
+        yield from map(_row, block)
+
+
+def _numbers(rows: Sequence[int], faults: Sequence[int]) -> list[int]:
+    """Record numbers of ascending rows of the index, which counts readable records alone, from 0."""
+    found, at = [], 0
+    for row in rows:
+        while at < len(faults) and faults[at] <= row + 1 + at:
+            at += 1
+        found.append(row + 1 + at)
+    return found
+
+
+def _row(passage: Passage) -> Row:
+    return {
+        "passage_id": passage.id,
+        "passage_content": content(passage.title, passage.text),
+        "title": passage.title,
+    }
+
+
+def every_passage(ctx: BuildContext) -> Iterator[pa.RecordBatch]:
+    """All passages as batches of our table, for a build that is told which to take."""
+    schema = arrow_schema(columns("passages", ctx.source.passage_columns))
+    faults: list[Fault] = []
+    for block in blocks(ctx.files[NAME], faults):
+        ctx.ledger.read(_FILE, block.records)
+        for fault in faults:
+            detail = f"{fault.problem}: {fault.text}"
+            ctx.ledger.drop("unreadable record", file=_FILE, row=fault.row, detail=detail)
+        faults.clear()
+        batch, n = block.batch, len(block.batch)
+        title = batch.column("title")
+        given = {
+            "passage_id": batch.column("id"),
+            "passage_content": pc.binary_join_element_wise(
+                "title: ", title, " content: ", batch.column("text"), ""
+            ),
+            "language": pa.repeat("en", n),
+            "title": title,
+        }
+        ctx.ledger.use(_FILE, block.rows())
+        arrays = [given.get(field.name, pa.nulls(n, field.type)) for field in schema]
+        yield pa.record_batch(arrays, schema=schema)
+
+
+def hits_of(
+    found: PhraseIndex, phrases: Sequence[str], k: int, fields: Fields
+) -> dict[str, list[Hit]]:
+    """The hits of each distinct phrase; phrases of one build are searched once."""
+    distinct = list(dict.fromkeys(phrases))
+    hits = found.search_many(distinct, k=k, fields=fields)
+    return dict(zip(distinct, hits, strict=True))
+
+
+def _faults(target: Path) -> Path:
+    return target.with_name(target.name + ".faults.json")
+
+
+def _read_faults(target: Path) -> list[tuple[int, str]]:
+    path = _faults(target)
+    return [(row, detail) for row, detail in json.loads(path.read_text())] if path.exists() else []

@@ -1,0 +1,280 @@
+"""Infoseek: image and question about an entity to passages of its Wikipedia page.
+
+Test is upstream's validation set, since the answers of upstream's test are withheld. Which images the
+authors had, and with them which 4,708 rows of it the release holds, can't be told from upstream.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from m2kr.build.phrases import Passage, PhraseIndex
+from m2kr.build.sampling import draw, keyed_hash, keyed_numbers
+from m2kr.build.spec import Asset, BuildContext, Row, Shape
+from m2kr.schema import Column
+from m2kr.sources import Option, Rule, Source
+
+from . import _wiki
+from ._images import flat_oven_path
+from ._infoseek import KB, MAIN, UPSTREAM, Asked, joined
+from ._rows import most_frequent
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_LICENCE = "Apache-2.0 (annotations); images keep the terms of OVEN's source sets"
+
+SOURCE = Source(
+    name="infoseek",
+    config="Infoseek",
+    title="Infoseek: image and question to passages about the entity",
+    task="IQ2T",
+    pools={"train": "train_passages", "test": "test_passages"},
+    headline="pseudo_recall@5",
+    licence=f"{_LICENCE}; CC BY-SA 3.0 (passages)",
+    homepage="https://github.com/open-vision-language/infoseek",
+    citation="""@inproceedings{chen2023infoseek,
+  title={Can Pre-trained Vision and Language Models Answer Visual Information-Seeking Questions?},
+  author={Chen, Yang and others},
+  booktitle={EMNLP}, year={2023}
+}""",
+    summary="Test is upstream's validation set. Train is whole here; the paper draws 100,000 rows of it.",
+    groups=("data_split", "question_type"),
+    expected={
+        "train": 676_441,
+        "test": 4_708,
+        "train_passages": 98_276,
+        "test_passages": 98_276,
+    },
+    aliases=("info-seek",),
+    query_columns=(
+        Column("answer_eval", "list<string>", doc="Further accepted forms; empty for numbers."),
+        Column("data_split", nullable=True, doc="Upstream's split, such as val_unseen_entity."),
+        Column("wikidata_value", "float64", nullable=True, doc="The number asked for."),
+        Column("wikidata_range", "list<float64>", doc="Accepted range of it: low and high."),
+        Column("entity_id", nullable=True, doc="Wikidata id of what the image shows."),
+        Column("entity_text", nullable=True, doc="Its name."),
+        Column("image_path", nullable=True, doc="The authors' own path of the image."),
+        Column("objects", nullable=True, doc="JSON: objects the authors detected, a list."),
+        Column("img_caption", nullable=True, doc="The authors' caption of the image."),
+        Column("related_item_ids", "list<string>", doc="Passages of the entity's page."),
+        Column("found", "bool", nullable=True, doc="The authors had the image."),
+    ),
+    released=True,
+    options=(
+        Option(
+            "test_images",
+            "2000",
+            "Images of upstream's validation set whose questions make up test, or all.",
+            ("all",),
+            kind="count",
+        ),
+        Option("distractors", "30000", "Passages of other pages in the pool.", kind="count"),
+    ),
+    rules=(
+        Rule(
+            "of_entity",
+            "related passages are those whose title is the title that a phrase search of the "
+            "entity's name over psgs_w100's titles ranks first",
+            "inferred",
+        ),
+        Rule(
+            "positives",
+            "of these, those that hold an answer (or a number within 0.01 of the value) count as "
+            "right; rows without any are left out",
+            "inferred",
+        ),
+        Rule(
+            "test_images",
+            "test has the questions of 2,000 images of upstream's validation set, drawn by keyed hash",
+            "ours",
+            "test_images",
+        ),
+        Rule(
+            "answers",
+            "answers are answer and answer_eval together, as the release has them",
+            "inferred",
+        ),
+        Rule(
+            "pool_rows",
+            "the pool is all related passages of both splits and 30,000 others, drawn by keyed hash",
+            "ours",
+            "distractors",
+        ),
+        Rule("flat_oven_path", "image files end in .jpg; upstream's may end otherwise", "ours"),
+    ),
+    image_notes=(
+        "OVEN images, all in one folder: the hub's BByrneLab/M2KR_Images, Infoseek/*.tar; point "
+        "--images at the tar files",
+    ),
+)
+
+_BASE = "http://storage.googleapis.com/gresearch/open-vision-language/infoseek/"
+
+
+def assets(options: Mapping[str, str]) -> Sequence[Asset]:  # noqa: ARG001
+    """Questions, entities and question types, and Wikipedia."""
+    names = {
+        "infoseek_train.jsonl": (MAIN, 245_000_000),
+        "infoseek_val.jsonl": (MAIN, 21_000_000),
+        "infoseek_train_withkb.jsonl": (KB, 84_000_000),
+        "infoseek_val_withkb.jsonl": (KB, 21_000_000),
+        "infoseek_val_qtype.jsonl": (("data_id", "question_type"), None),
+    }
+    found = [
+        Asset(
+            f"infoseek/{name}",
+            (_BASE + name,),
+            about=about,
+            licence=_LICENCE,
+            shape=Shape("jsonl", keys),
+        )
+        for name, (keys, about) in names.items()
+    ]
+    return [*found, _wiki.ASSET]
+
+
+def same_pools(options: Mapping[str, str]) -> Sequence[Sequence[str]]:  # noqa: ARG001
+    """One pool for both splits."""
+    return [("train_passages", "test_passages")]
+
+
+def passages(ctx: BuildContext, pool: str) -> Iterator[Row]:  # noqa: ARG001
+    """The related passages of all rows, and others."""
+    index = _wiki.index(ctx)
+    return _wiki.found_passages(ctx, index, pool_rows(ctx, index))
+
+
+def all_passages(ctx: BuildContext, pool: str) -> "Iterator[pa.RecordBatch]":  # noqa: ARG001
+    """Every Wikipedia passage."""
+    return _wiki.every_passage(ctx)
+
+
+def queries(ctx: BuildContext, split: str) -> Iterator[Row]:
+    """The rows of one split that have a right passage."""
+    index = _wiki.index(ctx)
+    entities = Entities(index)
+    file = f"infoseek_{UPSTREAM[split]}.jsonl"
+    for asked in _sampled(ctx, split):
+        hits = entities.passages(asked.entity_text)
+        right = positives(asked, hits)
+        if not right:
+            rule = "no passage holds the answer" if hits else "no page of the entity"
+            ctx.ledger.filter(rule, file=file, row=asked.row)
+            continue
+        ctx.ledger.use(file, asked.row)
+        related = [hit.id for hit in hits]
+        yield _row(ctx, asked, right) | {"related_item_ids": related}
+
+
+def all_queries(ctx: BuildContext, split: str) -> Iterator[Row]:
+    """Every row of upstream's split, without judgements."""
+    file = f"infoseek_{UPSTREAM[split]}.jsonl"
+    for asked in joined(ctx, split):
+        ctx.ledger.use(file, asked.row)
+        yield _row(ctx, asked, [])
+
+
+class Entities:
+    """Finds the passages of an entity's page, once for each name."""
+
+    def __init__(self, index: PhraseIndex) -> None:
+        self._index = index
+        self._known: dict[str, list[Passage]] = {}
+
+    def passages(self, name: str) -> list[Passage]:
+        """Its passages in the order of the search."""
+        if name not in self._known:
+            if len(self._known) > 20_000:
+                self._known.clear()
+            self._known[name] = of_entity(self._index, name)
+        return self._known[name]
+
+
+def of_entity(index: PhraseIndex, name: str) -> list[Passage]:
+    """Passages of the page whose title the search for a name ranks first, of 1,000 hits."""
+    hits = next(iter(index.search_many([name], k=1000, fields=_wiki.TITLE)))
+    found = index.passages([hit.row for hit in hits])
+    return [passage for passage in found if passage.title == found[0].title]
+
+
+_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
+
+
+def positives(asked: Asked, hits: Sequence[Passage]) -> list[str]:
+    """Ids of the passages that hold an answer, or a number within 0.01 of the value asked for."""
+    wanted = [answer.lower() for answer in asked.answers if answer.strip()]
+    found = []
+    for hit in hits:
+        text = _wiki.content(hit.title, hit.text)
+        lower = text.lower()
+        if any(answer in lower for answer in wanted) or _near(asked.value, text):
+            found.append(hit.id)
+    return found
+
+
+def _near(value: float | None, text: str) -> bool:
+    if value is None:
+        return False
+    numbers = (number.replace(",", "") for number in _NUMBER.findall(text))
+    return any(abs(float(number) - value) <= 0.01 for number in numbers if len(number) < 300)
+
+
+def pool_rows(ctx: BuildContext, index: PhraseIndex) -> set[int]:
+    """Rows of Wikipedia in the pool: those related to a row with a right passage, and others."""
+    entities, related = Entities(index), set[int]()
+    for split in ("train", "test"):
+        for asked in _sampled(ctx, split, quiet=True):
+            hits = entities.passages(asked.entity_text)
+            if not related.issuperset(hit.row for hit in hits) and positives(asked, hits):
+                related.update(hit.row for hit in hits)
+    others = np.setdiff1d(np.arange(len(index)), np.fromiter(related, np.int64))
+    keys = keyed_numbers(others, "infoseek pool", ctx.seed)
+    return related | {int(row) for row in others[draw(keys, ctx.count("distractors"))]}
+
+
+def test_images(ctx: BuildContext, images: Sequence[str]) -> set[str]:
+    """The images of upstream's validation set whose questions make up test."""
+    if ctx.options["test_images"] == "all":
+        return set(images)
+    keys = [keyed_hash(image, "infoseek test", ctx.seed) for image in images]
+    places = draw(np.array(keys, np.uint64), ctx.count("test_images"))
+    return {images[place] for place in places}
+
+
+def _sampled(ctx: BuildContext, split: str, *, quiet: bool = False) -> Iterator[Asked]:
+    """The rows of a split, of test those on the sampled images."""
+    if split == "train":
+        yield from joined(ctx, split, quiet=quiet)
+        return
+    kept = list(joined(ctx, split, quiet=quiet))
+    images = test_images(ctx, sorted({asked.image_id for asked in kept}))
+    for asked in kept:
+        if asked.image_id in images:
+            yield asked
+        elif not quiet:
+            file = f"infoseek_{UPSTREAM[split]}.jsonl"
+            ctx.ledger.filter("not among the sampled images", file=file, row=asked.row)
+
+
+def _row(ctx: BuildContext, asked: Asked, right: Sequence[str]) -> dict[str, Any]:
+    return {
+        "question_id": asked.id,
+        "question": asked.question,
+        "instruction": ctx.instruction(asked.id),
+        "img_id": asked.image_id,
+        "img_path": flat_oven_path(asked.image_id),
+        "image_id": asked.image_id,
+        "pos_item_ids": list(right),
+        "answers": list(asked.answers),
+        "gold_answer": most_frequent(asked.answer),
+        "question_type": asked.question_type,
+        "answer_eval": list(asked.answer_eval),
+        "data_split": asked.data_split,
+        "wikidata_value": asked.value,
+        "wikidata_range": list(asked.range),
+        "entity_id": asked.entity_id,
+        "entity_text": asked.entity_text,
+    }

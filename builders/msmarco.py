@@ -1,0 +1,406 @@
+"""MSMARCO: questions to the web passages that answer them, without images.
+
+One tarball holds the collection, queries and judgements; which 400,782 training queries M2KR takes
+is told by the training set that Tevatron publishes.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from m2kr.build.archives import members
+from m2kr.build.delimited import Block, read_tsv
+from m2kr.build.sampling import draw, keyed_hash, keyed_numbers
+from m2kr.build.spec import Asset, BuildContext, Row, Shape
+from m2kr.errors import CheckError
+from m2kr.schema import Column, arrow_schema, columns
+from m2kr.sources import Option, Rule, Source, Variant
+
+from ._rows import dropper, json_records
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_LICENCE = "MS MARCO terms: non-commercial research"
+
+SOURCE = Source(
+    name="msmarco",
+    config="MSMARCO",
+    title="MSMARCO: questions to web passages",
+    task="Q2T",
+    pools={"train": "train_passages", "valid": "valid_passages", "test": "test_passages"},
+    headline="hit_rate@5",
+    licence=_LICENCE,
+    homepage="https://microsoft.github.io/msmarco/",
+    citation="""@article{nguyen2016msmarco,
+  title={{MS MARCO}: A Human Generated MAchine Reading COmprehension Dataset},
+  author={Nguyen, Tri and others},
+  journal={arXiv:1611.09268}, year={2016}
+}""",
+    summary="Text-only questions; in M2KR they keep the text side of a retriever honest.",
+    expected={
+        "train": 400_782,
+        "valid": 6_980,
+        "test": 5_120,
+        "train_passages": 8_841_823,
+        "valid_passages": 400_000,
+        "test_passages": 400_000,
+    },
+    aliases=("ms-marco", "msmarco-passage"),
+    query_columns=(
+        Column("original_data_id", "list<string>", doc="The query's number in MS MARCO."),
+    ),
+    passage_columns=(
+        Column("original_data_id", nullable=True, doc="The passage's number in MS MARCO."),
+    ),
+    released=True,
+    options=(
+        Option(
+            "pool",
+            "sample",
+            "Pool of valid and test: a sample of the collection, or the full one.",
+            ("sample", "full"),
+        ),
+        Option(
+            "test_pool_size",
+            "400000",
+            "Passages in the sampled pool; 200000 in the paper's table.",
+            kind="count",
+        ),
+        Option("test_queries", "5120", "Queries of the test split.", kind="count"),
+        Option(
+            "train",
+            "tevatron",
+            "Training queries: those of Tevatron's training set, or all that are judged.",
+            ("tevatron", "judged"),
+        ),
+    ),
+    variants={
+        "msmarco-full": Variant(
+            {"pool": "full"},
+            "the whole collection as pool, and dev.small as test: the usual MS MARCO setting",
+            {
+                "train": 400_782,
+                "valid": 6_980,
+                "test": 6_980,
+                "train_passages": 8_841_823,
+                "valid_passages": 8_841_823,
+                "test_passages": 8_841_823,
+            },
+            "the full MS MARCO collection: compares with MS MARCO's dev results, not with M2KR's",
+        )
+    },
+    rules=(
+        Rule(
+            "test_queries",
+            "test is the 5,120 queries of dev.small with the smallest keyed hash of their number",
+            "ours",
+            "test_queries",
+            {"pool": "sample"},
+        ),
+        Rule(
+            "pooled",
+            "the pool of valid and test is every passage that dev.small judges relevant, filled up "
+            "to 400,000 with a keyed sample of the collection, by number",
+            "ours",
+            "test_pool_size",
+            {"pool": "sample"},
+        ),
+        Rule(
+            "train_queries",
+            "training queries and their positives are those of Tevatron's training set, whose "
+            "number is the release's exactly",
+            "inferred",
+            "train",
+        ),
+    ),
+)
+
+TAR = "msmarco/collectionandqueries.tar.gz"
+TRAIN = "msmarco/tevatron-train.jsonl.gz"
+DEV = "dev.small"
+# The collection judges every training query, so an aligned build has no need of Tevatron's file.
+ALIGN_OPTIONS = {"train": "judged"}
+RELEASE_KEYS = {"passages": ("original_data_id",), "queries": ("original_data_id",)}
+
+
+def assets(options: Mapping[str, str]) -> Sequence[Asset]:
+    """The tarball, and Tevatron's training set if it decides the training queries."""
+    tar = Asset(
+        TAR,
+        ("https://msmarco.z22.web.core.windows.net/msmarcoranking/collectionandqueries.tar.gz",),
+        size=1_057_717_952,
+        md5="31644046b18952c1386cd4564ba2ae69",
+        licence=_LICENCE,
+        shape=Shape("tsv", ("pid", "text"), member="collection.tsv"),
+    )
+    train = Asset(
+        TRAIN,
+        ("https://huggingface.co/datasets/Tevatron/msmarco-passage/resolve/main/train.jsonl.gz",),
+        licence=_LICENCE,
+        shape=Shape("jsonl", ("query_id", "query", "positive_passages")),
+    )
+    return [tar, train] if options["train"] == "tevatron" else [tar]
+
+
+def same_pools(options: Mapping[str, str]) -> Sequence[Sequence[str]]:
+    """Valid and test share a pool; with the full one all splits do."""
+    shared = ("valid_passages", "test_passages")
+    return [("train_passages", *shared)] if options["pool"] == "full" else [shared]
+
+
+def passages(ctx: BuildContext, pool: str) -> Iterator[pa.RecordBatch]:
+    """The collection, or what of it is in the pool of valid and test."""
+    whole = pool == "train_passages" or ctx.options["pool"] == "full"
+    return _collection(ctx, None if whole else pooled(ctx))
+
+
+def all_passages(ctx: BuildContext, pool: str) -> Iterator[pa.RecordBatch]:  # noqa: ARG001
+    """The collection."""
+    return _collection(ctx, None)
+
+
+def queries(ctx: BuildContext, split: str) -> Iterator[Row]:
+    """The queries of one split."""
+    if split == "train":
+        return train_queries(ctx)
+    sampled = split == "test" and ctx.options["pool"] == "sample"
+    return _judged(ctx, DEV, test_queries if sampled else None)
+
+
+def all_queries(ctx: BuildContext, split: str) -> Iterator[Row]:
+    """Every judged query that a split could have."""
+    return _judged(ctx, "train" if split == "train" else DEV)
+
+
+def train_queries(ctx: BuildContext) -> Iterator[Row]:
+    """Queries of Tevatron's training set with its positives, or all that are judged."""
+    if ctx.options["train"] == "judged":
+        yield from _judged(ctx, "train")
+        return
+    path, has, seen = ctx.files[TRAIN], _has_passage(ctx), set[str]()
+    keys = ("query_id", "query", "positive_passages")
+    for number, record in json_records(path, ctx.ledger, keys):
+        try:
+            found = [str(p["docid"]) for p in record["positive_passages"]]
+        except (TypeError, KeyError):
+            ctx.ledger.drop("no list of passages", file=path.name, row=number)
+            continue
+        qid, known = str(record["query_id"]), [pid for pid in found if has(pid)]
+        if qid in seen:
+            ctx.ledger.drop("a query number used twice", file=path.name, row=number, detail=qid)
+        elif not found:
+            ctx.ledger.filter("no positive", file=path.name, row=number)
+        elif not known:
+            detail = ", ".join(found)[:80]
+            ctx.ledger.drop("unknown passages", file=path.name, row=number, detail=detail)
+        else:
+            if len(known) < len(found):
+                ctx.ledger.repair("an unknown passage left out", file=path.name, row=number)
+            seen.add(qid)
+            ctx.ledger.use(path.name, number)
+            yield _query(ctx, qid, str(record["query"]), known)
+
+
+def test_queries(ctx: BuildContext, qids: Sequence[str]) -> set[str]:
+    """The queries of the test split among the judged ones of dev.small."""
+    keys = [keyed_hash(qid, "msmarco test", ctx.seed) for qid in qids]
+    places = draw(np.array(keys, np.uint64), ctx.count("test_queries"))
+    return {qids[place] for place in places}
+
+
+def pooled(ctx: BuildContext) -> "NDArray[np.int64]":
+    """The numbers in the pool of valid and test, ascending: dev.small's positives and a sample."""
+    every: NDArray[np.int64] = np.load(_members(ctx) / "pids.npy")
+    positives = {int(pid) for found in _qrels(ctx, DEV, quiet=True).values() for pid in found}
+    chosen = np.isin(every, np.fromiter(positives, np.int64))
+    others = every[~chosen]
+    room = ctx.count("test_pool_size") - int(chosen.sum())
+    sample = others[draw(keyed_numbers(others, "msmarco pool", ctx.seed), room)]
+    return cast("NDArray[np.int64]", np.sort(np.concatenate([every[chosen], sample])))
+
+
+def _collection(ctx: BuildContext, chosen: "NDArray[np.int64] | None") -> Iterator[pa.RecordBatch]:
+    """Passages of the collection as batches of our table, in its order."""
+    file = "collection.tsv"
+    schema = arrow_schema(columns("passages", ctx.source.passage_columns))
+    for block in _blocks(ctx, file, ("pid", "text")):
+        ctx.ledger.read(file, block.records)
+        numbers, batch = _pids(block.batch), block.batch
+        bad = np.flatnonzero(numbers < 0)
+        for place in bad:
+            detail = batch.column("pid")[int(place)].as_py()[:80]
+            row = block.row(int(place))
+            ctx.ledger.drop("the pid is no number", file=file, row=row, detail=detail)
+        keep = numbers >= 0
+        taken = keep if chosen is None else keep & _among(numbers, chosen)
+        rows = block.rows()
+        if not taken.all():
+            unwanted = keep & ~taken
+            if unwanted.any():
+                ctx.ledger.filter("not in the pool", file=file, row=rows[unwanted])
+            batch = batch.filter(pa.array(taken))
+        ctx.ledger.use(file, rows[taken])
+        yield _table(batch, schema)
+
+
+def _table(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    n = len(batch)
+    pid, text = batch.column("pid"), batch.column("text")
+    given = {
+        "passage_id": pid,
+        "passage_content": text,
+        "original_data_id": pid,
+        "language": pa.array(["en"]).take(np.zeros(n, np.int64)),
+    }
+    arrays = [given.get(field.name, pa.nulls(n, field.type)) for field in schema]
+    return pa.record_batch(arrays, schema=schema)
+
+
+def _pids(batch: pa.RecordBatch) -> "NDArray[np.int64]":
+    """Passage numbers, -1 where there is none."""
+    pid = batch.column("pid")
+    try:
+        numbers = pc.cast(pid, pa.int64())
+    except pa.ArrowInvalid:
+        plain = pc.match_substring_regex(pid, "^[0-9]{1,18}$")
+        numbers = pc.fill_null(pc.cast(pc.if_else(plain, pid, None), pa.int64()), -1)
+    return cast("NDArray[np.int64]", numbers.to_numpy(zero_copy_only=False))
+
+
+def _among(numbers: "NDArray[np.int64]", chosen: "NDArray[np.int64]") -> "NDArray[np.bool_]":
+    at = np.minimum(np.searchsorted(chosen, numbers), max(0, len(chosen) - 1))
+    return chosen[at] == numbers if len(chosen) else np.zeros(len(numbers), bool)
+
+
+def _blocks(ctx: BuildContext, file: str, names: Sequence[str]) -> Iterator[Block]:
+    for member in members(ctx.files[TAR]):
+        if member.name == file:
+            with member.open() as stream:
+                where = f"{ctx.files[TAR]}, member {file!r}"
+                yield from read_tsv(stream, names, where=where, on_fault=dropper(ctx.ledger, file))
+            return
+    raise CheckError(f"there is no member {file!r}", where=str(ctx.files[TAR]))
+
+
+def _members(ctx: BuildContext) -> Path:
+    """The small members of the tarball and the numbers of all passages, from one way through it."""
+    return ctx.once("msmarco", lambda folder: _unpack(ctx, folder))
+
+
+def _unpack(ctx: BuildContext, folder: Path) -> None:
+    folder.mkdir()
+    numbers = [np.empty(0, np.int64)]
+    for member in members(ctx.files[TAR]):
+        if member.name == "collection.tsv":
+            with member.open() as stream:
+                blocks = read_tsv(
+                    stream, ("pid", "text"), where=str(ctx.files[TAR]), on_fault=lambda _: None
+                )
+                numbers += [_pids(block.batch) for block in blocks]
+        elif member.name in _SMALL:
+            (folder / member.name).write_bytes(member.read())
+    every = np.concatenate(numbers)
+    np.save(folder / "pids.npy", np.unique(every[every >= 0]))
+    lost = [name for name in _SMALL if not (folder / name).exists()]
+    if lost or not len(every):
+        name = lost[0] if lost else "collection.tsv"
+        raise CheckError(
+            f"there is no member {name!r}, or nothing in it", where=str(ctx.files[TAR])
+        )
+
+
+def _has_passage(ctx: BuildContext) -> Callable[[str], bool]:
+    """Tells whether the collection has a passage of a number."""
+    every: NDArray[np.int64] = np.load(_members(ctx) / "pids.npy")
+
+    def has(pid: str) -> bool:
+        if not pid.isdecimal() or len(pid) > 18:
+            return False
+        at = int(np.searchsorted(every, int(pid)))
+        return at < len(every) and int(every[at]) == int(pid)
+
+    return has
+
+
+_SMALL = ("queries.train.tsv", "queries.dev.small.tsv", "qrels.train.tsv", "qrels.dev.small.tsv")
+
+
+def _rows(
+    ctx: BuildContext, file: str, names: Sequence[str], *, quiet: bool
+) -> Iterator[tuple[int, list[str]]]:
+    path = _members(ctx) / file
+    drop = (lambda _: None) if quiet else dropper(ctx.ledger, file)
+    with path.open("rb") as stream:
+        for block in read_tsv(stream, names, where=file, on_fault=drop):
+            if not quiet:
+                ctx.ledger.read(file, block.records)
+            cells = [column.to_pylist() for column in block.batch.columns]
+            for i, row in enumerate(zip(*cells, strict=True)):
+                yield block.row(i), list(row)
+
+
+def _qrels(
+    ctx: BuildContext, part: str, *, quiet: bool = False, known: Mapping[str, str] | None = None
+) -> dict[str, list[str]]:
+    """Positives by query number; of the queries known, if they are given."""
+    file, found, has = f"qrels.{part}.tsv", dict[str, list[str]](), _has_passage(ctx)
+    for number, (qid, _, pid, grade) in _rows(
+        ctx, file, ("qid", "iteration", "pid", "grade"), quiet=quiet
+    ):
+        if not has(pid):
+            if not quiet:
+                ctx.ledger.drop("judges an unknown passage", file=file, row=number, detail=pid)
+            continue
+        rule = None
+        if grade != "1":
+            rule = "judged not relevant"
+        elif known is not None and qid not in known:
+            rule = "judges another query"
+        elif pid in found.get(qid, ()):
+            rule = "judged twice"
+        if rule is None:
+            found.setdefault(qid, []).append(pid)
+        if not quiet and rule:
+            ctx.ledger.filter(rule, file=file, row=number)
+        elif not quiet:
+            ctx.ledger.use(file, number, out=0)
+    return found
+
+
+def _judged(
+    ctx: BuildContext,
+    part: str,
+    choose: Callable[[BuildContext, Sequence[str]], set[str]] | None = None,
+) -> Iterator[Row]:
+    """Queries of a part with what its qrels judge relevant; those without are left out."""
+    file = f"queries.{part}.tsv"
+    texts, numbers = dict[str, str](), dict[str, int]()
+    for number, (qid, text) in _rows(ctx, file, ("qid", "text"), quiet=False):
+        if qid in texts:
+            ctx.ledger.drop("a query number used twice", file=file, row=number, detail=qid)
+            continue
+        texts[qid], numbers[qid] = text, number
+    found = _qrels(ctx, part, known=texts)
+    chosen = choose(ctx, [qid for qid in texts if qid in found]) if choose else found
+    for qid, text in texts.items():
+        if qid not in found or qid not in chosen:
+            rule = "not judged" if qid not in found else "not in the test split"
+            ctx.ledger.filter(rule, file=file, row=numbers[qid])
+            continue
+        ctx.ledger.use(file, numbers[qid])
+        yield _query(ctx, qid, text, found[qid])
+
+
+def _query(ctx: BuildContext, qid: str, text: str, positives: Sequence[str]) -> Row:
+    return {
+        "question_id": qid,
+        "question": text,
+        "instruction": ctx.instruction(qid),
+        "pos_item_ids": list(dict.fromkeys(positives)),
+        "original_data_id": [qid],
+    }
