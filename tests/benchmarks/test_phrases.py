@@ -1,0 +1,60 @@
+"""Phrase search on a Zipf corpus, beside bm25s on the same corpus and queries, in one run."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STEPS = Path(__file__).with_name("phrase_cost.py")
+GB, MB = 10**9, 10**6
+PSGS_W100 = 21_015_324
+
+
+def cost(step: str, folder: Path, rows: int) -> dict:
+    done = subprocess.run(
+        [sys.executable, str(STEPS), step, str(folder), str(rows)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    print(f"{step} {rows:,}: {result}")
+    return result
+
+
+@pytest.mark.parametrize(
+    "rows", [50_000, pytest.param(1_000_000, marks=pytest.mark.slow)], ids=["small", "million"]
+)
+def test_phrases(tmp_path: Path, rows: int) -> None:
+    made = cost("corpus", tmp_path, rows)
+    built = cost("index", tmp_path, rows)
+    ours = cost("search", tmp_path, rows)
+    truth = cost("scan", tmp_path, rows)
+    rival = cost("bm25s", tmp_path, rows)
+    shutil.rmtree(tmp_path)
+
+    scale = PSGS_W100 / rows
+    print(
+        f"index: {rows / built['seconds']:,.0f} passages/s (bm25s {rows / rival['seconds']:,.0f}), "
+        f"{built['bytes'] / made['characters']:.2f} bytes per character, {built['peak'] / MB:.0f} MB\n"
+        f"EXTRAPOLATED to {PSGS_W100:,}: {scale * built['seconds'] / 3600:.1f} h, "
+        f"{scale * built['bytes'] / GB:.0f} GB"
+    )
+    for kind in ("title", "answer"):
+        speed = ours[kind]["per_second"]
+        print(
+            f"{kind}: {speed:,.1f} phrases/s, remembered {ours[kind]['remembered_per_second']:,.0f}/s, "
+            f"bm25s without phrases {rival[kind]['per_second']:,.1f}/s; "
+            f"EXTRAPOLATED to {PSGS_W100:,}: {speed / scale:,.1f} phrases/s"
+        )
+        assert ours[kind]["passages"] == truth[kind]
+        # bm25s scores every passage at once with no positions; ours finds less but must not crawl.
+        assert speed >= rival[kind]["per_second"] / 10
+        assert ours[kind]["remembered_per_second"] >= 500
+    assert built["peak"] <= 1 * GB
+    assert built["bytes"] <= 4 * made["characters"]
+    assert built["seconds"] <= 6 * rival["seconds"]

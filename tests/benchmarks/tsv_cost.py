@@ -1,0 +1,153 @@
+"""What turning MS MARCO's tarball into a table costs, in a process of its own: ours and the plain way.
+
+    python tsv_cost.py STEP FOLDER PASSAGES
+
+Prints one JSON object. Steps: ``make`` (the tarball, kept in FOLDER), ``ours`` (our archive reader,
+TSV reader and table writer, each shard synced), ``train_pool`` and ``build`` (the engine, with one pool
+and with all), ``rival`` (tarfile and gzip into pyarrow's CSV reader
+and one Arrow stream, synced once).
+"""
+
+import gzip
+import json
+import os
+import shutil
+import sys
+import tarfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+from pool_cost import peak
+from upstream import cached_msmarco
+
+from m2kr import sources
+from m2kr.build.archives import members
+from m2kr.build.delimited import Fault, read_tsv
+from m2kr.build.fetch import fetch
+from m2kr.build.run import build
+from m2kr.build.spec import Asset
+from m2kr.build.write import TableWriter
+from m2kr.schema import arrow_schema, columns
+
+COLUMNS = columns("passages")
+
+
+def make(folder: Path, passages: int) -> dict:
+    start = time.perf_counter()
+    size = cached_msmarco(folder, passages).stat().st_size
+    return {"seconds": time.perf_counter() - start, "bytes": size}
+
+
+def ours(folder: Path, passages: int) -> dict:
+    archive = cached_msmarco(folder, passages)
+    start = time.perf_counter()
+    writer = TableWriter(folder / "ours", COLUMNS)
+    for batch in passage_batches(archive):
+        writer.write_batch(batch)
+    writer.close()
+    return {"seconds": time.perf_counter() - start, "rows": writer.rows}
+
+
+def passage_batches(archive: Path) -> Iterator[pa.RecordBatch]:
+    """The whole archive is read, as a build does it: its checksum is at its end."""
+
+    def stop(fault: Fault) -> None:
+        raise SystemExit(str(fault))
+
+    for member in members(archive):
+        if member.name != "collection.tsv":
+            continue
+        with member.open() as file:
+            for block in read_tsv(file, ["pid", "text"], where=member.name, on_fault=stop):
+                yield as_passages(*block.batch.columns)
+
+
+def as_passages(ids: pa.Array, texts: pa.Array) -> pa.RecordBatch:
+    null = pa.nulls(len(ids), pa.string())
+    english = pa.repeat(pa.scalar("en"), len(ids))
+    return pa.record_batch([ids, texts, english, null, null, null], schema=arrow_schema(COLUMNS))
+
+
+def rival(folder: Path, passages: int) -> dict:
+    archive = cached_msmarco(folder, passages)
+    start = time.perf_counter()
+    rows = 0
+    with (
+        gzip.open(archive) as packed,
+        tarfile.open(fileobj=packed, mode="r|") as tar,
+        (folder / "rival.arrow").open("wb") as out,
+    ):
+        sink = None
+        for info in tar:
+            if info.name != "collection.tsv":
+                continue
+            reader = pa.csv.open_csv(
+                tar.extractfile(info),
+                pa.csv.ReadOptions(autogenerate_column_names=True, block_size=8 << 20),
+                pa.csv.ParseOptions(delimiter="\t", quote_char=False),
+                pa.csv.ConvertOptions(column_types={"f0": pa.string(), "f1": pa.string()}),
+            )
+            sink = pa.ipc.new_stream(out, reader.schema)
+            for batch in reader:
+                rows += len(batch)
+                sink.write_batch(batch)
+        if sink is not None:
+            sink.close()
+        out.flush()
+        os.fsync(out.fileno())
+    return {"seconds": time.perf_counter() - start, "rows": rows}
+
+
+class OneTarball:
+    """The builder of MSMARCO over a generated tarball; training queries are those that are judged."""
+
+    def __init__(self, archive: Path, pools: bool) -> None:
+        self.archive, self.builder = archive, sources.builder("msmarco")
+        spec = self.builder.SOURCE
+        train = {"train": spec.pools["train"]}
+        self.SOURCE = spec if pools else replace(spec, pools=train)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.builder, name)
+
+    def assets(self, options: Mapping[str, str]) -> list[Asset]:
+        (tar,) = self.builder.assets(options)
+        return [replace(tar, urls=(), size=None, md5=None, manual="generated")]
+
+
+def _build(folder: Path, passages: int, *, pools: bool) -> dict:
+    archive = cached_msmarco(folder, passages)
+    name = "pools" if pools else "train"
+    place = folder / name / "downloads" / "msmarco" / "collectionandqueries.tar.gz"
+    shutil.rmtree(folder / name, ignore_errors=True)
+    place.parent.mkdir(parents=True)
+    os.link(archive, place)
+    options = {"train": "judged", "test_pool_size": str(passages // 22)}
+    # As on a user's second build: the file was hashed when it came.
+    fetch(OneTarball(archive, pools).assets(options), folder / name / "downloads", offline=True)
+    start = time.perf_counter()
+    built = build(OneTarball(archive, pools), folder / name, options=options)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "rows": built.manifest["splits"]["train"]["passages"]}
+
+
+def train_pool(folder: Path, passages: int) -> dict:
+    """The engine with train alone: shards, id index, fingerprints, hashes, ledger, queries."""
+    return _build(folder, passages, pools=False)
+
+
+def build_all(folder: Path, passages: int) -> dict:
+    """All of the source: the sampled pools take two more passes through the tarball."""
+    return _build(folder, passages, pools=True)
+
+
+if __name__ == "__main__":
+    step, where, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    steps = {f.__name__: f for f in (make, ours, rival, train_pool)}
+    steps["build"] = build_all
+    result = steps[step](where, count)
+    print(json.dumps(result | {"cpu": time.process_time(), "peak": peak()}))
