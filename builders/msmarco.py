@@ -196,8 +196,7 @@ def train_queries(ctx: BuildContext) -> Iterator[Row]:
         elif not found:
             ctx.ledger.filter("no positive", file=path.name, row=number)
         elif not known:
-            detail = ", ".join(found)[:80]
-            ctx.ledger.drop("unknown passages", file=path.name, row=number, detail=detail)
+            ctx.ledger.drop("unknown passages", file=path.name, row=number, detail=found[0][:80])
         else:
             if len(known) < len(found):
                 ctx.ledger.repair("an unknown passage left out", file=path.name, row=number)
@@ -231,10 +230,9 @@ def _collection(ctx: BuildContext, chosen: "NDArray[np.int64] | None") -> Iterat
     for block in _blocks(ctx, file, ("pid", "text")):
         ctx.ledger.read(file, block.records)
         numbers, batch = _pids(block.batch), block.batch
-        bad = np.flatnonzero(numbers < 0)
-        for place in bad:
-            detail = batch.column("pid")[int(place)].as_py()[:80]
-            row = block.row(int(place))
+        for place in map(int, np.flatnonzero(numbers < 0)):
+            detail = batch.column("pid")[place].as_py()[:80]
+            row = block.row(place)
             ctx.ledger.drop("the pid is no number", file=file, row=row, detail=detail)
         keep = numbers >= 0
         taken = keep if chosen is None else keep & _among(numbers, chosen)
@@ -294,13 +292,12 @@ def _members(ctx: BuildContext) -> Path:
 
 def _unpack(ctx: BuildContext, folder: Path) -> None:
     folder.mkdir()
+    where = str(ctx.files[TAR])
     numbers = [np.empty(0, np.int64)]
     for member in members(ctx.files[TAR]):
         if member.name == "collection.tsv":
             with member.open() as stream:
-                blocks = read_tsv(
-                    stream, ("pid", "text"), where=str(ctx.files[TAR]), on_fault=lambda _: None
-                )
+                blocks = read_tsv(stream, ("pid", "text"), where=where, on_fault=lambda _: None)
                 numbers += [_pids(block.batch) for block in blocks]
         elif member.name in _SMALL:
             (folder / member.name).write_bytes(member.read())
@@ -309,9 +306,7 @@ def _unpack(ctx: BuildContext, folder: Path) -> None:
     lost = [name for name in _SMALL if not (folder / name).exists()]
     if lost or not len(every):
         name = lost[0] if lost else "collection.tsv"
-        raise CheckError(
-            f"there is no member {name!r}, or nothing in it", where=str(ctx.files[TAR])
-        )
+        raise CheckError(f"there is no member {name!r}, or nothing in it", where=where)
 
 
 def _has_passage(ctx: BuildContext) -> Callable[[str], bool]:
@@ -319,10 +314,9 @@ def _has_passage(ctx: BuildContext) -> Callable[[str], bool]:
     every: NDArray[np.int64] = np.load(_members(ctx) / "pids.npy")
 
     def has(pid: str) -> bool:
-        if not pid.isdecimal() or len(pid) > 18:
-            return False
-        at = int(np.searchsorted(every, int(pid)))
-        return at < len(every) and int(every[at]) == int(pid)
+        number = int(pid) if pid.isdecimal() and len(pid) < 19 else -1
+        at = int(np.searchsorted(every, number))
+        return at < len(every) and int(every[at]) == number
 
     return has
 
@@ -352,22 +346,22 @@ def _qrels(
     for number, (qid, _, pid, grade) in _rows(
         ctx, file, ("qid", "iteration", "pid", "grade"), quiet=quiet
     ):
-        if not has(pid):
-            if not quiet:
-                ctx.ledger.drop("judges an unknown passage", file=file, row=number, detail=pid)
-            continue
-        rule = None
+        rule, there = None, has(pid)
         if grade != "1":
             rule = "judged not relevant"
         elif known is not None and qid not in known:
             rule = "judges another query"
         elif pid in found.get(qid, ()):
             rule = "judged twice"
-        if rule is None:
+        if there and rule is None:
             found.setdefault(qid, []).append(pid)
-        if not quiet and rule:
+        if quiet:
+            continue
+        if not there:
+            ctx.ledger.drop("judges an unknown passage", file=file, row=number, detail=pid)
+        elif rule:
             ctx.ledger.filter(rule, file=file, row=number)
-        elif not quiet:
+        else:
             ctx.ledger.use(file, number, out=0)
     return found
 

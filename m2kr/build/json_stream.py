@@ -19,8 +19,7 @@ import orjson
 from m2kr.errors import InputError
 
 LIMIT = 256 << 20
-_CHUNK = 1 << 18  # bytes read and scanned at once
-_SPAN = 1 << 19  # bytes decoded at once
+_CHUNK, _SPAN = 1 << 18, 1 << 19  # bytes read and scanned, and bytes decoded at once
 _TOKEN = 1 << 10  # no number or escape is longer
 _PATIENCE = 63  # so many buffers at most without another guess
 _BLANKS = b" \t\r\n"

@@ -244,7 +244,9 @@ class _Run:
             shared = [pool for pool in pools if pool in group]
             first |= dict.fromkeys(shared[1:], shared[0] if shared else "")
         made = [pool for pool in pools if pool not in first]
-        done = self._build([self._job("passages", pool) for pool in made], jobs)
+        serves = {pool: tuple(p for p, other in first.items() if other == pool) for pool in made}
+        work = [replace(self._job("passages", pool), serves=serves[pool]) for pool in made]
+        done = self._build(work, jobs)
         copies = [replace(self._job("passages", p), like=first[p]) for p in pools if p not in made]
         done |= self._build(copies, 1)
         queries = [self._job("queries", split) for split in self.source.pools]

@@ -66,12 +66,14 @@ class TableJob:
         split: Name of the passage split or query split.
         choices: What it shares with the others.
         like: For passages: a pool, built before, that holds the same rows.
+        serves: For passages: pools that will be copies of this one.
     """
 
     kind: TableKind
     split: str
     choices: Choices
     like: str | None = None
+    serves: tuple[str, ...] = ()
 
     def name(self, source: Source) -> str:
         """Folder of the table below the edition, such as ``OKVQA_data/test``."""
@@ -259,7 +261,7 @@ def _positives_of(builder: Builder, ctx: BuildContext, job: TableJob) -> set[str
     return {
         passage
         for split, pool in ctx.source.pools.items()
-        if pool == job.split
+        if pool in (job.split, *job.serves)
         for row in itertools.islice(builder.queries(scratch, split), job.choices.limit)
         for passage in row["pos_item_ids"]
     }

