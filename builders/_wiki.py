@@ -1,8 +1,10 @@
 """Wikipedia in passages of 100 words (DPR's psgs_w100), which OKVQA and Infoseek search in."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, pairwise, repeat
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +15,7 @@ from m2kr import atomic
 from m2kr.build.delimited import Block, Fault, read_csv
 from m2kr.build.downloads import sha256_of
 from m2kr.build.inflate import open_gzip
-from m2kr.build.phrases import Fields, Hit, Passage, PhraseIndex
+from m2kr.build.phrases import Hit, Passage, PhraseIndex
 from m2kr.build.spec import Asset, BuildContext, Row, Shape
 from m2kr.errors import UsageError
 from m2kr.schema import arrow_schema, columns
@@ -30,6 +32,8 @@ ASSET = Asset(
 )
 _FILE = Path(NAME).name
 TITLE: tuple[Literal["title"]] = ("title",)
+TEXT: tuple[Literal["text"]] = ("text",)
+_MANY, _GROUP = 1_000, 32
 
 
 def content(title: str, text: str) -> str:
@@ -125,12 +129,50 @@ def every_passage(ctx: BuildContext) -> Iterator[pa.RecordBatch]:
 
 
 def hits_of(
-    found: PhraseIndex, phrases: Sequence[str], k: int, fields: Fields
+    ctx: BuildContext, found: PhraseIndex, phrases: Iterable[str], k: int
 ) -> dict[str, list[Hit]]:
-    """The hits of each distinct phrase; phrases of one build are searched once."""
+    """The ``k`` best hits of each distinct phrase in title or text, the better field deciding.
+
+    As Elasticsearch's multi-match takes the best field: the best of both are among the best of each.
+    """
     distinct = list(dict.fromkeys(phrases))
-    hits = found.search_many(distinct, k=k, fields=fields)
-    return dict(zip(distinct, hits, strict=True))
+    _search_ahead(ctx, found, distinct, k)
+    lists = [found.search_many(distinct, k=k, fields=field) for field in (TITLE, TEXT)]
+    return {phrase: _better(hits, k) for phrase, *hits in zip(distinct, *lists, strict=True)}
+
+
+def _better(lists: Iterable[list[Hit]], k: int) -> list[Hit]:
+    best: dict[int, float] = {}
+    for hit in chain.from_iterable(lists):
+        best[hit.row] = max(hit.score, best.get(hit.row, hit.score))
+    hits = [Hit(row, score) for row, score in best.items()]
+    return sorted(hits, key=lambda hit: (-hit.score, hit.row))[:k]
+
+
+def _search_ahead(ctx: BuildContext, found: PhraseIndex, phrases: Sequence[str], k: int) -> None:
+    """Searches many phrases on all cores; the index remembers the hits.
+
+    A frequent word has a million hits in Wikipedia and takes a second or two. SQLite searches without
+    holding Python's lock, so threads will do.
+    """
+    cores = os.cpu_count() or 1
+    if len(phrases) < _MANY or cores == 1:
+        return
+    name = f"{len(phrases):,} phrases in Wikipedia"
+    ctx.progress.start(name, len(phrases), "phrases")
+    groups = [phrases[i : i + _GROUP] for i in range(0, len(phrases), _GROUP)]
+    with ThreadPoolExecutor(cores) as executor:
+        for n in executor.map(_search_group, repeat(found), groups, repeat(k)):
+            ctx.progress.advance(name, n)
+    ctx.progress.done(name)
+
+
+def _search_group(found: PhraseIndex, phrases: Sequence[str], k: int) -> int:
+    own = found.reopened()
+    for field in (TITLE, TEXT):
+        for _ in own.search_many(phrases, k=k, fields=field):
+            pass
+    return len(phrases)
 
 
 def _faults(target: Path) -> Path:

@@ -7,7 +7,7 @@ search engine, image captions and detected objects that aren't public: ours is a
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from m2kr.build.phrases import BOTH, Passage, PhraseIndex
+from m2kr.build.phrases import Passage, PhraseIndex
 from m2kr.build.spec import Asset, BuildContext, Row, Shape
 from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source, Variant
@@ -84,8 +84,8 @@ SOURCE = Source(
     rules=(
         Rule(
             "related",
-            "related passages are the 10 best BM25 phrase matches of each distinct answer over title "
-            "and text of DPR's psgs_w100",
+            "related passages are the 10 best BM25 phrase matches of each distinct answer in title "
+            "or text of DPR's psgs_w100, the better field deciding",
             "inferred",
             "hits",
             _WIKIPEDIA,
@@ -186,7 +186,7 @@ def related(
 ) -> dict[str, list[int]]:
     """Rows of the corpus that hold an answer, by question: the best hits of each distinct answer."""
     wanted = [answer for question in asked for answer in question.answers]
-    hits = _wiki.hits_of(index, wanted, ctx.count("hits"), BOTH)
+    hits = _wiki.hits_of(ctx, index, wanted, ctx.count("hits"))
     return {
         question.id: list(
             dict.fromkeys(

@@ -5,7 +5,7 @@ are right, and the instruction that was drawn. Texts, answers and images are ups
 """
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from m2kr import sources
-from m2kr.build.align_rows import ReleaseRows
+from m2kr.build.align_rows import ReleaseRows, as_batches, row_blocks
 from m2kr.build.release import ReleaseBuilder
 from m2kr.build.spec import Asset, BuildContext, Row
 from m2kr.build.tables import PoolReader
 from m2kr.data.lookup import FILE as INDEX
 from m2kr.errors import UsageError
-from m2kr.schema import BATCH_ROWS, SUFFIX, TableKind, arrow_schema, columns
+from m2kr.schema import SUFFIX, TableKind, arrow_schema, columns
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -55,10 +55,12 @@ class AlignedBuilder:
 
     @property
     def _inner(self) -> "Builder | Any":
-        module: ModuleType = importlib.import_module(
-            self.module or sources.builder_modules()[self.name]
-        )
+        module: ModuleType = importlib.import_module(self._path)
         return module
+
+    @property
+    def _path(self) -> str:
+        return self.module or sources.builder_modules()[self.name]
 
     @property
     def SOURCE(self) -> sources.Source:  # noqa: N802 - the builders' name for it
@@ -70,6 +72,17 @@ class AlignedBuilder:
     def told(self) -> dict[str, str]:
         """What this build was asked for, for its manifest."""
         return {f"release_{name}": value for name, value in self.release.told.items()}
+
+    @property
+    def note(self) -> str:
+        """Why scores on this build can't compare with published ones, whatever is found."""
+        return self.release.note
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Modules whose code decides the rows, beside this one."""
+        others = ("m2kr.build.align_rows", "m2kr.build.release")
+        return (self._path, *others, *self.release.modules)
 
     def prepare(
         self,
@@ -130,7 +143,7 @@ class AlignedBuilder:
         candidates = getattr(inner, "all_passages", inner.passages)
         release = self._rows(ctx, "passages", pool)
         schema, first = arrow_schema(columns("passages", ctx.source.passage_columns)), 1
-        for batch in _as_batches(candidates(self._context(ctx), pool), schema):
+        for batch in as_batches(candidates(self._context(ctx), pool), schema):
             kept, matched = release.match(release.keys_of(batch), batch.column("passage_content"))
             first = _note(ctx, first, len(batch), kept)
             if len(kept):
@@ -150,7 +163,7 @@ class AlignedBuilder:
         folder = ctx.scratch.parent / f"{config}_{SUFFIX['passages']}" / ctx.source.pools[split]
         # A partial build (--limit) asks for the queries before it has a pool.
         pool = PoolReader(folder) if (folder / INDEX).exists() else None
-        for block in _blocks(candidates(self._context(ctx), split)):
+        for block in row_blocks(candidates(self._context(ctx), split)):
             kept, matched = release.match(release.keys_of_rows(block))
             first = _note(ctx, first, len(block), kept)
             for place, found in zip(kept, release.rows(matched), strict=True):
@@ -206,34 +219,3 @@ def _note(ctx: BuildContext, first: int, read: int, kept: "NDArray[np.int64]") -
     if left.any():
         ctx.ledger.filter("not in the release", file=UPSTREAM, row=first + np.flatnonzero(left))
     return first + read
-
-
-def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    block: list[Row] = []
-    for row in rows:
-        block.append(row)
-        if len(block) == BATCH_ROWS:
-            yield block
-            block = []
-    if block:
-        yield block
-
-
-def _as_batches(
-    rows: "Iterable[Row | pa.RecordBatch]", schema: pa.Schema
-) -> Iterator[pa.RecordBatch]:
-    """Rows and batches of a builder as batches of our table, columns left out as nulls."""
-    block: list[Row] = []
-    for item in rows:
-        if isinstance(item, pa.RecordBatch):
-            if block:
-                yield pa.RecordBatch.from_pylist(block, schema=schema)
-                block = []
-            yield item
-            continue
-        block.append({"language": "en", **item})
-        if len(block) == BATCH_ROWS:
-            yield pa.RecordBatch.from_pylist(block, schema=schema)
-            block = []
-    if block:
-        yield pa.RecordBatch.from_pylist(block, schema=schema)

@@ -1,17 +1,18 @@
 """Finding, for rows of upstream, the same rows of a built release by what identifies them."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from m2kr.build.ledger import Ledger
+from m2kr.build.spec import Row
 from m2kr.build.tables import open_shards, read_batches
 from m2kr.data.lookup import gather
 from m2kr.errors import CheckError
-from m2kr.schema import ID_COLUMN, TableKind
+from m2kr.schema import BATCH_ROWS, ID_COLUMN, TableKind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -148,6 +149,38 @@ class ReleaseRows:
             )
         if len(lost) > len(listed):
             ledger.drop("in the release, not upstream", file="release", row=lost[_LISTED:] + 1)
+
+
+def row_blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Rows in lists of a table's batch size."""
+    block: list[Row] = []
+    for row in rows:
+        block.append(row)
+        if len(block) == BATCH_ROWS:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def as_batches(
+    rows: "Iterable[Row | pa.RecordBatch]", schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    """Rows and batches of a builder as batches of our table, columns left out as nulls."""
+    block: list[Row] = []
+    for item in rows:
+        if isinstance(item, pa.RecordBatch):
+            if block:
+                yield pa.RecordBatch.from_pylist(block, schema=schema)
+                block = []
+            yield item
+            continue
+        block.append({"language": "en", **item})
+        if len(block) == BATCH_ROWS:
+            yield pa.RecordBatch.from_pylist(block, schema=schema)
+            block = []
+    if block:
+        yield pa.RecordBatch.from_pylist(block, schema=schema)
 
 
 def _joined(columns: Sequence[Sequence[Any]]) -> list[str]:

@@ -1,12 +1,16 @@
 """Hashes of a pool's shards, computed beside the writing of the next ones in a process of their own."""
 
 import hashlib
+import json
+import logging
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,8 @@ from numpy.typing import NDArray
 
 from m2kr.data.lookup import id_hashes
 from m2kr.fingerprint import pool_digests
+
+log = logging.getLogger("m2kr.build.hashing")
 
 
 @dataclass(frozen=True)
@@ -58,27 +64,44 @@ def hash_shard(shard: Path) -> ShardHashes:
 
 
 class ShardHasher:
-    """Hashes shards in the order in which they are given: in another process if there are several."""
+    """Hashes shards in the order in which they are given: in another process if there are several.
+
+    Not a process of `multiprocessing`: that would run the caller's own script again.
+    """
 
     def __init__(self) -> None:
-        self._pool: ProcessPoolExecutor | None = None
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._asker: ThreadPoolExecutor | None = None
         self._shards: list[Path] = []
         self._done: list[Future[ShardHashes]] = []
 
     def add(self, shard: Path, full: bool) -> None:
         """A whole shard was written; after a full one more are to be expected."""
         self._shards.append(shard)
-        if self._pool is None and full and (os.cpu_count() or 1) > 1:
-            context = get_context("spawn")
-            self._pool = ProcessPoolExecutor(1, context, die_with_parent, (os.getpid(),))
-            self._done += [self._pool.submit(hash_shard, each) for each in self._shards[:-1]]
-        if self._pool is not None:
-            self._done.append(self._pool.submit(hash_shard, shard))
+        if self._asker is None and full and (os.cpu_count() or 1) > 1:
+            self._asker = ThreadPoolExecutor(1, "m2kr-hash")
+            self._worker = subprocess.Popen(  # noqa: S603 - this module
+                [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            self._done += [self._asker.submit(self._ask, each) for each in self._shards[:-1]]
+        if self._asker is not None:
+            self._done.append(self._asker.submit(self._ask, shard))
+
+    def _ask(self, shard: Path) -> ShardHashes:
+        worker = self._worker
+        assert worker is not None and worker.stdin is not None and worker.stdout is not None
+        try:
+            worker.stdin.write(f"{shard.absolute()}\n".encode("utf-8", "surrogateescape"))
+            worker.stdin.flush()
+            return _unpacked(pa.ipc.open_stream(worker.stdout).read_all())
+        except (OSError, pa.ArrowException) as error:
+            log.warning("hashing %s here, the process for it failed: %s", shard, error)
+            return hash_shard(shard)
 
     def close(self) -> list[ShardHashes]:
         """The hashes of all shards, in order."""
         try:
-            if self._pool is None:
+            if self._asker is None:
                 return [hash_shard(shard) for shard in self._shards]
             return [each.result() for each in self._done]
         finally:
@@ -86,9 +109,44 @@ class ShardHasher:
 
     def stop(self) -> None:
         """Ends the other process."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
+        if self._asker is not None:
+            self._asker.shutdown(cancel_futures=True)
+            self._asker = None
+        if self._worker is not None:
+            self._worker.communicate()
+            self._worker = None
+
+
+def _packed(hashes: ShardHashes) -> pa.Table:
+    rows = len(hashes.ids)
+    digests = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(32), rows, [None, pa.py_buffer(hashes.digests)]
+    )
+    columns = {"ids": hashes.ids, "id_hashes": hashes.id_hashes, "digests": digests}
+    return pa.table(columns).replace_schema_metadata({"facts": json.dumps(hashes.facts)})
+
+
+def _unpacked(table: pa.Table) -> ShardHashes:
+    (batch,) = table.combine_chunks().to_batches() or [pa.record_batch([], names=[])]
+    digests = batch.column("digests")
+    start = digests.offset * 32
+    return ShardHashes(
+        json.loads(table.schema.metadata[b"facts"]),
+        batch.column("ids"),
+        batch.column("id_hashes").to_numpy(),
+        digests.buffers()[1].to_pybytes()[start : start + 32 * len(digests)],
+    )
+
+
+def _serve() -> None:
+    """Hashes the shards named on standard input, until it ends: also when the parent was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells of an interruption
+    while line := sys.stdin.buffer.readline():
+        shard = Path(line.decode("utf-8", "surrogateescape").removesuffix("\n"))
+        table = _packed(hash_shard(shard))
+        with pa.ipc.new_stream(sys.stdout.buffer, table.schema) as writer:
+            writer.write_table(table)
+        sys.stdout.buffer.flush()
 
 
 def die_with_parent(parent: int) -> None:
@@ -100,3 +158,7 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,4 +1,4 @@
-"""GET with resume: the missing bytes of a file, all of them, or one reason why not."""
+"""GET with resume: the missing bytes of a file, all of them, or one reason why not; or its first ones."""
 
 import email.utils
 import functools
@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -78,6 +79,73 @@ def get(job: Job, url: str) -> None:
         if total is not None and part.size != total:
             what = f"the connection ended after {part.size:,} of {total:,} bytes"
             raise Failure(what, again=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The first bytes of a file, and what the server says of it.
+
+    Attributes:
+        status: 200 if they are here; 401, 403, 404 or 410 if the server refuses them.
+        data: They.
+        whole: There are no more.
+        total: Bytes of the whole file, if the server says so.
+        etag: Its ETag.
+        last_modified: Its Last-Modified.
+        media: Its Content-Type.
+    """
+
+    status: int
+    data: bytes = b""
+    whole: bool = False
+    total: int | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+    media: str = ""
+
+
+def start_of(url: str, name: str, count: int, policy: Policy, *, seconds: float) -> Start:
+    """The first ``count`` bytes of a file, or those that came within so many seconds.
+
+    Args:
+        url: Its address.
+        name: Of the file.
+        count: Bytes wanted. A server that sends more is not listened to any longer.
+        policy: Patience of one attempt.
+        seconds: Enough of waiting for more, if there are some.
+
+    Raises:
+        Failure: They didn't come.
+    """
+    deadline = time.monotonic() + seconds
+    ranged = {"Range": f"bytes=0-{count - 1}"}
+    with requests.Session() as session, _open(session, url, ranged, policy) as response:
+        status, headers = response.status_code, response.headers
+        if status in {401, 403, 404, 410}:
+            return Start(status)
+        if status == 416 and _total(response) == 0:
+            return Start(200, whole=True, total=0)
+        if status not in {200, 206}:
+            raise _refusal(response)
+        if status == 206 and not headers.get("Content-Range", "").startswith("bytes 0-"):
+            raise Failure("answers with another range than the one asked for", again=True)
+        encoded = _must_decode(response, name)
+        total = None if encoded else _total(response)
+        data, ended = bytearray(), True
+        for block in _blocks(response, policy, decode=encoded):
+            data += block
+            if len(data) > count or time.monotonic() > deadline:
+                ended = False
+                break
+    if ended and total is not None and len(data) < min(total, count):
+        what = f"the connection ended after {len(data):,} of {min(total, count):,} bytes"
+        raise Failure(what, again=True)
+    last = ended and (status == 200 or (len(data) < count and not encoded))
+    whole = last if total is None else len(data) >= total
+    etag, modified = headers.get("ETag") or None, headers.get("Last-Modified")
+    media = headers.get("Content-Type", "")
+    start = bytes(data[:count])
+    return Start(200, start, whole and len(data) <= count, total, etag, modified, media)
 
 
 def _range_headers(job: Job, url: str) -> dict[str, str]:

@@ -85,6 +85,7 @@ class ImportedBuilder:
         self.layout = layout
         self.instruction = instruction
         self.drop_missing = drop_missing
+        self.told: dict[str, str] = {}  # what the import was asked for, for its manifest
         self._pool: IdSet | None = None
         self._judged: dict[str, dict[str, Judged] | None] = {
             split: read_qrels(files.qrels) if files.qrels else None

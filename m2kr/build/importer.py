@@ -209,11 +209,12 @@ def _build(
     from m2kr.build.run import build
 
     builder = ImportedBuilder(name, layout, instruction=instruction, drop_missing=drop_missing)
-    options = {"layout": kind, "drop_missing": "yes" if drop_missing else "no"}
-    options |= {"instruction": instruction} if instruction is not None else {}
+    told = {"layout": kind, "drop_missing": "yes" if drop_missing else "no"}
+    told |= {"instruction": instruction} if instruction is not None else {}
     # Part of the build's identity, like the others: the manifest names the roots.
-    options |= {"images": os.pathsep.join(builder.image_roots)} if builder.image_roots else {}
-    return build(builder, data_root(data), edition=edition, options=options, **how)
+    told |= {"images": os.pathsep.join(builder.image_roots)} if builder.image_roots else {}
+    builder.told = told
+    return build(builder, data_root(data), edition=edition, **how)
 
 
 def _spool(

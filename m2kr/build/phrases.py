@@ -244,6 +244,10 @@ class PhraseIndex:
     def __reduce__(self) -> tuple[type["PhraseIndex"], tuple[Path, str]]:
         return PhraseIndex, (self.path, self.key)
 
+    def reopened(self) -> "PhraseIndex":
+        """The same index with connections of its own, for another thread."""
+        return PhraseIndex(self.path, self.key)
+
     def __len__(self) -> int:
         return self._rows
 

@@ -86,6 +86,16 @@ class ReleaseBuilder:
             "counts": "any" if self.any_counts else "checked",
         }
 
+    @property
+    def note(self) -> str:
+        """Why scores on this build don't compare with published ones, though the route's do."""
+        return "row counts were not checked against the pinned release" if self.any_counts else ""
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Modules whose code decides the rows, beside this one."""
+        return ("m2kr.build.release_files", "m2kr.build.release_rows")
+
     def patterns(self, splits: Sequence[str] | None = None) -> list[str]:
         """Globs of the files that some query splits (all by default) need."""
         source = self._own
@@ -179,9 +189,7 @@ class ReleaseBuilder:
         if not self.any_counts:
             # The files' rows were counted before anything was dropped; what was is in the ledger.
             record["count_warnings"] = []
-        else:
-            note = "row counts were not checked against the pinned release"
-            record["comparable"] = "; ".join(filter(None, [record["comparable"], note]))
+        record["comparable"] = "; ".join(filter(None, [record["comparable"], self.note]))
         return record
 
 

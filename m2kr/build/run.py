@@ -29,7 +29,7 @@ from m2kr.build.options import (
     variant_of,
 )
 from m2kr.build.registry import registered_templates
-from m2kr.build.spec import Asset, Builder
+from m2kr.build.spec import Asset, Builder, templates_of
 from m2kr.build.tables import Choices, Stats, TableJob, build_table, narrowed
 from m2kr.errors import UsageError
 from m2kr.paths import downloads, manifest_path
@@ -106,7 +106,8 @@ def build(
         told = options | dict(getattr(builder, "told", {}))
         if target.exists() and not force:
             old = json.loads(target.read_text())
-            refuse_other(old, str(folder), route=route, options=told)
+            if route != "import":
+                refuse_other(old, str(folder), route=route, options=told)
             chosen = tuple(s for s in source.pools if s in {*chosen, *old["splits"]})
         source = narrowed(source, chosen)
         prepare = getattr(builder, "prepare", None)
@@ -122,7 +123,9 @@ def build(
             limit=limit,
             seed=seed,
             derived=root / ".cache" / "derived",
-            templates=registered_templates(source.name, root),
+            templates=registered_templates(source.name, root)
+            if route == "sources"
+            else templates_of(source.name),
             full_ledger=full_ledger,
         )
         inputs = _inputs(builder, assets, files, downloads(root))
@@ -199,15 +202,17 @@ def _key(
 
 
 def _code_of(builder: Builder) -> str:
-    """Hash of the builder's file and of the shared helpers beside it."""
-    code = inspect.getsourcefile(builder if inspect.ismodule(builder) else type(builder))
-    if not code:
-        return ""
-    path = Path(code)
-    helpers = sorted(path.parent.glob("_*.py")) if inspect.ismodule(builder) else []
+    """Hash of the files that a builder's rows come from, shared helpers beside them included."""
+    named = [importlib.import_module(name) for name in getattr(builder, "modules", ())]
     digest = hashlib.sha256()
-    for each in (path, *helpers):
-        digest.update(hashlib.sha256(each.read_bytes()).digest())
+    for each in (builder if inspect.ismodule(builder) else type(builder), *named):
+        code = inspect.getsourcefile(each)
+        if not code:
+            return ""
+        path = Path(code)
+        helpers = sorted(path.parent.glob("_*.py")) if inspect.ismodule(each) else []
+        for file in (path, *helpers):
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 

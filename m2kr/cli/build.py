@@ -105,7 +105,9 @@ def command(
     given = options.settings(set_) | ({"pool": pool} if pool is not None else {})
     names = [*map(sources.resolve, source)]
     if source == ["all"]:
-        names = sources.buildable("release" if align else route)
+        names = sources.buildable(route)
+        if align:
+            names = [name for name in names if sources.sources()[name].released]
     builders = [
         builder_for(
             name,

@@ -48,6 +48,7 @@ def planned(
     source, route = builder.SOURCE, getattr(builder, "ROUTE", "sources")
     options = resolve_options(source, given, edition if route != "release" else None)
     chosen = chosen_splits(source, splits)
+    notes = [comparable(source, route, variant_of(source, options)), getattr(builder, "note", "")]
     files = [_file(asset, item) for asset, item in _items(builder, options, root)]
     for file in files:
         file["path"] = str(paths.downloads(root) / file["name"])
@@ -57,7 +58,7 @@ def planned(
         "edition": edition_name(source, edition, None, options=options, route=route),
         "splits": list(chosen),
         "options": options,
-        "comparable": comparable(source, route, variant_of(source, options)),
+        "comparable": "; ".join(filter(None, notes)),
         "rules": [] if route == "release" else _rules(source, options),
         "files": files,
         "from_release": _release_files(builder, chosen),
