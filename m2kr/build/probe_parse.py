@@ -7,7 +7,7 @@ off is no fault; whatever comes before must be as the builders expect.
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import orjson
@@ -23,6 +23,7 @@ from m2kr.errors import InputError
 PARSED = 16 << 20
 # From so much text on a row could be expected in it.
 _PLENTY = 64 << 10
+_STRAY = 0.01  # share of faulty rows that is no drift: a build tells its ledger of them
 _FILE = "the file"
 _BLANKS = b" \t\r\n"
 _TOKEN = 8  # an error so near the end may be the cut's
@@ -38,7 +39,7 @@ class Seen:
 
     Attributes:
         rows: Whole ones.
-        note: Why there are none, although nothing is wrong.
+        note: Why there are none although nothing is wrong, or how many are faulty.
     """
 
     rows: int
@@ -66,18 +67,18 @@ def rows_in(head: bytes, name: str, shape: Shape | None, *, whole: bool) -> Seen
     if len(piece.data) > PARSED:
         piece = Piece(piece.data[:PARSED], False)
     if shape.kind == "json":
-        rows = _count_json(piece, shape)
+        seen = Seen(_count_json(piece, shape))
         missing = "no record ends in the bytes read"
         if shape.path:
             missing = f"no record of the list {shape.path!r} ends in the bytes read"
         expected = False
     else:
         text = _whole_lines(piece, shape)
-        rows = _count_lines(text, shape) if text or piece.whole else 0
+        seen = _count_lines(text, shape) if text or piece.whole else Seen(0)
         missing = "no row ends in the bytes read"
         expected = len(piece.data) >= _PLENTY
-    if rows:
-        return Seen(rows)
+    if seen.rows:
+        return seen
     if piece.whole:
         raise Drift(f"no rows; expected {_expected(shape)}")
     if expected:
@@ -105,29 +106,39 @@ def _whole_lines(piece: Piece, shape: Shape) -> bytes:
     return text[:end]
 
 
-def _count_lines(text: bytes, shape: Shape) -> int:
-    def stop(fault: Fault) -> NoReturn:
-        raise Drift(
+def _count_lines(text: bytes, shape: Shape) -> Seen:
+    """The rows of a text; a stray faulty one is a remark, as a build would leave it out."""
+    faults: list[str] = []
+
+    def tell(fault: Fault) -> None:
+        faults.append(
             f"row {fault.row:,}: {fault.problem}; expected {_expected(shape)}; seen {fault.text!r}"
         )
 
-    stream = io.BytesIO(text)
+    stream, count = io.BytesIO(text), 0
     try:
         if shape.kind == "jsonl":
-            count = 0
-            for number, record in read_json_lines(stream, on_fault=stop):
-                _check(record, f"row {number:,}", shape)
+            for number, record in read_json_lines(stream, on_fault=tell):
                 count += 1
-            return count
-        if shape.kind == "tsv":
-            blocks = read_tsv(stream, shape.names, where=_FILE, on_fault=stop)
+                try:
+                    _check(record, f"row {number:,}", shape)
+                except Drift as fault:
+                    faults.append(str(fault))
+            count += len(faults)
+        elif shape.kind == "tsv":
+            blocks = read_tsv(stream, shape.names, where=_FILE, on_fault=tell)
+            count = sum(block.records for block in blocks)
         else:
             blocks = read_csv(
-                stream, shape.names, where=_FILE, on_fault=stop, delimiter=shape.delimiter
+                stream, shape.names, where=_FILE, on_fault=tell, delimiter=shape.delimiter
             )
-        return sum(block.records for block in blocks)
+            count = sum(block.records for block in blocks)
     except InputError as error:
         raise _drift(error) from error
+    if len(faults) > _STRAY * count:
+        raise Drift(faults[0])
+    note = f"{len(faults):,} of {count:,} rows are faulty, first {faults[0]}" if faults else ""
+    return Seen(count, note)
 
 
 def _count_json(piece: Piece, shape: Shape) -> int:

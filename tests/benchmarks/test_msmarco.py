@@ -29,7 +29,7 @@ def cost(step: str, folder: Path, rows: int) -> dict:
 @pytest.mark.parametrize(
     ("rows", "rounds"),
     [
-        (100_000, 1),
+        pytest.param(100_000, 1, marks=pytest.mark.slow),
         pytest.param(1_000_000, 3, marks=pytest.mark.slow),
         pytest.param(MSMARCO, 1, marks=pytest.mark.slow),
     ],

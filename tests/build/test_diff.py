@@ -497,6 +497,7 @@ print(json.dumps({
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+@pytest.mark.slow
 def test_the_cost_of_a_big_pool(tmp_path: Path) -> None:
     """200,000 rows, 1 % changed, in the same order and in another."""
     rows = 200_000

@@ -101,9 +101,10 @@ def test_interrupts_and_bugs_have_their_codes(capsys: pytest.CaptureFixture[str]
 def test_build_plan_touches_nothing(cli: Cli, tmp_path: Path) -> None:
     root = tmp_path / "data"
     plan = only_json(cli("build", "mini", "--plan", "--json", "--data", root).stdout)
-    assert {f["state"] for f in plan["files"]} == {"missing"}
-    assert plan["to_fetch_bytes"] == sum(f["size"] for f in plan["files"]) > 10**6
-    assert all(f["licence"] and f["url"] for f in plan["files"])
+    files = plan["sources"][0]["files"]
+    assert {f["state"] for f in files} == {"missing"}
+    assert plan["to_fetch_bytes"] == sum(f["size"] for f in files) > 10**6
+    assert all(f["licence"] and f["url"] for f in files)
     assert not root.exists()
     assert "photos.zip" in cli("build", "mini", "--plan", "--data", root).stdout
 
