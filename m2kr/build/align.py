@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from m2kr import sources
 from m2kr.build.align_rows import ReleaseRows, as_batches, row_blocks
+from m2kr.build.ledger import Ledger
 from m2kr.build.release import ReleaseBuilder
 from m2kr.build.spec import Asset, BuildContext, Row
 from m2kr.build.tables import PoolReader
@@ -138,20 +139,39 @@ class AlignedBuilder:
         return self.release.same_pools(options)
 
     def passages(self, ctx: BuildContext, pool: str) -> Iterator[pa.RecordBatch]:
-        """The passages of upstream that the release's pool has."""
-        inner = self._inner
-        candidates = getattr(inner, "all_passages", inner.passages)
+        """The passages of upstream that the release's pool has.
+
+        First those of the same text: an id may stand for several passages upstream. If some of the
+        release's are left, a second way through takes what has their ids.
+        """
         release = self._rows(ctx, "passages", pool)
-        schema, first = arrow_schema(columns("passages", ctx.source.passage_columns)), 1
-        for batch in as_batches(candidates(self._context(ctx), pool), schema):
+        schema = arrow_schema(columns("passages", ctx.source.passage_columns))
+        taken: list[NDArray[np.bool_]] = []
+        for batch in self._candidates(ctx, pool, schema):
             kept, matched = release.match(release.keys_of(batch), batch.column("passage_content"))
-            first = _note(ctx, first, len(batch), kept)
+            taken.append(np.zeros(len(batch), bool))
+            taken[-1][kept] = True
             if len(kept):
-                new = release.columns(matched, ("passage_id", "scored_as"))
-                taken = batch.take(pa.array(kept))
-                arrays = [new.get(f.name, taken.column(f.name)) for f in schema]
-                yield pa.record_batch(arrays, schema=schema)
+                yield _renamed(batch, kept, release.columns(matched))
+        if not release.complete:
+            quiet = replace(ctx, ledger=Ledger("again"))
+            for mine, batch in zip(taken, self._candidates(quiet, pool, schema), strict=True):
+                open_ = np.flatnonzero(~mine)
+                kept, matched = release.match(release.keys_of(batch.take(pa.array(open_))))
+                mine[open_[kept]] = True
+                if len(kept):
+                    yield _renamed(batch, open_[kept], release.columns(matched))
+        first = 1
+        for mine in taken:
+            first = _note(ctx, first, mine)
         release.account(ctx.ledger)
+
+    def _candidates(
+        self, ctx: BuildContext, pool: str, schema: pa.Schema
+    ) -> Iterator[pa.RecordBatch]:
+        inner = self._inner
+        rows = getattr(inner, "all_passages", inner.passages)
+        yield from as_batches(rows(self._context(ctx), pool), schema)
 
     def queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
         """The queries of upstream that the release's split has, judged as there."""
@@ -165,13 +185,11 @@ class AlignedBuilder:
         pool = PoolReader(folder) if (folder / INDEX).exists() else None
         for block in row_blocks(candidates(self._context(ctx), split)):
             kept, matched = release.match(release.keys_of_rows(block))
-            first = _note(ctx, first, len(block), kept)
+            mine = np.zeros(len(block), bool)
+            mine[kept] = True
+            first = _note(ctx, first, mine)
             for place, found in zip(kept, release.rows(matched), strict=True):
-                row = dict(block[place]) | {
-                    "question_id": found["question_id"],
-                    "instruction": found["instruction"],
-                }
-                ids = found["pos_item_ids"]
+                number, ids = found.pop("#"), found.pop("pos_item_ids")
                 if pool is not None:
                     places = pool.rows(ids)
                     lost = [i for i, at in zip(ids, places, strict=True) if at < 0]
@@ -180,10 +198,10 @@ class AlignedBuilder:
                         ctx.ledger.repair(
                             "right passage not upstream",
                             file="release",
-                            row=found["#"] + 1,
+                            row=number + 1,
                             detail=", ".join(lost)[:500],
                         )
-                yield row | {"pos_item_ids": ids}
+                yield dict(block[place]) | found | {"pos_item_ids": ids}
         release.account(ctx.ledger)
 
     def _context(self, ctx: BuildContext) -> BuildContext:
@@ -210,12 +228,19 @@ class AlignedBuilder:
         return record
 
 
-def _note(ctx: BuildContext, first: int, read: int, kept: "NDArray[np.int64]") -> int:
+def _renamed(
+    batch: pa.RecordBatch, rows: "NDArray[np.int64]", new: Mapping[str, pa.Array]
+) -> pa.RecordBatch:
+    """Some rows of a batch, under the release's ids."""
+    taken = batch.take(pa.array(rows))
+    arrays = [new.get(f.name, taken.column(f.name)) for f in batch.schema]
+    return pa.record_batch(arrays, schema=batch.schema)
+
+
+def _note(ctx: BuildContext, first: int, kept: "NDArray[np.bool_]") -> int:
     """Tells the ledger which of some upstream rows were kept; the number of the row after them."""
-    left = np.ones(read, bool)
-    left[kept] = False
-    ctx.ledger.read(UPSTREAM, read)
-    ctx.ledger.use(UPSTREAM, first + kept)
-    if left.any():
-        ctx.ledger.filter("not in the release", file=UPSTREAM, row=first + np.flatnonzero(left))
-    return first + read
+    ctx.ledger.read(UPSTREAM, len(kept))
+    ctx.ledger.use(UPSTREAM, first + np.flatnonzero(kept))
+    if not kept.all():
+        ctx.ledger.filter("not in the release", file=UPSTREAM, row=first + np.flatnonzero(~kept))
+    return first + len(kept)

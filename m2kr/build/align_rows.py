@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _LISTED = 10_000  # missing rows that are named one by one
+_TAKEN = ("question_id", "instruction", "pos_item_ids", "related_item_ids")
 
 
 class ReleaseRows:
@@ -69,7 +70,7 @@ class ReleaseRows:
 
         Args:
             keys: Keys of upstream's rows.
-            texts: Their texts: where several rows of the release fit, the one of equal text is taken.
+            texts: Their texts: only rows of the release with the same text are taken.
         """
         self._upstream = self._upstream or next(iter(keys), "")
         hashes = np.frombuffer(b"".join(map(_digest, keys)), "<u8")
@@ -87,15 +88,20 @@ class ReleaseRows:
                 named = zip(rows.tolist(), self._keys_at(rows), strict=True)
                 fits = [row for row, key in named if key == keys[place]]
             fits = [row for row in fits if self._free[row]]
-            if len(fits) > 1 and texts is not None:
+            if fits and texts is not None:
                 own = gather(self._table.column("passage_content"), fits)
                 text = texts[place].as_py()
-                fits = [row for row, t in zip(fits, own, strict=True) if t == text] or fits
+                fits = [row for row, t in zip(fits, own, strict=True) if t == text]
             if fits:
                 self._free[fits[0]] = False
                 kept.append(place)
                 matched.append(fits[0])
         return np.array(kept, np.int64), np.array(matched, np.int64)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row of the release was taken."""
+        return not self._free.any()
 
     def _keys_at(self, rows: "NDArray[np.int64]") -> list[str]:
         names = list(self._key)
@@ -107,17 +113,17 @@ class ReleaseRows:
         ]
         return self._release_keys(pa.record_batch(arrays, names=names))
 
-    def columns(self, rows: "NDArray[np.int64]", names: Sequence[str]) -> dict[str, pa.Array]:
-        """Some columns of the release at some rows; those it lacks are left out."""
+    def columns(self, rows: "NDArray[np.int64]") -> dict[str, pa.Array]:
+        """What an aligned build takes of some passages: their ids."""
         return {
             name: pa.array(gather(self._table.column(name), rows), pa.string())
-            for name in names
+            for name in ("passage_id", "scored_as")
             if name in self._table.column_names
         }
 
     def rows(self, rows: "NDArray[np.int64]") -> list[dict[str, Any]]:
-        """Id, instruction and positives at some rows, with the row's number as ``#``."""
-        names = ("question_id", "instruction", "pos_item_ids")
+        """What an aligned build takes of some rows: ids and the instruction; ``#`` is a row's number."""
+        names = [name for name in _TAKEN if name in self._table.column_names]
         columns = [gather(self._table.column(name), rows) for name in names]
         return [
             {"#": int(number), **dict(zip(names, values, strict=True))}

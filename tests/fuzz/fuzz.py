@@ -31,7 +31,7 @@ def main() -> None:
             f"-max_total_time={seconds}",
             "-max_len=8192",
             "-timeout=20",
-            "-rss_limit_mb=2048",
+            "-rss_limit_mb=4096",
             "-print_final_stats=1",
             "-verbosity=0",
             f"-artifact_prefix={tempfile.gettempdir()}/m2kr-{name}-",

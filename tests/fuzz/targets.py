@@ -128,8 +128,8 @@ def google_search(data: bytes) -> None:
 
     ctx = context("okvqa", {gs.FULL: b"kid,text\n" + data, gs.LABELS["train"]: data})
     accounted(ctx, gs.passages(ctx, train=True))
-    ctx = context("okvqa", {gs.LABELS["train"]: data})
-    gs.judgements(ctx, "train")
+    ctx = context("okvqa", {gs.FULL: b"kid,text\n3,c\n", gs.LABELS["train"]: data})
+    gs.judgements(ctx, "train", ["1"])
     ctx.ledger.close()
 
 
