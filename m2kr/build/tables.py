@@ -17,7 +17,7 @@ from m2kr.build.ledger import Ledger
 from m2kr.build.spec import BuildContext, Builder, Row
 from m2kr.build.write import TableWriter, write_dataset_files
 from m2kr.data.lookup import FILE as INDEX
-from m2kr.data.lookup import duplicates, gather, open_index, write_hashes, write_index
+from m2kr.data.lookup import duplicates, id_hashes, open_index, write_hashes, write_index
 from m2kr.data.rows import shards_of
 from m2kr.errors import CheckError
 from m2kr.fingerprint import Fingerprint, query_parts
@@ -293,12 +293,36 @@ class PoolReader:
 
     def __init__(self, folder: Path) -> None:
         self.name = folder.name
-        self._texts = open_shards(folder).column("passage_content")
-        self._index, _ = open_index(folder, "passage_id")
+        _, self._reader = open_index(folder, "passage_id")
+        entries = np.load(folder / INDEX)
+        self._hashes = np.ascontiguousarray(entries["hash"])
+        self._rows = np.ascontiguousarray(entries["row"])
 
     def rows(self, ids: Iterable[str]) -> "np.ndarray":
         """Rows of ids, -1 for those that the pool lacks."""
-        return self._index.rows(ids)
+        wanted = list(ids)
+        distinct = list(dict.fromkeys(wanted))
+        hashes = id_hashes(pa.array(distinct, pa.string()))
+        low = np.searchsorted(self._hashes, hashes, side="left")
+        high = np.searchsorted(self._hashes, hashes, side="right")
+        found = {
+            row_id: self._row(row_id, start, stop)
+            for row_id, start, stop in zip(distinct, low.tolist(), high.tolist(), strict=True)
+        }
+        return np.fromiter((found[row_id] for row_id in wanted), np.int64, len(wanted))
+
+    def _row(self, row_id: str, start: int, stop: int) -> int:
+        for row in self._rows[start:stop].tolist():
+            if self._reader.value("passage_id", row) == row_id:
+                return int(row)
+        return -1
+
+    def texts(self, rows: "np.ndarray") -> list[str]:
+        """Texts of passages, read from the file: through a map they would stay resident."""
+        known = {
+            row: self._reader.value("passage_content", row) for row in np.unique(rows).tolist()
+        }
+        return [known[row] for row in rows.tolist()]
 
     def fill_contents(self, rows: Iterable[Row], table: str) -> list[dict[str, Any]]:
         """Query rows with ``pos_item_contents`` read from the pool.
@@ -316,7 +340,7 @@ class PoolReader:
                 where=table,
                 expected=f"a passage_id of {self.name}",
             )
-        contents = iter(gather(self._texts, found))
+        contents = iter(self.texts(found))
         for row in filled:
             row["pos_item_ids"] = list(row.get("pos_item_ids", ()))
             row["pos_item_contents"] = list(itertools.islice(contents, len(row["pos_item_ids"])))

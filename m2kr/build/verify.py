@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from m2kr.build.hashing import shard_facts
@@ -109,10 +110,12 @@ def _ids(folder: Path, column: str) -> str:
 
 def _positives(table: pa.Table, pool: PoolReader) -> str:
     for batch in table.select(["question_id", "pos_item_ids"]).to_batches():
-        for query, positives in zip(*(c.to_pylist() for c in batch.columns), strict=True):
-            missing = [p for p, row in zip(positives, pool.rows(positives), strict=True) if row < 0]
-            if missing:
-                return f"positive {missing[0]!r} of query {query!r} is not in {pool.name}"
+        queries, positives = (column.to_pylist() for column in batch.columns)
+        pairs = [(q, p) for q, each in zip(queries, positives, strict=True) for p in each]
+        missing = np.flatnonzero(pool.rows(p for _, p in pairs) < 0)
+        if len(missing):
+            query, positive = pairs[int(missing[0])]
+            return f"positive {positive!r} of query {query!r} is not in {pool.name}"
     return ""
 
 

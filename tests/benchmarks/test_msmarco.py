@@ -37,11 +37,11 @@ def cost(step: str, folder: Path, rows: int) -> dict:
 )
 def test_msmarco(tmp_path: Path, rows: int, rounds: int) -> None:
     cost("make", tmp_path, rows)
-    seen: dict[str, list[dict]] = {"rival": [], "ours": [], "train_pool": [], "build": []}
+    seen: dict[str, list[dict]] = {"rival": [], "ours": [], "pool_table": [], "build": []}
     for _ in range(rounds):
         for step, results in seen.items():
             results.append(cost(step, tmp_path, rows))
-    for step in ("ours", "train_pool", "build"):
+    for step in ("ours", "pool_table", "build"):
         assert all(result["peak"] <= 1 * GB for result in seen[step])
         assert all(result["rows"] == rows for result in seen[step])
         pairs = zip(seen["rival"], seen[step], strict=True)

@@ -3,8 +3,8 @@
     python tsv_cost.py STEP FOLDER PASSAGES
 
 Prints one JSON object. Steps: ``make`` (the tarball, kept in FOLDER), ``ours`` (our archive reader,
-TSV reader and table writer, each shard synced), ``train_pool`` and ``build`` (the engine, with one pool
-and with all), ``rival`` (tarfile and gzip into pyarrow's CSV reader
+TSV reader and table writer, each shard synced), ``pool_table`` and ``build`` (the engine: that
+table, and the whole source), ``rival`` (tarfile and gzip into pyarrow's CSV reader
 and one Arrow stream, synced once).
 """
 
@@ -28,9 +28,12 @@ from m2kr import sources
 from m2kr.build.archives import members
 from m2kr.build.delimited import Fault, read_tsv
 from m2kr.build.fetch import fetch
+from m2kr.build.options import resolve_options
 from m2kr.build.run import build
 from m2kr.build.spec import Asset
+from m2kr.build.tables import Choices, TableJob, build_table
 from m2kr.build.write import TableWriter
+from m2kr.progress import Silent
 from m2kr.schema import arrow_schema, columns
 
 COLUMNS = columns("passages")
@@ -105,11 +108,8 @@ def rival(folder: Path, passages: int) -> dict:
 class OneTarball:
     """The builder of MSMARCO over a generated tarball; training queries are those that are judged."""
 
-    def __init__(self, archive: Path, pools: bool) -> None:
+    def __init__(self, archive: Path) -> None:
         self.archive, self.builder = archive, sources.builder("msmarco")
-        spec = self.builder.SOURCE
-        train = {"train": spec.pools["train"]}
-        self.SOURCE = spec if pools else replace(spec, pools=train)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.builder, name)
@@ -119,35 +119,46 @@ class OneTarball:
         return [replace(tar, urls=(), size=None, md5=None, manual="generated")]
 
 
-def _build(folder: Path, passages: int, *, pools: bool) -> dict:
+def _placed(folder: Path, passages: int) -> tuple[OneTarball, dict[str, str]]:
+    """The builder and options, with the file where a build finds it, hashed as when it came."""
     archive = cached_msmarco(folder, passages)
-    name = "pools" if pools else "train"
-    place = folder / name / "downloads" / "msmarco" / "collectionandqueries.tar.gz"
-    shutil.rmtree(folder / name, ignore_errors=True)
-    place.parent.mkdir(parents=True)
-    os.link(archive, place)
+    builder = OneTarball(archive)
+    place = folder / "downloads" / "msmarco" / "collectionandqueries.tar.gz"
+    if not place.exists():
+        place.parent.mkdir(parents=True)
+        os.link(archive, place)
     options = {"train": "judged", "test_pool_size": str(passages // 22)}
-    # As on a user's second build: the file was hashed when it came.
-    fetch(OneTarball(archive, pools).assets(options), folder / name / "downloads", offline=True)
+    options = resolve_options(builder.SOURCE, options)
+    fetch(builder.assets(options), folder / "downloads", offline=True)
+    return builder, options
+
+
+def pool_table(folder: Path, passages: int) -> dict:
+    """The engine's table of all passages: shards, id index, fingerprint, hashes and ledger."""
+    import datasets  # noqa: F401 - an import of the engine's, not work
+
+    builder, options = _placed(folder, passages)
+    files = {a.name: folder / "downloads" / a.name for a in builder.assets(options)}
+    shutil.rmtree(folder / "staging", ignore_errors=True)
     start = time.perf_counter()
-    built = build(OneTarball(archive, pools), folder / name, options=options)
+    choices = Choices(folder / "staging", files, options, tuple(builder.SOURCE.pools))
+    stats = build_table(builder, TableJob("passages", "train_passages", choices), Silent())
+    return {"seconds": time.perf_counter() - start, "rows": stats["rows"]}
+
+
+def build_all(folder: Path, passages: int) -> dict:
+    """The whole source: queries, judgements, and sampled pools in two more passes over the tarball."""
+    builder, options = _placed(folder, passages)
+    shutil.rmtree(folder / "rebuilt", ignore_errors=True)
+    start = time.perf_counter()
+    built = build(builder, folder, options=options)
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "rows": built.manifest["splits"]["train"]["passages"]}
 
 
-def train_pool(folder: Path, passages: int) -> dict:
-    """The engine with train alone: shards, id index, fingerprints, hashes, ledger, queries."""
-    return _build(folder, passages, pools=False)
-
-
-def build_all(folder: Path, passages: int) -> dict:
-    """All of the source: the sampled pools take two more passes through the tarball."""
-    return _build(folder, passages, pools=True)
-
-
 if __name__ == "__main__":
     step, where, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    steps = {f.__name__: f for f in (make, ours, rival, train_pool)}
+    steps = {f.__name__: f for f in (make, ours, rival, pool_table)}
     steps["build"] = build_all
     result = steps[step](where, count)
     print(json.dumps(result | {"cpu": time.process_time(), "peak": peak()}))
