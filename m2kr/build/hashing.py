@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from m2kr.data.lookup import id_hashes
-from m2kr.fingerprint import pool_digests
+from m2kr.fingerprint import Fingerprint, pool_digests
 
 log = logging.getLogger("m2kr.build.hashing")
 
@@ -63,6 +63,35 @@ def hash_shard(shard: Path) -> ShardHashes:
     return ShardHashes(shard_facts(shard), joined, np.concatenate(hashes), bytes(digests))
 
 
+class PoolHashes:
+    """What the shards of a pool come to together, taken in one by one.
+
+    Attributes:
+        facts: File name, size and sha256 of each shard.
+    """
+
+    def __init__(self) -> None:
+        self.facts: list[dict[str, Any]] = []
+        self._part = Fingerprint("pool")
+        self._id_hashes: list[NDArray[np.uint64]] = []
+
+    def take(self, shard: ShardHashes) -> None:
+        """Takes in the next shard."""
+        self.facts.append(shard.facts)
+        self._part.add_digests(shard.ids, shard.digests)
+        self._id_hashes.append(shard.id_hashes)
+
+    def fingerprint(self) -> str:
+        """The pool's part of the fingerprint; ends the taking in, and frees what it took."""
+        part, self._part = self._part, Fingerprint("pool")
+        return part.hexdigest()
+
+    def id_hashes(self) -> NDArray[np.uint64]:
+        """The hashes of all ids in row order; ends the taking in, and frees what it took."""
+        parts, self._id_hashes = self._id_hashes, []
+        return np.concatenate(parts)
+
+
 class ShardHasher:
     """Hashes shards in the order in which they are given: in another process if there are several.
 
@@ -72,8 +101,9 @@ class ShardHasher:
     def __init__(self) -> None:
         self._worker: subprocess.Popen[bytes] | None = None
         self._asker: ThreadPoolExecutor | None = None
+        self._hashes = PoolHashes()
         self._shards: list[Path] = []
-        self._done: list[Future[ShardHashes]] = []
+        self._done: list[Future[None]] = []
 
     def add(self, shard: Path, full: bool) -> None:
         """A whole shard was written; after a full one more are to be expected."""
@@ -87,23 +117,27 @@ class ShardHasher:
         if self._asker is not None:
             self._done.append(self._asker.submit(self._ask, shard))
 
-    def _ask(self, shard: Path) -> ShardHashes:
+    def _ask(self, shard: Path) -> None:
         worker = self._worker
         assert worker is not None and worker.stdin is not None and worker.stdout is not None
         try:
             worker.stdin.write(f"{shard.absolute()}\n".encode("utf-8", "surrogateescape"))
             worker.stdin.flush()
-            return _unpacked(pa.ipc.open_stream(worker.stdout).read_all())
+            found = _unpacked(pa.ipc.open_stream(worker.stdout).read_all())
         except (OSError, pa.ArrowException) as error:
             log.warning("hashing %s here, the process for it failed: %s", shard, error)
-            return hash_shard(shard)
+            found = hash_shard(shard)
+        self._hashes.take(found)
 
-    def close(self) -> list[ShardHashes]:
+    def close(self) -> PoolHashes:
         """The hashes of all shards, in order."""
         try:
             if self._asker is None:
-                return [hash_shard(shard) for shard in self._shards]
-            return [each.result() for each in self._done]
+                for shard in self._shards:
+                    self._hashes.take(hash_shard(shard))
+            for each in self._done:
+                each.result()
+            return self._hashes
         finally:
             self.stop()
 
@@ -132,8 +166,9 @@ def _unpacked(table: pa.Table) -> ShardHashes:
     start = digests.offset * 32
     return ShardHashes(
         json.loads(table.schema.metadata[b"facts"]),
-        batch.column("ids"),
-        batch.column("id_hashes").to_numpy(),
+        # Copies: a column out of a message would keep the whole message in memory.
+        batch.column("ids").take(pa.array(np.arange(len(batch)))),
+        batch.column("id_hashes").to_numpy().copy(),
         digests.buffers()[1].to_pybytes()[start : start + 32 * len(digests)],
     )
 

@@ -20,7 +20,7 @@ from m2kr.data.lookup import FILE as INDEX
 from m2kr.data.lookup import duplicates, id_hashes, open_index, write_hashes, write_index
 from m2kr.data.rows import shards_of
 from m2kr.errors import CheckError
-from m2kr.fingerprint import Fingerprint, query_parts
+from m2kr.fingerprint import query_parts
 from m2kr.instructions import TemplateList
 from m2kr.progress import Progress
 from m2kr.schema import BATCH_ROWS, ID_COLUMN, SUFFIX, TableKind, arrow_schema, columns
@@ -177,16 +177,12 @@ def _build_passages(builder: Builder, ctx: BuildContext, job: TableJob, written:
         hashes = hasher.close()
     finally:
         hasher.stop()
-    part, facts = Fingerprint("pool"), [each.facts for each in hashes]
-    for each in hashes:
-        part.add_digests(each.ids, each.digests)
-    id_hashes = np.concatenate([each.id_hashes for each in hashes])
-    hashes.clear()
+    facts, pool = hashes.facts, hashes.fingerprint()
     write_dataset_files(
         folder, shards, writer.schema, split=job.split, fingerprint=_identity(facts)
     )
-    _refuse_duplicates(folder, name, "passage_id", write_hashes(folder, id_hashes))
-    return {"rows": writer.rows, "shards": facts, "pool": part.hexdigest()}
+    _refuse_duplicates(folder, name, "passage_id", write_hashes(folder, hashes.id_hashes()))
+    return {"rows": writer.rows, "shards": facts, "pool": pool}
 
 
 def _build_queries(builder: Builder, ctx: BuildContext, job: TableJob, written: Written) -> Stats:

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -12,7 +11,7 @@ from m2kr import schema
 from m2kr.build.hashing import ShardHasher, hash_shard
 from m2kr.build.write import TableWriter
 from m2kr.data.lookup import id_hash
-from m2kr.fingerprint import Fingerprint, pool_part
+from m2kr.fingerprint import pool_part
 
 
 def write(folder: Path, rows: int, hasher: ShardHasher) -> list[Path]:
@@ -28,22 +27,14 @@ def write(folder: Path, rows: int, hasher: ShardHasher) -> list[Path]:
 def test_hashes_are_those_of_each_shard(tmp_path: Path, rows: int) -> None:
     hasher = ShardHasher()
     shards = write(tmp_path, rows, hasher)
-    hashes = hasher.close()
-    assert len(hashes) == len(shards)
-    for shard, seen in zip(shards, hashes, strict=True):
-        alone = hash_shard(shard)
-        assert seen.facts == alone.facts
-        assert seen.ids.equals(alone.ids)
-        assert seen.digests == alone.digests
-        assert np.array_equal(seen.id_hashes, alone.id_hashes)
+    seen, alone = hasher.close(), [hash_shard(shard) for shard in shards]
+    assert seen.facts == [each.facts for each in alone]
+    assert [each.facts["file"] for each in alone] == [shard.name for shard in shards]
     ids = [f"é{i}" for i in range(rows)]
-    assert np.concatenate([h.id_hashes for h in hashes]).tolist() == [id_hash(i) for i in ids]
-    part = Fingerprint("pool")
-    for seen in hashes:
-        part.add_digests(seen.ids, seen.digests)
+    assert seen.id_hashes().tolist() == [id_hash(i) for i in ids]
     whole = pa.table({"passage_id": ids, "passage_content": ["x" * (i % 7) for i in range(rows)]})
     whole = whole.cast(pa.schema([("passage_id", pa.string()), ("passage_content", pa.string())]))
-    assert part.hexdigest() == pool_part(whole)
+    assert seen.fingerprint() == pool_part(whole)
 
 
 def test_a_worker_that_dies_is_done_without(tmp_path: Path) -> None:
@@ -54,7 +45,7 @@ def test_a_worker_that_dies_is_done_without(tmp_path: Path) -> None:
         pytest.skip("one core: nothing runs beside the writing")
     worker.kill()
     write(tmp_path / "more", 60, hasher)
-    assert [h.facts["file"] for h in hasher.close()] == [s.name for s in shards] * 2
+    assert [facts["file"] for facts in hasher.close().facts] == [s.name for s in shards] * 2
 
 
 def test_a_script_without_a_main_guard_can_make_a_big_pool(tmp_path: Path) -> None:
