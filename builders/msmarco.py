@@ -4,7 +4,7 @@ One tarball holds the collection, queries and judgements; which 400,782 training
 is told by the training set that Tevatron publishes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -216,7 +216,7 @@ def pooled(ctx: BuildContext) -> "NDArray[np.int64]":
     """The numbers in the pool of valid and test, ascending: dev.small's positives and a sample."""
     every: NDArray[np.int64] = np.load(_members(ctx) / "pids.npy")
     positives = {int(pid) for found in _qrels(ctx, DEV, quiet=True).values() for pid in found}
-    chosen = np.isin(every, np.fromiter(positives, np.int64))
+    chosen = _among(every, np.array(sorted(positives), np.int64))
     others = every[~chosen]
     room = ctx.count("test_pool_size") - int(chosen.sum())
     sample = others[draw(keyed_numbers(others, "msmarco pool", ctx.seed), room)]
@@ -339,7 +339,7 @@ def _rows(
 
 
 def _qrels(
-    ctx: BuildContext, part: str, *, quiet: bool = False, known: Mapping[str, str] | None = None
+    ctx: BuildContext, part: str, *, quiet: bool = False, known: Container[str] | None = None
 ) -> dict[str, list[str]]:
     """Positives by query number; of the queries known, if they are given."""
     file, found, has = f"qrels.{part}.tsv", dict[str, list[str]](), _has_passage(ctx)
@@ -373,20 +373,20 @@ def _judged(
 ) -> Iterator[Row]:
     """Queries of a part with what its qrels judge relevant; those without are left out."""
     file = f"queries.{part}.tsv"
-    texts, numbers = dict[str, str](), dict[str, int]()
+    texts: dict[str, tuple[int, str]] = {}
     for number, (qid, text) in _rows(ctx, file, ("qid", "text"), quiet=False):
         if qid in texts:
             ctx.ledger.drop("a query number used twice", file=file, row=number, detail=qid)
             continue
-        texts[qid], numbers[qid] = text, number
+        texts[qid] = number, text
     found = _qrels(ctx, part, known=texts)
     chosen = choose(ctx, [qid for qid in texts if qid in found]) if choose else found
-    for qid, text in texts.items():
+    for qid, (number, text) in texts.items():
         if qid not in found or qid not in chosen:
             rule = "not judged" if qid not in found else "not in the test split"
-            ctx.ledger.filter(rule, file=file, row=numbers[qid])
+            ctx.ledger.filter(rule, file=file, row=number)
             continue
-        ctx.ledger.use(file, numbers[qid])
+        ctx.ledger.use(file, number)
         yield _query(ctx, qid, text, found[qid])
 
 

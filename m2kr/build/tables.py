@@ -141,6 +141,7 @@ def build_table(builder: Builder, job: TableJob, progress: Progress) -> Stats:
             stats = make(builder, ctx, job, lambda n: progress.advance(name, n))
             progress.done(name)
             stats |= ledger.close(whole=job.choices.limit is None)
+        pa.default_memory_pool().release_unused()  # the next table has a peak of its own
         atomic.write_json(marker, stats)
     # Read back, so that a table built now and one resumed give the same manifest byte for byte.
     found: Stats = json.loads(marker.read_text())
