@@ -150,6 +150,8 @@ class TableWriter:
             skipped = min(self._skip, len(batch))
             self._skip -= skipped
             batch = batch.slice(skipped)
+            if not len(batch):
+                return  # kept, an empty slice would hold the rows it was cut from
         self._pending.append(batch)
         self._pending_rows += len(batch)
         while self._pending_rows >= self._batch_rows:

@@ -47,6 +47,7 @@ def make(folder: Path, passages: int) -> dict:
 
 def ours(folder: Path, passages: int) -> dict:
     archive = cached_msmarco(folder, passages)
+    shutil.rmtree(folder / "ours", ignore_errors=True)  # whole shards would not be written again
     start = time.perf_counter()
     writer = TableWriter(folder / "ours", COLUMNS)
     for batch in passage_batches(archive):

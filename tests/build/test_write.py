@@ -70,6 +70,19 @@ def test_resumes_with_the_same_bytes(tmp_path: Path, stop: int) -> None:
     assert len(kept) == stop // 20
 
 
+def test_resuming_holds_none_of_the_rows_that_are_there(tmp_path: Path) -> None:
+    first = writer(tmp_path)
+    first.write_rows(rows(400))
+    first.close()
+    second = writer(tmp_path)
+    before = pa.total_allocated_bytes()
+    for batch in second.to_batches(rows(400)):
+        second.write_batch(batch)
+        del batch
+    assert pa.total_allocated_bytes() - before <= 4_096
+    assert second.rows == 400
+
+
 def test_an_empty_table_is_still_a_table(tmp_path: Path) -> None:
     empty = writer(tmp_path)
     assert [p.name for p in empty.close()] == ["data-00000.arrow"]
