@@ -5,22 +5,18 @@ is told by the training set that Tevatron publishes.
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from m2kr.build.archives import members
-from m2kr.build.delimited import Block, read_tsv
 from m2kr.build.sampling import draw, keyed_hash, keyed_numbers
 from m2kr.build.spec import Asset, BuildContext, Row, Shape
-from m2kr.errors import CheckError
 from m2kr.schema import Column, arrow_schema, columns
 from m2kr.sources import Option, Rule, Source, Variant
 
-from ._rows import dropper, json_records
+from ._msmarco import TAR, among, blocks_of, has_passage, pids, rows_of, unpacked
+from ._rows import json_records
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -120,9 +116,9 @@ SOURCE = Source(
     ),
 )
 
-TAR = "msmarco/collectionandqueries.tar.gz"
 TRAIN = "msmarco/tevatron-train.jsonl.gz"
 DEV = "dev.small"
+_PART = 1 << 20
 # The collection judges every training query, so an aligned build has no need of Tevatron's file.
 ALIGN_OPTIONS = {"train": "judged"}
 RELEASE_KEYS = {"passages": ("original_data_id",), "queries": ("original_data_id",)}
@@ -182,7 +178,7 @@ def train_queries(ctx: BuildContext) -> Iterator[Row]:
     if ctx.options["train"] == "judged":
         yield from _judged(ctx, "train")
         return
-    path, has, seen = ctx.files[TRAIN], _has_passage(ctx), set[str]()
+    path, has, seen = ctx.files[TRAIN], has_passage(ctx), set[str]()
     keys = ("query_id", "query", "positive_passages")
     for number, record in json_records(path, ctx.ledger, keys):
         try:
@@ -214,28 +210,35 @@ def test_queries(ctx: BuildContext, qids: Sequence[str]) -> set[str]:
 
 def pooled(ctx: BuildContext) -> "NDArray[np.int64]":
     """The numbers in the pool of valid and test, ascending: dev.small's positives and a sample."""
-    every: NDArray[np.int64] = np.load(_members(ctx) / "pids.npy")
+    every = np.load(unpacked(ctx) / "pids.npy", mmap_mode="r")
     positives = {int(pid) for found in _qrels(ctx, DEV, quiet=True).values() for pid in found}
-    chosen = _among(every, np.array(sorted(positives), np.int64))
-    others = every[~chosen]
-    room = ctx.count("test_pool_size") - int(chosen.sum())
+    wanted, size = np.array(sorted(positives), np.int64), ctx.count("test_pool_size")
+    found, others = np.empty(0, np.int64), np.empty(0, np.int64)
+    for at in range(0, len(every), _PART):
+        part = np.array(every[at : at + _PART])
+        right = among(part, wanted)
+        found = np.concatenate([found, part[right]])
+        others = np.concatenate([others, part[~right]])
+        # The sample of all is among the samples of its parts: more is never held.
+        others = others[draw(keyed_numbers(others, "msmarco pool", ctx.seed), size)]
+    room = size - len(found)
     sample = others[draw(keyed_numbers(others, "msmarco pool", ctx.seed), room)]
-    return cast("NDArray[np.int64]", np.sort(np.concatenate([every[chosen], sample])))
+    return np.sort(np.concatenate([found, sample]))
 
 
 def _collection(ctx: BuildContext, chosen: "NDArray[np.int64] | None") -> Iterator[pa.RecordBatch]:
     """Passages of the collection as batches of our table, in its order."""
     file = "collection.tsv"
     schema = arrow_schema(columns("passages", ctx.source.passage_columns))
-    for block in _blocks(ctx, file, ("pid", "text")):
+    for block in blocks_of(ctx, file, ("pid", "text")):
         ctx.ledger.read(file, block.records)
-        numbers, batch = _pids(block.batch), block.batch
+        numbers, batch = pids(block.batch), block.batch
         for place in map(int, np.flatnonzero(numbers < 0)):
             detail = batch.column("pid")[place].as_py()[:80]
             row = block.row(place)
             ctx.ledger.drop("the pid is no number", file=file, row=row, detail=detail)
         keep = numbers >= 0
-        taken = keep if chosen is None else keep & _among(numbers, chosen)
+        taken = keep if chosen is None else keep & among(numbers, chosen)
         rows = block.rows()
         if not taken.all():
             unwanted = keep & ~taken
@@ -259,91 +262,12 @@ def _table(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.record_batch(arrays, schema=schema)
 
 
-def _pids(batch: pa.RecordBatch) -> "NDArray[np.int64]":
-    """Passage numbers, -1 where there is none."""
-    pid = batch.column("pid")
-    try:
-        numbers = pc.cast(pid, pa.int64())
-    except pa.ArrowInvalid:
-        plain = pc.match_substring_regex(pid, "^[0-9]{1,18}$")
-        numbers = pc.fill_null(pc.cast(pc.if_else(plain, pid, None), pa.int64()), -1)
-    return cast("NDArray[np.int64]", numbers.to_numpy(zero_copy_only=False))
-
-
-def _among(numbers: "NDArray[np.int64]", chosen: "NDArray[np.int64]") -> "NDArray[np.bool_]":
-    at = np.minimum(np.searchsorted(chosen, numbers), max(0, len(chosen) - 1))
-    return chosen[at] == numbers if len(chosen) else np.zeros(len(numbers), bool)
-
-
-def _blocks(ctx: BuildContext, file: str, names: Sequence[str]) -> Iterator[Block]:
-    for member in members(ctx.files[TAR]):
-        if member.name == file:
-            with member.open() as stream:
-                where = f"{ctx.files[TAR]}, member {file!r}"
-                yield from read_tsv(stream, names, where=where, on_fault=dropper(ctx.ledger, file))
-            return
-    raise CheckError(f"there is no member {file!r}", where=str(ctx.files[TAR]))
-
-
-def _members(ctx: BuildContext) -> Path:
-    """The small members of the tarball and the numbers of all passages, from one way through it."""
-    return ctx.once("msmarco", lambda folder: _unpack(ctx, folder))
-
-
-def _unpack(ctx: BuildContext, folder: Path) -> None:
-    folder.mkdir()
-    where = str(ctx.files[TAR])
-    numbers = [np.empty(0, np.int64)]
-    for member in members(ctx.files[TAR]):
-        if member.name == "collection.tsv":
-            with member.open() as stream:
-                blocks = read_tsv(stream, ("pid", "text"), where=where, on_fault=lambda _: None)
-                numbers += [_pids(block.batch) for block in blocks]
-        elif member.name in _SMALL:
-            (folder / member.name).write_bytes(member.read())
-    every = np.concatenate(numbers)
-    np.save(folder / "pids.npy", np.unique(every[every >= 0]))
-    lost = [name for name in _SMALL if not (folder / name).exists()]
-    if lost or not len(every):
-        name = lost[0] if lost else "collection.tsv"
-        raise CheckError(f"there is no member {name!r}, or nothing in it", where=where)
-
-
-def _has_passage(ctx: BuildContext) -> Callable[[str], bool]:
-    """Tells whether the collection has a passage of a number."""
-    every: NDArray[np.int64] = np.load(_members(ctx) / "pids.npy")
-
-    def has(pid: str) -> bool:
-        number = int(pid) if pid.isdecimal() and len(pid) < 19 else -1
-        at = int(np.searchsorted(every, number))
-        return at < len(every) and int(every[at]) == number
-
-    return has
-
-
-_SMALL = ("queries.train.tsv", "queries.dev.small.tsv", "qrels.train.tsv", "qrels.dev.small.tsv")
-
-
-def _rows(
-    ctx: BuildContext, file: str, names: Sequence[str], *, quiet: bool
-) -> Iterator[tuple[int, list[str]]]:
-    path = _members(ctx) / file
-    drop = (lambda _: None) if quiet else dropper(ctx.ledger, file)
-    with path.open("rb") as stream:
-        for block in read_tsv(stream, names, where=file, on_fault=drop):
-            if not quiet:
-                ctx.ledger.read(file, block.records)
-            cells = [column.to_pylist() for column in block.batch.columns]
-            for i, row in enumerate(zip(*cells, strict=True)):
-                yield block.row(i), list(row)
-
-
 def _qrels(
     ctx: BuildContext, part: str, *, quiet: bool = False, known: Container[str] | None = None
 ) -> dict[str, list[str]]:
     """Positives by query number; of the queries known, if they are given."""
-    file, found, has = f"qrels.{part}.tsv", dict[str, list[str]](), _has_passage(ctx)
-    for number, (qid, _, pid, grade) in _rows(
+    file, found, has = f"qrels.{part}.tsv", dict[str, list[str]](), has_passage(ctx)
+    for number, (qid, _, pid, grade) in rows_of(
         ctx, file, ("qid", "iteration", "pid", "grade"), quiet=quiet
     ):
         rule, there = None, has(pid)
@@ -372,16 +296,16 @@ def _judged(
     choose: Callable[[BuildContext, Sequence[str]], set[str]] | None = None,
 ) -> Iterator[Row]:
     """Queries of a part with what its qrels judge relevant; those without are left out."""
-    file = f"queries.{part}.tsv"
-    texts: dict[str, tuple[int, str]] = {}
-    for number, (qid, text) in _rows(ctx, file, ("qid", "text"), quiet=False):
-        if qid in texts:
+    file, names = f"queries.{part}.tsv", ("qid", "text")
+    # Numbers alone, and texts in a second way through: there are 800,000 in train.
+    open_ = dict.fromkeys(qid for _, (qid, _) in rows_of(ctx, file, names, quiet=True))
+    found = _qrels(ctx, part, known=open_)
+    chosen = choose(ctx, [qid for qid in open_ if qid in found]) if choose else found
+    for number, (qid, text) in rows_of(ctx, file, names, quiet=False):
+        if qid not in open_:
             ctx.ledger.drop("a query number used twice", file=file, row=number, detail=qid)
             continue
-        texts[qid] = number, text
-    found = _qrels(ctx, part, known=texts)
-    chosen = choose(ctx, [qid for qid in texts if qid in found]) if choose else found
-    for qid, (number, text) in texts.items():
+        del open_[qid]
         if qid not in found or qid not in chosen:
             rule = "not judged" if qid not in found else "not in the test split"
             ctx.ledger.filter(rule, file=file, row=number)

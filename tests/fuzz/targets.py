@@ -166,13 +166,14 @@ def knowledge_base(data: bytes) -> None:
 
 def msmarco(data: bytes) -> None:
     """MS MARCO's queries and judgements, and Tevatron's training set."""
+    from m2kr_builders import _msmarco
     from m2kr_builders import msmarco as builder
 
     ctx = context("msmarco", {builder.TRAIN: gzip.compress(data, 1)})
     accounted(ctx, builder.train_queries(ctx))
     folder = SCRATCH / "scratch" / "msmarco"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in builder._SMALL:
+    for name in _msmarco.SMALL:
         (folder / name).write_bytes(data)
     object.__setattr__(ctx, "scratch", SCRATCH / "scratch")
     for split in ("valid", "test"):
