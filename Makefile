@@ -20,7 +20,7 @@ demo: $(STAMPS)/demo
 	echo "build and evaluation: $$(($$(date +%s) - start)) s; install: $$(cat $(STAMPS)/seconds) s (when it last ran)"
 
 test: $(STAMPS)/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 slow: $(STAMPS)/dev
 	$(BIN)/python -m pytest -m slow -rP

@@ -10,9 +10,9 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from m2kr.build.archives import members
-from m2kr.build.delimited import read_csv
-from m2kr.build.json_stream import array_items, object_members
+from m2kr.build.archive.members import members
+from m2kr.build.formats.delimited import read_csv
+from m2kr.build.formats.json_stream import array_items, object_members
 from m2kr.build.ledger import Ledger
 from m2kr.build.sampling import keyed_hash
 from m2kr.build.spec import BuildContext

@@ -1,6 +1,9 @@
 """How the image files of shared sources are named."""
 
-from typing import Literal
+import re
+from typing import Any, Literal
+
+from m2kr.build.images.origins import ImageArchive
 
 COCO_NOTE = (
     "COCO 2014: http://images.cocodataset.org/zips/{0}.zip; point --images at the zip or at the "
@@ -26,3 +29,90 @@ def inat_path(file_name: str) -> str:
 def flat_oven_path(image_id: str) -> str:
     """Path of an OVEN image in Infoseek's flat folder. Upstream's ending may also be .JPEG or .png."""
     return f"{image_id}.jpg"
+
+
+def oven_path(image_id: str) -> str | None:
+    """Path of an OVEN image as the release has it: ``01/oven_01963180.jpg``; None if it is no id of one.
+
+    The folder is the first two of the eight digits. Upstream's ending may also be .JPEG or .png.
+    """
+    found = re.fullmatch(r"oven_([0-9]{2})[0-9]{6}", image_id)
+    return found and f"{found[1]}/{image_id}.jpg"
+
+
+def flat_path(value: Any, folder: str = "") -> str | None:
+    """Path of an image in a flat folder, from upstream's path of it; None if that is no file there.
+
+    Args:
+        value: What upstream has for a path.
+        folder: The folder, if upstream puts it before.
+    """
+    name = value.removeprefix(f"{folder}/") if isinstance(value, str) else ""
+    return name if re.fullmatch(r"(?!\.{1,2}$)[^/\\\x00-\x1f]+", name) else None
+
+
+def hub(path: str, repo: str = "BByrneLab/M2KR_Images", revision: str = "main") -> str:
+    """Address of a file of the authors' images, or of another data set on the hub."""
+    return f"hub:{repo}@{revision}/{path}"
+
+
+def coco_archive(subset: Literal["train2014", "val2014"]) -> ImageArchive:
+    """COCO's own zip; the authors' copies are mirrors of it."""
+    folders = ("OKVQA", "LLAVA") if subset == "train2014" else ("OKVQA",)
+    return ImageArchive(
+        f"coco/{subset}.zip",
+        files=(
+            (
+                *(hub(f"{folder}/{subset}.zip") for folder in folders),
+                f"http://images.cocodataset.org/zips/{subset}.zip",
+            ),
+        ),
+        kind="zip",
+        about=13_510_573_713 if subset == "train2014" else 6_645_013_297,
+        holds=f"{subset}/.*",
+    )
+
+
+WIT_IMAGES = ImageArchive(
+    "wit/WIT_images_fromzip_converted_2.zip",
+    files=tuple((hub(f"WIT/WIT_images_fromzip_converted_2.zip.{n:03d}"),) for n in range(1, 6)),
+    kind="zip",
+    about=199_000_000_000,
+)
+
+_OVEN_TARS = {"01": 25.5, "02": 21.8, "03": 21.2, "04": 30.1}
+# By the folder before the name, or by the name's first two digits where there is none.
+_HOLDS = r"{0}/.+|oven_{0}\d+\.\w+"
+# Zips are cut in pieces on the hub; the last may have more than the two that are known.
+OVEN_IMAGES = (
+    ImageArchive(
+        "oven/shard00.zip",
+        files=tuple((hub(f"OVEN/shard00.zip.{n:03d}"),) for n in (1, 2)),
+        kind="zip",
+        about=75_900_000_000,
+        holds=_HOLDS.format("00"),
+    ),
+    *(
+        ImageArchive(
+            f"oven/shard{two}.tar",
+            files=((hub(f"OVEN/shard{two}.tar"),),),
+            kind="tar",
+            about=int(size * 1e9),
+            holds=_HOLDS.format(two),
+        )
+        for two, size in _OVEN_TARS.items()
+    ),
+    ImageArchive(
+        "oven/shard05_2.zip",
+        files=tuple((hub(f"OVEN/shard05_2.zip.{n:03d}"),) for n in (1, 2)),
+        kind="zip",
+        about=83_800_000_000,
+        holds=_HOLDS.format("05"),
+    ),
+)
+_ENDINGS = (".JPEG", ".png", ".jpeg", ".JPG")
+# OVEN has a folder before the name, Infoseek in the release has none.
+OVEN_NAMES = (
+    *(f"{{stem}}{ending}" for ending in _ENDINGS),
+    *(f"{form}{ending}" for form in ("{two}/{id}", "{id}") for ending in (".jpg", *_ENDINGS)),
+)

@@ -6,12 +6,12 @@ from typing import Any
 
 import orjson
 
-from m2kr.build.delimited import read_csv
+from m2kr.build.formats.delimited import read_csv
 from m2kr.build.ledger import Ledger
 from m2kr.build.spec import Asset, BuildContext, Row, Shape
 from m2kr.errors import InputError
 
-from ._rows import dropper
+from ._rows import dropper, told
 
 TRAIN_ROWS = 112_724  # the corpus of train is the first rows of the full one
 _HOW = (
@@ -82,7 +82,7 @@ def judgements(ctx: BuildContext, split: str, asked: Collection[str]) -> dict[st
         ctx.ledger.read(file)
         kids = _kids(record)
         if kids is None:
-            ctx.ledger.drop("no label", file=file, row=row, detail=repr(record)[:200])
+            ctx.ledger.drop("no label", file=file, row=row, detail=told(record))
             continue
         question = str(record["question_id"])
         if question not in asked:

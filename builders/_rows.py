@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from m2kr.build.archives import members
-from m2kr.build.delimited import Fault
-from m2kr.build.inflate import open_gzip
-from m2kr.build.json_lines import read_json_lines
+from m2kr.build.archive.members import members
+from m2kr.build.formats.delimited import Fault
+from m2kr.build.formats.inflate import open_gzip
+from m2kr.build.formats.json_lines import read_json_lines
 from m2kr.build.ledger import Ledger
 from m2kr.errors import InputError
 
@@ -53,11 +53,16 @@ def json_records(
             ledger.read(file)
             yield row, record
     if not good:
-        raise InputError(
-            "not one record of this file is as it should be",
-            where=str(path),
-            expected="lines of JSON objects with the keys " + ", ".join(keys),
-        )
+        raise no_records(path, keys)
+
+
+def no_records(path: Path, keys: Sequence[str]) -> InputError:
+    """The error of a JSON lines file without one record that has these keys: it is another file."""
+    return InputError(
+        "not one record of this file is as it should be",
+        where=str(path),
+        expected="lines of JSON objects with the keys " + ", ".join(keys),
+    )
 
 
 def only_member(path: Path) -> bytes:
@@ -83,3 +88,11 @@ def most_frequent(answers: Iterable[str]) -> str | None:
     """The answer given most often, of equally frequent ones the first; None of none."""
     counts = Counter(answers)
     return max(counts, key=lambda answer: counts[answer]) if counts else None
+
+
+def told(record: Any) -> str:
+    """A faulty record for the ledger, cut; one nested too deep to be printed is told as that."""
+    try:
+        return repr(record)[:200]
+    except RecursionError:
+        return "a record nested too deep"

@@ -11,7 +11,7 @@ from m2kr.build.spec import BuildContext
 from m2kr.errors import InputError
 
 from ._images import coco_path
-from ._rows import most_frequent, only_member
+from ._rows import most_frequent, only_member, told
 
 Subset = Literal["train2014", "val2014"]
 
@@ -64,7 +64,7 @@ def questions(ctx: BuildContext, subset: str, *, quiet: bool = False) -> Iterato
         if found is not None and not problem:
             annotations[found[0]] = (row, found[1])
         elif ledger:
-            ledger.drop(problem, file=answered, row=row, detail=repr(record)[:200])
+            ledger.drop(problem, file=answered, row=row, detail=told(record))
     seen: set[int] = set()
     for row, record in _records(asked_path, "questions"):
         if ledger:
@@ -78,7 +78,7 @@ def questions(ctx: BuildContext, subset: str, *, quiet: bool = False) -> Iterato
             problem = "a question without annotation"
         if question is None or problem:
             if ledger:
-                ledger.drop(problem, file=asked, row=row, detail=repr(record)[:200])
+                ledger.drop(problem, file=asked, row=row, detail=told(record))
             continue
         seen.add(int(question.id))
         if ledger:

@@ -1,6 +1,19 @@
-"""What WIT and IGLUE share: the columns of WIT's rows."""
+"""WIT's upstream files, of which WIT and IGLUE are made: English rows in their types, passages of them."""
 
-from m2kr.schema import Column
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from m2kr.build.formats.delimited import read_csv
+from m2kr.build.ledger import Ledger
+from m2kr.build.spec import Asset, BuildContext, Shape
+from m2kr.schema import Column, arrow_schema, columns
+
+from ._rows import dropper, opened
 
 WIT_COLUMNS = (
     Column("page_url", nullable=True, doc="Wikipedia page the passage is from."),
@@ -27,3 +40,148 @@ WIT_COLUMNS = (
     Column("original_data_id", nullable=True, doc="Split and row number in WIT."),
     Column("image_downloaded", "bool", nullable=True, doc="The authors had the image."),
 )
+LICENCE = "CC BY-SA 3.0 (texts); images keep their own terms"
+_UPSTREAM = tuple(c for c in WIT_COLUMNS if c.name not in ("original_data_id", "image_downloaded"))
+HEADER = ("language", *(c.name for c in _UPSTREAM if c.name != "image_id"))
+# An upstream row in its types, and the image's id.
+ROW_SCHEMA = arrow_schema((Column("language"), *_UPSTREAM))
+# Upstream's part -> its number of files, and their bytes in all, roughly.
+_FILES = {"train": (10, 25_000_000_000), "val": (5, 180_000_000), "test": (5, 145_000_000)}
+_BASE = "https://storage.googleapis.com/gresearch/wit/"
+# Before the cells of a passage's text, in its order; a cell of these that is empty is left out.
+_LABELS = {
+    "section_title": "section title: ",
+    "hierarchical_section_title": "hierarchical section title: ",
+    "caption_reference_description": "caption reference description: ",
+    "caption_attribution_description": "caption attribution description: ",
+    "caption_alt_text_description": "caption alt text description: ",
+}
+
+
+def files(parts: Iterable[str]) -> dict[str, str]:
+    """Names of WIT's assets by the name of a file in our builds, such as ``val-00000``."""
+    return {
+        f"{part}-{number:05d}": f"wit/wit_v1.{part}.all-{number:05d}-of-{_FILES[part][0]:05d}.tsv.gz"
+        for part in parts
+        for number in range(_FILES[part][0])
+    }
+
+
+def wit_assets(parts: Iterable[str]) -> list[Asset]:
+    """The files of some of upstream's parts."""
+    return [
+        Asset(
+            name,
+            (_BASE + Path(name).name,),
+            about=_FILES[part][1] // _FILES[part][0],
+            licence=LICENCE,
+            shape=Shape("csv", HEADER, delimiter="\t"),
+        )
+        for part in parts
+        for name in files([part]).values()
+    ]
+
+
+def english(ctx: BuildContext, file: str) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+    """English rows of a file with an image, as `ROW_SCHEMA`, and their record numbers.
+
+    The ledger is told of all rows but those given, and of cells that were left out of them.
+
+    Args:
+        ctx: The build.
+        file: Key of `files`.
+    """
+    (part, _, _) = file.partition("-")
+    path = ctx.files[files([part])[file]]
+    drop = dropper(ctx.ledger, path.name)
+    with opened(path) as stream:
+        for block in read_csv(stream, HEADER, where=str(path), on_fault=drop, delimiter="\t"):
+            ctx.ledger.read(path.name, block.records)
+            rows, batch = block.rows(), block.batch
+            spoken = _mask(pc.equal(batch.column("language"), "en"))
+            ctx.ledger.filter("not English", file=path.name, row=rows[~spoken])
+            shown = spoken & _mask(pc.greater(pc.binary_length(batch.column("image_url")), 0))
+            if (spoken & ~shown).any():
+                ctx.ledger.drop("no image_url", file=path.name, row=rows[spoken & ~shown])
+            if shown.any():
+                taken = batch.filter(pa.array(shown))
+                yield _typed(taken, ctx.ledger, path.name, rows[shown]), rows[shown]
+
+
+def _typed(batch: pa.RecordBatch, ledger: Ledger, file: str, rows: np.ndarray) -> pa.RecordBatch:
+    """Cells in their types: an empty one is null, one that is no number or flag is left out."""
+    arrays = []
+    for field in ROW_SCHEMA:
+        if field.name == "image_id":
+            arrays.append(pa.array(image_ids(batch.column("image_url").to_pylist()), pa.string()))
+            continue
+        cells = batch.column(field.name)
+        filled = pc.greater(pc.binary_length(cells), 0)
+        if pa.types.is_integer(field.type):
+            good = pc.match_substring_regex(cells, r"^[0-9]{1,18}$")
+            array = pc.cast(pc.if_else(good, cells, None), field.type)
+        elif pa.types.is_boolean(field.type):
+            good = pc.is_in(cells, pa.array(["true", "false"]))
+            array = pc.if_else(good, pc.equal(cells, "true"), None)
+        else:
+            arrays.append(pc.if_else(filled, cells, None))
+            continue
+        wrong = _mask(pc.and_not(filled, good))
+        if wrong.any():
+            kind = "number" if pa.types.is_integer(field.type) else "flag"
+            ledger.repair(f"{field.name} is no {kind}, left out", file=file, row=rows[wrong])
+        arrays.append(array)
+    return pa.record_batch(arrays, schema=ROW_SCHEMA)
+
+
+def image_ids(urls: Iterable[str]) -> list[str]:
+    """The id of an image: md5 of its address."""
+    return [hashlib.md5(url.encode(), usedforsecurity=False).hexdigest() for url in urls]
+
+
+def image_path(image_id: str) -> str:
+    """Path of an image: all are JPEG there, whatever upstream's are."""
+    return f"{image_id}.jpg"
+
+
+def passage_text(rows: pa.RecordBatch) -> pa.Array:
+    """The text of rows' passages, as the release lays it out; a page without a text says ``None``."""
+    pieces = [pc.binary_join_element_wise("title: ", _said(rows, "page_title"), "")]
+    for name, label in _LABELS.items():
+        pieces.append(pc.binary_join_element_wise(label, rows.column(name), ""))
+    content = _said(rows, "context_page_description")
+    pieces.append(pc.binary_join_element_wise("content: ", content, ""))
+    return pc.binary_join_element_wise(*pieces, " ", null_handling="skip")
+
+
+def _said(rows: pa.RecordBatch, name: str) -> pa.Array:
+    return pc.fill_null(rows.column(name), "None")
+
+
+def passage_table(
+    ctx: BuildContext, rows: pa.RecordBatch, given: Mapping[str, pa.Array]
+) -> pa.RecordBatch:
+    """Passages of upstream rows as our table.
+
+    Args:
+        ctx: The build.
+        rows: Of `ROW_SCHEMA`.
+        given: ``passage_id`` and ``original_data_id``.
+    """
+    images = rows.column("image_id")
+    own = {
+        "passage_content": passage_text(rows),
+        "title": rows.column("page_title"),
+        "img_id": images,
+        "img_path": pc.binary_join_element_wise(images, ".jpg", ""),
+        **{field.name: rows.column(field.name) for field in ROW_SCHEMA},
+        **given,
+    }
+    schema = arrow_schema(columns("passages", ctx.source.passage_columns))
+    arrays = [own.get(field.name, pa.nulls(len(rows), field.type)) for field in schema]
+    return pa.record_batch(arrays, schema=schema)
+
+
+def _mask(array: pa.Array) -> np.ndarray:
+    found: np.ndarray = array.to_numpy(zero_copy_only=False)
+    return found

@@ -1,10 +1,24 @@
 """CC3M: images to their captions (training only).
 
-By the release route; the sources route is not written yet.
+The pairs are LLaVA's pre-training set. Its ``metadata.json`` adds machine captions and image addresses,
+neither of which the benchmark has, so it isn't needed.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from m2kr.build.download.hub import file_url
+from m2kr.build.formats.json_stream import array_items
+from m2kr.build.images.origins import ImageArchive
+from m2kr.build.spec import Asset, BuildContext, Row, Shape
+from m2kr.errors import InputError
 from m2kr.schema import Column
-from m2kr.sources import Source
+from m2kr.sources import Option, Rule, Source
+
+from ._images import flat_path, hub
+
+_LICENCE = "Conceptual Captions terms; images for research only"
 
 SOURCE = Source(
     name="cc3m",
@@ -13,7 +27,7 @@ SOURCE = Source(
     task="I2T",
     pools={"train": "train_passages"},
     headline="hit_rate@5",
-    licence="Conceptual Captions terms; images for research only",
+    licence=_LICENCE,
     homepage="https://huggingface.co/datasets/liuhaotian/LLaVA-CC3M-Pretrain-595K",
     citation="""@inproceedings{sharma2018conceptual,
   title={Conceptual Captions: A Cleaned, Hypernymed, Image Alt-text Dataset For Automatic Image Captioning},
@@ -29,4 +43,173 @@ SOURCE = Source(
     released=True,
     query_columns=(Column("original_data_id", "list<string>", doc="Upstream ids of the pair."),),
     passage_columns=(Column("original_data_id", nullable=True, doc="Upstream id of the pair."),),
+    options=(
+        Option(
+            "instruction",
+            "list",
+            "Instruction of a query: drawn from the list of templates, or the prompt upstream has "
+            "beside the caption.",
+            ("list", "chat"),
+        ),
+    ),
+    rules=(
+        Rule(
+            "instruction_of",
+            "a query's instruction is drawn from LLaVA's prompts, and isn't the one beside its "
+            "caption",
+            "ours",
+            "instruction",
+        ),
+        Rule("pair_id", "queries and passages bear upstream's id of the pair", "ours"),
+    ),
+    image_notes=(
+        "the hub's liuhaotian/LLaVA-CC3M-Pretrain-595K, images.zip (6.46 GB), also in "
+        "BByrneLab/M2KR_Images as CC3M/images.zip; point --images at the zip",
+    ),
 )
+_REPO = "liuhaotian/LLaVA-CC3M-Pretrain-595K"
+_REVISION = "814894e93db9e12a1dee78b9669e20e8606fd590"
+IMAGE_ARCHIVES = (
+    ImageArchive(
+        "cc3m/images.zip",
+        files=(
+            (
+                hub("CC3M/images.zip"),
+                hub("images.zip", _REPO, _REVISION),
+            ),
+        ),
+        kind="zip",
+        about=6_460_000_000,
+    ),
+)
+
+# The release's own ids aren't known upstream, the images' file names are.
+RELEASE_KEYS = {"passages": ("img_path",), "queries": ("img_path",)}
+CHAT = "cc3m/chat.json"
+_KEYS = ("id", "image", "conversations")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An image with its caption.
+
+    Attributes:
+        row: Number of its item.
+        id: Upstream's.
+        img_path: File name of the image.
+        prompt: What upstream asks beside it, without the mark for the image.
+        caption: The caption as it is.
+    """
+
+    row: int
+    id: str
+    img_path: str
+    prompt: str
+    caption: str
+
+
+def assets(options: Mapping[str, str]) -> Sequence[Asset]:  # noqa: ARG001
+    """The one file of conversations."""
+    return [
+        Asset(
+            CHAT,
+            (file_url(_REPO, _REVISION, "chat.json"),),
+            about=211_000_000,
+            licence=_LICENCE,
+            shape=Shape("json", _KEYS),
+        )
+    ]
+
+
+def passages(ctx: BuildContext, pool: str) -> Iterator[Row]:  # noqa: ARG001
+    """The captions."""
+    for pair in pairs(ctx):
+        yield {
+            "passage_id": pair_id(pair),
+            "passage_content": pair.caption,
+            "img_id": pair.id,
+            "img_path": pair.img_path,
+            "original_data_id": pair.id,
+        }
+
+
+def queries(ctx: BuildContext, split: str) -> Iterator[Row]:  # noqa: ARG001
+    """The images."""
+    for pair in pairs(ctx):
+        own = pair_id(pair)
+        yield {
+            "question_id": own,
+            "question": "",
+            "instruction": instruction_of(ctx, pair),
+            "img_id": pair.id,
+            "image_id": pair.id,
+            "img_path": pair.img_path,
+            "pos_item_ids": [own],
+            "original_data_id": [pair.id],
+        }
+
+
+def pair_id(pair: Pair) -> str:
+    """Id of the query and of the passage of a pair."""
+    return pair.id
+
+
+def instruction_of(ctx: BuildContext, pair: Pair) -> str:
+    """A drawn template, or upstream's prompt with the colon that ends a template."""
+    return f"{pair.prompt}:" if ctx.options["instruction"] == "chat" else ctx.instruction(pair.id)
+
+
+def pairs(ctx: BuildContext) -> Iterator[Pair]:
+    """Upstream's pairs in its order, each noted as used.
+
+    Raises:
+        InputError: The file is damaged, or not one item is as it should be: it is another file.
+    """
+    path, seen = ctx.files[CHAT], set[str]()
+    file = path.name
+    with path.open("rb") as stream:
+        for row, item in enumerate(array_items(stream, where=str(path)), 1):
+            ctx.ledger.read(file)
+            pair = _pair(row, item)
+            if isinstance(pair, Pair) and pair.id in seen:
+                pair = "an id used twice"
+            if isinstance(pair, str):
+                own = item.get("id") if isinstance(item, dict) else None
+                detail = own[:80] if isinstance(own, str) else ""
+                ctx.ledger.drop(pair, file=file, row=row, detail=detail)
+                continue
+            seen.add(pair.id)
+            ctx.ledger.use(file, row)
+            yield pair
+    if not seen:
+        raise InputError(
+            "not one item is as it should be",
+            where=str(path),
+            expected='[{"id": …, "image": …, "conversations": [{"from": "human", "value": …}, '
+            '{"from": "gpt", "value": …}]}, …]',
+        )
+
+
+def _pair(row: int, item: Any) -> Pair | str:
+    """An item, or what is wrong with it."""
+    if not isinstance(item, dict):
+        return "no record"
+    for name in _KEYS:
+        if name not in item:
+            return f"no key {name!r}"
+    own, image, turns = (item[name] for name in _KEYS)
+    img_path = flat_path(image)
+    if not isinstance(own, str) or not own.strip():
+        return "no id"
+    if img_path is None:
+        return "no image"
+    try:
+        (speaker, prompt), (listener, caption) = ((turn["from"], turn["value"]) for turn in turns)
+    except (TypeError, KeyError, ValueError):
+        return "not one prompt and one caption"
+    if (speaker, listener) != ("human", "gpt"):
+        return "not one prompt and one caption"
+    if not isinstance(caption, str) or not caption.strip():
+        return "no caption"
+    prompt = prompt.replace("<image>", "").strip() if isinstance(prompt, str) else ""
+    return Pair(row, own, img_path, prompt, caption) if prompt else "no prompt"

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import orjson
 import pyarrow as pa
 
-from m2kr.build.json_stream import object_members
+from m2kr.build.formats.json_stream import object_members
+from m2kr.build.images.origins import ImageArchive
 from m2kr.build.ledger import Ledger
 from m2kr.build.sampling import keyed_hash
 from m2kr.build.spec import Asset, BuildContext, Row, Shape
@@ -21,7 +22,7 @@ from m2kr.sources import Option, Rule, Source
 
 from . import _evqa
 from ._evqa import Asked, asked_rows, csv_name
-from ._images import inat_path, landmark_path
+from ._images import hub, inat_path, landmark_path
 
 _LICENCE = "not stated upstream (annotations); CC BY-SA 3.0 (Wikipedia)"
 
@@ -88,6 +89,40 @@ SOURCE = Source(
         "point --images at both",
         "training images: iNaturalist 2021 train.tar.gz (224 GB) under inat/, and Google Landmarks "
         "v2 train (500 tar files of 1 GB) under google-landmark/train/",
+    ),
+)
+_INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2021"
+IMAGE_ARCHIVES = (
+    ImageArchive(
+        "evqa/inat.zip",
+        files=((hub("EVQA/inat.zip"),),),
+        kind="zip",
+        about=8_920_000_000,
+        holds="inat/.*",
+    ),
+    ImageArchive(
+        "evqa/google-landmark.tar",
+        files=((hub("EVQA/google-landmark.tar"),),),
+        kind="tar",
+        about=2_790_000_000,
+        holds="google-landmark/.*",
+    ),
+    ImageArchive(
+        "evqa/inat-val.tar.gz",
+        files=((f"{_INAT}/val.tar.gz",),),
+        kind="tar.gz",
+        about=8_400_000_000,
+        holds="inat/val/.*",
+        strip="inat/",
+    ),
+    ImageArchive(
+        "evqa/inat-train.tar.gz",
+        files=((f"{_INAT}/train.tar.gz",),),
+        kind="tar.gz",
+        about=224_000_000_000,
+        holds="inat/train/.*",
+        strip="inat/",
+        ask=True,
     ),
 )
 

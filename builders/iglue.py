@@ -1,11 +1,24 @@
 """IGLUE: the English WIT retrieval test.
 
-By the release route; the sources route is not written yet.
+IGLUE names an image, a page and a caption; the rest of a passage is WIT's row of all three.
 """
 
-from m2kr.sources import Source
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote
 
-from ._wit import WIT_COLUMNS
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from m2kr.build.ledger import Ledger
+from m2kr.build.spec import Asset, BuildContext, Row, Shape
+from m2kr.sources import Option, Rule, Source
+
+from . import _wit
+from ._images import WIT_IMAGES
+from ._rows import json_records
+from ._wit import LICENCE, WIT_COLUMNS
+from ._wit import passage_text as passage_text  # a rule
 
 SOURCE = Source(
     name="iglue",
@@ -29,4 +42,182 @@ SOURCE = Source(
     aliases=("iglue-en", "wit-iglue"),
     released=True,
     passage_columns=WIT_COLUMNS,
+    options=(
+        Option(
+            "wit",
+            "val-test",
+            "Parts of WIT that rows are looked for in; train is 25 GB.",
+            ("val-test", "val-test-train"),
+        ),
+    ),
+    rules=(
+        Rule(
+            "matched",
+            "a row is WIT's first of the same page, image and caption, in val, then test",
+            "inferred",
+            "wit",
+        ),
+        Rule(
+            "by_itself",
+            "a row that WIT's files lack becomes a passage of the page's title, as its address has "
+            "it, and the caption",
+            "ours",
+            "wit",
+        ),
+        Rule(
+            "passage_text",
+            "a passage is the titles, captions and page description of a row, each with its label; "
+            "a page without description or title has the word None",
+            "read",
+        ),
+    ),
+    image_notes=(
+        "the hub's BByrneLab/M2KR_Images, WIT/ (199 GB, parts of one zip), or IGLUE's own at "
+        "https://sid.erda.dk/sharelink/CwTySJlPdB, to be renamed to the md5 of their address; point "
+        "--images at the folder",
+    ),
+    image_store="wit",
 )
+IMAGE_ARCHIVES = (WIT_IMAGES,)
+
+ANNOTATIONS = "iglue/test_en.jsonl"
+KEYS = ("image_url", "caption_reference_description", "language", "page_url", "wit_ix")
+_URL = (
+    "https://raw.githubusercontent.com/e-bug/iglue/d8ac1dfbac5eb34164fcb451b81e3e84c784e8f0/"
+    "datasets/wit/annotations/test_en.jsonl"
+)
+# The release's own ids aren't known upstream, what IGLUE names a row by is.
+_NAMED = ("page_url", "image_url", "caption_reference_description")
+RELEASE_KEYS = {"passages": _NAMED}
+
+Named = tuple[str, ...]
+
+
+def assets(options: Mapping[str, str]) -> Sequence[Asset]:
+    """The annotations, and the files of WIT that they are looked for in."""
+    own = Asset(
+        ANNOTATIONS,
+        (_URL,),
+        size=427_632,
+        licence=LICENCE,
+        shape=Shape("jsonl", KEYS),
+    )
+    return [own, *_wit.wit_assets(_searched(options))]
+
+
+def parts(options: Mapping[str, str], splits: Sequence[str]) -> Sequence[str]:  # noqa: ARG001
+    """One for each of WIT's files."""
+    return list(_wit.files(_searched(options)))
+
+
+def make_part(ctx: BuildContext, name: str) -> Iterator[pa.RecordBatch]:
+    """The rows of a file of WIT that IGLUE names."""
+    file = ctx.files[_wit.files(_searched(ctx.options))[name]].name
+    wanted = {named for _, named, _ in annotations(ctx, Ledger("quiet"))}
+    images = pa.array(sorted({named[1] for named in wanted}), pa.string())
+    for batch, rows in _wit.english(ctx, name):
+        near = pc.is_in(batch.column("image_url"), images).to_numpy(zero_copy_only=False)
+        for place in near.nonzero()[0]:
+            near[place] = tuple(batch.column(key)[place].as_py() for key in _NAMED) in wanted
+        ctx.ledger.filter("not in IGLUE", file=file, row=rows[~near])
+        if near.any():
+            ctx.ledger.use(file, rows[near])
+            yield batch.filter(pa.array(near))
+
+
+def passages(ctx: BuildContext, pool: str) -> Iterator[pa.RecordBatch]:  # noqa: ARG001
+    """A passage for each annotation."""
+    found, file = matched(ctx), ctx.files[ANNOTATIONS].name
+    rows, ids, own = [], [], []
+    for row, named, wit_ix in annotations(ctx, ctx.ledger):
+        ctx.ledger.use(file, row)
+        if named not in found:
+            ctx.ledger.repair("no row of WIT: title and caption alone", file=file, row=row)
+        rows.append(found.get(named) or by_itself(named))
+        ids.append(passage_id(row))
+        own.append(wit_ix)
+    batch = pa.RecordBatch.from_pylist(rows, schema=_wit.ROW_SCHEMA)
+    given = {"passage_id": pa.array(ids), "original_data_id": pa.array(own)}
+    yield _wit.passage_table(ctx, batch, given)
+
+
+def queries(ctx: BuildContext, split: str) -> Iterator[Row]:  # noqa: ARG001
+    """The images, by their ids."""
+    file, images = ctx.files[ANNOTATIONS].name, dict[str, list[int]]()
+    for row, named, _ in annotations(ctx, ctx.ledger):
+        (image,) = _wit.image_ids([named[1]])
+        ctx.ledger.use(file, row, out=0 if image in images else 1)
+        images.setdefault(image, []).append(row)
+    for image, rows in sorted(images.items()):
+        yield {
+            "question_id": image,
+            "question": "",
+            "instruction": ctx.instruction(image),
+            "img_id": image,
+            "image_id": image,
+            "img_path": _wit.image_path(image),
+            "pos_item_ids": [passage_id(row) for row in rows],
+        }
+
+
+def annotations(ctx: BuildContext, ledger: Ledger) -> Iterator[tuple[int, Named, str]]:
+    """Line number of each sound annotation, what it names, and IGLUE's number of its image.
+
+    The ledger is told of the others.
+
+    Raises:
+        InputError: not one line is an annotation: it is another file.
+    """
+    path, seen = ctx.files[ANNOTATIONS], set[Named]()
+    for row, record in json_records(path, ledger, KEYS):
+        named, wit_ix = tuple(record[key] for key in _NAMED), record["wit_ix"]
+        if not all(isinstance(value, str) and value.strip() for value in (*named, wit_ix)):
+            ledger.drop("a field is no text, or empty", file=path.name, row=row)
+        elif record["language"] != "en":
+            ledger.filter("not English", file=path.name, row=row)
+        elif named in seen:
+            ledger.drop("named twice", file=path.name, row=row, detail=named[0][:80])
+        else:
+            seen.add(named)
+            yield row, named, wit_ix
+
+
+def matched(ctx: BuildContext) -> dict[Named, dict[str, Any]]:
+    """WIT's row of what IGLUE names; of several the first."""
+    found: dict[Named, dict[str, Any]] = {}
+    for name in _wit.files(_searched(ctx.options)):
+        first = 1
+        for batch in ctx.part(name):
+            ctx.ledger.read(f"parts/{name}", len(batch))
+            for row, record in enumerate(batch.to_pylist(), first):
+                named = tuple(record[key] for key in _NAMED)
+                if named in found:
+                    ctx.ledger.filter("an equal row before it", file=f"parts/{name}", row=row)
+                else:
+                    ctx.ledger.use(f"parts/{name}", row, out=0)
+                    found[named] = record
+            first += len(batch)
+    return found
+
+
+def by_itself(named: Named) -> dict[str, Any]:
+    """A row as far as IGLUE tells it: page, image and caption, and the title in the page's address."""
+    page, image, caption = named
+    (image_id,) = _wit.image_ids([image])
+    return {
+        "language": "en",
+        "page_url": page,
+        "image_url": image,
+        "page_title": unquote(page.rpartition("/wiki/")[2]).replace("_", " "),
+        "caption_reference_description": caption,
+        "image_id": image_id,
+    }
+
+
+def passage_id(row: int) -> str:
+    """The id of an annotation's passage: its line, from 0."""
+    return f"IGLUE_{row - 1}"
+
+
+def _searched(options: Mapping[str, str]) -> list[str]:
+    return options["wit"].split("-")

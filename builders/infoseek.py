@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m2kr.build.images.origins import ImageArchive
 from m2kr.build.phrases import Passage, PhraseIndex
 from m2kr.build.sampling import draw, keyed_hash, keyed_numbers
 from m2kr.build.spec import Asset, BuildContext, Row, Shape
@@ -17,7 +18,7 @@ from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source
 
 from . import _wiki
-from ._images import flat_oven_path
+from ._images import OVEN_IMAGES, OVEN_NAMES, flat_oven_path, hub
 from ._infoseek import KB, MAIN, UPSTREAM, Asked, joined
 from ._rows import most_frequent
 
@@ -109,6 +110,21 @@ SOURCE = Source(
         "OVEN images, all in one folder: the hub's BByrneLab/M2KR_Images, Infoseek/*.tar; point "
         "--images at the tar files",
     ),
+    image_names=OVEN_NAMES,
+)
+_TARS = {"val": 8.96, "train": 48.0, "test": 41.6}
+# The release's test split are images of upstream's validation set; OVEN's files hold all of them, too.
+IMAGE_ARCHIVES = (
+    *(
+        ImageArchive(
+            f"infoseek/infoseek_{split}_images.tar",
+            files=((hub(f"Infoseek/infoseek_{split}_images.tar"),),),
+            kind="tar",
+            about=int(size * 1e9),
+        )
+        for split, size in _TARS.items()
+    ),
+    *OVEN_IMAGES,
 )
 
 _BASE = "http://storage.googleapis.com/gresearch/open-vision-language/infoseek/"

@@ -13,7 +13,7 @@ from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source, Variant
 
 from . import _okvqa_gs, _wiki
-from ._images import COCO_NOTE
+from ._images import COCO_NOTE, coco_archive
 from ._vqa import Question, questions
 
 if TYPE_CHECKING:
@@ -116,8 +116,10 @@ SOURCE = Source(
         ),
     ),
     image_notes=(COCO_NOTE.format("train2014"), COCO_NOTE.format("val2014")),
+    image_store="coco",
     unjudged="miss",
 )
+IMAGE_ARCHIVES = (coco_archive("train2014"), coco_archive("val2014"))
 
 _BASE = "https://okvqa.allenai.org/static/data/"
 SUBSETS = {"train": "train2014", "valid": "val2014", "test": "val2014"}

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from m2kr.api import evaluate
-    from m2kr.build.importer import from_records
+    from m2kr.build.imports.importer import from_records
     from m2kr.data.images import ImageStore
     from m2kr.data.load import Split, load
     from m2kr.errors import M2KRError
@@ -29,7 +29,7 @@ _PUBLIC = {
     "Source": "m2kr.sources",
     "Split": "m2kr.data.load",
     "evaluate": "m2kr.api",
-    "from_records": "m2kr.build.importer",
+    "from_records": "m2kr.build.imports.importer",
     "load": "m2kr.data.load",
 }
 __all__ = [

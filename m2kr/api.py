@@ -2,19 +2,27 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from m2kr import paths
 from m2kr.data.images import Missing
 from m2kr.data.load import Split, load
+from m2kr.errors import UsageError
+from m2kr.evaluation.cache import EmbeddingCache
 from m2kr.evaluation.harness import evaluate as evaluate_one
 from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result
 from m2kr.evaluation.retriever import Progress, Retriever
+from m2kr.evaluation.seeds import over_seeds
 from m2kr.retrievers import create
+from m2kr.search.late.modes import Searching
 
 if TYPE_CHECKING:
     from os import PathLike
+
+    from m2kr.search.late.modes import Mode
 
 
 class Results(list[Result]):
@@ -36,6 +44,11 @@ def evaluate(
     data: "str | PathLike[str] | None" = None,
     images: "Sequence[str | Path]" = (),
     missing_images: Missing = "error",
+    search: str | Searching | None = None,
+    audit: int = 0,
+    max_hours: float = 4.0,
+    seeds: int = 1,
+    cache: bool | None = None,
     out: "str | PathLike[str] | None" = None,
     workdir: "str | PathLike[str] | None" = None,
     progress: Progress | None = None,
@@ -55,8 +68,18 @@ def evaluate(
         data: Data root.
         images: Image roots searched first.
         missing_images: ``error``, ``black`` or ``skip``.
+        search: How late-interaction retrievers search: ``exact``, ``compressed``, ``official`` (the
+            published protocol), or a `Searching` that says more; by default as a retriever's own
+            ``searching`` says, which is exactly.
+        audit: Queries that are searched exactly, too, to tell the recall of the other modes.
+        max_hours: What exact search may take by its estimate.
+        seeds: Indexes to build, with seeds that count up from that of ``search``. The scores are those
+            of the first; ``search["seeds"]`` of the result has mean and range over all.
+        cache: Whether encoded rows are kept below the data root, and found there. By default they
+            are, unless a ``workdir`` is given.
         out: Folder for results and runs; nothing is saved if absent.
-        workdir: Folder for indexes; a temporary one if absent.
+        workdir: Folder for encoded rows and indexes; a temporary one if absent. An evaluation that
+            was cut off goes on with what it finds there.
         progress: Called with (stage, done, total).
 
     Returns:
@@ -74,6 +97,7 @@ def evaluate(
         )
         for s in ([source] if isinstance(source, str | Split) else source)
     ]
+    searching = _searching(search, audit, max_hours)
     one_retriever = isinstance(retriever, str) or not isinstance(retriever, Sequence)
     retrievers = [
         create(r, settings_of(r, settings or {})) if isinstance(r, str) else r
@@ -86,18 +110,58 @@ def evaluate(
             for i, each in enumerate(retrievers):
                 folder = base / f"{one.source}.{one.split}.{i}.{each.name}"
                 folder.mkdir(parents=True, exist_ok=True)
-                results.append(
+                kept = _cache(one, data, workdir is None if cache is None else cache)
+                found = [
                     evaluate_one(
                         one,
                         each,
                         k=k,
                         metrics=metrics,
                         workdir=folder,
-                        out=Path(out) if out is not None else None,
+                        searching=asked,
+                        cache=kept,
                         progress=progress,
                     )
-                )
+                    for asked in _seeded(searching, seeds)
+                ]
+                results.append(over_seeds(found) if seeds > 1 else found[0])
+                if out is not None:
+                    results[-1].save(Path(out))
     return results
+
+
+def _searching(search: str | Searching | None, audit: int, max_hours: float) -> Searching | None:
+    """The search that was asked for; None to leave it to the retrievers."""
+    plain = Searching()
+    if isinstance(search, Searching):
+        return replace(
+            search,
+            audit=audit or search.audit,
+            max_hours=search.max_hours if max_hours == plain.max_hours else max_hours,
+        )
+    if search is None and not audit and max_hours == plain.max_hours:
+        return None
+    return Searching(mode=cast("Mode", search or plain.mode), audit=audit, max_hours=max_hours)
+
+
+def _seeded(searching: Searching | None, seeds: int) -> list[Searching | None]:
+    if seeds == 1:
+        return [searching]
+    if seeds < 1 or searching is None or searching.mode == "exact":
+        raise UsageError(
+            f"{seeds} seeds of exact search" if seeds > 1 else f"seeds is {seeds}",
+            expected="1, or more for the indexes of compressed or official search",
+            fix="--search official --seeds 3",
+        )
+    return [replace(searching, seed=searching.seed + i) for i in range(seeds)]
+
+
+def _cache(split: Split, data: "str | PathLike[str] | None", wanted: bool) -> EmbeddingCache | None:
+    """The cache of the data root that a split lies in."""
+    if not wanted:
+        return None
+    folder = getattr(split, "folder", None)
+    return EmbeddingCache.below(folder.parent if folder else paths.data_root(data))
 
 
 def settings_of(retriever: str, settings: Mapping[str, str]) -> dict[str, str]:

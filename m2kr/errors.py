@@ -29,6 +29,10 @@ class M2KRError(Exception):
         self.fix = fix
         super().__init__(what, where, expected, fix)
 
+    def __reduce__(self) -> "tuple[object, tuple[object, ...]]":
+        # Exceptions come back from other processes by their positional arguments; ours have one.
+        return _again, (type(self), self.what, self.where, self.expected, self.fix)
+
     def __str__(self) -> str:
         lines = [f"{self.where}: {self.what}" if self.where else self.what]
         if self.expected:
@@ -46,6 +50,12 @@ class M2KRError(Exception):
             "expected": self.expected,
             "fix": self.fix,
         }
+
+
+def _again(
+    kind: type[M2KRError], what: str, where: str | None, expected: str | None, fix: str | None
+) -> M2KRError:
+    return kind(what, where=where, expected=expected, fix=fix)
 
 
 class InputError(M2KRError):

@@ -99,6 +99,9 @@ class Source:
         variants: Editions with options of their own, by edition name.
         rules: Decisions of the sources route that the public record leaves open.
         image_notes: Where the images are, for those who don't have them; builds don't fetch them.
+        image_store: Store below the data root that its images are put in; sources whose images are
+            the same share one. Its own name if empty.
+        image_names: Other names that its images may have; see `m2kr.data.image_names`.
         unjudged: What a query without a right passage counts as: ``undefined`` (left out of the
             mean), or ``miss`` where the published numbers count it so.
     """
@@ -125,6 +128,8 @@ class Source:
     variants: Mapping[str, Variant] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
     image_notes: tuple[str, ...] = ()
+    image_store: str = ""
+    image_names: tuple[str, ...] = ()
     unjudged: Literal["undefined", "miss"] = "undefined"
 
 

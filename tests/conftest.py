@@ -1,16 +1,27 @@
 """Fixtures that several folders of tests share."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from m2kr import sources
 from m2kr.build.run import build
 
+# No deadlines: a busy machine is no defect. In CI the same examples each time: new ones are for us to find.
+settings.register_profile("m2kr", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("m2kr")
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first: begun last, it would keep one core busy and the others idle."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
 
 
 @pytest.fixture(scope="session")

@@ -5,17 +5,20 @@
         fetch(server.url("/a.bin"))
         assert server.gets("/a.bin")[1].headers["Range"] == "bytes=10-"
 
-It serves bytes with Content-Length, a strong ETag, Last-Modified, Range and If-Range, and logs every
-request. Faults of a path are used up one request at a time, in the order they were added.
+It serves bytes, or files of any size, with Content-Length, a strong ETag, Last-Modified, Range and
+If-Range, and logs every request. Faults of a path are used up one request at a time, in the order
+they were added.
 """
 
 import hashlib
+import os
 import re
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -67,16 +70,44 @@ class Request:
     headers: Mapping[str, str]
 
 
+class OnDisk:
+    """A file on disk as a body, read piece by piece."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("rb", buffering=0)
+        self._size = os.fstat(self._file.fileno()).st_size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, end, _ = part.indices(self._size)
+        return os.pread(self._file.fileno(), end - start, start)
+
+    @property
+    def etag(self) -> str:
+        """Of path and size alone."""
+        return etag_of(f"{self._path} {self._size}".encode())
+
+
+Body = bytes | OnDisk
+
+
 class FaultyServer:
     """The server; use it in ``with``.
 
     Args:
         files: Body by path. May be changed while it runs.
+
+    Attributes:
+        sent: Bytes of bodies that were written.
     """
 
-    def __init__(self, files: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, files: Mapping[str, Body] | None = None) -> None:
         self.files = dict(files or {})
         self.requests: list[Request] = []
+        self.sent = 0
         self._faults: dict[str, list[list[Any]]] = {}
         self._lock = threading.Lock()
         self._quit = threading.Event()
@@ -129,6 +160,11 @@ class FaultyServer:
             queue[0][1] -= 1
             return queue[0][0]  # type: ignore[no-any-return]
 
+    def count(self, n: int) -> None:
+        """Notes bytes of a body that were written."""
+        with self._lock:
+            self.sent += n
+
     def pause(self, seconds: float) -> None:
         """Sleeps, but not beyond the server's end."""
         self._quit.wait(seconds)
@@ -150,6 +186,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: _Server
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -179,11 +216,11 @@ class _Handler(BaseHTTPRequestHandler):
             status, body, headers = 404, b"<html>not found</html>", {"Content-Type": "text/html"}
         else:
             body = fault.body if fault.body is not None else body
-            headers["ETag"] = etag_of(body)
+            headers["ETag"] = body.etag if isinstance(body, OnDisk) else etag_of(body)
             status, body = self._ranged(body, headers, fault)
         self._send(status, headers, body, fault)
 
-    def _ranged(self, body: bytes, headers: dict[str, str], fault: Fault) -> tuple[int, bytes]:
+    def _ranged(self, body: Body, headers: dict[str, str], fault: Fault) -> tuple[int, Body]:
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         wanted = self.headers.get("If-Range")
         known = wanted in {None, headers["ETag"], LAST_MODIFIED} or not fault.if_range
@@ -197,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
         return 206, body[start:end]
 
-    def _send(self, status: int, headers: dict[str, str], body: bytes, fault: Fault) -> None:
+    def _send(self, status: int, headers: dict[str, str], body: Body, fault: Fault) -> None:
         if fault.chunked:
             headers["Transfer-Encoding"] = "chunked"
         elif not fault.unsized:
@@ -214,17 +251,18 @@ class _Handler(BaseHTTPRequestHandler):
         end = len(body) if fault.truncate is None else min(fault.truncate, len(body))
         stall = min(fault.stall_at, end) if fault.stall_at is not None else None
         if stall is not None:
-            self._write(body[:stall], fault)
+            self._write(body, 0, stall, fault)
             self.wfile.flush()
             self.server.owner.pause(fault.stall)
-        self._write(body[stall or 0 : end], fault)
+        self._write(body, stall or 0, end, fault)
         if fault.chunked and end == len(body):
             self.wfile.write(b"0\r\n\r\n")
 
-    def _write(self, body: bytes, fault: Fault) -> None:
-        step = fault.drip or max(len(body), 1)
-        for at in range(0, len(body), step):
-            piece = body[at : at + step]
+    def _write(self, body: Body, start: int, end: int, fault: Fault) -> None:
+        step = fault.drip or 1 << 16
+        for at in range(start, end, step):
+            piece = body[at : min(at + step, end)]
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if fault.chunked else piece)
+            self.server.owner.count(len(piece))
             if fault.drip:
                 time.sleep(0.001)

@@ -1,4 +1,4 @@
-"""A local HTTP server that a Hugging Face client takes for the hub, over data sets in folders.
+"""A local HTTP server that a Hugging Face client takes for the hub, over data sets or models in folders.
 
     with HubServer({"owner/name": folder}, commit=SHA) as hub:
         env = hub.env(tmp_path / "home")         # for a process that uses huggingface_hub
@@ -51,7 +51,7 @@ class HubServer:
     """The server; use it in ``with``.
 
     Args:
-        datasets: Folder by data set.
+        datasets: Folder by data set or model.
         commit: The commit that every data set has; ``main`` is its branch.
         token: If given, files (but not lists of files) are gated: only this token reads them.
         accepted: Whether the token's account accepted the terms.
@@ -205,7 +205,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self._file(blob.read_bytes())
             return
         found = re.fullmatch(
-            r"/(?:api/)?datasets/([^/]+/[^/]+)/(revision|tree|resolve)/([^/]+)(?:/(.+))?", path
+            r"(?:/(?:api/)?datasets|/api/models)?/([^/]+/[^/]+)/(revision|tree|resolve)/([^/]+)"
+            r"(?:/(.+))?",
+            path,
         )
         folder = hub.datasets.get(found[1]) if found else None
         if found is None or folder is None:

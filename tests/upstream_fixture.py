@@ -19,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import upstream_wit
+
 from m2kr.build.run import build
 from m2kr.build.spec import Asset
 from m2kr.paths import downloads
@@ -38,6 +40,15 @@ MSMARCO_MEMBERS = (
     "queries.train.tsv",
 )
 INFOSEEK = ("train", "val", "train_withkb", "val_withkb", "val_qtype")
+PLAIN = (
+    "kvqa/dataset.json",
+    "cc3m/chat.json",
+    "oven/oven_entity_train.jsonl",
+    "oven/oven_entity_val.jsonl",
+    "llava/conversation_58k.json",
+    "llava/detail_23k.json",
+    "llava/complex_reasoning_77k.json",
+)
 MANUAL = ("okvqa_full_corpus.csv", "retriever_train.json", "retriever_test.json")
 
 
@@ -72,7 +83,7 @@ def zipped(name: str, content: bytes) -> bytes:
 
 
 def served_files() -> dict[str, bytes]:
-    """Every file of the four sources that upstream serves, by its path on the test server."""
+    """Every file of the sources that upstream serves, by its path on the test server."""
     files = {
         "msmarco/collectionandqueries.tar.gz": tarred(
             {name: text(f"msmarco/{name}") for name in MSMARCO_MEMBERS}
@@ -96,6 +107,11 @@ def served_files() -> dict[str, bytes]:
     for part in ("train", "val"):
         member = {f"{part}.json": text(f"evqa/inat2021_{part}.json")}
         files[f"evqa/inat2021_{part}.json.tar.gz"] = tarred(member)
+    for name in PLAIN:
+        files[name] = text(name)
+    files["oven/Wiki6M_ver_1_0.jsonl.gz"] = gzipped(text("oven/Wiki6M_ver_1_0.jsonl"))
+    files["iglue/test_en.jsonl"] = text("iglue/test_en.jsonl")
+    files |= upstream_wit.files(text)
     return {f"/{name}": content for name, content in files.items()}
 
 
@@ -121,8 +137,12 @@ class Served:
         "same_pools",
         "all_passages",
         "all_queries",
+        "parts",
+        "make_part",
         "ALIGN_OPTIONS",
         "RELEASE_KEYS",
+        "parts",
+        "make_part",
     )
 
     def __init__(self, name: str, base: str) -> None:
@@ -158,16 +178,27 @@ class Served:
         raise AttributeError(name)
 
 
-if __name__ == "__main__":  # a build to be killed: NAME BASE ROOT PAUSE
+if (
+    __name__ == "__main__"
+):  # a build to be killed: NAME BASE ROOT POOL, which stops in that pool. Or one
+    # shard of it, with its share behind.
     import time
 
-    real = importlib.import_module(f"m2kr_builders.{sys.argv[1]}")
+    from m2kr.build.setup import Ask
+    from m2kr.build.shards import Shard, build_shard
+
+    name, base, root, pool, *share = sys.argv[1:]
+    real = importlib.import_module(f"m2kr_builders.{name}")
     rows_of = real.passages
 
-    def slow(*args: Any) -> Any:
-        for row in rows_of(*args):
-            time.sleep(float(sys.argv[4]))
+    def stuck(context: Any, split: str) -> Any:
+        for i, row in enumerate(rows_of(context, split)):
+            if split == pool and i == 3:
+                time.sleep(600)
             yield row
 
-    real.passages = slow  # type: ignore[attr-defined]
-    build(Served(sys.argv[1], sys.argv[2]), Path(sys.argv[3]))
+    real.passages = stuck  # type: ignore[attr-defined]
+    if share:
+        build_shard(Served(name, base), Path(root), Shard.parse(share[0]), Ask())
+    else:
+        build(Served(name, base), Path(root))

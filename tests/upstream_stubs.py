@@ -19,13 +19,6 @@ from m2kr import sources
 from m2kr.build.spec import BuildContext
 from m2kr.schema import arrow_schema, columns
 
-# By what a row is known to upstream, where the release's ids are its own; else as the real builder says.
-KEYS: dict[str, dict[str, tuple[str, ...]]] = {
-    "iglue": {"passages": ("page_url", "section_title", "image_url")},
-    "cc3m": {"passages": ("original_data_id",), "queries": ("original_data_id",)},
-    "oven": {"queries": ("image_id", "question")},
-    "llava": {"passages": ("img_id", "passage_content"), "queries": ("img_id", "question")},
-}
 # What the release alone can tell.
 THEIRS = ("objects", "img_caption", "img_ocr", "pos_item_contents", "pos_item_ids", "instruction")
 
@@ -50,7 +43,7 @@ def stub(
         options: Its ALIGN_OPTIONS.
     """
     real, config = sources.builder(name), fixture.CONFIGS[name]
-    known = keys if keys is not None else getattr(real, "RELEASE_KEYS", KEYS.get(name, {}))
+    known = keys if keys is not None else getattr(real, "RELEASE_KEYS", {})
     renamed = {*known, *rename}
     module: Any = ModuleType(f"upstream_stub_{name}")
     module.__file__ = __file__

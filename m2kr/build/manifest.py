@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from m2kr import __version__
-from m2kr.build.tables import Stats
+from m2kr.build.parts import Stats
 from m2kr.fingerprint import combine
 from m2kr.instructions import TemplateList
 from m2kr.schema import MANIFEST_FORMAT, SUFFIX, Column, columns
@@ -29,6 +29,7 @@ def make_manifest(
     variant: str | None = None,
     templates: TemplateList | None = None,
     rules: Sequence[Rule] = (),
+    parts: Mapping[str, Stats] | None = None,
 ) -> dict[str, Any]:
     """The manifest of a complete staging folder. It holds no time and no absolute build path."""
     import pyarrow as pa
@@ -67,6 +68,7 @@ def make_manifest(
         "inputs": list(inputs),
         "image_roots": list(image_roots),
         "instructions": _instructions(templates) if route == "sources" else None,
+        **({"parts": {name: _flows(stats) for name, stats in parts.items()}} if parts else {}),
         "tables": tables,
         "splits": splits,
         "fingerprints": fingerprints,
@@ -107,8 +109,13 @@ def _instructions(templates: TemplateList | None) -> dict[str, Any] | None:
 
 
 def _table(kind: str, stats: Stats) -> dict[str, Any]:
-    entry = {"kind": kind, "rows": stats["rows"], "shards": stats["shards"]}
-    return entry | {name: stats[name] for name in ("ledger", "inputs") if stats.get(name)}
+    return {"kind": kind, "rows": stats["rows"], "shards": stats["shards"]} | _flows(stats)
+
+
+def _flows(stats: Stats) -> dict[str, Any]:
+    """Rows of a table or part, and what became of the upstream rows that it read."""
+    told = {name: stats[name] for name in ("ledger", "inputs") if stats.get(name)}
+    return {"rows": stats["rows"]} | told
 
 
 def _fingerprints(queries: Stats, pool: Stats) -> dict[str, str]:

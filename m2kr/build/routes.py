@@ -4,8 +4,8 @@ from pathlib import Path
 from types import ModuleType
 
 from m2kr import sources
-from m2kr.build.align import AlignedBuilder
-from m2kr.build.release import REVISION, ReleaseBuilder
+from m2kr.build.release.align import AlignedBuilder
+from m2kr.build.release.route import REVISION, ReleaseBuilder
 from m2kr.build.spec import Builder
 from m2kr.errors import UsageError
 

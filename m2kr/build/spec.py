@@ -1,7 +1,7 @@
 """What a builder declares (assets) and what the engine hands it (context)."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -10,7 +10,7 @@ from m2kr.build.locks import hold
 from m2kr.errors import UsageError
 from m2kr.instructions import TEMPLATES, TemplateList
 from m2kr.progress import Progress, Silent
-from m2kr.sources import Source
+from m2kr.sources import Source, builder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from m2kr.build.ledger import Ledger
 
 Row = Mapping[str, Any]
+# Key of a query row that is no column: the upstream file and row that it came from.
+UPSTREAM_ROW = "upstream row"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Asset:
         sha256: Hex digest, if published.
         md5: Hex digest, if that is what upstream publishes.
         licence: Terms of the file.
-        manual: How to place the file by hand, where no URL works without a login.
+        manual: How to place the file by hand, where no URL works without a login, or not always.
         images: The file or folder holds images and becomes an image root of the built source.
         gate: What must be accepted or signed before it can be had, if anything.
         shape: Its rows, where they can be looked at.
@@ -88,6 +90,7 @@ class BuildContext:
         derived: A folder for what is made from upstream files alone and kept for other builds.
         templates: The instructions that rows are given.
         progress: Told of long steps.
+        parts: Reads a part of this build; without it a part is made anew for each reader.
     """
 
     source: Source
@@ -99,6 +102,7 @@ class BuildContext:
     derived: Path | None = None
     templates: TemplateList | None = None
     progress: Progress = field(default_factory=Silent)
+    parts: "Callable[[str], Iterator[pa.RecordBatch]] | None" = None
 
     def instruction(self, row_id: str) -> str:
         """The instruction of one row, drawn from the source's list by seed and id alone."""
@@ -120,6 +124,17 @@ class BuildContext:
         if self.scratch is None:
             raise UsageError(f"{name} needs a build's scratch folder")
         return made_once(self.scratch, name, make)
+
+    def part(self, name: str) -> "Iterator[pa.RecordBatch]":
+        """The batches of a part in order, read and dropped again; see `Builder`."""
+        if self.parts is not None:
+            return self.parts(name)
+        from m2kr.build.ledger import Ledger
+
+        made: Iterator[pa.RecordBatch] = builder(self.source.name).make_part(
+            replace(self, ledger=Ledger(f"{self.source.config}_parts/{name}")), name
+        )
+        return made
 
 
 def made_once(folder: Path, name: str, make: Callable[[Path], None]) -> Path:
@@ -152,7 +167,17 @@ class Builder(Protocol):
       have taken, before the rules that choose; ``--align release`` chooses among these;
     - ``RELEASE_KEYS``: by kind of table the columns that a row of ours and the same row of the
       release have in common, where that isn't the id;
-    - ``ALIGN_OPTIONS``: options that ``--align release`` sets.
+    - ``ALIGN_OPTIONS``: options that ``--align release`` sets;
+    - ``IMAGE_ARCHIVES``: where its images can be had (`m2kr.build.images.origins.ImageArchive`);
+    - ``parts(options, splits)``: names of parts, and ``make_part(ctx, name)``: the record batches of
+      one, all of one schema and of some thousand rows each.
+
+    A part is what several tables read, or a share of what one table needs: made once, before any
+    table, from upstream files alone (it can't read other parts). Parts are made side by side with
+    ``--jobs``, ``--shard`` and ``--engine ray``, so work is worth cutting into as many as upstream
+    has files. Tables read one by ``ctx.part(name)``. It has a ledger of its own, whose flows must add
+    up whatever ``--limit`` says; ``out`` there counts the part's rows. A table that accounts for the
+    rows of a part calls that input ``parts/NAME``. Parts go when the build is published.
     """
 
     @property
@@ -169,5 +194,9 @@ class Builder(Protocol):
         ...
 
     def queries(self, ctx: BuildContext, split: str) -> Iterable[Row]:
-        """The rows of one query split. ``pos_item_contents`` is filled in by the engine."""
+        """The rows of one query split.
+
+        ``pos_item_contents`` is filled in by the engine. Where a row brings texts of its own, those
+        that differ from the pool's are noted in the ledger; it then needs `UPSTREAM_ROW`, too.
+        """
         ...

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,49 +12,22 @@ import numpy as np
 import pyarrow as pa
 
 from m2kr import atomic
+from m2kr.build.choices import Choices
 from m2kr.build.hashing import ShardHasher, shard_facts
 from m2kr.build.ledger import Ledger
-from m2kr.build.spec import BuildContext, Builder, Row
+from m2kr.build.parts import Stats, complete, context
+from m2kr.build.spec import UPSTREAM_ROW, BuildContext, Builder, Row
 from m2kr.build.write import TableWriter, write_dataset_files
 from m2kr.data.lookup import FILE as INDEX
 from m2kr.data.lookup import duplicates, id_hashes, open_index, write_hashes, write_index
 from m2kr.data.rows import shards_of
 from m2kr.errors import CheckError
 from m2kr.fingerprint import query_parts
-from m2kr.instructions import TemplateList
 from m2kr.progress import Progress
 from m2kr.schema import BATCH_ROWS, ID_COLUMN, SUFFIX, TableKind, arrow_schema, columns
 from m2kr.sources import Source
 
-Stats = dict[str, Any]
 Written = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What all tables of one build share; picklable.
-
-    Attributes:
-        staging: The source's staging folder.
-        files: Local upstream files by asset name.
-        options: Every builder option.
-        splits: The query splits that are built.
-        limit: Queries kept per split (and passages beside the positives), or None for all.
-        seed: For keyed choices.
-        derived: Folder of what is made from upstream files and kept.
-        templates: The instructions that queries are given.
-        full_ledger: Write used and filtered rows to the ledger, too.
-    """
-
-    staging: Path
-    files: Mapping[str, Path]
-    options: Mapping[str, str]
-    splits: tuple[str, ...]
-    limit: int | None = None
-    seed: int = 0
-    derived: Path | None = None
-    templates: TemplateList | None = None
-    full_ledger: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,21 +61,6 @@ class TableJob:
         """The table's own part of the ledger."""
         return self.marker(source).with_suffix(".ledger.parquet")
 
-    def context(self, source: Source, ledger: Ledger, progress: Progress) -> BuildContext:
-        """What the builder is given."""
-        c = self.choices
-        return BuildContext(
-            source=narrowed(source, c.splits),
-            files=c.files,
-            ledger=ledger,
-            options=c.options,
-            seed=c.seed,
-            scratch=c.staging / "scratch",
-            derived=c.derived,
-            templates=c.templates,
-            progress=progress,
-        )
-
 
 def open_shards(folder: Path) -> pa.Table:
     """A memory-mapped table over the shards of one split."""
@@ -117,35 +75,24 @@ def read_batches(folder: Path) -> Iterator[pa.RecordBatch]:
             yield from pa.ipc.open_stream(file)
 
 
-def narrowed(source: Source, splits: Sequence[str]) -> Source:
-    """A source with some of its query splits."""
-    if len(splits) == len(source.pools):
-        return source
-    return replace(source, pools={split: source.pools[split] for split in splits})
-
-
 def build_table(builder: Builder, job: TableJob, progress: Progress) -> Stats:
     """Builds one table in the staging folder, or takes it as it is if it is already complete."""
-    source = builder.SOURCE
-    marker = job.marker(source)
-    if not marker.exists():
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        name = job.name(source)
+    source, name = builder.SOURCE, job.name(builder.SOURCE)
+
+    def make() -> Stats:
         if job.like is not None:
-            stats = _copy_pool(source, job)
-        else:
-            ledger = Ledger(name, job.ledger_part(source), full=job.choices.full_ledger)
-            ctx = job.context(source, ledger, progress)
-            progress.start(name, None, "rows")
-            make = _build_passages if job.kind == "passages" else _build_queries
-            stats = make(builder, ctx, job, lambda n: progress.advance(name, n))
-            progress.done(name)
-            stats |= ledger.close(whole=job.choices.limit is None)
+            return _copy_pool(source, job)
+        ledger = Ledger(name, job.ledger_part(source), full=job.choices.full_ledger)
+        ctx = context(builder, job.choices, ledger, progress)
+        progress.start(name, None, "rows")
+        build = _build_passages if job.kind == "passages" else _build_queries
+        stats = build(builder, ctx, job, lambda n: progress.advance(name, n))
+        progress.done(name)
+        stats |= ledger.close(whole=job.choices.limit is None)
         pa.default_memory_pool().release_unused()  # the next table has a peak of its own
-        atomic.write_json(marker, stats)
-    # Read back, so that a table built now and one resumed give the same manifest byte for byte.
-    found: Stats = json.loads(marker.read_text())
-    return found
+        return stats
+
+    return complete(job.marker(source), name, make)
 
 
 def _copy_pool(source: Source, job: TableJob) -> Stats:
@@ -199,7 +146,7 @@ def _build_queries(builder: Builder, ctx: BuildContext, job: TableJob, written: 
     totals: dict[str, int] = dict.fromkeys(("judged", "positives", "with_image", "with_answers"), 0)
     rows = iter(itertools.islice(builder.queries(ctx, job.split), limit))
     while block := list(itertools.islice(rows, BATCH_ROWS)):
-        filled = pool.fill_contents(block, name)
+        filled = pool.fill_contents(block, name, ctx.ledger)
         writer.write_rows(filled)
         qrels.write_rows(
             {"question_id": row["question_id"], "passage_id": passage, "relevance": 1}
@@ -321,8 +268,10 @@ class PoolReader:
         }
         return [known[row] for row in rows.tolist()]
 
-    def fill_contents(self, rows: Iterable[Row], table: str) -> list[dict[str, Any]]:
-        """Query rows with ``pos_item_contents`` read from the pool.
+    def fill_contents(
+        self, rows: Iterable[Row], table: str, ledger: Ledger
+    ) -> list[dict[str, Any]]:
+        """Query rows with ``pos_item_contents`` read from the pool; other texts are repaired.
 
         Raises:
             CheckError: a positive is not in the pool.
@@ -339,6 +288,12 @@ class PoolReader:
             )
         contents = iter(self.texts(found))
         for row in filled:
-            row["pos_item_ids"] = list(row.get("pos_item_ids", ()))
-            row["pos_item_contents"] = list(itertools.islice(contents, len(row["pos_item_ids"])))
+            ids, told = list(row.get("pos_item_ids", ())), row.get("pos_item_contents")
+            texts = list(itertools.islice(contents, len(ids)))
+            upstream = row.pop(UPSTREAM_ROW, None)
+            if told and upstream and told != texts:
+                other = [own for own, a, b in zip(ids, told, texts, strict=True) if a != b]
+                rule, detail = "a positive's text is not the pool's", ", ".join(other)
+                ledger.repair(rule, file=upstream[0], row=upstream[1], detail=detail)
+            row["pos_item_ids"], row["pos_item_contents"] = ids, texts
         return filled

@@ -17,6 +17,8 @@ EXAMPLES = (
     "m2kr build infoseek --set test_images=all --ledger full",
     "m2kr build msmarco --probe",
     "m2kr build mini --limit 100 --json",
+    "m2kr build wit --engine ray --address auto",
+    "m2kr build wit --shard $((SLURM_ARRAY_TASK_ID + 1))/8   (then once: m2kr merge wit)",
 )
 ROUTES = "How: from upstream files, or from the authors' release on the Hugging Face hub."
 
@@ -69,6 +71,22 @@ def command(
     jobs: Annotated[
         int, typer.Option("--jobs", min=1, help="Files fetched and tables built at once.")
     ] = 1,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            help="Do one of N shares, as a job of an array; 'm2kr merge' then puts them together.",
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option("--engine", help="Who makes the tables: this machine, or a Ray cluster."),
+    ] = "local",
+    address: Annotated[
+        str,
+        typer.Option("--address", help="Of the Ray cluster: HOST:PORT, auto, or local."),
+    ] = "auto",
     force: Annotated[
         bool, typer.Option("--force", help="Build again even if nothing changed.")
     ] = False,
@@ -100,6 +118,7 @@ def command(
     from m2kr.build.routes import builder_for
     from m2kr.build.run import build
     from m2kr.cli import output, plans
+    from m2kr.errors import UsageError
 
     root = paths.data_root(data)
     given = options.settings(set_) | ({"pool": pool} if pool is not None else {})
@@ -108,18 +127,15 @@ def command(
         names = sources.buildable(route)
         if align:
             names = [name for name in names if sources.sources()[name].released]
-    builders = [
-        builder_for(
-            name,
-            route=route,
-            align=align is not None,
-            folder=from_,
-            revision=revision,
-            repair=not no_repair,
-            any_counts=any_counts,
-        )
-        for name in names
-    ]
+    asked: dict[str, Any] = {
+        "route": route,
+        "align": align is not None,
+        "folder": from_,
+        "revision": revision,
+        "repair": not no_repair,
+        "any_counts": any_counts,
+    }
+    builders = [builder_for(name, **asked) for name in names]
     if plan:
         plans.show(builders, root, given, edition, split, json=json)
         return
@@ -128,8 +144,22 @@ def command(
 
         probes.show(builders, root, given, edition, json=json)
         return
-    results = []
     output.say(f"data root: {root}", json_mode=json)
+    executor = None
+    if engine == "ray":
+        from m2kr.distributed.ray_engine import RayExecutor
+
+        executor = RayExecutor(address)
+    if shard is not None:
+        from m2kr.build.setup import Ask
+        from m2kr.cli import shards
+
+        if executor is not None:
+            raise UsageError("--shard and --engine ray are two ways to share a build out: take one")
+        ask = Ask(edition, given, split, limit, full_ledger=ledger == "full", force=force)
+        shards.run(builders, root, shard, ask, asked, offline=offline, jobs=jobs, json=json)
+        return
+    results = []
     for name, builder in zip(names, builders, strict=True):
         for line in plans.before(builder, root, given, edition, split):
             output.say(f"{name}: {line}", json_mode=json)
@@ -146,6 +176,7 @@ def command(
                 force=force,
                 full_ledger=ledger == "full",
                 progress=bars,
+                executor=executor,
             )
         record = built.manifest
         results.append({"source": name, "folder": str(built.folder), "fresh": built.fresh})

@@ -36,8 +36,8 @@ def command(
     Tables whose files have equal hashes in both manifests are not read: m2kr verify does that.
     """
     from m2kr import paths
-    from m2kr.build.diff import diff
-    from m2kr.build.diff_names import find_versions
+    from m2kr.build.compare.diff import diff
+    from m2kr.build.compare.names import find_versions
     from m2kr.cli import diff_view, output
 
     root = paths.data_root(data)

@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from m2kr.build.diff_table import UNORDERED
+from m2kr.build.compare.table import UNORDERED
 from m2kr.cli import output
 
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from m2kr.build.diff import SourceDiff, Version
-    from m2kr.build.diff_table import ColumnDiff, TableDiff
+    from m2kr.build.compare.diff import SourceDiff, Version
+    from m2kr.build.compare.table import ColumnDiff, TableDiff
 
 JSON_VALUE = 200  # characters of a value in --json
 VERDICT = {True: "equal for scoring", False: "NOT equal for scoring"}

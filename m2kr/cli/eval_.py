@@ -1,7 +1,7 @@
 """``m2kr eval``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,11 +12,14 @@ if TYPE_CHECKING:
 
     from m2kr.cli.output import Bars
     from m2kr.evaluation.result import Result
+    from m2kr.search.late.modes import Mode, Searching
 
 EXAMPLES = (
     "m2kr eval mini --retriever bm25",
     "m2kr eval mini -r bm25 -r dense_text --split seen --out results",
     "m2kr eval mini -r my_model.py:MyRetriever --set batch_size=32",
+    "m2kr eval okvqa -r preflmr --search compressed --nbits 4 --audit 200",
+    "m2kr eval okvqa -r preflmr --search official --seeds 3",
 )
 
 
@@ -51,6 +54,53 @@ def command(
         Literal["error", "black", "skip"],
         typer.Option("--missing-images", help="What to do where no root has an image."),
     ] = "error",
+    search: Annotated[
+        Literal["exact", "compressed", "official"],
+        typer.Option(
+            "--search",
+            help="How late interaction is searched: exactly; in a compressed index; or by the "
+            "published protocol, index and all.",
+        ),
+    ] = "exact",
+    nbits: Annotated[
+        int | None,
+        typer.Option("--nbits", help="Bits a dimension of the index; 4, official 8."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the index's training.")] = 0,
+    seeds: Annotated[
+        int,
+        typer.Option("--seeds", min=1, help="Indexes to build, for mean and range of the scores."),
+    ] = 1,
+    audit: Annotated[
+        int,
+        typer.Option(
+            "--audit",
+            min=0,
+            help="Search this many queries exactly, too: the result tells the index's recall.",
+        ),
+    ] = 0,
+    search_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--search-set",
+            metavar="KEY=VALUE",
+            help="One of the search's other settings: centroids, iterations, threads, "
+            "final=exact; probes, candidates, scored; official: ncells, threshold, ndocs, head_rows.",
+        ),
+    ] = None,
+    max_hours: Annotated[
+        float,
+        typer.Option("--max-hours", help="Stop where exact search would take longer than this."),
+    ] = 4.0,
+    device: Annotated[
+        str, typer.Option("--device", help="Of exact search: auto, cpu, cuda, cuda:1 ...")
+    ] = "auto",
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache/--no-cache", help="Keep encoded rows below the data root, and use them."
+        ),
+    ] = True,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Folder for results and runs."),
@@ -63,12 +113,18 @@ def command(
 
     R@K is M2KR's hit rate (any right passage in the top K); PR@K is pseudo recall. Intervals are
     95 % bootstrap intervals over queries.
+
+    Rows that were encoded before are not encoded again, and what is cut off is gone on with by the
+    same command: they are kept in cache/embeddings below the data root, for retrievers that say what
+    decides them (preflmr, flmr, dense_text, and any with a cache_key). Exact search is the default
+    and never gives way to another by itself.
     """
     from m2kr import api, paths
     from m2kr.cli import output
     from m2kr.data.load import built
 
     root = paths.data_root(data)
+    searching = _searching(search, nbits, seed, audit, search_set or [], max_hours, device)
     names = sorted(built(root)) if source == "all" else source.split(",")
     output.say(f"data root: {root}", json_mode=json)
     with output.Bars() as bars:
@@ -83,6 +139,9 @@ def command(
             data=root,
             images=images or (),
             missing_images=missing_images,
+            search=searching,
+            seeds=seeds,
+            cache=cache,
             out=out,
             progress=stages(bars),
         )
@@ -92,6 +151,44 @@ def command(
     show(results)
     if out is not None:
         output.say(f"results and runs are in {out.absolute()}")
+
+
+# Settings of `Searching` that ``--search-set`` has; all others are widths.
+_KNOBS = {"centroids": int, "iterations": int, "threads": int, "final": str}
+
+
+def _searching(
+    mode: "Mode",
+    nbits: int | None,
+    seed: int,
+    audit: int,
+    pairs: list[str],
+    max_hours: float,
+    device: str,
+) -> "Searching":
+    from m2kr.errors import UsageError
+    from m2kr.search.late.modes import Searching
+
+    knobs: dict[str, Any] = {}
+    widths: dict[str, float] = {}
+    for name, text in options.settings(pairs).items():
+        try:
+            if name in _KNOBS:
+                knobs[name] = _KNOBS[name](text)
+            else:
+                widths[name] = float(text)
+        except ValueError as error:
+            raise UsageError(f"--search-set {name}={text}", expected="a number") from error
+    return Searching(
+        mode=mode,
+        nbits=nbits,
+        seed=seed,
+        audit=audit,
+        widths=widths,
+        max_hours=max_hours,
+        device=device,
+        **knobs,
+    )
 
 
 def stages(bars: "Bars") -> "Callable[[str, int, int], None]":

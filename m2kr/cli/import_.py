@@ -67,7 +67,7 @@ def command(
     Images are not copied.
     """
     from m2kr import paths
-    from m2kr.build.importer import import_files
+    from m2kr.build.imports.importer import import_files
     from m2kr.cli import output
     from m2kr.cli.build import show
 

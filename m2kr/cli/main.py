@@ -12,7 +12,24 @@ from typing import Annotated, Any
 import typer
 
 from m2kr import __version__
-from m2kr.cli import build, demo, diff, doctor, eval_, import_, info, list_, verify
+from m2kr.cli import (
+    build,
+    demo,
+    diff,
+    doctor,
+    eval_,
+    explain,
+    images,
+    import_,
+    index,
+    index_tools,
+    info,
+    list_,
+    merge,
+    model,
+    search,
+    verify,
+)
 from m2kr.errors import M2KRError
 
 INTERNAL_ERROR, INTERRUPTED = 70, 130
@@ -60,22 +77,42 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _add(group: typer.Typer, name: str, command: Callable[..., None], examples: Any) -> None:
+    group.command(
+        name,
+        help=_paragraphs(command.__doc__ or ""),
+        epilog="\n\n".join(("Examples:", *examples)),
+    )(guarded(command))
+
+
 for name, module in {
     "build": build,
+    "images": images,
     "import": import_,
     "eval": eval_,
+    "search": search,
+    "explain": explain,
     "demo": demo,
     "list": list_,
     "info": info,
     "verify": verify,
     "diff": diff,
+    "merge": merge,
     "doctor": doctor,
 }.items():
-    app.command(
-        name,
-        help=_paragraphs(module.command.__doc__ or ""),
-        epilog="\n\n".join(("Examples:", *module.EXAMPLES)),
-    )(guarded(module.command))
+    _add(app, name, module.command, module.EXAMPLES)
+for name, modules in {"index": (index, index_tools), "model": (model,)}.items():
+    group = typer.Typer(
+        help=_paragraphs((modules[0].__doc__ or "").partition(": ")[2]),
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+    )
+    for module in modules:
+        for word, (command, examples) in module.SUBCOMMANDS.items():
+            _add(group, word, command, examples)
+    app.add_typer(group, name=name)
 
 
 def _version(wanted: bool) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from m2kr import paths
-from m2kr.build.fetch import plan
+from m2kr.build.download.fetch import plan
 from m2kr.build.manifest import comparable
 from m2kr.build.options import chosen_splits, edition_name, resolve_options, rules_for, variant_of
-from m2kr.build.release import LICENCE, REPO, ReleaseBuilder, size_of
+from m2kr.build.release.route import LICENCE, REPO, ReleaseBuilder, size_of
 from m2kr.cli import output
 from m2kr.sources import Source
 

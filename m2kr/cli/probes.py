@@ -14,8 +14,8 @@ from m2kr.cli import output
 from m2kr.errors import M2KRError, UpstreamError
 
 if TYPE_CHECKING:
-    from m2kr.build.job import Policy
-    from m2kr.build.probe import Probed
+    from m2kr.build.download.job import Policy
+    from m2kr.build.probing.probe import Probed
     from m2kr.build.spec import Asset
 
 log = logging.getLogger("m2kr.cli.probes")
@@ -91,7 +91,7 @@ def _probed(
     assets: Mapping[str, "Sequence[Asset]"], policy: "Policy | None"
 ) -> dict[str, "Probed"]:
     """What was found by file; one that several sources share is asked for once."""
-    from m2kr.build.probe import PATIENCE, probe
+    from m2kr.build.probing.probe import PATIENCE, probe
 
     unique = {asset.name: asset for each in assets.values() for asset in each}
     users = {

@@ -1,21 +1,32 @@
 """Reading the tables of contents of tar and zip archives, and zip members in place."""
 
 import io
+import os
 import struct
-import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from m2kr.data.image_index import DEFLATED, ENCRYPTED, STORED, Entry, Member, Parts
+from m2kr.data.image_index import (
+    DEFLATED,
+    ENCRYPTED,
+    OVERLAPS,
+    STORED,
+    ZIP_HEADER,
+    Entry,
+    Member,
+    Readable,
+)
+from m2kr.data.tar_headers import Damaged, Regular, regular_members
 from m2kr.errors import InputError
 
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LINK, _TYPE = 0o120000, 0o170000
+_MOST_MEMBERS = 50_000_000  # 2.3 GB of index; what has more is taken for a bomb
 
 
 def scan_tar(path: Path) -> Iterator[Member]:
@@ -24,22 +35,22 @@ def scan_tar(path: Path) -> Iterator[Member]:
     Raises:
         InputError: it is cut short or damaged.
     """
-    size = path.stat().st_size
+    for run in tar_runs(path):
+        places = zip(run.names, run.offsets.tolist(), run.sizes.tolist(), strict=True)
+        for name, offset, size in places:
+            yield name.decode("utf-8", "surrogateescape"), offset, size, size, 0, STORED
+
+
+def tar_runs(path: Path) -> Iterator[Regular]:
+    """Regular members of an uncompressed tar, many at a time.
+
+    Raises:
+        InputError: it is cut short or damaged.
+    """
     try:
-        with tarfile.open(path, "r:") as tar:
-            while (member := tar.next()) is not None:
-                # tarfile keeps every member it has seen: gigabytes for a million.
-                tar.members = []  # type: ignore[attr-defined]
-                if member.offset_data + member.size > size:
-                    raise tarfile.ReadError(f"'{member.name}' ends after the file")
-                if member.isreg() and not member.issparse():
-                    yield member.name, member.offset_data, member.size, member.size, 0, STORED
-            end = tar.offset
-        with path.open("rb") as file:
-            file.seek(end)
-            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-                raise tarfile.ReadError(f"no header at offset {end}")
-    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
+        with path.open("rb", buffering=0) as file:
+            yield from regular_members(file.fileno(), os.fstat(file.fileno()).st_size)
+    except (Damaged, OSError) as error:
         raise InputError(
             f"the tar file is damaged: {error}",
             where=str(path),
@@ -51,7 +62,7 @@ def scan_tar(path: Path) -> Iterator[Member]:
 class _Section(io.RawIOBase):
     """A stretch of an archive as a stream."""
 
-    def __init__(self, parts: Parts, start: int, size: int) -> None:
+    def __init__(self, parts: Readable, start: int, size: int) -> None:
         self._parts, self._at, self._end = parts, start, start + size
 
     def readable(self) -> bool:
@@ -64,7 +75,7 @@ class _Section(io.RawIOBase):
         return len(data)
 
 
-def scan_zip(parts: Parts, where: str) -> Iterator[Member]:
+def scan_zip(parts: Readable, where: str) -> Iterator[Member]:
     """File members of a zip, from its central directory; offsets are those of local headers.
 
     Raises:
@@ -73,7 +84,11 @@ def scan_zip(parts: Parts, where: str) -> Iterator[Member]:
     try:
         start, size = _central_directory(parts)
         stream = io.BufferedReader(_Section(parts, start, size), 1 << 20)
+        count = 0
         while header := stream.read(_CENTRAL.size):
+            count += 1
+            if count > _MOST_MEMBERS:
+                raise zipfile.BadZipFile(f"more than {_MOST_MEMBERS:,} members")
             member = _member(header, stream)
             if member is not None:
                 yield member
@@ -86,7 +101,7 @@ def scan_zip(parts: Parts, where: str) -> Iterator[Member]:
         ) from error
 
 
-def _central_directory(parts: Parts) -> tuple[int, int]:
+def _central_directory(parts: Readable) -> tuple[int, int]:
     """Offset and size of the central directory."""
     tail_at = max(0, parts.size - (1 << 16) - _END.size)
     tail = parts.read(tail_at, parts.size - tail_at)
@@ -135,20 +150,20 @@ def _member(header: bytes, stream: IO[bytes]) -> Member | None:
     return name, offset, stored, size, crc, ENCRYPTED if flags & 1 else method
 
 
-def read_zip_member(parts: Parts, entry: Entry) -> bytes:
+def read_zip_member(parts: Readable, entry: Entry) -> bytes:
     """The content of one member, checked against its size and crc.
 
     Raises:
         ValueError: it is damaged, encrypted or packed in a way not supported; says which.
     """
     if entry.method not in (STORED, DEFLATED):
-        packed = "encrypted" if entry.method == ENCRYPTED else f"packed by method {entry.method}"
-        raise ValueError(f"it is {packed}")
-    header = parts.read(entry.offset, 30)
-    if len(header) < 30 or header[:4] != b"PK\3\4":
+        odd = {ENCRYPTED: "is encrypted", OVERLAPS: "shares its bytes with another member"}
+        raise ValueError(f"it {odd.get(entry.method, f'is packed by method {entry.method}')}")
+    header = parts.read(entry.offset, ZIP_HEADER)
+    if len(header) < ZIP_HEADER or header[:4] != b"PK\3\4":
         raise ValueError("its local header is broken")
     n_name, n_extra = struct.unpack_from("<2H", header, 26)
-    data = parts.read(entry.offset + 30 + n_name + n_extra, entry.stored)
+    data = parts.read(entry.offset + ZIP_HEADER + n_name + n_extra, entry.stored)
     if entry.method == DEFLATED:
         try:
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, entry.size + 1)

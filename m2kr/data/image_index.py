@@ -10,25 +10,28 @@ import os
 import struct
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from m2kr import atomic
+from m2kr.data.tar_headers import Regular
 from m2kr.errors import InputError, MissingError
 
 log = logging.getLogger("m2kr.data.images")
 
 # (name, offset, stored bytes, real bytes, crc32, zip compression method)
 Member = tuple[str, int, int, int, int, int]
-STORED, DEFLATED, ENCRYPTED = 0, 8, 99
+STORED, DEFLATED, ENCRYPTED, OVERLAPS = 0, 8, 99, 98  # the last two are ours
 _PACK = struct.Struct("<16sQQQIH")
 _FIELDS = [("hi", "<u8"), ("lo", "<u8"), ("offset", "<u8"), ("stored", "<u8"), ("size", "<u8")]
 _ENTRY = np.dtype([*_FIELDS, ("crc", "<u4"), ("method", "<u2")])
-_VERSION = 1
+_VERSION = 2
+_BULK = 4096
+ZIP_HEADER = 30  # bytes of a local header without name and extra field
 
 Identity = tuple[str, int, int]
 MAX_BYTES = 256 * 1024 * 1024  # of one image file
@@ -104,7 +107,7 @@ class Index:
     """Finds members by name; of two with one name the last counts, as when unpacking.
 
     Args:
-        entries: Packed entries, sorted by hash.
+        entries: Packed entries, sorted by the first half of the hash.
     """
 
     def __init__(self, entries: "np.ndarray[Any, Any]") -> None:
@@ -125,23 +128,90 @@ class Index:
         return None
 
 
-def make_index(members: Iterable[Member]) -> Index:
+def make_index(members: Iterable[Member | Regular]) -> Index:
     """An index of the members of an archive, in the order they are stored."""
+    parts = [_of_tar(m) if isinstance(m, Regular) else _of_members(m) for m in _in_bulk(members)]
+    entries = np.concatenate([np.empty(0, _ENTRY), *parts])
+    parts.clear()
+    # By half of the hash: `Index.find` looks at all that have it, the last one first.
+    return Index(entries[np.argsort(entries["hi"].copy(), kind="stable")])
+
+
+def _in_bulk(members: Iterable[Member | Regular]) -> Iterator[list[Member] | Regular]:
+    """Single members by the thousand; a tar's come together already."""
+    few: list[Member] = []
+    for member in members:
+        if isinstance(member, Regular):
+            yield member
+            continue
+        few.append(member)
+        if len(few) == _BULK:
+            yield few
+            few = []
+    yield few
+
+
+def _of_members(members: list[Member]) -> "np.ndarray[Any, Any]":
     packed = bytearray()
     for name, *place in members:
         plain = plain_name(name)
         if plain is not None:
             packed += _PACK.pack(_digest(plain), *place)
-    entries = np.frombuffer(bytes(packed), _ENTRY)
-    return Index(entries[np.lexsort((entries["lo"], entries["hi"]))])
+    return np.frombuffer(packed, _ENTRY)
+
+
+def _of_tar(members: Regular) -> "np.ndarray[Any, Any]":
+    names, kept = _plain_names(members.names)
+    entries = np.zeros(len(names), _ENTRY)
+    digests = b"".join([hashlib.blake2b(name, digest_size=16).digest() for name in names])
+    pairs = np.frombuffer(digests, "<u8").reshape(-1, 2)
+    entries["hi"], entries["lo"] = pairs[:, 0], pairs[:, 1]
+    entries["offset"] = members.offsets[kept]
+    entries["stored"] = entries["size"] = members.sizes[kept]
+    return entries
+
+
+def _plain_names(names: list[bytes]) -> tuple[list[bytes], "slice | list[int]"]:
+    """Names as `plain_name` has them, and the places of those that can be asked for."""
+    names = [name.removeprefix(b"./") for name in names]
+    together = b"\0".join([b"", *names, b""])
+    # Looked at together: a part that is empty or begins with a point is rare.
+    if not any(odd in together for odd in (b"\0/", b"\0.", b"\0\0", b"//", b"/.", b"/\0")):
+        return names, slice(None)
+    plain = [plain_name(name.decode("utf-8", "surrogateescape")) for name in names]
+    kept = [i for i, name in enumerate(plain) if name is not None]
+    return [name.encode("utf-8", "surrogateescape") for name in plain if name is not None], kept
+
+
+def _new_index(members: Iterable[Member | Regular], *, is_zip: bool) -> Index:
+    index = make_index(members)
+    if is_zip:
+        mark_overlaps(index)
+    return index
+
+
+def mark_overlaps(index: Index) -> None:
+    """Marks members of a zip that run into the next one, as those of bombs do: they can't be read then."""
+    entries = index.entries
+    order = np.argsort(entries["offset"], kind="stable")
+    starts = entries["offset"][order]
+    # Not the one run into: a single member that lies about its size must not spoil the others.
+    room = np.diff(starts, append=np.uint64(1 << 63))
+    runs_over = entries["stored"][order] > room - np.minimum(room, np.uint64(ZIP_HEADER))
+    runs_over[1:] |= starts[1:] == starts[:-1]
+    entries["method"][order[runs_over | (room == 0)]] = OVERLAPS
 
 
 def cached_index(
-    members: Iterable[Member], cache: Path | None, identity: Sequence[object]
+    members: Iterable[Member | Regular],
+    cache: Path | None,
+    identity: Sequence[object],
+    *,
+    is_zip: bool = False,
 ) -> Index:
     """The saved index of a file of this identity, or a new one, saved in ``cache`` if that is given."""
     if cache is None:
-        return make_index(members)
+        return _new_index(members, is_zip=is_zip)
     key = hashlib.sha256(repr((_VERSION, *identity)).encode()).hexdigest()[:32]
     path = cache / f"images-{key}.npy"
     try:
@@ -150,7 +220,7 @@ def cached_index(
             return Index(entries)
     except (OSError, ValueError, EOFError):
         pass  # absent or damaged: made again
-    index = make_index(members)
+    index = _new_index(members, is_zip=is_zip)
     aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -167,11 +237,28 @@ def cached_index(
     return index
 
 
+class Readable(Protocol):
+    """Bytes that can be had from any offset, by any thread."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset``, fewer at the end."""
+        ...
+
+
 class Parts:
     """One file, or several that make one when put end to end, readable at any offset by any thread.
 
     Args:
         paths: The parts in order; opened at once, closed when the object goes.
+
+    Attributes:
+        size: Bytes of all.
+        starts: Offset of each part.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -180,7 +267,7 @@ class Parts:
         except OSError as error:
             raise _gone(error) from error
         sizes = [os.fstat(file.fileno()).st_size for file in self._files]
-        self._starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        self.starts = [sum(sizes[:i]) for i in range(len(sizes))]
         self.size = sum(sizes)
 
     def read(self, offset: int, size: int) -> bytes:
@@ -188,9 +275,9 @@ class Parts:
         chunks: list[bytes] = []
         size = max(0, min(size, self.size - offset)) if offset >= 0 else 0
         while size:
-            part = bisect_right(self._starts, offset) - 1
+            part = bisect_right(self.starts, offset) - 1
             try:
-                chunk = os.pread(self._files[part].fileno(), size, offset - self._starts[part])
+                chunk = os.pread(self._files[part].fileno(), size, offset - self.starts[part])
             except OSError as error:
                 raise _gone(error) from error
             if not chunk:
@@ -225,10 +312,13 @@ class IndexedFile:
         """Path, bytes and latest modification time (ns)."""
         return identity_of(self.files())
 
-    def index(self, scan: Callable[[], Iterable[Member]]) -> Index:
+    def index(
+        self, scan: Callable[[], Iterable[Member | Regular]], *, is_zip: bool = False
+    ) -> Index:
         """The file's index; ``scan`` lists its members if there is none yet."""
         if self._index is None:
             with _lock:
                 if self._index is None:
-                    self._index = cached_index(scan(), self._cache, identity_of(self.files()))
+                    identity = identity_of(self.files())
+                    self._index = cached_index(scan(), self._cache, identity, is_zip=is_zip)
         return self._index

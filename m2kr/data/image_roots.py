@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from m2kr.data.image_archives import read_zip_member, scan_tar, scan_zip
+from m2kr.data.image_archives import read_zip_member, scan_zip, tar_runs
 from m2kr.data.image_index import (
     Entry,
     Identity,
@@ -17,7 +17,9 @@ from m2kr.data.image_index import (
     check_size,
     locked,
 )
+from m2kr.data.image_shards import ShardsRoot, holds_shards
 from m2kr.data.image_tables import ArrowRoot
+from m2kr.data.tar_headers import Regular
 from m2kr.errors import InputError, MissingError
 
 
@@ -43,8 +45,9 @@ def open_root(path: Path, cache: Path | None = None) -> ImageRoot:
     """The root at a path; what it is is read from its first bytes, not from its name.
 
     Args:
-        path: A folder; a zip or uncompressed tar, or a folder inside one (``a.tar/01``); the first
-            part of a zip cut in pieces (``a.zip.001``); an Arrow IPC or Parquet file.
+        path: A folder, of images or of the shards that ``m2kr images`` makes; a zip or uncompressed
+            tar, or a folder inside one (``a.tar/01``); the first part of a zip cut in pieces
+            (``a.zip.001``); an Arrow IPC or Parquet file.
         cache: Folder for the indexes of archives, which are otherwise made anew in every process.
 
     Raises:
@@ -53,7 +56,7 @@ def open_root(path: Path, cache: Path | None = None) -> ImageRoot:
     """
     path = path.expanduser().absolute()
     if path.is_dir():
-        return FolderRoot(path)
+        return ShardsRoot(path, cache) if holds_shards(path) else FolderRoot(path)
     file, inner = path, ""
     while not file.exists() and file != file.parent:
         file, inner = file.parent, f"{file.name}/{inner}"
@@ -72,7 +75,7 @@ def open_root(path: Path, cache: Path | None = None) -> ImageRoot:
     return ArrowRoot(file, kind, cache)
 
 
-_PACKED = {
+PACKED = {
     b"\x1f\x8b": ("gzip", "gunzip -k '{path}'"),
     b"BZh": ("bzip2", "bunzip2 -k '{path}'"),
     b"\xfd7zXZ": ("xz", "unxz -k '{path}'"),
@@ -90,7 +93,7 @@ def _kind(path: Path) -> str:
         raise InputError(
             f"the image root can't be read: {error.strerror}", where=str(path)
         ) from error
-    for magic, (name, command) in _PACKED.items():
+    for magic, (name, command) in PACKED.items():
         if head.startswith(magic):
             raise InputError(
                 f"a {name} file has no random access",
@@ -195,11 +198,11 @@ class ArchiveRoot(IndexedFile):
         return str(Path(path, self._inner)), size, time
 
     def _find(self, name: str) -> Entry | None:
-        return self.index(self._scan).find(self._inner + name)
+        return self.index(self._scan, is_zip=self._kind == "zip").find(self._inner + name)
 
-    def _scan(self) -> Iterator[Member]:
+    def _scan(self) -> Iterator[Member] | Iterator[Regular]:
         if self._kind == "tar":
-            return scan_tar(self.path)
+            return tar_runs(self.path)
         return scan_zip(self._parts(), str(self.path))
 
     def _parts(self) -> Parts:

@@ -83,7 +83,7 @@ class _Chunks:
                 opener = pa.ipc.open_file if start == b"ARROW1" else pa.ipc.open_stream
                 self._table = opener(source).read_all()
                 schema = self._table.schema
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(error) from error
         self._name, self._bytes = _columns(schema, path)
 

@@ -1,25 +1,22 @@
 """Images by relative path, read lazily from folders, archives and Arrow files where they lie."""
 
 import hashlib
-import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from m2kr.data.image_decode import MAX_PIXELS, TOO_MANY_PIXELS, ImageFault, open_rgb
 from m2kr.data.image_index import Identity, locked
+from m2kr.data.image_names import alternatives, checked
 from m2kr.data.image_roots import open_root
 from m2kr.errors import InputError, MissingError, UsageError
 
 Missing = Literal["error", "black", "skip"]
 BLACK_SIZE = (336, 336)
-# Pillow's own hard limit, so that nothing the official pipeline opens is refused.
-MAX_PIXELS = 178_956_970
-# Raster formats only: Pillow would also start Ghostscript for an EPS file.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 
 
 def black_image() -> Image.Image:
@@ -54,7 +51,7 @@ def clean_path(path: str) -> str:
 
 
 def decode(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The RGB image in some bytes. EXIF orientation is left as stored, as the official code does.
+    """The RGB image in some bytes, as `m2kr.data.image_decode` says.
 
     Args:
         data: A whole image file.
@@ -64,25 +61,17 @@ def decode(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image
     Raises:
         InputError: it is too large, cut short, hostile or no image.
     """
-    Image.init()
-    formats = [name for name in _FORMATS if name in Image.OPEN]
     try:
-        with Image.open(io.BytesIO(data), formats=formats) as image:
-            pixels = image.width * image.height
-            if pixels <= max_pixels:
-                return image.convert("RGB")
-    except Exception as error:  # decoders fail on bad bytes in any way they like
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "no image format known" if unknown else str(error) or type(error).__name__
+        return open_rgb(data, max_pixels)[0]
+    except ImageFault as fault:
         raise InputError(
-            f"the image can't be decoded: {reason:.200}",
+            f"the image can't be decoded: {fault.detail}"
+            if fault.rule != TOO_MANY_PIXELS
+            else f"the image is too large: {fault.detail}",
             where=where,
             expected="a whole JPEG, PNG, WebP, GIF, BMP or TIFF file",
             fix="fetch this image again, or take it out of the data",
-        ) from error
-    raise InputError(
-        f"the image has {pixels:,} pixels", where=where, expected=f"at most {max_pixels:,}"
-    )
+        ) from fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +105,8 @@ class ImageStore:
         missing: What `open` does where no root has a path: raise, give a black image, or give None.
         max_pixels: Largest width times height that is decoded.
         cache: Folder in which the indexes of archives are kept between processes.
+        names: Patterns of other names that an image may have, tried where no root has its own; see
+            `m2kr.data.image_names`.
 
     Raises:
         MissingError: a root does not exist.
@@ -129,6 +120,7 @@ class ImageStore:
         missing: Missing = "error",
         max_pixels: int = MAX_PIXELS,
         cache: str | Path | None = None,
+        names: Sequence[str] = (),
     ) -> None:
         if missing not in get_args(Missing):
             raise UsageError(f"missing={missing!r}", expected="one of error, black, skip")
@@ -138,6 +130,7 @@ class ImageStore:
         self.roots = tuple(Path(root) for root in given)
         self.missing = missing
         self.max_pixels = max_pixels
+        self._names = checked(names)
         self.missing_count = 0
 
     def read(self, path: str) -> bytes:
@@ -153,11 +146,11 @@ class ImageStore:
         return data[0]
 
     def _read(self, path: str) -> tuple[bytes, str] | None:
-        name = clean_path(path)
-        for root in self._opened:
-            data = root.read(name)
-            if data is not None:
-                return data, f"{root.path}/{name}"
+        for name in alternatives(clean_path(path), self._names):
+            for root in self._opened:
+                data = root.read(name)
+                if data is not None:
+                    return data, f"{root.path}/{name}"
         return None
 
     def _not_found(self, path: str) -> MissingError:
@@ -181,8 +174,8 @@ class ImageStore:
 
     def exists(self, path: str) -> bool:
         """Whether some root has an image of this path."""
-        name = clean_path(path)
-        return any(root.has(name) for root in self._opened)
+        names = alternatives(clean_path(path), self._names)
+        return any(root.has(name) for name in names for root in self._opened)
 
     def coverage(self, paths: Iterable[str | None]) -> Coverage:
         """How many of the distinct paths are there; nulls mean "no image" and are not counted."""

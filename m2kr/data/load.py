@@ -77,16 +77,23 @@ class Split:
     @cached_property
     def images(self) -> "ImageStore | None":
         """The source's images, or None if it has no image root."""
+        from m2kr.data.image_places import places
         from m2kr.data.images import ImageStore
 
+        source, data_root = self.manifest["source"], self.folder.parent
         named = [self._root(r) for r in self.manifest["image_roots"]]
+        named += places(data_root, source.get("image_store") or source["name"])
         if self.image_roots:  # the user's own may stand in for roots that have moved
             named = [root for root in named if root.exists()]
         roots = [*map(Path, self.image_roots), *named]
         if not roots and not self.manifest["splits"][self.split]["with_image"]:
             return None
-        cache = self.folder.parent / ".cache" / "images"
-        return ImageStore(roots, missing=self.missing_images, cache=cache)
+        return ImageStore(
+            roots,
+            missing=self.missing_images,
+            cache=data_root / ".cache" / "images",
+            names=source.get("image_names", ()),
+        )
 
     @cached_property
     def queries_view(self) -> "Queries":

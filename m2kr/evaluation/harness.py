@@ -16,6 +16,8 @@ from m2kr.evaluation.searching import complete, image_fingerprint, search, setti
 
 if TYPE_CHECKING:
     from m2kr.data.load import Split
+    from m2kr.evaluation.cache import EmbeddingCache
+    from m2kr.search.late.modes import Searching
 
 logger = logging.getLogger("m2kr.evaluation")
 
@@ -28,6 +30,8 @@ def evaluate(
     metrics: str | Sequence[str] = "default",
     workdir: str | Path | None = None,
     out: str | Path | None = None,
+    searching: "Searching | None" = None,
+    cache: "EmbeddingCache | None" = None,
     progress: Progress | None = None,
 ) -> Result:
     """The scores of a retriever on a split.
@@ -39,10 +43,13 @@ def evaluate(
         metrics: ``default``, ``full``, or names such as ``hit_rate@5``.
         workdir: Where the index goes; a temporary folder if absent.
         out: Folder that the result is saved in.
+        searching: How token vectors are searched; see `searching.search`.
+        cache: Where encoded rows are kept across runs.
         progress: Called with stage, rows done and rows in all.
 
     Raises:
-        UsageError: an unknown metric, or one deeper than the search.
+        UsageError: an unknown metric, one deeper than the search, or a search that the retriever
+            doesn't have or that would take too long.
         MissingError: images or a package are not there, or the split has no judgements.
         CheckError: the run lacks queries, or names queries or passages that don't exist.
     """
@@ -50,7 +57,15 @@ def evaluate(
     k = min(k, getattr(retriever, "depth", k))
     chosen = choose(metrics, k)
     answers = answers_of(split)
-    found = search(split, retriever, k=k, workdir=workdir, progress=progress)
+    found = search(
+        split,
+        retriever,
+        k=k,
+        workdir=workdir,
+        searching=searching,
+        cache=cache,
+        progress=progress,
+    )
     with stage(progress, "score", len(split.queries_view)):
         scores = score_run(split, found.run, chosen, answers, k)
     who: dict[str, Any] = {
@@ -59,7 +74,7 @@ def evaluate(
         "modalities": retriever.modalities.as_dict(),
     }
     if any(getattr(retriever, "reused", {}).values()):
-        who["reused"] = dict(getattr(retriever, "reused", {}))
+        who["reused"] = {stage: n for stage, n in getattr(retriever, "reused", {}).items() if n}
     index_bytes = found.index_bytes / len(split.passages_view) if found.index_bytes else None
     result = _result(
         split,
@@ -71,6 +86,7 @@ def evaluate(
         image_fingerprint=image_fingerprint(split, retriever.modalities),
         seconds={**found.seconds, "total": time.perf_counter() - started},
         bytes_per_passage=index_bytes,
+        how=found.how,
     )
     if out is not None:
         logger.info("saved %s", result.save(out))
@@ -110,7 +126,8 @@ def score(
         ),
     }
     seconds = {"encode": 0.0, "index": 0.0, "search": 0.0, "total": time.perf_counter() - started}
-    return _result(split, checked, scores, who, k=depth, seconds=seconds)
+    how = run.metadata.get("search")
+    return _result(split, checked, scores, who, k=depth, seconds=seconds, how=how)
 
 
 def _result(
@@ -124,6 +141,7 @@ def _result(
     images: Mapping[str, Any] | None = None,
     image_fingerprint: str | None = None,
     bytes_per_passage: float | None = None,
+    how: Mapping[str, Any] | None = None,
 ) -> Result:
     manifest = split.manifest
     notes = [manifest["comparable"]] if manifest.get("comparable") else []
@@ -149,6 +167,7 @@ def _result(
         peak_memory_bytes=peak_memory(),
         bytes_per_passage=bytes_per_passage,
         versions=versions(),
+        search=how,
         query_ids=run.query_ids,
         scores=scores.per_query,
         run=run,

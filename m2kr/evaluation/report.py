@@ -20,7 +20,8 @@ LEGEND = (
     "string in the top K. In brackets: 95 % bootstrap intervals."
 )
 
-REUSED = "* in seconds: part of the work was done already by a retriever before it in this process."
+REUSED = "* in seconds: part of the work had been done before, by this process or another run."
+NOT_AUDITED = "recall against exact search unknown (--audit 200 tells)"
 
 
 def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
@@ -37,6 +38,8 @@ def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
         queries = f"all {result.counts['queries']:,}"
         seconds = f"{result.seconds['total']:.1f}" + (" *" if _reuses(result) else "")
         label = str(result.retriever["name"])
+        if result.search_mode != "exact":
+            label += f" ({result.search_mode})"
         body.append([name, label, queries, *cells, coverage(result), seconds])
         for value, n, metrics in _groups(result):
             cells = [interval(metrics.get(m)) for m in shown]
@@ -73,7 +76,32 @@ def notes(results: Sequence[Result]) -> list[str]:
     said = [f"{r.source}: not comparable with published numbers: {r.comparable}" for r in results]
     kept = [note for note, r in zip(said, results, strict=True) if r.comparable]
     shared = [REUSED] if any(map(_reuses, results)) else []
-    return [LEGEND, *shared, *dict.fromkeys(kept)]
+    approximate = [searched(r) for r in results if r.search_mode != "exact"]
+    return [LEGEND, *shared, *approximate, *dict.fromkeys(kept)]
+
+
+def searched(result: Result) -> str:
+    """How a result that isn't exact search's was come by, and what that lost."""
+    search = result.search or {}
+    audit = dict(search.get("audit") or {})
+    queries = audit.pop("queries", 0)
+    lost = ", ".join(f"{share:.3f} {name.removeprefix('recall')}" for name, share in audit.items())
+    recall = f"recall against exact search {lost} ({queries} queries)" if audit else NOT_AUDITED
+    who = f"{result.source}/{result.split}, {result.retriever['name']}"
+    return f"{who}: {result.search_mode} search, not exact; {recall}{_seeds(search)}"
+
+
+def _seeds(search: Mapping[str, Any]) -> str:
+    """Mean and range over several indexes, where more than one was built."""
+    told = search.get("seeds")
+    if not told:
+        return ""
+    each = (
+        f"{SHOWN[name]} {facts['mean']:.4f} ({facts['low']:.4f} to {facts['high']:.4f})"
+        for name, facts in told["metrics"].items()
+        if name in SHOWN
+    )
+    return f"; mean and range over {len(told['seeds'])} indexes: {', '.join(each)}"
 
 
 def _reuses(result: Result) -> bool:

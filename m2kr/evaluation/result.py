@@ -30,7 +30,7 @@ class Result:
         split: Split name.
         edition: Edition that was evaluated.
         retriever: ``name``, ``settings``, ``modalities`` (``query`` and ``passage``) and, where any
-            were, ``reused``: rows by stage that this process had computed before.
+            were, ``reused``: rows by stage that this process, or another run, had computed before.
         k: Depth of the run.
         headline: The metric that the source's paper reports first.
         metrics: By name ``value``, ``low`` and ``high`` (95 % bootstrap interval) and ``n``, the number
@@ -47,6 +47,12 @@ class Result:
         peak_memory_bytes: Highest resident memory of the process so far; None where unknown.
         bytes_per_passage: Size of the index on disk by passages; None where it has none.
         versions: Of Python, the platform and the packages in use.
+        search: How token vectors were searched: ``mode`` (``exact``, ``compressed``, ``official``), all
+            settings of the others with ``index_bytes`` and, if asked for, ``audit`` (``queries`` and
+            the recall against exact search, ``recall@k``) and ``seeds`` (of several indexes the
+            ``mean``, ``low`` and ``high`` of each metric); ``seconds_per_query``,
+            ``cpu_seconds_per_query``, and what it ran on. None for every other kind of retrieval, and
+            in results of older versions.
         files: File names of the run and the per-query scores beside the saved result.
         query_ids: The queries, in the order of ``scores``.
         scores: By metric the per-query scores, NaN where undefined. Saved beside the JSON.
@@ -71,6 +77,7 @@ class Result:
     peak_memory_bytes: int | None
     bytes_per_passage: float | None
     versions: Mapping[str, str]
+    search: Mapping[str, Any] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     query_ids: tuple[str, ...] = field(default=(), repr=False, compare=False)
     scores: "Mapping[str, NDArray[np.float64]]" = field(
@@ -80,9 +87,16 @@ class Result:
 
     @property
     def name(self) -> str:
-        """The stem of its files: ``<source>.<split>.<retriever>``."""
-        parts = (self.source, self.split, str(self.retriever["name"]))
+        """The stem of its files: ``<source>.<split>.<retriever>``, and the search if it isn't exact."""
+        parts = [self.source, self.split, str(self.retriever["name"])]
+        if self.search_mode != "exact":
+            parts.append(self.search_mode)
         return ".".join(re.sub(r"[^\w+-]+", "-", part) or "-" for part in parts)
+
+    @property
+    def search_mode(self) -> str:
+        """``exact``, unless the rankings are those of an approximate search."""
+        return str((self.search or {}).get("mode", "exact"))
 
     def value(self, metric: str) -> float | None:
         """The score of a metric, None if it wasn't computed or is undefined."""

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
-from m2kr.evaluation.retriever import Modalities, Progress, Retriever
+from m2kr.evaluation.retriever import EncoderRetriever, Modalities, Progress, Retriever
 from m2kr.evaluation.run import Run
 from m2kr.fingerprint import images_part
 
 if TYPE_CHECKING:
     from m2kr.data.load import Split
     from m2kr.data.records import Passages, Queries
+    from m2kr.evaluation.cache import EmbeddingCache
+    from m2kr.search.late.modes import Searching
 
 logger = logging.getLogger("m2kr.evaluation")
 
@@ -31,13 +33,15 @@ class Search:
         run: Every query of the split, in its order, cut at k.
         seconds: ``encode``, ``index`` and ``search``.
         images: Coverage and policy, as in `Result.images`.
-        index_bytes: What indexing wrote to disk.
+        index_bytes: What is searched, on disk.
+        how: As `Result.search`.
     """
 
     run: Run
     seconds: Mapping[str, float]
     images: Mapping[str, Any] | None
     index_bytes: int
+    how: Mapping[str, Any] | None = None
 
 
 def search(
@@ -46,12 +50,24 @@ def search(
     *,
     k: int = 500,
     workdir: str | Path | None = None,
+    searching: "Searching | None" = None,
+    cache: "EmbeddingCache | None" = None,
     progress: Progress | None = None,
 ) -> Search:
     """The checked rankings of a retriever on a split; needs no judgements.
 
+    Args:
+        split: A loaded split.
+        retriever: What ranks its pool.
+        k: Depth.
+        workdir: Where the index goes; a temporary folder if absent.
+        searching: How token vectors are searched; by default as the retriever says, which is exactly
+            if nobody told it otherwise.
+        cache: Where encoded rows are kept across runs, for retrievers that say what decides them.
+        progress: Called with stage, rows done and rows in all.
+
     Raises:
-        UsageError: k is not positive.
+        UsageError: k is not positive, or the retriever doesn't search as it is asked to.
         MissingError: images are not there.
         CheckError: the run lacks queries, or names queries or passages that don't exist.
     """
@@ -60,13 +76,14 @@ def search(
     if not len(split.queries_view) or not len(split.passages_view):
         raise InputError("the split has no queries or no passages", where=where(split))
     images = _require_images(split, retriever.modalities)
+    equip(retriever, searching, cache, split.fingerprints)
     if progress is not None and hasattr(retriever, "progress"):
         retriever.progress = progress
     with _folder(workdir) as folder:
         before, clock = _size(folder), time.perf_counter()
         with stage(progress, "index", len(split.passages_view)):
             retriever.index(split.passages_view, workdir=folder)
-        index_bytes, indexed = _size(folder) - before, time.perf_counter()
+        written, indexed = _size(folder) - before, time.perf_counter()
         with stage(progress, "search", len(split.queries_view)):
             run = retriever.search(split.queries_view, k)
         searched = time.perf_counter()
@@ -90,8 +107,37 @@ def search(
         "settings": settings_of(retriever),
         "modalities": retriever.modalities.as_dict(),
     }
+    how = getattr(retriever, "searched", None)
+    # Exact search gives one result, whatever it is done with: only another is worth a word.
+    if how and how["mode"] != "exact":
+        facts["search"] = dict(how)
     checked = complete(split, run, k).named(retriever.name, **facts)
-    return Search(checked, seconds, images, index_bytes)
+    cost = getattr(retriever, "search_cost", {})
+    index_bytes = getattr(retriever, "index_bytes", written)
+    return Search(checked, seconds, images, index_bytes, {**how, **cost} if how else None)
+
+
+def equip(
+    retriever: Retriever,
+    searching: "Searching | None",
+    cache: "EmbeddingCache | None",
+    fingerprints: Mapping[str, str],
+) -> None:
+    """Tells a retriever how to search and where to keep what it encodes.
+
+    Raises:
+        UsageError: it knows one way to search, and another is asked for.
+    """
+    if isinstance(retriever, EncoderRetriever):
+        retriever.cache, retriever.fingerprints = cache, dict(fingerprints)
+        if searching is not None:
+            retriever.searching = searching
+    elif searching is not None and searching.mode != "exact":
+        raise UsageError(
+            f"{retriever.name} has no {searching.mode} search",
+            expected="a late-interaction retriever, such as preflmr",
+            fix="--search exact",
+        )
 
 
 def complete(split: "Split", run: Run, k: int) -> Run:

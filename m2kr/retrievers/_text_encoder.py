@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2kr.errors import MissingError, UsageError
+from m2kr.preflmr.files import packaged
 from m2kr.retrievers._memo import MEMO, digest
-from m2kr.retrievers._packages import file_sha256, package_file, require, version
+from m2kr.retrievers._packages import file_sha256, require, version
 from m2kr.retrievers._threads import spread
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class TextEncoder:
         # The default weights are in the extra that also brings torch: one line installs both.
         require(("torch", "transformers"), "models" if model else "demo", "encoding text")
         self._folder = (
-            package_file(MINILM, "model", "the default text encoder")
+            packaged(MINILM, "model", "the default text encoder")
             if not model
             else Path(model).expanduser()
         )

@@ -7,13 +7,17 @@ from typing import Any
 
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
-from m2kr.evaluation.retriever import Batch, Encoded, EncoderRetriever, Modalities
+from m2kr.evaluation.retriever import Batch, Encoded, EncoderRetriever, Modalities, Side
 from m2kr.evaluation.run import Run
+from m2kr.retrievers import _queries, _text_encoder
 from m2kr.retrievers._memo import MEMO
+from m2kr.retrievers._packages import source_sha256
 from m2kr.retrievers._queries import query_text, without_rankings
 from m2kr.retrievers._text_encoder import text_encoder
 
 logger = logging.getLogger("m2kr.retrievers")
+
+_READ = 1000  # queries at a time
 
 
 class DenseText(EncoderRetriever):
@@ -30,7 +34,7 @@ class DenseText(EncoderRetriever):
         batch_size: Rows handed to the encoder at a time; does not change the vectors.
 
     Attributes:
-        reused: Rows by stage that this process had encoded before.
+        reused: Rows by stage that this process, or another run, had encoded before.
 
     Raises:
         MissingError: torch, transformers or the model is not on this machine.
@@ -55,13 +59,18 @@ class DenseText(EncoderRetriever):
             )
         self._encoder = text_encoder(model, max_length, device)
         self.batch_size = batch_size
-        self.reused: dict[str, int] = {}
-        self._blank: set[str] = set()
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """Model, weights and length."""
         return {**super().settings, **self._encoder.settings}
+
+    def cache_key(self, side: Side) -> Mapping[str, Any] | None:  # noqa: ARG002
+        """Weights, length and type, and the code that runs them; None for weights without a hash."""
+        settings = self._encoder.settings
+        if "weights_sha256" not in settings:
+            return None
+        return settings | {"code": source_sha256(_text_encoder, _queries)}
 
     def encode_document(self, batch: Batch) -> Encoded:
         """Unit vectors of passages."""
@@ -70,30 +79,32 @@ class DenseText(EncoderRetriever):
     def encode_query(self, batch: Batch) -> Encoded:
         """Unit vectors of questions or instructions."""
         texts = [query_text(*both) for both in zip(batch.texts, batch.instructions, strict=True)]
-        self._blank |= {i for i, text in zip(batch.ids, texts, strict=True) if not text}
         return self._vectors("encode query", texts)
 
     def _vectors(self, stage: str, texts: list[str]) -> Encoded:
         before = MEMO.hits
         vectors = self._encoder.encode(texts)
-        self.reused[stage] = self.reused.get(stage, 0) + MEMO.hits - before
+        self.reused = {**self.reused, stage: self.reused.get(stage, 0) + MEMO.hits - before}
         return vectors
 
     def index(self, passages: Passages, *, workdir: Path) -> None:
         """Encodes the pool; see `EncoderRetriever.index`."""
-        self.reused["encode document"] = 0
         super().index(passages, workdir=workdir)
         if self.reused["encode document"]:
             logger.info(
-                "%s: %d of %d passages were encoded before in this process",
+                "%s: %d of %d passages had been encoded before",
                 self.name, self.reused["encode document"], len(passages),
             )  # fmt: skip
 
     def search(self, queries: Queries, k: int) -> Run:
         """Encodes the queries and searches exactly; see `EncoderRetriever.search`."""
-        self.reused["encode query"] = 0
-        self._blank.clear()
-        return without_rankings(super().search(queries, k), self._blank)
+        blank = {
+            row["question_id"]
+            for rows in queries.batches(_READ)
+            for row in rows
+            if not query_text(row["question"], row["instruction"])
+        }
+        return without_rankings(super().search(queries, k), blank)
 
 
 RETRIEVER = DenseText

@@ -65,7 +65,6 @@ class ImageConcepts(EncoderRetriever):
         self._images = image_classifier(device)
         self.concepts = concepts
         self.batch_size = batch_size
-        self.reused: dict[str, int] = {}
         self._imageless: set[str] = set()
 
     @property
@@ -83,7 +82,7 @@ class ImageConcepts(EncoderRetriever):
         """Unit text vectors of passages."""
         before = MEMO.hits
         vectors = self._texts.encode(list(batch.texts))
-        self.reused["encode document"] += MEMO.hits - before
+        self._reuse("encode document", MEMO.hits - before)
         return vectors
 
     def encode_query(self, batch: Batch) -> Encoded:
@@ -92,7 +91,7 @@ class ImageConcepts(EncoderRetriever):
         self._imageless |= {batch.ids[i] for i in range(len(batch)) if i not in set(places)}
         before = MEMO.hits
         found = self._images.probabilities([im for im in batch.images if im is not None])
-        self.reused["encode query"] += MEMO.hits - before
+        self._reuse("encode query", MEMO.hits - before)
         names = _vectors(self._texts, self._names)
         vectors = np.zeros((len(batch), names.shape[1]), np.float32)
         for place, probabilities in zip(places, found, strict=True):
@@ -101,9 +100,11 @@ class ImageConcepts(EncoderRetriever):
             vectors[place] = mean / np.linalg.norm(mean)
         return vectors
 
+    def _reuse(self, stage: str, rows: int) -> None:
+        self.reused = {**self.reused, stage: self.reused.get(stage, 0) + rows}
+
     def index(self, passages: Passages, *, workdir: Path) -> None:
         """Encodes the pool's texts; see `EncoderRetriever.index`."""
-        self.reused = {"encode document": 0, "encode query": 0}
         # Texts are small: more of them at a time keep the cores busy.
         asked, self.batch_size = self.batch_size, max(self.batch_size, _PASSAGES)
         try:
@@ -113,7 +114,6 @@ class ImageConcepts(EncoderRetriever):
 
     def search(self, queries: Queries, k: int) -> Run:
         """Reads the images and searches exactly; see `EncoderRetriever.search`."""
-        self.reused["encode query"] = 0
         self._imageless.clear()
         return without_rankings(super().search(queries, k), self._imageless)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from m2kr.errors import InputError, UsageError
+from m2kr.search.mapped import read_rows
 from m2kr.search.topk import TopK
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def search(
     block, step = _blocks(dim, memory)
     chunk = max(1, memory // 8 // (16 * max(1, dim)))
     for first_row in range(0, len(passages), block):
-        rows = passages[first_row : first_row + block]
+        rows = read_rows(passages, first_row, min(first_row + block, len(passages)))
         spans = _checked_lengths(rows, f"a passage vector from row {first_row} on")
         right = _prepare(rows, spans, similarity)
         for first_query in range(0, len(live), step):

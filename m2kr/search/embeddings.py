@@ -1,7 +1,9 @@
-"""Embeddings on disk: one flat memory-mapped array, and offsets where a row has several vectors."""
+"""Dense embeddings on disk: one memory-mapped array, a row a record. Resumable while it is written."""
 
-import logging
+import json
 import os
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +19,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-logger = logging.getLogger("m2kr.search")
-
-VECTORS, OFFSETS = "vectors.npy", "offsets.npy"
-DENSE_DTYPE, TOKEN_DTYPE = np.dtype("<f4"), np.dtype("<f2")
+VECTORS = "vectors.npy"
+DTYPE = np.dtype("<f4")
+_PARTIAL, _SYNCED = f"{VECTORS}.partial", "synced.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +29,33 @@ class Embeddings:
     """The encoded rows of one side.
 
     Attributes:
-        vectors: (rows x dim) float32 when dense; (all tokens x dim) float16 for late interaction.
-        offsets: None when dense; else row i owns ``vectors[offsets[i]:offsets[i + 1]]``.
+        vectors: (rows x dim) float32.
     """
 
-    vectors: "NDArray[np.floating]"
-    offsets: "NDArray[np.int64] | None" = None
+    vectors: "NDArray[np.float32]"
 
     def __len__(self) -> int:
-        return len(self.vectors) if self.offsets is None else len(self.offsets) - 1
+        return len(self.vectors)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Maps what `EmbeddingWriter` wrote; nothing is read yet."""
-        vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
-        at = folder / OFFSETS
-        return cls(vectors, np.load(at, allow_pickle=False) if at.exists() else None)
+        """Maps what `EmbeddingWriter` wrote; nothing is read yet.
+
+        Raises:
+            InputError: it is no such array.
+        """
+        path = folder / VECTORS
+        try:
+            vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise InputError(f"no array can be read: {error}", where=str(path)) from error
+        if vectors.ndim != 2 or vectors.dtype != DTYPE:
+            raise InputError(
+                f"an array of shape {vectors.shape} and type {vectors.dtype}",
+                where=str(path),
+                expected="2 axes, float32",
+            )
+        return cls(vectors)
 
     def search(
         self,
@@ -54,55 +66,52 @@ class Embeddings:
         similarity: Literal["dot", "cosine"],
         memory: int,
     ) -> "tuple[NDArray[np.int64], NDArray[np.float64]]":
-        """Exact top-k of these (query) embeddings in ``documents``; see `dense.search`, `reference.search`.
+        """Exact top-k of these (query) embeddings in ``documents``; see `dense.search`.
 
         Raises:
-            InputError: one side is dense and the other late interaction, or the dims differ.
+            InputError: the dims differ.
         """
-        if (self.offsets is None) != (documents.offsets is None):
-            raise InputError(
-                "queries and passages are encoded in different forms",
-                expected="a 2-D array on both sides, or a list of 2-D arrays on both",
-            )
         if len(self) and len(documents) and self.vectors.shape[1] != documents.vectors.shape[1]:
             raise InputError(
                 f"query vectors have {self.vectors.shape[1]} dimensions, passage vectors "
                 f"{documents.vectors.shape[1]}",
                 expected="the same on both sides",
             )
-        if self.offsets is None or documents.offsets is None:
-            from m2kr.search import dense
+        from m2kr.search import dense
 
-            return dense.search(
-                self.vectors, documents.vectors, k, ranks, similarity=similarity, memory=memory
-            )
-        from m2kr.search.late import reference
-
-        matrices = [self.vectors[a:b] for a, b in zip(self.offsets, self.offsets[1:], strict=False)]
-        return reference.search(matrices, documents.vectors, documents.offsets, k, ranks)
+        return dense.search(
+            self.vectors, documents.vectors, k, ranks, similarity=similarity, memory=memory
+        )
 
 
 class EmbeddingWriter:
-    """Writes encoded rows as they come, without knowing how many will.
+    """Writes encoded rows as they come, without knowing how many will; use it in ``with``.
 
-    The first row decides the form: 1-D rows are dense (float32), 2-D ones late interaction
-    (float16, all-zero token rows left out). An unfinished folder has no array under its final name.
+    An unfinished folder has no array under its final name.
 
     Args:
-        folder: Where the arrays go; made if need be, old arrays are replaced.
+        folder: Where the array goes; made if need be, an old array is replaced.
+        sync_seconds: Least time between two syncs, behind which a writer that is opened after a kill
+            goes on: with row number `rows`. None for neither.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, sync_seconds: float | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (VECTORS, OFFSETS):
-            (folder / name).unlink(missing_ok=True)
-        self._folder = folder
-        self._aside = folder / f"{VECTORS}.partial"
-        self._file: IO[bytes] = self._aside.open("wb")
-        self._ndim = 0
-        self._dim = 0
-        self._rows = 0
-        self._lengths: list[int] = []
+        (folder / VECTORS).unlink(missing_ok=True)
+        self._folder, self._sync_seconds = folder, sync_seconds
+        self._rows, self._dim = 0, 0
+        if sync_seconds is not None:
+            self._rows, self._dim = _synced(folder)
+        self._aside = folder / _PARTIAL
+        self._aside.touch()
+        self._file: IO[bytes] = self._aside.open("r+b")
+        self._begin()
+        self._when = time.monotonic()
+
+    @property
+    def rows(self) -> int:
+        """Rows written, or found when the writer was opened."""
+        return self._rows
 
     def __enter__(self) -> Self:
         return self
@@ -113,72 +122,86 @@ class EmbeddingWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._file.closed:
+            return
+        if kind is not None and self._sync_seconds is not None:
+            with suppress(OSError):
+                self._sync()
+            self._file.close()
+            return
         self._file.close()
-        self._aside.unlink(missing_ok=True)
+        self._forget()
 
     def append(self, rows: "Sequence[NDArray[Any]]") -> None:
-        """Adds rows: all 1-D, or all 2-D.
+        """Adds rows.
 
         Raises:
             InputError: forms or dimensions are mixed, or a value is too big for the stored type.
         """
         if not len(rows):
             return
-        if not self._ndim:
-            self._ndim, self._dim = rows[0].ndim, rows[0].shape[-1]
-            self._header()
+        if not self._dim:
+            self._dim = rows[0].shape[-1]
+            self._begin()
         for row in rows:
-            if row.ndim not in (1, 2) or row.ndim != self._ndim or row.shape[-1] != self._dim:
+            if row.shape != (self._dim,):
                 raise InputError(
-                    f"a row is encoded with shape {row.shape} after rows of {self._ndim} axes and "
-                    f"{self._dim} dimensions",
+                    f"a row is encoded with shape {row.shape} after rows of {self._dim} dimensions",
                     expected="a 2-D array, or a list of 2-D arrays, with one dim throughout",
                 )
-        stored = self._stored(np.stack(rows) if self._ndim == 1 else np.concatenate(rows))
-        if self._ndim == 2:
-            real = stored.any(axis=1)
-            starts = np.cumsum([0, *map(len, rows)])
-            kept = np.concatenate([[0], np.cumsum(real)])
-            self._lengths.extend(np.diff(kept[starts]).tolist())
-            stored = stored[real]
-        self._rows += len(stored)
-        self._file.write(stored.tobytes())
-
-    def _stored(self, vectors: "NDArray[Any]") -> "NDArray[np.floating]":
-        dtype = TOKEN_DTYPE if self._ndim == 2 else DENSE_DTYPE
         with np.errstate(over="ignore"):
-            stored: NDArray[np.floating] = vectors.astype(dtype)
+            stored = np.stack(rows).astype(DTYPE)
         if not np.isfinite(stored).all():
             raise InputError(
-                f"an encoded value is NaN, infinite or too big for {dtype.name}",
-                expected=f"at most {np.finfo(dtype).max}; normalise the vectors",
+                f"an encoded value is NaN, infinite or too big for {DTYPE.name}",
+                expected=f"at most {np.finfo(DTYPE).max}; normalise the vectors",
             )
-        return stored
+        self._file.write(stored.tobytes())
+        self._rows += len(stored)
+        if self._sync_seconds is not None and time.monotonic() - self._when >= self._sync_seconds:
+            self._sync()
+
+    def _begin(self) -> None:
+        """Goes behind the rows that are there, and cuts off what follows."""
+        end = self._header() + self._rows * self._dim * DTYPE.itemsize
+        self._file.truncate(end)
+        self._file.seek(end)
+
+    def _sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        atomic.write_json(self._folder / _SYNCED, {"rows": self._rows, "dim": self._dim})
+        self._when = time.monotonic()
 
     def _header(self) -> int:
         """Writes the header; numpy pads it, so that the same bytes fit any number of rows."""
         self._file.seek(0)
-        shape = (self._rows, self._dim)
-        dtype = TOKEN_DTYPE if self._ndim == 2 else DENSE_DTYPE
-        layout = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+        layout = {"descr": DTYPE.str, "fortran_order": False, "shape": (self._rows, self._dim)}
         np.lib.format.write_array_header_1_0(self._file, layout)
         return self._file.tell()
 
+    def _forget(self) -> None:
+        self._aside.unlink(missing_ok=True)
+        (self._folder / _SYNCED).unlink(missing_ok=True)
+
     def close(self) -> Embeddings:
-        """Finishes the files and maps them."""
-        if not self._ndim:
-            self._header()
+        """Finishes the file and maps it."""
         self._header()
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        if self._ndim == 2:
-            offsets = np.concatenate([[0], np.cumsum(self._lengths)]).astype(np.int64)
-            aside = self._folder / f"{OFFSETS}.partial"
-            with aside.open("wb") as file:
-                np.save(file, offsets)
-                file.flush()
-                os.fsync(file.fileno())
-            atomic.replace(aside, self._folder / OFFSETS)
         atomic.replace(self._aside, self._folder / VECTORS)
+        self._forget()
         return Embeddings.open(self._folder)
+
+
+def _synced(folder: Path) -> tuple[int, int]:
+    """Rows and dim that a killed writer had synced; zeros where there is nothing to go on with."""
+    try:
+        found = json.loads((folder / _SYNCED).read_bytes())
+        rows, dim = int(found["rows"]), int(found["dim"])
+        size = (folder / _PARTIAL).stat().st_size
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, 0
+    whole = rows >= 0 and dim > 0 and size >= rows * dim * DTYPE.itemsize
+    return (rows, dim) if whole else (0, 0)

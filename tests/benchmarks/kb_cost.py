@@ -18,7 +18,8 @@ from typing import BinaryIO
 import numpy as np
 import orjson
 
-from m2kr.build.json_stream import object_members
+from m2kr.build.formats.json_stream import object_members
+from m2kr.evaluation.environment import peak_memory
 
 TURN = 1_000
 LONGEST = 200_000
@@ -113,20 +114,9 @@ def stream(path: Path, articles: int) -> dict:
     return {"ours": sum(ours), "bare": sum(bare), "speed": speed}
 
 
-def peak() -> int:
-    """Peak resident bytes of this process; ru_maxrss would start at its parent's."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
-
-
 if __name__ == "__main__":
     step, where, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     steps = {f.__name__: f for f in (write, stream)}
-    imports = peak()
+    imports = peak_memory()
     result = steps[step](where, count)
-    print(json.dumps(result | {"peak": peak(), "over_imports": peak() - imports}))
+    print(json.dumps(result | {"peak": peak_memory(), "over_imports": peak_memory() - imports}))

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from pool_cost import peak
 
 from m2kr.build.phrases import PhraseIndex
+from m2kr.evaluation.environment import peak_memory
 
 WORDS = 100
 CHUNK = 10_000
@@ -147,11 +147,11 @@ def bm25s(folder: Path, rows: int) -> dict:
     for batch in batches(folder):
         pairs = zip(batch["title"].to_pylist(), batch["text"].to_pylist(), strict=True)
         texts += [f"{title} {text}" for title, text in pairs]
-    imports, start = peak(), time.perf_counter()
+    imports, start = peak_memory(), time.perf_counter()
     tokens = rival.tokenize(texts, stopwords=None, show_progress=False)
     retriever = rival.BM25()
     retriever.index(tokens, show_progress=False)
-    result: dict = {"seconds": time.perf_counter() - start, "over_texts": peak() - imports}
+    result: dict = {"seconds": time.perf_counter() - start, "over_texts": peak_memory() - imports}
     retriever.save(folder / "bm25s")
     result["bytes"] = sum(f.stat().st_size for f in (folder / "bm25s").iterdir())
     for kind, asked in queries(folder).items():
@@ -165,4 +165,4 @@ def bm25s(folder: Path, rows: int) -> dict:
 if __name__ == "__main__":
     step, where, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     steps = {f.__name__: f for f in (corpus, index, search, scan, bm25s)}
-    print(json.dumps(steps[step](where, count) | {"peak": peak()}))
+    print(json.dumps(steps[step](where, count) | {"peak": peak_memory()}))

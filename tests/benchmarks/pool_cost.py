@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import random
-import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ import pyarrow as pa
 from m2kr.build.run import build
 from m2kr.build.spec import Asset, BuildContext
 from m2kr.build.write import SHARD_ROWS, TableWriter
+from m2kr.evaluation.environment import peak_memory
 from m2kr.schema import BATCH_ROWS, arrow_schema, columns
 from m2kr.sources import Source
 
@@ -64,15 +64,6 @@ class PoolBuilder:
 
     def queries(self, ctx: BuildContext, split: str) -> list[dict]:
         return [{"question_id": "q", "question": "tin?", "pos_item_ids": ["7"]}]
-
-
-def peak() -> int:
-    """Peak resident bytes of this process; ru_maxrss would start at its parent's."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
 
 
 def write(folder: Path, rows: int) -> dict:
@@ -118,13 +109,13 @@ def open_pool(folder: Path, rows: int) -> dict:
     import m2kr.data.lookup
     import m2kr.data.records
 
-    imports, start = peak(), time.perf_counter()
+    imports, start = peak_memory(), time.perf_counter()
     split = m2kr.load("pool", data=folder)
     found = [split.passage(i) for i in wanted(rows)]
     seconds = time.perf_counter() - start
     if [p["passage_id"] for p in found] != wanted(rows):
         raise SystemExit("wrong passages")
-    return {"seconds": seconds, "over_imports": peak() - imports}
+    return {"seconds": seconds, "over_imports": peak_memory() - imports}
 
 
 def beir_file(folder: Path, rows: int) -> dict:
@@ -137,7 +128,7 @@ def beir_file(folder: Path, rows: int) -> dict:
 
 
 def beir(folder: Path, rows: int) -> dict:
-    imports, start = peak(), time.perf_counter()
+    imports, start = peak_memory(), time.perf_counter()
     corpus: dict[str, dict] = {}
     with (folder / "corpus.jsonl").open() as file:
         for line in file:
@@ -145,10 +136,10 @@ def beir(folder: Path, rows: int) -> dict:
             corpus[row["_id"]] = {"text": row["text"], "title": row["title"]}
     texts = [corpus[i]["text"] for i in wanted(rows)]
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "over_imports": peak() - imports, "read": len(texts)}
+    return {"seconds": seconds, "over_imports": peak_memory() - imports, "read": len(texts)}
 
 
 if __name__ == "__main__":
     step, where, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     steps = {f.__name__: f for f in (write, open_pool, beir_file, beir, build_pool)}
-    print(json.dumps(steps[step](where, count) | {"peak": peak()}))
+    print(json.dumps(steps[step](where, count) | {"peak": peak_memory()}))

@@ -1,28 +1,13 @@
 """Streaming a knowledge base, against a bare orjson on pieces cut beforehand, in one run."""
 
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from own_process import cost
 
 STEPS = Path(__file__).with_name("kb_cost.py")
 GB = 10**9
-
-
-def cost(step: str, file: Path, articles: int) -> dict:
-    done = subprocess.run(
-        [sys.executable, str(STEPS), step, str(file), str(articles)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    print(f"{step} {articles:,}: {result}")
-    return result
 
 
 @pytest.mark.parametrize(
@@ -32,8 +17,8 @@ def test_kb(tmp_path: Path, articles: int) -> None:
     if shutil.disk_usage(tmp_path).free < articles * 12_000:
         pytest.skip("not enough disk space")
     file = tmp_path / "kb.json"
-    written = cost("write", file, articles)
-    streamed = cost("stream", file, articles)
+    written = cost(STEPS, "write", file, articles)
+    streamed = cost(STEPS, "stream", file, articles)
     file.unlink()
     print(
         f"{written['bytes'] / GB:.2f} GB: {streamed['speed']:.2f} of a bare orjson.loads, "

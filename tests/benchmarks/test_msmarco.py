@@ -1,31 +1,16 @@
 """MSMARCO from a true-format tarball against plain gunzip and pyarrow's CSV reader, in one run."""
 
-import json
 import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from own_process import cost
 
 STEPS = Path(__file__).with_name("tsv_cost.py")
 GB = 10**9
 MSMARCO = 8_841_823
 WHOLE = bool(os.environ.get("M2KR_WHOLE"))  # the 8.8 M passages, by option
-
-
-def cost(step: str, folder: Path, rows: int) -> dict:
-    done = subprocess.run(
-        [sys.executable, str(STEPS), step, str(folder), str(rows)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    print(f"{step} {rows:,}: {result}")
-    return result
 
 
 @pytest.mark.parametrize(
@@ -38,11 +23,11 @@ def cost(step: str, folder: Path, rows: int) -> dict:
     ids=["small", "million", *(["whole"] if WHOLE else [])],
 )
 def test_msmarco(tmp_path: Path, rows: int, rounds: int) -> None:
-    cost("make", tmp_path, rows)
+    cost(STEPS, "make", tmp_path, rows)
     seen: dict[str, list[dict]] = {"rival": [], "ours": [], "pool_table": [], "build": []}
     for _ in range(rounds):
         for step, results in seen.items():
-            results.append(cost(step, tmp_path, rows))
+            results.append(cost(STEPS, step, tmp_path, rows))
     for step in ("ours", "pool_table", "build"):
         assert all(result["peak"] <= 1 * GB for result in seen[step])
         assert all(result["rows"] == rows for result in seen[step])

@@ -1,40 +1,24 @@
 """Phrase search on a Zipf corpus, beside bm25s on the same corpus and queries, in one run."""
 
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from own_process import cost
 
 STEPS = Path(__file__).with_name("phrase_cost.py")
 GB, MB = 10**9, 10**6
 PSGS_W100 = 21_015_324
 
 
-def cost(step: str, folder: Path, rows: int) -> dict:
-    done = subprocess.run(
-        [sys.executable, str(STEPS), step, str(folder), str(rows)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    print(f"{step} {rows:,}: {result}")
-    return result
-
-
-@pytest.mark.parametrize(
-    "rows", [30_000, pytest.param(1_000_000, marks=pytest.mark.slow)], ids=["small", "million"]
-)
+@pytest.mark.parametrize("rows", [30_000, 1_000_000], ids=["small", "million"])
+@pytest.mark.slow
 def test_phrases(tmp_path: Path, rows: int) -> None:
-    made = cost("corpus", tmp_path, rows)
-    built = cost("index", tmp_path, rows)
-    ours = cost("search", tmp_path, rows)
-    truth = cost("scan", tmp_path, rows)
-    rival = cost("bm25s", tmp_path, rows)
+    made = cost(STEPS, "corpus", tmp_path, rows)
+    built = cost(STEPS, "index", tmp_path, rows)
+    ours = cost(STEPS, "search", tmp_path, rows)
+    truth = cost(STEPS, "scan", tmp_path, rows)
+    rival = cost(STEPS, "bm25s", tmp_path, rows)
     shutil.rmtree(tmp_path)
 
     scale = PSGS_W100 / rows

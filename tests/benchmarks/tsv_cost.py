@@ -21,18 +21,18 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
-from pool_cost import peak
 from upstream import cached_msmarco
 
 from m2kr import sources
-from m2kr.build.archives import members
-from m2kr.build.delimited import Fault, read_tsv
-from m2kr.build.fetch import fetch
+from m2kr.build.archive.members import members
+from m2kr.build.download.fetch import fetch
+from m2kr.build.formats.delimited import Fault, read_tsv
 from m2kr.build.options import resolve_options
 from m2kr.build.run import build
 from m2kr.build.spec import Asset
 from m2kr.build.tables import Choices, TableJob, build_table
 from m2kr.build.write import TableWriter
+from m2kr.evaluation.environment import peak_memory
 from m2kr.progress import Silent
 from m2kr.schema import arrow_schema, columns
 
@@ -162,4 +162,4 @@ if __name__ == "__main__":
     steps = {f.__name__: f for f in (make, ours, rival, pool_table)}
     steps["build"] = build_all
     result = steps[step](where, count)
-    print(json.dumps(result | {"cpu": time.process_time(), "peak": peak()}))
+    print(json.dumps(result | {"cpu": time.process_time(), "peak": peak_memory()}))

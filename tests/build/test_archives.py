@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.build.archives import Limits, members, read_member
+from m2kr.build.archive.members import Limits, members, read_member
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError
 
 KINDS = ["tar", "tar.gz", "zip"]
@@ -241,7 +241,7 @@ def test_zip_members_that_share_their_bytes_are_refused(tmp_path):
     count = 200
     end = end[:4] + struct.pack("<HHI", count, count, count * (len(entry) + 4)) + end[12:]
     path = save(tmp_path, head + (b"PK\x01\x02" + entry) * count + b"PK\x05\x06" + end)
-    with pytest.raises(InputError, match="over 300 times"):
+    with pytest.raises(InputError, match="shares its bytes with another"):
         list(members(path))
 
 
@@ -264,7 +264,7 @@ def test_a_tar_member_of_negative_size_ends_no_loop(packed, tmp_path):
 
 @pytest.mark.parametrize(
     "data", [b"", b"<html>not found</html>", b"PK", b"PK\x03\x04rubbish", b"\x1f\x8b", bytes(100),
-     b"x" * 4096,             gzip.compress(b"one,two\n" * 900)],
+     b"x" * 4096,             gzip.compress(b"one,two\n" * 900, mtime=0)],
 )  # fmt: skip
 def test_what_is_no_archive_is_said_to_be_none(data, tmp_path):
     path = save(tmp_path, data)
@@ -346,12 +346,13 @@ def test_a_long_tar_is_streamed_in_constant_memory(tmp_path):
         file.write(squeeze.compress(bytes(1024)) + squeeze.flush())
     code = textwrap.dedent(
         """
-        import resource, sys
+        import sys
         from pathlib import Path
-        from m2kr.build.archives import members
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        from m2kr.build.archive.members import members
+        from m2kr.evaluation.environment import peak_memory
+        before = peak_memory()
         print(sum(1 for _ in members(Path(sys.argv[1]))))
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        print((peak_memory() - before) // 1024)
         """
     )
     command = [sys.executable, "-c", code, str(path)]

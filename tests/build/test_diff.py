@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from conftest import Cli
 
-from m2kr.build.diff import SourceDiff, diff
-from m2kr.build.diff_names import find_versions
+from m2kr.build.compare.diff import SourceDiff, diff
+from m2kr.build.compare.names import find_versions
 from m2kr.build.run import build
 from m2kr.build.spec import BuildContext
 from m2kr.build.tables import read_batches
@@ -219,8 +219,8 @@ def test_positives_are_sets_and_answers_are_lists(tmp_path: Path) -> None:
 def test_order_and_shards_do_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
 ) -> None:
-    monkeypatch.setattr("m2kr.build.diff_rows.BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr("m2kr.build.diff_rows.SLICE_ROWS", 13)
+    monkeypatch.setattr("m2kr.build.compare.rows.BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("m2kr.build.compare.rows.SLICE_ROWS", 13)
     plain = Made(passages(500), queries(80))
     make(plain, tmp_path, "a")
     draw = random.Random(3)
@@ -470,7 +470,7 @@ def test_one_hash_for_two_ids_is_no_match(tmp_path: Path, monkeypatch: pytest.Mo
         index = np.load(path)
         index["hash"][index["row"] == 99] = 2**63
         np.save(path, np.sort(index, order="hash"))
-    monkeypatch.setattr("m2kr.build.diff_rows.id_hash", lambda _: 2**63)
+    monkeypatch.setattr("m2kr.build.compare.rows.id_hash", lambda _: 2**63)
     ((a, b),) = find_versions("a", "b", tmp_path)
     table = by_name(diff(a, b))["TOY_passages/test_passages"]
     assert [i for i, _ in table.only_a.examples + table.only_b.examples] == ["p99", "P99"]
@@ -481,16 +481,14 @@ COST = """
 import json, sys, time
 from pathlib import Path
 import datasets, numpy, pyarrow.compute, rich.table
-from m2kr.build.diff import diff
-from m2kr.build.diff_names import find_versions
-def peak():
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
-    return int(line.split()[1]) // 1024
-imports, start = peak(), time.perf_counter()
+from m2kr.build.compare.diff import diff
+from m2kr.build.compare.names import find_versions
+from m2kr.evaluation.environment import peak_memory
+imports, start = peak_memory(), time.perf_counter()
 found = diff(*find_versions("a", "b", Path(sys.argv[1]))[0])
 t = next(t for t in found.tables if t.kind == "passages")
 print(json.dumps({
-    "seconds": time.perf_counter() - start, "mb": peak() - imports, "order": t.same_order,
+    "seconds": time.perf_counter() - start, "mb": (peak_memory() - imports) >> 20, "order": t.same_order,
     "changed": t.changed, "only_a": t.only_a.rows, "only_b": t.only_b.rows,
 }))
 """

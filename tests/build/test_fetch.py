@@ -19,7 +19,7 @@ from faulty_server import FOREVER, Fault, FaultyServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.build.fetch import Policy, fetch, headers_for, plan, sha256_file, sha256_of
+from m2kr.build.download.fetch import Policy, fetch, headers_for, plan, sha256_file, sha256_of
 from m2kr.build.spec import Asset
 from m2kr.errors import CheckError, InputError, M2KRError, MissingError, UpstreamError
 

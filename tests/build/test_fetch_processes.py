@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from faulty_server import FOREVER, Fault, FaultyServer
 
-from m2kr.build.fetch import Policy, fetch
+from m2kr.build.download.fetch import Policy, fetch
 from m2kr.build.spec import Asset
 from m2kr.errors import M2KRError
 
@@ -27,7 +27,7 @@ CHILD = textwrap.dedent(
     """
     import json, logging, resource, sys
     from pathlib import Path
-    from m2kr.build.fetch import Policy, fetch
+    from m2kr.build.download.fetch import Policy, fetch
     from m2kr.build.spec import Asset
     from m2kr.errors import M2KRError
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import m2kr
-from m2kr.build.fields import passage_row, query_row
-from m2kr.build.importer import import_files
-from m2kr.build.qrels import qrels_file, read_qrels
-from m2kr.build.readers import record_file
+from m2kr.build.imports.fields import passage_row, query_row
+from m2kr.build.imports.importer import import_files
+from m2kr.build.imports.qrels import qrels_file, read_qrels
+from m2kr.build.imports.readers import record_file
 from m2kr.data.load import load
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError
 from m2kr.instructions import TEMPLATES
@@ -277,7 +277,11 @@ def test_parquet_nan_and_null_are_absent(tmp_path):
         ("p.jsonl", b"[" * 100_000, ["line 1", "nested too deeply"]),
         ("p.jsonl", b'{"id":' + b"9" * 5000 + b"}", ["line 1"]),
         ("p.jsonl", b'{"id":"a","text":"' + b"x" * (17 << 20) + b'"}', ["line 1", "too long"]),
-        ("p.jsonl.gz", gzip.compress(b'{"id":"a","text":"t"}\n' * 9)[:-9], ["can't be read"]),
+        (
+            "p.jsonl.gz",
+            gzip.compress(b'{"id":"a","text":"t"}\n' * 9, mtime=0)[:-9],
+            ["can't be read"],
+        ),
         ("p.jsonl.gz", b"plain", ["line 1", "can't be read"]),
         ("p.csv", b"id,text\na,t,more\n", ["line 2", "3 cells", "2, as the header: id, text"]),
         ("p.csv", b"id,id\na,t\n", ["line 1", "double name"]),
@@ -337,8 +341,8 @@ def test_a_misspelt_field_is_pointed_out(tmp_path, files, caplog):
 
 
 def test_several_splits_in_processes_of_their_own(tmp_path, files):
-    from m2kr.build.imported import ImportedBuilder
-    from m2kr.build.layout import Layout, SplitFiles
+    from m2kr.build.imports.imported import ImportedBuilder
+    from m2kr.build.imports.layout import Layout, SplitFiles
     from m2kr.build.run import build
 
     passages, queries = map(record_file, files)

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.build import json_stream
-from m2kr.build.json_stream import array_items, object_members
+from m2kr.build.formats import json_stream
+from m2kr.build.formats.json_stream import array_items, object_members
 from m2kr.errors import InputError
 
 VALUES = st.recursive(

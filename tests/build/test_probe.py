@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from m2kr import sources
-from m2kr.build.fetch import Policy
-from m2kr.build.probe import HEAD_BYTES, Probed, probe
-from m2kr.build.probe_parse import Seen, rows_in
-from m2kr.build.probe_unpack import Drift
-from m2kr.build.release import ReleaseBuilder
+from m2kr.build.download.fetch import Policy
+from m2kr.build.probing.parse import Seen, rows_in
+from m2kr.build.probing.probe import HEAD_BYTES, Probed, probe
+from m2kr.build.probing.unpack import Drift
+from m2kr.build.release.route import ReleaseBuilder
 from m2kr.build.spec import Asset, Shape
 from m2kr.cli import probes
 from m2kr.cli.main import app
@@ -242,7 +242,7 @@ def test_a_list_cut_off_behind_its_end() -> None:
         (table(3) + b"a,b\n" + table(3), "t.csv", CSV, "row 4: 2 cells instead of 3"),
         (table(3) + b'a,b,"c', "t.csv", CSV, "record 4: a quoted cell of this record has no clos"),
         (table(0), "t.csv", CSV, "no rows; expected a header and rows of 3 cells"),
-        (gzip.compress(table(9)), "t.tsv.gz", TABBED, "the header is"),
+        (gzip.compress(table(9), mtime=0), "t.tsv.gz", TABBED, "the header is"),
         (
             lines(3) + lines(1, ("data_id", "q")),
             "v.jsonl",
@@ -273,13 +273,18 @@ def test_a_list_cut_off_behind_its_end() -> None:
         (b"12", "q.json", LIST, "it begins with '12'; expected JSON objects"),
         (b"", "q.json", LIST, "no rows"),
         (tar({"other.tsv": tsv(4)}), "c.tar.gz", TSV, "no 'collection.tsv' in this archive; seen"),
-        (gzip.compress(tsv(4000)), "c.tar.gz", TSV, "no tar archive in this gzip file"),
+        (gzip.compress(tsv(4000), mtime=0), "c.tar.gz", TSV, "no tar archive in this gzip file"),
         (tsv(100), "c.tar.gz", TSV, "no archive: it begins with"),
         (lines(10), "v.jsonl.gz", LINES, "no gzip file: it begins with '{"),
-        (gzip.compress(lines(10)), "v.jsonl", LINES, "a gzip file; expected plain text"),
+        (gzip.compress(lines(10), mtime=0), "v.jsonl", LINES, "a gzip file; expected plain text"),
         (zipped({"v.jsonl": lines(10)}), "v.jsonl", LINES, "a zip archive; expected plain text"),
-        (gzip.compress(lines(10))[:-20], "v.jsonl.gz", LINES, "the gzip data end too early"),
-        (gzip.compress(lines(10)) + b"more", "v.jsonl.gz", LINES, "gzip data are damaged"),
+        (
+            gzip.compress(lines(10), mtime=0)[:-20],
+            "v.jsonl.gz",
+            LINES,
+            "the gzip data end too early",
+        ),
+        (gzip.compress(lines(10), mtime=0) + b"more", "v.jsonl.gz", LINES, "gzip data are damaged"),
         (b"GIF89a" * 200, "images.zip", None, "no archive: it begins with 'GIF89aGIF"),
     ],
 )
@@ -332,11 +337,11 @@ def test_a_member_behind_the_first_mb_is_no_drift() -> None:
 
 
 def test_bombs_are_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("m2kr.build.probe_unpack.INFLATED", 3 * MB)
-    monkeypatch.setattr("m2kr.build.probe_parse.PARSED", 2 * MB)
+    monkeypatch.setattr("m2kr.build.probing.unpack.INFLATED", 3 * MB)
+    monkeypatch.setattr("m2kr.build.probing.parse.PARSED", 2 * MB)
     bomb, shape = b"1\t2\n" * 2 * MB, Shape("tsv", ("a", "b"))
     for data, name in (
-        (gzip.compress(bomb, 1), "c.tsv.gz"),
+        (gzip.compress(bomb, 1, mtime=0), "c.tsv.gz"),
         (zipped({"c.tsv": bomb}), "c.zip"),
         (tar({"c.tsv": bomb}), "c.tgz"),
     ):
@@ -417,7 +422,7 @@ def test_small_files_without_a_length_are_whole(server: FaultyServer) -> None:
 def test_a_slow_server_is_parsed_as_far_as_it_came(
     server: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m2kr.build.probe.SECONDS", 0.05)
+    monkeypatch.setattr("m2kr.build.probing.probe.SECONDS", 0.05)
     server.files["/a.jsonl"] = BIG_LINES
     server.fail("/a.jsonl", Fault(drip=2000))
     found = one(asked(server))

@@ -19,9 +19,9 @@ from datasets import DatasetDict, load_dataset
 
 import m2kr
 from m2kr import sources
-from m2kr.build import release_files
 from m2kr.build.registry import registered_templates
-from m2kr.build.release import ReleaseBuilder
+from m2kr.build.release import files as release_files
+from m2kr.build.release.route import ReleaseBuilder
 from m2kr.build.routes import builder_for
 from m2kr.build.run import Built, build
 from m2kr.build.spec import templates_of
@@ -361,6 +361,32 @@ def test_repairs_are_in_the_ledger_with_file_and_row(root: Path) -> None:
 ONE = "00000-of-00001.parquet"
 
 
+def test_a_positive_with_another_text_than_the_pools_is_repaired(
+    files: Path, root: Path, tmp_path: Path
+) -> None:
+    folder = fixture.write_release(tmp_path / "other", sources=("kvqa",))
+    path = folder / f"KVQA_data/test-{ONE}"
+    table = pq.read_table(path)
+    texts = table["pos_item_contents"].to_pylist()
+    texts[1][0] = "Not what the pool says."
+    at = table.schema.get_field_index("pos_item_contents")
+    field = table.schema.field(at)
+    pq.write_table(
+        table.set_column(at, field, pa.chunked_array([pa.array(texts, field.type)])), path
+    )
+    made("kvqa", folder, tmp_path, any_counts=True)
+    assert rows_of(tmp_path, "KVQA_data/test") == rows_of(root, "KVQA_data/test")
+    (row,) = [r for r in ledger(tmp_path, "KVQA") if "pool's" in r["rule"]]
+    assert row == {
+        "table": "KVQA_data/test",
+        "action": "repaired",
+        "rule": "a positive's text is not the pool's",
+        "file": f"test-{ONE}",
+        "row": 2,
+        "detail": table["pos_item_ids"][1][0].as_py(),
+    }
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_every_row_of_every_file_is_accounted_for(root: Path, files: Path, name: str) -> None:
     manifest = m2kr.load(name, next(iter(sources.builder(name).SOURCE.pools)), data=root).manifest
@@ -531,9 +557,6 @@ def test_choices_that_do_not_go_together_are_refused(files: Path) -> None:
     assert "--route release" in str(caught.value)
     with pytest.raises(UsageError, match="leave --route out"):
         builder_for("evqa", route="release", align=True)
-    with pytest.raises(UsageError, match="sources route of kvqa is not written yet") as caught:
-        builder_for("kvqa")
-    assert caught.value.fix == "m2kr build kvqa --route release"
 
 
 # -- Instructions -------------------------------------------------------------------------------
@@ -656,8 +679,8 @@ def test_limit_keeps_positives(files: Path, tmp_path: Path) -> None:
 KILLED = """
 import sys, time
 from pathlib import Path
-from m2kr.build import release_rows
-from m2kr.build.release import ReleaseBuilder
+from m2kr.build.release import rows as release_rows
+from m2kr.build.release.route import ReleaseBuilder
 from m2kr.build.run import build
 
 def slow(*args, **kwargs):

@@ -12,8 +12,8 @@ import release_fixture as fixture
 from hub_server import HubServer
 
 import m2kr
-from m2kr.build import hub
-from m2kr.build.release import INSTEAD, REPO, REVISION, ReleaseBuilder
+from m2kr.build.download import hub
+from m2kr.build.release.route import INSTEAD, REPO, REVISION, ReleaseBuilder
 from m2kr.build.run import build
 from m2kr.errors import CheckError
 
@@ -134,7 +134,7 @@ def test_the_manifest_names_the_commit_of_a_branch(
 
 SNAPSHOTS = """
 import json, sys
-from m2kr.build import hub
+from m2kr.build.download import hub
 from m2kr.errors import M2KRError
 
 for repo, revision in json.loads(sys.argv[1]):

@@ -116,6 +116,7 @@ def test_jobs_and_hash_seed_do_not_change_a_byte(tmp_path: Path) -> None:
     assert tree(roots[0])
 
 
+@pytest.mark.slow
 def test_ten_kills_then_the_same_bytes_and_no_orphans(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     started = time.monotonic()

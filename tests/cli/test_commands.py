@@ -13,7 +13,21 @@ from conftest import Cli
 from m2kr.cli.main import guarded
 from m2kr.errors import UpstreamError
 
-COMMANDS = ("build", "import", "eval", "demo", "list", "info", "verify", "diff", "doctor")
+COMMANDS = (
+    "build",
+    "images",
+    "import",
+    "merge",
+    "eval",
+    "search",
+    "explain",
+    "demo",
+    "list",
+    "info",
+    "verify",
+    "diff",
+    "doctor",
+)
 HEAVY = ("torch", "transformers", "ranx", "datasets", "pyarrow", "numpy", "pandas", "requests")
 
 

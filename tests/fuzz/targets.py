@@ -6,25 +6,31 @@ A target may raise `M2KRError` (one clear message) or tell faults to a ledger; a
 import gzip
 import io
 import itertools
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 
 from m2kr import sources
-from m2kr.build.archives import members
-from m2kr.build.delimited import read_csv, read_tsv
-from m2kr.build.inflate import open_gzip
-from m2kr.build.json_lines import read_json_lines
-from m2kr.build.json_stream import array_items, object_members
+from m2kr.build.archive.members import members
+from m2kr.build.download.job import Policy
+from m2kr.build.formats.delimited import read_csv, read_tsv
+from m2kr.build.formats.inflate import open_gzip
+from m2kr.build.formats.json_lines import read_json_lines
+from m2kr.build.formats.json_stream import array_items, object_members
+from m2kr.build.images import pixel_files
+from m2kr.build.images.pixels import pixels
 from m2kr.build.ledger import Ledger
 from m2kr.build.options import resolve_options
-from m2kr.build.release_files import find_table
-from m2kr.build.release_rows import normalised_passages, normalised_queries
+from m2kr.build.release.files import find_table
+from m2kr.build.release.rows import normalised_passages, normalised_queries
 from m2kr.build.spec import BuildContext, templates_of
 from m2kr.errors import M2KRError
+from m2kr.progress import Silent
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="m2kr-fuzz-"))
 MOST = 20_000  # rows taken of one input
@@ -181,6 +187,84 @@ def msmarco(data: bytes) -> None:
         accounted(ctx, builder.queries(ctx, split))
 
 
+def kvqa(data: bytes) -> None:
+    """KVQA's annotations."""
+    ctx = context("kvqa", {"kvqa/dataset.json": data})
+    accounted(ctx, sources.builder("kvqa").passages(ctx, "test_passages"))
+    ctx = context("kvqa", {"kvqa/dataset.json": data})
+    accounted(ctx, sources.builder("kvqa").queries(ctx, "test"))
+
+
+def cc3m(data: bytes) -> None:
+    """LLaVA's image-caption pairs."""
+    ctx = context("cc3m", {"cc3m/chat.json": data})
+    accounted(ctx, sources.builder("cc3m").queries(ctx, "train"))
+
+
+def oven(data: bytes) -> None:
+    """OVEN's annotations and Wiki6M; a right line is put before every other input."""
+    from m2kr_builders import _oven
+
+    builder = sources.builder("oven")
+    right = b'{"data_id": "1", "image_id": "oven_00000001", "question": "q", "entity_id": "Q1", '
+    right += b'"entity_text": "e", "wikidata_id": "Q1", "wikipedia_title": "t", '
+    right += b'"wikipedia_summary": "s"}\n'
+    for head in (b"", right):
+        plain = dict.fromkeys(_oven.ANNOTATIONS.values(), head + data)
+        files = plain | {_oven.WIKI: gzip.compress(head + data, 1)}
+        shutil.rmtree(SCRATCH / "oven-scratch", ignore_errors=True)
+        for make, name in (
+            (builder.passages, "train_passages"),
+            (builder.queries, "train"),
+            (builder.queries, "valid"),
+        ):
+            ctx = context("oven", files)
+            object.__setattr__(ctx, "scratch", SCRATCH / "oven-scratch")
+            accounted(ctx, make(ctx, name))
+
+
+def llava(data: bytes) -> None:
+    """LLaVA-Instruct's conversations."""
+    from m2kr_builders import _llava
+
+    files = dict.fromkeys(_llava.COMPONENTS.values(), data)
+    ctx = context("llava", files)
+    accounted(ctx, sources.builder("llava").passages(ctx, "train_passages"))
+    ctx = context("llava", files)
+    accounted(ctx, sources.builder("llava").queries(ctx, "test"))
+
+
+def wit(data: bytes) -> None:
+    """WIT's rows; a right header is put before every other input."""
+    from m2kr_builders import _wit
+
+    name = _wit.files(["val"])["val-00000"]
+    for head in (b"", "\t".join(_wit.HEADER).encode() + b"\n"):
+        ctx = context("wit", {name: gzip.compress(head + data, 1)})
+        accounted(ctx, sources.builder("wit").make_part(ctx, "val-00000"))
+
+
+def iglue(data: bytes) -> None:
+    """IGLUE's annotations."""
+    ctx = context("iglue", {"iglue/test_en.jsonl": data})
+    accounted(ctx, sources.builder("iglue").queries(ctx, "test"))
+
+
+def wit_pixels(data: bytes) -> None:
+    """WIT's image_pixels rows, bare and as the content of a gzip file."""
+    faults: list[object] = []
+    found = list(pixels(io.BytesIO(data), "x", lambda _: True, faults.append))
+    assert len(found) + len(faults) <= data.count(b"\n") + 1
+    path = SCRATCH / "part.csv.gz"
+    for content in (data, gzip.compress(data, 1), gzip.compress(b"", 1) + data):
+        path.write_bytes(content)
+        (file,) = pixel_files.files([path], 1, Policy(), Silent())
+        with suppress(M2KRError), file.open() as stream:
+            for _ in pixels(stream, "x", lambda _: True, _ignore):
+                pass
+        file.close()
+
+
 def release(data: bytes) -> None:
     """The release's Parquet files."""
     for kind, name in (("data", "OKVQA_data/test"), ("passages", "EVQA_passages/test_passages")):
@@ -217,6 +301,13 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         evqa,
         knowledge_base,
         msmarco,
+        kvqa,
+        cc3m,
+        oven,
+        llava,
+        wit,
+        iglue,
+        wit_pixels,
         release,
     )
 }
@@ -248,6 +339,35 @@ SEEDS: dict[str, list[bytes]] = {
     "msmarco": [
         b'{"query_id": "1", "query": "q", "positive_passages": [{"docid": "2"}]}\n',
         b"1\tq\n1\t0\t2\t1\n",
+    ],
+    "kvqa": [
+        b'{"1": {"imgPath": "KVQAimgs/1.jpg", "wikiCap": "A.", "Questions": ["q", "r"], "Answers": '
+        b'["a", 2], "split": [2, 3, 1, 1, 1]}, "2": {"sourcePath": "x"}}'
+    ],
+    "cc3m": [
+        b'[{"id": "a", "image": "a.jpg", "conversations": [{"from": "human", "value": "D.\\n<image>"}'
+        b', {"from": "gpt", "value": "a b"}]}, {"id": 1}]'
+    ],
+    "oven": [
+        b'{"data_id": "2", "image_id": "oven_01000002", "question": "r", "entity_id": "Q2", '
+        b'"entity_text": "e", "wikidata_id": "Q2", "wikipedia_title": "t", "wikipedia_summary": ""}\n'
+    ],
+    "llava": [
+        b'[{"id": "1", "image": "000000000077.jpg", "conversations": [{"from": "human", "value": '
+        b'"q\\n<image>"}, {"from": "gpt", "value": "a"}]}, {"id": "1", "image": "000000000078.jpg", '
+        b'"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}]'
+    ],
+    "wit": [
+        b'en\tp\thttp://u/a.jpg\tT\t\tT\t"a ""b""\nc"\t\t\timage/jpeg\t33\t40\ttrue\t\tfalse\tx\ty\n'
+        b"fr\tp\tu\n"
+    ],
+    "iglue": [
+        b'{"image_idx": 7, "image_url": "http://u/a.jpg", "meta_url": "m", "language": "en", '
+        b'"caption_reference_description": "c", "page_url": "http://w/wiki/P", "wit_ix": "wit-test_2"}\n'
+    ],
+    "wit_pixels": [
+        b"image_url\tb64_bytes\tmetadata_url\nhttps://u/a.jpg\t/9j/4AAQSkZJRgABAQAAAQABAAD/\thttp://m\n",
+        b'"http://u/b.png"\tiVBORw0KGgoAAAANSUhEUgAAAAE=\tm\r\nhttp://u/c\t\tm\nhttp://u/d\tA*A=\nx\n',
     ],
     "release": [],
 }

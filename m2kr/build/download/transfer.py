@@ -1,0 +1,119 @@
+"""One file from the first of its addresses that has the right bytes."""
+
+import importlib.resources
+import logging
+from pathlib import PurePosixPath
+
+from m2kr.build.download import http
+from m2kr.build.download.connection import is_http
+from m2kr.build.download.downloads import Stopped
+from m2kr.build.download.job import Failure, Job
+from m2kr.build.download.part import Origin
+
+log = logging.getLogger("m2kr.build.download.transfer")
+
+_PACKAGE = "package:"
+_PAGE = (b"<!doctype html", b"<html")
+
+
+def supported(url: str) -> bool:
+    """Whether ``transfer`` knows such URLs: ``http``, ``https`` and ``package:module/path``."""
+    if is_local(url):
+        module, _, inner = url.removeprefix(_PACKAGE).partition("/")
+        return bool(module and inner) and ".." not in inner.split("/")
+    return is_http(url)
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL needs no network."""
+    return url.startswith(_PACKAGE)
+
+
+def transfer(job: Job) -> list[tuple[str, str]]:
+    """Fills the part with the wanted bytes from the first URL that has them.
+
+    Returns:
+        The URLs that failed before, each with its reason. If they are as many as the asset has,
+        the part does not hold the file.
+
+    Raises:
+        Stopped: ``job.stop`` was set.
+        M2KRError: The disk or the lock failed.
+    """
+    reasons: list[tuple[str, str]] = []
+    for url in job.asset.urls:
+        reason = _from_one(job, url)
+        if reason is None:
+            break
+        log.warning("%s: %s: %s", job.asset.name, url, reason)
+        reasons.append((url, reason))
+    return reasons
+
+
+def _from_one(job: Job, url: str) -> str | None:
+    """Why this URL was given up; None if it gave the file."""
+    policy, part = job.policy, job.part
+    failures = rejected = 0
+    farthest = part.size
+    while True:
+        if job.stop.is_set():
+            raise Stopped
+        try:
+            if is_local(url):
+                _copy(job, url)
+            elif part.size != job.want.size or not job.want.hashed:
+                http.get(job, url)
+            _verify(job)
+            return None
+        except Failure as failure:
+            rejected += failure.wrong
+            if not (failure.again or failure.wrong) or rejected > 1:
+                return failure.reason
+            # A server without ranges makes every attempt begin at zero: only a new record is progress.
+            progress = part.size >= farthest + policy.step
+            failures = 1 if progress else failures + 1
+            farthest = part.size if progress else farthest
+            if failures >= policy.attempts:
+                return f"{failure.reason} ({failures} attempts)"
+            wait = min(policy.backoff * 2 ** (failures - 1), policy.backoff_cap)
+            if failure.wait is not None:
+                wait = max(wait, min(failure.wait, policy.retry_after_cap))
+            log.warning("%s: %s; again in %.3g s", job.asset.name, failure.reason, wait)
+            job.stop.wait(wait)
+
+
+def _verify(job: Job) -> None:
+    part, want = job.part, job.want
+    if not part.sync():
+        part.restart(None)
+        raise Failure("another process wrote to the same file", wrong=True)
+    problem = want.problem(part.size, part.digest.sha256, part.digest.md5)
+    if problem is None and not want.hashed:
+        if part.size == 0 and want.size is None:
+            problem = "an empty file"
+        elif _is_page(job):
+            problem = "a web page (a login form or an error?) instead of the file"
+    if problem is not None:
+        part.restart(None)
+        raise Failure(problem, wrong=True)
+
+
+def _is_page(job: Job) -> bool:
+    if PurePosixPath(job.asset.name).suffix.lower() in {".html", ".htm", ".xhtml"}:
+        return False
+    with job.part.path.open("rb") as file:
+        return file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGE)
+
+
+def _copy(job: Job, url: str) -> None:
+    module, _, inner = url.removeprefix(_PACKAGE).partition("/")
+    try:
+        source = importlib.resources.files(module).joinpath(*inner.split("/"))
+        with source.open("rb") as file:
+            job.part.restart(Origin(url))
+            while block := file.read(1 << 20):
+                job.take(block)
+    except ModuleNotFoundError as error:
+        raise Failure(f"the package that holds {error.name!r} is not installed") from error
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise Failure(f"the installed {module!r} has no such file") from error

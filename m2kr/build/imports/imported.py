@@ -1,0 +1,259 @@
+"""The builder of a source made from a user's own files."""
+
+import hashlib
+import itertools
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from m2kr import sources
+from m2kr.build.imports.fields import (
+    PASSAGE_NAMES,
+    QUERY_NAMES,
+    Row,
+    near_misses,
+    passage_row,
+    query_row,
+    task_of,
+)
+from m2kr.build.imports.idset import IdSet
+from m2kr.build.imports.layout import Layout
+from m2kr.build.imports.qrels import Judged, read_qrels
+from m2kr.build.imports.readers import Record, RecordFile
+from m2kr.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from m2kr.build.spec import Asset, BuildContext
+
+log = logging.getLogger("m2kr.build")
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
+_TAKEN = ("all", "downloads")
+_SAMPLE = 1000  # records whose field names are looked at
+
+
+def checked_name(name: str) -> str:
+    """The source name for what a user typed: lower case, safe, and no source of the benchmark.
+
+    Raises:
+        UsageError: it is none of that.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot name a source", expected="letters, digits, - and _, a letter first"
+        )
+    wanted = sources.normalise(name)
+    for source in sources.sources().values():
+        if wanted in {sources.normalise(n) for n in (source.name, source.config, *source.aliases)}:
+            raise UsageError(
+                f"'{name}' is a source of the benchmark", expected="a name of your own"
+            )
+    if wanted in _TAKEN:
+        raise UsageError(f"'{name}' has a meaning of its own", expected="another name")
+    return name.lower()
+
+
+class ImportedBuilder:
+    """A builder over a user's files. Making one reads all queries and checks every one of them.
+
+    Args:
+        name: Source name.
+        layout: The files.
+        instruction: Instruction of queries whose record has none; the layout's own by default.
+        drop_missing: Leave out positives that are not among the passages, and judgements of unknown
+            queries, in place of raising.
+
+    Raises:
+        InputError: a query or judgement is wrong; names file, line and field.
+        UsageError: the name can't be used.
+    """
+
+    ROUTE = "import"
+
+    def __init__(
+        self,
+        name: str,
+        layout: Layout,
+        *,
+        instruction: str | None = None,
+        drop_missing: bool = False,
+    ) -> None:
+        self.layout = layout
+        self.instruction = instruction
+        self.drop_missing = drop_missing
+        self.told: dict[str, str] = {}  # what the import was asked for, for its manifest
+        self._pool: IdSet | None = None
+        self._judged: dict[str, dict[str, Judged] | None] = {
+            split: read_qrels(files.qrels) if files.qrels else None
+            for split, files in layout.splits.items()
+        }
+        name = checked_name(name)
+        tasks = {task for split in layout.splits for task in self._check_queries(split)}
+        self.SOURCE = _source(name, tuple(layout.splits), tasks)
+        self.image_roots = tuple(str(root.absolute()) for root in layout.images)
+        self.inputs = tuple(_inputs(layout))
+
+    def assets(self, options: Mapping[str, str]) -> "Sequence[Asset]":  # noqa: ARG002
+        """Nothing: the files are here."""
+        return ()
+
+    def passages(self, ctx: "BuildContext", pool: str) -> Iterator[Row]:  # noqa: ARG002
+        """The passages, in file order.
+
+        Raises:
+            InputError: a record is wrong or an id used twice; names file, line and field.
+        """
+        ids, file = IdSet(), self.layout.passages
+        for n, record in _watched(file, PASSAGE_NAMES):
+            row = self._passage(n, record)
+            ids.add(row["passage_id"], n)
+            yield row
+        self._seal(ids)
+
+    def _passage(self, n: int, record: Record) -> Row:
+        file, titled = self.layout.passages, self.layout.title_in_text
+        return passage_row(record, file.where(n), flat=file.flat, title_in_text=titled)
+
+    def _seal(self, ids: IdSet) -> None:
+        if not len(ids):
+            raise InputError("there are no passages", where=str(self.layout.passages.path))
+        ids.seal(self.layout.passages, "passage_id")
+        self._pool = ids
+
+    def _pool_ids(self) -> IdSet:
+        """The passage ids: remembered from building the pool, read again where that was done before."""
+        if self._pool is None:
+            ids = IdSet()
+            for n, record in self.layout.passages:
+                ids.add(self._passage(n, record)["passage_id"], n)
+            self._seal(ids)
+        assert self._pool is not None
+        return self._pool
+
+    def queries(self, ctx: "BuildContext", split: str) -> Iterator[Row]:
+        """The queries of a split, in file order.
+
+        Raises:
+            InputError: a positive is not among the passages; names file, line and id.
+        """
+        pool, file = self._pool_ids(), self.layout.splits[split].queries
+        for n, row in self._rows(split):
+            if row is None:
+                ctx.ledger.filter("not judged in this split")
+                continue
+            lost = [i for i in row["pos_item_ids"] if i not in pool]
+            if lost and not self.drop_missing:
+                raise InputError(
+                    f"positive {lost[0]!r} of query {row['question_id']!r} is not among the passages",
+                    where=file.where(n),
+                    expected="ids of passages in " + str(self.layout.passages.path),
+                    fix="--drop-missing to leave such positives out",
+                )
+            if lost:
+                row["pos_item_ids"] = [i for i in row["pos_item_ids"] if i in pool]
+                detail = ", ".join(lost)[:1000]
+                ctx.ledger.repair(
+                    "positive not among the passages", file=file.path.name, row=n, detail=detail
+                )
+            yield row
+
+    def _rows(self, split: str) -> Iterator[tuple[int, Row | None]]:
+        """Line numbers and rows; None for a query that belongs to other splits."""
+        files, judged = self.layout.splits[split], self._judged[split]
+        file = files.queries
+        for n, record in file:
+            row = query_row(record, file.where(n), flat=file.flat)
+            if judged is not None:
+                entry = judged.get(row["question_id"])
+                row["pos_item_ids"] = list(entry.positives) if entry else []
+                if entry is None and files.only_judged:
+                    yield n, None
+                    continue
+            if not row["instruction"].strip():
+                given = self.instruction
+                row["instruction"] = self.layout.instruct(record, row) if given is None else given
+            yield n, row
+
+    def _check_queries(self, split: str) -> set[str]:
+        """What the queries of a split consist of, after checking all of them."""
+        files, ids, tasks = self.layout.splits[split], IdSet(), set()
+        if not _SPLIT.fullmatch(split):
+            raise UsageError(f"{split!r} cannot name a split", expected="letters, digits and _")
+        unseen = dict(self._judged[split] or {})
+        for _ in itertools.islice(_watched(files.queries, QUERY_NAMES), _SAMPLE):
+            pass
+        for n, row in self._rows(split):
+            if row is not None:
+                ids.add(row["question_id"], n)
+                unseen.pop(row["question_id"], None)
+                tasks.add(task_of(row))
+        ids.seal(files.queries, "question_id")
+        if not len(ids):
+            raise InputError(f"there are no queries of '{split}'", where=str(files.queries.path))
+        if unseen and files.qrels and not self.drop_missing:
+            query, entry = next(iter(unseen.items()))
+            raise InputError(
+                f"query {query!r} is not among the queries",
+                where=files.qrels.where(entry.line),
+                expected="ids of queries in " + str(files.queries.path),
+                fix="--drop-missing to leave such judgements out",
+            )
+        return tasks
+
+
+def _watched(
+    file: RecordFile, names: Mapping[str, tuple[str, ...]]
+) -> Iterator[tuple[int, Record]]:
+    """The records; the first ones' field names that look misspelt are warned about."""
+    fields: set[str] = set()
+    for count, (n, record) in enumerate(file):
+        if count < _SAMPLE:
+            fields |= record.keys()
+        if count == _SAMPLE - 1:
+            _warn(file, fields, names)
+        yield n, record
+    if len(fields):
+        _warn(file, fields, names)
+
+
+def _warn(file: RecordFile, fields: set[str], names: Mapping[str, tuple[str, ...]]) -> None:
+    near = near_misses(fields, names)
+    if near:
+        log.warning("%s: fields not used: %s", file.path, ", ".join(near))
+    fields.clear()
+
+
+def _source(name: str, splits: tuple[str, ...], tasks: set[str]) -> sources.Source:
+    main = "test" if "test" in splits else splits[0]
+    return sources.Source(
+        name=name,
+        config=name.upper().replace("-", "_"),
+        title=f"{name} (imported)",
+        task=tasks.pop() if len(tasks) == 1 else "mixed",  # type: ignore[arg-type]
+        pools=dict.fromkeys(splits, f"{main}_passages"),
+        headline="hit_rate@5",
+        licence="as stated by its owner",
+        summary="Made from a user's own files.",
+        default_edition=name,
+        comparable="not a source of the benchmark",
+    )
+
+
+def _inputs(layout: Layout) -> Iterator[dict[str, Any]]:
+    files = {f"passages/{layout.passages.path.name}": layout.passages.path}
+    for split, parts in layout.splits.items():
+        files[f"queries/{split}/{parts.queries.path.name}"] = parts.queries.path
+        if parts.qrels:
+            files[f"qrels/{split}/{parts.qrels.path.name}"] = parts.qrels.path
+    files |= {path.name: path for path in layout.also}
+    known: dict[Path, str] = {}
+    for name, path in files.items():
+        if path not in known:
+            with path.open("rb") as stream:
+                known[path] = hashlib.file_digest(stream, "sha256").hexdigest()
+        size = path.stat().st_size
+        yield {"name": name, "url": None, "size": size, "sha256": known[path], "licence": ""}

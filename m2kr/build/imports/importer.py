@@ -1,0 +1,267 @@
+"""Bring your own data: passages and queries, as records or files, become a source like any other."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from m2kr.build.imports import beir, mbeir, ret_m2kr
+from m2kr.build.imports.fields import Row, passage_row, query_row
+from m2kr.build.imports.imported import ImportedBuilder
+from m2kr.build.imports.layout import Given, Layout, SplitFiles, the_one
+from m2kr.build.imports.qrels import qrels_file
+from m2kr.build.imports.readers import Record, RecordFile, record_file
+from m2kr.errors import InputError, MissingError, UsageError
+from m2kr.paths import data_root
+from m2kr.sources import SPLIT_ALIASES
+
+if TYPE_CHECKING:
+    from m2kr.build.run import Built
+    from m2kr.data.load import Split
+    from m2kr.progress import Progress
+
+LayoutName = Literal["files", "beir", "mbeir", "ret-m2kr"]
+Records = Iterable[Mapping[str, Any]] | Mapping[str, Any]
+Judgements = Mapping[str, Mapping[str, float] | Iterable[str]]
+Paths = str | Path | Sequence[str | Path]
+
+
+def from_records(
+    passages: Records,
+    queries: Records,
+    *,
+    name: str = "mine",
+    images: Paths = (),
+    instruction: str | None = None,
+    qrels: Judgements | str | Path | None = None,
+    split: str = "test",
+    edition: str | None = None,
+    data: str | Path | None = None,
+    drop_missing: bool = False,
+) -> "Split":
+    """A split made of the caller's own passages and queries, written and loaded like any other.
+
+    Args:
+        passages: Dicts with ``passage_id`` and ``passage_content`` (or ``id`` and ``text``; see
+            `m2kr.build.imports.fields.PASSAGE_NAMES`), or texts or dicts by id. ``title``, ``language`` and
+            ``img_path`` may be added. A generator will do: nothing is held in memory.
+        queries: Dicts with ``question_id`` and ``question``, ``img_path`` or both, and
+            ``pos_item_ids`` where known (see `m2kr.build.imports.fields.QUERY_NAMES`), or questions or dicts
+            by id. ``answers``, ``instruction`` and others may be added.
+        name: Source name, and the edition's unless that is given.
+        images: Folders, archives or Arrow files that ``img_path`` is relative to.
+        instruction: Instruction of queries that bring none; by default the benchmark's own for the
+            query's task.
+        qrels: Passage ids by query id, or grades by passage id by query id, or a file of judgements
+            (see `m2kr.build.imports.qrels`). They replace ``pos_item_ids``.
+        split: Split name.
+        edition: Edition to write into.
+        data: Data root; see `m2kr.paths.data_root`.
+        drop_missing: Leave out positives that are no passages, in place of raising.
+
+    Raises:
+        InputError: a record is wrong; names its number and field.
+        UsageError: the name is taken by a source of the benchmark.
+        MissingError: an image root or the file of judgements does not exist.
+
+    Example:
+        >>> import m2kr
+        >>> passages = [{"id": "p1", "text": "The tower was completed in 1889."}]
+        >>> queries = [{"id": "q1", "question": "When was it built?", "positives": ["p1"]}]
+        >>> mine = m2kr.from_records(passages, queries)  # doctest: +SKIP
+        >>> m2kr.evaluate(mine, "bm25")  # doctest: +SKIP
+    """
+    from m2kr.data.load import load
+
+    split = SPLIT_ALIASES.get(split, split)
+    with tempfile.TemporaryDirectory(prefix="m2kr-") as folder:
+        layout = Layout(
+            _spool(passages, Path(folder), "passages", passage_row),
+            {
+                split: SplitFiles(
+                    _spool(queries, Path(folder), "queries", query_row),
+                    _spool_qrels(qrels, Path(folder)),
+                )
+            },
+            _roots(images),
+        )
+        built = _build(
+            name,
+            layout,
+            kind="records",
+            instruction=instruction,
+            drop_missing=drop_missing,
+            edition=edition,
+            data=data,
+        )
+    return load(name, split, edition=built.folder.name, data=data)
+
+
+def import_files(
+    name: str,
+    passages: Path | None = None,
+    queries: Path | None = None,
+    qrels: Path | None = None,
+    *,
+    layout: LayoutName = "files",
+    folder: Path | None = None,
+    dataset: str | None = None,
+    split: str | None = None,
+    images: Paths = (),
+    instruction: str | None = None,
+    edition: str | None = None,
+    data: str | Path | None = None,
+    drop_missing: bool = False,
+    limit: int | None = None,
+    force: bool = False,
+    progress: "Progress | None" = None,
+) -> "Built":
+    """What the build of a source from a user's files left behind.
+
+    Args:
+        name: Source name, and the edition's unless that is given.
+        passages: ``.jsonl``, ``.csv``, ``.tsv`` (each also ``.gz``) or ``.parquet``; fields as in
+            `m2kr.build.imports.fields.PASSAGE_NAMES`.
+        queries: The same; fields as in `m2kr.build.imports.fields.QUERY_NAMES`.
+        qrels: Judgements; they replace those in the query records.
+        layout: ``files`` for the above; ``beir``, ``mbeir`` or ``ret-m2kr`` find them in ``folder``.
+        folder: The folder of another benchmark's files.
+        dataset: Which data set of that folder, such as ``infoseek_task6`` (mbeir) or ``okvqa``.
+        split: Split name; by default ``test``, or all that a BEIR folder has.
+        images: Folders, archives or Arrow files that image paths are relative to; not copied.
+        instruction: Instruction of queries that bring none.
+        edition: Edition to write into.
+        data: Data root.
+        drop_missing: Leave out positives that are no passages and judgements of unknown queries.
+        limit: Keep this many queries; see `m2kr.build.run.build`.
+        force: Build again even if nothing changed.
+        progress: Told of tables in rows.
+
+    Raises:
+        InputError: a record is wrong; names file, line and field.
+        UsageError: the name or the combination of arguments can't be used.
+        MissingError: a file is not there.
+    """
+    if layout not in get_args(LayoutName):
+        names = ", ".join(get_args(LayoutName))
+        raise UsageError(f"layout={layout!r}", expected=f"one of {names}")
+    if folder is not None and not folder.is_dir():
+        raise MissingError("there is no such folder", where=str(folder))
+    split = SPLIT_ALIASES.get(split, split) if split else None
+    given = Given(folder, dataset, split, passages, queries, qrels)
+    found = _LOCATE[layout](given)
+    return _build(
+        name,
+        replace(found, images=(*_roots(images), *found.images)),
+        kind=layout,
+        instruction=instruction,
+        drop_missing=drop_missing,
+        edition=edition,
+        data=data,
+        limit=limit,
+        force=force,
+        progress=progress,
+    )
+
+
+def _files(given: Given) -> Layout:
+    if given.folder is not None:
+        raise UsageError("a folder alone does not say its layout", fix="--from beir|mbeir|ret-m2kr")
+    passages = the_one(given.passages, None, (), "passages")
+    queries = the_one(given.queries, None, (), "queries")
+    qrels = None if given.qrels is None else qrels_file(given.qrels)
+    split = SplitFiles(record_file(queries), qrels)
+    return Layout(record_file(passages), {given.split or "test": split})
+
+
+_LOCATE: dict[str, Callable[[Given], Layout]] = {
+    "files": _files,
+    "beir": beir.locate,
+    "mbeir": mbeir.locate,
+    "ret-m2kr": ret_m2kr.locate,
+}
+
+
+def _roots(images: Paths) -> tuple[Path, ...]:
+    """Image roots as absolute paths, after a look whether they are any."""
+    from m2kr.data.images import ImageStore
+
+    given = [images] if isinstance(images, str | os.PathLike) else images
+    roots = tuple(Path(root).expanduser().absolute() for root in given)
+    ImageStore(roots)
+    return roots
+
+
+def _build(
+    name: str,
+    layout: Layout,
+    *,
+    kind: str,
+    instruction: str | None,
+    drop_missing: bool,
+    edition: str | None,
+    data: str | Path | None,
+    **how: Any,
+) -> "Built":
+    from m2kr.build.run import build
+
+    builder = ImportedBuilder(name, layout, instruction=instruction, drop_missing=drop_missing)
+    told = {"layout": kind, "drop_missing": "yes" if drop_missing else "no"}
+    told |= {"instruction": instruction} if instruction is not None else {}
+    # Part of the build's identity, like the others: the manifest names the roots.
+    told |= {"images": os.pathsep.join(builder.image_roots)} if builder.image_roots else {}
+    builder.told = told
+    return build(builder, data_root(data), edition=edition, **how)
+
+
+def _spool(
+    records: Records, folder: Path, what: str, row_of: Callable[[Record, str], Row]
+) -> RecordFile:
+    """The caller's records as a file of checked rows, so that they can be read more than once."""
+    file = RecordFile(folder / f"{what}.jsonl", f"{what}, record {{n}}")
+    with file.path.open("w", encoding="utf-8") as out:
+        for n, record in enumerate(_dicts(records, what), 1):
+            if not isinstance(record, Mapping):
+                raise InputError(
+                    f"the record is a {type(record).__name__}",
+                    where=file.where(n),
+                    expected="a dict; of a data frame, give df.to_dict('records')",
+                )
+            row = row_of(dict(record), file.where(n))
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return file
+
+
+def _dicts(records: Records, what: str) -> Iterator[Any]:
+    if not isinstance(records, Mapping):
+        yield from records
+        return
+    id_name, text = {
+        "passages": ("passage_id", "passage_content"),
+        "queries": ("question_id", "question"),
+    }[what]
+    for key, value in records.items():
+        yield {**(value if isinstance(value, Mapping) else {text: value}), id_name: key}
+
+
+def _spool_qrels(qrels: Judgements | str | Path | None, folder: Path) -> RecordFile | None:
+    if qrels is None:
+        return None
+    if isinstance(qrels, str | os.PathLike):
+        return qrels_file(Path(qrels))
+    file = RecordFile(folder / "qrels.jsonl", "qrels, record {n}")
+    with file.path.open("w", encoding="utf-8") as out:
+        for query, judged in qrels.items():
+            one = isinstance(judged, str)
+            grades = (
+                judged
+                if isinstance(judged, Mapping)
+                else dict.fromkeys([judged] if one else judged, 1)
+            )
+            for passage, grade in grades.items():
+                line = {"query-id": str(query), "corpus-id": str(passage), "score": float(grade)}
+                out.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return file

@@ -1,0 +1,98 @@
+"""What an import reads, and how the file layouts of other benchmarks are found in a folder."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from m2kr.build.imports.fields import Row, template_instruction
+from m2kr.build.imports.readers import Record, RecordFile
+from m2kr.errors import MissingError, UsageError
+
+Instruct = Callable[[Record, Row], str]
+
+
+def instruct_by_task(record: Record, row: Row) -> str:  # noqa: ARG001 - one of several of its kind
+    """The benchmark's own instruction for queries of the row's task."""
+    return template_instruction(row)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFiles:
+    """The files of one query split.
+
+    Attributes:
+        queries: Query records.
+        qrels: Judgements; they replace those in the records.
+        only_judged: Queries without judgements belong to other splits and are left out.
+    """
+
+    queries: RecordFile
+    qrels: RecordFile | None = None
+    only_judged: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Everything an import reads. Picklable if ``instruct`` is.
+
+    Attributes:
+        passages: Passage records, the pool of all splits.
+        splits: Query files by split name.
+        images: Image roots: folders, archives, Arrow files.
+        title_in_text: Passages are indexed as ``title text``.
+        instruct: The instruction of a query whose record has none.
+        also: Further files that the rows depend on.
+    """
+
+    passages: RecordFile
+    splits: Mapping[str, SplitFiles]
+    images: tuple[Path, ...] = ()
+    title_in_text: bool = False
+    instruct: Instruct = instruct_by_task
+    also: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the user named; a layout fills in the rest from the folder.
+
+    Attributes:
+        folder: The benchmark's folder.
+        dataset: Which of the folder's data sets, such as ``infoseek_task6``.
+        split: Split name, canonical (``valid``, not ``val``).
+    """
+
+    folder: Path | None = None
+    dataset: str | None = None
+    split: str | None = None
+    passages: Path | None = None
+    queries: Path | None = None
+    qrels: Path | None = None
+
+
+def the_one(given: Path | None, folder: Path | None, patterns: Sequence[str], what: str) -> Path:
+    """The file given, or the only one in a folder that the first fitting pattern finds.
+
+    Raises:
+        UsageError: neither file nor folder is given, or several files fit; names them.
+        MissingError: the folder has no such file; names the patterns.
+    """
+    if given is not None:
+        return given
+    if folder is None:
+        raise UsageError(f"no file of {what} is given", fix=f"--{what} FILE, or the folder")
+    for pattern in patterns:
+        found = sorted(path for path in folder.glob(pattern) if path.is_file())
+        if len(found) > 1:
+            raise UsageError(
+                f"several files of {what} fit: {', '.join(p.name for p in found[:12])}",
+                fix=f"--dataset NAME to choose, or --{what} FILE",
+            )
+        if found:
+            return found[0]
+    raise MissingError(
+        f"there is no file of {what}",
+        where=str(folder),
+        expected=" or ".join(patterns),
+        fix=f"--{what} FILE",
+    )

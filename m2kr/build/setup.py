@@ -1,0 +1,282 @@
+"""What a build works on: its files are fetched, its tables named, its identity known."""
+
+import hashlib
+import importlib
+import inspect
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from m2kr import __version__, atomic
+from m2kr.build import manifest, publish
+from m2kr.build.choices import Choices, narrowed
+from m2kr.build.download.fetch import fetch, sha256_of
+from m2kr.build.options import (
+    chosen_splits,
+    edition_name,
+    refuse_other,
+    resolve_options,
+    rules_for,
+    variant_of,
+)
+from m2kr.build.registry import registered_templates
+from m2kr.build.spec import Asset, Builder, templates_of
+from m2kr.build.stages import Stages
+from m2kr.errors import UsageError
+from m2kr.paths import downloads, manifest_path
+from m2kr.progress import Progress
+from m2kr.schema import MANIFEST_FORMAT
+from m2kr.sources import Source
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What decides the bytes of a build, beside its builder and the upstream files.
+
+    Attributes:
+        edition: Edition name; the route's, the variant's or the source's own if absent.
+        options: Builder options that were given.
+        splits: Query splits; all if absent.
+        limit: Queries kept a split.
+        seed: For keyed choices.
+        full_ledger: Write used and filtered rows to the ledger, too.
+        force: Build again even if nothing changed, or over a build with other options.
+    """
+
+    edition: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    splits: Sequence[str] | None = None
+    limit: int | None = None
+    seed: int = 0
+    full_ledger: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a build goes.
+
+    Attributes:
+        builder: The builder.
+        ask: What is asked of it.
+        root: The data root.
+        options: Every option, defaults included.
+        folder: The edition folder.
+    """
+
+    builder: Builder
+    ask: Ask
+    root: Path
+    options: Mapping[str, str]
+    folder: Path
+
+    @property
+    def source(self) -> Source:
+        """The builder's spec."""
+        return self.builder.SOURCE
+
+    @property
+    def route(self) -> str:
+        """``sources``, ``release``, ``aligned`` or ``import``."""
+        return str(getattr(self.builder, "ROUTE", "sources"))
+
+    @property
+    def staging(self) -> Path:
+        """Where parts and tables are made until they are published."""
+        return self.folder / f".staging-{self.source.config}"
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest once the source is built."""
+        return manifest_path(self.folder, self.source.config)
+
+    @property
+    def lock(self) -> Path:
+        """Held by who prepares or publishes the source in this edition."""
+        return self.folder / f".{self.source.config}.lock"
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What the manifest says was asked for."""
+        return dict(self.options) | dict(getattr(self.builder, "told", {}))
+
+
+def target_of(builder: Builder | ModuleType, root: Path, ask: Ask) -> Target:
+    """Where a build would go, with what it asks for checked.
+
+    Raises:
+        UsageError: the options, the edition or the limit make no sense.
+    """
+    if ask.limit is not None and ask.limit < 1:
+        raise UsageError(f"--limit {ask.limit} keeps nothing", expected="a positive number")
+    builder = cast("Builder", builder)
+    source, route = builder.SOURCE, getattr(builder, "ROUTE", "sources")
+    options = resolve_options(source, ask.options, ask.edition if route != "release" else None)
+    name = edition_name(source, ask.edition, ask.limit, options=options, route=route)
+    chosen_splits(source, ask.splits)
+    return Target(builder, ask, root, options, root / name)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A build that can begin.
+
+    Attributes:
+        target: Where it goes.
+        source: Its spec, with the splits that are built.
+        choices: What its parts and tables share.
+        assets: The upstream files.
+        inputs: What the manifest says of them.
+        facts: All that decides the bytes, by name.
+    """
+
+    target: Target
+    source: Source
+    choices: Choices
+    assets: Sequence[Asset]
+    inputs: list[dict[str, Any]]
+    facts: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Identity of the build: if it is unchanged, so are the bytes."""
+        return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def fresh(self) -> bool:
+        """Whether there is anything to be done."""
+        target = self.target
+        if target.ask.force or not target.manifest.exists():
+            return True
+        return bool(json.loads(target.manifest.read_text())["key"] != self.key)
+
+    def stage(self) -> None:
+        """Keeps a staging folder of the same build, and starts afresh otherwise."""
+        staging = self.target.staging
+        mark = staging / "key"
+        if staging.exists() and (not mark.exists() or mark.read_text() != self.key):
+            shutil.rmtree(staging)
+        staging.mkdir(exist_ok=True)
+        atomic.write_text(mark, self.key)
+
+    def publish(self, stages: Stages) -> None:
+        """Writes the manifest of a build of which all is made, and publishes it."""
+        target, choices = self.target, self.choices
+        parts, pools, queries = stages.stats()
+        roots = [choices.files[a.name] for a in self.assets if a.images]
+        names = [manifest.relative(r, target.folder) for r in roots]
+        record = manifest.make_manifest(
+            self.source,
+            edition=target.folder.name,
+            key=self.key,
+            route=target.route,
+            limit=choices.limit,
+            options=target.told,
+            seed=choices.seed,
+            inputs=self.inputs,
+            image_roots=[*names, *getattr(target.builder, "image_roots", ())],
+            parts=parts,
+            pools=pools,
+            queries=queries,
+            variant=variant_of(self.source, target.options),
+            templates=choices.templates,
+            rules=rules_for(self.source, target.options) if target.route == "sources" else (),
+        )
+        amend = getattr(target.builder, "amend", None)
+        stages.finish(amend(record, target.staging) if amend else record)
+        publish.publish(target.staging, target.folder, self.source.config)
+
+
+def set_up(
+    target: Target, *, offline: bool = False, jobs: int = 1, progress: Progress | None = None
+) -> Setup:
+    """Fetches what a build needs and says what it is; the target's lock must be held.
+
+    A build that was killed while it was published is published first.
+    """
+    builder, source, ask = target.builder, target.source, target.ask
+    if manifest_path(target.staging, source.config).exists():
+        publish.publish(target.staging, target.folder, source.config)
+    chosen = chosen_splits(source, ask.splits)
+    if target.manifest.exists() and not ask.force:
+        old = json.loads(target.manifest.read_text())
+        if target.route != "import":
+            refuse_other(old, str(target.folder), route=target.route, options=target.told)
+        chosen = tuple(s for s in source.pools if s in {*chosen, *old["splits"]})
+    prepare = getattr(builder, "prepare", None)
+    if prepare is not None:
+        prepare(target.root, chosen, offline=offline, jobs=jobs, progress=progress)
+    assets = builder.assets(target.options)
+    folder = downloads(target.root)
+    files = fetch(assets, folder, jobs=jobs, offline=offline, progress=progress)
+    choices = Choices(
+        staging=target.staging,
+        files=files,
+        options=target.options,
+        splits=chosen,
+        limit=ask.limit,
+        seed=ask.seed,
+        derived=target.root / ".cache" / "derived",
+        templates=registered_templates(source.name, target.root)
+        if target.route == "sources"
+        else templates_of(source.name),
+        full_ledger=ask.full_ledger,
+    )
+    inputs = _inputs(builder, assets, files, folder)
+    source = narrowed(source, chosen)
+    return Setup(target, source, choices, assets, inputs, _facts(builder, source, inputs, choices))
+
+
+def _inputs(
+    builder: Builder, assets: Sequence[Asset], files: Mapping[str, Path], folder: Path
+) -> list[dict[str, Any]]:
+    inputs: list[dict[str, Any]] = [
+        {
+            "name": asset.name,
+            "url": asset.urls[0] if asset.urls else None,
+            "size": files[asset.name].stat().st_size,
+            "sha256": sha256_of(asset, folder),
+            "licence": asset.licence,
+        }
+        for asset in assets
+    ]
+    return inputs + list(getattr(builder, "inputs", ()))
+
+
+def _facts(
+    builder: Builder, source: Source, inputs: Sequence[Mapping[str, Any]], choices: Choices
+) -> dict[str, Any]:
+    """All that a build's bytes depend on."""
+    templates = choices.templates
+    return {
+        "format": MANIFEST_FORMAT,
+        "m2kr": __version__,
+        "code": _code_of(builder),
+        "source": manifest.describe(source),
+        "inputs": [[i["name"], i["sha256"]] for i in inputs],
+        "options": dict(choices.options),
+        "told": dict(getattr(builder, "told", {})),
+        "limit": choices.limit,
+        "seed": choices.seed,
+        "templates": list(templates.templates) if templates else [],
+        "full_ledger": choices.full_ledger,
+    }
+
+
+def _code_of(builder: Builder) -> str:
+    """Hash of the files that a builder's rows come from, shared helpers beside them included."""
+    named = [importlib.import_module(name) for name in getattr(builder, "modules", ())]
+    digest = hashlib.sha256()
+    for each in (builder if inspect.ismodule(builder) else type(builder), *named):
+        code = inspect.getsourcefile(each)
+        if not code:
+            return ""
+        path = Path(code)
+        helpers = sorted(path.parent.glob("_*.py")) if inspect.ismodule(each) else []
+        for file in (path, *helpers):
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()

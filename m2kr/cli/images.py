@@ -1,0 +1,217 @@
+"""``m2kr images``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from m2kr.cli import options
+
+if TYPE_CHECKING:
+    from m2kr.build.images.gather import Ask, Gathered
+    from m2kr.build.images.obtain import Means
+
+EXAMPLES = (
+    "m2kr images okvqa --split test --plan",
+    "m2kr images okvqa --split test",
+    "m2kr images oven --images /data/oven/shard01.tar   (used in place, never copied)",
+    "m2kr images oven --split test --index shard01.tar.index.parquet",
+    "m2kr images kvqa --whole",
+    "m2kr images wit --split test --pixels /data/wit/image_pixels",
+    "m2kr images wit --split test --from urls --contact you@example.org --width 330",
+    "m2kr images --make-index /data/oven/shard01.tar   (for others to share)",
+)
+
+
+def command(
+    source: Annotated[
+        str | None, typer.Argument(help="A source that is built.", metavar="SOURCE")
+    ] = None,
+    data: options.Data = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option("--split", help="Only this split's images; may be repeated."),
+    ] = None,
+    edition: options.Edition = None,
+    images: options.Images = None,
+    from_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            help="Only this archive, as --plan names it; or 'urls': each from its own address.",
+        ),
+    ] = None,
+    index: Annotated[
+        list[Path] | None,
+        typer.Option("--index", help="Index of a tar, made by somebody else; may be repeated."),
+    ] = None,
+    whole: Annotated[
+        bool,
+        typer.Option("--whole", help="Also read archives that can't be read in part."),
+    ] = False,
+    passages: Annotated[
+        bool, typer.Option("--passages", help="Passages' images, too, not only the queries'.")
+    ] = False,
+    contact: Annotated[
+        str | None,
+        typer.Option(
+            "--contact",
+            metavar="MAIL|PAGE",
+            help="Yours, for hosts that require one of those who fetch (Wikimedia), with --from urls.",
+        ),
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option("--width", help="Thumbnails of about so many pixels, with --from urls."),
+    ] = None,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Ask dead addresses again, with --from urls.")
+    ] = False,
+    pixels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pixels",
+            metavar="PATH|URL",
+            help="WIT's image_pixels file, folder or address (base64 rows); may be repeated.",
+        ),
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what is needed, here and lacking; fetch nothing.")
+    ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Fetch nothing; check what is here.")
+    ] = False,
+    recheck: Annotated[
+        bool, typer.Option("--recheck", help="Decode again what was found sound before.")
+    ] = False,
+    least: Annotated[
+        float,
+        typer.Option(
+            "--min-coverage", min=0, max=1, help="Exit with 1 if a split has less than this share."
+        ),
+    ] = 0.0,
+    make_index: Annotated[
+        str | None,
+        typer.Option(
+            "--make-index", metavar="TAR", help="Index a tar (file or address) for --index."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write the index; here if absent.")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Connections.")] = 8,
+    json: options.Json = False,
+) -> None:
+    """Fetch, check and count the images that a built source needs, and only these.
+
+    Members of remote zips are read where they lie, those of tars by an index; nothing else of an
+    archive is transferred. What you have already is used in place: give it once with --images.
+    """
+    from m2kr import paths
+    from m2kr.cli import images_view, output
+    from m2kr.errors import UsageError
+
+    root = paths.data_root(data)
+    if make_index is not None:
+        _make_index(make_index, out, json=json)
+        return
+    if source is None:
+        raise UsageError("no source is given", fix="m2kr images okvqa --split test")
+    output.say(f"data root: {root}", json_mode=json)
+    from m2kr.build.images.obtain import Means
+
+    ask = _ask(source, root, split, edition)
+    means = Means(
+        root,
+        names=ask.splits[0].manifest["source"].get("image_names", ()),
+        whole=whole,
+        indexes=tuple(index or ()),
+        jobs=jobs,
+    )
+    from dataclasses import replace
+
+    from m2kr.build.download.connection import is_http
+    from m2kr.build.images.hosts import Rules
+
+    ask = replace(
+        ask,
+        only=tuple(from_ or ()),
+        roots=tuple(images or ()),
+        passages=passages,
+        offline=offline,
+        anew=recheck,
+        web=Rules(contact=contact, thumb_width=width, retry_failed=retry),
+        pixels=tuple(each if is_http(each) else Path(each) for each in pixels or ()),
+    )
+    if plan:
+        images_view.plan(ask, means, json=json)
+        return
+    _gather(ask, means, least, json=json)
+
+
+def _ask(source: str, root: Path, splits: list[str] | None, edition: str | None) -> "Ask":
+    from m2kr.build.images.gather import Ask
+    from m2kr.data.load import load, locate
+    from m2kr.sources import builder
+
+    name, folder, manifest = locate(source, edition=edition, root=root)
+    chosen = [
+        load(name, each, edition=folder.name, data=root) for each in splits or manifest["splits"]
+    ]
+    try:
+        module: Any = builder(name)
+    except KeyError:  # a source of the user's own
+        module = None
+    return Ask(chosen, tuple(getattr(module, "IMAGE_ARCHIVES", ())))
+
+
+def _gather(ask: "Ask", means: "Means", least: float, *, json: bool) -> None:
+    from m2kr.build.images.gather import gather, summary
+    from m2kr.cli import images_view, output
+
+    with output.Bars() as bars:
+        done: Gathered = gather(ask, means, progress=bars)
+    short = [each for each in done.coverage.splits if each.share < least]
+    if json:
+        told = summary(ask, done.coverage, done.taken, done.failed)
+        output.emit(told | {"report": str(done.report), "table": str(done.coverage.table)})
+    else:
+        images_view.show(ask, done)
+    if done.failed and any(each.missing for each in done.coverage.splits):
+        code = max(error.exit_code for error in done.failed.values())
+        raise typer.Exit(code)
+    if short:
+        output.say(
+            f"below --min-coverage {least:g}: " + ", ".join(each.split for each in short),
+            json_mode=True,
+        )
+        raise typer.Exit(1)
+
+
+def _make_index(tar: str, out: Path | None, *, json: bool) -> None:
+    from contextlib import closing
+
+    from m2kr.build.images.remote import RemoteParts
+    from m2kr.build.images.tar_index import index_remote_tar, index_tar
+    from m2kr.cli import output
+    from m2kr.errors import MissingError
+
+    path = (out or Path()) / f"{tar.rpartition('/')[2]}.index.parquet"
+    path = out if out is not None and out.suffix == ".parquet" else path
+    with output.Bars() as bars:
+        if "://" in tar:
+            parts = RemoteParts([tar])
+            with closing(parts):
+                rows = index_remote_tar(parts, path, progress=bars)
+        elif not Path(tar).is_file():
+            raise MissingError("there is no such tar", where=tar)
+        else:
+            bars.start(tar, None, "files")
+            rows = index_tar(Path(tar), path)
+            bars.done(tar)
+    size = path.stat().st_size
+    told: dict[str, Any] = {"index": str(path), "members": rows, "bytes": size}
+    if json:
+        output.emit(told)
+    else:
+        output.say(f"{path}: {rows:,} members, {output.size(told['bytes'])}, and its .sha256")

@@ -1,0 +1,71 @@
+"""``m2kr merge``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from m2kr.cli import options
+
+EXAMPLES = (
+    "m2kr merge wit",
+    "m2kr merge wit /scratch/node1/m2kr-data /scratch/node2/m2kr-data",
+    "m2kr merge okvqa --edition okvqa-gs --json",
+)
+
+
+def command(
+    source: Annotated[str, typer.Argument(help="A source.", metavar="SOURCE")],
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FOLDER]...", help="Data roots of shards that did not share this one."
+        ),
+    ] = None,
+    data: options.Data = None,
+    edition: Annotated[
+        str | None, typer.Option("--edition", help="Edition, if there are shards of several.")
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use only files that are already here.")
+    ] = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, help="What is left is made in so many processes.")
+    ] = 1,
+    json: options.Json = False,
+) -> None:
+    """Put the shards of a build together and publish it.
+
+    All of `m2kr build SOURCE --shard 1/N` to `N/N` must have run. What they left undone is done here;
+    the bytes are those of a build in one process.
+    """
+    from m2kr import paths, sources
+    from m2kr.build.merge import find_shards, merge
+    from m2kr.build.routes import builder_for
+    from m2kr.cli import output
+    from m2kr.cli.build import show
+    from m2kr.errors import MissingError
+
+    root, name = paths.data_root(data), sources.resolve(source)
+    output.say(f"data root: {root}", json_mode=json)
+    found = find_shards(sources.sources()[name], root, folders or (), edition)
+    if found is None:
+        raise MissingError(
+            f"there is no shard of {name}",
+            where=str(root),
+            fix=f"m2kr build {name} --shard 1/2 and 2/2, then m2kr merge {name}",
+        )
+    asked = found.asked
+    if asked.get("folder"):
+        asked["folder"] = Path(asked["folder"])
+    with output.Bars() as bars:
+        built = merge(
+            builder_for(name, **asked), root, found, offline=offline, jobs=jobs, progress=bars
+        )
+    record = built.manifest
+    if json:
+        told = {key: record[key] for key in ("route", "splits", "fingerprints", "comparable")}
+        entry = {"source": name, "folder": str(built.folder), "fresh": built.fresh} | told
+        output.emit({"data": str(root), "built": [entry]})
+    else:
+        show(name, built.folder, record, fresh=built.fresh)

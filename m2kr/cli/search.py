@@ -1,0 +1,150 @@
+"""``m2kr search``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from m2kr.cli import options
+
+if TYPE_CHECKING:
+    from m2kr.evaluation.asking import Asked
+
+EXAMPLES = (
+    'm2kr search mini --retriever bm25 --question "What do giraffes eat?"',
+    "m2kr search mini --retriever image_concepts --image cat.jpg -k 3 --html found.html",
+    "m2kr search okvqa --retriever preflmr --checkpoint ./my-model --image cat.jpg "
+    '--question "What breed is this?"',
+)
+_TEXT = 240  # characters of a passage in the table
+
+
+def command(
+    source: Annotated[str, typer.Argument(help="Source whose passages are searched.")],
+    retriever: Annotated[
+        str,
+        typer.Option("--retriever", "-r", help="Name, package.module:Class or file.py:Class."),
+    ],
+    question: Annotated[str, typer.Option("--question", "-q", help="What is asked.")] = "",
+    image: Annotated[
+        Path | None, typer.Option("--image", "-i", help="Image file that it is asked about.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, max=1000, help="Passages to show.")] = 5,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", help="The retriever's model: a folder or hub id.")
+    ] = None,
+    instruction: Annotated[
+        str | None,
+        typer.Option(
+            "--instruction",
+            help="Given to retrievers that read one; by default one of the source's own.",
+            show_default=False,
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Setting of the retriever."),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Split whose pool is searched.")] = "test",
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Page to write, with the image and whole texts.")
+    ] = None,
+    images: options.Images = None,
+    data: options.Data = None,
+    edition: options.Edition = None,
+    json: options.Json = False,
+) -> None:
+    """Ask a question of your own, about an image of your own, and see the passages that are found.
+
+    The pool is indexed first, which takes a while for a big one and a neural retriever.
+    """
+    from m2kr import paths
+    from m2kr.cli import output
+    from m2kr.cli.eval_ import stages
+    from m2kr.data.load import load
+    from m2kr.errors import MissingError
+    from m2kr.evaluation.asking import Question, ask
+    from m2kr.evaluation.cache import EmbeddingCache
+    from m2kr.retrievers import create
+
+    asked = Question(question, image, instruction)
+    if html is not None and not html.absolute().parent.is_dir():
+        raise MissingError("there is no such folder", where=str(html.absolute().parent))
+    root = paths.data_root(data)
+    output.say(f"data root: {root}", json_mode=json)
+    loaded = load(source, split, edition=edition, data=root, images=images or ())
+    settings = options.settings(set_) | ({"checkpoint": checkpoint} if checkpoint else {})
+    with output.Bars() as bars:
+        found = ask(
+            loaded,
+            create(retriever, settings),
+            asked,
+            k,
+            cache=EmbeddingCache.below(root),
+            progress=stages(bars),
+        )
+    where = f"{loaded.source}/{loaded.pool}, edition {loaded.edition}"
+    if html is not None:
+        from m2kr import atomic
+        from m2kr.cli.search_page import page
+
+        atomic.write_text(html, page(found, where, checkpoint))
+    if json:
+        output.emit(_record(found) | {"data": str(root), "pool": where, "page": _text(html)})
+        return
+    _show(found)
+    if html is not None:
+        output.say(f"the page is {html}")
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _record(found: "Asked") -> dict[str, Any]:
+    return {
+        "question": found.question.text,
+        "image": _text(found.question.image),
+        "instruction": found.instruction,
+        "retriever": found.retriever,
+        "seconds": found.seconds,
+        "notes": list(found.notes),
+        "passages": [
+            {
+                "rank": hit.rank,
+                "score": hit.score,
+                "passage_id": hit.passage_id,
+                "title": hit.title,
+                "text": hit.text,
+            }
+            for hit in found.hits
+        ],
+    }
+
+
+def _show(found: "Asked") -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from m2kr.cli import output
+
+    table = Table("rank", "score", "passage", "title", "text", show_lines=True)
+    for hit in found.hits:
+        cells = (str(hit.rank), f"{hit.score:.4f}", hit.passage_id, hit.title, cut(hit.text))
+        # As text, not markup: a passage may hold what looks like it.
+        table.add_row(*(Text(cell) for cell in cells))
+    if found.hits:
+        output.console().print(table)
+    else:
+        output.say(f"{found.retriever} found nothing")
+    for note in found.notes:
+        output.say(f"note: {note}")
+
+
+def cut(text: str, most: int = _TEXT) -> str:
+    """The beginning of a text on one line, ending at a word where it can."""
+    line = " ".join(text.split())
+    if len(line) <= most:
+        return line
+    head = line[:most]
+    return (head.rpartition(" ")[0] or head) + " …"

@@ -1,0 +1,61 @@
+"""``m2kr build --shard``: one share of a build, and what is still to be done."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from m2kr.build.setup import Ask
+from m2kr.build.shards import Shard, ShardBuilt, build_shard
+from m2kr.build.spec import Builder
+from m2kr.cli import output
+
+
+def run(
+    builders: Sequence[Builder | ModuleType],
+    root: Path,
+    share: str,
+    ask: Ask,
+    asked: Mapping[str, Any],
+    *,
+    offline: bool,
+    jobs: int,
+    json: bool,
+) -> None:
+    """Does one share of each source and says what comes next."""
+    shard = Shard.parse(share)
+    folder = asked["folder"]
+    told = {**asked, "folder": None if folder is None else str(folder)}
+    results = []
+    for builder in builders:
+        name = builder.SOURCE.name
+        with output.Bars() as bars:
+            done = build_shard(
+                builder, root, shard, ask, offline=offline, jobs=jobs, progress=bars, asked=told
+            )
+        results.append(
+            {
+                "source": name,
+                "folder": str(done.folder),
+                "shard": str(shard),
+                "done": done.done,
+                "waits_for": list(done.waits_for),
+                "fresh": done.fresh,
+            }
+        )
+        output.say(_told(name, done), json_mode=json)
+    if json:
+        output.emit({"data": str(root), "shards": results})
+
+
+def _told(name: str, built: ShardBuilt) -> str:
+    if not built.fresh:
+        return f"already built: {name} in {built.folder}"
+    what = f"shard {built.shard} of {name}: {len(built.done)} parts and tables are complete"
+    if built.waits_for:
+        count = len(built.waits_for)
+        return (
+            f"{what}; the {built.stage} need {count} of other shards: run this again when these are "
+            f"done, or leave the rest to m2kr merge {name}"
+        )
+    return f"{what}; when all shards are: m2kr merge {name}"

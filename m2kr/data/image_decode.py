@@ -1,0 +1,65 @@
+"""The one way in which the bytes of an image file become an RGB image, for readers and for checks.
+
+The first frame of an animation is the image. EXIF orientation is left as stored, colour profiles are
+not applied, transparency is dropped, and grey of more than 8 bits is cut off at 255, as Pillow's
+``convert`` does and the official code with it.
+"""
+
+import io
+
+from PIL import Image, UnidentifiedImageError
+
+# Pillow's own hard limit, so that nothing the official pipeline opens is refused.
+MAX_PIXELS = 178_956_970
+# Raster formats only: Pillow would also start Ghostscript for an EPS file.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+
+EMPTY = "an empty file"
+NO_IMAGE = "no image"
+DAMAGED = "a damaged image"
+TOO_MANY_PIXELS = "too many pixels"
+OUT_OF_MEMORY = "out of memory"
+
+
+class ImageFault(Exception):
+    """Bytes that do not become an image.
+
+    Args:
+        rule: What kind of fault, one of a few texts for ledgers.
+        detail: More about this one.
+    """
+
+    def __init__(self, rule: str, detail: str) -> None:
+        super().__init__(rule, detail)
+        self.rule = rule
+        self.detail = detail
+
+
+def open_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, str]:
+    """The RGB image in some bytes, wholly decoded, and the name of their format.
+
+    Args:
+        data: A whole image file.
+        max_pixels: Width times height, read from the header before anything is decoded.
+
+    Raises:
+        ImageFault: they are too large, cut short, hostile or no image.
+    """
+    if not data:
+        raise ImageFault(EMPTY, "no bytes")
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    try:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
+            pixels = image.width * image.height
+            if pixels <= max_pixels:
+                return image.convert("RGB"), image.format or ""
+    except UnidentifiedImageError as error:
+        raise ImageFault(NO_IMAGE, "no image format known") from error
+    except Image.DecompressionBombError as error:
+        raise ImageFault(TOO_MANY_PIXELS, str(error)) from error
+    except MemoryError as error:
+        raise ImageFault(OUT_OF_MEMORY, "it needs more memory than it may have") from error
+    except Exception as error:  # decoders fail on bad bytes in any way they like
+        raise ImageFault(DAMAGED, f"{str(error) or type(error).__name__:.200}") from error
+    raise ImageFault(TOO_MANY_PIXELS, f"{pixels:,} pixels, more than {max_pixels:,}")

@@ -1,0 +1,172 @@
+"""Parts and tables of a build as tasks of a Ray cluster.
+
+All nodes must see the data root and the upstream files at the same paths, as on a cluster's shared file
+system: tasks pass no data, they read and write there. A task whose node dies is done again elsewhere and
+goes on from the last whole shard.
+"""
+
+import importlib.util
+import logging
+import socket
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from m2kr import atomic
+from m2kr.build.executors import Task, perform
+from m2kr.build.parts import Stats
+from m2kr.errors import M2KRError, MissingError, missing_dependency
+from m2kr.progress import Progress
+
+RETRIES = 5  # of a task whose node died
+_CONNECT = 10.0  # seconds for a cluster's head to answer
+_LOOK = 60.0  # seconds for a node to look at the data root
+_PROBES = ".cache/ray"
+
+
+class RayExecutor:
+    """Makes what needs nothing of each other on the nodes of a cluster.
+
+    Args:
+        address: Of the cluster: ``HOST:PORT``, ``auto`` for the one that this machine belongs to, or
+            ``local`` for one of this machine's cores alone.
+        cpus: Cores that a part or a table takes.
+
+    Raises:
+        MissingError: Ray is not installed.
+    """
+
+    def __init__(self, address: str = "auto", cpus: float = 1) -> None:
+        if importlib.util.find_spec("ray") is None:
+            raise missing_dependency("ray", "ray", "--engine ray")
+        self._address = address
+        self._cpus = cpus
+
+    def prepare(self, root: Path) -> None:
+        """Connects, and checks that every node sees the data root.
+
+        Raises:
+            M2KRError: there is no such cluster.
+            MissingError: a node does not see the data root.
+        """
+        self.connect()
+        folder = root.absolute() / _PROBES
+        folder.mkdir(parents=True, exist_ok=True)
+        token = folder / uuid.uuid4().hex
+        atomic.write_text(token, token.name)
+        try:
+            blind = _blind_nodes(token)
+        finally:
+            token.unlink()
+        if blind:
+            raise MissingError(
+                f"{len(blind)} of the cluster's nodes can't see the data root: {', '.join(blind[:5])}",
+                where=str(root.absolute()),
+                expected="a folder that all nodes see at this path, such as on a shared file system",
+                fix="--data FOLDER on a shared file system; or --shard I/N and m2kr merge",
+            )
+
+    def connect(self) -> None:
+        """Joins the cluster, unless this process has.
+
+        Raises:
+            M2KRError: no cluster is there.
+        """
+        import ray
+
+        if ray.is_initialized():
+            return
+        try:
+            host, _, port = self._address.removeprefix("ray://").rpartition(":")
+            if port.isdecimal():
+                # Ray itself keeps trying a dead address for many minutes.
+                socket.create_connection((host, int(port)), _CONNECT).close()
+            ray.init(
+                address=self._address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=False if self._address == "local" else None,
+            )
+        except (OSError, OverflowError, ValueError, RuntimeError) as error:
+            raise M2KRError(
+                f"no Ray cluster is at {self._address!r}: {str(error).splitlines()[0]}",
+                expected="HOST:PORT of a running cluster, auto, or local",
+                fix="ray start --head   (or --address local)",
+            ) from error
+
+    def run(self, tasks: Sequence[Task], progress: Progress) -> list[Stats]:
+        """Performs every task; the results are in the tasks' order."""
+        import ray
+
+        remote = ray.remote(num_cpus=self._cpus, max_retries=RETRIES, retry_exceptions=False)(
+            perform
+        )
+        futures = [remote.remote(task) for task in tasks]
+        done = []
+        try:
+            for task, future in zip(tasks, futures, strict=True):
+                progress.start(task.name, None, "rows")
+                done.append(_result(task, future))
+                progress.done(task.name)
+        except BaseException:
+            for future in futures:
+                with suppress(Exception):
+                    ray.cancel(future, force=True)
+            raise
+        return done
+
+
+def _result(task: Task, future: Any) -> Stats:
+    import ray
+
+    try:
+        stats: Stats = ray.get(future)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, M2KRError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayError as error:
+        raise M2KRError(
+            f"{task.name} was not made: its node died, {RETRIES + 1} times",
+            expected="nodes with memory for it; the cluster's log says why they died",
+            fix="run the same command again: what is complete is kept",
+        ) from error
+    return stats
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    """The cluster's living nodes as Ray describes them."""
+    import ray
+
+    every: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call] # Ray has no types
+    return [node for node in every if node["Alive"]]
+
+
+def _seen(token: str) -> bool:
+    path = Path(token)
+    return path.is_file() and path.read_text() == path.name
+
+
+def _blind_nodes(token: Path) -> list[str]:
+    """Addresses of the nodes that can't read a file."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in alive_nodes() if node["Resources"].get("CPU")]
+    looks = {
+        node["NodeManagerAddress"]: ray.remote(num_cpus=0, max_retries=0)(_seen)
+        .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        .remote(str(token))
+        for node in nodes
+    }
+    blind = []
+    for address, look in looks.items():
+        try:
+            sees = ray.get(look, timeout=_LOOK)
+        except ray.exceptions.RayError:
+            continue  # it died: nothing will be asked of it
+        if not sees:
+            blind.append(address)
+    return blind

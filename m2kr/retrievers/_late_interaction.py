@@ -1,0 +1,202 @@
+"""What the retrievers ``preflmr`` and ``flmr`` share: a checkpoint, encoded and searched by MaxSim."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+from m2kr.errors import UsageError
+from m2kr.evaluation.retriever import EncoderRetriever, Modalities, Report, Side
+from m2kr.retrievers import _queries
+from m2kr.retrievers._packages import file_sha256, require, source_sha256
+from m2kr.retrievers._queries import query_text
+from m2kr.retrievers._text_encoder import pick_device
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from m2kr.data.records import Passages, Queries
+    from m2kr.preflmr.encoding import Encoder
+    from m2kr.preflmr.sides import Passage, Query
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+_READ = 256  # rows of a table at a time
+_REPORTED = 128  # rows between two reports of progress
+
+
+class LateInteraction(EncoderRetriever):
+    """A checkpoint of `m2kr.preflmr` as a retriever; subclasses say which, and how it is asked.
+
+    Args:
+        checkpoint: Folder or hub id in the official layout; by default `released`.
+        revision: Commit, tag or branch of a hub id.
+        device: ``auto`` (a GPU where one works), ``cpu``, ``cuda:1`` ..., or several devices separated
+            by commas, each of which gets a copy of the model.
+        dtype: What the model computes in; the official runs encode in float32.
+        token_budget: Tokens of a batch; by default what suits the device. Doesn't change the scores
+            beyond rounding.
+        max_length: Most tokens of a passage; by default the checkpoint's.
+        instructions: Whether queries begin with their instruction; if not, it is read only where
+            there is no question. By default what the models were trained with.
+        compile: Whether `torch.compile` makes faster code first, which takes about a minute.
+        workers: Threads that tokenise texts and decode images; by default one a core.
+
+    Attributes:
+        released: Hub id of the weights that are used unless others are named.
+        instructed: Whether these models were trained with instructions.
+
+    Raises:
+        MissingError: torch, transformers or safetensors is not installed.
+    """
+
+    modalities = Modalities(query=frozenset({"text", "image"}))
+    released: ClassVar[str]
+    instructed: ClassVar[bool]
+
+    def __init__(
+        self,
+        *,
+        checkpoint: str | None = None,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: Dtype = "float32",
+        token_budget: int | None = None,
+        max_length: int | None = None,
+        instructions: bool | None = None,
+        compile: bool = False,
+        workers: int | None = None,
+    ) -> None:
+        super().__init__()
+        require(("torch", "transformers", "safetensors"), "models", f"the retriever {self.name}")
+        if dtype not in get_args(Dtype):
+            raise UsageError(f"dtype={dtype!r}", expected=", ".join(get_args(Dtype)))
+        self._checkpoint = checkpoint or self.released
+        self._revision = revision
+        self._devices = [each.strip() for each in device.split(",")]
+        self._dtype = dtype
+        self._max_length = max_length
+        self._instructions = self.instructed if instructions is None else instructions
+        self._options = {"token_budget": token_budget, "compile": compile, "workers": workers}
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Weights and files by their hashes, lengths, type, and how a query is put together."""
+        return self._facts
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        from m2kr.preflmr import ContextTokenizer, PreFLMRConfig, QueryTokenizer
+        from m2kr.preflmr.sight import facts
+
+        local = Path(self._checkpoint).is_dir()
+        longest = ContextTokenizer.from_pretrained(self._folder).maxlen
+        return {
+            "checkpoint": Path(self._checkpoint).resolve().name if local else self._checkpoint,
+            # A hub's snapshots lie in folders named by commit.
+            "revision": None if local else self._folder.name,
+            **_hashes(self._folder),
+            "dtype": self._dtype,
+            "query_length": QueryTokenizer.from_pretrained(self._folder).maxlen,
+            "max_length": longest if self._max_length is None else self._max_length,
+            "instructions": self._instructions,
+            "without_image": "black 336x336",
+            **facts(PreFLMRConfig.from_folder(self._folder)),
+            "scoring": "MaxSim over all rows",
+        }
+
+    def cache_key(self, side: Side) -> Mapping[str, Any]:
+        """Weights, files, type and the code that runs them; of the lengths, the side's own."""
+        import m2kr.preflmr as package
+
+        other = {"query": {"max_length"}, "document": {"query_length", "instructions"}}[side]
+        # A checkpoint is known by its bytes, wherever it lies.
+        unsaid = other | {"checkpoint", "revision", "scoring"}
+        settings = {name: value for name, value in self.settings.items() if name not in unsaid}
+        return settings | {"code": source_sha256(package, _queries)}
+
+    @cached_property
+    def _folder(self) -> Path:
+        from m2kr.preflmr.hub import local_folder
+
+        return local_folder(self._checkpoint, self._revision)
+
+    @cached_property
+    def _encoder(self) -> "Encoder":
+        import torch
+
+        from m2kr.preflmr import PreFLMR
+        from m2kr.preflmr.encoding import Encoder
+
+        devices = [pick_device(each) for each in self._devices]
+        dtype = getattr(torch, self._dtype)
+        model = PreFLMR.from_pretrained(self._folder, device=devices[0], dtype=dtype)
+        # Embeddings are stored in float16: rounded once, here or there.
+        return Encoder(
+            model,
+            devices=devices,
+            max_length=self._max_length,
+            output="float16",
+            **self._options,  # type: ignore[arg-type] # one dict of several types
+        )
+
+    def encode_stream(
+        self, records: "Passages | Queries", side: Side, report: Report
+    ) -> "Iterator[list[np.ndarray]]":
+        """Rows batched by tokens, images decoded ahead; see `m2kr.preflmr.encoding`."""
+        from m2kr.preflmr.ahead import chunks
+
+        encoder = self._encoder
+        before = time.perf_counter()
+        if side == "query":
+            stream = encoder.stream_queries(self._asked(records))
+        else:
+            stream = encoder.stream_passages(_told(records))
+        for rows in chunks(stream, _REPORTED):
+            report(len(rows), time.perf_counter() - before)
+            yield rows
+            before = time.perf_counter()
+
+    def _asked(self, records: "Passages | Queries") -> "Iterator[Query]":
+        from m2kr.preflmr.image_input import ImageSource
+        from m2kr.preflmr.sides import Query
+
+        for rows in records.batches(_READ):
+            for row in rows:
+                image, path = None, row.get("img_path")
+                if records.images is not None and path is not None:
+                    image = ImageSource(("stored", path), partial(records.images.open, path))
+                question, instruction = row["question"], row["instruction"]
+                if self._instructions:
+                    yield Query(question, image, instruction)
+                else:
+                    yield Query(query_text(question, instruction), image)
+
+
+def _told(records: "Passages | Queries") -> "Iterator[Passage]":
+    from m2kr.preflmr.sides import Passage
+
+    for rows in records.batches(_READ):
+        for row in rows:
+            yield Passage(row["passage_content"])
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """``weights_sha256`` (of several files: of their names and hashes), and likewise of the others."""
+    from m2kr.preflmr import weights
+
+    found = sorted({each.file for each in weights.describe(folder).values()})
+    others = sorted(
+        path
+        for path in (*folder.glob("*.json"), *folder.glob("*/*.json"), *folder.glob("*/vocab.txt"))
+        if path.name != weights.INDEX
+    )
+    one = file_sha256(found[0]) if len(found) == 1 else _digest(folder, found)
+    return {"weights_sha256": one, "files_sha256": _digest(folder, others)}
+
+
+def _digest(folder: Path, paths: list[Path]) -> str:
+    lines = (f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n" for path in paths)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

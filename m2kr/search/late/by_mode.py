@@ -1,0 +1,231 @@
+"""Searching a token store by the mode that was chosen: building its index, answering, auditing."""
+
+import hashlib
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from m2kr.errors import InputError, UsageError
+from m2kr.search.late.duration import require_short
+from m2kr.search.late.modes import Searching
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from m2kr.progress import Progress
+    from m2kr.search.late.index_files import IndexFiles
+    from m2kr.search.late.store import TokenStore
+
+logger = logging.getLogger("m2kr.search")
+
+_WORTH_TORCH = 10**8  # products of a query row and a token: a second's work for the reference
+_REFERENCE_BYTES = 1 << 22  # of tokens, a block
+T = TypeVar("T", bound=Any)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What a search found, and how.
+
+    Attributes:
+        numbers: Passage numbers (queries x k), best first; -1 where there are fewer.
+        scores: float64, likewise; -inf where there are fewer.
+        how: Mode and settings: the same for the same search. JSON values.
+        cost: Engine, threads and time, as they happened to be. JSON values.
+    """
+
+    numbers: "NDArray[np.int64]"
+    scores: "NDArray[np.float64]"
+    how: dict[str, Any]
+    cost: dict[str, Any]
+
+
+def build(
+    store: "TokenStore", folder: Path, searching: Searching, progress: "Progress | None" = None
+) -> "IndexFiles | None":
+    """The index that a mode searches, built below ``folder`` or found there; None for ``exact``.
+
+    Raises:
+        InputError: the store has no token.
+        UsageError: another process is building it, or settings make no sense.
+        MissingError: torch isn't installed.
+    """
+    if searching.mode == "exact":
+        return None
+    from m2kr.search.late import index_build
+
+    settings = searching.build_settings()
+    told = json.dumps({"kind": settings.kind, "nbits": settings.nbits, **settings.asked()})
+    name = f"{settings.kind}-{settings.nbits}bit-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    return index_build.build(index_build.pool_of(store), folder / name, settings, progress=progress)
+
+
+def search(
+    queries: "TokenStore",
+    documents: "TokenStore",
+    k: int,
+    ranks: "NDArray[np.int64]",
+    searching: Searching,
+    *,
+    index: "IndexFiles | None" = None,
+    memory: int,
+    progress: "Progress | None" = None,
+) -> Answer:
+    """The best ``k`` passages of every query.
+
+    Args:
+        queries: Their rows.
+        documents: The pool's tokens.
+        k: Passages a query.
+        ranks: Per passage the rank of its id (`topk.id_ranks`), which breaks ties.
+        searching: How.
+        index: From `build`; None for exact search.
+        memory: Bytes that exact search may use for its blocks.
+        progress: Told of exact search's pairs.
+
+    Raises:
+        InputError: the dims differ.
+        UsageError: exact search would take more than ``max_hours``.
+        CheckError: bytes of the store or the index differ from their checksum.
+    """
+    if queries.dim != documents.dim:
+        raise InputError(
+            f"query vectors have {queries.dim} dimensions, passage vectors {documents.dim}",
+            expected="the same on both sides",
+        )
+    if searching.mode == "exact":
+        require_short(queries, documents, k, searching)
+        if queries.tokens * documents.tokens < _WORTH_TORCH or find_spec("torch") is None:
+            return _reference(queries, documents, k, ranks)
+        return _exact(queries, documents, k, ranks, searching, memory, progress)
+    if index is None:
+        raise UsageError(
+            f"{searching.mode} search needs its index", fix="by_mode.build(store, ...)"
+        )
+    return _indexed(queries, documents, k, ranks, searching, index)
+
+
+def _reference(
+    queries: "TokenStore", documents: "TokenStore", k: int, ranks: "NDArray[np.int64]"
+) -> Answer:
+    from m2kr.search.late import reference
+    from m2kr.search.topk import TopK
+
+    started, cpu = time.perf_counter(), time.process_time()
+    rows, best = queries.take(range(len(queries))), TopK(len(queries), ranks, k)
+    for block in documents.blocks(_REFERENCE_BYTES):
+        for number, query in enumerate(rows):
+            scores = reference.maxsim_many(query, block.tokens, block.offsets)
+            best.push_block(scores[None, :], block.first, number)
+    numbers, found = best.result()
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    cost = {"engine": "reference", "device": "cpu", **_each(seconds, cpu, len(queries))}
+    return Answer(numbers, found, {"mode": "exact"}, cost)
+
+
+def _exact(
+    queries: "TokenStore",
+    documents: "TokenStore",
+    k: int,
+    ranks: "NDArray[np.int64]",
+    searching: Searching,
+    memory: int,
+    progress: "Progress | None",
+) -> Answer:
+    from m2kr.search.late import exact
+
+    numbers, scores, stats = exact.search(
+        queries.take(range(len(queries))),
+        documents,
+        k,
+        ranks,
+        memory=memory,
+        threads=searching.threads,
+        device=searching.device,
+        progress=progress,
+    )
+    logger.info("exact search: %s", stats)
+    cost = {
+        "engine": "exact",
+        "device": stats.device,
+        "passes": list(stats.passes),
+        "threads": stats.threads,
+        **_each(stats.seconds, stats.cpu_seconds, len(queries)),
+    }
+    return Answer(numbers, scores, {"mode": "exact"}, cost)
+
+
+def _indexed(
+    queries: "TokenStore",
+    documents: "TokenStore",
+    k: int,
+    ranks: "NDArray[np.int64]",
+    searching: Searching,
+    index: "IndexFiles",
+) -> Answer:
+    from m2kr.search.late import compressed, official, official_index, search_index
+
+    rows = queries.take(range(len(queries)))
+    if searching.mode == "official":
+        arrays = official_index.arrays_of(index)
+        steered = _steered(official.OfficialSettings.for_k(k), searching)
+        started, cpu = time.perf_counter(), time.process_time()
+        numbers, scores = official_index.search(
+            rows, arrays, k, ranks, settings=steered, threads=searching.threads
+        )
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        widths = asdict(steered)
+    else:
+        opened = compressed.CompressedIndex(index)
+        wide = None
+        if searching.widths:
+            usual = compressed.SearchSettings.suited(k, len(index), index.settings.nbits)
+            wide = _steered(usual, searching)
+        stored = documents if searching.final == "exact" else None
+        numbers, scores, stats = compressed.search(
+            rows, opened, k, ranks, settings=wide, store=stored, threads=searching.threads
+        )
+        seconds, cpu, widths = stats.seconds, stats.cpu_seconds, asdict(stats.settings)
+    how = {
+        "mode": searching.mode,
+        "nbits": index.settings.nbits,
+        "centroids": index.settings.centroids,
+        "training": dict(index.settings.training),
+        "final": searching.final,
+        **widths,
+        "index_bytes": index.nbytes(),
+    }
+    if searching.audit:
+        found = search_index.Found(numbers, scores, documents.ids(), how, cpu, seconds)
+        count = min(searching.audit, len(rows))
+        how["audit"] = {
+            "queries": count,
+            **search_index.audit(found, queries, documents, count),
+        }
+    return Answer(numbers, scores, how, _each(seconds, cpu, len(rows)))
+
+
+def _steered(settings: T, searching: Searching) -> T:
+    """The settings with the caller's own widths.
+
+    Raises:
+        UsageError: one that this mode doesn't have.
+    """
+    known = {each.name: type(getattr(settings, each.name)) for each in fields(settings)}
+    for name, value in searching.widths.items():
+        if name not in known:
+            raise UsageError(
+                f"{searching.mode} search has no '{name}'", expected=", ".join(sorted(known))
+            )
+        settings = replace(settings, **{name: known[name](value)})
+    return settings
+
+
+def _each(seconds: float, cpu: float, queries: int) -> dict[str, Any]:
+    count = max(1, queries)
+    return {"seconds_per_query": seconds / count, "cpu_seconds_per_query": cpu / count}

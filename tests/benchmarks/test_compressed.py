@@ -1,0 +1,61 @@
+"""The compressed index beside exact search, in one run: what it finds, costs and takes."""
+
+import os
+from pathlib import Path
+
+import pytest
+from own_process import cost
+
+STEPS = Path(__file__).with_name("compressed_cost.py")
+WHOLE = bool(os.environ.get("M2KR_WHOLE"))  # 100,000 passages, by option
+
+
+@pytest.mark.slow
+def test_ten_thousand_passages(tmp_path: Path) -> None:
+    passages = 10_000
+    cost(STEPS, "write", tmp_path, passages)
+    least = {"4": {"R@10": 0.97, "R@100": 0.95}, "8": {"R@10": 0.98, "R@100": 0.98}}
+    for bits, recalls in least.items():
+        built = cost(STEPS, f"build{bits}", tmp_path, passages)
+        assert built["cpu"] <= 120
+        if bits == "4":
+            assert built["bytes a token"] <= 80
+        found = cost(STEPS, f"search{bits}", tmp_path, passages)
+        print(f"{bits} bits: {found['compressed'] / found['exact']:.2f} of exact search's cost")
+        assert found["compressed"] <= found["exact"]
+        for measure, wanted in recalls.items():
+            assert found[measure] >= wanted
+            assert found[measure] >= found[f"ceiling {measure}"] - 0.01
+
+
+@pytest.mark.skipif(not WHOLE, reason="15 minutes of building: M2KR_WHOLE=1 runs it")
+@pytest.mark.slow
+def test_growth(tmp_path: Path) -> None:
+    costs = {}
+    for passages in (1_000, 10_000, 100_000):
+        folder = tmp_path / str(passages)
+        folder.mkdir()
+        cost(STEPS, "write", folder, passages)
+        cost(STEPS, "build4", folder, passages)
+        costs[passages] = found = cost(STEPS, "search4", folder, passages)
+        share = found["compressed"] / found["exact"]
+        print(
+            f"{passages:,} passages: {share:.2f} of exact search's cost, R@100 {found['R@100']:.3f}"
+        )
+    largest = costs[100_000]
+    assert largest["compressed"] <= largest["exact"] / 4
+    assert largest["R@10"] >= 0.97
+    assert largest["R@100"] >= 0.92
+
+
+@pytest.mark.skipif(not WHOLE, reason="minutes of k-means by its rules: M2KR_WHOLE=1 runs it")
+@pytest.mark.slow
+def test_the_published_protocol_loses_more(tmp_path: Path) -> None:
+    passages = 2_000
+    cost(STEPS, "write", tmp_path, passages)
+    cost(STEPS, "build8", tmp_path, passages)
+    cost(STEPS, "build_official", tmp_path, passages)
+    ours = cost(STEPS, "search8", tmp_path, passages)
+    official = cost(STEPS, "search_official", tmp_path, passages)
+    assert official["R@10"] >= 0.9
+    assert ours["R@100"] > official["R@100"]

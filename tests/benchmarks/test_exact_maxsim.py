@@ -1,0 +1,39 @@
+"""Exact MaxSim search against the plain ways in torch, in one run; and its memory."""
+
+from pathlib import Path
+
+import pytest
+from own_process import cost
+
+STEPS = Path(__file__).with_name("exact_cost.py")
+MB = 1 << 20
+
+
+@pytest.mark.slow
+def test_exact_maxsim(tmp_path: Path) -> None:
+    cost(STEPS, "write", tmp_path, 10_000)
+    found = cost(STEPS, "compare", tmp_path, 10_000)
+    print(
+        f"exact: {found['packed'] / found['exact']:.1f} times cheaper than packed float32, "
+        f"{found['padded'] / found['exact']:.1f} times than padded"
+    )
+    assert found["of packed's best 100"] >= 99
+    # Wanted: 3 and 10. Seen on a busy machine: 2.8 to 3.7, and 9.9 to 10.8.
+    assert found["exact"] <= found["packed"] / 2.5
+    assert found["exact"] <= found["padded"] / 8
+
+
+@pytest.mark.slow
+def test_memory_stays_within_the_budget(tmp_path: Path) -> None:
+    passages = 45_000
+    cost(STEPS, "write", tmp_path, passages)
+    found = cost(STEPS, "budget", tmp_path, passages)
+    assert found["read"] >= 9.9 * found["memory"]
+    assert found["peak"] <= found["memory"] + 500 * MB
+
+
+@pytest.mark.slow
+def test_dense_search_stays_within_the_budget(tmp_path: Path) -> None:
+    cost(STEPS, "dense_file", tmp_path, 500_000)
+    found = cost(STEPS, "dense_budget", tmp_path, 500_000)
+    assert found["over"] <= found["memory"] + 100 * MB

@@ -1,0 +1,14 @@
+"""Fixtures that several tests of builders share."""
+
+from collections.abc import Iterator
+
+import pytest
+from faulty_server import FaultyServer
+from upstream_fixture import served_files
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultyServer]:
+    """Serves every upstream file in miniature."""
+    with FaultyServer(served_files()) as running:
+        yield running

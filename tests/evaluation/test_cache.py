@@ -1,0 +1,408 @@
+"""Encoded rows kept across runs: found again, gone on with after a kill, and never mistaken."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import typer
+from evaluation.toys import Late, image_folder, toy_split
+from typer.testing import CliRunner
+
+import m2kr
+from m2kr import sources
+from m2kr.build.run import build
+from m2kr.cli import eval_
+from m2kr.cli.main import guarded
+from m2kr.data.images import ImageStore
+from m2kr.errors import InputError, UsageError
+from m2kr.evaluation.cache import EmbeddingCache, held, key_of
+from m2kr.evaluation.harness import evaluate
+from m2kr.evaluation.report import as_text
+from m2kr.evaluation.result import Result
+from m2kr.evaluation.retriever import Modalities
+from m2kr.evaluation.run import Run
+from m2kr.search.late.store import TokenStore
+
+ENCODER = """
+import os, signal, time
+import numpy as np
+from m2kr.evaluation.retriever import EncoderRetriever
+
+class Words(EncoderRetriever):
+    name = "words"
+    batch_size = 8
+    _window_batches = 1
+
+    def __init__(self, *, log: str, scale: float = 1.0, late: bool = True, die_after: int = 0):
+        self.log, self.scale, self.late, self.die_after = log, scale, late, die_after
+        self.rows = 0
+
+    @property
+    def settings(self):
+        return {"scale": self.scale, "late": self.late}
+
+    def cache_key(self, side):
+        return self.settings
+
+    def encode(self, side, batch):
+        if self.die_after and self.rows >= self.die_after:
+            if self.rows >= self.die_after + 24:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.6)
+        self.rows += len(batch)
+        with open(self.log, "a") as file:
+            file.writelines(f"{side} {one}\\n" for one in batch.ids)
+        found = []
+        for text in batch.texts:
+            rows = np.zeros((len(text.split()[:12]) or 1, 16))
+            for row, word in zip(rows, text.split()[:12]):
+                for letter in word:
+                    row[ord(letter) % 16] += self.scale
+            found.append(rows)
+        return found if self.late else np.stack([rows.sum(0) for rows in found])
+
+    def encode_query(self, batch):
+        return self.encode("query", batch)
+
+    def encode_document(self, batch):
+        return self.encode("document", batch)
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """60 queries of mini, with as many passages beside their positives."""
+    root = tmp_path_factory.mktemp("built")
+    build(sources.builder("mini"), root, splits=("test",), limit=60)
+    return root
+
+
+@pytest.fixture
+def root(built, tmp_path):
+    shutil.copytree(built, tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def app():
+    app = typer.Typer()
+    app.command()(guarded(eval_.command))
+    return app
+
+
+class Eval:
+    """``m2kr eval mini`` with the encoder above; tells how many rows were encoded."""
+
+    def __init__(self, app, root, folder):
+        self.app, self.root, self.folder = app, root, folder
+        (folder / "words.py").write_text(ENCODER)
+        self.log = folder / "log"
+
+    def command(self, *args, **settings):
+        self.log.write_text("")
+        sets = [f"--set={name}={value}" for name, value in {"log": self.log, **settings}.items()]
+        fixed = ["--k", 10, "--data", self.root, "--out", self.folder / "out", "--json"]
+        which = f"{self.folder / 'words.py'}:Words"
+        return [str(each) for each in ("mini", "-r", which, *sets, *fixed, *args)]
+
+    def __call__(self, *args, code=0, **settings):
+        done = CliRunner().invoke(self.app, self.command(*args, **settings))
+        assert done.exit_code == code, done.output + done.stderr
+        return json.loads(done.stdout)["results"][0] if not code else done.stderr
+
+    @property
+    def encoded(self):
+        lines = self.log.read_text().splitlines()
+        return {
+            side: sum(line.startswith(side) for line in lines) for side in ("query", "document")
+        }
+
+    @property
+    def run_file(self):
+        return next((self.folder / "out").glob("*.run.parquet")).read_bytes()
+
+
+@pytest.fixture
+def call(app, root, tmp_path):
+    return Eval(app, root, tmp_path)
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_second_run_encodes_nothing_and_says_so(call, late):
+    first = call(late=late)
+    every = {"query": first["counts"]["queries"], "document": first["counts"]["passages"]}
+    assert call.encoded == every
+    assert "reused" not in first["retriever"]
+    run = call.run_file
+    again = call(late=late)
+    assert call.encoded == {"query": 0, "document": 0}
+    assert again["retriever"]["reused"] == {f"encode {side}": n for side, n in every.items()}
+    assert (again["metrics"], again["search"] and again["search"]["mode"]) == (
+        first["metrics"],
+        "exact" if late else None,
+    )
+    assert again["bytes_per_passage"] == first["bytes_per_passage"] > 0
+    assert call.run_file == run
+    # Another setting is another entry; without the cache all is encoded.
+    call(late=late, scale=2)
+    assert call.encoded == every
+    call("--no-cache", late=late)
+    assert call.encoded == every
+    keys = [json.loads(p.read_text()) for p in call.root.glob("cache/embeddings/*/key.json")]
+    assert len(keys) == 4
+    assert {key["about"]["retriever"] for key in keys} == {"words"}
+    assert {key["key"]["settings"]["scale"] for key in keys} == {1.0, 2.0}
+    # The encoder's source is part of what decides.
+    with (call.folder / "words.py").open("a") as file:
+        file.write("# changed\n")
+    call(late=late)
+    assert call.encoded == every
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_after_kill_9_only_the_rest_is_encoded_and_the_run_file_is_the_same(call, cli, late):
+    call("--no-cache", late=late)
+    every, expected = call.encoded, call.run_file
+    shutil.rmtree(call.folder / "out")
+    killed = every["document"] // 2
+    cli("eval", *call.command(late=late, die_after=killed), code=-9)
+    done = call.encoded["document"]
+    assert killed <= done < every["document"]
+    result = call(late=late)
+    # 0.6 s a batch of 8 rows: every second batch is synced with what came before it.
+    assert every["document"] - done <= call.encoded["document"] <= every["document"] - done + 24
+    assert call.encoded["query"] == every["query"]
+    assert result["retriever"]["reused"] == {
+        "encode document": every["document"] - call.encoded["document"]
+    }
+    assert call.run_file == expected
+
+
+def test_an_index_in_the_cache_is_found_again(call):
+    search = ("--search", "compressed", "--search-set", "centroids=32", "--audit", "5")
+    first = call(*search)
+    index = next(call.root.glob("cache/embeddings/*/indexes/*"))
+    before = {path: path.stat().st_mtime_ns for path in index.iterdir() if path.suffix}
+    again = call(*search)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert call.encoded == {"query": 0, "document": 0}
+    for result in (first, again):
+        assert result["search"]["centroids"] == 32
+        assert set(result["search"]["audit"]) == {"queries", "recall@1", "recall@10"}
+    assert again["run_sha256"] == first["run_sha256"]
+    call("--nbits", "8", *search)
+    assert len(list(index.parent.iterdir())) == 2
+
+
+def test_three_seeds_give_mean_and_range(call):
+    search = ("--search", "compressed", "--search-set", "centroids=8", "--search-set", "probes=1")
+    alone = [call(*search, "--seed", seed) for seed in (4, 5)]
+    both = call(*search, "--seed", 4, "--seeds", 2)
+    assert both["metrics"] == alone[0]["metrics"]
+    assert both["search"]["seeds"]["seeds"] == [4, 5]
+    for name, facts in both["search"]["seeds"]["metrics"].items():
+        values = sorted(each["metrics"][name]["value"] for each in alone)
+        assert (facts["low"], facts["high"]) == (values[0], values[1])
+        assert facts["mean"] == pytest.approx(sum(values) / 2)
+    saved = next((call.folder / "out").glob("*.compressed.json"))
+    assert "mean and range over 2 indexes: R@1 " in as_text([Result.load(saved)])
+    assert "2 seeds of exact search" in call("--seeds", 2, code=2)
+
+
+def test_what_cannot_be_asked_for_is_refused_on_the_command_line(call, app):
+    assert "late-interaction retriever" in call("--search", "official", late=False, code=2)
+    long = call("--max-hours", "1e-9", code=2)
+    assert "exact search would take about" in long
+    assert "--search compressed" in long
+    assert "a number" in call("--search-set", "probes=many", code=2)
+    assert "exact search has no widths" in call("--search-set", "probes=3", code=2)
+    lexical = ["mini", "-r", "bm25", "--search", "compressed", "--data", str(call.root)]
+    refused = CliRunner().invoke(app, lexical)
+    assert refused.exit_code == 2
+    assert "bm25 has no compressed search" in refused.stderr
+
+
+def test_the_cache_of_the_api(call, tmp_path):
+    settings = {"log": str(call.log), "scale": "1"}
+    which = f"{call.folder / 'words.py'}:Words"
+
+    def run(**options):
+        call.log.write_text("")
+        m2kr.evaluate("mini", which, data=call.root, settings=settings, k=5, **options)
+        return sum(call.encoded.values())
+
+    every = run(cache=False)
+    assert not (call.root / "cache").exists()
+    # A working folder is gone on with by itself; the data root is left alone.
+    assert run(workdir=tmp_path / "work") == every
+    assert not (call.root / "cache").exists()
+    assert run(workdir=tmp_path / "work") == 0
+    assert run() == every
+    assert run() == 0
+    assert run(workdir=tmp_path / "other", cache=True) == 0
+    with pytest.raises(UsageError, match="exact search has no audit"):
+        run(audit=3)
+
+
+class Counted(Late):
+    """Late interaction that may be cached; counts what it encodes."""
+
+    def __init__(self, key=None):
+        super().__init__(2)
+        self.key = {"a": 1} if key is None else key
+        self.count = {"query": 0, "document": 0}
+
+    def cache_key(self, side):
+        return self.key
+
+    def encode_query(self, batch):
+        self.count["query"] += len(batch)
+        return super().encode_query(batch)
+
+    def encode_document(self, batch):
+        self.count["document"] += len(batch)
+        return super().encode_query(batch)
+
+
+def counted(split, folder, **options):
+    one = Counted(**options)
+    evaluate(split, one, k=5, cache=EmbeddingCache(folder))
+    return one.count
+
+
+def test_another_pool_or_other_queries_are_encoded(tmp_path):
+    split = toy_split()
+    assert counted(split, tmp_path) == {"query": 4, "document": 4}
+    assert counted(split, tmp_path) == {"query": 0, "document": 0}
+    pool = toy_split(passages={"p/apple": "The apple is green.", "p/bear": "A bear."})
+    assert counted(pool, tmp_path) == {"query": 0, "document": 2}
+    assert counted(split, tmp_path, key={"a": 2}) == {"query": 4, "document": 4}
+
+
+def test_the_store_says_what_it_is_of(tmp_path):
+    split = toy_split()
+    counted(split, tmp_path)
+    stores = [TokenStore.open(path.parent) for path in tmp_path.glob("*/store.json")]
+    metas = {("pool" in store.meta): store for store in stores}
+    assert metas[True].meta["pool"] == split.fingerprints["pool"]
+    assert metas[False].meta["queries"] == split.fingerprints["queries"]
+    assert {store.meta["eval"] for store in stores} == {split.fingerprints["eval"]}
+    assert metas[True].ids().to_pylist() == split.passages_view.ids.to_pylist()
+
+
+def test_query_images_count_by_content_and_only_where_they_are_read(tmp_path):
+    split = toy_split(ImageStore(image_folder(tmp_path, "a.png", "b.png")))
+    one = Counted()
+    blind = key_of(one, split.queries_view, "query")
+    one.modalities = Modalities(frozenset({"text", "image"}))
+    seeing = key_of(one, split.queries_view, "query")
+    assert blind["images"] is None
+    assert key_of(one, split.passages_view, "document")["images"] is None
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("a.png", "b.png"):
+        shutil.copy(tmp_path / name, moved)
+    there = toy_split(ImageStore(moved))
+    assert key_of(one, there.queries_view, "query") == seeing
+    shutil.copy(moved / "a.png", moved / "b.png")
+    assert key_of(one, there.queries_view, "query") != seeing
+    pool = Counted()
+    pool.modalities = Modalities(frozenset({"text"}), frozenset({"image"}))
+    roots = key_of(pool, there.passages_view, "document")["images"]
+    assert roots["roots"][0][0] == str(moved)
+    assert roots != key_of(pool, split.passages_view, "document")["images"]
+
+
+def test_what_is_not_known_is_not_cached(tmp_path):
+    split = toy_split()
+    assert key_of(Late(), split.passages_view, "document") is None
+    evaluate(split, Late(), k=5, cache=EmbeddingCache(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+    unnamed = type(split.queries_view)(split.queries_view.dataset)
+    assert key_of(Counted(), unnamed, "query") is None
+    space = {"__name__": "nowhere", "Counted": Counted}
+    exec("class Typed(Counted): pass", space)
+    assert key_of(space["Typed"](), split.passages_view, "document") is None
+    with pytest.raises(InputError, match="can't be written as JSON"):
+        key_of(Counted({"model": object()}), split.passages_view, "document")
+
+
+def test_a_damaged_entry_is_encoded_again(tmp_path, caplog):
+    split = toy_split()
+    counted(split, tmp_path)
+    entry = next(path.parent for path in tmp_path.glob("*/store.json"))
+    (entry / "lengths-00000.npy").write_bytes(b"nonsense")
+    with caplog.at_level(logging.WARNING, "m2kr"):
+        assert sum(counted(split, tmp_path).values()) == 4
+    assert "is damaged, so it is done again" in caplog.text
+    assert counted(split, tmp_path) == {"query": 0, "document": 0}
+    (entry / "key.json").write_text("{}")
+    assert sum(counted(split, tmp_path).values()) == 4
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    with caplog.at_level(logging.WARNING, "m2kr"):
+        assert counted(toy_split(), tmp_path / "file") == {"query": 4, "document": 4}
+    assert "nothing is cached" in caplog.text
+
+
+def test_two_at_one_entry_encode_it_once(tmp_path):
+    """The second waits for the first, and finds its work done."""
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow(Counted):
+        def encode_document(self, batch):
+            begun.set()
+            assert go.wait(20)
+            return super().encode_document(batch)
+
+    split, cache = toy_split(), EmbeddingCache(tmp_path)
+    one, two = Slow(), Slow()
+    first = threading.Thread(target=evaluate, args=(split, one), kwargs={"k": 5, "cache": cache})
+    second = threading.Thread(target=evaluate, args=(split, two), kwargs={"k": 5, "cache": cache})
+    first.start()
+    assert begun.wait(20)
+    second.start()
+    second.join(1.5)
+    assert second.is_alive()
+    go.set()
+    first.join(30)
+    second.join(30)
+    assert one.count["document"] == 4
+    assert two.count["document"] == 0
+
+
+def test_a_killed_owner_does_not_keep_an_entry(tmp_path):
+    code = (
+        "import os, pathlib, sys\n"
+        "from m2kr.evaluation.cache import held\n"
+        "with held(pathlib.Path(sys.argv[1])):\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, tmp_path / "x"]).returncode == -9
+    with held(tmp_path / "x"):
+        assert (tmp_path / "x.lock").exists()
+
+
+def test_a_shared_pool_is_encoded_once_whatever_the_split(tmp_path):
+    split = toy_split()
+    counted(split, tmp_path)
+    split.fingerprints["eval"] = "fp1:of another split"
+    assert counted(split, tmp_path) == {"query": 0, "document": 0}
+
+
+def test_rankings_from_the_cache_are_those_without_it(tmp_path):
+    split = toy_split()
+    runs = [
+        evaluate(split, Counted(), k=5, cache=cache).run
+        for cache in (None, EmbeddingCache(tmp_path), EmbeddingCache(tmp_path))
+    ]
+    assert runs[0] == runs[1] == runs[2]
+    assert isinstance(runs[0], Run)
+    assert np.isfinite(runs[0].scores("q1")).all()

@@ -1,0 +1,304 @@
+"""Building, finishing and adding to indexes, and finding what was changed in them."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from late_pools import DIM, ids, passages, pool, store
+
+from m2kr.errors import CheckError, InputError, MissingError, UsageError
+from m2kr.search.late import index_format as layout
+from m2kr.search.late import official_index
+from m2kr.search.late.codec import Codec
+from m2kr.search.late.index_build import BuildSettings, add, build, pool_of, sample
+from m2kr.search.late.index_files import IndexFiles
+from m2kr.search.late.index_writer import lock
+from m2kr.search.late.ivf import InvertedLists
+from m2kr.search.late.kmeans import Training
+from m2kr.search.late.scaled import ScaledCodec
+from m2kr.search.late.store import TokenStore
+
+SMALL = BuildSettings(centroids=128)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != ".lock"}
+
+
+def test_an_index_holds_every_passage_in_order(
+    index_folder: Path, token_store: TokenStore, matrices: list[np.ndarray]
+) -> None:
+    files = IndexFiles.open(index_folder)
+    files.verify()
+    assert len(files) == len(matrices) == 400
+    assert [shard.record.passages for shard in files.shards] == [150, 150, 100]
+    assert files.ids().to_pylist() == ids(400)
+    assert np.diff(files.offsets).tolist() == [len(m) for m in matrices]
+    assert isinstance(files.codec, ScaledCodec)
+    assert files.codec.centroids.shape == (128, DIM)
+    packed = files.residuals(np.arange(400))
+    decoded = files.codec.decode(files.codes, packed, files.sizes)
+    original = np.concatenate(matrices).astype(np.float32)
+    error = ((decoded.astype(np.float32) - original) ** 2).sum(1)
+    assert error.mean() < 0.005
+    for shard, first in zip(files.shards, files.firsts, strict=False):
+        span = files.offsets[first : first + shard.record.passages + 1]
+        codes = files.codes[span[0] : span[-1]]
+        lists = InvertedLists.of(codes, np.diff(span), 128)
+        assert shard.lists.documents.tolist() == lists.documents.tolist()
+        assert shard.lists.offsets.tolist() == lists.offsets.tolist()
+
+
+def test_residuals_of_chosen_passages_across_shards(index_folder: Path) -> None:
+    files = IndexFiles.open(index_folder)
+    whole = files.residuals(np.arange(400))
+    chosen = np.array([399, 150, 3, 398, 149, 150, 397])
+    parts = [whole[files.offsets[i] : files.offsets[i + 1]] for i in chosen]
+    assert files.residuals(chosen).tobytes() == np.concatenate(parts).tobytes()
+    assert files.residuals(np.zeros(0, np.int64)).shape == (0, DIM // 2)
+    with pytest.raises(UsageError, match="400 passages"):
+        files.residuals(np.array([400]))
+
+
+def test_building_again_changes_nothing(
+    index_folder: Path, token_store: TokenStore, tmp_path: Path
+) -> None:
+    again = tmp_path / "again"
+    build(pool_of(token_store), again, SMALL, shard_passages=150)
+    assert contents(again) == contents(index_folder)
+    build(pool_of(token_store), again, SMALL, shard_passages=150)
+    assert contents(again) == contents(index_folder)
+
+
+def test_a_cut_build_goes_on_after_its_last_shard(
+    index_folder: Path, token_store: TokenStore, tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut"
+    shutil.copytree(index_folder, cut)
+    # As a kill leaves it: files of shard 1 half there, no record.
+    (cut / layout.record_name(1)).unlink()
+    for name in layout.names(2, "compressed").values():
+        (cut / name).unlink()
+    (cut / layout.record_name(2)).unlink()
+    half = cut / layout.names(1, "compressed")["residuals"]
+    half.write_bytes(half.read_bytes()[:100])
+    assert len(IndexFiles.open(cut)) == 150
+    build(pool_of(token_store), cut, SMALL, shard_passages=150)
+    assert contents(cut) == contents(index_folder)
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from m2kr.search.late import index_writer
+from m2kr.search.late.index_build import BuildSettings, build, pool_of
+from m2kr.search.late.store import TokenStore
+append = index_writer.IndexWriter.append
+def slowly(self, *args, **kwargs):
+    append(self, *args, **kwargs)
+    time.sleep(0.3)
+index_writer.IndexWriter.append = slowly
+pool = pool_of(TokenStore.open(Path(sys.argv[1])))
+build(pool, Path(sys.argv[2]), BuildSettings(centroids=128), shard_passages=50)
+"""
+
+
+def test_kill_nine_while_writing(token_store: TokenStore, tmp_path: Path) -> None:
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    build(pool_of(token_store), whole, SMALL, shard_passages=50)
+    running = subprocess.Popen([sys.executable, "-c", SCRIPT, str(token_store.folder), str(killed)])
+    try:
+        until = time.monotonic() + 60
+        while not (killed / layout.record_name(1)).exists() and time.monotonic() < until:
+            time.sleep(0.02)
+    finally:
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    done = len(IndexFiles.open(killed))
+    assert 100 <= done < 400
+    IndexFiles.open(killed).verify()
+    (killed / ".lock").unlink(missing_ok=True)  # of a dead process; else half a minute's wait
+    build(pool_of(token_store), killed, SMALL, shard_passages=50)
+    assert contents(killed) == contents(whole)
+
+
+def test_adding_a_grown_store_and_another_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    first, more, other = (passages(rng, [5] * n) for n in (200, 30, 40))
+    folder, index = tmp_path / "store", tmp_path / "index"
+    build(pool_of(store(folder, first)), index, SMALL)
+    centroids = IndexFiles.open(index).codec.centroids.tobytes()
+    grown = store(folder, more, [f"m{i}" for i in range(30)])
+    files = add(pool_of(grown), index)
+    assert files.ids().to_pylist() == [*ids(200), *(f"m{i}" for i in range(30))]
+    assert len(add(pool_of(grown), index)) == 230
+    third = store(tmp_path / "other", other, [f"o{i}" for i in range(40)])
+    files = add(pool_of(third), index)
+    files.verify()
+    assert files.ids().to_pylist()[230:] == [f"o{i}" for i in range(40)]
+    assert files.codec.centroids.tobytes() == centroids
+    decoded = files.codec.decode(  # type: ignore[call-arg]
+        files.codes, files.residuals(np.arange(270)), files.sizes
+    )
+    original = np.concatenate([*first, *more, *other]).astype(np.float32)
+    assert ((decoded.astype(np.float32) - original) ** 2).sum(1).mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (replace(SMALL, nbits=8), "nbits 4, not 8"),
+        (replace(SMALL, centroids=None), "centroids_asked 128, not None"),
+        (replace(SMALL, training=Training(seed=5)), "seed 0, not 5"),
+        (replace(SMALL, kind="official"), "kind 'compressed', not 'official'"),
+    ],
+)
+def test_going_on_with_other_settings_is_refused(
+    index_folder: Path, token_store: TokenStore, changed: BuildSettings, named: str
+) -> None:
+    with pytest.raises(InputError, match=named):
+        build(pool_of(token_store), index_folder, changed)
+
+
+def test_vectors_of_another_model_or_dim_are_refused(
+    index_folder: Path, token_store: TokenStore
+) -> None:
+    other = replace(pool_of(token_store), meta={"model": "n"})
+    with pytest.raises(InputError, match="encoded with model 'n'"):
+        add(other, index_folder)
+    narrow = pool([np.ones((2, 16), np.float16)])
+    with pytest.raises(InputError, match="16 dimensions"):
+        add(narrow, index_folder)
+
+
+def test_an_empty_pool_and_nonsense_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no token"):
+        build(pool([np.zeros((0, DIM), np.float16)]), tmp_path)
+    with pytest.raises(UsageError, match="3 bits"):
+        BuildSettings(nbits=3)
+    with pytest.raises(UsageError, match="1 bits"):
+        BuildSettings(nbits=1)
+    with pytest.raises(UsageError, match="0 centroids"):
+        BuildSettings(centroids=0)
+    with pytest.raises(MissingError, match="no late-interaction index"):
+        IndexFiles.open(tmp_path / "nothing")
+
+
+def test_two_writers_at_once_are_refused(tmp_path: Path) -> None:
+    lease = lock(tmp_path)
+    try:
+        with pytest.raises(UsageError, match="another process is writing"):
+            build(pool([np.ones((4, DIM), np.float16)]), tmp_path)
+    finally:
+        lease.release()
+
+
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "centroids.npy",
+        *(layout.names(1, "compressed")[p] for p in ("codes", "sizes", "lengths", "members")),
+        *(layout.names(1, "compressed")[p] for p in ("lists", "crc32")),
+    ],
+)
+def test_a_flipped_byte_is_found_on_opening(index_folder: Path, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(index_folder, copy)
+    flipped(copy / name)
+    with pytest.raises(CheckError, match=name):
+        IndexFiles.open(copy)
+
+
+def test_a_flipped_residual_or_id_is_found_when_read_and_by_verify(
+    index_folder: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(index_folder, copy)
+    name = layout.names(1, "compressed")["residuals"]
+    flipped(copy / name)
+    files = IndexFiles.open(copy)
+    with pytest.raises(CheckError, match=name):
+        files.verify()
+    assert len(files.residuals(np.arange(150)))
+    with pytest.raises(CheckError, match="passage 299 differs"):
+        files.residuals(np.array([3, 299]))
+    shutil.copy(index_folder / name, copy)
+    name = layout.names(2, "compressed")["ids"]
+    flipped(copy / name)
+    for reading in (IndexFiles.open(copy).ids, IndexFiles.open(copy).verify):
+        with pytest.raises(CheckError, match=name):
+            reading()
+
+
+def test_changed_settings_and_records_are_found(index_folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(index_folder, copy)
+    settings = (copy / layout.SETTINGS).read_text()
+    (copy / layout.SETTINGS).write_text(settings.replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(CheckError, match="changed since a shard"):
+        IndexFiles.open(copy)
+    (copy / layout.SETTINGS).write_text(settings)
+    (copy / layout.record_name(1)).unlink()
+    with pytest.raises(CheckError, match="record of a shard is missing"):
+        IndexFiles.open(copy)
+    (copy / layout.record_name(1)).write_text('{"passages": -1}')
+    with pytest.raises(CheckError, match="damaged"):
+        IndexFiles.open(copy)
+
+
+def test_a_short_residual_file_is_found_on_opening(index_folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(index_folder, copy)
+    path = copy / layout.names(0, "compressed")["residuals"]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckError, match="bytes instead of"):
+        IndexFiles.open(copy)
+
+
+def test_an_official_index_is_trained_by_its_rules(
+    official_folder: Path, token_store: TokenStore, tmp_path: Path
+) -> None:
+    files = IndexFiles.open(official_folder)
+    files.verify()
+    codec = files.codec
+    assert isinstance(codec, Codec)
+    assert (codec.nbits, codec.dim) == (8, DIM)
+    np.testing.assert_allclose(np.linalg.norm(codec.centroids, axis=1), 1, atol=1e-3)
+    assert (np.diff(codec.cutoffs) >= 0).all()
+    assert ((codec.weights[1:] >= codec.cutoffs) & (codec.cutoffs >= codec.weights[:-1])).all()
+    tokens = token_store.read(0, 400)
+    assert files.codes.tolist() == codec.nearest(tokens).tolist()
+    packed = files.residuals(np.arange(400))
+    assert packed.tobytes() == codec.encode(tokens, files.codes).tobytes()
+    again = build(pool_of(token_store), tmp_path, official_index.settings(seed=1, centroids=128))
+    assert again.codec.centroids.tobytes() == codec.centroids.tobytes()
+
+
+def test_official_centroid_counts() -> None:
+    assert official_index.count_for(901_875) == 8192
+    assert official_index.count_for(96_513) == 4096
+    assert official_index.count_for(1) == 16
+
+
+def test_a_sample_is_whole_passages_drawn_by_the_seed() -> None:
+    matrices = [np.full((n, 4), i + 1, np.float16) for i, n in enumerate([3, 1, 0, 5, 2, 4])]
+    source = pool(matrices).source
+    everything = sample(source, 99, 0)
+    assert everything.tobytes() == np.concatenate(matrices).tobytes()
+    drawn = sample(source, 6, 1)
+    assert 6 <= len(drawn) < 6 + 5
+    numbers, counts = np.unique(drawn[:, 0].astype(int), return_counts=True)
+    assert all(counts[i] == len(matrices[n - 1]) for i, n in enumerate(numbers))
+    assert drawn.tobytes() == sample(source, 6, 1).tobytes()
