@@ -1,6 +1,8 @@
 """Locks between processes and hosts that share a folder, and that a killed owner can't leave behind."""
 
 import logging
+import os
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,9 @@ log = logging.getLogger("m2kr.build.locks")
 # that is gone, has to be waited out, and an owner that hangs this long may be overtaken: see ``Held.check``.
 LEASE_SECONDS = 30.0
 HEARTBEAT_SECONDS = 5.0
+# An owner killed between making its marker and writing its name there leaves an empty one, which filelock
+# respects for ever. A living owner writes within microseconds; one that slept is told by ``Held.check``.
+UNWRITTEN_SECONDS = 3.0
 # Shorter waits are everyday business between threads and not worth a message.
 QUIET_SECONDS = 1.0
 POLL_SECONDS = 0.1
@@ -58,7 +63,8 @@ def hold(path: Path, what: str, *, cancelled: Callable[[], bool] | None = None) 
 
     The lock is a marker file with the owner's host and process id, kept fresh by a heartbeat and gone
     after the block. It works on network file systems. If the owner was killed, the next one who wants
-    the lock takes it over: at once on the same host, after ``LEASE_SECONDS`` from another one.
+    the lock takes it over: at once on the same host, after ``LEASE_SECONDS`` from another one, after
+    ``UNWRITTEN_SECONDS`` if it was killed before it could say who it is.
 
     Args:
         path: The marker file. Its folder is made.
@@ -99,8 +105,14 @@ def hold(path: Path, what: str, *, cancelled: Callable[[], bool] | None = None) 
 
 
 def _acquire(lease: SoftFileLease, what: str, cancelled: Callable[[], bool] | None) -> None:
+    unwritten = _Unwritten(Path(lease.lock_file))
+
+    def give_up() -> bool:
+        unwritten.look()
+        return cancelled is not None and cancelled()
+
     try:
-        lease.acquire(timeout=QUIET_SECONDS, cancel_check=cancelled)
+        lease.acquire(timeout=QUIET_SECONDS, cancel_check=give_up)
         return
     except Timeout:
         if cancelled is not None and cancelled():
@@ -110,4 +122,44 @@ def _acquire(lease: SoftFileLease, what: str, cancelled: Callable[[], bool] | No
     host = owner.hostname.partition("?")[0] if owner else ""
     held = f"pid {owner.pid} on host {host}" if owner else "another process"
     log.info("waiting for %s held by %s (%s)", what, held, lease.lock_file)
-    lease.acquire(cancel_check=cancelled)
+    lease.acquire(cancel_check=give_up)
+
+
+class _Unwritten:
+    """Removes a marker that stays empty: its owner died before it wrote its name."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+        self._seen: tuple[int, int] | None = None
+        self._since = 0.0
+
+    def look(self) -> None:
+        """Called at every poll."""
+        empty = _empty(self._marker)
+        if empty is None or empty != self._seen:
+            self._seen, self._since = empty, time.monotonic()
+        elif time.monotonic() - self._since >= UNWRITTEN_SECONDS:
+            self._remove(empty)
+
+    def _remove(self, seen: tuple[int, int]) -> None:
+        # Moved first: another waiter may have removed it, too, and hold the lock by now.
+        aside = self._marker.with_name(f"{self._marker.name}.{secrets.token_hex(8)}")
+        try:
+            self._marker.rename(aside)
+        except OSError:
+            return  # gone, or open on Windows: the next poll looks again
+        if _empty(aside) != seen:
+            try:
+                os.link(aside, self._marker)
+            except OSError:
+                log.warning("%s was taken from its owner, who will notice", self._marker)
+        aside.unlink(missing_ok=True)
+
+
+def _empty(path: Path) -> tuple[int, int] | None:
+    """Which empty file it is, or None if it is none."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return None if found.st_size else (found.st_ino, found.st_mtime_ns)

@@ -109,6 +109,80 @@ def test_an_owner_on_another_host_is_waited_out(tmp_path, monkeypatch):
         assert 1.5 < time.monotonic() - start < 5
 
 
+def test_a_marker_whose_owner_died_before_it_signed_is_taken_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "UNWRITTEN_SECONDS", 1.0)
+    path = tmp_path / "x.lock"
+    path.touch()
+    inside: list[int] = []
+    most: list[int] = []
+
+    def work() -> None:
+        with hold(path, "the shed") as held:
+            inside.append(1)
+            most.append(len(inside))
+            held.check()
+            inside.pop()
+
+    start = time.monotonic()
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert most == [1, 1, 1, 1]
+    assert time.monotonic() - start >= 1.0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_owner_that_signs_late_keeps_its_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "UNWRITTEN_SECONDS", 2.0)
+    path = tmp_path / "x.lock"
+    path.touch()
+    record = f"filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken=aa\nduration={locks.LEASE_SECONDS}\n"
+    threading.Timer(0.5, path.write_text, [record]).start()
+    ends = time.monotonic() + 4
+    with (
+        pytest.raises(TimeoutError),
+        hold(path, "the shed", cancelled=lambda: time.monotonic() > ends),
+    ):
+        pass
+    assert path.read_text() == record
+
+
+def test_an_owner_that_signs_too_late_finds_out(tmp_path, monkeypatch):
+    """It stood still between making the marker and writing into it, and was overtaken."""
+    monkeypatch.setattr(locks, "UNWRITTEN_SECONDS", 0.5)
+    path = tmp_path / "x.lock"
+    write = SoftFileLease._write_lock_info
+    late = threading.Event()
+
+    def stand_still(lease: SoftFileLease, marker: int) -> None:
+        if threading.current_thread() is sleeper:
+            late.wait()
+        write(lease, marker)
+
+    monkeypatch.setattr(SoftFileLease, "_write_lock_info", stand_still)
+    raised: list[M2KRError] = []
+
+    def sleep() -> None:
+        with hold(path, "the shed") as held:
+            try:
+                held.check()
+            except M2KRError as error:
+                raised.append(error)
+
+    sleeper = threading.Thread(target=sleep)
+    sleeper.start()
+    while not path.exists():
+        time.sleep(0.01)
+    with hold(path, "the shed") as held:
+        late.set()
+        sleeper.join()
+        held.check()
+    assert "took over the shed" in str(raised[0])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_owner_that_was_overtaken_finds_out(tmp_path):
     path = tmp_path / "x.lock"
     with hold(path, "the shed") as held:
