@@ -138,7 +138,9 @@ def test_an_owner_that_signs_late_keeps_its_lock(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "UNWRITTEN_SECONDS", 2.0)
     path = tmp_path / "x.lock"
     path.touch()
-    record = f"filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken=aa\nduration={locks.LEASE_SECONDS}\n"
+    record = (
+        f"filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken=aa\nduration={locks.LEASE_SECONDS}\n"
+    )
     threading.Timer(0.5, path.write_text, [record]).start()
     ends = time.monotonic() + 4
     with (
