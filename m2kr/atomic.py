@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Any
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes aside, syncs and renames; the folder must exist."""
-    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+def write_bytes(path: Path, data: bytes, *, alone: bool = False) -> None:
+    """Writes aside, syncs and renames; the folder must exist.
+
+    Args:
+        path: The file.
+        data: All of it.
+        alone: The caller holds a lock. What a killed writer leaves aside is then used by the next one.
+    """
+    aside = path.with_name(f".{path.name}.tmp" + ("" if alone else f"-{os.getpid()}"))
     try:
         with aside.open("wb") as file:
             file.write(data)
@@ -20,14 +26,15 @@ def write_bytes(path: Path, data: bytes) -> None:
         aside.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, alone: bool = False) -> None:
     """`write_bytes` of UTF-8 text."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), alone=alone)
 
 
-def write_json(path: Path, obj: Any, *, sort_keys: bool = True) -> None:
+def write_json(path: Path, obj: Any, *, sort_keys: bool = True, alone: bool = False) -> None:
     """`write_bytes` of JSON with one-space indent and a final newline."""
-    write_text(path, json.dumps(obj, ensure_ascii=False, indent=1, sort_keys=sort_keys) + "\n")
+    text = json.dumps(obj, ensure_ascii=False, indent=1, sort_keys=sort_keys) + "\n"
+    write_text(path, text, alone=alone)
 
 
 def fsync_dir(path: Path) -> None:

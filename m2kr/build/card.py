@@ -40,7 +40,7 @@ _CROISSANT_TYPES = {
 
 
 def write_cards(edition: Path) -> None:
-    """Writes ``README.md`` and ``croissant.json``, if their text changes."""
+    """Writes ``README.md`` and ``croissant.json``, if their text changes; a lock must be held."""
     records = [read_manifest(path) for path in sorted(edition.glob("*_manifest.json"))]
     texts = {
         "README.md": readme(edition.name, records),
@@ -49,7 +49,7 @@ def write_cards(edition: Path) -> None:
     for name, text in texts.items():
         path = edition / name
         if not path.exists() or path.read_text() != text:
-            atomic.write_text(path, text)
+            atomic.write_text(path, text, alone=True)
 
 
 def readme(edition: str, records: list[dict[str, Any]]) -> str:

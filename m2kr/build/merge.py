@@ -14,7 +14,6 @@ import numpy as np
 from m2kr import atomic
 from m2kr.build.executors import Executor, Job, Processes
 from m2kr.build.hashing import shard_facts
-from m2kr.build.locks import hold
 from m2kr.build.parts import PartJob, Stats
 from m2kr.build.run import Built, write_card
 from m2kr.build.setup import Ask, Setup, set_up, target_of
@@ -23,6 +22,7 @@ from m2kr.build.spec import Builder
 from m2kr.build.stages import Stages
 from m2kr.data.lookup import FILE as INDEX
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
+from m2kr.locks import hold
 from m2kr.progress import Progress
 from m2kr.schema import SUFFIX
 from m2kr.sources import Source
@@ -244,7 +244,7 @@ def _take(stages: Stages, job: Job, staging: Path) -> None:
             raise _damaged(staging / path.relative_to(own))
     if (staging / listed.relative_to(own)).exists():
         _link(staging / listed.relative_to(own), listed)
-    atomic.write_json(marker, stats)
+    atomic.write_json(marker, stats, alone=True)
 
 
 def _link(old: Path, new: Path) -> None:

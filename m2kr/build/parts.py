@@ -14,9 +14,9 @@ from m2kr import atomic
 from m2kr.build.choices import Choices, narrowed
 from m2kr.build.hashing import shard_facts
 from m2kr.build.ledger import Ledger
-from m2kr.build.locks import hold
 from m2kr.build.spec import BuildContext, Builder
 from m2kr.errors import CheckError
+from m2kr.locks import hold
 from m2kr.progress import Progress, Silent
 from m2kr.sources import Source
 
@@ -122,7 +122,7 @@ def complete(marker: Path, name: str, make: Callable[[], Stats]) -> Stats:
             if not marker.exists():
                 stats = make()
                 held.check()
-                atomic.write_json(marker, stats)
+                atomic.write_json(marker, stats, alone=True)
     # Read back, so that what was built now and what was resumed give the same manifest byte for byte.
     found: Stats = json.loads(marker.read_text())
     return found

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from m2kr.atomic import replace
-from m2kr.build.locks import Held, hold
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError
+from m2kr.locks import Held, hold
 from m2kr.progress import Progress, Silent
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from m2kr import atomic
-from m2kr.build.locks import hold
 from m2kr.build.spec import templates_of
 from m2kr.errors import InputError
 from m2kr.instructions import TemplateList
+from m2kr.locks import hold
 
 FILE = "instructions.json"
 MOST = 200  # more distinct instructions than that are no list of templates
@@ -55,7 +55,7 @@ def store_templates(source: str, seen: Mapping[str, int], origin: str, root: Pat
         entries = _read(path)
         ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
         entries[source] = {"templates": [list(pair) for pair in ranked], "origin": origin}
-        atomic.write_json(path, entries)
+        atomic.write_json(path, entries, alone=True)
     return True
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from m2kr.build import card
 from m2kr.build.executors import Executor, Processes
-from m2kr.build.locks import hold
 from m2kr.build.setup import Ask, Target, set_up, target_of
 from m2kr.build.shards import wait_for_shards
 from m2kr.build.spec import Builder
 from m2kr.build.stages import Stages
+from m2kr.locks import hold
 from m2kr.progress import Progress
 
 

@@ -161,7 +161,7 @@ class Setup:
         if staging.exists() and (not mark.exists() or mark.read_text() != self.key):
             shutil.rmtree(staging)
         staging.mkdir(exist_ok=True)
-        atomic.write_text(mark, self.key)
+        atomic.write_text(mark, self.key, alone=True)
 
     def publish(self, stages: Stages) -> None:
         """Writes the manifest of a build of which all is made, and publishes it."""

@@ -6,7 +6,6 @@ can share a staging folder. It never publishes.
 
 import dataclasses
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,16 +15,14 @@ from typing import Any
 
 from m2kr import atomic
 from m2kr.build.executors import Executor, Processes
-from m2kr.build.locks import LEASE_SECONDS, hold
 from m2kr.build.setup import Ask, Setup, Target, set_up, target_of
 from m2kr.build.spec import Builder
 from m2kr.build.stages import Stages
 from m2kr.errors import CheckError, UsageError
+from m2kr.locks import Busy, hold
 from m2kr.progress import Progress
 
 FOLDER = "shards"  # below the staging folder
-# A killed owner's lock on another host is free after this.
-_PATIENCE = LEASE_SECONDS + 10
 
 
 @dataclass(frozen=True)
@@ -207,16 +204,15 @@ def _locks(target: Target) -> list[Path]:
 
 @contextmanager
 def _alone(lock: Path, what: str) -> Iterator[None]:
-    """Holds a lock, without waiting for longer than a killed owner keeps it."""
-    ends = time.monotonic() + _PATIENCE
+    """Holds a lock, without waiting for an owner that lives."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(hold(lock, what, cancelled=lambda: time.monotonic() > ends))
-        except TimeoutError:
+            stack.enter_context(hold(lock, what, wait=False))
+        except Busy as error:
             raise CheckError(
                 f"{what} is already at work in another process",
-                where=str(lock),
-                fix="wait until it has finished",
+                where=error.where,
+                fix=error.fix,
             ) from None
         yield
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from m2kr import atomic
-from m2kr.build.locks import hold
 from m2kr.errors import UsageError
 from m2kr.instructions import TEMPLATES, TemplateList
+from m2kr.locks import hold
 from m2kr.progress import Progress, Silent
 from m2kr.sources import Source, builder
 

@@ -116,5 +116,5 @@ class Stages:
             (SUFFIX["passages"], self.pools),
         ):
             path = staging / f"{config}_{suffix}" / "dataset_dict.json"
-            atomic.write_json(path, {"splits": splits})
-        atomic.write_json(manifest_path(staging, config), record, sort_keys=False)
+            atomic.write_json(path, {"splits": splits}, alone=True)
+        atomic.write_json(manifest_path(staging, config), record, sort_keys=False, alone=True)

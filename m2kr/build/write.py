@@ -255,7 +255,7 @@ def write_dataset_files(
     from datasets import Features
 
     features = Features.from_arrow_schema(schema).to_dict()
-    atomic.write_json(folder / "dataset_info.json", {"features": features})
+    atomic.write_json(folder / "dataset_info.json", {"features": features}, alone=True)
     state: dict[str, Any] = {
         "_data_files": [{"filename": shard.name} for shard in shards],
         "_fingerprint": fingerprint,
@@ -265,4 +265,4 @@ def write_dataset_files(
         "_output_all_columns": False,
         "_split": split,
     }
-    atomic.write_json(folder / "state.json", state)
+    atomic.write_json(folder / "state.json", state, alone=True)

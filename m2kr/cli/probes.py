@@ -170,12 +170,12 @@ def _say_result(files: "Sequence[Probed]", root: Path, good: Sequence[str]) -> N
 
 def _remember(root: Path, good: Mapping[str, Any]) -> None:
     from m2kr import atomic
-    from m2kr.build.locks import hold
+    from m2kr.locks import hold
 
     try:
         root.mkdir(parents=True, exist_ok=True)
         with hold(root / f".{FILE}.lock", str(root / FILE)):
-            atomic.write_json(root / FILE, read(root) | dict(good))
+            atomic.write_json(root / FILE, read(root) | dict(good), alone=True)
     except (OSError, M2KRError) as error:
         log.warning("the result can't be kept: %s", error)
 

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import SoftFileLease, Timeout
-
 from m2kr import __version__
 from m2kr.errors import InputError
 from m2kr.fingerprint import images_part
+from m2kr.locks import hold
 
 if TYPE_CHECKING:
     from m2kr.data.records import Passages, Queries
@@ -130,19 +129,6 @@ def _images(records: "Passages | Queries", side: "Side") -> dict[str, Any]:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Holds an entry while it is written; waits for another process that does.
-
-    A killed owner doesn't keep it: on the same host it is taken over at once.
-    """
-    lease = SoftFileLease(
-        folder.with_name(f"{folder.name}.lock"), lease_duration=30.0, heartbeat_interval=5.0
-    )
-    try:
-        lease.acquire(timeout=1.0)
-    except Timeout:
-        logger.info("waiting for another process that works on %s", folder)
-        lease.acquire()
-    try:
+    """Holds an entry while it is written; waits for another process that does."""
+    with hold(folder.with_name(f"{folder.name}.lock"), f"the cache entry {folder.name}"):
         yield
-    finally:
-        lease.release()

@@ -188,7 +188,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(server: FaultyServer, tmp_path
     staging = broken / "rebuilt" / ".staging-EVQA"
     for table in ("train_passages", "test_passages"):
         process = subprocess.Popen([sys.executable, program, "evqa", base, broken, table])
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not (staging / "EVQA_passages" / table).exists():
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)

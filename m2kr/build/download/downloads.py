@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from m2kr import atomic
-from m2kr.build.locks import hold
 from m2kr.build.spec import Asset
 from m2kr.errors import InputError, MissingError
+from m2kr.locks import hold
 
 LOCK_FILE = "lock.json"
 _BLOCK = 1 << 20
@@ -248,7 +248,7 @@ def remember(folder: Path, name: str, file: Verified) -> None:
     with hold(folder / ".partial" / f"{LOCK_FILE}.lock", str(folder / LOCK_FILE)):
         entries = first_seen(folder)
         if entries.setdefault(name, entry) is entry:
-            atomic.write_json(folder / LOCK_FILE, entries)
+            atomic.write_json(folder / LOCK_FILE, entries, alone=True)
 
 
 def sha256_of(asset: Asset, folder: Path) -> str:

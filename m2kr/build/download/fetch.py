@@ -17,9 +17,9 @@ from m2kr.build.download.downloads import Digest, Stopped, Verified, Want, sha25
 from m2kr.build.download.job import Job, Meter, Policy
 from m2kr.build.download.plan import PlanItem, plan, validated
 from m2kr.build.download.transfer import is_local, transfer
-from m2kr.build.locks import Held, hold
 from m2kr.build.spec import Asset
 from m2kr.errors import CheckError, M2KRError, MissingError, UpstreamError
+from m2kr.locks import Held, hold
 from m2kr.progress import Progress, Silent
 
 __all__ = ["PlanItem", "Policy", "fetch", "headers_for", "plan", "sha256_file", "sha256_of"]

@@ -16,7 +16,6 @@ from m2kr.build.images.layout import Cost, Layout, in_order
 from m2kr.build.images.remote import RemoteParts, Urls
 from m2kr.build.images.runs import JOBS, Fault, OnFault, Run, Sink, Stretch, ignore, read_runs
 from m2kr.build.images.spans import Offsets
-from m2kr.build.locks import hold
 from m2kr.data.image_archives import read_zip_member, scan_zip
 from m2kr.data.image_index import (
     DEFLATED,
@@ -30,6 +29,7 @@ from m2kr.data.image_index import (
     cached_index,
 )
 from m2kr.errors import InputError
+from m2kr.locks import hold
 from m2kr.progress import Progress, Silent
 
 # Local headers are longer than the directory tells: most tools add times or 64-bit sizes there.

@@ -13,11 +13,11 @@ from m2kr.build.download.part import disk_error
 from m2kr.build.images.names import NameSet
 from m2kr.build.images.shards import TRAILER, foreign, member_bytes, whole_members
 from m2kr.build.images.tar_index import IndexWriter, Row
-from m2kr.build.locks import Held, hold
 from m2kr.data.image_index import MAX_BYTES
 from m2kr.data.image_shards import index_of, shard_name, shards_in
 from m2kr.data.tar_offsets import TarFacts, TarOffsets
 from m2kr.errors import InputError, M2KRError, UsageError
+from m2kr.locks import Held, hold
 
 SHARD_BYTES = 1 << 30
 SHARD_MEMBERS = 200_000

@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m2kr import locks
 from m2kr.errors import InputError, UsageError, missing_dependency
 from m2kr.progress import Silent
 from m2kr.search.late import codec, kmeans, scaled
 from m2kr.search.late import index_format as layout
 from m2kr.search.late.codec import Codec
 from m2kr.search.late.index_files import IndexFiles, read_codec, read_records
-from m2kr.search.late.index_writer import IndexWriter, lock, save
+from m2kr.search.late.index_writer import IndexWriter, save
 from m2kr.search.late.store import TokenStore, spans
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -124,15 +126,12 @@ def build(
     if not int(pool.source.offsets[-1]):
         raise InputError("there is no token to index", expected="a store with passages")
     folder.mkdir(parents=True, exist_ok=True)
-    lease = lock(folder)
-    try:
+    with _writing(folder) as held:
         if (folder / layout.SETTINGS).exists():
             _same(folder, settings, pool)
         else:
-            _train(pool, folder, settings, progress or Silent())
-        _append(pool, folder, shard_passages, progress or Silent())
-    finally:
-        lease.release()
+            _train(pool, folder, held, settings, progress or Silent())
+        _append(pool, folder, held, shard_passages, progress or Silent())
     return IndexFiles.open(folder)
 
 
@@ -156,12 +155,13 @@ def add(
     _need_torch()
     found = layout.read_settings(folder)
     _same_vectors(folder, found, pool)
-    lease = lock(folder)
-    try:
-        _append(pool, folder, shard_passages, progress or Silent())
-    finally:
-        lease.release()
+    with _writing(folder) as held:
+        _append(pool, folder, held, shard_passages, progress or Silent())
     return IndexFiles.open(folder)
+
+
+def _writing(folder: Path) -> "AbstractContextManager[locks.Held]":
+    return locks.hold(folder / ".lock", f"the index {folder}", wait=False)
 
 
 def _need_torch() -> None:
@@ -201,7 +201,9 @@ def _same_vectors(folder: Path, found: layout.Settings, pool: Pool) -> None:
             )
 
 
-def _train(pool: Pool, folder: Path, settings: BuildSettings, progress: "Progress") -> None:
+def _train(
+    pool: Pool, folder: Path, held: locks.Held, settings: BuildSettings, progress: "Progress"
+) -> None:
     from m2kr.search.late import official_index
 
     tokens = int(pool.source.offsets[-1])
@@ -215,6 +217,7 @@ def _train(pool: Pool, folder: Path, settings: BuildSettings, progress: "Progres
         centroids = kmeans.train(drawn, count, settings.training, progress)
         trained = {layout.CENTROIDS: centroids.astype("<f2")}, {"sample_tokens": len(drawn)}
     arrays, facts = trained
+    held.check()
     for name, array in arrays.items():
         save(folder / name, array)
     layout.write_settings(
@@ -296,7 +299,9 @@ def _encoder(folder: Path) -> "Encoder":
     return _Compressed(codec, kmeans.Training(**known))
 
 
-def _append(pool: Pool, folder: Path, shard_passages: int, progress: "Progress") -> None:
+def _append(
+    pool: Pool, folder: Path, held: locks.Held, shard_passages: int, progress: "Progress"
+) -> None:
     """Codes the passages that no complete shard holds."""
     records = read_records(folder, layout.read_settings(folder))
     done = sum(record.passages for record in records if record.source == pool.identity)
@@ -308,7 +313,7 @@ def _append(pool: Pool, folder: Path, shard_passages: int, progress: "Progress")
         )
     offsets = pool.source.offsets
     progress.start(_TASK, int(offsets[-1] - offsets[done]), "tokens")
-    with IndexWriter(folder, _encoder(folder), shard_passages=shard_passages) as writer:
+    with IndexWriter(folder, held, _encoder(folder), shard_passages=shard_passages) as writer:
         while done < len(pool):
             last = min(len(pool), done + writer.room)
             for first, end in spans(offsets[done : last + 1], _CODED_AT_ONCE):

@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
-from filelock import SoftFileLease, Timeout
 
 from m2kr import atomic
 from m2kr.errors import UsageError
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from m2kr.locks import Held
 
 
 class Encoder(Protocol):
@@ -39,19 +40,26 @@ class IndexWriter:
     Of the open shard, 6 bytes a token are in memory.
 
     Args:
-        folder: The index, locked (`lock`) by the caller.
+        folder: The index.
+        lock: The right to write to it, held while this writes.
         encoder: Codes tokens.
         shard_passages: Passages after which a shard is closed.
     """
 
     def __init__(
-        self, folder: Path, encoder: Encoder, *, shard_passages: int = layout.MOST_PASSAGES
+        self,
+        folder: Path,
+        lock: "Held",
+        encoder: Encoder,
+        *,
+        shard_passages: int = layout.MOST_PASSAGES,
     ) -> None:
         if not 1 <= shard_passages <= layout.MOST_PASSAGES:
             raise UsageError(
                 f"{shard_passages} passages a shard", expected=f"1 to {layout.MOST_PASSAGES}"
             )
-        self._folder, self._encoder, self._limit = folder, encoder, shard_passages
+        self._folder, self._lock = folder, lock
+        self._encoder, self._limit = encoder, shard_passages
         self._settings = layout.read_settings(folder)
         self._sum = layout.sha256_of(folder / layout.SETTINGS)
         self._number = len(read_records(folder, self._settings))
@@ -172,6 +180,7 @@ class IndexWriter:
             self._sum,
             sums,
         )
+        self._lock.check()
         layout.write_record(self._folder, shard)
         self._number += 1
         self._clear()
@@ -193,21 +202,3 @@ def _save_ids(path: Path, ids: "Sequence[str]") -> None:
     with pa.ipc.new_stream(sink, column.schema) as stream:
         stream.write_batch(column)
     atomic.write_bytes(path, sink.getvalue().to_pybytes())
-
-
-def lock(folder: Path) -> SoftFileLease:
-    """Takes the right to write to an index; release it after.
-
-    Raises:
-        UsageError: another process has it.
-    """
-    lease = SoftFileLease(folder / ".lock", lease_duration=30.0, heartbeat_interval=5.0)
-    try:
-        lease.acquire(timeout=1.0)
-    except Timeout as error:
-        raise UsageError(
-            "another process is writing to this index",
-            where=str(folder),
-            fix="wait until it has finished, or use another folder",
-        ) from error
-    return lease

@@ -8,9 +8,8 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
-from filelock import SoftFileLease, Timeout
 
-from m2kr import atomic
+from m2kr import atomic, locks
 from m2kr.errors import InputError, UsageError
 from m2kr.search.late import store_format as layout
 from m2kr.search.late.open_shard import OpenShard, journal_name, recover
@@ -67,7 +66,7 @@ class TokenWriter:
         self._settings = layout.Settings(dim, dict(meta or {}))
         self._limit = shard_bytes
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(folder)
+        self._lock = locks.take(folder / ".lock", f"the token store {folder}", wait=False)
         try:
             self._open_folder()
         except BaseException:
@@ -133,7 +132,7 @@ class TokenWriter:
                 nothing of this call was added.
             UsageError: ids and matrices differ in number, or the writer is closed.
         """
-        if not self._lock.is_locked:
+        if self._lock.released:
             raise UsageError("the writer is closed", where=str(self.folder))
         if len(ids) != len(matrices):
             raise UsageError(f"{len(ids)} ids came with {len(matrices)} matrices")
@@ -184,6 +183,7 @@ class TokenWriter:
         assert self._file is not None
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._lock.check()
         self._shard.save(self.folder, self._settings_sha256)
         self._passages = self._complete + len(self._shard.ids)
         self._synced = time.monotonic()
@@ -218,6 +218,7 @@ class TokenWriter:
             {tokens: shard.sha256.hexdigest(), **sums},
         )
         atomic.fsync_dir(self.folder)
+        self._lock.check()
         layout.write_record(self.folder, record)
         (self.folder / journal_name(shard.number)).unlink(missing_ok=True)
         self._complete += len(shard.ids)
@@ -238,8 +239,7 @@ class TokenWriter:
             self._file = None
             if self._sync_seconds is None:
                 self._remove(self._shard.number)
-        if self._lock.is_locked:
-            self._lock.release()
+        self._lock.release()
 
     def _remove(self, number: int) -> None:
         for name in (*layout.names(number), journal_name(number)):
@@ -251,16 +251,3 @@ def _save(path: Path, array: "NDArray[Any]") -> None:
         np.save(file, array, allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _lock(folder: Path) -> SoftFileLease:
-    lease = SoftFileLease(folder / ".lock", lease_duration=30.0, heartbeat_interval=5.0)
-    try:
-        lease.acquire(timeout=1.0)
-    except Timeout as error:
-        raise UsageError(
-            "another process is writing to this token store",
-            where=str(folder),
-            fix="wait until it has finished, or use another folder",
-        ) from error
-    return lease

@@ -121,7 +121,7 @@ def child(folder: Path, addresses: list[str], names: list[str]) -> "subprocess.P
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.002)

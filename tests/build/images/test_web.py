@@ -331,8 +331,10 @@ def test_the_original_is_taken_where_there_is_no_thumbnail(tmp_path):
 
 CHILD = textwrap.dedent(
     """
-    import json, math, sys
+    import json, math, signal, sys
     from pathlib import Path
+    # Jobs of a script's background ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from m2kr.build.images.hosts import Budget, HostRule, Rules
     from m2kr.build.images.store import Store
     from m2kr.build.images.web import fetch_urls

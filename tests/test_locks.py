@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from filelock import SoftFileLease
 
-from m2kr.build import locks
-from m2kr.build.locks import hold
+from m2kr import locks
 from m2kr.errors import M2KRError
+from m2kr.locks import Busy, hold, take
 
 CHILD = textwrap.dedent(
     """
     import logging, sys, time
     from pathlib import Path
-    from m2kr.build.locks import hold
+    from m2kr.locks import hold
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     with hold(Path(sys.argv[1]), "the shed"):
@@ -182,6 +182,23 @@ def test_an_owner_that_signs_too_late_finds_out(tmp_path, monkeypatch):
         sleeper.join()
         held.check()
     assert "took over the shed" in str(raised[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_waiting_only_an_owner_that_lives_is_an_error(tmp_path, monkeypatch):
+    """A job that was killed on another node, and started again here, must not fail for ever."""
+    monkeypatch.setattr(locks, "LEASE_SECONDS", 4.0)
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.5)
+    path = tmp_path / "x.lock"
+    path.write_text("filelock/2\npid=1\nhost=elsewhere\nmode=lease\ntoken=aa\nduration=4.0\n")
+    with hold(path, "the shed", wait=False) as held:
+        held.check()
+        start = time.monotonic()
+        with pytest.raises(Busy, match=r"writing to the shed: pid \d+ on host .*") as caught:
+            take(path, "the shed", wait=False)
+        assert time.monotonic() - start < 4
+        assert caught.value.where == str(path)
+        held.check()
     assert list(tmp_path.iterdir()) == []
 
 

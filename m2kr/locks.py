@@ -10,9 +10,9 @@ from pathlib import Path
 
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
-from m2kr.errors import M2KRError
+from m2kr.errors import M2KRError, UsageError
 
-log = logging.getLogger("m2kr.build.locks")
+log = logging.getLogger("m2kr.locks")
 
 # A dead owner on this host is noticed at the next poll. Only an owner on another host, or in a container
 # that is gone, has to be waited out, and an owner that hangs this long may be overtaken: see ``Held.check``.
@@ -24,6 +24,10 @@ UNWRITTEN_SECONDS = 3.0
 # Shorter waits are everyday business between threads and not worth a message.
 QUIET_SECONDS = 1.0
 POLL_SECONDS = 0.1
+
+
+class Busy(UsageError):
+    """A living process holds a lock that wasn't to be waited for."""
 
 
 class Held:
@@ -52,26 +56,51 @@ class Held:
                 fix="run the command again: it waits for the other process and uses its result",
             )
 
+    @property
+    def released(self) -> bool:
+        """Whether `release` was called."""
+        return not self._lease.is_locked
+
+    def release(self) -> None:
+        """Gives the lock up; a second call does nothing."""
+        if self._lease.is_locked:
+            self._lease.release()
+
     def _still_ours(self) -> bool:
         owner = self._lease.owner
         return owner is not None and owner.token == self._lease.token
 
 
 @contextmanager
-def hold(path: Path, what: str, *, cancelled: Callable[[], bool] | None = None) -> Iterator[Held]:
-    """Holds a lock for the length of a ``with`` block; waits while another process holds it.
+def hold(
+    path: Path, what: str, *, wait: bool = True, cancelled: Callable[[], bool] | None = None
+) -> Iterator[Held]:
+    """`take` for the length of a ``with`` block."""
+    held = take(path, what, wait=wait, cancelled=cancelled)
+    try:
+        yield held
+    finally:
+        held.release()
+
+
+def take(
+    path: Path, what: str, *, wait: bool = True, cancelled: Callable[[], bool] | None = None
+) -> Held:
+    """Takes a lock, to be released by the same thread; waits while another process holds it.
 
     The lock is a marker file with the owner's host and process id, kept fresh by a heartbeat and gone
-    after the block. It works on network file systems. If the owner was killed, the next one who wants
+    after the release. It works on network file systems. If the owner was killed, the next one who wants
     the lock takes it over: at once on the same host, after ``LEASE_SECONDS`` from another one, after
     ``UNWRITTEN_SECONDS`` if it was killed before it could say who it is.
 
     Args:
         path: The marker file. Its folder is made.
         what: What is protected, for messages: "the download of photos.zip".
+        wait: False gives up once the owner has shown that it lives, which takes two heartbeats at most.
         cancelled: Asked at every poll; True ends the wait with `TimeoutError`.
 
     Raises:
+        Busy: A living process holds it, and ``wait`` is False.
         M2KRError: The marker can't be written, or belongs to an m2kr with another notion of locks.
         TimeoutError: ``cancelled`` said so.
     """
@@ -83,7 +112,7 @@ def hold(path: Path, what: str, *, cancelled: Callable[[], bool] | None = None) 
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _acquire(lease, what, cancelled)
+        _acquire(lease, what, wait, cancelled)
     except LeaseSettingsMismatch as error:
         raise M2KRError(
             f"{what} is locked by another version of m2kr ({error})",
@@ -98,57 +127,78 @@ def hold(path: Path, what: str, *, cancelled: Callable[[], bool] | None = None) 
             where=str(path),
             expected="a folder this user may write to",
         ) from error
-    try:
-        yield Held(lease, what)
-    finally:
-        lease.release()
+    return Held(lease, what)
 
 
-def _acquire(lease: SoftFileLease, what: str, cancelled: Callable[[], bool] | None) -> None:
-    unwritten = _Unwritten(Path(lease.lock_file))
+def _acquire(
+    lease: SoftFileLease, what: str, wait: bool, cancelled: Callable[[], bool] | None
+) -> None:
+    owner = _Owner(Path(lease.lock_file))
+
+    def called_off() -> bool:
+        return cancelled is not None and cancelled()
 
     def give_up() -> bool:
-        unwritten.look()
-        return cancelled is not None and cancelled()
+        owner.look()
+        return (owner.lives and not wait) or called_off()
 
     try:
         lease.acquire(timeout=QUIET_SECONDS, cancel_check=give_up)
         return
     except Timeout:
-        if cancelled is not None and cancelled():
+        if called_off():
             raise
+    log.info("waiting for %s held by %s (%s)", what, _described(lease), lease.lock_file)
+    try:
+        lease.acquire(timeout=-1 if wait else 2 * LEASE_SECONDS, cancel_check=give_up)
+    except Timeout:
+        if wait or called_off():
+            raise
+        raise Busy(
+            f"another process is writing to {what}: {_described(lease)}",
+            where=lease.lock_file,
+            fix="wait until it has finished",
+        ) from None
+
+
+def _described(lease: SoftFileLease) -> str:
     owner = lease.owner
     # The host part may carry a process namespace after "?", which tells a reader nothing.
-    host = owner.hostname.partition("?")[0] if owner else ""
-    held = f"pid {owner.pid} on host {host}" if owner else "another process"
-    log.info("waiting for %s held by %s (%s)", what, held, lease.lock_file)
-    lease.acquire(cancel_check=give_up)
+    return f"pid {owner.pid} on host {owner.hostname.partition('?')[0]}" if owner else "unknown"
 
 
-class _Unwritten:
-    """Removes a marker that stays empty: its owner died before it wrote its name."""
+class _Owner:
+    """What the marker tells of its owner.
+
+    Attributes:
+        lives: It has touched or signed the marker since the first look.
+    """
 
     def __init__(self, marker: Path) -> None:
+        self.lives = False
         self._marker = marker
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, int, int] | None = None
         self._since = 0.0
 
     def look(self) -> None:
-        """Called at every poll."""
-        empty = _empty(self._marker)
-        if empty is None or empty != self._seen:
-            self._seen, self._since = empty, time.monotonic()
-        elif time.monotonic() - self._since >= UNWRITTEN_SECONDS:
-            self._remove(empty)
+        """Called at every poll. Removes a marker that stays empty: its owner died before it signed."""
+        found = _stamp(self._marker)
+        if found is None:
+            return
+        if found != self._seen:
+            self.lives = self._seen is not None and _signed(found)
+            self._seen, self._since = found, time.monotonic()
+        elif not _signed(found) and time.monotonic() - self._since >= UNWRITTEN_SECONDS:
+            self._remove(found)
 
-    def _remove(self, seen: tuple[int, int]) -> None:
+    def _remove(self, seen: tuple[int, int, int]) -> None:
         # Moved first: another waiter may have removed it, too, and hold the lock by now.
         aside = self._marker.with_name(f"{self._marker.name}.{secrets.token_hex(8)}")
         try:
             self._marker.rename(aside)
         except OSError:
             return  # gone, or open on Windows: the next poll looks again
-        if _empty(aside) != seen:
+        if _stamp(aside) != seen:
             try:
                 os.link(aside, self._marker)
             except OSError:
@@ -156,10 +206,14 @@ class _Unwritten:
         aside.unlink(missing_ok=True)
 
 
-def _empty(path: Path) -> tuple[int, int] | None:
-    """Which empty file it is, or None if it is none."""
+def _stamp(marker: Path) -> tuple[int, int, int] | None:
+    """Inode, time of the last touch and size; None if there is no marker."""
     try:
-        found = path.lstat()
+        found = marker.lstat()
     except OSError:
         return None
-    return None if found.st_size else (found.st_ino, found.st_mtime_ns)
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _signed(stamp: tuple[int, int, int]) -> bool:
+    return stamp[2] > 0

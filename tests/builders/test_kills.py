@@ -1,0 +1,44 @@
+"""Builds killed at moments nobody chose."""
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import upstream_fixture
+from faulty_server import FaultyServer
+from golden_tables import SOURCES, tree
+
+KILLS = 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOURCES)
+def test_any_moment_will_do(server: FaultyServer, tmp_path: Path, name: str) -> None:
+    """The same files with the same bytes, and nothing beside them, however often it is killed."""
+    chance = random.Random()
+
+    def start(root: Path) -> "subprocess.Popen[bytes]":
+        words = [sys.executable, upstream_fixture.__file__, name, server.url(""), str(root), "none"]
+        return subprocess.Popen(words, stderr=subprocess.PIPE)
+
+    began = time.monotonic()
+    whole = start(tmp_path / "whole")
+    whole.communicate(timeout=300)
+    assert whole.returncode == 0
+    seconds = time.monotonic() - began
+    root = tmp_path / "broken"
+    for _ in range(KILLS):
+        process, wait = start(root), chance.uniform(0.3, 1.0) * seconds
+        print(f"killed after {wait:.3f} s of {seconds:.1f}")
+        try:
+            process.wait(wait)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.communicate()
+    last = start(root)
+    _, stderr = last.communicate(timeout=300)
+    assert last.returncode == 0, stderr.decode()
+    assert tree(root / "rebuilt") == tree(tmp_path / "whole" / "rebuilt")
