@@ -18,9 +18,14 @@ def test_exact_maxsim(tmp_path: Path) -> None:
         f"{found['padded'] / found['exact']:.1f} times than padded"
     )
     assert found["of packed's best 100"] >= 99
-    # Wanted: 3 and 10. Seen on a busy machine: 2.8 to 3.7, and 9.9 to 10.8.
-    assert found["exact"] <= found["packed"] / 2.5
-    assert found["exact"] <= found["padded"] / 8
+    if found["passes"] == ["float32"]:
+        # A processor that multiplies int8 and bf16 no faster, as one with AVX2 alone: seen 1.5 and 3.1.
+        least = {"packed": 1.2, "padded": 2.5}
+    else:
+        # Wanted: 3 and 10. Seen on a busy machine: 2.8 to 3.7, and 9.9 to 10.8.
+        least = {"packed": 2.5, "padded": 8.0}
+    for rival, times in least.items():
+        assert found["exact"] <= found[rival] / times
 
 
 @pytest.mark.slow
