@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from m2kr.search.late.index_build import Pool
+from m2kr.search.late.index.build import Pool
 from m2kr.search.late.sources import ArraySource
 from m2kr.search.late.store import TokenStore
 from m2kr.search.late.store_writer import TokenWriter

@@ -8,8 +8,8 @@ import typer
 from m2kr.cli import index_search, index_shards, options
 
 if TYPE_CHECKING:
-    from m2kr.search.late.golden_search import Checked
-    from m2kr.search.late.index_build import BuildSettings
+    from m2kr.search.late.index.build import BuildSettings
+    from m2kr.search.late.index.golden_search import Checked
 
 Store = Annotated[Path, typer.Argument(help="A token store: a folder with store.json.")]
 Index = Annotated[Path, typer.Argument(help="An index: a folder with index.json.")]
@@ -46,8 +46,8 @@ def build(
 ) -> None:
     """Build a compressed index from a token store; the same command finishes one that was cut off."""
     from m2kr.cli import output
-    from m2kr.search.late.index_build import build as build_index
-    from m2kr.search.late.index_build import pool_of
+    from m2kr.search.late.index.build import build as build_index
+    from m2kr.search.late.index.build import pool_of
     from m2kr.search.late.store import TokenStore
 
     chosen = _settings(preset, nbits, centroids, seed, iterations)
@@ -63,9 +63,9 @@ def _settings(
     from dataclasses import replace
 
     from m2kr.errors import UsageError
-    from m2kr.search.late import official_index
-    from m2kr.search.late.index_build import BuildSettings
-    from m2kr.search.late.kmeans import Training
+    from m2kr.search.late.index import official_index
+    from m2kr.search.late.index.build import BuildSettings
+    from m2kr.search.late.index.kmeans import Training
 
     if preset == "official":
         chosen = official_index.settings(seed, nbits or official_index.NBITS, centroids)
@@ -89,8 +89,8 @@ def add(
     The store may be another one, or the index's own after it has grown. Centroids stay as they are.
     """
     from m2kr.cli import output
-    from m2kr.search.late.index_build import add as add_to
-    from m2kr.search.late.index_build import pool_of
+    from m2kr.search.late.index.build import add as add_to
+    from m2kr.search.late.index.build import pool_of
     from m2kr.search.late.store import TokenStore
 
     pool = pool_of(TokenStore.open(store))
@@ -108,7 +108,7 @@ def info(
 ) -> None:
     """Show what an index holds, how it was made and what it takes."""
     from m2kr.cli import output
-    from m2kr.search.late.index_files import IndexFiles
+    from m2kr.search.late.index.files import IndexFiles
 
     files = IndexFiles.open(index)
     if verify:
@@ -154,7 +154,7 @@ def check_golden(
     described in the README of tests/golden/search. Exits with 1 if anything differs.
     """
     from m2kr.cli import output
-    from m2kr.search.late.golden_search import check_folder
+    from m2kr.search.late.index.golden_search import check_folder
 
     done = check_folder(folder)
     if json:

@@ -115,7 +115,8 @@ def _on_ray(
 ) -> "Found":
     from m2kr.distributed import ray_search
     from m2kr.errors import UsageError
-    from m2kr.search.late import search_index, sharded_search
+    from m2kr.search.late import search_index
+    from m2kr.search.late.sharded import search as sharded_search
 
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(

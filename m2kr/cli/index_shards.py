@@ -25,8 +25,10 @@ def part(
     """Searches one share of a token store and writes what `merge` needs."""
     from m2kr.cli import output
     from m2kr.errors import UsageError
-    from m2kr.search.late import search_index, sharded, sharded_parts
+    from m2kr.search.late import search_index
     from m2kr.search.late.search_index import Found
+    from m2kr.search.late.sharded import parts as sharded_parts
+    from m2kr.search.late.sharded import ranges
     from m2kr.search.late.store import TokenStore
 
     number, of = sharded_parts.parse_share(share)
@@ -39,9 +41,9 @@ def part(
             fix="--engine ray; or search the token store by shards",
         )
     store = TokenStore.open(pool)
-    span = sharded.spans(store, of)[number - 1]
+    span = ranges.spans(store, of)[number - 1]
     with output.Bars() as bars:
-        found, stats = sharded.search_shard(
+        found, stats = ranges.search_shard(
             asked.take(range(len(asked))),
             store,
             span,
@@ -52,8 +54,8 @@ def part(
         )
     facts = sharded_parts.Facts(
         *(number, of, span.first, span.last, len(store), k),
-        store=sharded.fingerprint(store),
-        queries=sharded.fingerprint(asked),
+        store=ranges.fingerprint(store),
+        queries=ranges.fingerprint(asked),
     )
     count = max(1, len(asked))
     whole = Found(
@@ -84,8 +86,9 @@ def merge(
 
     from m2kr.errors import InputError
     from m2kr.evaluation.run import Run
-    from m2kr.search.late import search_index, sharded_parts
+    from m2kr.search.late import search_index
     from m2kr.search.late.search_index import Found
+    from m2kr.search.late.sharded import parts as sharded_parts
 
     runs = {str(path): Run.load(path) for path in parts}
     facts = {

@@ -8,8 +8,8 @@ import typer
 from m2kr.cli import options
 
 if TYPE_CHECKING:
-    from m2kr.search.late.pack_manifest import Manifest
-    from m2kr.search.late.plan import Plan
+    from m2kr.search.late.planning.plan import Plan
+    from m2kr.search.late.sharing.manifest import Manifest
 
 Folder = Annotated[Path, typer.Argument(help="A token store or an index.")]
 Expect = Annotated[
@@ -45,8 +45,8 @@ def plan(
     on a quiet machine with a disk that keeps up; they double or halve with what the tokens are like.
     """
     from m2kr.cli import output
-    from m2kr.search.late.plan import Pool, parse_count
-    from m2kr.search.late.plan import plan as make_plan
+    from m2kr.search.late.planning.plan import Pool, parse_count
+    from m2kr.search.late.planning.plan import plan as make_plan
 
     count, asked = parse_count(passages), parse_count(queries)
     found = make_plan(
@@ -111,7 +111,7 @@ def pack(
     checksum of each file.
     """
     from m2kr.cli import output
-    from m2kr.search.late.pack import pack as write
+    from m2kr.search.late.sharing.pack import pack as write
 
     with output.Bars() as bars:
         made = write(folder, file, progress=bars)
@@ -130,7 +130,7 @@ def push(
 ) -> None:
     """Upload a token store or an index to the hub, verified, in one commit; needs HF_TOKEN."""
     from m2kr.cli import output
-    from m2kr.search.late.sharing import push as upload
+    from m2kr.search.late.sharing.hub import push as upload
 
     with output.Bars() as bars:
         made, commit = upload(
@@ -153,8 +153,8 @@ def pull(
     """
     from m2kr.cli import output
     from m2kr.errors import MissingError, UsageError
-    from m2kr.search.late import sharing
-    from m2kr.search.late.pack import unpack
+    from m2kr.search.late.sharing import hub as sharing
+    from m2kr.search.late.sharing.pack import unpack
 
     expected = options.settings(expect)
     file = Path(source).expanduser()

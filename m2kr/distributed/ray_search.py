@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from m2kr.distributed.ray_engine import RETRIES, RayExecutor, alive_nodes
 from m2kr.errors import M2KRError, UsageError
-from m2kr.search.late.sharded_owners import Shard
+from m2kr.search.late.sharded.owners import Shard
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from m2kr.search.late.modes import Searching
 if TYPE_CHECKING:
     from m2kr.evaluation import encoded
     from m2kr.evaluation.cache import EmbeddingCache
-    from m2kr.search.late.index_files import IndexFiles
+    from m2kr.search.late.index.files import IndexFiles
 
 __all__ = [
     "Batch",

@@ -19,9 +19,10 @@ from exact_cost import EXACT_QUERIES
 from late_corpus import Corpus
 
 from m2kr.evaluation.environment import peak_memory
-from m2kr.search.late import compressed, exact, official_index
-from m2kr.search.late.index_build import BuildSettings, build, pool_of
-from m2kr.search.late.index_files import IndexFiles
+from m2kr.search.late import compressed, exact
+from m2kr.search.late.index import official_index
+from m2kr.search.late.index.build import BuildSettings, build, pool_of
+from m2kr.search.late.index.files import IndexFiles
 from m2kr.search.late.search_index import recall
 from m2kr.search.late.sources import ArraySource
 from m2kr.search.late.store import TokenStore

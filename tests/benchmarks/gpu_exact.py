@@ -20,8 +20,9 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 
-from m2kr.search.late import batched, canonical, choose, codings, exact, fused, reference
-from m2kr.search.late.scan import code_block
+from m2kr.search.late import canonical, exact, reference
+from m2kr.search.late.scanning import batched, choose, codings, fused
+from m2kr.search.late.scanning.scan import code_block
 from m2kr.search.late.sources import ArraySource
 from m2kr.search.late.store import Block
 from m2kr.search.late.workers import workers

@@ -13,9 +13,9 @@ from pathlib import Path
 from late_corpus import Corpus
 
 from m2kr.search.late import compressed, exact
-from m2kr.search.late.index_build import BuildSettings, build, pool_of
-from m2kr.search.late.kmeans import Training
-from m2kr.search.late.plan import Pool, plan
+from m2kr.search.late.index.build import BuildSettings, build, pool_of
+from m2kr.search.late.index.kmeans import Training
+from m2kr.search.late.planning.plan import Pool, plan
 from m2kr.search.late.store import TokenStore
 from m2kr.search.late.store_writer import TokenWriter
 

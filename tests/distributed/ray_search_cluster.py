@@ -23,11 +23,13 @@ from ray.cluster_utils import Cluster
 
 from m2kr.distributed.ray_search import RayOwners
 from m2kr.errors import CheckError
-from m2kr.search.late import sharded_groups, sharded_index, sharded_owners
 from m2kr.search.late.compressed import SearchSettings
-from m2kr.search.late.index_files import IndexFiles
-from m2kr.search.late.sharded import Part
-from m2kr.search.late.sharded_owners import OpenedStore, StoreShard
+from m2kr.search.late.index.files import IndexFiles
+from m2kr.search.late.sharded import groups as sharded_groups
+from m2kr.search.late.sharded import index as sharded_index
+from m2kr.search.late.sharded import owners as sharded_owners
+from m2kr.search.late.sharded.owners import OpenedStore, StoreShard
+from m2kr.search.late.sharded.ranges import Part
 from m2kr.search.late.store import TokenStore
 from m2kr.search.topk import id_ranks
 

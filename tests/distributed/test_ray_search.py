@@ -13,8 +13,8 @@ from late_pools import passages, queries, store
 
 from m2kr.search.late import compressed, exact
 from m2kr.search.late.compressed import CompressedIndex, SearchSettings
-from m2kr.search.late.index_build import BuildSettings, build, pool_of
-from m2kr.search.late.index_files import IndexFiles
+from m2kr.search.late.index.build import BuildSettings, build, pool_of
+from m2kr.search.late.index.files import IndexFiles
 
 PROGRAM = Path(__file__).with_name("ray_search_cluster.py")
 TESTS = Path(__file__).parent.parent

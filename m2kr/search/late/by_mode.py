@@ -4,21 +4,21 @@ import hashlib
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from m2kr.errors import InputError, UsageError
-from m2kr.search.late.duration import require_short
 from m2kr.search.late.modes import Searching
+from m2kr.search.late.planning.duration import require_short
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from m2kr.progress import Progress
-    from m2kr.search.late.index_files import IndexFiles
+    from m2kr.search.late.index.files import IndexFiles
     from m2kr.search.late.store import TokenStore
 
 logger = logging.getLogger("m2kr.search")
@@ -57,7 +57,7 @@ def build(
     """
     if searching.mode == "exact":
         return None
-    from m2kr.search.late import index_build
+    from m2kr.search.late.index import build as index_build
 
     settings = searching.build_settings()
     told = json.dumps({"kind": settings.kind, "nbits": settings.nbits, **settings.asked()})
@@ -168,46 +168,38 @@ def _indexed(
     searching: Searching,
     index: "IndexFiles",
 ) -> Answer:
-    from m2kr.search.late import compressed, official, official_index, search_index
+    from m2kr.search.late import search_index
 
-    rows = queries.take(range(len(queries)))
-    if searching.mode == "official":
-        arrays = official_index.arrays_of(index)
-        steered = _steered(official.OfficialSettings.for_k(k), searching)
-        started, cpu = time.perf_counter(), time.process_time()
-        numbers, scores = official_index.search(
-            rows, arrays, k, ranks, settings=steered, threads=searching.threads
-        )
-        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-        widths = asdict(steered)
-    else:
-        opened = compressed.CompressedIndex(index)
-        wide = None
-        if searching.widths:
-            usual = compressed.SearchSettings.suited(k, len(index), index.settings.nbits)
-            wide = _steered(usual, searching)
-        stored = documents if searching.final == "exact" else None
-        numbers, scores, stats = compressed.search(
-            rows, opened, k, ranks, settings=wide, store=stored, threads=searching.threads
-        )
-        seconds, cpu, widths = stats.seconds, stats.cpu_seconds, asdict(stats.settings)
+    found = search_index.search_files(
+        index,
+        queries,
+        k,
+        ranks,
+        steer=lambda usual: _steered(usual, searching),
+        store=documents if searching.final == "exact" else None,
+        threads=searching.threads,
+    )
+    left_out = ("k", "kind", "final")
     how = {
         "mode": searching.mode,
         "nbits": index.settings.nbits,
         "centroids": index.settings.centroids,
         "training": dict(index.settings.training),
         "final": searching.final,
-        **widths,
+        **{name: value for name, value in found.how.items() if name not in left_out},
         "index_bytes": index.nbytes(),
     }
     if searching.audit:
-        found = search_index.Found(numbers, scores, documents.ids(), how, cpu, seconds)
-        count = min(searching.audit, len(rows))
+        count = min(searching.audit, len(queries))
         how["audit"] = {
             "queries": count,
             **search_index.audit(found, queries, documents, count),
         }
-    return Answer(numbers, scores, how, _each(seconds, cpu, len(rows)))
+    cost = {
+        "seconds_per_query": found.seconds,
+        "cpu_seconds_per_query": found.cpu_seconds,
+    }
+    return Answer(found.numbers, found.scores, how, cost)
 
 
 def _steered(settings: T, searching: Searching) -> T:

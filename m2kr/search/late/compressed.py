@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from m2kr.errors import UsageError, missing_dependency
-from m2kr.search.late import canonical, final, funnel
-from m2kr.search.late.index_files import IndexFiles
-from m2kr.search.late.ivf import offsets_of, spans
-from m2kr.search.late.scaled import ScaledCodec
+from m2kr.search.late import canonical, final
+from m2kr.search.late.index import funnel
+from m2kr.search.late.index.files import IndexFiles
+from m2kr.search.late.index.ivf import offsets_of, spans
+from m2kr.search.late.index.scaled import ScaledCodec
 from m2kr.search.late.store import Block
 from m2kr.search.late.workers import workers
 from m2kr.search.topk import TopK, id_ranks
@@ -108,7 +109,7 @@ class CompressedIndex:
             import torch
         except ImportError as error:
             raise missing_dependency("torch", "models", "searching a compressed index") from error
-        from m2kr.search.late.kmeans import product_dtype
+        from m2kr.search.late.index.kmeans import product_dtype
 
         if not isinstance(files.codec, ScaledCodec):
             raise UsageError(

@@ -22,11 +22,11 @@ import numpy as np
 from m2kr.errors import UsageError, missing_dependency
 from m2kr.progress import Silent
 from m2kr.search.late import canonical
-from m2kr.search.late.codings import PASSES
 from m2kr.search.late.devices import resolve
-from m2kr.search.late.passes import GROUP_ROWS, ROUND_TOKENS, TILE_TOKENS, Pass
-from m2kr.search.late.rounds import Batch
-from m2kr.search.late.scan import code_block
+from m2kr.search.late.scanning.codings import PASSES
+from m2kr.search.late.scanning.passes import GROUP_ROWS, ROUND_TOKENS, TILE_TOKENS, Pass
+from m2kr.search.late.scanning.rounds import Batch
+from m2kr.search.late.scanning.scan import code_block
 from m2kr.search.late.sources import TokenSource, read_ahead
 from m2kr.search.late.store import TokenStore, spans
 from m2kr.search.late.workers import Workers, workers
@@ -95,7 +95,7 @@ def search(
             device. The queries and results come on top, and so do some 30 MB a thread.
         threads: By default as many as torch uses.
         device: ``cpu``, ``cuda``, ``cuda:1`` ...; ``auto`` takes CUDA if there is one. Of a list,
-            ``cuda:0,cuda:1``, each searches a range of the pool: same results, `sharded_devices`.
+            ``cuda:0,cuda:1``, each searches a range of the pool: same results, `sharded.devices`.
         passes: Names from `codings.PASSES`, first to last, instead of what `choose` finds best.
         progress: Told of the pairs that are done.
 
@@ -119,7 +119,7 @@ def search(
         ranks = id_ranks(ids_of(source))
     device, *more = resolve(device)
     if more:
-        from m2kr.search.late import sharded_devices
+        from m2kr.search.late.sharded import devices as sharded_devices
 
         every, told = [device, *more], progress or Silent()
         return sharded_devices.search(
@@ -228,7 +228,7 @@ def ids_of(source: TokenSource) -> "pa.ChunkedArray":
 def _names(asked: Sequence[str] | None, device: str, pool: Workers) -> tuple[str, ...]:
     """The passes to use; the last one is float32, which alone has a margin that hardly matters."""
     if asked is None:
-        from m2kr.search.late.choose import pipeline
+        from m2kr.search.late.scanning.choose import pipeline
 
         names = pool.map(pipeline, [device])[0]
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from m2kr.search.late import reference
-from m2kr.search.late.ivf import tiles
+from m2kr.search.late.index.ivf import tiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

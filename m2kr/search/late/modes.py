@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from m2kr.errors import UsageError
 
 if TYPE_CHECKING:
-    from m2kr.search.late.index_build import BuildSettings
+    from m2kr.search.late.index.build import BuildSettings
 
 Mode = Literal["exact", "compressed", "official"]
 Final = Literal["compressed", "exact"]
@@ -97,9 +97,9 @@ class Searching:
         Raises:
             UsageError: there are no codes of so many bits.
         """
-        from m2kr.search.late import official_index
-        from m2kr.search.late.index_build import BuildSettings
-        from m2kr.search.late.kmeans import Training
+        from m2kr.search.late.index import official_index
+        from m2kr.search.late.index.build import BuildSettings
+        from m2kr.search.late.index.kmeans import Training
 
         nbits = self.nbits or _NBITS[self.mode]
         if self.mode == "official":

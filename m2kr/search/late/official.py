@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from m2kr.errors import InputError, UsageError
-from m2kr.search.late.ivf import InvertedLists, offsets_of, tiles
+from m2kr.search.late.index.ivf import InvertedLists, offsets_of, tiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from m2kr.search.late.codec import Codec
+    from m2kr.search.late.index.codec import Codec
 
 HEAD_ROWS = 32
 _UNSEEN = np.float32(-9999.0)

@@ -1,24 +1,20 @@
 """Searching an index of either kind or a token store by one call, and what is lost against exact search."""
 
+import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from m2kr.errors import UsageError
-from m2kr.search.late import (
-    compressed,
-    exact,
-    official,
-    official_index,
-    store_format,
-)
-from m2kr.search.late.index_files import IndexFiles
+from m2kr.search.late import compressed, exact, official, store_format
+from m2kr.search.late.index import official_index
+from m2kr.search.late.index.files import IndexFiles
 from m2kr.search.late.store import TokenStore
 from m2kr.search.topk import id_ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import pyarrow as pa
@@ -88,17 +84,40 @@ def search(
         UsageError: a device or a token store is given where none is of use.
         M2KRError: as `exact.search`, `compressed.search` and `official_index.search`.
     """
-    import time
-
     check_options(folder, store, device)
     if is_store(folder):
         return _exact(TokenStore.open(folder), queries, k, threads, device, progress)
-    files = IndexFiles.open(folder)
+    return search_files(IndexFiles.open(folder), queries, k, store=store, threads=threads)
+
+
+def search_files(
+    files: IndexFiles,
+    queries: "TokenStore",
+    k: int,
+    ranks: "NDArray[np.int64] | None" = None,
+    *,
+    steer: "Callable[[Any], Any]" = lambda usual: usual,
+    store: "TokenStore | None" = None,
+    threads: int | None = None,
+) -> Found:
+    """`search` of an index that is open.
+
+    Args:
+        files: The index.
+        queries: As there.
+        k: As there.
+        ranks: Per passage the rank of its id (`topk.id_ranks`), if that is known.
+        steer: Given the kind's usual settings for ``k``, `compressed.SearchSettings` or
+            `official.OfficialSettings`, those to use.
+        store: As there.
+        threads: As there.
+    """
     ids = files.ids()
-    ranks = id_ranks(ids)
+    ranks = id_ranks(ids) if ranks is None else ranks
     rows = queries.take(range(len(queries)))
     if files.settings.kind == "official":
-        arrays, steered = official_index.arrays_of(files), official.OfficialSettings.for_k(k)
+        arrays = official_index.arrays_of(files)
+        steered = steer(official.OfficialSettings.for_k(k))
         start, cpu = time.perf_counter(), time.process_time()
         numbers, scores = official_index.search(
             rows, arrays, k, ranks, settings=steered, threads=threads
@@ -107,8 +126,9 @@ def search(
         how = {"kind": "official", "final": "compressed", **asdict(steered)}
     else:
         index = compressed.CompressedIndex(files)
+        steered = steer(compressed.SearchSettings.suited(k, len(index), files.settings.nbits))
         numbers, scores, stats = compressed.search(
-            rows, index, k, ranks, store=store, threads=threads
+            rows, index, k, ranks, settings=steered, store=store, threads=threads
         )
         seconds, cpu = stats.seconds, stats.cpu_seconds
         how = {"kind": "compressed", "final": stats.final, **asdict(stats.settings)}

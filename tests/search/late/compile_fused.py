@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from m2kr.search.late import fused
+from m2kr.search.late.scanning import fused
 
 TYPES = {
     "rows": "*fp16",

@@ -13,18 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import InputError
-from m2kr.search.late import (
-    batched,
-    canonical,
-    choose,
-    codings,
-    exact,
-    fused,
-    pairs,
-    passes,
-    reference,
-)
+from m2kr.search.late import canonical, exact, reference
 from m2kr.search.late.reference import EMPTY
+from m2kr.search.late.scanning import batched, choose, codings, fused, pairs, passes
 from m2kr.search.late.sources import ArraySource
 
 DIM = late_corpora.DIM

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.search.late import bounds, canonical, codings, exact, passes, reference
+from m2kr.search.late import canonical, exact, reference
+from m2kr.search.late.scanning import bounds, codings, passes
 from m2kr.search.late.sources import ArraySource
 
 NAMES = list(codings.PASSES)

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
-from m2kr.search.late import choose, codings, exact, reference, scan
+from m2kr.search.late import exact, reference
 from m2kr.search.late.reference import EMPTY
+from m2kr.search.late.scanning import choose, codings, scan
 from m2kr.search.late.sources import ArraySource
 from m2kr.search.late.store_writer import TokenWriter
 from m2kr.search.mapped import file_of

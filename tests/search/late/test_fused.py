@@ -14,17 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.search.late import (
-    batched,
-    bounds,
-    canonical,
-    choose,
-    codings,
-    exact,
-    fused,
-    reference,
-)
-from m2kr.search.late.scan import code_block
+from m2kr.search.late import canonical, exact, reference
+from m2kr.search.late.scanning import batched, bounds, choose, codings, fused
+from m2kr.search.late.scanning.scan import code_block
 from m2kr.search.late.sources import ArraySource
 from m2kr.search.late.store import Block
 from m2kr.search.late.workers import workers

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from late_pools import passages, queries, store
 
-from m2kr.search.late import official_index
-from m2kr.search.late.index_build import BuildSettings, build, pool_of
+from m2kr.search.late.index import official_index
+from m2kr.search.late.index.build import BuildSettings, build, pool_of
 from m2kr.search.late.store import TokenStore
 
 LENGTHS = [*np.random.default_rng(4).integers(1, 14, 397).tolist(), 0, 0, 1]

@@ -9,11 +9,12 @@ import torch
 from late_pools import DIM, ids, passages, pool, queries, store
 
 from m2kr.errors import CheckError, InputError, UsageError
-from m2kr.search.late import exact, kmeans, official, official_index, reference
-from m2kr.search.late import index_format as layout
+from m2kr.search.late import exact, official, reference
 from m2kr.search.late.compressed import CompressedIndex, SearchSettings, search
-from m2kr.search.late.index_build import BuildSettings, build, pool_of
-from m2kr.search.late.index_files import IndexFiles
+from m2kr.search.late.index import format as layout
+from m2kr.search.late.index import kmeans, official_index
+from m2kr.search.late.index.build import BuildSettings, build, pool_of
+from m2kr.search.late.index.files import IndexFiles
 from m2kr.search.late.search_index import recall
 from m2kr.search.late.store import TokenStore
 from m2kr.search.topk import id_ranks

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.search.late import funnel
-from m2kr.search.late.ivf import InvertedLists, offsets_of
-from m2kr.search.late.scaled import ScaledCodec
+from m2kr.search.late.index import funnel
+from m2kr.search.late.index.ivf import InvertedLists, offsets_of
+from m2kr.search.late.index.scaled import ScaledCodec
 
 DIM, CENTROIDS = 16, 40
 

@@ -10,8 +10,8 @@ import pytest
 
 from m2kr.errors import InputError
 from m2kr.search.late import official
-from m2kr.search.late.golden_files import GoldenFile
-from m2kr.search.late.golden_search import check, check_folder
+from m2kr.search.late.index.golden_files import GoldenFile
+from m2kr.search.late.index.golden_search import check, check_folder
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "search"
 

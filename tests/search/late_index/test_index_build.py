@@ -13,14 +13,14 @@ import pytest
 from late_pools import DIM, ids, passages, pool, store
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
-from m2kr.search.late import index_format as layout
-from m2kr.search.late import official_index
-from m2kr.search.late.codec import Codec
-from m2kr.search.late.index_build import BuildSettings, add, build, pool_of, sample
-from m2kr.search.late.index_files import IndexFiles
-from m2kr.search.late.ivf import InvertedLists
-from m2kr.search.late.kmeans import Training
-from m2kr.search.late.scaled import ScaledCodec
+from m2kr.search.late.index import format as layout
+from m2kr.search.late.index import official_index
+from m2kr.search.late.index.build import BuildSettings, add, build, pool_of, sample
+from m2kr.search.late.index.codec import Codec
+from m2kr.search.late.index.files import IndexFiles
+from m2kr.search.late.index.ivf import InvertedLists
+from m2kr.search.late.index.kmeans import Training
+from m2kr.search.late.index.scaled import ScaledCodec
 from m2kr.search.late.store import TokenStore
 from m2kr.search.late.store_writer import TokenWriter
 
@@ -96,8 +96,8 @@ def test_a_cut_build_goes_on_after_its_last_shard(
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from m2kr.search.late import index_writer
-from m2kr.search.late.index_build import BuildSettings, build, pool_of
+from m2kr.search.late.index import writer as index_writer
+from m2kr.search.late.index.build import BuildSettings, build, pool_of
 from m2kr.search.late.store import TokenStore
 append = index_writer.IndexWriter.append
 def slowly(self, *args, **kwargs):

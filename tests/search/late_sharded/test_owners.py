@@ -9,18 +9,15 @@ import torch
 from late_pools import passages, queries, store
 
 from m2kr.errors import CheckError, M2KRError, MissingError, UsageError
-from m2kr.search.late import (
-    compressed,
-    exact,
-    kmeans,
-    sharded_groups,
-    sharded_index,
-    sharded_owners,
-)
+from m2kr.search.late import compressed, exact
 from m2kr.search.late.compressed import CompressedIndex, SearchSettings
-from m2kr.search.late.index_build import BuildSettings, build, pool_of
-from m2kr.search.late.index_files import IndexFiles
-from m2kr.search.late.sharded_owners import Local
+from m2kr.search.late.index import kmeans
+from m2kr.search.late.index.build import BuildSettings, build, pool_of
+from m2kr.search.late.index.files import IndexFiles
+from m2kr.search.late.sharded import groups as sharded_groups
+from m2kr.search.late.sharded import index as sharded_index
+from m2kr.search.late.sharded import owners as sharded_owners
+from m2kr.search.late.sharded.owners import Local
 from m2kr.search.late.store import TokenStore
 from m2kr.search.late.store_writer import TokenWriter
 from m2kr.search.topk import id_ranks

@@ -14,7 +14,7 @@ from m2kr.cli import index as commands
 from m2kr.cli.main import guarded
 from m2kr.evaluation.run import Run
 from m2kr.search.late import exact
-from m2kr.search.late.index_build import BuildSettings, build, pool_of
+from m2kr.search.late.index.build import BuildSettings, build, pool_of
 from m2kr.search.late.store import TokenStore
 
 app = typer.Typer()

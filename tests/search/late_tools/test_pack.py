@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import CheckError, InputError, M2KRError, MissingError
-from m2kr.search.late.index_build import BuildSettings, build, pool_of
-from m2kr.search.late.index_files import IndexFiles
-from m2kr.search.late.pack import manifest_of, pack, require, unpack
-from m2kr.search.late.pack_manifest import Manifest, read
+from m2kr.search.late.index.build import BuildSettings, build, pool_of
+from m2kr.search.late.index.files import IndexFiles
+from m2kr.search.late.sharing.manifest import Manifest, read
+from m2kr.search.late.sharing.pack import manifest_of, pack, require, unpack
 from m2kr.search.late.store import TokenStore
 from m2kr.search.late.store_writer import TokenWriter
 

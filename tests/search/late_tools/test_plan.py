@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr.errors import UsageError
-from m2kr.search.late.index_build import BuildSettings, build, pool_of
-from m2kr.search.late.kmeans import Training
-from m2kr.search.late.plan import Pool, index_bytes, parse_count, plan, store_bytes
+from m2kr.search.late.index.build import BuildSettings, build, pool_of
+from m2kr.search.late.index.kmeans import Training
+from m2kr.search.late.planning.plan import Pool, index_bytes, parse_count, plan, store_bytes
 from m2kr.search.late.store import TokenStore
 from m2kr.search.late.store_writer import TokenWriter
 
@@ -74,7 +74,7 @@ def test_bytes_alone_load_no_torch() -> None:
     import subprocess
 
     script = (
-        "import sys; from m2kr.search.late.plan import *;"
+        "import sys; from m2kr.search.late.planning.plan import *;"
         "print(plan(Pool(8_800_000, 80), calibrate=False).store_bytes);"
         "assert 'torch' not in sys.modules"
     )

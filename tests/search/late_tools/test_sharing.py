@@ -15,9 +15,9 @@ from hub_server import HubServer
 from push_server import PushServer
 
 from m2kr.errors import CheckError
-from m2kr.search.late.pack import pack
-from m2kr.search.late.pack_manifest import describe
-from m2kr.search.late.sharing import is_repo, upload_of
+from m2kr.search.late.sharing.hub import is_repo, upload_of
+from m2kr.search.late.sharing.manifest import describe
+from m2kr.search.late.sharing.pack import pack
 from m2kr.search.late.store import TokenStore
 from m2kr.search.late.store_writer import TokenWriter
 

@@ -1,0 +1,1 @@
+"""Compressed indexes: codes, files, building, and how a search narrows a pool."""

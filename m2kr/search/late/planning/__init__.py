@@ -1,0 +1,1 @@
+"""What a pool will take in bytes and seconds."""

@@ -1,0 +1,1 @@
+"""Token stores and indexes as one file, and on the Hugging Face hub."""
