@@ -22,6 +22,7 @@ import numpy as np
 
 from m2kr.errors import InputError, UsageError
 from m2kr.search.late.index.ivf import InvertedLists, offsets_of, tiles
+from m2kr.search.late.index.products import products
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,7 +150,7 @@ def search(index: IndexArrays, query: "NDArray[np.floating]", settings: Official
         )
     rows = rows[np.abs(rows).sum(1) > 0]
     head = rows[: settings.head_rows]
-    centroid_scores = _products(index.codec.centroids, head)  # (centroids x head)
+    centroid_scores = products(index.codec.centroids, head)  # (centroids x head)
     cells = _cells(centroid_scores, settings.ncells)
     best = centroid_scores.max(1, initial=-np.inf)
     living = best >= np.float32(settings.threshold)
@@ -160,17 +161,6 @@ def search(index: IndexArrays, query: "NDArray[np.floating]", settings: Official
     scores = _final_scores(index, stage2, rows)
     order = np.lexsort((-stage2, -scores))
     return Trace(cells, living, candidates, stage1, stage2, stage2[order], scores[order])
-
-
-def _products(vectors: "NDArray[np.float32]", rows: "NDArray[np.float32]") -> "NDArray[np.float32]":
-    """(vectors x rows) dot products, rounded as the official code's are.
-
-    Its order of documents that are nearly equal hangs on the last bit. torch adds one product after
-    another with one rounding each, on every x86 processor; numpy's library does so on some of them only.
-    """
-    import torch
-
-    return (torch.from_numpy(vectors) @ torch.from_numpy(rows).T).numpy()
 
 
 def _cells(scores: "NDArray[np.float32]", ncells: int) -> "NDArray[np.int64]":
@@ -198,7 +188,7 @@ def _final_scores(
 ) -> "NDArray[np.float32]":
     def similarities(tokens: "NDArray[np.int64]") -> "NDArray[np.float32]":
         vectors = index.codec.decode(index.codes[tokens], index.residuals[tokens])
-        return _products(vectors, rows)
+        return products(vectors, rows)
 
     return _summed_maxima(index, documents, similarities, len(rows), np.float32(0))
 

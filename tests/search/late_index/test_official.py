@@ -1,5 +1,7 @@
 """The official search against its rules, written as plain loops."""
 
+import platform
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -132,3 +134,30 @@ def test_nonsense_is_refused() -> None:
         IndexArrays.of(one.codec, one.codes[:-1], one.residuals, np.array([3, 2]))
     with pytest.raises(InputError, match="not there"):
         IndexArrays.of(one.codec, one.codes + 9, one.residuals, np.array([3, 2]))
+
+
+def added_in_turn(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """(left x right) float32: product after product added with one rounding, as a fused unit does."""
+    found = np.zeros((len(left), len(right)), np.float32)
+    for a, b in zip(left.T.astype(np.float64), right.T.astype(np.float64), strict=True):
+        found = (a[:, None] * b + found).astype(np.float32)
+    return found
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="other processors add in other orders"
+)
+@pytest.mark.parametrize("count", [5, 20, 32])
+def test_nearly_equal_documents_come_in_the_official_order_on_every_processor(count: int) -> None:
+    rng = np.random.default_rng(3)
+    one = index(rng, [1] * 30_000, centroids=30_000)
+    one = IndexArrays.of(one.codec, np.arange(30_000), one.residuals, np.ones(30_000, np.int64))
+    rows = rng.normal(size=(count, 8)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    total = np.zeros(30_000, np.float32)
+    for column in added_in_turn(one.codec.centroids, rows).T:
+        total += column
+    wanted = np.lexsort((-np.arange(30_000), -total))
+    assert (np.abs(np.diff(total[wanted])) < 1e-6).sum() > 10
+    found = search(one, rows, OfficialSettings(30_000, -9.0, 4 * 30_000))
+    assert found.stage2.tolist() == wanted.tolist()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from m2kr.errors import InputError
+from m2kr.search.late.index.products import products
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,7 +75,7 @@ class Codec:
         step = max(1, _BLOCK // max(1, len(self.centroids)))
         for start in range(0, len(tokens), step):
             part = np.asarray(tokens[start : start + step], np.float32)
-            found[start : start + step] = (part @ self.centroids.T).argmax(1)
+            found[start : start + step] = products(part, self.centroids).argmax(1)
         return found
 
     def encode(
