@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from exact_cost import EXACT_QUERIES
+from exact_cost import EXACT_QUERIES, enough
 from late_corpus import Corpus
 
 from m2kr.evaluation.environment import peak_memory
@@ -75,13 +75,16 @@ def searched(folder: Path, name: str) -> dict:
     index = compressed.CompressedIndex(IndexFiles.open(folder / name))
     opened = peak_memory()
     compressed.search(queries[:4], index, K, ranks)
-    exact.search(queries[:4], store, K, ranks, memory=1 << 30)
+    _, _, done = exact.search(queries[:4], store, K, ranks, memory=1 << 30)
+    timed = enough(queries, done)
     costs: dict[str, list[float]] = {"exact": [], "compressed": []}
     for _ in range(REPEATS if len(store) <= CEILING_UP_TO else 1):
-        true, _, done = exact.search(queries, store, K, ranks, memory=1 << 30)
-        costs["exact"].append(done.cpu_seconds / len(queries))
-        found, _, stats = compressed.search(queries, index, K, ranks)
-        costs["compressed"].append(stats.cpu_seconds / len(queries))
+        _, _, done = exact.search(timed, store, K, ranks, memory=1 << 30)
+        costs["exact"].append(done.cpu_seconds / len(timed))
+        _, _, stats = compressed.search(timed, index, K, ranks)
+        costs["compressed"].append(stats.cpu_seconds / len(timed))
+    true, _, _ = exact.search(queries, store, K, ranks, memory=1 << 30)
+    found, _, stats = compressed.search(queries, index, K, ranks)
     told = {
         **{side: statistics.median(each) for side, each in costs.items()},
         "spread": {side: [min(each), max(each)] for side, each in costs.items()},
