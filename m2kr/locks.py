@@ -19,8 +19,9 @@ log = logging.getLogger("m2kr.locks")
 LEASE_SECONDS = 30.0
 HEARTBEAT_SECONDS = 5.0
 # An owner killed between making its marker and writing its name there leaves an empty one, which filelock
-# respects for ever. A living owner writes within microseconds; one that slept is told by ``Held.check``.
-UNWRITTEN_SECONDS = 3.0
+# respects for ever. A living owner writes within microseconds, though over NFS its name may show only with
+# the first heartbeat; one that slept is told by ``Held.check``.
+UNWRITTEN_SECONDS = 15.0
 # Shorter waits are everyday business between threads and not worth a message.
 QUIET_SECONDS = 1.0
 POLL_SECONDS = 0.1
@@ -209,7 +210,8 @@ class _Owner:
 def _stamp(marker: Path) -> tuple[int, int, int] | None:
     """Inode, time of the last touch and size; None if there is no marker."""
     try:
-        found = marker.lstat()
+        with marker.open("rb") as file:  # over NFS, opening it asks the server
+            found = os.fstat(file.fileno())
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
