@@ -46,16 +46,21 @@ class Held:
         Raises:
             M2KRError: The lock is lost; this process must leave the files alone.
         """
-        if self._lease.compromise is None and self._still_ours():
-            return
-        # A peer that looks whether the owner is dead moves the marker aside for a moment.
-        time.sleep(POLL_SECONDS)
-        if self._lease.compromise is not None or not self._still_ours():
+        if self.lost:
             raise M2KRError(
                 f"this process stood still for {LEASE_SECONDS:.0f} s and another one took over {self._what}",
                 where=self._lease.lock_file,
                 fix="run the command again: it waits for the other process and uses its result",
             )
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process took the lock over: what is protected is that one's now."""
+        if self._still_ours():
+            return False
+        # A peer that looks whether the owner is dead moves the marker aside for a moment.
+        time.sleep(POLL_SECONDS)
+        return not self._still_ours()
 
     @property
     def released(self) -> bool:
@@ -69,7 +74,11 @@ class Held:
 
     def _still_ours(self) -> bool:
         owner = self._lease.owner
-        return owner is not None and owner.token == self._lease.token
+        return (
+            self._lease.compromise is None
+            and owner is not None
+            and owner.token == self._lease.token
+        )
 
 
 @contextmanager
@@ -182,14 +191,19 @@ class _Owner:
         self._since = 0.0
 
     def look(self) -> None:
-        """Called at every poll. Removes a marker that stays empty: its owner died before it signed."""
+        """Called at every poll. Removes the marker of an owner that died, where filelock doesn't.
+
+        That is one that stays empty, and any where names can't be exchanged, as over NFS.
+        """
         found = _stamp(self._marker)
         if found is None:
             return
         if found != self._seen:
             self.lives = self._seen is not None and _signed(found)
             self._seen, self._since = found, time.monotonic()
-        elif not _signed(found) and time.monotonic() - self._since >= UNWRITTEN_SECONDS:
+            return
+        patience = LEASE_SECONDS + HEARTBEAT_SECONDS if _signed(found) else UNWRITTEN_SECONDS
+        if time.monotonic() - self._since >= patience:
             self._remove(found)
 
     def _remove(self, seen: tuple[int, int, int]) -> None:

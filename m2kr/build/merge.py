@@ -180,7 +180,7 @@ def merge(
     target = target_of(builder, root, found.ask)
     target.folder.mkdir(parents=True, exist_ok=True)
     executor = executor or Processes(jobs)
-    with hold(target.lock, f"the build of {target.source.name} in {target.folder}"):
+    with hold(target.lock, f"the build of {target.source.name} in {target.folder}") as held:
         executor.prepare(root)
         wait_for_shards(target)
         setup = set_up(target, offline=offline, jobs=jobs, progress=progress)
@@ -193,6 +193,7 @@ def merge(
                 if staging != target.staging.absolute():
                     _gather(stages, staging)
             stages.run_all(executor)
+            held.check()
             setup.publish(stages)
         elif target.staging.exists():
             shutil.rmtree(target.staging)

@@ -75,7 +75,7 @@ def build(
     target = target_of(builder, root, ask)
     target.folder.mkdir(parents=True, exist_ok=True)
     executor = executor or Processes(jobs)
-    with hold(target.lock, f"the build of {target.source.name} in {target.folder}"):
+    with hold(target.lock, f"the build of {target.source.name} in {target.folder}") as held:
         executor.prepare(root)
         wait_for_shards(target)
         setup = set_up(target, offline=offline, jobs=jobs, progress=progress)
@@ -84,6 +84,7 @@ def build(
             setup.stage()
             stages = Stages(target.builder, setup.source, setup.choices, progress)
             stages.run_all(executor)
+            held.check()
             setup.publish(stages)
         elif target.staging.exists():
             shutil.rmtree(target.staging)

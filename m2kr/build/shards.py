@@ -19,7 +19,7 @@ from m2kr.build.setup import Ask, Setup, Target, set_up, target_of
 from m2kr.build.spec import Builder
 from m2kr.build.stages import Stages
 from m2kr.errors import CheckError, UsageError
-from m2kr.locks import Busy, hold
+from m2kr.locks import Busy, hold, take
 from m2kr.progress import Progress
 
 FOLDER = "shards"  # below the staging folder
@@ -162,7 +162,8 @@ class _Record:
         """Notes what is done; once its share of the first stage that has any is, it counts as there."""
         self._path.parent.mkdir(exist_ok=True)
         known = complete or (self._path.exists() and json.loads(self._path.read_text())["complete"])
-        atomic.write_json(self._path, self._facts | {"complete": known, "done": list(done)})
+        facts = self._facts | {"complete": known, "done": list(done)}
+        atomic.write_json(self._path, facts, alone=True)
 
 
 def records(staging: Path) -> list[dict[str, Any]]:
@@ -205,16 +206,16 @@ def _locks(target: Target) -> list[Path]:
 @contextmanager
 def _alone(lock: Path, what: str) -> Iterator[None]:
     """Holds a lock, without waiting for an owner that lives."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(hold(lock, what, wait=False))
-        except Busy as error:
-            raise CheckError(
-                f"{what} is already at work in another process",
-                where=error.where,
-                fix=error.fix,
-            ) from None
+    try:
+        held = take(lock, what, wait=False)
+    except Busy as error:
+        raise CheckError(
+            f"{what} is already at work in another process", where=error.where, fix=error.fix
+        ) from None
+    try:
         yield
+    finally:
+        held.release()
 
 
 def wait_for_shards(target: Target) -> None:

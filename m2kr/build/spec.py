@@ -142,11 +142,12 @@ def made_once(folder: Path, name: str, make: Callable[[Path], None]) -> Path:
     path = folder / name
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        with hold(folder / f".{name}.lock", f"making {path}"):
+        with hold(folder / f".{name}.lock", f"making {path}") as held:
             if not path.exists():
                 aside = folder / f".{name}.tmp"
                 atomic.discard(aside)
                 make(aside)
+                held.check()
                 atomic.replace(aside, path)
     return path
 

@@ -153,7 +153,7 @@ def pull(
     """
     from m2kr.cli import output
     from m2kr.errors import MissingError, UsageError
-    from m2kr.search.late.sharing import hub as sharing
+    from m2kr.search.late.sharing import hub
     from m2kr.search.late.sharing.pack import unpack
 
     expected = options.settings(expect)
@@ -163,8 +163,8 @@ def pull(
             if revision is not None:
                 raise UsageError("a pack has no revisions", where=source)
             made = unpack(file, folder, expected=expected, progress=bars)
-        elif sharing.is_repo(source):
-            made = sharing.pull(source, folder, revision=revision, expected=expected, progress=bars)
+        elif hub.is_repo(source):
+            made = hub.pull(source, folder, revision=revision, expected=expected, progress=bars)
         else:
             raise MissingError(
                 "there is no such pack", where=source, expected="a file, or owner/name on the hub"

@@ -245,9 +245,10 @@ def first_seen(folder: Path) -> dict[str, dict[str, Any]]:
 def remember(folder: Path, name: str, file: Verified) -> None:
     """Enters a file into ``lock.json`` unless it is there."""
     entry = {"url": file.url, "size": file.size, "sha256": file.sha256}
-    with hold(folder / ".partial" / f"{LOCK_FILE}.lock", str(folder / LOCK_FILE)):
+    with hold(folder / ".partial" / f"{LOCK_FILE}.lock", str(folder / LOCK_FILE)) as held:
         entries = first_seen(folder)
         if entries.setdefault(name, entry) is entry:
+            held.check()
             atomic.write_json(folder / LOCK_FILE, entries, alone=True)
 
 

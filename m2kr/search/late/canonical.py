@@ -89,18 +89,18 @@ def scores(
     found = np.empty(len(numbers))
     flat = torch.from_numpy(block.tokens)
     right = torch.from_numpy(query.rows.astype(np.float64).T.copy())
-    best = np.empty((len(query.rows), len(numbers)))
     fast_places = np.flatnonzero(fast)
+    best = np.empty((len(query.rows), len(fast_places)))
     for part, longest_one in by_length(lengths[fast_places], _TOKENS):
         places = fast_places[part]
         starts = block.offsets[numbers[places]]
         tokens = gather(flat, starts, lengths[places], longest_one).float().double()
         products = torch.mm(tokens, right)
-        best[:, places] = products.view(len(places), longest_one, -1).amax(1).numpy().T
-    total = np.zeros(len(numbers))
+        best[:, part] = products.view(len(places), longest_one, -1).amax(1).numpy().T
+    total = np.zeros(len(fast_places))
     for row in best:
         total += row
-    found[fast] = total[fast]
+    found[fast_places] = total
     for place in np.flatnonzero(~fast):
         start, end = block.offsets[numbers[place] : numbers[place] + 2]
         found[place] = reference.maxsim(query.rows, block.tokens[start:end])

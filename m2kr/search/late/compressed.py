@@ -1,4 +1,4 @@
-"""Search of a compressed index: `funnel` narrows the pool, one scorer decides.
+"""Search of a compressed index: `index.funnel` narrows the pool, one scorer decides.
 
 The final score is canonical MaxSim (`reference`) of what remains: of the tokens as rebuilt from
 their codes, or, where the token store is at hand, of the stored tokens. So it depends on neither

@@ -2,7 +2,7 @@
 
 The tokens are read block by block, once, whatever the number of queries. In each block
 
-1. a cheap pass bounds the score of every passage from above (`passes`, `bounds`);
+1. a cheap pass bounds the score of every passage from above (`scanning.passes`, `scanning.bounds`);
 2. the canonical scorer takes the passages with the highest bounds: the k-th best score so far is
    now near the final one;
 3. passages whose bound is below it are discarded; what is left meets narrower passes, the last in
@@ -96,7 +96,8 @@ def search(
         threads: By default as many as torch uses.
         device: ``cpu``, ``cuda``, ``cuda:1`` ...; ``auto`` takes CUDA if there is one. Of a list,
             ``cuda:0,cuda:1``, each searches a range of the pool: same results, `sharded.devices`.
-        passes: Names from `codings.PASSES`, first to last, instead of what `choose` finds best.
+        passes: Names from `scanning.codings.PASSES`, first to last, instead of the best by
+            `scanning.choose`.
         progress: Told of the pairs that are done.
 
     Returns:

@@ -72,7 +72,7 @@ class OpenShard:
         with pa.ipc.new_stream(sink, batch.schema) as stream:
             stream.write_batch(batch)
         data = sink.getvalue().to_pybytes()
-        atomic.write_bytes(folder / journal_name(self.number), _digest(data) + data)
+        atomic.write_bytes(folder / journal_name(self.number), _digest(data) + data, alone=True)
 
 
 def recover(folder: Path, number: int, dim: int, settings_sha256: str) -> OpenShard:

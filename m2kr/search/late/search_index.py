@@ -82,7 +82,7 @@ def search(
 
     Raises:
         UsageError: a device or a token store is given where none is of use.
-        M2KRError: as `exact.search`, `compressed.search` and `official_index.search`.
+        M2KRError: as `exact.search`, `compressed.search` and `index.official_index.search`.
     """
     check_options(folder, store, device)
     if is_store(folder):

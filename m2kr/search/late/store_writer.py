@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 import numpy as np
 
 from m2kr import atomic, locks
-from m2kr.errors import InputError, UsageError
+from m2kr.errors import InputError, M2KRError, UsageError
 from m2kr.search.late import store_format as layout
 from m2kr.search.late.open_shard import OpenShard, journal_name, recover
 from m2kr.search.late.store import TokenStore
@@ -50,6 +50,7 @@ class TokenWriter:
     Raises:
         InputError: the folder holds a store with other settings.
         UsageError: another process is writing to it.
+        M2KRError: from any call: another process took it over, see `locks.Held.check`.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class TokenWriter:
             self.close()
             return
         if self._sync_seconds is not None and self._file is not None:
-            with suppress(OSError):
+            with suppress(OSError, M2KRError):
                 self._sync()
         self._abandon()
 
@@ -172,6 +173,7 @@ class TokenWriter:
 
     def _opened(self) -> IO[bytes]:
         """The open shard's tokens, cut behind what is known of them."""
+        self._lock.check()
         path = self.folder / layout.names(self._shard.number)[0]
         path.touch()
         file = path.open("r+b")
@@ -181,9 +183,9 @@ class TokenWriter:
 
     def _sync(self) -> None:
         assert self._file is not None
+        self._lock.check()
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._lock.check()
         self._shard.save(self.folder, self._settings_sha256)
         self._passages = self._complete + len(self._shard.ids)
         self._synced = time.monotonic()
@@ -201,6 +203,7 @@ class TokenWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         self._file = None
+        self._lock.check()
         tokens, lengths, crcs, ids = layout.names(shard.number)
         _save(self.folder / lengths, np.array(shard.lengths, "<i4"))
         _save(self.folder / crcs, np.array(shard.crcs, "<u4"))
@@ -208,7 +211,7 @@ class TokenWriter:
         column = pa.record_batch([pa.array(shard.ids, pa.string())], names=["id"])
         with pa.ipc.new_stream(sink, column.schema) as stream:
             stream.write_batch(column)
-        atomic.write_bytes(self.folder / ids, sink.getvalue().to_pybytes())
+        atomic.write_bytes(self.folder / ids, sink.getvalue().to_pybytes(), alone=True)
         sums = {name: layout.sha256_of(self.folder / name) for name in (lengths, crcs, ids)}
         record = layout.Shard(
             shard.number,
@@ -237,7 +240,7 @@ class TokenWriter:
         if self._file is not None:
             self._file.close()
             self._file = None
-            if self._sync_seconds is None:
+            if self._sync_seconds is None and not self._lock.lost:
                 self._remove(self._shard.number)
         self._lock.release()
 

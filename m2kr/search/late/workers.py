@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from m2kr.errors import missing_dependency
+
 if TYPE_CHECKING:
     import torch
 
@@ -45,7 +47,7 @@ class Workers:
 
 @contextmanager
 def workers(threads: int) -> Iterator[Workers]:
-    """Threads for the length of a ``with`` block, in which torch multiplies exactly as `bounds` assumes.
+    """Threads for the length of a ``with`` block, in which torch multiplies as `scanning.bounds` assumes.
 
     The block sets torch's number of threads to one and turns reduced-precision products off (TF32,
     bfloat16 for float32); both are settings of the whole process, and set back after it. Autocasting is
@@ -56,7 +58,7 @@ def workers(threads: int) -> Iterator[Workers]:
     before = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, "m2kr-search", initializer=lambda: torch.set_num_threads(1))
     try:
-        with _full_precision():
+        with full_precision():
             yield Workers(pool)
     finally:
         pool.shutdown(cancel_futures=True)
@@ -64,8 +66,16 @@ def workers(threads: int) -> Iterator[Workers]:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
-    import torch
+def full_precision() -> Iterator[None]:
+    """Turns reduced-precision products off for the length of a ``with`` block, in the whole process.
+
+    Raises:
+        MissingError: torch isn't installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise missing_dependency("torch", "models", "late-interaction search") from error
 
     cuda = torch.backends.cuda.matmul
     cpu: Any = torch.backends.mkldnn

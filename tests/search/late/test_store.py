@@ -5,10 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+from filelock import SoftFileLease
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.errors import CheckError, InputError, MissingError, UsageError
+from m2kr import locks
+from m2kr.errors import CheckError, InputError, M2KRError, MissingError, UsageError
 from m2kr.search.late.store import TokenStore
 from m2kr.search.late.store_writer import TokenWriter
 
@@ -323,3 +325,21 @@ def test_writing_is_streamed(tmp_path):
         for number in range(20):
             writer.append([str(number)], [np.ones((1000, DIM))])
         assert (tmp_path / "tokens-00000.f16").stat().st_size >= 19 * 1000 * DIM * 2
+
+
+@pytest.mark.parametrize("sync_seconds", [None, 0.0])
+def test_a_writer_that_was_overtaken_leaves_its_successors_files_alone(tmp_path, sync_seconds):
+    """As after a process that was stopped for a minute goes on."""
+    options = {"dim": DIM, "sync_seconds": sync_seconds}
+    first = TokenWriter(tmp_path, **options)
+    first.append(["a"], [np.ones((3, DIM))])
+    SoftFileLease(tmp_path / ".lock", lease_duration=locks.LEASE_SECONDS).force_break()
+    with TokenWriter(tmp_path, **options) as second:
+        kept = second.passages
+        second.append(["b"], [np.ones((2, DIM))])
+        with pytest.raises(M2KRError, match="took over the token store"):
+            first.close()
+        second.append(["c"], [np.ones((1, DIM))])
+    store = TokenStore.open(tmp_path)
+    store.verify()
+    assert store.ids().to_pylist() == ["a", "b", "c"][1 - kept :]

@@ -12,8 +12,9 @@ from m2kr.search.late.index.codec import Codec
 from m2kr.search.late.official import IndexArrays, OfficialSettings, search
 
 
-def index(rng: np.random.Generator, lengths: list[int], centroids: int = 9) -> IndexArrays:
-    dim = 8
+def index(
+    rng: np.random.Generator, lengths: list[int], centroids: int = 9, dim: int = 8
+) -> IndexArrays:
     found = rng.normal(size=(centroids, dim)).astype(np.float32)
     found /= np.linalg.norm(found, axis=1, keepdims=True)
     codec = Codec(
@@ -147,12 +148,14 @@ def added_in_turn(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 @pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64"), reason="other processors add in other orders"
 )
-@pytest.mark.parametrize("count", [5, 20, 32])
-def test_nearly_equal_documents_come_in_the_official_order_on_every_processor(count: int) -> None:
+@pytest.mark.parametrize(("dim", "count"), [(8, 5), (8, 20), (128, 5), (128, 32)])
+def test_nearly_equal_documents_come_in_the_official_order_on_every_processor(
+    dim: int, count: int
+) -> None:
     rng = np.random.default_rng(3)
-    one = index(rng, [1] * 30_000, centroids=30_000)
+    one = index(rng, [1] * 30_000, centroids=30_000, dim=dim)
     one = IndexArrays.of(one.codec, np.arange(30_000), one.residuals, np.ones(30_000, np.int64))
-    rows = rng.normal(size=(count, 8)).astype(np.float32)
+    rows = rng.normal(size=(count, dim)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     total = np.zeros(30_000, np.float32)
     for column in added_in_turn(one.codec.centroids, rows).T:

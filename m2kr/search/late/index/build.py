@@ -23,6 +23,7 @@ from m2kr.search.late.index.codec import Codec
 from m2kr.search.late.index.files import IndexFiles, read_codec, read_records
 from m2kr.search.late.index.writer import IndexWriter, save
 from m2kr.search.late.store import TokenStore, spans
+from m2kr.search.late.workers import full_precision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,6 +120,7 @@ def build(
     Raises:
         InputError: the pool is empty, or the folder holds an index with other settings.
         UsageError: another process is writing to it.
+        M2KRError: another process took it over, see `locks.Held.check`.
         MissingError: torch isn't installed.
     """
     settings = settings or BuildSettings()
@@ -151,6 +153,7 @@ def add(
         InputError: the pool's vectors are of another dim or another model (``meta``).
         MissingError: there is no index, or torch isn't installed.
         UsageError: another process is writing to it.
+        M2KRError: another process took it over, see `locks.Held.check`.
     """
     _need_torch()
     found = layout.read_settings(folder)
@@ -286,7 +289,8 @@ class _Official:
     def encode(
         self, tokens: "NDArray[np.float16]"
     ) -> "tuple[NDArray[np.integer], NDArray[np.uint8], None]":
-        codes = self._codec.nearest(tokens)
+        with full_precision():
+            codes = self._codec.nearest(tokens)
         return codes, self._codec.encode(tokens, codes), None
 
 

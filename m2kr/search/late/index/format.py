@@ -127,7 +127,7 @@ def codec_names(kind: Kind) -> tuple[str, ...]:
 
 def write_settings(folder: Path, settings: Settings) -> None:
     """Writes ``index.json``, which makes the index exist."""
-    atomic.write_json(folder / SETTINGS, settings.as_dict())
+    atomic.write_json(folder / SETTINGS, settings.as_dict(), alone=True)
 
 
 def read_settings(folder: Path) -> Settings:
@@ -184,7 +184,7 @@ def write_record(folder: Path, shard: Shard) -> None:
         "settings": shard.settings,
         "sha256": dict(shard.sha256),
     }
-    atomic.write_json(folder / record_name(shard.number), record)
+    atomic.write_json(folder / record_name(shard.number), record, alone=True)
 
 
 def read_record(folder: Path, number: int, kind: Kind) -> Shard | None:

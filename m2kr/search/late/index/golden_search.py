@@ -13,6 +13,7 @@ import numpy as np
 
 from m2kr.search.late import official
 from m2kr.search.late.index.golden_files import Expected, GoldenFile
+from m2kr.search.late.workers import full_precision
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,7 +93,8 @@ def check_folder(folder: "Path", search: Search = official.search) -> list[Check
     Raises:
         InputError: there is no golden file, or one is malformed.
     """
-    return [check(file, search) for file in GoldenFile.all_in(folder)]
+    with full_precision():
+        return [check(file, search) for file in GoldenFile.all_in(folder)]
 
 
 def check(file: GoldenFile, search: Search = official.search) -> Checked:

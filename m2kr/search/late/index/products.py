@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from m2kr.errors import missing_dependency
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -18,8 +20,14 @@ def products(vectors: "NDArray[np.float32]", rows: "NDArray[np.float32]") -> "ND
 
     That is what torch does on every x86 processor, unless one side has very few rows: it is filled up.
     numpy's library does so on some processors only. Elsewhere (ARM) the last bit is torch's own.
+
+    Raises:
+        MissingError: torch isn't installed.
     """
-    import torch
+    try:
+        import torch
+    except ImportError as error:
+        raise missing_dependency("torch", "models", "the published protocol") from error
 
     left, right = (torch.from_numpy(_filled(side)) for side in (vectors, rows))
     return (left @ right.T).numpy()[: len(vectors), : len(rows)]

@@ -93,7 +93,8 @@ class IndexWriter:
             self._finish_shard()
         elif self._file is not None:
             self._file.close()
-            self._clear()
+            if not self._lock.lost:
+                self._clear()
 
     def append(
         self,
@@ -116,6 +117,7 @@ class IndexWriter:
         from isal.isal_zlib import crc32
 
         if self._file is None:
+            self._lock.check()
             self._source, self._first = source, first
             self._file = (self._folder / self._names()["residuals"]).open("wb")
         codes, packed, sizes = self._encoder.encode(tokens)
@@ -148,6 +150,7 @@ class IndexWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         self._file = None
+        self._lock.check()
         codes = np.concatenate(self._codes)
         lengths = np.array(self._lengths, "<i4")
         lists = InvertedLists.of(codes, lengths, self._settings.centroids)
@@ -201,4 +204,4 @@ def _save_ids(path: Path, ids: "Sequence[str]") -> None:
     column = pa.record_batch([pa.array(ids, pa.string())], names=["id"])
     with pa.ipc.new_stream(sink, column.schema) as stream:
         stream.write_batch(column)
-    atomic.write_bytes(path, sink.getvalue().to_pybytes())
+    atomic.write_bytes(path, sink.getvalue().to_pybytes(), alone=True)

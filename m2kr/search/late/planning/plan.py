@@ -157,9 +157,9 @@ def plan(
     seconds: dict[str, float] = {}
     started = time.perf_counter()
     if calibrate:
-        from m2kr.search.late.planning import calibration as plan_calibration
+        from m2kr.search.late.planning import calibration
 
-        seconds, threads = plan_calibration.calibrate(pool, rows=rows, k=k, threads=threads)
+        seconds, threads = calibration.calibrate(pool, rows=rows, k=k, threads=threads)
     return Plan(
         pool,
         rows,
