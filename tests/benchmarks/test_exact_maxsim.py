@@ -19,8 +19,9 @@ def test_exact_maxsim(tmp_path: Path) -> None:
     )
     assert found["of packed's best 100"] >= 99
     if found["passes"] == ["float32"]:
-        # A processor that multiplies int8 and bf16 no faster, as one with AVX2 alone: seen 1.5 and 3.1.
-        least = {"packed": 1.2, "padded": 2.5}
+        # A processor that multiplies int8 and bf16 no faster, as one with AVX2 alone: seen 1.3 to 1.5
+        # and 2.7 to 3.1.
+        least = {"packed": 1.0, "padded": 2.0}
     else:
         # Wanted: 3 and 10. Seen on a busy machine: 2.8 to 3.7, and 9.9 to 10.8.
         least = {"packed": 2.5, "padded": 8.0}

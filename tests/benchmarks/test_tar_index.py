@@ -22,8 +22,8 @@ def test_tar_index(tmp_path: Path) -> None:
         f"{scanned['speed']:.2f}, the saved index {indexed['speed']:.2f}, from disk {cold['speed']:.2f}; "
         f"{max(indexed['peak'], cold['peak']) / GB:.2f} GB of memory"
     )
-    # Seen: 0.76 to 0.81.
-    assert scanned["speed"] >= 0.7
+    # Seen: 0.75 to 0.81.
+    assert scanned["speed"] >= 0.65
     # Hashing, sorting and saving come on top; where headers come from disk they hardly show.
     assert indexed["speed"] >= 0.3
     assert max(scanned["peak"], indexed["peak"], cold["peak"]) <= 1 * GB

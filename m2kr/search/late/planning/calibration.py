@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ _CENTROIDS = 1 << 15  # of a real index; more are calculated from these
 _SMALL_CENTROIDS = 1 << 12
 _NBITS = 4
 _REPEATS = 3
+_PATIENCE = 0.5  # seconds of one measurement's repeats
 
 
 def calibrate(
@@ -66,7 +68,7 @@ def _exact(pool: "Pool", rows: int, k: int, threads: int) -> tuple[float, float]
         return stats.cpu_seconds / threads if stats.device == "cpu" else stats.seconds
 
     seconds(few)  # which passes are fastest is found out once a process
-    fewer, more = (min(seconds(asked) for _ in range(_REPEATS)) for asked in (few, many))
+    fewer, more = (_best(partial(seconds, asked)) for asked in (few, many))
     a_query = max(0.0, more - fewer) / (many - few)
     a_pass = max(0.0, fewer - few * a_query)
     # Both in proportion to the tokens. Scoring the best k, which no bigger pool makes longer, is a
@@ -142,7 +144,7 @@ def _compressed(pool: "Pool", rows: int, k: int, threads: int) -> float:
         return stats.cpu_seconds / threads
 
     search()
-    rest = min(search() for _ in range(_REPEATS)) / len(queries)
+    rest = _best(search) / len(queries)
     rest -= look_seconds * len(index.codec.centroids)
     return found + max(0.0, rest) * max(1.0, pool.tokens / length)
 
@@ -198,10 +200,22 @@ def _index(
 
 def _each(function: Callable[[], object], threads: int) -> float:
     """Seconds a call, where every thread is busy with such calls; the best of some."""
-    best = float("inf")
     with workers(threads) as pool:
-        for _ in range(_REPEATS):
+
+        def measured() -> float:
             started = time.process_time()
             pool.map(lambda _: function(), range(threads))
-            best = min(best, (time.process_time() - started) / threads / threads)
-    return best
+            return (time.process_time() - started) / threads / threads
+
+        return _best(measured)
+
+
+def _best(measured: Callable[[], float]) -> float:
+    """The least of some measurements, of fewer where they take long."""
+    started = time.perf_counter()
+    least = measured()
+    for _ in range(_REPEATS - 1):
+        if time.perf_counter() - started > _PATIENCE:
+            break
+        least = min(least, measured())
+    return least
