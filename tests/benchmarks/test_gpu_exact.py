@@ -39,6 +39,7 @@ def test_it_runs_and_says_whether_enough_was_reached(
     assert found["kernels"]["fp16"]["of peak"] > 0
 
 
+@pytest.mark.slow
 def test_a_wrong_answer_ends_it_with_1(
     script: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

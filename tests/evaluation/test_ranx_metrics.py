@@ -58,6 +58,7 @@ def test_ours_equal_ranx(data, ours, theirs):
     assert np.allclose(chosen.metric.compute(judge(ranking, qrels), chosen.k), expected, atol=1e-12)
 
 
+@pytest.mark.slow  # ranx compiles at its first use: 20 s
 def test_the_traps_are_avoided():
     """Ties by id, empty lists, queries without right passages, right passages not retrieved."""
     ranking = {"tie": {"b": 1.0, "a": 1.0}, "empty": {}, "unjudged": {"a": 1.0}, "half": {"a": 1.0}}
