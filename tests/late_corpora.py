@@ -84,3 +84,13 @@ def queries(rng, pool, count):
             rows[rng.random(len(rows)) < 0.5] = 0
         found.append(rows.astype(np.float32))
     return found
+
+
+def hostile(rng, kind, count, longest):
+    """A pool of a kind with empty passages in it, ranks with ties in them or not, and five queries."""
+    pool = kind(rng, rng.integers(1, longest + 1, count))
+    for number in np.flatnonzero(rng.random(count) < 0.1):
+        pool[number] = pool[number][:0]
+    ranks = rng.integers(0, count, count) if rng.random() < 0.3 else rng.permutation(count)
+    ranks = np.unique(ranks, return_inverse=True)[1]
+    return pool, ranks, queries(rng, pool, 5)

@@ -16,6 +16,7 @@ import numpy as np
 
 from m2kr.errors import UsageError
 from m2kr.search.late import store_format as layout
+from m2kr.search.late.records import sha256_of
 from m2kr.search.mapped import fill
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class TokenStore:
             CheckError: a record, lengths, checksums or settings were changed, or a file is cut short.
         """
         settings = layout.read_settings(folder)
-        settings_sha256 = layout.sha256_of(folder / layout.SETTINGS)
+        settings_sha256 = sha256_of(folder / layout.SETTINGS)
         shards: list[layout.Shard] = []
         lengths: list[NDArray[Any]] = [np.zeros(0, np.int32)]
         crcs: list[NDArray[Any]] = [np.zeros(0, np.uint32)]

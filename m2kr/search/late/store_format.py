@@ -17,8 +17,6 @@ The type is float16. bfloat16 takes as many bytes and, for the unit vectors that
 uses, is eight times coarser.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +25,8 @@ import numpy as np
 
 from m2kr import atomic
 from m2kr.errors import CheckError, InputError, MissingError
+from m2kr.search.late import records
+from m2kr.search.late.records import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "m2kr-token-store", 1
 SETTINGS = "store.json"
 DTYPE = np.dtype("<f2")
-_MOST_JSON = 1 << 20
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +110,7 @@ def read_settings(folder: Path) -> Settings:
         raise MissingError(
             "there is no token store here", where=str(folder), expected=f"a folder with {SETTINGS}"
         )
-    found = _read_json(path)
+    found = records.read_json(path)
     if found.get("format") != FORMAT or found.get("version") != VERSION:
         raise InputError(
             f"it says format {found.get('format')!r}, version {found.get('version')!r}",
@@ -153,7 +151,7 @@ def read_record(folder: Path, number: int) -> Shard | None:
     if not path.exists():
         return None
     try:
-        found = _read_json(path)
+        found = records.read_json(path)
         passages, tokens = found["passages"], found["tokens"]
         sha256, settings = found["sha256"], found["settings"]
         whole = (
@@ -173,15 +171,6 @@ def read_record(folder: Path, number: int) -> Shard | None:
     return Shard(number, passages, tokens, settings, sha256)
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal, read piece by piece."""
-    found = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while piece := file.read(_PIECE):
-            found.update(piece)
-    return found.hexdigest()
-
-
 def check_sha256(folder: Path, name: str, expected: str) -> None:
     """Compares a file of the store with its recorded SHA-256.
 
@@ -198,15 +187,3 @@ def check_sha256(folder: Path, name: str, expected: str) -> None:
 def damaged(path: Path, what: str = "its bytes are not those that were written") -> CheckError:
     """The error for a file whose checksum is wrong."""
     return CheckError(what, where=str(path), fix="restore it from a copy, or encode the pool again")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MOST_JSON:
-            raise ValueError("too big")
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError, OSError) as error:
-        raise InputError(f"it can't be read as JSON ({error})", where=str(path)) from error
-    if not isinstance(found, dict):
-        raise InputError("it is no JSON object", where=str(path))
-    return found

@@ -13,6 +13,7 @@ from m2kr import atomic, locks
 from m2kr.errors import InputError, M2KRError, UsageError
 from m2kr.search.late import store_format as layout
 from m2kr.search.late.open_shard import OpenShard, journal_name, recover
+from m2kr.search.late.records import sha256_of
 from m2kr.search.late.store import TokenStore
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class TokenWriter:
                 )
         else:
             layout.write_settings(self.folder, self._settings)
-        self._settings_sha256 = layout.sha256_of(self.folder / layout.SETTINGS)
+        self._settings_sha256 = sha256_of(self.folder / layout.SETTINGS)
         store = TokenStore.open(self.folder)
         self._complete, number = len(store), len(store.shards)
         self._file: IO[bytes] | None = None
@@ -212,7 +213,7 @@ class TokenWriter:
         with pa.ipc.new_stream(sink, column.schema) as stream:
             stream.write_batch(column)
         atomic.write_bytes(self.folder / ids, sink.getvalue().to_pybytes(), alone=True)
-        sums = {name: layout.sha256_of(self.folder / name) for name in (lengths, crcs, ids)}
+        sums = {name: sha256_of(self.folder / name) for name in (lengths, crcs, ids)}
         record = layout.Shard(
             shard.number,
             len(shard.ids),

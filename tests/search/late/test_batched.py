@@ -55,12 +55,7 @@ def same(queries, pool, k, ranks=None, dim=DIM, **options):
 )
 def test_equals_the_reference_on_hostile_pools(seed, kind, count, longest, k, block):
     rng = np.random.default_rng(seed)
-    pool = kind(rng, rng.integers(1, longest + 1, count))
-    for number in np.flatnonzero(rng.random(count) < 0.1):
-        pool[number] = pool[number][:0]
-    ranks = rng.integers(0, count, count) if rng.random() < 0.3 else rng.permutation(count)
-    ranks = np.unique(ranks, return_inverse=True)[1]
-    queries = late_corpora.queries(rng, pool, 5)
+    pool, ranks, queries = late_corpora.hostile(rng, kind, count, longest)
     with pytest.MonkeyPatch.context() as patch:
         # Small blocks, parts, products and chunks, so that a small pool has many.
         patch.setattr(exact, "TILE_TOKENS", block)

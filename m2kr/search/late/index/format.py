@@ -21,13 +21,13 @@ the codec's files, so nothing that scores depend on can change unnoticed.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from m2kr import atomic
 from m2kr.errors import CheckError, InputError, MissingError
+from m2kr.search.late import records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,8 +36,6 @@ FORMAT, VERSION = "m2kr-late-index", 1
 SETTINGS = "index.json"
 CENTROIDS, CUTOFFS, WEIGHTS = "centroids.npy", "cutoffs.npy", "weights.npy"
 MOST_PASSAGES = 1 << 16  # of a shard: its lists number them with 16 bits
-_MOST_JSON = 1 << 20
-_PIECE = 1 << 20
 
 Kind = Literal["compressed", "official"]
 
@@ -146,7 +144,7 @@ def read_settings(folder: Path) -> Settings:
             expected=f"a folder with {SETTINGS}",
             fix="m2kr index build STORE INDEX",
         )
-    found = _read_json(path)
+    found = records.read_json(path)
     if found.get("format") != FORMAT or found.get("version") != VERSION:
         raise InputError(
             f"it says format {found.get('format')!r}, version {found.get('version')!r}",
@@ -197,7 +195,7 @@ def read_record(folder: Path, number: int, kind: Kind) -> Shard | None:
     if not path.exists():
         return None
     try:
-        found = _read_json(path)
+        found = records.read_json(path)
         passages, tokens, first = found["passages"], found["tokens"], found["first"]
         source, settings, sha256 = found["source"], found["settings"], found["sha256"]
         whole = (
@@ -215,27 +213,10 @@ def read_record(folder: Path, number: int, kind: Kind) -> Shard | None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal, read piece by piece; that of nothing if there is no file."""
-    found = hashlib.sha256()
-    if path.is_file():
-        with path.open("rb", buffering=0) as file:
-            while piece := file.read(_PIECE):
-                found.update(piece)
-    return found.hexdigest()
+    """SHA-256 of a file, hexadecimal; that of nothing if there is no file."""
+    return records.sha256_of(path) if path.is_file() else hashlib.sha256().hexdigest()
 
 
 def damaged(path: Path, what: str = "its bytes are not those that were written") -> CheckError:
     """The error for a file whose checksum is wrong."""
     return CheckError(what, where=str(path), fix="restore it from a copy, or build the index again")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MOST_JSON:
-            raise ValueError("too big")
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError, OSError) as error:
-        raise InputError(f"it can't be read as JSON ({error})", where=str(path)) from error
-    if not isinstance(found, dict):
-        raise InputError("it is no JSON object", where=str(path))
-    return found

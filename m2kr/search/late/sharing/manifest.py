@@ -15,6 +15,7 @@ from typing import Any, Literal
 from m2kr.errors import CheckError, InputError, MissingError
 from m2kr.search.late import store_format
 from m2kr.search.late.index import format as index_format
+from m2kr.search.late.records import sha256_of
 
 FORMAT, VERSION = "m2kr-pack", 1
 NAME = "pack.json"
@@ -199,7 +200,7 @@ def _manifest(
 ) -> Manifest:
     if len(records) < 2:
         raise InputError("it has no complete shard", where=str(folder), fix="finish it first")
-    known = dict(sums) | {name: store_format.sha256_of(folder / name) for name in records}
+    known = dict(sums) | {name: sha256_of(folder / name) for name in records}
     files = []
     for name in sorted(known):
         path = folder / name
