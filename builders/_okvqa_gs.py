@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from m2kr.build.formats.delimited import read_csv
+from m2kr.build.formats.unicode_halves import loads
 from m2kr.build.ledger import Ledger
 from m2kr.build.spec import Asset, BuildContext, Row, Shape
 from m2kr.errors import InputError
@@ -71,7 +72,7 @@ def judgements(ctx: BuildContext, split: str, asked: Collection[str]) -> dict[st
     file, found = path.name, dict[str, list[str]]()
     expected = "a list of {question_id, answers, ctxs: [{id, …}, …]}"
     try:
-        records = orjson.loads(path.read_bytes())
+        records = loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
         raise InputError(f"no JSON: {error}", where=str(path), expected=expected) from error
     if not isinstance(records, list):

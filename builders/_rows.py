@@ -71,17 +71,12 @@ def only_member(path: Path) -> bytes:
     Raises:
         InputError: there is none, or there are several.
     """
-    found = [m.read() for m in members(path) if _is_json(m.name)]
+    found = [m.read() for m in members(path) if m.name.endswith(".json")]
     if len(found) != 1:
         raise InputError(
             f"{len(found)} JSON files are in this archive", where=str(path), expected="one"
         )
     return found[0]
-
-
-def _is_json(name: str) -> bool:
-    """Whether a member is a JSON file, and not what macOS leaves beside one."""
-    return name.endswith(".json") and not Path(name).name.startswith("._")
 
 
 def most_frequent(answers: Iterable[str]) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import orjson
 
+from m2kr.build.formats.unicode_halves import loads
 from m2kr.build.spec import BuildContext
 from m2kr.errors import InputError
 
@@ -123,7 +124,7 @@ def _records(path: Path, key: str) -> Iterator[tuple[int, Any]]:
     """The records under a key of the file's one object, numbered from 1."""
     expected = f'{{…, "{key}": [{{…}}, …]}}, as of OK-VQA v1.1'
     try:
-        document = orjson.loads(only_member(path))
+        document = loads(only_member(path))
         records = document[key]
     except orjson.JSONDecodeError as error:
         raise InputError(f"no JSON: {error}", where=str(path), expected=expected) from error

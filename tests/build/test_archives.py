@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.build.archive.members import Limits, members, read_member
+from m2kr.build.archive.members import Limits, is_litter, members, read_member
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError
 
 KINDS = ["tar", "tar.gz", "zip"]
@@ -360,3 +360,58 @@ def test_a_long_tar_is_streamed_in_constant_memory(tmp_path):
     count, kilobytes = map(int, done.stdout.split())
     assert count == 20_000
     assert kilobytes < 20_000
+
+
+LITTER = st.sampled_from(
+    [
+        "__MACOSX/._a.json",
+        "__MACOSX/deep/er/data.json",
+        "._data.json",
+        "x/._data.json",
+        ".DS_Store",
+        "x/.DS_Store",
+        "Thumbs.db",
+        "x/desktop.ini",
+        "__macosx/a.csv",
+        "./._a",
+        ".AppleDouble/a.json",
+    ]
+)
+# Names that only look like it.
+DATA = st.sampled_from(
+    [
+        "data.json",
+        "x/data.json",
+        "_.json",
+        ".data.json",
+        "a._b.json",
+        "MACOSX/a.json",
+        "x__MACOSX/a",
+        "__MACOSX",
+        "x/.DS_Store.json",
+        "thumbs.db.json",
+        "..._a.json",
+        "._/a.json",
+    ]
+)
+
+
+@given(
+    st.sampled_from(KINDS),
+    st.lists(LITTER | DATA, unique=True, max_size=6),
+)
+@settings(max_examples=60)
+def test_what_a_file_manager_leaves_is_no_data(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, names: list[str]
+) -> None:
+    files = [(name, name.encode()) for name in names]
+    path = save(tmp_path_factory.mktemp("litter"), pack(kind, files))
+    got = [(m.name, m.read()) for m in members(path)]
+    litter = {name for name in names if is_litter(name.removeprefix("./"))}
+    assert got == [(name, content) for name, content in files if name not in litter]
+
+
+@given(LITTER, DATA)
+def test_litter_is_known_by_its_name_alone(litter: str, data: str) -> None:
+    assert is_litter(litter)
+    assert not is_litter(data)

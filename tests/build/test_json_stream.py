@@ -357,7 +357,9 @@ def test_every_cut_is_found(document: dict, layout: dict, size: int, data: Any) 
 def strict(data: bytes, kind: type) -> Any:
     """What a whole decoding gives, or None for what is no such document."""
     try:
-        value = json_stream.orjson.loads(json_stream._mended(data.removeprefix(b"\xef\xbb\xbf")))
+        value = json_stream.orjson.loads(
+            json_stream.mended_json(data.removeprefix(b"\xef\xbb\xbf"))
+        )
     except ValueError:
         return None
     return value if isinstance(value, kind) else None

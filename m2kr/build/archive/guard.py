@@ -20,6 +20,8 @@ _GIB = 1 << 30
 _BUFFER = 1 << 18
 # A ratio says nothing about small files: a page of blanks compresses a thousandfold.
 _RATIO_FLOOR = 64 << 20
+_LITTER = frozenset({".ds_store", "thumbs.db", "desktop.ini"})
+_LITTER_FOLDERS = frozenset({"__macosx", ".appledouble"})
 _DAMAGE = (
     struct.error,
     tarfile.TarError,
@@ -175,6 +177,16 @@ def normal_name(name: str) -> str:
         raise ValueError("it leaves the archive by '..'")
     # Bytes that are no UTF-8 become visible escapes: such a name can be stored in a table.
     return "/".join(parts).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def is_litter(name: str) -> bool:
+    """Whether a member is what a file manager left beside the data: never taken for data.
+
+    macOS puts ``__MACOSX/x/._data.json`` next to ``x/data.json``; there are ``.DS_Store``,
+    ``Thumbs.db`` and ``desktop.ini``, too.
+    """
+    *folders, own = name.lower().split("/")
+    return own.startswith("._") or own in _LITTER or not _LITTER_FOLDERS.isdisjoint(folders)
 
 
 def is_safe(name: str) -> bool:

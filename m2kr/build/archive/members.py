@@ -5,19 +5,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from m2kr.build.archive.guard import Guard, Limits, Member
+from m2kr.build.archive.guard import Guard, Limits, Member, is_litter
 from m2kr.build.archive.tars import TarReader
 from m2kr.build.archive.zips import zip_members
 from m2kr.errors import InputError, MissingError
 
-__all__ = ["Limits", "Member", "members", "read_member"]
+__all__ = ["Limits", "Member", "is_litter", "members", "read_member"]
 
 
 def members(path: Path, limits: Limits | None = None) -> Iterator[Member]:
     """The regular files of a tar (plain or gzip) or zip archive, in the archive's order.
 
     The kind is told by content, not by name. Tar archives are streamed, in constant memory. A name
-    that occurs twice comes twice: the last one wins, as if the archive had been unpacked.
+    that occurs twice comes twice: the last one wins, as if the archive had been unpacked. What a
+    file manager left beside the data (``__MACOSX/``, ``._x``, ``.DS_Store``) does not come.
 
     Args:
         path: The archive.
@@ -33,9 +34,10 @@ def members(path: Path, limits: Limits | None = None) -> Iterator[Member]:
         file.seek(0)
         guard = Guard(path, limits or Limits())
         if magic[:2] == b"PK":
-            yield from zip_members(file, path.stat().st_size, guard)
+            found = zip_members(file, path.stat().st_size, guard)
         else:
-            yield from TarReader(file, guard, packed=magic[:2] == b"\x1f\x8b").members()
+            found = TarReader(file, guard, packed=magic[:2] == b"\x1f\x8b").members()
+        yield from (member for member in found if not is_litter(member.name))
 
 
 def read_member(path: Path, name: str, limits: Limits | None = None) -> bytes:

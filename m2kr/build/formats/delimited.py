@@ -13,6 +13,7 @@ from m2kr.build.formats import csv_stream
 from m2kr.build.formats.ahead import ahead
 from m2kr.build.formats.csv_stream import Unreadable
 from m2kr.build.formats.delimited_parse import Layout, parse
+from m2kr.build.formats.unicode_halves import mended_bytes
 from m2kr.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def read_tsv(
 ) -> Iterator[Block]:
     r"""The records of a file without header and quotes: a line each, of UTF-8 text.
 
-    A ``\r`` before the line end is no text, elsewhere it is; a byte order mark is passed over.
+    A ``\r`` before the line end is no text, elsewhere it is; a byte order mark is passed over, and
+    halves of surrogate pairs become U+FFFD.
     Blank lines at the end are no records, if there is more than one column.
 
     Args:
@@ -107,7 +109,8 @@ def read_csv(
     r"""The records of a file with a header, whose cells may be quoted as RFC 4180 says.
 
     As in Python's csv a quote that does not begin a cell is text; a record ends at ``\n`` or
-    ``\r\n`` only. A byte order mark and blank lines at the end are passed over.
+    ``\r\n`` only. A byte order mark and blank lines at the end are passed over, and halves of
+    surrogate pairs become U+FFFD.
 
     Args:
         stream: The file; a thread reads it as long as the iterator is open.
@@ -193,13 +196,13 @@ class _Count:
                 self.blank += 1
                 continue
             self._blank_lines()
-            problem = _problem(raw, cells, len(columns))
+            problem = _problem(mended_bytes(raw), cells, len(columns))
             if problem:
                 self._on_fault(Fault(self.next, problem, _excerpt(raw)))
             else:
                 kept.append(self.next - first)
                 for column, cell in zip(columns, cells, strict=True):
-                    column.append(cell.decode())
+                    column.append(mended_bytes(cell).decode())
             self.next += 1
         if self.next > first:
             arrays = [pa.array(column, pa.string()) for column in columns]

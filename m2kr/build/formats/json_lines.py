@@ -6,6 +6,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from m2kr.build.formats.delimited import Fault
+from m2kr.build.formats.unicode_halves import loads
 
 LINE_LIMIT = 64 << 20
 
@@ -17,6 +18,8 @@ def read_json_lines(
     keys: Sequence[str] = (),
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line numbers (from 1) and objects of a JSON lines stream; blank lines are passed over.
+
+    Halves of surrogate pairs become U+FFFD.
 
     Args:
         stream: UTF-8 bytes.
@@ -35,7 +38,7 @@ def read_json_lines(
         if not text.strip():
             continue
         try:
-            record = orjson.loads(text)
+            record = loads(text)
         except orjson.JSONDecodeError as error:
             on_fault(_fault(number, f"no JSON: {error}", line))
             continue

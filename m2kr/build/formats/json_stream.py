@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 
+from m2kr.build.formats.unicode_halves import loads, mended_json
 from m2kr.errors import InputError
 
 LIMIT = 256 << 20
@@ -28,8 +29,6 @@ _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _HEAD = re.compile(_GAP + b"(" + _STRING + b")" + _GAP + b":" + _GAP + rb"([^ \t\r\n])", re.S)
 _NEXT_MEMBER = re.compile(_GAP + b"," + _GAP + b'"')
 _NEXT_ITEM = re.compile(_GAP + rb'(?:\{[ \t\r\n]*"[^"\\]{0,64}"[ \t\r\n]*:|["\[{])?')
-_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
-_ESCAPE = re.compile(rb"\\(?:u(?i:d[89ab]..\\ud[c-f]..)|(u(?i:d[89a-f][0-9a-f]{2}))|.)", re.S)
 _STEPS = np.zeros(256, np.int64)
 _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 _CLOSERS = {b"{": b"}", b"[": b"]"}
@@ -43,7 +42,7 @@ def object_members(
     """Keys and values of the members of a document that is one JSON object, in its order.
 
     A key that occurs twice comes twice. Values are orjson's: integers beyond 64 bits are floats.
-    Escapes of half a surrogate pair, which no UTF-8 can hold, become U+FFFD.
+    Halves of surrogate pairs, which no UTF-8 can hold, become U+FFFD.
 
     Args:
         stream: The document, UTF-8 with or without a byte order mark; it need not be seekable.
@@ -69,11 +68,6 @@ def array_items(
         InputError: As there; or the object has no such key, or no list for it.
     """
     return _Document(stream, where, limit, b"[" if key is None else b"{").read(key)
-
-
-def _mended(text: bytes) -> bytes:
-    """A text with U+FFFD for each half surrogate pair."""
-    return _ESCAPE.sub(lambda m: b"\\ufffd" if m[1] else m[0], text) if _HALF.search(text) else text
 
 
 @dataclass(slots=True)
@@ -136,7 +130,7 @@ class _Document:
 
     def check(self, stop: int, *, margin: int = 0) -> None:
         """Raise an error if what is before ``stop`` is no JSON so far or too large."""
-        text = _mended(self.wrapped(stop)[:-1])
+        text = mended_json(self.wrapped(stop)[:-1])
         at, what = len(text), ""
         try:
             text.decode()
@@ -174,7 +168,7 @@ class _Document:
             while not (head := _HEAD.match(self.buf, self.pos)):
                 self.need_more()
             self.check(head.end(1))
-            if orjson.loads(_mended(head[1])) == key:
+            if loads(head[1]) == key:
                 if head[2] != b"[":
                     raise self.error(f"the value of {key!r} is no list", head.start(2))
                 self.opener, self.pos, self.count = b"[", head.end(), 0
@@ -272,7 +266,7 @@ class _Document:
             yield from parsed.items() if self.opener == b"{" else parsed
             return
         for stop in stops:
-            parsed = self.decoded(stop, _mended) if stop - self.pos <= self.limit else ()
+            parsed = self.decoded(stop, mended_json) if stop - self.pos <= self.limit else ()
             if not parsed:
                 self.check(stop)
                 raise self.error("something is missing before this comma or bracket", stop)

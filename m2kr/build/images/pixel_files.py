@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from m2kr.build.archive.guard import Guard, Limits, Member, stream
+from m2kr.build.archive.guard import Guard, Limits, Member, is_litter, stream
 from m2kr.build.archive.members import members
 from m2kr.build.download.connection import is_http
 from m2kr.build.download.job import Policy
@@ -87,7 +87,11 @@ def files(
             continue
         path = Path(source)
         if path.is_dir():
-            found = sorted(each for each in path.rglob(f"*{_ENDING}") if _OTHERS not in each.parts)
+            found = sorted(
+                each
+                for each in path.rglob(f"*{_ENDING}")
+                if _OTHERS not in each.parts and not is_litter(each.relative_to(path).as_posix())
+            )
             if not found:
                 raise _none(path)
             yield from (_local(each, progress) for each in found)

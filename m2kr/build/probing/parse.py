@@ -16,6 +16,7 @@ from m2kr.build.formats.csv_stream import BOM, record_end
 from m2kr.build.formats.delimited import Fault, read_csv, read_tsv
 from m2kr.build.formats.json_lines import read_json_lines
 from m2kr.build.formats.json_stream import array_items, object_members
+from m2kr.build.formats.unicode_halves import mended_json
 from m2kr.build.probing.unpack import Drift, Piece, begins, content
 from m2kr.build.spec import Shape
 from m2kr.errors import InputError
@@ -191,7 +192,7 @@ def _closed(data: bytes, shape: Shape) -> bytes:
 
 def _check_start(before: bytes, data: bytes) -> None:
     """Refuses what can't be the start of JSON behind ``before``."""
-    text = (before + data).decode("utf-8", "replace")
+    text = mended_json(before + data).decode("utf-8", "replace")
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError as error:

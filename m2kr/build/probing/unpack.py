@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from m2kr.build.archive.guard import normal_name
+from m2kr.build.archive.guard import is_litter, normal_name
 from m2kr.build.spec import Shape
 
 # Upstream's text packs to a tenth at best: more than this out of 1 MB is a bomb, or worth no look.
@@ -220,7 +220,7 @@ def _after(data: bytes, start: int, method: int) -> int:
 
 def _wanted(name: str, shape: Shape) -> bool:
     """As the builders choose: by name, else the JSON file, else the first one."""
-    if shape.member:
+    if shape.member or is_litter(name):
         return name == shape.member
     return shape.kind != "json" or name.endswith(".json")
 

@@ -1,0 +1,52 @@
+r"""Halves of surrogate pairs, which no UTF-8 can hold, become U+FFFD wherever text comes from outside.
+
+A JSON escape can name half a pair (``"\ud83d"``), and some programs write one as three bytes
+(``ED A0 BD``). Both are mended before a text is parsed or stored, so that neither loses a row. Two
+halves that belong together are one character, however they are written.
+"""
+
+import re
+from typing import Any
+
+import orjson
+
+_ESCAPED_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+_ESCAPE = re.compile(rb"\\(?:u(?i:d[89ab]..\\ud[c-f]..)|(u(?i:d[89a-f][0-9a-f]{2}))|.)", re.S)
+_RAW_HALVES = re.compile(rb"(?:\xed[\xa0-\xbf][\x80-\xbf])+")
+_HALVES = re.compile("[\ud800-\udfff]+")
+
+
+def mended_bytes(text: bytes) -> bytes:
+    """Text whose UTF-8 holds halves of pairs, mended; all else as it is."""
+    return _RAW_HALVES.sub(lambda m: _joined(m[0].decode("utf-8", "surrogatepass")).encode(), text)
+
+
+def mended_text(text: str) -> str:
+    """A string without halves of pairs."""
+    return _HALVES.sub(lambda m: _joined(m[0]), text)
+
+
+def mended_json(text: bytes) -> bytes:
+    """A JSON text, or a piece of one that begins outside an escape, without halves of pairs."""
+    if _ESCAPED_HALF.search(text):
+        text = _ESCAPE.sub(lambda m: b"\\ufffd" if m[1] else m[0], text)
+    return mended_bytes(text)
+
+
+def loads(text: bytes) -> Any:
+    """The value of a JSON text, as orjson reads it, halves of surrogate pairs as U+FFFD.
+
+    Raises:
+        orjson.JSONDecodeError: it is no JSON.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        mended = mended_json(text)
+        if mended == text:
+            raise
+    return orjson.loads(mended)
+
+
+def _joined(halves: str) -> str:
+    return halves.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

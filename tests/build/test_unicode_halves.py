@@ -1,0 +1,89 @@
+"""Half surrogate pairs: U+FFFD in every text that is read, whatever brings it, and no row lost."""
+
+import io
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from m2kr.build.formats.delimited import Fault, read_csv, read_tsv
+from m2kr.build.formats.json_lines import read_json_lines
+from m2kr.build.formats.json_stream import array_items, object_members
+from m2kr.build.formats.unicode_halves import loads, mended_bytes, mended_json, mended_text
+
+# Halves of either kind, alone or together, beside what looks like them: Hangul, backslashes, escapes.
+TEXTS = st.text(
+    st.sampled_from('\ud83d\ud800\ude00\udfff\ud7ff\ue000\ufffd😀é퓿a\\u"d8'), max_size=12
+)
+
+
+def right(text: str) -> str:
+    """Pairs joined, other halves replaced; by another way than the code's."""
+    joined = json.loads(json.dumps(text))
+    return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in joined)
+
+
+def escaped(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def raw(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def refuse(fault: Fault) -> None:
+    raise AssertionError(fault)
+
+
+@given(TEXTS)
+@example("\ud83d\ud83d\ude00")
+@example("\ude00\ud83d")
+@example("\\ud83d")
+def test_halves_of_any_place_and_form(text: str) -> None:
+    assert mended_text(text) == right(text)
+    assert mended_bytes(text.encode("utf-8", "surrogatepass")).decode() == right(text)
+    for written in (escaped(text), raw(text)):
+        assert loads(written) == right(text)
+        assert json.loads(mended_json(written)) == right(text)
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4), st.booleans())
+def test_no_reader_loses_a_row(pairs: list[tuple[str, str]], plain: bool) -> None:
+    written = raw if plain else escaped
+    rows = [{"a": a, "b": [b, {"c": b}]} for a, b in pairs]
+    expected = [{"a": right(a), "b": [right(b), {"c": right(b)}]} for a, b in pairs]
+    lines = b"\n".join(map(written, rows))
+    assert [row for _, row in read_json_lines(io.BytesIO(lines), on_fault=refuse)] == expected
+    assert list(array_items(io.BytesIO(written(rows)), where="x")) == expected
+    inside = written({"other": "\ud800", "rows": rows})
+    assert list(array_items(io.BytesIO(inside), where="x", key="rows")) == expected
+    members = object_members(io.BytesIO(written(dict(pairs))), where="x")
+    assert list(members) == [(right(a), right(b)) for a, b in dict(pairs).items()]
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=4))
+def test_cells_of_tables(texts: list[str]) -> None:
+    cells = [f"x{t}" for t in texts]
+    tsv = "".join(f"{i}\t{c}\n" for i, c in enumerate(cells)).encode("utf-8", "surrogatepass")
+    csv = "a,b\n" + "".join(
+        '{},"{}"\n'.format(i, c.replace('"', '""')) for i, c in enumerate(cells)
+    )
+    for blocks in (
+        read_tsv(io.BytesIO(tsv), ("a", "b"), where="x", on_fault=refuse),
+        read_csv(
+            io.BytesIO(csv.encode("utf-8", "surrogatepass")), ("a", "b"), where="x", on_fault=refuse
+        ),
+    ):
+        found = [cell for block in blocks for cell in block.batch.column("b").to_pylist()]
+        assert found == [right(c) for c in cells]
+
+
+@pytest.mark.parametrize(
+    "text", [b'"\xff"', b'"\xed\xa0"', rb'"\ud83d', rb'["\ud83d",]', b"\xed\xa0\xbd", b"{"]
+)
+def test_other_damage_stays_damage(text: bytes) -> None:
+    with pytest.raises(orjson.JSONDecodeError):
+        loads(text)
