@@ -4,10 +4,10 @@ import statistics
 from pathlib import Path
 
 import pytest
-from own_process import cost
+from own_process import WHOLE, cost
 
 STEPS = Path(__file__).with_name("wit_cost.py")
-ROWS = 300_000
+ROWS = 300_000 if WHOLE else 100_000
 GB = 10**9
 
 
