@@ -1,16 +1,23 @@
 """Every command and snippet of the README, run in order in one folder, as a reader would."""
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import release_fixture as fixture
+from hub_server import HubServer
 from PIL import Image
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+from m2kr.build.release.route import REPO, REVISION
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", README, flags=re.M | re.S)
 # Run by .ci/run from a clean clone.
 ELSEWHERE = ("make demo", "make test")
@@ -54,6 +61,40 @@ def test_every_block_runs_in_order(reader: Path) -> None:
             assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
             commands += 1
     assert commands >= 10
+
+
+def test_the_three_commands_to_the_real_benchmark(reader: Path) -> None:
+    """Run against a hub that serves the release, its image archive and the model, all in small."""
+    block = re.search(r"^```sh\n(.*?)^```", README, flags=re.M | re.S)
+    assert block is not None
+    commands = [line.split("#")[0].strip() for line in block[1].splitlines()]
+    assert [command.split()[1] for command in commands] == ["build", "images", "eval"]
+    commands[0] += " --any-counts"  # the small release has fewer rows
+
+    release, archives = reader / "release", reader / "archives"
+    fixture.write_release(release, sources=["okvqa"])
+    photo = io.BytesIO()
+    Image.new("RGB", (64, 48), "red").save(photo, "JPEG")
+    (archives / "OKVQA").mkdir(parents=True)
+    with zipfile.ZipFile(archives / "OKVQA" / "val2014.zip", "w") as archive:
+        table = pq.read_table(next((release / "OKVQA_data").glob("test-*.parquet")))
+        for path in table["img_path"].to_pylist():
+            archive.writestr(path, photo.getvalue())
+    datasets = {
+        REPO: release,
+        "BByrneLab/M2KR_Images": archives,
+        "LinWeizheDragon/PreFLMR_ViT-L": Path(__file__).parent / "golden" / "tiny_preflmr",
+    }
+    with HubServer(datasets, commit=REVISION) as hub:
+        env = os.environ | hub.env(reader / "home", M2KR_DATA=str(reader / "benchmark"))
+        env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+        for command in commands:
+            done = subprocess.run(
+                command, shell=True, cwd=reader, env=env, capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert "okvqa/test" in done.stdout
+    assert "preflmr" in done.stdout
 
 
 def test_the_two_commands_come_first() -> None:
