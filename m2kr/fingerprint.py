@@ -6,14 +6,18 @@ its length in bytes (uint64, little-endian) and its UTF-8; a list is ``02``, its
 its items. Hashing rows first keeps memory at 32 bytes a row and lets shards be hashed apart.
 
 Parts: ``queries`` (question_id, instruction, question), ``judgements`` (question_id, sorted
-positives, answers), ``pool`` (passage_id, passage_content); ``eval`` is over those three.
+positives, answers), ``pool`` (passage_id, passage_content); ``eval`` is over those three. A query
+with a grade other than 1, or with judged passages that the pool lacks, adds to ``judgements`` the
+list of its grades and the lists of ids and grades of the latter, all in the order of their ids;
+grades are the shortest text that reads back as the same float. A relevance threshold other than 1
+is part of the name ``judgements``.
 Shards, batch sizes, extra columns, routes and the pyarrow version do not enter.
 """
 
 import hashlib
+import itertools
 import struct
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -92,19 +96,56 @@ def combine(queries: str, judgements: str, pool: str) -> str:
     return PREFIX + hashlib.sha256(text.encode()).hexdigest()
 
 
-def query_parts(table: "pa.Table | Iterable[pa.RecordBatch]") -> tuple[str, str]:
-    """The ``queries`` and ``judgements`` fingerprints of a query table, read batch by batch."""
+def query_parts(
+    table: "pa.Table | Iterable[pa.RecordBatch]", threshold: float = 1
+) -> tuple[str, str]:
+    """The ``queries`` and ``judgements`` fingerprints of a query table, read batch by batch.
+
+    Args:
+        table: The table; `m2kr.schema.GRADES` and its neighbours may be absent.
+        threshold: Grade from which a passage counts as right.
+    """
     import pyarrow as pa
 
-    texts, judged = Fingerprint("queries"), Fingerprint("judgements")
+    part = "judgements" if threshold == 1 else f"judgements, right from {float(threshold)!r}"
+    texts, judged = Fingerprint("queries"), Fingerprint(part)
     for batch in _batches(table):
         ids = batch.column("question_id").cast(pa.binary()).to_pylist()
         get = {name: batch.column(name).to_pylist() for name in _QUERY_FIELDS}
         pairs = zip(get["instruction"], get["question"], strict=True)
         texts.add(ids, (encode_value(i) + encode_value(q) for i, q in pairs))
         pairs = zip(get["pos_item_ids"], get["answers"], strict=True)
-        judged.add(ids, (encode_value(sorted(p)) + encode_value(a) for p, a in pairs))
+        values = (encode_value(sorted(p)) + encode_value(a) for p, a in pairs)
+        judged.add(ids, map(bytes.__add__, values, _grades(batch)))
     return texts.hexdigest(), judged.hexdigest()
+
+
+def _grades(batch: "pa.RecordBatch") -> "Iterable[bytes]":
+    """Per query the bytes of its grades and lost passages; none where all is in the pool and graded 1."""
+    names = ("pos_item_ids", "pos_item_grades", "lost_item_ids", "lost_item_grades")
+    if not set(names[1:]) & set(batch.schema.names):
+        return itertools.repeat(b"", len(batch))
+    nothing: list[list[object]] = [[]] * len(batch)
+    columns = [batch.column(n).to_pylist() if n in batch.schema.names else nothing for n in names]
+    return itertools.starmap(_grade_bytes, zip(*columns, strict=True))
+
+
+def _grade_bytes(
+    ids: list[str], grades: list[float], lost: list[str], lost_grades: list[float]
+) -> bytes:
+    if not lost and all(grade == 1 for grade in grades):
+        return b""
+    lost_grades = lost_grades or [1.0] * len(lost)
+    right = sorted(zip(ids, grades or [1.0] * len(ids), strict=True))
+    gone = sorted(zip(lost, lost_grades, strict=True))
+    return b"".join(
+        encode_value(value)
+        for value in (
+            [repr(float(grade)) for _, grade in right],
+            [row_id for row_id, _ in gone],
+            [repr(float(grade)) for _, grade in gone],
+        )
+    )
 
 
 def pool_part(table: "pa.Table | Iterable[pa.RecordBatch]") -> str:
@@ -132,7 +173,7 @@ def pool_digests(batch: "pa.RecordBatch") -> bytes:
         return b""
     view, sha256 = memoryview(data), hashlib.sha256
     ends = memoryview(offsets).cast("q")[joined.offset : joined.offset + len(joined) + 1].tolist()
-    return b"".join([sha256(view[a:b]).digest() for a, b in pairwise(ends)])
+    return b"".join([sha256(view[a:b]).digest() for a, b in itertools.pairwise(ends)])
 
 
 def _heads(values: "pa.Array") -> "pa.Array":

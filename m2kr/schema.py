@@ -4,7 +4,7 @@ Names and order follow the authors' release, so that scripts written for it load
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -49,6 +49,19 @@ QUERY_COLUMNS: tuple[Column, ...] = (
     Column("question_type", nullable=True, doc="The source's own category of the question."),
 )
 
+# Extra query columns of sources whose judgements are more than a list of right passages.
+GRADES = Column(
+    "pos_item_grades",
+    "list<float64>",
+    doc="Grades of those passages, in the same order; here because some differ from 1.",
+)
+LOST_IDS = Column(
+    "lost_item_ids",
+    "list<string>",
+    doc="Passages judged with a grade above 0 that are not in the pool; metrics count them as missed.",
+)
+LOST_GRADES = Column("lost_item_grades", "list<float64>", doc="Grades of those, in the same order.")
+
 PASSAGE_COLUMNS: tuple[Column, ...] = (
     Column("passage_id", doc="Unique id of the passage within its pool."),
     Column("passage_content", doc="The text that is retrieved."),
@@ -79,6 +92,13 @@ SUFFIX: dict[TableKind, str] = {"queries": "data", "passages": "passages", "qrel
 def columns(kind: TableKind, extra: Iterable[Column] = ()) -> tuple[Column, ...]:
     """The core columns of a table kind followed by a source's extra ones."""
     return CORE[kind] + tuple(extra)
+
+
+def qrels_columns(query_columns: Iterable[Column]) -> tuple[Column, ...]:
+    """The columns of a source's judgements; its grades need not be whole numbers."""
+    graded = any(column.name == GRADES.name for column in query_columns)
+    *ids, relevance = QRELS_COLUMNS
+    return (*ids, replace(relevance, type="float64") if graded else relevance)
 
 
 def arrow_schema(cols: Sequence[Column]) -> "pa.Schema":

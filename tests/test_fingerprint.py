@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr import fingerprint
-from m2kr.schema import arrow_schema, columns
+from m2kr.schema import GRADES, LOST_GRADES, LOST_IDS, arrow_schema, columns
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "fingerprints.json").read_text())
 
@@ -111,3 +111,66 @@ def test_images_part_tells_missing_from_present() -> None:
     present = fingerprint.images_part([("q1", "00" * 32), ("q2", None)])
     assert present == fingerprint.images_part([("q2", None), ("q1", "00" * 32)])
     assert present != fingerprint.images_part([("q1", None), ("q2", None)])
+
+
+GRADED = [
+    {
+        "question_id": "q1",
+        "pos_item_ids": ["b", "a"],
+        "answers": ["x"],
+        "pos_item_grades": [3, 0.5],
+    },
+    {"question_id": "q2", "pos_item_ids": ["a"], "pos_item_grades": [1]},
+    {"question_id": "q3", "lost_item_ids": ["z", "y"], "lost_item_grades": [2, 1]},
+]
+PLAIN = ("question_id", "pos_item_ids", "answers")
+
+
+def graded_table(rows: list[dict]) -> pa.Table:
+    table = query_table([{k: v for k, v in row.items() if k in PLAIN} for row in rows])
+    for column in (GRADES, LOST_IDS, LOST_GRADES):
+        type_ = arrow_schema([column]).field(0).type
+        values = [row.get(column.name, []) for row in rows]
+        table = table.append_column(column.name, pa.array(values, type_))
+    return table
+
+
+def judgements_of(rows: list[dict], threshold: float = 1) -> str:
+    return fingerprint.query_parts(graded_table(rows), threshold)[1]
+
+
+def test_grades_and_lost_passages_are_in_the_judgements() -> None:
+    rows = [
+        ("q1", ["a", "b"], ["x"], ["0.5", "3.0"], [], []),
+        ("q2", ["a"], []),
+        ("q3", [], [], [], ["y", "z"], ["1.0", "2.0"]),
+    ]
+    assert judgements_of(GRADED) == naive("judgements", rows)
+    assert (
+        judgements_of(GRADED)
+        == "fp1:cd4e867c144d4a85d1924d182fe7281f26d0a47383226a9ddca095fada793991"
+    )
+    assert judgements_of(GRADED, 2) == naive("judgements, right from 2.0", rows)
+
+
+def test_columns_of_grades_that_say_nothing_change_nothing() -> None:
+    row = {"question_id": "q", "pos_item_ids": ["b", "a"], "answers": []}
+    assert (
+        judgements_of([row | {"pos_item_grades": [1, 1]}])
+        == fingerprint.query_parts(query_table([row]))[1]
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pos_item_grades": [0.5, 3]},
+        {"pos_item_ids": ["a", "b"]},
+        {"lost_item_ids": ["c"], "lost_item_grades": [1]},
+        {"pos_item_grades": [3, 1]},
+    ],
+)
+def test_each_fact_of_a_judgement_enters(change: dict) -> None:
+    assert judgements_of([GRADED[0] | change]) != judgements_of(GRADED[:1])
+    swapped = {"pos_item_ids": ["a", "b"], "pos_item_grades": [0.5, 3]}
+    assert judgements_of([GRADED[0] | swapped]) == judgements_of(GRADED[:1])

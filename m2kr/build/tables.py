@@ -24,7 +24,15 @@ from m2kr.data.rows import shards_of
 from m2kr.errors import CheckError
 from m2kr.fingerprint import query_parts
 from m2kr.progress import Progress
-from m2kr.schema import BATCH_ROWS, ID_COLUMN, SUFFIX, TableKind, arrow_schema, columns
+from m2kr.schema import (
+    BATCH_ROWS,
+    ID_COLUMN,
+    SUFFIX,
+    TableKind,
+    arrow_schema,
+    columns,
+    qrels_columns,
+)
 from m2kr.sources import Source
 
 Written = Callable[[int], None]
@@ -142,27 +150,40 @@ def _build_queries(builder: Builder, ctx: BuildContext, job: TableJob, written: 
         folder, columns("queries", source.query_columns), table=name, written=written
     )
     qrels_name = f"{source.config}_{SUFFIX['qrels']}/{job.split}"
-    qrels = TableWriter(staging / qrels_name, columns("qrels"), table=qrels_name)
+    qrels = TableWriter(staging / qrels_name, qrels_columns(source.query_columns), table=qrels_name)
+    threshold = float(getattr(builder, "relevance_threshold", 1))
     totals: dict[str, int] = dict.fromkeys(("judged", "positives", "with_image", "with_answers"), 0)
     rows = iter(itertools.islice(builder.queries(ctx, job.split), limit))
     while block := list(itertools.islice(rows, BATCH_ROWS)):
         filled = pool.fill_contents(block, name, ctx.ledger)
         writer.write_rows(filled)
         qrels.write_rows(
-            {"question_id": row["question_id"], "passage_id": passage, "relevance": 1}
+            {"question_id": row["question_id"], "passage_id": passage, "relevance": grade}
             for row in filled
-            for passage in row["pos_item_ids"]
+            for passage, grade in judgements(row)
         )
         for row in filled:
-            totals["judged"] += bool(row["pos_item_ids"])
+            totals["judged"] += any(grade >= threshold for _, grade in judgements(row))
             totals["positives"] += len(row["pos_item_ids"])
             totals["with_image"] += row.get("img_path") is not None
             totals["with_answers"] += bool(row.get("answers"))
     stats = _complete(writer, folder, name, job.split, "queries")
     stats["qrels"] = _complete(qrels, staging / qrels_name, qrels_name, job.split, "qrels")
     stats["totals"] = totals
-    stats["queries"], stats["judgements"] = query_parts(read_batches(folder))
+    stats["queries"], stats["judgements"] = query_parts(read_batches(folder), threshold)
     return stats
+
+
+def judgements(row: Row) -> list[tuple[str, float]]:
+    """Passages and grades of a query row; passages that the pool lacks are among them."""
+    judged: list[tuple[str, float]] = []
+    for ids, grades in (
+        ("pos_item_ids", "pos_item_grades"),
+        ("lost_item_ids", "lost_item_grades"),
+    ):
+        passages = row.get(ids) or ()
+        judged += zip(passages, row.get(grades) or itertools.repeat(1, len(passages)), strict=True)
+    return judged
 
 
 def _write(writer: TableWriter, rows: "Iterator[Row | pa.RecordBatch]") -> None:

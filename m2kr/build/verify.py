@@ -13,7 +13,7 @@ from m2kr.data.lookup import FILE, open_index
 from m2kr.errors import M2KRError
 from m2kr.fingerprint import combine, pool_part, query_parts
 from m2kr.progress import Progress, Silent
-from m2kr.schema import ID_COLUMN, SUFFIX, Column, arrow_schema, columns
+from m2kr.schema import ID_COLUMN, SUFFIX, Column, arrow_schema, qrels_columns
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,9 @@ def _contents(
 ) -> list[Finding]:
     kind, split = facts["kind"], name.split("/")[1]
     table = open_shards(edition / name)
-    described = manifest["source"]["columns"].get(kind)
-    expected = arrow_schema([Column(**c) for c in described] if described else columns(kind))
+    described = manifest["source"]["columns"]
+    own = [Column(**c) for c in described["queries" if kind == "qrels" else kind]]
+    expected = arrow_schema(qrels_columns(own) if kind == "qrels" else own)
     same = table.schema.equals(expected)
     schema = "" if same else f"columns are {table.schema.names}, expected {expected.names}"
     count = facts["rows"]
@@ -128,7 +129,9 @@ def _fingerprint(edition: Path, manifest: dict[str, Any], kind: str, name: str) 
         } or {seen}
         problem = "" if wanted == {seen} else f"pool is {seen}, expected {sorted(wanted)}"
     elif kind == "queries":
-        queries, judgements = query_parts(read_batches(edition / name))
+        queries, judgements = query_parts(
+            read_batches(edition / name), float(manifest.get("relevance_threshold", 1))
+        )
         seen = combine(queries, judgements, recorded[split]["pool"])
         expected = recorded[split]["eval"]
         problem = "" if seen == expected else f"eval is {seen}, expected {expected}"

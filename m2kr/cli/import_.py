@@ -51,8 +51,14 @@ def command(
     ] = None,
     drop_missing: Annotated[
         bool,
-        typer.Option("--drop-missing", help="Leave out judgements of passages that are not there."),
+        typer.Option(
+            "--drop-missing", help="Count judged passages that are not there as never found."
+        ),
     ] = False,
+    relevance_threshold: Annotated[
+        float,
+        typer.Option("--relevance-threshold", help="Grade from which a passage is right."),
+    ] = 1,
     force: Annotated[
         bool, typer.Option("--force", help="Import again if nothing changed.")
     ] = False,
@@ -88,6 +94,7 @@ def command(
             edition=edition,
             data=root,
             drop_missing=drop_missing,
+            relevance_threshold=relevance_threshold,
             force=force,
             progress=bars,
         )

@@ -59,6 +59,11 @@ class Split:
         """``queries``, ``judgements``, ``pool`` and ``eval`` (see `m2kr.fingerprint`)."""
         return dict(self.manifest["fingerprints"][self.split])
 
+    @property
+    def relevance_threshold(self) -> float:
+        """The grade from which a passage counts as right."""
+        return float(self.manifest.get("relevance_threshold", 1))
+
     @cached_property
     def queries(self) -> "Dataset":
         """Query rows."""

@@ -78,13 +78,54 @@ class Passages(_Records):
 class Queries(_Records):
     """The queries of one split: ``question_id, question, instruction, img_path, ...``.
 
-    A retriever must not read ``pos_item_ids``, ``pos_item_contents``, ``answers`` or ``gold_answer``.
+    A retriever must not read ``pos_item_ids``, ``pos_item_contents``, ``answers`` or ``gold_answer``,
+    nor grades.
     """
 
     __slots__ = ()
     _id = "question_id"
 
+    def judgements(self) -> "pa.Table":
+        """Every passage that is judged with a grade above 0.
+
+        Columns ``question_id``, ``passage_id`` (string) and ``relevance`` (float64); without a column
+        of grades all are 1. Passages that the pool lacks (``lost_item_ids``) are among them. From
+        which grade a passage counts as right is `m2kr.data.load.Split.relevance_threshold`.
+        """
+        import pyarrow as pa
+
+        schema = pa.schema(
+            [("question_id", pa.string()), ("passage_id", pa.string()), ("relevance", pa.float64())]
+        )
+        batches = [
+            _judged(batch, ids, grades, schema)
+            for batch in self.dataset.data.table.to_batches()
+            for ids, grades in (
+                ("pos_item_ids", "pos_item_grades"),
+                ("lost_item_ids", "lost_item_grades"),
+            )
+            if ids in batch.schema.names
+        ]
+        return pa.Table.from_batches(batches, schema)
+
     @staticmethod
     def text(row: dict[str, Any], *, instruction: bool = True) -> str:
         """The query text: instruction and question joined as the official evaluation does."""
         return join(row["instruction"] if instruction else "", row["question"])
+
+
+def _judged(
+    batch: "pa.RecordBatch", ids: str, grades: str, schema: "pa.Schema"
+) -> "pa.RecordBatch":
+    """One row for each passage of a list column of a batch."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lists = batch.column(ids)
+    passages = pc.list_flatten(lists)
+    queries = batch.column("question_id").take(pc.list_parent_indices(lists))
+    if grades in batch.schema.names:
+        relevance = pc.list_flatten(batch.column(grades))
+    else:
+        relevance = pa.repeat(pa.scalar(1.0), len(passages))
+    return pa.record_batch([queries, passages, relevance], schema=schema)

@@ -85,6 +85,7 @@ def query_row(record: Record, where: str, *, flat: bool = False) -> Row:
     get = _Getter(record, QUERY_NAMES, where, flat)
     path = get.path("img_path")
     question = get.text("question") or ""
+    grades = dict.fromkeys(get.identifiers("pos_item_ids"), 1.0)
     if path is None and not question.strip():
         get.missing("question", "a text, an image path in 'img_path', or both")
     return {
@@ -94,7 +95,8 @@ def query_row(record: Record, where: str, *, flat: bool = False) -> Row:
         "img_id": get.label("img_id"),
         "img_path": path,
         "image_id": get.label("image_id"),
-        "pos_item_ids": list(dict.fromkeys(get.identifiers("pos_item_ids"))),
+        "pos_item_ids": list(grades),
+        "pos_item_grades": list(grades.values()),
         "answers": get.answers("answers"),
         "gold_answer": get.label("gold_answer"),
         "question_type": get.label("question_type"),

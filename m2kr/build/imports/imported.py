@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from m2kr.build.imports.layout import Layout
 from m2kr.build.imports.qrels import Judged, read_qrels
 from m2kr.build.imports.readers import Record, RecordFile
 from m2kr.errors import InputError, UsageError
+from m2kr.schema import GRADES, LOST_GRADES, LOST_IDS, Column
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,8 +66,9 @@ class ImportedBuilder:
         name: Source name.
         layout: The files.
         instruction: Instruction of queries whose record has none; the layout's own by default.
-        drop_missing: Leave out positives that are not among the passages, and judgements of unknown
-            queries, in place of raising.
+        drop_missing: Take judged passages that are not in the pool for ones that can't be found, and
+            leave out judgements of unknown queries, in place of raising.
+        relevance_threshold: Grade from which a passage counts as right.
 
     Raises:
         InputError: a query or judgement is wrong; names file, line and field.
@@ -81,8 +84,10 @@ class ImportedBuilder:
         *,
         instruction: str | None = None,
         drop_missing: bool = False,
+        relevance_threshold: float = 1,
     ) -> None:
         self.layout = layout
+        self.relevance_threshold = checked_threshold(relevance_threshold)
         self.instruction = instruction
         self.drop_missing = drop_missing
         self.told: dict[str, str] = {}  # what the import was asked for, for its manifest
@@ -92,8 +97,15 @@ class ImportedBuilder:
             for split, files in layout.splits.items()
         }
         name = checked_name(name)
-        tasks = {task for split in layout.splits for task in self._check_queries(split)}
-        self.SOURCE = _source(name, tuple(layout.splits), tasks)
+        tasks: set[str] = set()
+        grades: set[float] = set()
+        for split in layout.splits:
+            self._check_queries(split, tasks, grades)
+        self._check_grades(grades)
+        self._graded = bool(grades - {1})
+        extra = [GRADES] if self._graded else []
+        extra += [LOST_IDS, LOST_GRADES] if drop_missing else []
+        self.SOURCE = _source(name, tuple(layout.splits), tasks, extra)
         self.image_roots = tuple(str(root.absolute()) for root in layout.images)
         self.inputs = tuple(_inputs(layout))
 
@@ -145,20 +157,27 @@ class ImportedBuilder:
             if row is None:
                 ctx.ledger.filter("not judged in this split")
                 continue
-            lost = [i for i in row["pos_item_ids"] if i not in pool]
+            grades = dict(zip(row["pos_item_ids"], row["pos_item_grades"], strict=True))
+            lost = {i: grade for i, grade in grades.items() if i not in pool}
             if lost and not self.drop_missing:
                 raise InputError(
-                    f"positive {lost[0]!r} of query {row['question_id']!r} is not among the passages",
+                    f"positive {next(iter(lost))!r} of query {row['question_id']!r} is not among the "
+                    "passages",
                     where=file.where(n),
                     expected="ids of passages in " + str(self.layout.passages.path),
-                    fix="--drop-missing to leave such positives out",
+                    fix="--drop-missing to count such passages as never found",
                 )
             if lost:
-                row["pos_item_ids"] = [i for i in row["pos_item_ids"] if i in pool]
                 detail = ", ".join(lost)[:1000]
                 ctx.ledger.repair(
                     "positive not among the passages", file=file.path.name, row=n, detail=detail
                 )
+            if self.drop_missing:
+                row["lost_item_ids"], row["lost_item_grades"] = list(lost), list(lost.values())
+                grades = {i: grade for i, grade in grades.items() if i not in lost}
+            row["pos_item_ids"], row["pos_item_grades"] = list(grades), list(grades.values())
+            if not self._graded:
+                del row["pos_item_grades"]
             yield row
 
     def _rows(self, split: str) -> Iterator[tuple[int, Row | None]]:
@@ -169,7 +188,8 @@ class ImportedBuilder:
             row = query_row(record, file.where(n), flat=file.flat)
             if judged is not None:
                 entry = judged.get(row["question_id"])
-                row["pos_item_ids"] = list(entry.positives) if entry else []
+                row["pos_item_ids"] = list(entry.grades) if entry else []
+                row["pos_item_grades"] = list(entry.grades.values()) if entry else []
                 if entry is None and files.only_judged:
                     yield n, None
                     continue
@@ -178,9 +198,9 @@ class ImportedBuilder:
                 row["instruction"] = self.layout.instruct(record, row) if given is None else given
             yield n, row
 
-    def _check_queries(self, split: str) -> set[str]:
-        """What the queries of a split consist of, after checking all of them."""
-        files, ids, tasks = self.layout.splits[split], IdSet(), set()
+    def _check_queries(self, split: str, tasks: set[str], grades: set[float]) -> None:
+        """Checks all queries of a split; adds what they consist of and which grades they have."""
+        files, ids = self.layout.splits[split], IdSet()
         if not _SPLIT.fullmatch(split):
             raise UsageError(f"{split!r} cannot name a split", expected="letters, digits and _")
         unseen = dict(self._judged[split] or {})
@@ -191,6 +211,7 @@ class ImportedBuilder:
                 ids.add(row["question_id"], n)
                 unseen.pop(row["question_id"], None)
                 tasks.add(task_of(row))
+                grades.update(row["pos_item_grades"])
         ids.seal(files.queries, "question_id")
         if not len(ids):
             raise InputError(f"there are no queries of '{split}'", where=str(files.queries.path))
@@ -202,7 +223,37 @@ class ImportedBuilder:
                 expected="ids of queries in " + str(files.queries.path),
                 fix="--drop-missing to leave such judgements out",
             )
-        return tasks
+
+    def _check_grades(self, grades: set[float]) -> None:
+        """Refuses judgements of which none says that a passage is right."""
+        if grades and max(grades) < self.relevance_threshold:
+            raise InputError(
+                f"no passage is right: the highest grade is {max(grades):g}, and passages are right "
+                f"from grade {self.relevance_threshold:g}",
+                where=", ".join(
+                    dict.fromkeys(
+                        str((s.qrels or s.queries).path) for s in self.layout.splits.values()
+                    )
+                ),
+                fix=f"--relevance-threshold {max(grades):g}, or a lower one",
+            )
+
+    def amend(self, record: dict[str, Any], staging: "Path") -> dict[str, Any]:  # noqa: ARG002
+        """The manifest with what only an import has."""
+        if self.relevance_threshold != 1:
+            record["relevance_threshold"] = self.relevance_threshold
+        return record
+
+
+def checked_threshold(value: float) -> float:
+    """A relevance threshold.
+
+    Raises:
+        UsageError: it is not a number above 0.
+    """
+    if not 0 < value < math.inf:
+        raise UsageError(f"--relevance-threshold {value:g}", expected="a number above 0, such as 2")
+    return float(value)
 
 
 def _watched(
@@ -227,7 +278,9 @@ def _warn(file: RecordFile, fields: set[str], names: Mapping[str, tuple[str, ...
     fields.clear()
 
 
-def _source(name: str, splits: tuple[str, ...], tasks: set[str]) -> sources.Source:
+def _source(
+    name: str, splits: tuple[str, ...], tasks: set[str], columns: Sequence[Column]
+) -> sources.Source:
     main = "test" if "test" in splits else splits[0]
     return sources.Source(
         name=name,
@@ -239,6 +292,7 @@ def _source(name: str, splits: tuple[str, ...], tasks: set[str]) -> sources.Sour
         licence="as stated by its owner",
         summary="Made from a user's own files.",
         default_edition=name,
+        query_columns=tuple(columns),
         comparable="not a source of the benchmark",
     )
 

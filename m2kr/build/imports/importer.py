@@ -41,6 +41,7 @@ def from_records(
     edition: str | None = None,
     data: str | Path | None = None,
     drop_missing: bool = False,
+    relevance_threshold: float = 1,
 ) -> "Split":
     """A split made of the caller's own passages and queries, written and loaded like any other.
 
@@ -60,7 +61,8 @@ def from_records(
         split: Split name.
         edition: Edition to write into.
         data: Data root; see `m2kr.paths.data_root`.
-        drop_missing: Leave out positives that are no passages, in place of raising.
+        drop_missing: Count positives that are no passages as never found, in place of raising.
+        relevance_threshold: Grade from which a passage counts as right.
 
     Raises:
         InputError: a record is wrong; names its number and field.
@@ -94,6 +96,7 @@ def from_records(
             kind="records",
             instruction=instruction,
             drop_missing=drop_missing,
+            relevance_threshold=relevance_threshold,
             edition=edition,
             data=data,
         )
@@ -115,6 +118,7 @@ def import_files(
     edition: str | None = None,
     data: str | Path | None = None,
     drop_missing: bool = False,
+    relevance_threshold: float = 1,
     limit: int | None = None,
     force: bool = False,
     progress: "Progress | None" = None,
@@ -135,7 +139,9 @@ def import_files(
         instruction: Instruction of queries that bring none.
         edition: Edition to write into.
         data: Data root.
-        drop_missing: Leave out positives that are no passages and judgements of unknown queries.
+        drop_missing: Count positives that are no passages as never found, and leave out judgements of
+            unknown queries.
+        relevance_threshold: Grade from which a passage counts as right.
         limit: Keep this many queries; see `m2kr.build.run.build`.
         force: Build again even if nothing changed.
         progress: Told of tables in rows.
@@ -159,6 +165,7 @@ def import_files(
         kind=layout,
         instruction=instruction,
         drop_missing=drop_missing,
+        relevance_threshold=relevance_threshold,
         edition=edition,
         data=data,
         limit=limit,
@@ -202,15 +209,24 @@ def _build(
     kind: str,
     instruction: str | None,
     drop_missing: bool,
+    relevance_threshold: float,
     edition: str | None,
     data: str | Path | None,
     **how: Any,
 ) -> "Built":
     from m2kr.build.run import build
 
-    builder = ImportedBuilder(name, layout, instruction=instruction, drop_missing=drop_missing)
+    builder = ImportedBuilder(
+        name,
+        layout,
+        instruction=instruction,
+        drop_missing=drop_missing,
+        relevance_threshold=relevance_threshold,
+    )
     told = {"layout": kind, "drop_missing": "yes" if drop_missing else "no"}
     told |= {"instruction": instruction} if instruction is not None else {}
+    if builder.relevance_threshold != 1:
+        told["relevance_threshold"] = f"{builder.relevance_threshold:g}"
     # Part of the build's identity, like the others: the manifest names the roots.
     told |= {"images": os.pathsep.join(builder.image_roots)} if builder.image_roots else {}
     builder.told = told

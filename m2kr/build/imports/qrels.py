@@ -16,10 +16,10 @@ _EXPECTED = "'query-id corpus-id score' (BEIR), 'qid 0 docid rel' (TREC) or 'qid
 
 @dataclass(slots=True)
 class Judged:
-    """The positives of one query and the first place it is judged at."""
+    """The grades of one query's passages, all above 0, and the first place it is judged at."""
 
     line: int
-    positives: list[str] = field(default_factory=list)
+    grades: dict[str, float] = field(default_factory=dict)
 
 
 def qrels_file(path: Path) -> RecordFile:
@@ -37,7 +37,7 @@ def qrels_file(path: Path) -> RecordFile:
 
 
 def read_qrels(file: RecordFile) -> dict[str, Judged]:
-    """Positives (grade above 0) by query id, in file order; each pair once.
+    """Grades above 0 by query id and passage id, in file order.
 
     Raises:
         InputError: a line has another form; names it.
@@ -47,9 +47,7 @@ def read_qrels(file: RecordFile) -> dict[str, Judged]:
     for n, query, passage, grade in lines:
         entry = judged.setdefault(query, Judged(n))
         if grade > 0:
-            entry.positives.append(passage)
-    for entry in judged.values():
-        entry.positives = list(dict.fromkeys(entry.positives))
+            entry.grades[passage] = grade
     return judged
 
 
