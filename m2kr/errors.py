@@ -1,5 +1,10 @@
 """Errors that tell a user what happened, where, what was expected and what to do next."""
 
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class M2KRError(Exception):
     """Base of every error m2kr raises on purpose.
@@ -103,3 +108,121 @@ def torch_hint(extra: str) -> str:
     if extra in {"models", "demo"}:
         return "   (install torch first to choose its build: see 'Install' in the README)"
     return ""
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_SYSTEM_FIXES = {
+    errno.ENAMETOOLONG: "use shorter names",
+    errno.EMFILE: "raise the limit (ulimit -n 4096), or use fewer --jobs",
+    errno.ENFILE: "close other programs: the whole system has too many files open",
+    errno.EISDIR: "give a file, not a folder",
+    errno.EEXIST: "something of another kind has this name: move it away, or take another name",
+    errno.ENOTDIR: "a part of this path is a file where a folder belongs",
+    errno.EIO: "look after the disk: it could not be read or written",
+    errno.ESTALE: "mount the network disk again",
+}
+
+
+def from_system(error: BaseException) -> M2KRError | None:
+    """Our error for what the operating system, memory's end or pyarrow raised; None for all else.
+
+    It is the one place that puts such errors in words: a full disk, a read-only folder, a missing
+    permission, too many open files, a name too long, no memory, no network.
+    """
+    if isinstance(error, M2KRError):
+        return error
+    # torch's is a RuntimeError; its module isn't imported for this.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        detail = str(error).strip().split("\n")[0]
+        return M2KRError(
+            "the memory is not enough" + (f": {detail}" if detail else ""),
+            fix="close other programs, or do less at once (fewer --jobs, a smaller batch_size)",
+        )
+    if isinstance(error, OSError):
+        return _from_os(error)
+    arrow = sys.modules.get("pyarrow")
+    if arrow is not None and isinstance(error, arrow.ArrowException):
+        return InputError(f"a table can't be read or made: {_first_line(error)}")
+    if isinstance(error, RecursionError):
+        return InputError("something is nested too deeply to be read")
+    if isinstance(error, UnicodeDecodeError):
+        return InputError(
+            f"byte {error.start + 1} of {len(error.object):,} is not UTF-8", expected="UTF-8 text"
+        )
+    if isinstance(error, UnicodeEncodeError):
+        return InputError(
+            f"a text holds {error.object[error.start : error.end]!r}, which is no character",
+            expected="text without half surrogate pairs",
+        )
+    if isinstance(error, OverflowError):
+        return InputError(f"a number or date is out of range: {_first_line(error)}")
+    return None
+
+
+def _from_os(error: OSError) -> M2KRError:
+    where = error.filename if isinstance(error.filename, str | bytes) else None
+    if isinstance(where, bytes):
+        where = where.decode(errors="backslashreplace")
+    reason = error.strerror or _first_line(error)
+    if _is_network(error):
+        return UpstreamError(
+            f"the network failed: {reason}",
+            where=where,
+            fix="run the same command again when the network is back: it goes on",
+        )
+    # pyarrow and zlib bring the reason in their text alone.
+    if error.errno in _FULL or "No space left" in str(error):
+        return M2KRError(
+            f"the disk is full or the quota used up: {reason}",
+            where=where,
+            fix="free some space and run the same command again",
+        )
+    if error.errno in _FORBIDDEN:
+        return M2KRError(
+            f"not allowed: {reason}", where=where, expected="a place that this user may use so"
+        )
+    if isinstance(error, FileNotFoundError):
+        return MissingError(f"not here: {reason}", where=where)
+    return M2KRError(
+        f"a file can't be used: {reason}",
+        where=where,
+        fix=_SYSTEM_FIXES.get(error.errno) if error.errno is not None else None,
+    )
+
+
+def _is_network(error: OSError) -> bool:
+    """Whether an error came from a connection. Libraries of HTTP derive theirs from OSError."""
+    if isinstance(error, BrokenPipeError):
+        return False
+    kinds = {base.__module__.partition(".")[0] for base in type(error).__mro__}
+    return isinstance(error, ConnectionError | TimeoutError) or bool(
+        kinds & {"socket", "_socket", "ssl", "requests", "urllib3", "httpx", "huggingface_hub"}
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:300]
+
+
+@contextmanager
+def plainly(where: object = None) -> Iterator[None]:
+    """Whatever `from_system` knows is raised as our error; works as a decorator, too.
+
+    Args:
+        where: The file that is worked on, if the error names none.
+
+    Raises:
+        M2KRError: Something of the kind was raised inside.
+    """
+    try:
+        yield
+    except M2KRError:
+        raise
+    except Exception as error:
+        ours = from_system(error)
+        if ours is None:
+            raise
+        if ours.where is None and where is not None:
+            ours = type(ours)(ours.what, where=str(where), expected=ours.expected, fix=ours.fix)
+        raise ours from error

@@ -45,7 +45,6 @@ def _made(version: "Version") -> str:
 
 
 def _tables(found: "SourceDiff") -> "Table":
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="tables that both have", title_justify="left")
@@ -59,7 +58,7 @@ def _tables(found: "SourceDiff") -> "Table":
         what += [f"{name}: {one} in A, {other} in B" for name, one, other in each.retyped]
         if each.equal:
             what = ["equal, the same files" if each.same_files else "equal"]
-        table.add_row(each.name, *(f"{n:,}" for n in counts), escape("\n".join(what)))
+        table.add_row(each.name, *(f"{n:,}" for n in counts), "\n".join(what))
     return table
 
 
@@ -70,7 +69,6 @@ def _column(c: "ColumnDiff") -> str:
 
 def _examples(found: "TableDiff", width: int) -> "Table | None":
     """The first differences of each sort, A's value over B's; None where there is none."""
-    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
@@ -91,7 +89,7 @@ def _examples(found: "TableDiff", width: int) -> "Table | None":
     for what, rows in groups:
         for n, (row_id, values) in enumerate(rows):
             last = n == len(rows) - 1
-            table.add_row("" if n else escape(what), Text(row_id), values, end_section=last)
+            table.add_row("" if n else what, Text(row_id), values, end_section=last)
     return table
 
 

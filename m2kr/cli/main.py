@@ -4,10 +4,13 @@ import functools
 import json
 import logging
 import os
+import select
+import signal
 import sys
 import traceback
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -30,9 +33,11 @@ from m2kr.cli import (
     search,
     verify,
 )
-from m2kr.errors import M2KRError
+from m2kr.cli.output import Formatter, prepare_streams, printable
+from m2kr.errors import from_system
 
 INTERNAL_ERROR, INTERRUPTED = 70, 130
+log = logging.getLogger("m2kr.cli")
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -40,27 +45,87 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        try:
+        with _told(json_mode=bool(kwargs.get("json"))):
             command(*args, **kwargs)
-        except (typer.Exit, typer.Abort):
-            raise
-        except M2KRError as error:
-            if kwargs.get("json"):
-                sys.stdout.write(json.dumps(error.as_dict()) + "\n")
-            sys.stderr.write(f"error: {error}\n")
-            sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            sys.stderr.write("interrupted; the same command goes on where this one stopped\n")
-            sys.exit(INTERRUPTED)
-        except BrokenPipeError:
-            # The reader of our output left (``| head``): not our error, and nothing left to say.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except Exception:  # noqa: BLE001 - the last resort before the user
-            traceback.print_exc()
-            sys.stderr.write("\nThis is a bug in m2kr; please report it with the lines above.\n")
-            sys.exit(INTERNAL_ERROR)
+            sys.stdout.flush()
 
     return run
+
+
+class _Ended(SystemExit):
+    """A signal asked this process to end; folders and files for the time being are removed on the way."""
+
+
+@contextmanager
+def _told(*, json_mode: bool = False) -> Iterator[None]:
+    """THE place where an error becomes lines on stderr and an exit code."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except _Ended as ended:
+        name = signal.Signals(int(str(ended.code)) - 128).name
+        _complain(f"ended by {name}; the same command goes on where this one stopped")
+        raise
+    except KeyboardInterrupt:
+        _complain("interrupted; the same command goes on where this one stopped")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError as error:
+        if _reader_left():
+            # As of ``| head``: not our error, and nothing left to say.
+            _silence(sys.stdout)
+            return
+        _fail(error, json_mode=json_mode)
+    except Exception as error:  # noqa: BLE001 - the last resort before the user
+        _fail(error, json_mode=json_mode)
+
+
+def _fail(error: Exception, *, json_mode: bool) -> NoReturn:
+    """Ends the process with what is to be said of an error."""
+    ours = from_system(error)
+    if ours is None:
+        _complain(printable(traceback.format_exc()))
+        _complain("This is a bug in m2kr; please report it with the lines above.")
+        sys.exit(INTERNAL_ERROR)
+    if ours is not error:
+        log.info("the error was", exc_info=error)
+    if json_mode:
+        try:
+            sys.stdout.write(json.dumps(ours.as_dict()) + "\n")
+            sys.stdout.flush()
+        except OSError:
+            _silence(sys.stdout)
+    _complain(printable(f"error: {ours}"))
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _silence(sys.stdout)  # Python itself flushes once more, and would end with its own words
+    sys.exit(ours.exit_code)
+
+
+def _complain(text: str) -> None:
+    try:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    except OSError:
+        _silence(sys.stderr)
+
+
+def _silence(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _reader_left() -> bool:
+    """Whether stdout is a pipe that nobody reads any more."""
+    try:
+        sys.stdout.flush()
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except BrokenPipeError:
+        return True
+    except (AttributeError, OSError, ValueError):  # no poll on this platform, no file
+        return os.name == "nt"
 
 
 def _paragraphs(doc: str) -> str:
@@ -74,6 +139,7 @@ app = typer.Typer(
     epilog="Start with: m2kr demo",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -129,17 +195,30 @@ def options(
     ] = False,
 ) -> None:
     """Build, load and evaluate M2KR, the multimodal knowledge retrieval benchmark."""
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter("%(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
+    logging.raiseExceptions = False  # where stderr is closed or full, a lost line is no error
 
 
 def main() -> None:
     """Runs the command line and leaves with its exit code.
 
     0 ok, 1 check failed or input refused, 2 usage, 3 missing data or dependency, 4 upstream or
-    network, 70 internal error, 130 interrupted.
+    network, 70 internal error, 130 interrupted, 143 ended by SIGTERM.
     """
-    app()
+    prepare_streams()
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
+            signal.signal(number, _end)
+    with _told():
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+
+
+def _end(number: int, _frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+    raise _Ended(128 + number)

@@ -1,32 +1,109 @@
 """What commands write: tables for people, one JSON object for machines, progress on a terminal."""
 
+import codecs
 import json
+import logging
+import os
+import re
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
+# What a terminal obeys instead of showing it: control characters (but for tab and line feed), and
+# those that change the direction of a text.
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+# Our own texts' characters that an old terminal's encoding may lack.
+_PLAIN = {
+    "–": "-",
+    "—": "-",
+    "…": "...",
+    "’": "'",
+    "×": "x",
+    "±": "+-",
+    "≤": "<=",
+    "≥": ">=",
+    "→": "->",
+}
+
+
+def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Codec error handler: `_PLAIN`, and escapes for all else (an id stays one that can be told)."""
+    assert isinstance(error, UnicodeEncodeError)
+    lost = error.object[error.start : error.end]
+    plain = "".join(_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in lost)
+    return plain, error.end
+
+
+def prepare_streams() -> None:
+    """Makes stdout and stderr take any text, whatever their encoding."""
+    codecs.register_error("m2kr", _replace)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream: Any = getattr(sys, name)
+        if (
+            stream is None
+        ):  # closed by the caller: the next file to be opened must not get its number
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, number)
+            setattr(sys, name, open(number, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="m2kr")
+
+
+def printable(text: str) -> str:
+    r"""A text in which whatever a terminal would obey is escaped: ESC becomes ``\x1b``."""
+    return _COMMANDS.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
+
+
+class Formatter(logging.Formatter):
+    """Log lines of `printable` text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        return printable(super().format(record))
+
 
 def console(*, stderr: bool = False) -> "Console":
-    """A rich console; piped output is plain and as wide as it needs."""
-    from rich.console import Console
+    """A rich console; piped output is plain and as wide as it needs.
 
-    made = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    if not made.is_terminal:
-        made = Console(stderr=stderr, highlight=False, width=max(made.width, 160))
-    return made
+    Text is shown as it is: ``[red]`` or ``:smile:`` in an id are no markup, and see `printable`. What
+    is to be styled is a ``rich.text.Text``.
+    """
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+    from rich.text import Text
+
+    class Plain(Console):
+        def render_str(self, text: str, *args: Any, **kwargs: Any) -> Text:
+            return super().render_str(printable(text), *args, **kwargs)
+
+        def render(
+            self, renderable: RenderableType, options: ConsoleOptions | None = None
+        ) -> Iterator[Segment]:
+            for part in super().render(renderable, options):
+                yield part if part.control else part._replace(text=printable(part.text))
+
+    def made(width: int | None = None) -> Console:
+        return Plain(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
+
+    screen = made()
+    return screen if screen.is_terminal else made(max(screen.width, 160))
 
 
 def say(text: str, *, json_mode: bool = False) -> None:
     """A line for people: on stdout, or on stderr where stdout carries JSON."""
-    console(stderr=json_mode).print(text, markup=False, soft_wrap=True)
+    console(stderr=json_mode).print(text, soft_wrap=True)
 
 
 def emit(obj: Any) -> None:
     """The one JSON object of a ``--json`` call."""
-    sys.stdout.write(json.dumps(obj, ensure_ascii=False, sort_keys=True) + "\n")
+    # An escape for a character that the encoding lacks would not be JSON's.
+    narrow = codecs.lookup(sys.stdout.encoding or "ascii").name != "utf-8"
+    sys.stdout.write(json.dumps(obj, ensure_ascii=narrow, sort_keys=True) + "\n")
 
 
 def size(n: float | None) -> str:
@@ -62,9 +139,9 @@ class Bars:
 
             self._progress = Progress(
                 SpinnerColumn(),
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                TextColumn("{task.fields[amount]}"),
+                TextColumn("{task.fields[amount]}", markup=False),
                 TimeElapsedColumn(),
                 console=console(stderr=True),
                 transient=True,
@@ -79,7 +156,9 @@ class Bars:
     def start(self, name: str, total: int | None, unit: str = "B") -> None:
         """A task begins; ``total`` may be unknown."""
         if self._progress and name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=total, amount="", unit=unit)
+            self._tasks[name] = self._progress.add_task(
+                printable(name), total=total, amount="", unit=unit
+            )
 
     def advance(self, name: str, n: int) -> None:
         """``n`` more units of a task are done."""

@@ -134,17 +134,12 @@ def _show(by_source: Mapping[str, "Sequence[Probed]"], skipped: Mapping[str, str
                 Text(word, style=style),
                 "-" if file.size is None else output.size(file.size),
                 "-" if file.rows is None else f"{file.rows:,}",
-                Text(_plain(file.problem)),
+                file.problem,
             )
     if table.row_count:
         output.console().print(table)
     for source, why in skipped.items():
         output.say(f"{source}: {why}")
-
-
-def _plain(text: str) -> str:
-    """What a server sent may hold control characters."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _say_result(files: "Sequence[Probed]", root: Path, good: Sequence[str]) -> None:
