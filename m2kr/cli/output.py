@@ -87,6 +87,9 @@ def console(*, stderr: bool = False) -> "Console":
             for part in super().render(renderable, options):
                 yield part if part.control else part._replace(text=printable(part.text))
 
+        def on_broken_pipe(self) -> None:
+            raise  # rich would exit with 1; `main` knows what the end of a pipe means
+
     def made(width: int | None = None) -> Console:
         return Plain(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
