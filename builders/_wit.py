@@ -45,9 +45,43 @@ _UPSTREAM = tuple(c for c in WIT_COLUMNS if c.name not in ("original_data_id", "
 HEADER = ("language", *(c.name for c in _UPSTREAM if c.name != "image_id"))
 # An upstream row in its types, and the image's id.
 ROW_SCHEMA = arrow_schema((Column("language"), *_UPSTREAM))
-# Upstream's part -> its number of files, and their bytes in all, roughly.
-_FILES = {"train": (10, 25_000_000_000), "val": (5, 180_000_000), "test": (5, 145_000_000)}
+# Upstream's part -> bytes and sha256 of each of its files.
+_FILES = {
+    "train": (
+        (2_672_819_495, "1fdd379b55e559fa6d0884aa3c57066bb1f206b183b5b4ce6a8128f486f2e8b3"),
+        (2_667_931_762, "2fb22ceab0cd33168367fd6d268c8d803982cfe924b5d01cdf43457c32591f27"),
+        (2_669_251_466, "316fd4471585df14c33425a199e1fbb843ea8ae1f42b2800ddea1d959d403dcd"),
+        (2_670_373_763, "fdf2fb4e667de19e9dca276257322687fff597ce43d91c0ad456b5da32e3a028"),
+        (2_668_172_723, "16033a528ed0cabec9571f4a41c5dd039fc4c0ef84ee8e62a802ba760c79c170"),
+        (2_673_104_331, "a749c620fae1773d5818324c717c33ea23ce1c286daa34dcea290a056f0934ba"),
+        (2_670_156_092, "90e00f3f82afd21e1322ebd969958960238abaeb9c5f00cb3f053ce7e1c5e32c"),
+        (2_669_891_774, "b3728292b163f98858ff4c1f9f619259376ed063f9f36f0bdd66169982c40187"),
+        (2_669_091_199, "6104064c2981696c2a91f1aa35d952aae488ea07c2263cdc0c66b202cdb43170"),
+        (2_670_659_115, "3388614d12905c9a1ddb4c27445899a1f73ed75d12eaa36dd112e481330ecfaa"),
+    ),
+    "val": (
+        (40_332_966, "f625ae640cbe2c56a8aabf95c54812d7422741056542f6dd2c695ff871cce4e5"),
+        (40_092_981, "cb5b1db242272bfe7e2d7f4647a555c51c2f5693c30c754de29f909f10cd752b"),
+        (39_643_004, "dde515eec141e5ecd5f50d95b98343584acc4b197ec7f6931806a2c71021820d"),
+        (39_958_628, "a8dd52a8473fce19ce3bae4a47e4a47dd2a1195bf7013a2d43e502dc21801846"),
+        (39_943_476, "57d0ee8b13fb5ff2bdea220db124e76c3264b3970770f0ed47866b0e3dc516d2"),
+    ),
+    "test": (
+        (32_291_578, "aceef0d6624cfcab9d3fb7bc4c8a18424e6052b906fdacb3dc29936ff8eb1b4e"),
+        (32_153_532, "055acbaf68e516d8f5e5647280bfb50764f606a1daa2d39a3a2a1849455b0b84"),
+        (31_963_406, "df0ebb07ffacf80c51d01729b17ef4e826a6fb15895b71fd8478d358fb66e711"),
+        (32_038_958, "92073ea8905c1248046f9cb1feca5d7165c6eee4f7240027da08cb7609416b48"),
+        (32_133_564, "1286e1c47e9c65fc7df5e316a4ad2a19c05ecc2433c13026f5642aed0fad4069"),
+    ),
+}
 _BASE = "https://storage.googleapis.com/gresearch/wit/"
+# Cells, quoted or not, that the authors' reader (pandas, by its defaults) takes for nothing.
+_NULLS = pa.array(
+    [
+        *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND"),
+        *("1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+    ]
+)
 # Before the cells of a passage's text, in its order; a cell of these that is empty is left out.
 _LABELS = {
     "section_title": "section title: ",
@@ -61,9 +95,9 @@ _LABELS = {
 def files(parts: Iterable[str]) -> dict[str, str]:
     """Names of WIT's assets by the name of a file in our builds, such as ``val-00000``."""
     return {
-        f"{part}-{number:05d}": f"wit/wit_v1.{part}.all-{number:05d}-of-{_FILES[part][0]:05d}.tsv.gz"
+        f"{part}-{number:05d}": f"wit/wit_v1.{part}.all-{number:05d}-of-{len(_FILES[part]):05d}.tsv.gz"
         for part in parts
-        for number in range(_FILES[part][0])
+        for number in range(len(_FILES[part]))
     }
 
 
@@ -73,12 +107,13 @@ def wit_assets(parts: Iterable[str]) -> list[Asset]:
         Asset(
             name,
             (_BASE + Path(name).name,),
-            about=_FILES[part][1] // _FILES[part][0],
+            size=size,
+            sha256=sha256,
             licence=LICENCE,
             shape=Shape("csv", HEADER, delimiter="\t"),
         )
         for part in parts
-        for name in files([part]).values()
+        for name, (size, sha256) in zip(files([part]).values(), _FILES[part], strict=True)
     ]
 
 
@@ -100,7 +135,7 @@ def english(ctx: BuildContext, file: str) -> Iterator[tuple[pa.RecordBatch, np.n
             rows, batch = block.rows(), block.batch
             spoken = _mask(pc.equal(batch.column("language"), "en"))
             ctx.ledger.filter("not English", file=path.name, row=rows[~spoken])
-            shown = spoken & _mask(pc.greater(pc.binary_length(batch.column("image_url")), 0))
+            shown = spoken & _filled(batch.column("image_url"))
             if (spoken & ~shown).any():
                 ctx.ledger.drop("no image_url", file=path.name, row=rows[spoken & ~shown])
             if shown.any():
@@ -109,14 +144,14 @@ def english(ctx: BuildContext, file: str) -> Iterator[tuple[pa.RecordBatch, np.n
 
 
 def _typed(batch: pa.RecordBatch, ledger: Ledger, file: str, rows: np.ndarray) -> pa.RecordBatch:
-    """Cells in their types: an empty one is null, one that is no number or flag is left out."""
+    """Cells in their types: those of `_NULLS` are null, one that is no number or flag is left out."""
     arrays = []
     for field in ROW_SCHEMA:
         if field.name == "image_id":
             arrays.append(pa.array(image_ids(batch.column("image_url").to_pylist()), pa.string()))
             continue
         cells = batch.column(field.name)
-        filled = pc.greater(pc.binary_length(cells), 0)
+        filled = _filled(cells)
         if pa.types.is_integer(field.type):
             good = pc.match_substring_regex(cells, r"^[0-9]{1,18}$")
             array = pc.cast(pc.if_else(good, cells, None), field.type)
@@ -124,9 +159,9 @@ def _typed(batch: pa.RecordBatch, ledger: Ledger, file: str, rows: np.ndarray) -
             good = pc.is_in(cells, pa.array(["true", "false"]))
             array = pc.if_else(good, pc.equal(cells, "true"), None)
         else:
-            arrays.append(pc.if_else(filled, cells, None))
+            arrays.append(pc.if_else(pa.array(filled), cells, None))
             continue
-        wrong = _mask(pc.and_not(filled, good))
+        wrong = filled & ~_mask(good)
         if wrong.any():
             kind = "number" if pa.types.is_integer(field.type) else "flag"
             ledger.repair(f"{field.name} is no {kind}, left out", file=file, row=rows[wrong])
@@ -180,6 +215,11 @@ def passage_table(
     schema = arrow_schema(columns("passages", ctx.source.passage_columns))
     arrays = [own.get(field.name, pa.nulls(len(rows), field.type)) for field in schema]
     return pa.record_batch(arrays, schema=schema)
+
+
+def _filled(cells: pa.Array) -> np.ndarray:
+    """Which cells hold something."""
+    return ~_mask(pc.is_in(cells, _NULLS))
 
 
 def _mask(array: pa.Array) -> np.ndarray:

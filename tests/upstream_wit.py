@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from m2kr_builders import _wit
 
@@ -67,10 +68,10 @@ def cells(number: int, image: int, **changes: str) -> Cells:
     )
 
 
-def tsv(rows: list[Cells]) -> bytes:
+def tsv(rows: list[Cells], quoting: Literal[0, 1] = csv.QUOTE_MINIMAL) -> bytes:
     """The content of a file."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, delimiter="\t", lineterminator="\n")
+    writer = csv.writer(buffer, delimiter="\t", lineterminator="\n", quoting=quoting)
     writer.writerow(_wit.HEADER)
     writer.writerows(row.values() for row in rows)
     return buffer.getvalue().encode()

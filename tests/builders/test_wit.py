@@ -3,7 +3,9 @@
 Its tables, ledger and counts are tested with those of all sources (``test_sources_one.py``).
 """
 
+import csv
 import hashlib
+import os
 import random
 from collections import defaultdict
 from collections.abc import Mapping
@@ -11,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from faulty_server import FaultyServer
 from golden_tables import FIRST, golden, ids, make, rows_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pandas._libs.parsers import STR_NA_VALUES
 from upstream_fixture import Served, served_files
 from upstream_wit import BASE, Cells, cells, name_of, packed, tsv, upstream
 
@@ -27,6 +31,9 @@ from m2kr.build.run import Built, build
 from m2kr.build.spec import BuildContext, templates_of
 from m2kr.errors import InputError, MissingError
 from m2kr_builders import _wit, _wit_images, wit
+
+SAMPLES = os.environ.get("M2KR_UPSTREAM_SAMPLES")
+TOWN = "Deer Park, Wisconsin"
 
 
 def image_id(image: int) -> str:
@@ -205,7 +212,11 @@ def laid_out(row: Mapping[str, Any]) -> str:
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6)
-CELL = st.sampled_from(["", "true", "false", "1", "33", "1e3", "-4", "9" * 19, " 40", "٣"]) | TEXT
+NULLS = frozenset(STR_NA_VALUES)
+CELL = (
+    st.sampled_from(["true", "false", "1", "33", "1e3", "-4", "9" * 19, " 40", "٣", *sorted(NULLS)])
+    | TEXT
+)
 CHANGES = st.dictionaries(st.sampled_from(_wit.HEADER), CELL, max_size=6)
 
 
@@ -229,7 +240,7 @@ def test_cells_of_any_kind(
         .to_pylist()
     ]
     flows = ledger.close()["inputs"]
-    kept = [row for row in given if row["language"] == "en" and row["image_url"]]
+    kept = [r for r in given if r["language"] == "en" and r["image_url"] not in NULLS]
     assert sum(flow.get("rows", 0) for flow in flows.values()) == len(found) == len(kept)
     for row, source in zip(found, kept, strict=True):
         assert row["text"] == laid_out(row)
@@ -242,7 +253,99 @@ def test_cells_of_any_kind(
                 plain = cell is not None and cell.isascii() and cell.isdecimal() and len(cell) < 19
                 assert row[field.name] == (int(str(cell)) if plain else None)
             elif field.name != "image_id":
-                assert row[field.name] == (cell or None)
+                assert row[field.name] == (None if cell in NULLS else cell)
+
+
+# Words for nothing in any case, alone, in quotes, padded and within others.
+WORDS = st.sampled_from(sorted(NULLS)).flatmap(
+    lambda word: st.sampled_from(
+        [word, word.upper(), word.lower(), word.title(), f" {word}", f"{word} ", f"{word}s", "x"]
+    )
+)
+TEXTS = [n for n in _wit.HEADER if pa.types.is_string(_wit.ROW_SCHEMA.field(n).type)]
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.dictionaries(st.sampled_from(TEXTS), WORDS), min_size=1, max_size=5), st.booleans()
+)
+def test_words_for_nothing_are_those_of_the_authors_reader(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Cells], quoted: bool
+) -> None:
+    given = [cells(n, n, **changes) for n, changes in enumerate(rows)]
+    path = tmp_path_factory.mktemp("words") / "a.tsv.gz"
+    path.write_bytes(packed(tsv(given, csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL)))
+    ctx = BuildContext(wit.SOURCE, {name_of("val-00000"): path}, Ledger("words"))
+    found = [row for batch in wit.make_part(ctx, "val-00000") for row in batch.to_pylist()]
+    frame = pd.read_csv(path, sep="\t", dtype=dict.fromkeys(TEXTS, str)).astype(object)
+    read = frame.where(frame.notna(), None).to_dict("records")
+    kept = [row for row in read if row["language"] == "en" and row["image_url"] is not None]
+    assert [[row[n] for n in TEXTS] for row in found] == [[row[n] for n in TEXTS] for row in kept]
+
+
+def test_a_page_named_na_has_no_title(tmp_path: Path) -> None:
+    rows = [cells(1, 1, page_title="NA", section_title="null", caption_alt_text_description="nan")]
+    rows.append(cells(2, 2, page_title="Na", context_page_description="N/A"))
+    edition = built(
+        tmp_path,
+        {"train-00002": rows, "val-00000": DATA["val-00001"], "test-00001": DATA["test-00000"]},
+    )
+    first, second = rows_of(edition, "passages", "train_passages")[:2]
+    assert first["title"] is None and first["page_title"] is None
+    assert first["passage_content"] == (
+        "title: None hierarchical section title: Page 1 content: Page 1 is a page."
+    )
+    assert second["passage_content"] == "title: Na hierarchical section title: Page 2 content: None"
+
+
+@pytest.mark.skipif(not SAMPLES, reason="M2KR_UPSTREAM_SAMPLES names no folder of real files")
+def test_the_pinned_digests_are_upstreams() -> None:
+    listed = (Path(str(SAMPLES)) / "wit" / "checksums.tsv").read_text(encoding="utf-8")
+    published = {tuple(line.split("\t")[:3]) for line in listed.splitlines()}
+    assets = wit.assets(resolve_options(wit.SOURCE, {}))
+    assert {(a.urls[0], str(a.size), a.sha256) for a in assets} == published
+    assert sum(a.size or 0 for a in assets if ".train." in a.name) == 26_701_451_720
+
+
+@pytest.mark.skipif(not SAMPLES, reason="M2KR_UPSTREAM_SAMPLES names no folder of real files")
+def test_real_rows_come_through(tmp_path: Path) -> None:
+    """Upstream's own bytes: a header, three rows with line ends in quoted cells, and an English row."""
+    folder = Path(str(SAMPLES)) / "wit"
+    english = (folder / "en_row_of_kaggle_train.tsv").read_bytes().rstrip(b"\n") + b"\n"
+    content = (folder / "train-00000-of-00009.tsv").read_bytes().rstrip(b"\n") + b"\n" + english
+    files = upstream(DATA)
+    for name in ("train-00003", "val-00001", "test-00000"):
+        rows = tsv(DATA[name]).split(b"\n", 1)[1]
+        files[name_of(name)] = packed(content + rows)
+    with FaultyServer({f"/{name}": body for name, body in files.items()}) as server:
+        edition = build(Served("wit", server.url("")), tmp_path)
+    part = edition.manifest["parts"]["WIT_parts/train-00003"]
+    assert part["inputs"]["wit_v1.train.all-00003-of-00010.tsv.gz"] == {
+        "read": 64,
+        "filtered": 3,
+        "used": 61,
+        "rows": 61,
+    }
+    (row,) = [r for r in rows_of(edition, "passages", "train_passages") if r["page_title"] == TOWN][
+        :1
+    ]
+    url = (
+        "https://upload.wikimedia.org/wikipedia/commons/2/28/Deer_Park_Wisconsin_Downtown_WIS46.jpg"
+    )
+    assert row["image_url"] == url
+    assert row["image_id"] == hashlib.md5(url.encode()).hexdigest()
+    assert row["img_path"] == f"{row['image_id']}.jpg"
+    assert (row["original_height"], row["original_width"]) == (1824, 2736)
+    assert row["is_main_image"] is True and row["section_title"] is None
+    assert row["passage_content"] == (
+        f"title: {TOWN} hierarchical section title: {TOWN} "
+        "caption reference description: Downtown Deer Park "
+        "caption attribution description: English: Downtown Deer Park, Wisconsin on WIS46. "
+        "caption alt text description: Downtown Deer Park "
+        "content: Deer Park is a village in St. Croix County, Wisconsin, United States. The "
+        "population was 216 at the 2010 census."
+    )
+    assert row["image_id"] in ids(edition, "queries", "train")
 
 
 DIGESTS = st.sampled_from(
