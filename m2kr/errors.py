@@ -2,8 +2,10 @@
 
 import errno
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class M2KRError(Exception):
@@ -226,3 +228,41 @@ def plainly(where: object = None) -> Iterator[None]:
         if ours.where is None and where is not None:
             ours = type(ours)(ours.what, where=str(where), expected=ours.expected, fix=ours.fix)
         raise ours from error
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line: its class and the first line of its message."""
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def last_frame(error: BaseException, own: Callable[[Path], bool]) -> str | None:
+    """The last place in some files that an exception came through, as a user looks it up.
+
+    Args:
+        error: An exception that was raised.
+        own: Whether a file is one of them.
+
+    Returns:
+        ``my_model.py:12, in encode_query: return 1 / 0``, the path relative to the working folder
+        where it is below; None if it came through none of the files.
+    """
+    frames = [
+        (f.filename, f.lineno, f.name, f.line) for f in traceback.extract_tb(error.__traceback__)
+    ]
+    if isinstance(error, SyntaxError):  # the file at fault was never run
+        frames.append((error.filename or "", error.lineno, "<module>", error.text))
+    for filename, number, name, line in reversed(frames):
+        file = Path(filename)
+        if filename.startswith("<") or not own(file):
+            continue
+        inside = "" if name == "<module>" else f", in {name}"
+        return f"{_shown(file)}:{number}{inside}" + (f": {line.strip()}" if line else "")
+    return None
+
+
+def _shown(file: Path) -> str:
+    try:
+        return str(file.relative_to(Path.cwd()))
+    except (ValueError, OSError):  # elsewhere; or the working folder is gone
+        return str(file)

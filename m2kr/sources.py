@@ -2,15 +2,17 @@
 
 import difflib
 import importlib
+import importlib.util
 import pkgutil
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from m2kr.errors import UsageError
+from m2kr.errors import InputError, UsageError, last_frame, one_line
 from m2kr.schema import Column
 
 Task = Literal["I2T", "Q2T", "IQ2T", "mixed"]
@@ -153,13 +155,19 @@ def split_name(name: str, known: Mapping[str, str] | tuple[str, ...]) -> str:
 
 @cache
 def builder_modules() -> dict[str, str]:
-    """Module path of every builder by source name; importing nothing but the package itself."""
-    package = importlib.import_module(BUILDERS_PACKAGE)
+    """Module path of every builder by its file's name, which is its source's; nothing is imported."""
     return {
         info.name: f"{BUILDERS_PACKAGE}.{info.name}"
-        for info in pkgutil.iter_modules(package.__path__)
+        for info in pkgutil.iter_modules(map(str, _folders()))
         if not info.name.startswith("_")
     }
+
+
+def _folders() -> list[Path]:
+    """Where builders lie."""
+    package = importlib.util.find_spec(BUILDERS_PACKAGE)
+    found = package.submodule_search_locations if package is not None else None
+    return [Path(folder) for folder in found or ()]
 
 
 def builder(name: str) -> ModuleType:
@@ -167,16 +175,52 @@ def builder(name: str) -> ModuleType:
 
     Raises:
         UsageError: nothing of that name; suggests the nearest.
+        InputError: the builder can't be imported, or declares no source of its name.
     """
-    return importlib.import_module(builder_modules()[resolve(name)])
+    if name not in builder_modules():
+        name = resolve(name)
+    return _imported(name)
 
 
 def sources() -> dict[str, Source]:
-    """Every source that m2kr can build, by name."""
+    """Every source that m2kr can build, by name; a broken builder's is left out: see `broken_builders`."""
     return {
-        name: importlib.import_module(path).SOURCE
-        for name, path in sorted(builder_modules().items())
+        name: _imported(name).SOURCE
+        for name in sorted(builder_modules())
+        if name not in broken_builders()
     }
+
+
+@cache
+def broken_builders() -> dict[str, InputError]:
+    """What is wrong with the builders that can't be used, by name; imports all of them."""
+    found = {}
+    for name in sorted(builder_modules()):
+        try:
+            _imported(name)
+        except InputError as error:
+            found[name] = error
+    return found
+
+
+def _imported(name: str) -> ModuleType:
+    """The builder module of a file's name, with a `Source` of the same name in it."""
+    path = builder_modules()[name]
+    try:
+        module = importlib.import_module(path)
+    except (Exception, SystemExit) as error:
+        folders = _folders()
+        raise InputError(
+            f"the builder '{name}' can't be imported: {one_line(error)}",
+            where=last_frame(error, lambda file: file.parent in folders) or path,
+        ) from error
+    if getattr(getattr(module, "SOURCE", None), "name", None) != name:
+        raise InputError(
+            f"the builder '{name}' declares no source of its name",
+            where=str(module.__file__),
+            expected=f'SOURCE = Source(name="{name}", …)',
+        )
+    return module
 
 
 def buildable(route: str) -> list[str]:
@@ -189,6 +233,8 @@ def buildable(route: str) -> list[str]:
 def resolve(name: str, also: Mapping[str, str] | None = None) -> str:
     """The canonical source name for what a user typed; case, punctuation and aliases are forgiven.
 
+    Imports builders where it takes their aliases; readers use `m2kr.data.load.built_source`.
+
     Args:
         name: What was typed.
         also: Further accepted names (normalised) and what they stand for, such as imported sources.
@@ -196,10 +242,29 @@ def resolve(name: str, also: Mapping[str, str] | None = None) -> str:
     Raises:
         UsageError: nothing of that name; suggests the nearest.
     """
-    names = dict(also or {})
-    for source in sources().values():
-        for label in (source.name, source.config, *source.aliases):
-            names[normalise(label)] = source.name
+    names = {**(also or {}), **builder_names()}
+    if normalise(name) not in names:
+        for source in sources().values():
+            for label in (source.config, *source.aliases):
+                names.setdefault(normalise(label), source.name)
+    return nearest(name, names)
+
+
+def builder_names() -> dict[str, str]:
+    """The sources that have a builder, by normalised name; nothing is imported."""
+    return {normalise(name): name for name in builder_modules()}
+
+
+def nearest(name: str, names: Mapping[str, str]) -> str:
+    """What a typed name stands for.
+
+    Args:
+        name: What was typed.
+        names: Accepted names (normalised), and what each stands for.
+
+    Raises:
+        UsageError: nothing of that name; suggests the nearest.
+    """
     wanted = normalise(name)
     if wanted in names:
         return names[wanted]

@@ -37,7 +37,7 @@ def builder_for(
     if route == "release" or align:
         if route == "release" and align:
             raise UsageError("--align holds upstream's rows to the release: leave --route out")
-        if align and name not in sources.buildable("sources"):
+        if align and not hasattr(sources.builder(name), "assets"):
             raise UsageError(
                 f"the sources route of {name} is not written yet, so nothing can be aligned",
                 fix=f"m2kr build {name} --route release",
@@ -49,7 +49,7 @@ def builder_for(
             "--from, --revision, --no-repair and --any-counts speak of the release",
             fix="add --route release or --align release",
         )
-    if name not in sources.buildable("sources"):
+    if not hasattr(sources.builder(name), "assets"):
         raise UsageError(
             f"the sources route of {name} is not written yet",
             fix=f"m2kr build {name} --route release",

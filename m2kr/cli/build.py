@@ -122,11 +122,14 @@ def command(
 
     root = paths.data_root(data)
     given = options.settings(set_) | ({"pool": pool} if pool is not None else {})
-    names = [*map(sources.resolve, source)]
-    if source == ["all"]:
+    if source != ["all"]:
+        names = [*map(sources.resolve, source)]
+    else:
         names = sources.buildable(route)
         if align:
             names = [name for name in names if sources.sources()[name].released]
+        for broken in sources.broken_builders().values():
+            output.say(f"left out: {broken}", json_mode=True)
     asked: dict[str, Any] = {
         "route": route,
         "align": align is not None,

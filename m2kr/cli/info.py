@@ -1,5 +1,6 @@
 """``m2kr info``."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -21,27 +22,42 @@ def command(
     """Show a source: what it is, its columns, and its counts where it is built."""
     from m2kr import paths, sources
     from m2kr.cli import output
-    from m2kr.data.load import built, manifest_of
-    from m2kr.sources import normalise, resolve
+    from m2kr.data.load import built, built_source, manifest_of
+    from m2kr.errors import UsageError
 
     root = paths.data_root(data)
     have = built(root)
-    name = resolve(source, {normalise(n): n for n in have})
+    try:
+        name = built_source(source, have)
+    except UsageError:
+        name = sources.resolve(source)  # an alias of what isn't built: builders know it
     records = {
         e: manifest_of(folder, name)
         for e, folder in have.get(name, {}).items()
         if edition in (None, e)
     }
-    if name in sources.sources():
-        from m2kr.build.manifest import describe
-
-        spec = describe(sources.sources()[name])
-    else:
-        spec = next(iter(records.values()))["source"]
+    spec = _spec(name, records)
     if json:
         output.emit({"data": str(root), "source": spec, "editions": records})
         return
     _show(spec, records, str(root))
+
+
+def _spec(name: str, records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """What the builder says of a source; where it has none that works, what its manifest says."""
+    from m2kr import sources
+    from m2kr.build.manifest import describe
+    from m2kr.errors import InputError
+
+    recorded: dict[str, Any] | None = next((each["source"] for each in records.values()), None)
+    if recorded is not None and name not in sources.builder_modules():
+        return recorded
+    try:
+        return describe(sources.builder(name).SOURCE)
+    except InputError:
+        if recorded is None:
+            raise
+        return recorded
 
 
 def _show(spec: dict[str, Any], records: dict[str, dict[str, Any]], root: str) -> None:

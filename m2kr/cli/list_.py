@@ -17,21 +17,29 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
     from m2kr import paths, sources
     from m2kr.cli import output, probes
     from m2kr.data.load import built, manifest_of
+    from m2kr.errors import InputError, one_line
 
     root = paths.data_root(data)
     have, probed = built(root), probes.read(root)
-    specs = sources.sources()
+    specs, broken = sources.sources(), dict(sources.broken_builders())
+    title: str
+    task: str
     rows: list[dict[str, Any]] = []
-    for name in sorted({*specs, *have}):
+    for name in sorted({*specs, *broken, *have}):
         editions = have.get(name, {})
         if name in specs:
             title, task = specs[name].title, specs[name].task
-        else:
+        elif editions:
             source = manifest_of(next(iter(editions.values())), name)["source"]
             title, task = source["title"], source["task"]
+        else:
+            title, task = "its builder is broken, see below", "-"
         parsed = None
-        if name in specs and probes.has_urls(name):
-            parsed = probed.get(name, {}).get("date", "never")
+        try:
+            if name in specs and probes.has_urls(name):
+                parsed = probed.get(name, {}).get("date", "never")
+        except Exception as error:  # noqa: BLE001 - one builder's errors are its own
+            broken[name] = InputError(one_line(error), where=f"the builder '{name}'")
         rows.append(
             {
                 "source": name,
@@ -39,6 +47,7 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
                 "task": task,
                 "editions": sorted(editions),
                 "parsed_on_real_bytes": parsed,
+                **({"broken": broken[name].as_dict()} if name in broken else {}),
             }
         )
     if json:
@@ -49,4 +58,6 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
         here, date = ", ".join(row["editions"]) or "-", row["parsed_on_real_bytes"] or "-"
         table.add_row(row["source"], row["task"], row["title"], here, date)
     output.console().print(table)
+    for problem in broken.values():
+        output.say(str(problem))
     output.say(f"data root: {root}")

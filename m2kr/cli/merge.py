@@ -48,7 +48,7 @@ def command(
 
     root, name = paths.data_root(data), sources.resolve(source)
     output.say(f"data root: {root}", json_mode=json)
-    found = find_shards(sources.sources()[name], root, folders or (), edition)
+    found = find_shards(sources.builder(name).SOURCE, root, folders or (), edition)
     if found is None:
         raise MissingError(
             f"there is no shard of {name}",

@@ -27,14 +27,13 @@ def command(
     from m2kr import paths
     from m2kr.build.verify import verify
     from m2kr.cli import output
-    from m2kr.data.load import built, manifest_of
+    from m2kr.data.load import built, built_source, manifest_of
     from m2kr.errors import MissingError
-    from m2kr.sources import normalise, resolve
 
     root = paths.data_root(data)
     have = built(root)
     if source is not None:
-        name = resolve(source, {normalise(n): n for n in have})
+        name = built_source(source, have)
         have = {name: have.get(name, {})}
     chosen = [(n, e, f) for n, es in have.items() for e, f in es.items() if edition in (None, e)]
     if not chosen:

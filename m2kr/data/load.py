@@ -1,7 +1,7 @@
 """Loading a built split: passages, queries and judgements, memory-mapped."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from m2kr import paths
 from m2kr.errors import InputError, MissingError, UsageError
 from m2kr.schema import SUFFIX, TableKind
-from m2kr.sources import normalise, resolve, split_name
+from m2kr.sources import builder_names, nearest, normalise, split_name
 
 if TYPE_CHECKING:
     import os
@@ -249,10 +249,29 @@ def load(
     )
 
 
+def built_source(name: str, have: Mapping[str, Mapping[str, Path]]) -> str:
+    """The canonical name of a source that is built, or has a builder; no builder is imported.
+
+    Args:
+        name: What was typed: case and punctuation don't matter, and aliases of what is built count.
+        have: What is built; see `built`.
+
+    Raises:
+        UsageError: nothing of that name; suggests the nearest.
+    """
+    names = builder_names() | {normalise(n): n for n in have}
+    if normalise(name) not in names:
+        for source, editions in have.items():
+            spec = manifest_of(next(iter(editions.values())), source)["source"]
+            for label in (spec["config"], *spec.get("aliases", ())):
+                names.setdefault(normalise(label), source)
+    return nearest(name, names)
+
+
 def locate(source: str, *, edition: str | None, root: Path) -> tuple[str, Path, dict[str, Any]]:
     """The canonical name, edition folder and manifest of a built source; raises as `load` does."""
     have = built(root)
-    name = resolve(source, {normalise(n): n for n in have})
+    name = built_source(source, have)
     found = have.get(name, {})
     if edition is not None:
         found = {e: f for e, f in found.items() if e == edition}

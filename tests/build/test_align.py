@@ -209,7 +209,7 @@ def test_a_source_without_a_route_of_its_own_says_so(
     files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Today all have both routes; the next one may come with the release's alone."""
-    monkeypatch.setattr(sources, "buildable", lambda _: ["mini"])
+    monkeypatch.delattr(sources.builder("kvqa"), "assets")
     for choices in ({"align": True, "folder": files}, {}):
         with pytest.raises(UsageError, match="sources route of kvqa is not written yet") as caught:
             builder_for("kvqa", **choices)  # type: ignore[arg-type]

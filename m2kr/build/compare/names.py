@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from m2kr.build.compare.diff import Version
-from m2kr.data.load import read_manifest
+from m2kr.data.load import built_source, read_manifest
 from m2kr.errors import MissingError, UsageError
 from m2kr.paths import editions
-from m2kr.sources import normalise, resolve
 
 Sources = Mapping[str, Mapping[str, Any]]  # manifests by source name
 
@@ -79,8 +78,7 @@ def _held(folder: Path, have: Sources) -> str:
 
 
 def _source(said: str, folder: Path, have: Sources) -> str:
-    built = {normalise(n): n for n in have}
-    name = built.get(normalise(said)) or resolve(said, built)
+    name = built_source(said, {name: {folder.name: folder} for name in have})
     if name not in have:
         raise MissingError(
             f"'{name}' is not built in '{folder.name}'", expected=f"one of {_held(folder, have)}"

@@ -49,11 +49,9 @@ def checked_name(name: str) -> str:
             f"{name!r} cannot name a source", expected="letters, digits, - and _, a letter first"
         )
     wanted = sources.normalise(name)
-    for source in sources.sources().values():
-        if wanted in {sources.normalise(n) for n in (source.name, source.config, *source.aliases)}:
-            raise UsageError(
-                f"'{name}' is a source of the benchmark", expected="a name of your own"
-            )
+    labels = {n for source in sources.sources().values() for n in (source.config, *source.aliases)}
+    if wanted in {*sources.builder_names(), *map(sources.normalise, labels)}:
+        raise UsageError(f"'{name}' is a source of the benchmark", expected="a name of your own")
     if wanted in _TAKEN:
         raise UsageError(f"'{name}' has a meaning of its own", expected="another name")
     return name.lower()
