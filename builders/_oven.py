@@ -190,10 +190,10 @@ def entities(ctx: BuildContext) -> Entities:
                 wanted.setdefault(name, set()).add(part)
         folder.mkdir()
         lines = _select(ctx.files[WIKI], wanted, folder / "rows.arrow")
-        (folder / "lines").write_text(str(lines))
+        (folder / "lines").write_text(str(lines), encoding="utf-8")
 
     folder = ctx.once("oven-entities", make)
-    return Entities(folder / "rows.arrow", int((folder / "lines").read_text()))
+    return Entities(folder / "rows.arrow", int((folder / "lines").read_text(encoding="utf-8")))
 
 
 def _select(source: Path, wanted: Mapping[str, set[str]], path: Path) -> int:

@@ -181,4 +181,8 @@ def _faults(target: Path) -> Path:
 
 def _read_faults(target: Path) -> list[tuple[int, str]]:
     path = _faults(target)
-    return [(row, detail) for row, detail in json.loads(path.read_text())] if path.exists() else []
+    return (
+        [(row, detail) for row, detail in json.loads(path.read_text(encoding="utf-8"))]
+        if path.exists()
+        else []
+    )

@@ -83,7 +83,7 @@ class Groups:
 def corpus(ctx: BuildContext) -> Corpus:
     """Images and fates of all English rows; made once for all tables of a build."""
     folder = ctx.once("wit-images", lambda path: _write(ctx, path))
-    bounds = json.loads((folder / "files.json").read_text())
+    bounds = json.loads((folder / "files.json").read_text(encoding="utf-8"))
     images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
     left_out = np.load(folder / "left_out.npy", allow_pickle=False)
     return Corpus({name: (a, b) for name, (a, b) in bounds.items()}, images, left_out)
@@ -107,7 +107,7 @@ def _write(ctx: BuildContext, folder: Path) -> None:
     folder.mkdir()
     np.save(folder / "images.npy", np.concatenate(ids))
     np.save(folder / "left_out.npy", np.concatenate(fates))
-    (folder / "files.json").write_text(json.dumps(bounds))
+    (folder / "files.json").write_text(json.dumps(bounds), encoding="utf-8")
 
 
 def large_enough(ctx: BuildContext, rows: pa.RecordBatch) -> NDArray[np.bool_]:

@@ -83,7 +83,9 @@ SEEN_ONE_IN = 6
 
 def assets(options: Mapping[str, str]) -> Sequence[Asset]:  # noqa: ARG001
     """The five files inside the package."""
-    sums = json.loads((resources.files(__package__) / "mini" / "checksums.json").read_text())
+    sums = json.loads(
+        (resources.files(__package__) / "mini" / "checksums.json").read_text(encoding="utf-8")
+    )
     return [
         Asset(
             f"mini/{name}",

@@ -68,7 +68,9 @@ def main() -> None:
     write_jsonl("entities.jsonl", entities)
     write_jsonl("questions.jsonl", asked)
     licence = net["usr/share/wordnet/data.noun"].decode().splitlines()[:29]
-    (HERE / "WORDNET_LICENSE").write_text("\n".join(x[5:].rstrip() for x in licence) + "\n")
+    (HERE / "WORDNET_LICENSE").write_text(
+        "\n".join(x[5:].rstrip() for x in licence) + "\n", encoding="utf-8"
+    )
     write_attribution(images, photos)
     write_checksums()
     print(f"{len(images)} images, {len(passages)} passages, {len(asked)} questions")
@@ -80,7 +82,7 @@ def written_things() -> dict[str, Row]:
     for path in sorted(WRITTEN.glob("*.toml")):
         if path.stem == "reviewed":
             continue
-        for key, entry in tomllib.loads(path.read_text()).items():
+        for key, entry in tomllib.loads(path.read_text(encoding="utf-8")).items():
             if path.stem == "kinds":
                 key = f"kind/{key}"
             entry = {"f": {}, "kinds": [], **entry, "id": key, "group": path.stem}
@@ -174,7 +176,7 @@ def all_questions(
     relations: Mapping[str, Row],
 ) -> list[Row]:
     """Questions about photos (facts and chat) and about flags, each with its evidence."""
-    reviewed = tomllib.loads((WRITTEN / "reviewed.toml").read_text())
+    reviewed = tomllib.loads((WRITTEN / "reviewed.toml").read_text(encoding="utf-8"))
     by_id = {e["id"]: e for e in entities}
     uses = Counter(relation for thing in things.values() for relation in thing["f"])
     common = {relation for relation, count in uses.items() if count >= COMMON_FROM}
@@ -297,7 +299,7 @@ def write_checksums() -> None:
     for name in ("photos.zip", "flags.tar", "passages.jsonl", "entities.jsonl", "questions.jsonl"):
         raw = (HERE / name).read_bytes()
         sums[name] = {"size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
-    (HERE / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n")
+    (HERE / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
 
 
 def write_jsonl(name: str, rows: Iterable[Row]) -> None:

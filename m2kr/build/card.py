@@ -48,7 +48,7 @@ def write_cards(edition: Path) -> None:
     }
     for name, text in texts.items():
         path = edition / name
-        if not path.exists() or path.read_text() != text:
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
             atomic.write_text(path, text, alone=True)
 
 

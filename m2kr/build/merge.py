@@ -197,7 +197,7 @@ def merge(
             setup.publish(stages)
         elif target.staging.exists():
             shutil.rmtree(target.staging)
-        record = json.loads(target.manifest.read_text())
+        record = json.loads(target.manifest.read_text(encoding="utf-8"))
     write_card(target)
     return Built(target.folder, record, fresh)
 
@@ -226,7 +226,7 @@ def _gather(stages: Stages, staging: Path) -> None:
 def _take(stages: Stages, job: Job, staging: Path) -> None:
     source, own = stages.source, stages.choices.staging
     marker, listed = job.marker(source), job.ledger_part(source)
-    stats: Stats = json.loads((staging / marker.relative_to(own)).read_text())
+    stats: Stats = json.loads((staging / marker.relative_to(own)).read_text(encoding="utf-8"))
     marker.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(job, PartJob):
         _link(staging / job.file.relative_to(own), job.file)

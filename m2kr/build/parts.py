@@ -124,7 +124,7 @@ def complete(marker: Path, name: str, make: Callable[[], Stats]) -> Stats:
                 held.check()
                 atomic.write_json(marker, stats, alone=True)
     # Read back, so that what was built now and what was resumed give the same manifest byte for byte.
-    found: Stats = json.loads(marker.read_text())
+    found: Stats = json.loads(marker.read_text(encoding="utf-8"))
     return found
 
 

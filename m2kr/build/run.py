@@ -88,7 +88,7 @@ def build(
             setup.publish(stages)
         elif target.staging.exists():
             shutil.rmtree(target.staging)
-        record = json.loads(target.manifest.read_text())
+        record = json.loads(target.manifest.read_text(encoding="utf-8"))
     write_card(target)
     return Built(target.folder, record, fresh)
 

@@ -152,13 +152,13 @@ class Setup:
         target = self.target
         if target.ask.force or not target.manifest.exists():
             return True
-        return bool(json.loads(target.manifest.read_text())["key"] != self.key)
+        return bool(json.loads(target.manifest.read_text(encoding="utf-8"))["key"] != self.key)
 
     def stage(self) -> None:
         """Keeps a staging folder of the same build, and starts afresh otherwise."""
         staging = self.target.staging
         mark = staging / "key"
-        if staging.exists() and (not mark.exists() or mark.read_text() != self.key):
+        if staging.exists() and (not mark.exists() or mark.read_text(encoding="utf-8") != self.key):
             shutil.rmtree(staging)
         staging.mkdir(exist_ok=True)
         atomic.write_text(mark, self.key, alone=True)
@@ -203,7 +203,7 @@ def set_up(
         publish.publish(target.staging, target.folder, source.config)
     chosen = chosen_splits(source, ask.splits)
     if target.manifest.exists() and not ask.force:
-        old = json.loads(target.manifest.read_text())
+        old = json.loads(target.manifest.read_text(encoding="utf-8"))
         if target.route != "import":
             refuse_other(old, str(target.folder), route=target.route, options=target.told)
         chosen = tuple(s for s in source.pools if s in {*chosen, *old["splits"]})

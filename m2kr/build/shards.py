@@ -161,14 +161,19 @@ class _Record:
     def write(self, done: Sequence[str], *, complete: bool = False) -> None:
         """Notes what is done; once its share of the first stage that has any is, it counts as there."""
         self._path.parent.mkdir(exist_ok=True)
-        known = complete or (self._path.exists() and json.loads(self._path.read_text())["complete"])
+        known = complete or (
+            self._path.exists() and json.loads(self._path.read_text(encoding="utf-8"))["complete"]
+        )
         facts = self._facts | {"complete": known, "done": list(done)}
         atomic.write_json(self._path, facts, alone=True)
 
 
 def records(staging: Path) -> list[dict[str, Any]]:
     """What the shards that worked in a staging folder say of themselves."""
-    return [json.loads(path.read_text()) for path in sorted((staging / FOLDER).glob("*.json"))]
+    return [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((staging / FOLDER).glob("*.json"))
+    ]
 
 
 def difference(facts: Mapping[str, Any], other: Mapping[str, Any]) -> str:

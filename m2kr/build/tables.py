@@ -106,7 +106,7 @@ def build_table(builder: Builder, job: TableJob, progress: Progress) -> Stats:
 def _copy_pool(source: Source, job: TableJob) -> Stats:
     """A pool with the rows of another one: the same files under a second name."""
     other = TableJob("passages", str(job.like), job.choices)
-    stats: Stats = json.loads(other.marker(source).read_text())
+    stats: Stats = json.loads(other.marker(source).read_text(encoding="utf-8"))
     old = job.choices.staging / other.name(source)
     new = job.choices.staging / job.name(source)
     atomic.discard(new)

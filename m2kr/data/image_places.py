@@ -37,7 +37,7 @@ def roots(folder: Path) -> list[Path]:
     """The user's own roots."""
     path = folder / _ROOTS
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
     try:

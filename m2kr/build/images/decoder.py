@@ -59,7 +59,10 @@ def _limit_memory(extra: int) -> None:
     except ImportError:  # not on Windows
         return
     try:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        used = (
+            int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
+            * resource.getpagesize()
+        )
     except OSError:
         used = 1 << 30
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]

@@ -303,5 +303,7 @@ def product_dtype() -> "torch.dtype":
     from m2kr.search.late.scanning.choose import works
 
     said = Path("/proc/cpuinfo")
-    tiles = said.is_file() and "amx_bf16" in said.read_text(errors="replace").split()
+    tiles = (
+        said.is_file() and "amx_bf16" in said.read_text(encoding="utf-8", errors="replace").split()
+    )
     return torch.bfloat16 if tiles and works("bf16", "cpu") else torch.float32
