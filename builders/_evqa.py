@@ -20,21 +20,16 @@ from m2kr.errors import InputError
 
 from ._rows import dropper
 
-HEADER = (
+# What is read of the CSV files, which have other columns, too.
+COLUMNS = (
     "question",
-    "answer",
-    "dataset_image_ids",
-    "dataset_name",
-    "dataset_category_id",
     "question_type",
-    "wikipedia_url",
-    "wikipedia_title",
+    "answer",
     "evidence",
     "evidence_section_id",
-    "evidence_section_title",
-    "encyclopedic_vqa_split",
-    "question_original",
-    "wikipedia_url_used_in_train",
+    "wikipedia_url",
+    "dataset_name",
+    "dataset_image_ids",
 )
 KB = "evqa/encyclopedic_kb_wiki.zip"
 INAT = {"train": "evqa/inat2021_train.json.tar.gz", "val": "evqa/inat2021_val.json.tar.gz"}
@@ -74,7 +69,7 @@ def asked_rows(ctx: BuildContext, split: str, ledger: Ledger) -> Iterator[Asked]
     path = ctx.files[f"evqa/{file}"]
     with path.open("rb") as stream:
         drop = dropper(ledger, file)
-        for block in read_csv(stream, HEADER, where=str(path), on_fault=drop):
+        for block in read_csv(stream, COLUMNS, where=str(path), on_fault=drop):
             ledger.read(file, block.records)
             for i, record in enumerate(block.batch.to_pylist()):
                 row = block.row(i)

@@ -131,6 +131,7 @@ RELEASE_KEYS = {"queries": ("question", "image_id")}
 _ARTICLES = "encyclopedic_kb_wiki.json"
 _SECTIONS = f"{_ARTICLES}, sections"
 _BASE = "https://storage.googleapis.com/encyclopedic-vqa/"
+_TEST_SHA256 = "dbf3cf7336b7904cb0f996d2cea1762f0ae5186cd42f0c9f6a74c1c16d1d9bb5"
 _INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2021/"
 
 
@@ -141,8 +142,9 @@ def assets(options: Mapping[str, str]) -> Sequence[Asset]:  # noqa: ARG001
             f"evqa/{csv_name(split)}",
             (_BASE + csv_name(split),),
             about={"train": 74_000_000, "valid": 1_000_000, "test": 2_000_000}[split],
+            sha256=_TEST_SHA256 if split == "test" else None,
             licence=_LICENCE,
-            shape=Shape("csv", _evqa.HEADER),
+            shape=Shape("csv", _evqa.COLUMNS),
         )
         for split in SOURCE.pools
     ]

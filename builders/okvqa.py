@@ -122,6 +122,11 @@ SOURCE = Source(
 IMAGE_ARCHIVES = (coco_archive("train2014"), coco_archive("val2014"))
 
 _BASE = "https://okvqa.allenai.org/static/data/"
+# Of version 1.1, unzipped.
+ANNOTATIONS = {
+    "train2014": "e1e089ae6b3934f19b13e6eb54a16373a9c2b9be",
+    "val2014": "199b7b03eabcaf75b21a540a641d87f38e312c48",
+}
 SUBSETS = {"train": "train2014", "valid": "val2014", "test": "val2014"}
 SHARED = ("train_passages", "valid_passages", "test_passages")
 
@@ -135,8 +140,15 @@ def assets(options: Mapping[str, str]) -> Sequence[Asset]:
             ("mscoco_{}_annotations", "annotations", ("question_id", "image_id", "answers")),
         ):
             name = f"{stem.format(subset)}.json.zip"
-            shape = Shape("json", keys, path=path)
-            found.append(Asset(f"okvqa/{name}", (_BASE + name,), licence=_LICENCE, shape=shape))
+            found.append(
+                Asset(
+                    f"okvqa/{name}",
+                    (_BASE + name,),
+                    git_blob=ANNOTATIONS[subset] if path == "annotations" else None,
+                    licence=_LICENCE,
+                    shape=Shape("json", keys, path=path),
+                )
+            )
     return found + (_okvqa_gs.ASSETS if options["corpus"] == "google" else [_wiki.ASSET])
 
 

@@ -168,6 +168,7 @@ class Served:
                 size=None,
                 sha256=None,
                 md5=None,
+                git_blob=None,
             )
             for asset in self.module.assets(options)
         ]

@@ -23,6 +23,7 @@ from m2kr.build.options import (
     rules_for,
     variant_of,
 )
+from m2kr.build.probing.local import check_content
 from m2kr.build.registry import registered_templates
 from m2kr.build.spec import Asset, Builder, templates_of
 from m2kr.build.stages import Stages
@@ -212,7 +213,9 @@ def set_up(
         prepare(target.root, chosen, offline=offline, jobs=jobs, progress=progress)
     assets = builder.assets(target.options)
     folder = downloads(target.root)
-    files = fetch(assets, folder, jobs=jobs, offline=offline, progress=progress)
+    files = fetch(
+        assets, folder, jobs=jobs, offline=offline, progress=progress, check=check_content
+    )
     choices = Choices(
         staging=target.staging,
         files=files,

@@ -56,6 +56,7 @@ class Asset:
         about: Bytes, roughly, where the exact size isn't published; for people and the disk check.
         sha256: Hex digest, if published.
         md5: Hex digest, if that is what upstream publishes.
+        git_blob: Git's id of the JSON file in a zip, if that is known of its content.
         licence: Terms of the file.
         manual: How to place the file by hand, where no URL works without a login, or not always.
         images: The file or folder holds images and becomes an image root of the built source.
@@ -69,6 +70,7 @@ class Asset:
     about: int | None = None
     sha256: str | None = None
     md5: str | None = None
+    git_blob: str | None = None
     licence: str = ""
     manual: str = ""
     images: bool = False

@@ -228,7 +228,8 @@ def test_csv_of_one_column_tells_an_empty_cell_from_a_blank_line() -> None:
     [
         (b"", "the file is empty"),
         (b"kid;text\n1;2\n", "the header is 'kid;text'"),
-        (b"kid,text,more\n", "the header is 'kid,text,more'"),
+        (b"kid,more\n1,2\n", "it has no column 'text'"),
+        (b"kid,text,kid\n1,2,3\n", "it has more than one column 'kid'"),
         (b"\nkid,text\n", "the header is ''"),
         (b"\x89PNG\r\n\x1a\n\0", "the header is"),
     ],
@@ -286,6 +287,29 @@ def written(rows: Sequence[Sequence[str]], delimiter: str, quoting: int, end: st
         quotes = csv.QUOTE_ALL if bare else quoting
         csv.writer(out, delimiter=delimiter, quoting=quotes, lineterminator=end).writerow(row)
     return out.getvalue()
+
+
+@settings(max_examples=120, deadline=None)
+@given(data=st.data(), rows=st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=8))
+def test_columns_are_read_by_name_whatever_their_order(data, rows: list[tuple[str, ...]]) -> None:
+    own = ["id", "text", "title"]
+    more = data.draw(st.lists(st.sampled_from(["", "score", "text_2", "é"]), max_size=2))
+    order = data.draw(st.permutations([*own, *more]))
+    wide = [[row[own.index(n)] if n in own else "z" for n in order] for row in rows]
+    text = data.draw(st.sampled_from(["", "\ufeff"])) + written(
+        [[data.draw(st.sampled_from(["", " "])) + name for name in order], *wide],
+        *("\t", data.draw(st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL])), "\n"),
+    )
+    read = Read(*(read_csv, text.encode(), own), delimiter="\t", block_bytes=data.draw(BLOCK_SIZES))
+    assert read.rows == list(enumerate(rows, 1))
+    assert not read.faults
+
+
+def test_a_record_is_as_wide_as_the_header() -> None:
+    read = Read(read_csv, b"more,b,a\n1,2,3\n4,5\n\xff,6,7\n8,9,10,11\n", ["a", "b"])
+    assert read.rows == [(1, ("3", "2"))]
+    assert [fault.row for fault in read.faults] == [2, 3, 4]
+    assert "2 cells instead of 3" in read.faults[0].problem
 
 
 @settings(max_examples=120, deadline=None)

@@ -1,5 +1,6 @@
 """Files of another format than a source's."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ from faulty_server import FaultyServer
 from golden_tables import make
 from upstream_fixture import gzipped, served_files, tarred, text, zipped
 
+from m2kr.build.probing.local import check_content
 from m2kr.errors import CheckError, M2KRError
+from m2kr_builders import okvqa
 
 HTML = b"<!doctype html><html><body>Sign in to go on.</body></html>\n"
 WRONG = {
@@ -19,7 +22,7 @@ WRONG = {
         zipped("other.json", b'{"questions": []}'),
         "annotations",
     ),
-    "wikipedia/psgs_w100.tsv.gz": (gzipped(b"title\tid\ttext\nA\t1\tb\n"), "id"),
+    "wikipedia/psgs_w100.tsv.gz": (gzipped(b"title\tid\tbody\nA\t1\tb\n"), "'text'"),
     "infoseek/infoseek_train.jsonl": (HTML, "infoseek_train.jsonl"),
     "infoseek/infoseek_val.jsonl": (text("infoseek/infoseek_val_withkb.jsonl"), "image_id"),
     "evqa/train.csv": (b"question,answer,image\nq,a,1\n", "dataset_image_ids"),
@@ -58,6 +61,40 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path, file: str) -> None:
     assert word in message
     assert "expected" in message.lower()
     assert not list(tmp_path.glob("*/*_manifest.json"))
+
+
+@pytest.mark.parametrize(
+    ("file", "big"),
+    [
+        ("evqa/test.csv", "evqa/encyclopedic_kb_wiki.zip"),
+        ("infoseek/infoseek_val.jsonl", "wikipedia/psgs_w100.tsv.gz"),
+        ("oven/oven_entity_train.jsonl", "oven/Wiki6M_ver_1_0.jsonl.gz"),
+    ],
+)
+def test_a_wrong_small_file_is_found_before_a_big_one_is_fetched(
+    tmp_path: Path, file: str, big: str
+) -> None:
+    name, good = file.split("/")[0], served_files()
+    with FaultyServer(good | {f"/{file}": b'{"key": 1}\n{"key": 2}\n'}) as server:
+        with pytest.raises(M2KRError, match=Path(file).name):
+            make(server, tmp_path, name)
+        assert not server.gets(f"/{big}")
+    # Nothing of it stays, not even its digest: the right one is taken afterwards.
+    with FaultyServer(good) as server:
+        make(server, tmp_path, name)
+
+
+def test_a_zip_whose_content_is_not_the_published_one_is_refused(tmp_path: Path) -> None:
+    asset = okvqa.assets({"corpus": "google"})[0]
+    assert asset.git_blob is None  # upstream's digest is known of the annotations alone
+    asset = okvqa.assets({"corpus": "google"})[1]
+    path = tmp_path / "a.zip"
+    path.write_bytes(zipped("a.json", b'{"annotations": []}\n'))
+    with pytest.raises(CheckError, match=f"(?s)holds a.json with .*{asset.git_blob}"):
+        check_content(asset, path)
+    # `git hash-object` of that content
+    blob = "9823842bfdbe1073b9640860ce870915ca06a6ed"
+    check_content(replace(asset, git_blob=blob), path)
 
 
 def test_an_id_used_twice_in_a_file_of_known_digest_is_refused(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def evqa(data: bytes) -> None:
     """E-VQA's questions."""
     from m2kr_builders import _evqa
 
-    head = ",".join(_evqa.HEADER).encode() + b"\n"
+    head = ",".join(_evqa.COLUMNS).encode() + b"\n"
     ctx = context("evqa", {"evqa/test.csv": head + data})
     for asked in _evqa.asked_rows(ctx, "test", ctx.ledger):
         ctx.ledger.use("test.csv", asked.row)

@@ -36,6 +36,7 @@ def fetch(
     offline: bool = False,
     progress: Progress | None = None,
     policy: Policy | None = None,
+    check: Callable[[Asset, Path], None] | None = None,
 ) -> dict[str, Path]:
     """The local path of every asset by its name, after fetching what isn't there.
 
@@ -50,6 +51,8 @@ def fetch(
         offline: Use no network; files in installed packages still count as here.
         progress: Told of every byte, by several threads.
         policy: Timeouts and retries.
+        check: Raises an `M2KRError` if a file's content is wrong. Of a wrong one nothing is kept, and
+            the other files wait.
 
     Raises:
         InputError: An asset has an unsafe name or URL, or two of one name differ.
@@ -59,7 +62,7 @@ def fetch(
         M2KRError: The disk is too small, full or not writable.
     """
     unique = validated(assets, folder)
-    run = _Fetch(folder, offline, progress or Silent(), policy or Policy())
+    run = _Fetch(folder, offline, progress or Silent(), policy or Policy(), check)
     present = run.each(run.present, unique, jobs)
     absent = [a for a, there in zip(unique, present, strict=True) if not there]
     _refuse_unreachable(absent, folder, offline=offline)
@@ -91,11 +94,19 @@ def _refuse_unreachable(absent: Sequence[Asset], folder: Path, *, offline: bool)
 class _Fetch:
     """What all files of one call share."""
 
-    def __init__(self, folder: Path, offline: bool, progress: Progress, policy: Policy) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        offline: bool,
+        progress: Progress,
+        policy: Policy,
+        check: Callable[[Asset, Path], None] | None,
+    ) -> None:
         self.folder = folder
         self.offline = offline
         self.progress = progress
         self.policy = policy
+        self.check = check
         self.stop = threading.Event()
 
     def each(self, work: Callable[[Asset], T], assets: Sequence[Asset], jobs: int) -> list[T]:
@@ -154,6 +165,7 @@ class _Fetch:
             new = Verified(digest.size, stat.st_mtime_ns, digest.sha256, digest.md5, url)
         problem = want.problem(new.size, new.sha256, new.md5)
         if problem is None:
+            self._check(asset, at.target)
             self._note(asset, want, old, new)
             return True
         if new.url is not None and asset.urls:
@@ -165,6 +177,14 @@ class _Fetch:
             expected=str(want),
             fix="copy it again, or delete it" + (" to have it fetched" if asset.urls else ""),
         )
+
+    def _check(self, asset: Asset, path: Path) -> None:
+        if self.check is not None:
+            try:
+                self.check(asset, path)
+            except M2KRError:
+                self.stop.set()
+                raise
 
     def _present_folder(self, asset: Asset, path: Path) -> bool:
         """A folder counts as placed by hand if nothing is known that only a file can have."""
@@ -219,6 +239,11 @@ class _Fetch:
                     if len(reasons) == len(asset.urls):
                         raise self._failed(asset, want, reasons)
                     url = asset.urls[len(reasons)]
+                    try:
+                        self._check(asset, at.part)
+                    except M2KRError:
+                        bytes_.restart(None)
+                        raise
                 self._publish(asset, want, bytes_.digest, url, held)
             finally:
                 meter.done()

@@ -98,7 +98,7 @@ def read_tsv(
 
 def read_csv(
     stream: BinaryIO,
-    header: Sequence[str],
+    names: Sequence[str],
     *,
     where: str,
     on_fault: Callable[[Fault], None],
@@ -106,15 +106,16 @@ def read_csv(
     block_bytes: int = BLOCK_BYTES,
     longest: int = LONGEST,
 ) -> Iterator[Block]:
-    r"""The records of a file with a header, whose cells may be quoted as RFC 4180 says.
+    r"""Columns by name of a file with a header, whose cells may be quoted as RFC 4180 says.
 
-    As in Python's csv a quote that does not begin a cell is text; a record ends at ``\n`` or
-    ``\r\n`` only. A byte order mark and blank lines at the end are passed over, and halves of
-    surrogate pairs become U+FFFD.
+    The header may have them in any order, and others, which are passed over; blanks around a name
+    count for nothing. As in Python's csv a quote that does not begin a cell is text; a record ends at
+    ``\n`` or ``\r\n`` only. A byte order mark and blank lines at the end are passed over, and halves
+    of surrogate pairs become U+FFFD.
 
     Args:
         stream: The file; a thread reads it as long as the iterator is open.
-        header: What its first record must be: the names of the columns.
+        names: The columns to be read; a batch has them in this order.
         where: The file, for messages.
         on_fault: Told of each record that is left out, in order, before the block it belongs to.
         delimiter: One ASCII character.
@@ -122,25 +123,36 @@ def read_csv(
         longest: Bytes a record may have, roughly.
 
     Raises:
-        InputError: The header is another, a quoted cell has no end, a record is too long, or the
-            stream raised it; the blocks before came first.
+        InputError: The header lacks one of the columns or has one twice, a quoted cell has no end, a
+            record is too long, or the stream raised it; the blocks before came first.
     """
-    layout = Layout(header, delimiter, quoted=True)
-    cut = csv_stream.blocks(stream, block_bytes, longest, layout.delimiter)
+    cut = csv_stream.blocks(stream, block_bytes, longest, delimiter.encode())
     try:
         start = next(cut, b"")
     except Unreadable as error:
         raise _no_end(error, f"{where}, the header") from None
-    raw, cells = next(csv_stream.records(start, layout.delimiter), (b"", []))
-    if cells != [name.encode() for name in header]:
+    raw, cells = next(csv_stream.records(start, delimiter.encode()), (b"", []))
+    seen = [cell.decode("utf-8", "backslashreplace").strip() for cell in cells]
+    if problem := _header_problem(seen, names):
         raise InputError(
-            f"the header is {_excerpt(raw)!r}" if start else "the file is empty",
+            f"the header is {_excerpt(raw)!r}: it {problem}" if start else "the file is empty",
             where=where,
-            expected=f"the columns {delimiter.join(header)!r}",
+            expected=f"the columns {delimiter.join(names)!r}, in any order, others allowed",
             fix="if upstream changed the file, report it; if not, fetch or copy it again",
         )
+    places = [seen.index(name) for name in names]
+    layout = Layout(names, delimiter, quoted=True, places=places, width=len(seen))
     rest = start[len(raw) :].removeprefix(b"\r").removeprefix(b"\n")
     yield from _read(itertools.chain([rest] if rest else [], cut), layout, where, on_fault)
+
+
+def _header_problem(seen: Sequence[str], names: Sequence[str]) -> str:
+    """What keeps columns from being found by name, if anything."""
+    lacking = [name for name in names if name not in seen]
+    if lacking:
+        return f"has no column {', '.join(map(repr, lacking))}"
+    twice = [name for name in names if seen.count(name) > 1]
+    return f"has more than one column {twice[0]!r}" if twice else ""
 
 
 def _read(
@@ -189,20 +201,21 @@ class _Count:
     def exact(self, data: bytes) -> Iterator[Block]:
         """A block of records some of which may be bad."""
         first = self.next
-        columns: list[list[str]] = [[] for _ in self._layout.names]
+        places, width = self._layout.places, len(self._layout.names)
+        columns: list[list[str]] = [[] for _ in places]
         kept: list[int] = []
         for raw, cells in self._layout.records(data):
             if not cells:
                 self.blank += 1
                 continue
             self._blank_lines()
-            problem = _problem(mended_bytes(raw), cells, len(columns))
+            problem = _problem(mended_bytes(raw), cells, width)
             if problem:
                 self._on_fault(Fault(self.next, problem, _excerpt(raw)))
             else:
                 kept.append(self.next - first)
-                for column, cell in zip(columns, cells, strict=True):
-                    column.append(mended_bytes(cell).decode())
+                for column, place in zip(columns, places, strict=True):
+                    column.append(mended_bytes(cells[place]).decode())
             self.next += 1
         if self.next > first:
             arrays = [pa.array(column, pa.string()) for column in columns]

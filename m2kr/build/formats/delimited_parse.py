@@ -20,16 +20,33 @@ Parts = list["pa.RecordBatch | bytes"]
 
 
 class Layout:
-    """How a file is written, for pyarrow and for us."""
+    """How a file is written, for pyarrow and for us.
 
-    def __init__(self, columns: Sequence[str], delimiter: str, *, quoted: bool) -> None:
+    Args:
+        columns: Names of the columns that are asked for.
+        delimiter: One ASCII character.
+        quoted: Cells may be quoted.
+        places: Where each of these columns is in a record; one after the other if absent.
+        width: Cells of a record; as many as ``columns`` if absent.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[str],
+        delimiter: str,
+        *,
+        quoted: bool,
+        places: Sequence[int] | None = None,
+        width: int | None = None,
+    ) -> None:
         self.delimiter = delimiter.encode()
         if len(self.delimiter) != 1 or delimiter in '"\r\n' or not columns:
             raise ValueError("a delimiter is one ASCII character, and there is a column")
         self.quoted = quoted
         self.schema = pa.schema([(name, pa.string()) for name in columns])
         # Names may repeat, and pyarrow tells its columns by name.
-        self.names = [str(i) for i in range(len(columns))]
+        self.names = [str(i) for i in range(len(columns) if width is None else width)]
+        self.places = range(len(columns)) if places is None else places
         self.parse = pa.csv.ParseOptions(
             delimiter=delimiter,
             quote_char='"' if quoted else False,
@@ -97,7 +114,7 @@ def _batch(layout: Layout, data: bytes) -> pa.RecordBatch | None:
     columns = [c.chunk(0) if c.num_chunks == 1 else c.combine_chunks() for c in table.columns]
     if (layout.quoted or len(columns) > 1) and _empty_row(columns) and _may_have_blank_line(plain):
         return None  # pyarrow makes a row of empty cells of a blank line
-    return pa.record_batch(columns, schema=layout.schema)
+    return pa.record_batch([columns[place] for place in layout.places], schema=layout.schema)
 
 
 def _may_have_blank_line(data: bytes) -> bool:
