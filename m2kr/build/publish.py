@@ -24,6 +24,8 @@ def publish(staging: Path, edition: Path, config: str) -> None:
     names = [name for name in published_names(config) if (staging / name).exists()]
     if names:
         manifest_path(edition, config).unlink(missing_ok=True)
+        # It tells readers with a cache of their own which rows are here (see `card`).
+        (edition / "README.md").unlink(missing_ok=True)
         atomic.fsync_dir(edition)
     old = staging / "replaced"
     for name in names:
