@@ -15,7 +15,7 @@ from m2kr import atomic
 from m2kr.build.executors import Executor, Job, Processes
 from m2kr.build.hashing import shard_facts
 from m2kr.build.parts import PartJob, Stats
-from m2kr.build.run import Built, write_card
+from m2kr.build.run import Built
 from m2kr.build.setup import Ask, Setup, set_up, target_of
 from m2kr.build.shards import difference, records, wait_for_shards
 from m2kr.build.spec import Builder
@@ -198,7 +198,7 @@ def merge(
         elif target.staging.exists():
             shutil.rmtree(target.staging)
         record = json.loads(target.manifest.read_text(encoding="utf-8"))
-    write_card(target)
+    target.write_card()
     return Built(target.folder, record, fresh)
 
 

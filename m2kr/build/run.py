@@ -8,9 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from m2kr.build import card
 from m2kr.build.executors import Executor, Processes
-from m2kr.build.setup import Ask, Target, set_up, target_of
+from m2kr.build.setup import Ask, set_up, target_of
 from m2kr.build.shards import wait_for_shards
 from m2kr.build.spec import Builder
 from m2kr.build.stages import Stages
@@ -89,11 +88,5 @@ def build(
         elif target.staging.exists():
             shutil.rmtree(target.staging)
         record = json.loads(target.manifest.read_text(encoding="utf-8"))
-    write_card(target)
+    target.write_card()
     return Built(target.folder, record, fresh)
-
-
-def write_card(target: Target) -> None:
-    """Brings the edition's card up to date."""
-    with hold(target.folder / ".edition.lock", f"the card of {target.folder}"):
-        card.write_cards(target.folder)

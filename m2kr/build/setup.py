@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from m2kr import __version__, atomic
-from m2kr.build import manifest, publish
+from m2kr.build import card, manifest, publish
 from m2kr.build.choices import Choices, narrowed
 from m2kr.build.download.fetch import fetch, sha256_of
 from m2kr.build.options import (
@@ -28,6 +28,7 @@ from m2kr.build.registry import registered_templates
 from m2kr.build.spec import Asset, Builder, templates_of
 from m2kr.build.stages import Stages
 from m2kr.errors import UsageError
+from m2kr.locks import hold
 from m2kr.paths import downloads, manifest_path
 from m2kr.progress import Progress
 from m2kr.schema import MANIFEST_FORMAT
@@ -104,6 +105,11 @@ class Target:
     def told(self) -> dict[str, str]:
         """What the manifest says was asked for."""
         return dict(self.options) | dict(getattr(self.builder, "told", {}))
+
+    def write_card(self) -> None:
+        """Brings the edition's card up to date."""
+        with hold(self.folder / ".edition.lock", f"the card of {self.folder}"):
+            card.write_cards(self.folder)
 
 
 def target_of(builder: Builder | ModuleType, root: Path, ask: Ask) -> Target:
@@ -202,6 +208,7 @@ def set_up(
     builder, source, ask = target.builder, target.source, target.ask
     if manifest_path(target.staging, source.config).exists():
         publish.publish(target.staging, target.folder, source.config)
+        target.write_card()
     chosen = chosen_splits(source, ask.splits)
     if target.manifest.exists() and not ask.force:
         old = json.loads(target.manifest.read_text(encoding="utf-8"))
