@@ -27,6 +27,7 @@ SOURCE = Source(
     task="I2T",
     pools={"train": "train_passages"},
     headline="hit_rate@5",
+    version=1,
     licence=_LICENCE,
     homepage="https://huggingface.co/datasets/liuhaotian/LLaVA-CC3M-Pretrain-595K",
     citation="""@inproceedings{sharma2018conceptual,

@@ -33,6 +33,7 @@ SOURCE = Source(
     task="IQ2T",
     pools={"train": "train_passages", "valid": "valid_passages", "test": "test_passages"},
     headline="pseudo_recall@5",
+    version=1,
     licence=f"{_LICENCE}; iNaturalist images: non-commercial; Landmarks images: CC BY",
     homepage="https://github.com/google-research/google-research/tree/master/encyclopedic_vqa",
     citation="""@inproceedings{mensink2023encyclopedic,

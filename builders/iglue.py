@@ -27,6 +27,7 @@ SOURCE = Source(
     task="I2T",
     pools={"test": "test_passages"},
     headline="hit_rate@1",
+    version=2,
     licence="CC BY-SA 3.0 (texts)",
     homepage="https://github.com/e-bug/iglue",
     citation="""@inproceedings{bugliarello2022iglue,

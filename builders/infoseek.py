@@ -34,6 +34,7 @@ SOURCE = Source(
     task="IQ2T",
     pools={"train": "train_passages", "test": "test_passages"},
     headline="pseudo_recall@5",
+    version=1,
     licence=f"{_LICENCE}; CC BY-SA 3.0 (passages)",
     homepage="https://github.com/open-vision-language/infoseek",
     citation="""@inproceedings{chen2023infoseek,

@@ -28,6 +28,7 @@ SOURCE = Source(
     task="I2T",
     pools={"train": "train_passages", "valid": "valid_passages", "test": "test_passages"},
     headline="hit_rate@5",
+    version=1,
     licence=_LICENCE,
     homepage="https://malllabiisc.github.io/resources/kvqa/",
     citation="""@inproceedings{shah2019kvqa,

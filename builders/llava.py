@@ -29,6 +29,7 @@ SOURCE = Source(
     task="IQ2T",
     pools={"train": "train_passages", "test": "test_passages"},
     headline="hit_rate@1",
+    version=1,
     licence=f"{_LICENCE}; COCO images keep their Flickr terms",
     homepage="https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K",
     citation="""@inproceedings{liu2023llava,

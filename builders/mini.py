@@ -31,6 +31,7 @@ SOURCE = Source(
         "seen": "test_passages",
     },
     headline="hit_rate@5",
+    version=1,
     licence=(
         "Images: public domain or CC0, by file in mini/ATTRIBUTION.csv. Texts: CIA World Factbook "
         "(public domain), WordNet 3.0 (mini/WORDNET_LICENSE), our own (CC0-1.0)."

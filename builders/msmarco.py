@@ -30,6 +30,7 @@ SOURCE = Source(
     task="Q2T",
     pools={"train": "train_passages", "valid": "valid_passages", "test": "test_passages"},
     headline="hit_rate@5",
+    version=1,
     licence=_LICENCE,
     homepage="https://microsoft.github.io/msmarco/",
     citation="""@article{nguyen2016msmarco,

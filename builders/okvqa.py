@@ -30,6 +30,7 @@ SOURCE = Source(
     task="IQ2T",
     pools={"train": "train_passages", "valid": "valid_passages", "test": "test_passages"},
     headline="pseudo_recall@5",
+    version=1,
     licence=f"{_LICENCE}; CC BY-SA 3.0 (passages)",
     homepage="https://okvqa.allenai.org",
     citation="""@inproceedings{marino2019okvqa,

@@ -30,6 +30,7 @@ SOURCE = Source(
     task="I2T",
     pools={"train": "train_passages", "valid": "valid_passages", "test": "test_passages"},
     headline="hit_rate@10",
+    version=2,
     licence=LICENCE,
     homepage="https://github.com/google-research-datasets/wit",
     citation="""@inproceedings{srinivasan2021wit,

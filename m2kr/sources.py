@@ -91,6 +91,8 @@ class Source:
         expected: Row counts by split or pool name, as published; checked after a full build.
         default_edition: Edition a plain build writes to.
         licence: Terms of the built data.
+        version: Number of the way its rows are made. Whoever changes the rows that the same files give,
+            or the spec in more than words, raises it: builds of another version are made anew.
         aliases: Further accepted names.
         query_columns: Extra query columns, each documented.
         passage_columns: Extra passage columns, each documented.
@@ -115,6 +117,7 @@ class Source:
     pools: Mapping[str, str]
     headline: str
     licence: str
+    version: int = 1
     homepage: str = ""
     citation: str = ""
     summary: str = ""

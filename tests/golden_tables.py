@@ -5,6 +5,7 @@ builders' own rules, not from what the code gives. A source is added by a line i
 `LISTS`; the tests of ``test_sources_one.py`` then run over it.
 """
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,12 +14,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from faulty_server import FaultyServer
-from upstream_fixture import LONG, Served, place_by_hand
+from upstream_fixture import LONG, UPSTREAM, Served, place_by_hand
 
+from m2kr.build.manifest import decisive
 from m2kr.build.run import Built, build
 from m2kr.build.tables import open_shards
 
 EXPECTED = Path(__file__).parent / "fixtures" / "expected"
+GOLDEN = Path(__file__).parent / "golden"
 # Name of an edition in the expected tables -> source, and the edition asked for.
 EDITIONS = {
     "MSMARCO": ("msmarco", None),
@@ -100,6 +103,43 @@ def ledger_of(built: Built, *actions: str) -> Ledger:
         table: {file: {a: sorted(rows) for a, rows in by.items()} for file, by in files.items()}
         for table, files in found.items()
     }
+
+
+def versioned(built: Built, name: str) -> dict[str, Any]:
+    """A source's version, and digests of what must not change without another one.
+
+    Attributes:
+        rows: Of all tables, logically: not of file bytes.
+        spec: Of what its spec does beside words.
+        fixture: Of the upstream files that it is built of here.
+    """
+    source = built.manifest["source"]
+    rows = {
+        f"{kind}/{table}": rows_of(built, kind, table)
+        for kind, tables in (("queries", source["pools"]), ("passages", source["pools"].values()))
+        for table in sorted(set(tables))
+    }
+    acts = ("task", "groups", "headline", "unjudged", "image_store", "image_names")
+    spec = decisive(source) | {name: source[name] for name in acts}
+    shared = {"okvqa": ("wikipedia",), "infoseek": ("wikipedia",), "iglue": ("wit",)}
+    files = [
+        file
+        for folder in (name, *shared.get(name, ()))
+        for file in sorted((UPSTREAM / folder).iterdir())
+    ]
+    return {
+        "version": source["version"],
+        "rows": _digest(json.dumps(rows, sort_keys=True).encode()),
+        "spec": _digest(json.dumps(spec, sort_keys=True).encode()),
+        "fixture": _digest(*(file.name.encode() + b"\0" + file.read_bytes() for file in files)),
+    }
+
+
+def _digest(*contents: bytes) -> str:
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()[:16]
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -156,6 +156,15 @@ def describe(source: Source) -> dict[str, Any]:
     return facts
 
 
+def decisive(described: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a described source shapes its tables, beside its version."""
+    columns = {
+        kind: [[column[name] for name in ("name", "type", "nullable")] for column in listed]
+        for kind, listed in described["columns"].items()
+    }
+    return {name: described[name] for name in ("name", "config", "pools")} | {"columns": columns}
+
+
 def _column(column: Column) -> dict[str, Any]:
     return {
         "name": column.name,

@@ -1,8 +1,6 @@
 """What a build works on: its files are fetched, its tables named, its identity known."""
 
 import hashlib
-import importlib
-import inspect
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from m2kr import __version__, atomic
+from m2kr import atomic
 from m2kr.build import card, manifest, publish
 from m2kr.build.choices import Choices, narrowed
 from m2kr.build.download.fetch import fetch, sha256_of
@@ -159,7 +157,27 @@ class Setup:
         target = self.target
         if target.ask.force or not target.manifest.exists():
             return True
-        return bool(json.loads(target.manifest.read_text(encoding="utf-8"))["key"] != self.key)
+        old = json.loads(target.manifest.read_text(encoding="utf-8"))
+        return bool(old["key"] != self.key) and not self._made_before_versions(old)
+
+    def _made_before_versions(self, old: Mapping[str, Any]) -> bool:
+        """Whether a build whose key held a hash of code has the rows that a new one would have."""
+        facts = self.facts
+        if "version" in old["source"] or set(facts["version"]) != {1} or facts["full_ledger"]:
+            return False
+        drawn = (old["instructions"] or {}).get("templates", [])
+        then = {
+            "format": old["format"],
+            "route": old["route"],
+            "source": manifest.decisive(old["source"] | {"pools": _pools(old)}),
+            "inputs": [[i["name"], i["sha256"]] for i in old["inputs"]],
+            "options": old["options"],
+            "limit": old["limit"],
+            "seed": old["seed"],
+            "templates": drawn if old["route"] == "sources" else facts["templates"],
+        }
+        now = facts | {"options": self.target.told}
+        return all(now[name] == value for name, value in then.items())
 
     def stage(self) -> None:
         """Keeps a staging folder of the same build, and starts afresh otherwise."""
@@ -264,9 +282,9 @@ def _facts(
     templates = choices.templates
     return {
         "format": MANIFEST_FORMAT,
-        "m2kr": __version__,
-        "code": _code_of(builder),
-        "source": manifest.describe(source),
+        "route": str(getattr(builder, "ROUTE", "sources")),
+        "version": [source.version, *getattr(builder, "versions", ())],
+        "source": manifest.decisive(manifest.describe(source)),
         "inputs": [[i["name"], i["sha256"]] for i in inputs],
         "options": dict(choices.options),
         "told": dict(getattr(builder, "told", {})),
@@ -277,16 +295,5 @@ def _facts(
     }
 
 
-def _code_of(builder: Builder) -> str:
-    """Hash of the files that a builder's rows come from, shared helpers beside them included."""
-    named = [importlib.import_module(name) for name in getattr(builder, "modules", ())]
-    digest = hashlib.sha256()
-    for each in (builder if inspect.ismodule(builder) else type(builder), *named):
-        code = inspect.getsourcefile(each)
-        if not code:
-            return ""
-        path = Path(code)
-        helpers = sorted(path.parent.glob("_*.py")) if inspect.ismodule(each) else []
-        for file in (path, *helpers):
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
+def _pools(old: Mapping[str, Any]) -> dict[str, str]:
+    return {split: facts["pool"] for split, facts in old["splits"].items()}

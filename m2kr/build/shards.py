@@ -178,7 +178,7 @@ def records(staging: Path) -> list[dict[str, Any]]:
 
 def difference(facts: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """By what two builds differ, as a reader would say it."""
-    names = {"code": "the builder's code", "m2kr": "m2kr's version", "told": "the release"}
+    names = {"version": "the version of the source", "told": "the release"}
     return ", ".join(names.get(k, k) for k in {**facts, **other} if facts.get(k) != other.get(k))
 
 

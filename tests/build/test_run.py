@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -21,6 +23,7 @@ from m2kr.build import publish
 from m2kr.build.run import build
 from m2kr.build.verify import verify
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
+from m2kr.schema import Column
 
 TOY = Path(__file__).parent.parent / "toy_builder.py"
 
@@ -287,3 +290,46 @@ def test_a_kill_between_any_two_steps_of_publishing(
     assert tree(broken) == tree(straight)
     split = m2kr.load("toy", data=broken)
     assert not [f for f in verify(split.folder, split.manifest) if f.problem]
+
+
+def toy_of(**changes: Any) -> ToyBuilder:
+    toy = ToyBuilder(rows=50)
+    toy.SOURCE = replace(ToyBuilder.SOURCE, **changes)
+    return toy
+
+
+def test_a_build_is_made_anew_for_a_new_version_and_not_for_new_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert build(toy_of(), tmp_path).fresh
+    words = {"title": "Another toy", "licence": "CC BY 4.0", "citation": "@misc{toy}"}
+    assert not build(toy_of(**words), tmp_path).fresh
+    for module in ("m2kr", "m2kr.build.manifest"):  # another release of m2kr
+        monkeypatch.setattr(f"{module}.__version__", "99.0")
+    assert not build(toy_of(), tmp_path).fresh
+    newer = build(toy_of(version=2), tmp_path)
+    assert newer.fresh
+    assert newer.manifest["source"]["version"] == 2
+    extra = Column("more", doc="One more column.", nullable=True)
+    assert build(toy_of(version=2, query_columns=(extra,)), tmp_path).fresh
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({}, True),
+        ({"seed": 1}, False),
+        ({"inputs": [{"name": "a.txt", "sha256": "0" * 64}]}, False),
+        ({"instructions": {"templates": ["Find: "]}}, False),
+    ],
+)
+def test_builds_from_before_versions_are_kept_if_nothing_else_changed(
+    tmp_path: Path, change: dict[str, Any], kept: bool
+) -> None:
+    path = build(toy_of(), tmp_path).folder / "TOY_manifest.json"
+    record = json.loads(path.read_text())
+    del record["source"]["version"]
+    path.write_text(json.dumps(record | {"key": "of the code's hash"} | change))
+    assert build(toy_of(), tmp_path).fresh is not kept
+    path.write_text(json.dumps(record | {"key": "of the code's hash"}))
+    assert build(toy_of(version=2), tmp_path).fresh

@@ -1,5 +1,7 @@
 """Every source built from true-format upstream files, against tables made by hand (``golden_tables.py``)."""
 
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from golden_tables import (
     EDITIONS,
     FILTERING,
     FIRST,
+    GOLDEN,
     LISTS,
     SOURCES,
     expected_table,
@@ -21,6 +24,7 @@ from golden_tables import (
     make,
     rows_of,
     tree,
+    versioned,
 )
 from upstream_fixture import Served, served_files
 
@@ -67,6 +71,27 @@ def test_every_table_is_as_worked_out_by_hand(editions: dict[str, Built], editio
         qrels = rows_of(built, "qrels", split)
         assert sorted((r["question_id"], r["passage_id"]) for r in qrels) == sorted(judged)
         assert {r["relevance"] for r in qrels} <= {1}
+
+
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_no_row_changes_without_a_new_version(editions: dict[str, Built], edition: str) -> None:
+    name, built = EDITIONS[edition][0], editions[edition]
+    now, golden_file = versioned(built, name), GOLDEN / "sources.json"
+    goldens = json.loads(golden_file.read_text(encoding="utf-8"))
+    then = goldens.get(edition, {})
+    changed = [what for what in ("rows", "spec") if now[what] != then.get(what)]
+    same = now["version"] == then.get("version") and now["fixture"] == then.get("fixture")
+    assert not (changed and same), (
+        f"the {' and '.join(changed)} of {edition} changed, so builds that people have differ from "
+        f"new ones: raise `version` in the SOURCE of builders/{name}.py (now {now['version']}), say "
+        f"so under Numbers in CHANGELOG.md, and run this test once with M2KR_WRITE_GOLDEN=1"
+    )
+    if os.environ.get("M2KR_WRITE_GOLDEN"):
+        golden_file.write_text(json.dumps(goldens | {edition: now}, indent=1) + "\n", "utf-8")
+    else:
+        assert now == then, (
+            f"{edition} has a new version or fixture: run this test once with M2KR_WRITE_GOLDEN=1"
+        )
 
 
 def test_an_instruction_depends_on_the_row_alone(

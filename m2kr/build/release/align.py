@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from m2kr.progress import Progress
 
 UPSTREAM = "rows of the sources route"
+VERSION = 1  # raised when the same files give other rows
 
 
 @dataclass
@@ -80,10 +81,9 @@ class AlignedBuilder:
         return self.release.note
 
     @property
-    def modules(self) -> tuple[str, ...]:
-        """Modules whose code decides the rows, beside this one."""
-        others = ("m2kr.build.release.align_rows", "m2kr.build.release.route")
-        return (self._path, *others, *self.release.modules)
+    def versions(self) -> tuple[int, ...]:
+        """What decides the rows beside the source's own version."""
+        return (VERSION, self.release.SOURCE.version)
 
     def prepare(
         self,
