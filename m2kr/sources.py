@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,11 @@ from m2kr.schema import Column
 
 Task = Literal["I2T", "Q2T", "IQ2T", "mixed"]
 BUILDERS_PACKAGE = "m2kr_builders"
+UNKNOWN = "unknown"  # whether scores compare with published ones
+# What the authors' release holds.
+RELEASED = frozenset(
+    ["wit", "iglue", "kvqa", "cc3m", "msmarco", "oven", "llava", "okvqa", "infoseek", "evqa"]
+)
 SPLIT_ALIASES = {"val": "valid", "validation": "valid", "dev": "valid"}
 
 
@@ -96,8 +101,8 @@ class Source:
         aliases: Further accepted names.
         query_columns: Extra query columns, each documented.
         passage_columns: Extra passage columns, each documented.
-        comparable: Why scores don't compare with published ones, whatever the route; empty for the
-            benchmark's own sources.
+        comparable: Why scores don't compare with published ones, whatever the route. By default it is
+            unknown: only the release, or a build that is equal to it, proves that they do.
         released: The authors' release holds the source, so it can be built by that route.
         options: Choices of the sources route.
         variants: Editions with options of their own, by edition name.
@@ -127,7 +132,7 @@ class Source:
     aliases: tuple[str, ...] = ()
     query_columns: tuple[Column, ...] = ()
     passage_columns: tuple[Column, ...] = ()
-    comparable: str = ""
+    comparable: str = UNKNOWN
     released: bool = False
     options: tuple[Option, ...] = ()
     variants: Mapping[str, Variant] = field(default_factory=dict)
@@ -136,6 +141,30 @@ class Source:
     image_store: str = ""
     image_names: tuple[str, ...] = ()
     unjudged: Literal["undefined", "miss"] = "undefined"
+
+
+def comparable_notes(notes: Iterable[str]) -> str:
+    """Why scores don't compare, from several reasons; empty if there is none.
+
+    That it is unknown says nothing beside a reason.
+    """
+    reasons = dict.fromkeys(note for note in notes if note and note != UNKNOWN)
+    return "; ".join(reasons) or (UNKNOWN if UNKNOWN in notes else "")
+
+
+def verdict(comparable: str) -> str:
+    """Whether scores compare with published ones, in words; of what manifests and results say of it."""
+    if comparable == UNKNOWN:
+        return "nothing shows whether its scores compare with published numbers"
+    if comparable:
+        return f"not comparable with published numbers: {comparable}"
+    return "its scores compare with the published numbers"
+
+
+def build_command(name: str, *options: str) -> str:
+    """The command that builds a source as users want it first: the authors' tables, if they have it."""
+    route = ("--route release",) if name in RELEASED else ()
+    return " ".join(("m2kr build", name, *route, *options))
 
 
 def normalise(name: str) -> str:

@@ -10,6 +10,7 @@ import yaml
 from m2kr import atomic
 from m2kr.data.load import read_manifest
 from m2kr.schema import SUFFIX
+from m2kr.sources import verdict
 
 CROISSANT_CONTEXT = {
     "@language": "en",
@@ -90,8 +91,8 @@ def _section(record: dict[str, Any]) -> str:
     lines = [f"\n## {source['title']} (`{source['config']}`)\n\n"]
     if source["summary"]:
         lines.append(source["summary"] + "\n\n")
-    if record["comparable"]:
-        lines.append(f"**Not comparable with published numbers:** {record['comparable']}.\n\n")
+    said = verdict(record["comparable"])
+    lines.append(f"**{said[0].upper()}{said[1:]}.**\n\n")
     lines.append("| split | queries | judged | with image | pool | passages | eval fingerprint |\n")
     lines.append("|---|---|---|---|---|---|---|\n")
     for split, facts in record["splits"].items():

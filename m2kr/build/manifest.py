@@ -10,7 +10,7 @@ from m2kr.build.parts import Stats
 from m2kr.fingerprint import combine
 from m2kr.instructions import TemplateList
 from m2kr.schema import MANIFEST_FORMAT, SUFFIX, Column, columns
-from m2kr.sources import Rule, Source
+from m2kr.sources import UNKNOWN, Rule, Source, comparable_notes
 
 
 def make_manifest(
@@ -75,25 +75,28 @@ def make_manifest(
         "groups": list(source.groups),
         "headline": source.headline,
         "unjudged": source.unjudged,
-        "comparable": "; ".join(
-            [
-                *filter(None, [comparable(source, route, variant)]),
-                *(["a partial build (--limit)"] if partial else []),
-            ]
+        "comparable": comparable_notes(
+            [comparable(source, route, variant), "a partial build (--limit)" if partial else ""]
         ),
         "count_warnings": [] if partial else count_warnings(source, splits, pools, variant),
     }
 
 
 def comparable(source: Source, route: str, variant: str | None = None) -> str:
-    """Why scores on a build do not compare with M2KR's published ones; empty where they do."""
-    if source.comparable or route == "release":
+    """Why scores on a build do not compare with M2KR's published ones; empty where it is shown that they do.
+
+    The release shows it, and so may an aligned build, which is `m2kr.sources.UNKNOWN` until it is
+    there and equal to the release.
+    """
+    if source.comparable != UNKNOWN:
         return source.comparable
+    if route == "release" and source.released:
+        return ""
     if route == "sources" and source.released:
         if variant:
             return source.variants[variant].comparable
         return "a rebuild from upstream files that is not aligned with the release"
-    return ""
+    return UNKNOWN
 
 
 def _instructions(templates: TemplateList | None) -> dict[str, Any] | None:

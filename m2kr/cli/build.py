@@ -196,6 +196,7 @@ def show(name: str, folder: object, manifest: dict[str, Any], *, fresh: bool) ->
     """What a build left, as a table for people."""
     from rich.table import Table
 
+    from m2kr import sources
     from m2kr.cli import output
 
     output.say(f"{'built' if fresh else 'already built:'} {name} in {folder}")
@@ -215,8 +216,7 @@ def show(name: str, folder: object, manifest: dict[str, Any], *, fresh: bool) ->
         output.say(f"upstream rows {action}: {listed}")
     for warning in manifest["count_warnings"]:
         output.say(f"count differs from the published one: {warning}")
-    if manifest["comparable"]:
-        output.say(f"not comparable with published numbers: {manifest['comparable']}")
+    output.say(sources.verdict(manifest["comparable"]))
 
 
 def _ledger_totals(manifest: dict[str, Any]) -> dict[str, dict[str, int]]:

@@ -64,10 +64,12 @@ def _show(spec: dict[str, Any], records: dict[str, dict[str, Any]], root: str) -
     from rich.table import Table
 
     from m2kr.cli import output
+    from m2kr.data.load import edition_in_words
+    from m2kr.sources import UNKNOWN, build_command, verdict
 
     output.say(f"{spec['title']} ({spec['name']}), task {spec['task']}")
     for key in ("summary", "comparable", "licence", "homepage"):
-        if spec[key]:
+        if spec[key] and spec[key] != UNKNOWN:
             output.say(f"{key}: {spec[key]}")
     output.say(f"headline metric: {spec['headline']}")
     for kind in ("queries", "passages"):
@@ -86,7 +88,7 @@ def _show(spec: dict[str, Any], records: dict[str, dict[str, Any]], root: str) -
     for note in spec["image_notes"]:
         output.say(f"images: {note}")
     if not records:
-        output.say(f"not built under {root}; build it: m2kr build {spec['name']}")
+        output.say(f"not built under {root}; build it: {build_command(spec['name'])}")
     for edition, record in records.items():
         table = Table(
             "split",
@@ -96,7 +98,7 @@ def _show(spec: dict[str, Any], records: dict[str, dict[str, Any]], root: str) -
             "with answers",
             "pool",
             "passages",
-            title=f"edition {edition}, route {record['route']}",
+            title=f"edition {edition}: {edition_in_words(record)}",
             title_justify="left",
         )
         for split, f in record["splits"].items():
@@ -110,3 +112,4 @@ def _show(spec: dict[str, Any], records: dict[str, dict[str, Any]], root: str) -
                 f"{f['passages']:,}",
             )
         output.console().print(table)
+        output.say(verdict(record["comparable"]))

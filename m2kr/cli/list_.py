@@ -16,7 +16,7 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
 
     from m2kr import paths, sources
     from m2kr.cli import output, probes
-    from m2kr.data.load import built, manifest_of
+    from m2kr.data.load import built, edition_in_words, manifest_of
     from m2kr.errors import InputError, one_line
 
     root = paths.data_root(data)
@@ -55,7 +55,12 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
         return
     table = Table("source", "task", "what it is", "built here", "parsed on real bytes")
     for row in rows:
-        here, date = ", ".join(row["editions"]) or "-", row["parsed_on_real_bytes"] or "-"
+        editions = have.get(row["source"], {})
+        words = [
+            f"{name}: {edition_in_words(manifest_of(editions[name], row['source']))}"
+            for name in row["editions"]
+        ]
+        here, date = "\n".join(words) or "-", row["parsed_on_real_bytes"] or "-"
         table.add_row(row["source"], row["task"], row["title"], here, date)
     output.console().print(table)
     for problem in broken.values():

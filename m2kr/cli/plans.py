@@ -11,7 +11,7 @@ from m2kr.build.manifest import comparable
 from m2kr.build.options import chosen_splits, edition_name, resolve_options, rules_for, variant_of
 from m2kr.build.release.route import LICENCE, REPO, ReleaseBuilder, size_of
 from m2kr.cli import output
-from m2kr.sources import Source
+from m2kr.sources import RELEASED, UNKNOWN, Source, build_command, comparable_notes, verdict
 
 
 def show(
@@ -58,7 +58,7 @@ def planned(
         "edition": edition_name(source, edition, None, options=options, route=route),
         "splits": list(chosen),
         "options": options,
-        "comparable": "; ".join(filter(None, notes)),
+        "comparable": comparable_notes(notes),
         "rules": [] if route == "release" else _rules(source, options),
         "files": files,
         "from_release": _release_files(builder, chosen),
@@ -131,7 +131,7 @@ def _show(each: dict[str, Any]) -> None:
             output.say(f"    {file['files']}  ({file['size']})")
     for note in each["images"]:
         output.say(f"images, not fetched by a build: {note}")
-    for line in _decisions(each):
+    for line in (*_decisions(each), *_instead(each)):
         output.say(line)
 
 
@@ -142,25 +142,33 @@ def before(
     edition: str | None,
     splits: Sequence[str] | None,
 ) -> Iterator[str]:
-    """What must be known before a build's first byte: size, comparability, open rules, the other way."""
+    """What must be known before a build's first byte: comparability, open rules, size, the other way."""
     each = planned(builder, root, given, edition, splits)
+    yield from _decisions(each)
     if each["files"] or not each["from_release"]:
         yield _to_fetch(*_missing(each["files"]))
-    if each["from_release"]:
-        yield f"tables of the release from {each['from_release']['from']}"
-    yield from _decisions(each)
+    release = each["from_release"]
+    if release:
+        sizes = ", ".join(dict.fromkeys(file["size"] for file in release["files"]))
+        yield f"tables of the release from {release['from']}: {sizes}"
+    yield from _instead(each)
 
 
 def _decisions(each: Mapping[str, Any]) -> Iterator[str]:
+    """Whether scores will compare, and each open rule."""
+    if each["route"] == "aligned" and each["comparable"] == UNKNOWN:
+        yield "its scores compare with the published numbers if the build is equal to the release"
+    else:
+        yield verdict(each["comparable"])
     for rule in each["rules"]:
         change = f" [--set {rule['option']}=…]" if rule["option"] else ""
         yield f"rule {rule['name']} ({rule['basis']}): {rule['says']}{change}"
-    if each["comparable"]:
-        yield f"not comparable with published numbers: {each['comparable']}"
-        if each["route"] == "sources" and each["rules"]:
-            yield f"the authors' own tables: m2kr build {each['source']} --route release"
-    else:
-        yield "scores on it compare with the published ones"
+
+
+def _instead(each: Mapping[str, Any]) -> Iterator[str]:
+    """The other way, where there is one."""
+    if each["route"] == "sources" and each["source"] in RELEASED:
+        yield f"the authors' own tables: {build_command(each['source'])}"
 
 
 def _missing(files: Sequence[Mapping[str, Any]]) -> tuple[int, int]:

@@ -29,6 +29,7 @@ def command(
     from m2kr.cli import output
     from m2kr.data.load import built, built_source, manifest_of
     from m2kr.errors import MissingError
+    from m2kr.sources import build_command
 
     root = paths.data_root(data)
     have = built(root)
@@ -40,7 +41,7 @@ def command(
         raise MissingError(
             "there is nothing built to verify",
             where=str(root),
-            fix=f"m2kr build {source or 'mini'}",
+            fix=build_command(name if source is not None else "mini"),
         )
     findings = []
     with output.Bars() as bars:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from m2kr import paths
 from m2kr.errors import InputError, MissingError, UsageError
 from m2kr.schema import SUFFIX, TableKind
-from m2kr.sources import builder_names, nearest, normalise, split_name
+from m2kr.sources import RELEASED, build_command, builder_names, nearest, normalise, split_name
 
 if TYPE_CHECKING:
     import os
@@ -280,16 +280,49 @@ def locate(source: str, *, edition: str | None, root: Path) -> tuple[str, Path, 
         raise MissingError(
             f"'{name}' is not built in {where}",
             expected=f"built here: {', '.join(sorted(have)) or 'nothing yet'}",
-            fix=f"m2kr build {name} --data {root}",
+            fix=_how_to_build(name, edition, root),
         )
     if len(found) > 1:
         raise UsageError(
             f"'{name}' is built in several editions",
-            expected="one of " + ", ".join(found),
+            expected="one of "
+            + "; ".join(
+                f"{e} ({edition_in_words(manifest_of(f, name))})" for e, f in found.items()
+            ),
             fix=f"--edition {next(iter(found))}",
         )
     folder = next(iter(found.values()))
     return name, folder, manifest_of(folder, name)
+
+
+def edition_in_words(manifest: Mapping[str, Any]) -> str:
+    """What an edition of a source is, such as "the authors' release", for lines that name it."""
+    route, name = manifest["route"], manifest["source"]["name"]
+    words = {
+        "release": "the authors' release",
+        "aligned": "rebuilt from upstream files, with the rows of the release",
+        "import": "imported from a user's files",
+    }.get(route, "built from upstream files")
+    variants = manifest["source"].get("variants", {}).values()
+    titles = [v["title"] for v in variants if v["options"].items() <= manifest["options"].items()]
+    if route == "sources" and titles:
+        words = titles[0]
+    elif route == "sources" and name in RELEASED:
+        words = "rebuilt from upstream files, not aligned with the release"
+    if manifest.get("partial"):
+        words += f", cut by --limit {manifest.get('limit')}"
+    return words
+
+
+def _how_to_build(name: str, edition: str | None, root: Path) -> str:
+    """The command that builds a source; of a released one both, the authors' tables first."""
+    own = f"m2kr build {name} --data {root}"
+    if name not in RELEASED:
+        return own
+    first = build_command(name, "--data", str(root))
+    if edition in (None, "m2kr"):
+        return f"{first}   (the authors' tables; from upstream files: {own})"
+    return own if edition == "rebuilt" else f"{own} --edition {edition}"
 
 
 def manifest_of(edition: Path, source: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from m2kr.evaluation.retriever import Modalities, Progress, Retriever
 from m2kr.evaluation.run import Run
 from m2kr.evaluation.scoring import Scores, answers_of, score_run
 from m2kr.evaluation.searching import complete, image_fingerprint, search, settings_of, stage
+from m2kr.sources import UNKNOWN, comparable_notes
 
 if TYPE_CHECKING:
     from m2kr.data.load import Split
@@ -144,7 +145,7 @@ def _result(
     how: Mapping[str, Any] | None = None,
 ) -> Result:
     manifest = split.manifest
-    notes = [manifest["comparable"]] if manifest.get("comparable") else []
+    notes = [manifest.get("comparable", UNKNOWN)]
     if images and images["found"] < images["total"]:
         gone = images["total"] - images["found"]
         notes.append(f"{gone:,} of {images['total']:,} images missing ({images['policy']})")
@@ -162,7 +163,7 @@ def _result(
         fingerprints={**split.fingerprints, "images": image_fingerprint},
         run_sha256=run.sha256(),
         partial=bool(manifest.get("partial", False)),
-        comparable="; ".join(notes),
+        comparable=comparable_notes(notes),
         seconds={name: round(value, 6) for name, value in seconds.items()},
         peak_memory_bytes=peak_memory(),
         bytes_per_passage=bytes_per_passage,

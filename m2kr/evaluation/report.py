@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from m2kr.evaluation.result import Result
+from m2kr.sources import verdict
 
 # Metrics shown if they were computed, in this order, and their headings.
 SHOWN = {
@@ -73,8 +74,7 @@ def coverage(result: Result) -> str:
 
 def notes(results: Sequence[Result]) -> list[str]:
     """What must be said beside the scores, each once."""
-    said = [f"{r.source}: not comparable with published numbers: {r.comparable}" for r in results]
-    kept = [note for note, r in zip(said, results, strict=True) if r.comparable]
+    kept = [f"{r.source}: {verdict(r.comparable)}" for r in results if r.comparable]
     shared = [REUSED] if any(map(_reuses, results)) else []
     approximate = [searched(r) for r in results if r.search_mode != "exact"]
     return [LEGEND, *shared, *approximate, *dict.fromkeys(kept)]

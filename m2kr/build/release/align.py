@@ -232,11 +232,12 @@ class AlignedBuilder:
             if prints["eval"] != self._fingerprints.get(split, {}).get("eval")
         ]
         record["aligned"] = {"release": self._fingerprints, "differ": differ}
-        notes = [record["comparable"], self._comparable]
+        own = record["comparable"]
+        notes = ["" if own == sources.UNKNOWN else own, self._comparable]
         if differ:
             names = ", ".join(differ)
             notes.append(f"aligned, but not equal to the release in {names} (see m2kr diff)")
-        record["comparable"] = "; ".join(dict.fromkeys(filter(None, notes)))
+        record["comparable"] = sources.comparable_notes(notes)
         return record
 
 

@@ -186,7 +186,7 @@ class ReleaseBuilder:
         if not self.any_counts:
             # The files' rows were counted before anything was dropped; what was is in the ledger.
             record["count_warnings"] = []
-        record["comparable"] = "; ".join(filter(None, [record["comparable"], self.note]))
+        record["comparable"] = sources.comparable_notes([record["comparable"], self.note])
         return record
 
 
