@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from m2kr.data.images import ImageStore
     from m2kr.data.load import Split, load
     from m2kr.errors import M2KRError
+    from m2kr.evaluation.modalities import Modalities
     from m2kr.evaluation.result import Result
     from m2kr.evaluation.retriever import EncoderRetriever, Retriever
     from m2kr.evaluation.run import Run
@@ -23,6 +24,7 @@ _PUBLIC = {
     "EncoderRetriever": "m2kr.evaluation.retriever",
     "ImageStore": "m2kr.data.images",
     "M2KRError": "m2kr.errors",
+    "Modalities": "m2kr.evaluation.modalities",
     "Result": "m2kr.evaluation.result",
     "Retriever": "m2kr.evaluation.retriever",
     "Run": "m2kr.evaluation.run",
@@ -36,6 +38,7 @@ __all__ = [
     "EncoderRetriever",
     "ImageStore",
     "M2KRError",
+    "Modalities",
     "Result",
     "Retriever",
     "Run",

@@ -12,6 +12,7 @@ from m2kr.data.load import Split, load
 from m2kr.errors import UsageError
 from m2kr.evaluation.cache import EmbeddingCache
 from m2kr.evaluation.harness import evaluate as evaluate_one
+from m2kr.evaluation.protocol import check
 from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result
 from m2kr.evaluation.retriever import Progress, Retriever
@@ -103,6 +104,8 @@ def evaluate(
         create(r, settings_of(r, settings or {})) if isinstance(r, str) else r
         for r in (cast("Sequence[str | Retriever]", [retriever] if one_retriever else retriever))
     ]
+    for each in retrievers:
+        check(each)
     results = Results()
     with tempfile.TemporaryDirectory(prefix="m2kr-") as scratch:
         base = Path(workdir) if workdir is not None else Path(scratch)

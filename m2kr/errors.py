@@ -69,6 +69,10 @@ class InputError(M2KRError):
     """A file, record or argument value that m2kr was given is wrong (exit 1)."""
 
 
+class RetrieverError(M2KRError):
+    """A user's own retriever raised an exception, which is this one's ``__cause__`` (exit 1)."""
+
+
 class CheckError(M2KRError):
     """A check found something wrong: a hash, a count, an id (exit 1)."""
 
@@ -228,6 +232,11 @@ def plainly(where: object = None) -> Iterator[None]:
         if ours.where is None and where is not None:
             ours = type(ours)(ours.what, where=str(where), expected=ours.expected, fix=ours.fix)
         raise ours from error
+
+
+def ends_process(error: BaseException) -> bool:
+    """Whether a signal is what a ``SystemExit`` came from, not the code that was run."""
+    return isinstance(error, SystemExit) and type(error) is not SystemExit
 
 
 def one_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from m2kr.errors import InputError, UsageError, last_frame, one_line
+from m2kr.errors import InputError, UsageError, ends_process, last_frame, one_line
 from m2kr.schema import Column
 
 Task = Literal["I2T", "Q2T", "IQ2T", "mixed"]
@@ -241,6 +241,8 @@ def _imported(name: str) -> ModuleType:
     try:
         module = importlib.import_module(path)
     except (Exception, SystemExit) as error:
+        if ends_process(error):
+            raise
         folders = _folders()
         raise InputError(
             f"the builder '{name}' can't be imported: {one_line(error)}",

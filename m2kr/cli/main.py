@@ -87,7 +87,7 @@ def _fail(error: Exception, *, json_mode: bool) -> NoReturn:
         _complain(printable(traceback.format_exc()))
         _complain("This is a bug in m2kr; please report it with the lines above.")
         sys.exit(INTERNAL_ERROR)
-    if ours is not error:
+    if ours is not error or error.__cause__ is not None:
         log.info("the error was", exc_info=error)
     if json_mode:
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr.errors import InputError, MissingError, UsageError
+from m2kr.evaluation import protocol
 from m2kr.evaluation.searching import equip, stage
 from m2kr.instructions import TEMPLATES
 from m2kr.schema import QUERY_COLUMNS, arrow_schema, default_value
@@ -151,9 +152,11 @@ def ask(
     """
     if k < 1:
         raise UsageError(f"k is {k}", expected="at least 1")
-    notes = _unread(retriever.name, retriever.modalities, question)
+    protocol.check(retriever)
+    reads = protocol.reads(retriever)
+    notes = _unread(retriever.name, reads, question)
     question.picture()  # before the pool is indexed
-    _require_images(split, retriever.modalities)
+    _require_images(split, reads)
     instruction = question.instruction
     if instruction is None:
         instruction = instruction_for(split, question)
@@ -167,9 +170,9 @@ def ask(
         work.mkdir()
         started = time.perf_counter()
         with stage(progress, "index", len(pool)):
-            retriever.index(pool, workdir=work)
+            protocol.index(retriever, pool, work)
         indexed = time.perf_counter()
-        run = retriever.search(question.queries(instruction, asked), k)
+        run = protocol.search(retriever, question.queries(instruction, asked), k)
         seconds = {"index": indexed - started, "search": time.perf_counter() - indexed}
     if _ID not in run:
         raise UsageError(

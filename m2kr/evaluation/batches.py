@@ -1,42 +1,60 @@
-"""What encoders are given at a time, and what they give back."""
+"""What encoders are given at a time."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from m2kr.errors import InputError
+from m2kr.evaluation.modalities import Undeclared
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from m2kr.data.records import Passages, Queries
 
+    Images = Sequence[Image | None]
+
 Side = Literal["query", "document"]
-# 2-D = one vector a row; a list of 2-D arrays = one (tokens x dim) matrix a row.
-Encoded = np.ndarray | list[np.ndarray]
 
 
-@dataclass(frozen=True, slots=True)
 class Batch:
     """Rows to encode, one position per row in every field.
 
-    Attributes:
+    Args:
         ids: Question or passage ids.
         texts: Questions, or passage texts.
         instructions: The queries' instructions; ``""`` for passages. `m2kr.instructions.join` puts
             instruction and question together as the official evaluation does.
-        images: RGB images, None where a row has none; all None unless the side reads images.
+        images: RGB images, None where a row has none; or a function that gives them when they are
+            first asked for.
     """
 
-    ids: Sequence[str]
-    texts: Sequence[str]
-    instructions: Sequence[str]
-    images: "Sequence[Image | None]"
+    __slots__ = ("_images", "ids", "instructions", "texts")
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        instructions: Sequence[str],
+        images: "Images | Callable[[], Images]",
+    ) -> None:
+        self.ids, self.texts, self.instructions = ids, texts, instructions
+        self._images = images
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def images(self) -> "Images":
+        """RGB images, None where a row has none; they are decoded when they are first asked for.
+
+        Raises:
+            InputError: the retriever doesn't declare that it reads images on this side, so that none
+                were looked for; says how to declare it. Or an image is damaged.
+            MissingError: a row names an image that no root holds (policy ``error``).
+        """
+        if callable(self._images):
+            self._images = self._images()
+        return self._images
 
 
 def by_length(window: Sequence[Mapping[str, Any]], side: Side, size: int) -> Iterator[list[int]]:
@@ -48,33 +66,19 @@ def by_length(window: Sequence[Mapping[str, Any]], side: Side, size: int) -> Ite
         yield order[start : start + size]
 
 
-def make(
-    records: "Passages | Queries", rows: list[dict[str, Any]], side: Side, with_images: bool
-) -> Batch:
-    """The batch of some rows, their images decoded if they are read."""
+def make(records: "Passages | Queries", rows: list[dict[str, Any]], side: Side) -> Batch:
+    """The batch of some rows."""
     query = side == "query"
     return Batch(
         ids=[row["question_id" if query else "passage_id"] for row in rows],
         texts=[row["question" if query else "passage_content"] for row in rows],
         instructions=[row["instruction"] if query else "" for row in rows],
-        images=[records.image(row) if with_images else None for row in rows],
+        images=partial(_images, records, rows),
     )
 
 
-def check_rows(encoded: Encoded, batch: Batch, where: str) -> None:
-    """Refuses what an encoder returned for a batch if it can't be that.
-
-    Raises:
-        InputError: it has more or fewer rows, or NaN or infinity in them.
-    """
-    if len(encoded) != len(batch):
-        raise InputError(
-            f"returned {len(encoded)} rows for a batch of {len(batch)}",
-            where=where,
-            expected="one row (or one matrix) for each of batch.ids, in that order",
-        )
-    for row_id, row in zip(batch.ids, encoded, strict=True):
-        if not np.isfinite(row).all():
-            raise InputError(
-                f"returned NaN or infinity for '{row_id}'", where=where, expected="finite numbers"
-            )
+def _images(records: "Passages | Queries", rows: list[dict[str, Any]]) -> "Images":
+    images: object = records.images
+    if isinstance(images, Undeclared):
+        images.refuse()
+    return [records.image(row) for row in rows]

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from m2kr import __version__
 from m2kr.errors import InputError
+from m2kr.evaluation.modalities import modalities_of
+from m2kr.evaluation.own_code import own_code
 from m2kr.fingerprint import images_part
 from m2kr.locks import hold
 
@@ -71,11 +73,13 @@ def key_of(
     Raises:
         InputError: the retriever's ``cache_key`` holds something else than JSON values.
     """
-    own = retriever.cache_key(side)
+    with own_code(retriever, f"{type(retriever).__name__}.cache_key({side!r})"):
+        own = retriever.cache_key(side)
     source = _source_sha256(type(retriever))
     if own is None or source is None or not records.fingerprint:
         return None
-    reads = retriever.modalities.query if side == "query" else retriever.modalities.passage
+    declared = modalities_of(retriever)
+    reads = declared.query if side == "query" else declared.passage
     kind = type(retriever)
     key = {
         "format": FORMAT,

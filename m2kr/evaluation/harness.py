@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from m2kr.evaluation.environment import peak_memory, versions
 from m2kr.evaluation.metrics import choose
+from m2kr.evaluation.protocol import check, settings_of
+from m2kr.evaluation.protocol import reads as reads_of
 from m2kr.evaluation.result import Result
 from m2kr.evaluation.retriever import Modalities, Progress, Retriever
 from m2kr.evaluation.run import Run
 from m2kr.evaluation.scoring import Scores, answers_of, score_run
-from m2kr.evaluation.searching import complete, image_fingerprint, search, settings_of, stage
+from m2kr.evaluation.searching import complete, image_fingerprint, search, stage
 from m2kr.sources import UNKNOWN, comparable_notes
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ def evaluate(
         CheckError: the run lacks queries, or names queries or passages that don't exist.
     """
     started = time.perf_counter()
+    check(retriever)
+    reads = reads_of(retriever)
     k = min(k, getattr(retriever, "depth", k))
     chosen = choose(metrics, k)
     answers = answers_of(split)
@@ -72,7 +76,7 @@ def evaluate(
     who: dict[str, Any] = {
         "name": retriever.name,
         "settings": settings_of(retriever),
-        "modalities": retriever.modalities.as_dict(),
+        "modalities": reads.as_dict(),
     }
     if any(getattr(retriever, "reused", {}).values()):
         who["reused"] = {stage: n for stage, n in getattr(retriever, "reused", {}).items() if n}
@@ -84,7 +88,7 @@ def evaluate(
         who,
         k=k,
         images=found.images,
-        image_fingerprint=image_fingerprint(split, retriever.modalities),
+        image_fingerprint=image_fingerprint(split, reads),
         seconds={**found.seconds, "total": time.perf_counter() - started},
         bytes_per_passage=index_bytes,
         how=found.how,

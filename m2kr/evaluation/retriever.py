@@ -2,9 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -13,7 +12,10 @@ import numpy as np
 
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import InputError, UsageError
-from m2kr.evaluation.batches import Batch, Encoded, Side, by_length, check_rows, make
+from m2kr.evaluation.batches import Batch, Side, by_length, make
+from m2kr.evaluation.encoder_output import Encoded, Form, rows_of
+from m2kr.evaluation.modalities import Modalities, Modality, readable
+from m2kr.evaluation.own_code import own_code
 from m2kr.evaluation.run import Run
 from m2kr.search.late.modes import Searching
 
@@ -37,21 +39,8 @@ __all__ = [
 
 logger = logging.getLogger("m2kr.evaluation")
 
-Modality = Literal["text", "image"]
 # Called with the stage ("encode document"), rows done and rows in all.
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Modalities:
-    """What a retriever reads on each side; images are only looked for where "image" is named."""
-
-    query: frozenset[Modality] = frozenset({"text"})
-    passage: frozenset[Modality] = frozenset({"text"})
-
-    def as_dict(self) -> dict[str, list[str]]:
-        """The same for JSON: sorted lists under ``query`` and ``passage``."""
-        return {"query": sorted(self.query), "passage": sorted(self.passage)}
 
 
 @runtime_checkable
@@ -75,8 +64,8 @@ class Retriever(Protocol):
         ...
 
     @property
-    def modalities(self) -> Modalities:
-        """What it reads of queries and passages."""
+    def modalities(self) -> Modalities | Mapping[str, Any]:
+        """What it reads of queries and passages; see `m2kr.evaluation.modalities.modalities_of`."""
         ...
 
     def index(self, passages: Passages, *, workdir: Path) -> None:
@@ -96,13 +85,17 @@ class EncoderRetriever:
     """A retriever from two functions: write `encode_query` and `encode_document`.
 
     Both return either a 2-D array (rows x dim: dense retrieval, inner product or cosine) or a list
-    of 2-D arrays (tokens x dim each: late interaction, MaxSim). All-zero token rows count as
-    masked. How rows are batched must not change what a row encodes to; that is the encoder's duty.
+    of 2-D arrays (tokens x dim each: late interaction, MaxSim), of numpy or torch, on any device.
+    All-zero token rows count as masked. How rows are batched must not change what a row encodes to;
+    that is the encoder's duty. What reads ``batch.images`` says so in `modalities`.
 
     An encoder that batches by itself overrides `encode_stream` instead. One that also has `cache_key`
     is asked only for rows that were not encoded before, by this run or another.
 
     Attributes:
+        modalities: What is read of queries and of passages: a `Modalities`, or a dict such as
+            ``{"query": ["text", "image"], "passage": ["text"]}``.
+        reads_images: True for texts and images on both sides, in place of `modalities`.
         batch_size: Rows per call of the encoder.
         similarity: ``dot`` or ``cosine``, for dense encoders; MaxSim always takes dot products.
         memory: Bytes that a search may use for its blocks.
@@ -118,7 +111,8 @@ class EncoderRetriever:
     """
 
     name: str = "encoder"
-    modalities: Modalities = Modalities()
+    modalities: Modalities | Mapping[str, Any] = Modalities()
+    reads_images: bool | None = None
     batch_size: int = 32
     similarity: Literal["dot", "cosine"] = "dot"
     memory: int = 512 << 20
@@ -133,12 +127,18 @@ class EncoderRetriever:
     # Rows are sorted by length inside windows of this many batches, so little padding is encoded.
     # A window is also what a kill may cost.
     _window_batches: ClassVar[int] = 16
+    # Attributes that `--set` sets, with their types, where __init__ doesn't take them.
+    settable: ClassVar[Mapping[str, Any]] = {
+        "batch_size": int,
+        "similarity": Literal["dot", "cosine"],
+    }
     # Defaults of the class, so that a subclass's __init__ need not call ours.
     seconds: Mapping[str, float] = MappingProxyType({})
     _workdir: Path | None = None
     _passages: Passages | None = None
     _documents: "encoded.Encoded | None" = None
     _index: "IndexFiles | None" = None
+    _form: Form | None = None
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -173,8 +173,9 @@ class EncoderRetriever:
         from m2kr.search.late import by_mode
         from m2kr.search.late.store import TokenStore
 
+        self._check_settings()
         self._workdir, self._passages = workdir, passages
-        self._documents = self._index = self.searched = None
+        self._documents = self._index = self.searched = self._form = None
         self.search_cost = {}
         with self._place(passages, "document", workdir / "documents") as (folder, key):
             documents = self._encode(passages, "document", folder, key)
@@ -186,6 +187,8 @@ class EncoderRetriever:
                 with_store = self.searching.final == "exact"
                 self.index_bytes = self._index.nbytes() + self.index_bytes * with_store
         self._documents = documents
+        if len(documents):
+            self._form = _form(documents)
 
     def search(self, queries: Queries, k: int) -> Run:
         """Encodes the queries and searches as `searching` says.
@@ -240,21 +243,36 @@ class EncoderRetriever:
             report: To be called as rows get done, for progress and `seconds`.
         """
         encode = self.encode_query if side == "query" else self.encode_document
-        with_images = "image" in (
-            self.modalities.query if side == "query" else self.modalities.passage
-        )
+        number = 0
         for window in records.batches(self.batch_size * self._window_batches):
             parts: list[np.ndarray | None] = [None] * len(window)
             for places in by_length(window, side, self.batch_size):
-                batch = make(records, [window[i] for i in places], side, with_images)
+                batch = make(records, [window[i] for i in places], side)
+                number += 1
+                where = (
+                    f"{type(self).__name__}.encode_{side} of batch {number} "
+                    f"({len(batch)} {_ROWS[side]}: {_some(batch.ids)})"
+                )
                 before = time.perf_counter()
-                encoded = encode(batch)
+                with own_code(self, where):
+                    encoded = encode(batch)
                 spent = time.perf_counter() - before
-                check_rows(encoded, batch, f"{type(self).__name__}.encode_{side}")
-                for place, row in zip(places, encoded, strict=True):
+                rows, form = rows_of(encoded, batch.ids, where)
+                self._check_same(form, where)
+                for place, row in zip(places, rows, strict=True):
                     parts[place] = row
                 report(len(batch), spent)
             yield [part for part in parts if part is not None]
+
+    def _check_same(self, form: Form, where: str) -> None:
+        """Refuses rows of another form than those before, on this side or the other."""
+        if self._form is not None and form != self._form:
+            raise InputError(
+                f"returned {form}, and before, {self._form}",
+                where=where,
+                expected="one form and one dimension for all batches, of queries and passages alike",
+            )
+        self._form = form
 
     @contextmanager
     def _place(
@@ -275,7 +293,7 @@ class EncoderRetriever:
         self, records: Passages | Queries, side: Side, folder: Path, key: Mapping[str, Any] | None
     ) -> "encoded.Encoded":
         from m2kr.evaluation.encoded import encode
-        from m2kr.evaluation.searching import settings_of
+        from m2kr.evaluation.protocol import settings_of
 
         settings = settings_of(self)
         stage, done, spent = f"encode {side}", 0, 0.0
@@ -290,7 +308,7 @@ class EncoderRetriever:
         def stream(left: Passages | Queries) -> Iterator[list[np.ndarray]]:
             nonlocal done
             done = len(records) - len(left)
-            return self.encode_stream(left, side, report)
+            return self._checked_stream(left, side, report)
 
         found, before = encode(
             records,
@@ -309,6 +327,28 @@ class EncoderRetriever:
         )  # fmt: skip
         return found
 
+    def _checked_stream(
+        self, records: Passages | Queries, side: Side, report: Report
+    ) -> Iterator[list[np.ndarray]]:
+        """What `encode_stream` gives; checked here where a subclass has one of its own."""
+        records = readable(records, self, side)
+        where = f"{type(self).__name__}.encode_stream of the {_ROWS[side]}"
+        with own_code(self, where):
+            stream = iter(self.encode_stream(records, side, report))
+        own = type(self).encode_stream is not EncoderRetriever.encode_stream
+        done = 0
+        while True:
+            with own_code(self, where):
+                rows = next(stream, None)
+            if rows is None:
+                return
+            if own and len(rows):
+                ids = records.ids.slice(done, len(rows)).to_pylist()
+                rows, form = rows_of(list(rows), ids, where)
+                self._check_same(form, where)
+            done += len(rows)
+            yield rows
+
     def _meta(
         self, records: Passages | Queries, side: Side, settings: dict[str, Any]
     ) -> dict[str, Any]:
@@ -322,13 +362,40 @@ class EncoderRetriever:
         }
         return {name: value for name, value in known.items() if value}
 
+    def _check_settings(self) -> None:
+        if type(self.batch_size) is not int or self.batch_size < 1:
+            raise UsageError(f"batch_size is {self.batch_size!r}", expected="a whole number from 1")
+        if self.similarity not in ("dot", "cosine"):
+            raise UsageError(f"similarity is {self.similarity!r}", expected="dot or cosine")
+
     def _check_form(self, late: bool) -> None:
+        if late and self.similarity != "dot":
+            raise UsageError(
+                f"{self.name} makes token vectors, whose MaxSim takes inner products",
+                expected="similarity=dot; for cosine, vectors of unit length",
+            )
         if not late and self.searching.mode != "exact":
             raise UsageError(
                 f"{self.name} makes one vector a row, and those are searched exactly",
                 expected=f"a late-interaction retriever for {self.searching.mode} search",
                 fix="--search exact",
             )
+
+
+_ROWS = {"query": "queries", "document": "passages"}
+
+
+def _form(documents: "encoded.Encoded") -> Form:
+    from m2kr.search.embeddings import Embeddings
+
+    if isinstance(documents, Embeddings):
+        return Form(late=False, dim=documents.vectors.shape[1])
+    return Form(late=True, dim=documents.dim)
+
+
+def _some(ids: Sequence[str]) -> str:
+    """A few ids, for a message."""
+    return ", ".join(map(repr, ids[:2])) + (" …" if len(ids) > 2 else "")
 
 
 class RunRetriever:

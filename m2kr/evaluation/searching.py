@@ -1,6 +1,5 @@
 """Searching one split with one retriever: images checked before, the run checked after."""
 
-import json
 import logging
 import tempfile
 import time
@@ -12,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
-from m2kr.evaluation.retriever import EncoderRetriever, Modalities, Progress, Retriever
+from m2kr.evaluation import protocol
+from m2kr.evaluation.modalities import Modalities
+from m2kr.evaluation.retriever import EncoderRetriever, Progress, Retriever
 from m2kr.evaluation.run import Run
 from m2kr.fingerprint import images_part
 
@@ -75,22 +76,21 @@ def search(
         raise UsageError(f"k is {k}", expected="at least 1")
     if not len(split.queries_view) or not len(split.passages_view):
         raise InputError("the split has no queries or no passages", where=where(split))
-    images = _require_images(split, retriever.modalities)
+    protocol.check(retriever)
+    reads = protocol.reads(retriever)
+    images = _require_images(split, reads)
+    settings = protocol.settings_of(retriever)
     equip(retriever, searching, cache, split.fingerprints)
     if progress is not None and hasattr(retriever, "progress"):
         retriever.progress = progress
     with _folder(workdir) as folder:
         before, clock = _size(folder), time.perf_counter()
         with stage(progress, "index", len(split.passages_view)):
-            retriever.index(split.passages_view, workdir=folder)
+            protocol.index(retriever, split.passages_view, folder)
         written, indexed = _size(folder) - before, time.perf_counter()
         with stage(progress, "search", len(split.queries_view)):
-            run = retriever.search(split.queries_view, k)
+            run = protocol.search(retriever, split.queries_view, k)
         searched = time.perf_counter()
-    if not isinstance(run, Run):
-        raise InputError(
-            f"search() returned {type(run).__name__}", where=retriever.name, expected="an m2kr Run"
-        )
     encoder = getattr(retriever, "seconds", {})
     documents, queries = encoder.get("encode document", 0.0), encoder.get("encode query", 0.0)
     seconds = {
@@ -104,8 +104,8 @@ def search(
         "edition": split.edition,
         "fingerprints": dict(split.fingerprints),
         "k": k,
-        "settings": settings_of(retriever),
-        "modalities": retriever.modalities.as_dict(),
+        "settings": settings,
+        "modalities": reads.as_dict(),
     }
     how = getattr(retriever, "searched", None)
     # Exact search gives one result, whatever it is done with: only another is worth a word.
@@ -188,19 +188,6 @@ def stage(progress: Progress | None, stage: str, total: int) -> Iterator[None]:
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def settings_of(retriever: Retriever) -> dict[str, Any]:
-    """The retriever's settings as they will be read back from JSON."""
-    try:
-        settings: dict[str, Any] = json.loads(json.dumps(dict(retriever.settings), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"settings can't be written as JSON: {error}",
-            where=f"retriever {retriever.name}",
-            expected="numbers, strings, true, false, null, lists and objects",
-        ) from error
-    return settings
 
 
 def _require_images(split: "Split", modalities: Modalities) -> dict[str, Any] | None:

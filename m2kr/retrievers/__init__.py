@@ -8,17 +8,14 @@ theirs by the entry point group ``m2kr.retrievers``, and a script's is named ``f
 import difflib
 import importlib
 import importlib.metadata
-import importlib.util
-import inspect
 import logging
 import pkgutil
-import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2kr.errors import InputError, M2KRError, MissingError, UsageError
+from m2kr.errors import InputError, UsageError, one_line
 
 if TYPE_CHECKING:
     from m2kr.evaluation.retriever import Retriever
@@ -28,8 +25,6 @@ __all__ = ["create", "find", "names"]
 logger = logging.getLogger("m2kr.retrievers")
 
 GROUP = "m2kr.retrievers"
-_PARTS = ("name", "settings", "modalities", "index", "search")
-_FORMS = "a name, package.module:Class, file.py:Class or run:FILE"
 REPLAY = "run:"
 
 
@@ -47,12 +42,28 @@ def _own() -> dict[str, str]:
 def _installed() -> dict[str, importlib.metadata.EntryPoint]:
     """Entry points of other packages; one that repeats a name of ours is left out."""
     found: dict[str, importlib.metadata.EntryPoint] = {}
-    for entry in importlib.metadata.entry_points(group=GROUP):
-        if entry.name in _own() or entry.name in found:
+    for entry in _entries():
+        name = entry.name.lower().replace("-", "_")
+        if name in _own() or name in found:
             logger.warning("retriever '%s' of %s is left out: taken", entry.name, entry.value)
         else:
-            found[entry.name] = entry
+            found[name] = entry
     return found
+
+
+def _entries() -> list[importlib.metadata.EntryPoint]:
+    """What is installed in our group; a package whose entry points can't be read is left out."""
+    try:
+        return list(importlib.metadata.entry_points(group=GROUP))
+    except Exception:  # noqa: BLE001 - one package's errors are its own: now one by one
+        found = []
+        for package in importlib.metadata.distributions():
+            try:
+                found += [entry for entry in package.entry_points if entry.group == GROUP]
+            except Exception as error:  # noqa: BLE001
+                name = package.metadata["Name"] if package.metadata else "a package"
+                logger.warning("entry points of %s can't be read: %s", name, one_line(error))
+        return found
 
 
 def names() -> tuple[str, ...]:
@@ -79,17 +90,22 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
     """
     if spec.startswith(REPLAY):
         return _replay(spec, settings)
+    from m2kr.evaluation.own_code import own_code
+    from m2kr.evaluation.protocol import check
+    from m2kr.retrievers._settings import split_off
+
     factory = find(spec)
-    made = factory(**_convert(factory, settings or {}, spec))
-    lacking = [part for part in _PARTS if inspect.getattr_static(made, part, made) is made]
-    if lacking:
-        raise InputError(
-            f"{type(made).__name__} is not a retriever: it has no {', '.join(lacking)}",
-            where=spec,
-            expected="the attributes name, settings and modalities; the methods index and search",
-            fix="subclass m2kr.evaluation.retriever.EncoderRetriever, or see its Retriever protocol",
-        )
+    given, attributes = split_off(factory, settings or {}, f"retriever {spec}")
+    with own_code(factory, f"making {getattr(factory, '__name__', spec)}({_shown(given)})"):
+        made = factory(**given)
+        for name, value in attributes.items():
+            setattr(made, name, value)
+    check(made, spec)
     return made  # type: ignore[no-any-return]
+
+
+def _shown(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
 
 def _replay(spec: str, settings: Mapping[str, object] | None) -> "Retriever":
@@ -100,28 +116,24 @@ def _replay(spec: str, settings: Mapping[str, object] | None) -> "Retriever":
     return RunRetriever(spec.removeprefix(REPLAY))
 
 
-def _convert(
-    factory: Callable[..., Any], settings: Mapping[str, object], spec: str
-) -> dict[str, Any]:
-    from m2kr.retrievers._settings import convert
-
-    return convert(factory, settings, f"retriever {spec}")
-
-
 def find(spec: str) -> Callable[..., Any]:
     """The class (or function) that makes a retriever; see `create`."""
+    from m2kr.evaluation.own_code import broken, load_file, load_module
+
     if ":" in spec:
         source, _, attribute = spec.rpartition(":")
-        path = source.endswith(".py")
-        return _attribute(_run_file(source) if path else _import(source), attribute, spec)
+        load = load_file if source.endswith(".py") else load_module
+        return _attribute(load(source), attribute, spec)
     name = _resolve(spec)
-    if name in _own():
-        return _attribute(importlib.import_module(_own()[name]), "RETRIEVER", name)
-    entry = _installed()[name]
+    where = f"the retriever '{name}'"
     try:
-        return entry.load()  # type: ignore[no-any-return]
-    except Exception as error:
-        raise _broken(error, f"{name} ({entry.value})") from error
+        if name in _own():
+            return _attribute(importlib.import_module(_own()[name]), "RETRIEVER", where)
+        where += f" ({_installed()[name].value})"
+        found: Callable[..., Any] = _installed()[name].load()
+    except (Exception, SystemExit) as error:
+        raise broken(error, where, folders=[Path(folder) for folder in __path__]) from error
+    return found
 
 
 def _resolve(spec: str) -> str:
@@ -137,37 +149,6 @@ def _resolve(spec: str) -> str:
     return wanted
 
 
-def _import(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise _broken(error, module) from error
-        raise MissingError(
-            f"there is no module '{error.name}'", expected=_FORMS, fix=f"pip install {error.name}"
-        ) from error
-    except Exception as error:
-        raise _broken(error, module) from error
-
-
-def _run_file(source: str) -> Any:
-    path = Path(source).expanduser().resolve()
-    if not path.is_file():
-        raise MissingError("there is no such file", where=str(path), expected=_FORMS)
-    name = f"_m2kr_file_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InputError("not a Python file", where=str(path), expected=_FORMS)
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses and typing look their module up while its classes are made.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise _broken(error, str(path)) from error
-    return module
-
-
 def _attribute(module: Any, name: str, spec: str) -> Callable[..., Any]:
     found = getattr(module, name, None)
     if not callable(found):
@@ -176,9 +157,3 @@ def _attribute(module: Any, name: str, spec: str) -> Callable[..., Any]:
             f"there is no class '{name}'", where=spec, expected="one of " + ", ".join(has)
         )
     return found  # type: ignore[no-any-return]
-
-
-def _broken(error: Exception, where: str) -> M2KRError:
-    if isinstance(error, M2KRError):
-        return error
-    return InputError(f"can't be imported: {type(error).__name__}: {error}", where=where)

@@ -53,6 +53,8 @@ class LateInteraction(EncoderRetriever):
     """
 
     modalities = Modalities(query=frozenset({"text", "image"}))
+    # Batches are made by tokens here, and MaxSim takes inner products.
+    settable: ClassVar[Mapping[str, Any]] = {}
     released: ClassVar[str]
     instructed: ClassVar[bool]
 

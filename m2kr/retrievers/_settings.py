@@ -24,20 +24,40 @@ def arguments(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {name: p for name, p in signature.parameters.items() if p.kind not in skipped}
 
 
-def convert(
+def split_off(
     factory: Callable[..., Any], settings: Mapping[str, object], where: str
-) -> dict[str, Any]:
-    """Keyword arguments for a factory; values that are not strings are passed on as they are.
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keyword arguments for a factory, and attributes for what it makes.
+
+    The attributes are those that any encoder has, where its ``__init__`` doesn't take them.
 
     Args:
         factory: The class or function they are for.
-        settings: What was set, such as ``{"k1": "0.9"}``.
+        settings: What was set, such as ``{"k1": "0.9"}``; values that are not strings stay as they
+            are.
         where: The retriever, for errors.
 
     Raises:
         UsageError: an unknown key, a value of another type, or a required key that is not set.
     """
-    known = arguments(factory)
+    taken = arguments(factory)
+    types = getattr(factory, "settable", {})
+    kinds = inspect.Parameter.KEYWORD_ONLY
+    free = {
+        name: inspect.Parameter(name, kinds, default=None, annotation=kind)
+        for name, kind in types.items()
+        if name not in taken
+    }
+    values = _convert(taken | free, settings, where)
+    return (
+        {name: value for name, value in values.items() if name in taken},
+        {name: value for name, value in values.items() if name not in taken},
+    )
+
+
+def _convert(
+    known: Mapping[str, inspect.Parameter], settings: Mapping[str, object], where: str
+) -> dict[str, Any]:
     for key in settings:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)

@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from m2kr import retrievers
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
-from m2kr.evaluation.retriever import Modalities, Progress
+from m2kr.evaluation import protocol
+from m2kr.evaluation.modalities import Modalities, modalities_of
 from m2kr.evaluation.run import Run
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from m2kr.evaluation.retriever import Retriever
+    from m2kr.evaluation.retriever import Progress, Retriever
 
 Method = Literal["zscore", "rrf"]
 _RRF = 60  # Cormack et al., 2009
@@ -96,7 +97,7 @@ class Fusion:
     @property
     def modalities(self) -> Modalities:
         """All that any member reads."""
-        each = [member.modalities for member in self._members.values()]
+        each = [modalities_of(member) for member in self._members.values()]
         return Modalities(
             query=frozenset().union(*(m.query for m in each)),
             passage=frozenset().union(*(m.passage for m in each)),
@@ -118,7 +119,7 @@ class Fusion:
             self._pass_progress(member)
             folder = workdir / f"member{place}"
             folder.mkdir(parents=True, exist_ok=True)
-            member.index(passages, workdir=folder)
+            protocol.index(member, passages, folder)
 
     def search(self, queries: Queries, k: int) -> Run:
         """Has every member search, and adds up what they say."""
@@ -126,8 +127,8 @@ class Fusion:
         runs, heard = [], []
         for member in self._members.values():
             self._pass_progress(member)
-            runs.append(member.search(queries, max(k, self._depth)))
-            heard.append(asked | (member.modalities.query != {"text"}))
+            runs.append(protocol.search(member, queries, max(k, self._depth)))
+            heard.append(asked | (modalities_of(member).query != {"text"}))
         ids = queries.ids.to_pylist()
         added = [
             weight * np.concatenate([normalised(run.scores(q), self._method) for q in ids])

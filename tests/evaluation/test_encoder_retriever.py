@@ -87,13 +87,16 @@ def test_batches_carry_texts_instructions_and_images_only_where_they_are_read(tm
     document, query = blind.batches
     assert set(document.instructions) == {""}
     assert set(query.instructions) == {"Find: "}
-    assert query.images == [None] * 4
+    for batch in (document, query):
+        with pytest.raises(InputError, match='"image"'):
+            _ = batch.images
 
     seeing = Dense(10)
     seeing.modalities = Modalities(frozenset({"text", "image"}), frozenset({"text"}))
     searched(seeing, split, tmp_path / "seeing")
     document, query = seeing.batches
-    assert document.images == [None] * 4
+    with pytest.raises(InputError, match=r'"query": \["image", "text"\]'):
+        _ = document.images
     by_id = dict(zip(query.ids, query.images, strict=True))
     assert [by_id[q] and by_id[q].getpixel((0, 0)) for q in ("q1", "q2", "q3")] == [
         (0, 0, 0),

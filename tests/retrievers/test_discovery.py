@@ -9,7 +9,7 @@ import pytest
 
 from m2kr.errors import InputError, MissingError, UsageError
 from m2kr.retrievers import create, names
-from m2kr.retrievers._settings import convert
+from m2kr.retrievers._settings import split_off
 
 OWN = """
 from m2kr.evaluation.retriever import Modalities
@@ -146,7 +146,7 @@ def takes(
     ],
 )
 def test_strings_become_what_is_asked_for(key: str, value: object, expected: object) -> None:
-    assert convert(takes, {key: value}, "here") == {key: expected}
+    assert split_off(takes, {key: value}, "here")[0] == {key: expected}
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_strings_become_what_is_asked_for(key: str, value: object, expected: obj
 )
 def test_a_wrong_value_names_key_value_and_type(key: str, value: str, says: str) -> None:
     with pytest.raises(UsageError) as caught:
-        convert(takes, {key: value}, "here")
+        split_off(takes, {key: value}, "here")
     assert says in str(caught.value)
     assert f"'{key}' can't be '{value}'" in str(caught.value)
 

@@ -1,0 +1,111 @@
+"""Calling a retriever: what it says of itself is checked, and so is the run that it gives."""
+
+import inspect
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2kr.errors import InputError
+from m2kr.evaluation.modalities import Modalities, modalities_of, readable
+from m2kr.evaluation.own_code import own_code, user_attribute
+from m2kr.evaluation.run import Run
+
+if TYPE_CHECKING:
+    from m2kr.data.records import Passages, Queries
+    from m2kr.evaluation.retriever import Retriever
+
+_PARTS = ("name", "settings", "modalities", "index", "search")
+
+
+def check(retriever: object, where: str | None = None) -> None:
+    """Refuses what is no retriever, or describes itself in a form that can't be read.
+
+    Its settings aren't looked at: for some, a checkpoint has to be fetched and hashed first.
+
+    Args:
+        retriever: What should be one.
+        where: How it was named, for the error.
+
+    Raises:
+        InputError: it lacks a part, is a class, or a part has a wrong form.
+        RetrieverError: one of its properties raised something.
+    """
+    kind = type(retriever).__name__
+    if isinstance(retriever, type):
+        raise InputError(
+            f"{retriever.__name__} is a class, not a retriever",
+            where=where,
+            expected=f"an object of it: {retriever.__name__}()",
+        )
+    parts = [p for p in _PARTS if p != "modalities" or not hasattr(type(retriever), "reads_images")]
+    lacking = [p for p in parts if inspect.getattr_static(retriever, p, retriever) is retriever]
+    if lacking:
+        raise InputError(
+            f"{kind} is not a retriever: it has no {', '.join(lacking)}",
+            where=where,
+            expected="the attributes name, settings and modalities; the methods index and search",
+            fix="subclass m2kr.EncoderRetriever, or see the protocol m2kr.Retriever",
+        )
+    name = user_attribute(retriever, "name")
+    if not isinstance(name, str) or not name.strip():
+        raise InputError(f"its name is {name!r}", where=f"{kind}.name", expected="a text")
+    reads(retriever)
+
+
+def reads(retriever: object) -> Modalities:
+    """What a retriever declares to read.
+
+    Raises:
+        InputError: it declares it in a form that can't be read.
+        RetrieverError: a property of it raised something.
+    """
+    with own_code(retriever, f"reading {type(retriever).__name__}.modalities"):
+        return modalities_of(retriever)
+
+
+def settings_of(retriever: object) -> dict[str, Any]:
+    """A retriever's settings as they will be read back from JSON.
+
+    Raises:
+        InputError: they can't be written as JSON.
+        RetrieverError: the property raised something.
+    """
+    given = user_attribute(retriever, "settings")
+    try:
+        settings: dict[str, Any] = json.loads(json.dumps(dict(given), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"settings can't be written as JSON: {error}",
+            where=f"retriever {getattr(retriever, 'name', type(retriever).__name__)}",
+            expected="a dict of numbers, strings, true, false, null, lists and objects",
+        ) from error
+    return settings
+
+
+def index(retriever: "Retriever", passages: "Passages", workdir: Path) -> None:
+    """Has a retriever take in a pool, whose images it can only read if it declares to.
+
+    Raises:
+        RetrieverError: its own code raised something.
+    """
+    with own_code(retriever, f"{type(retriever).__name__}.index of {len(passages):,} passages"):
+        retriever.index(readable(passages, retriever, "document"), workdir=workdir)
+
+
+def search(retriever: "Retriever", queries: "Queries", k: int) -> Run:
+    """Has a retriever rank ``k`` passages for each query.
+
+    Raises:
+        InputError: it gave no `Run`.
+        RetrieverError: its own code raised something.
+    """
+    kind = type(retriever).__name__
+    with own_code(retriever, f"{kind}.search for {len(queries):,} queries"):
+        run: object = retriever.search(readable(queries, retriever, "query"), k)
+    if isinstance(run, Run):
+        return run
+    raise InputError(
+        f"returned {'None' if run is None else type(run).__name__}",
+        where=f"{kind}.search",
+        expected="a Run, such as m2kr.Run.from_dict({query id: {passage id: score}})",
+    )
