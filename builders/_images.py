@@ -31,13 +31,27 @@ def flat_oven_path(image_id: str) -> str:
     return f"{image_id}.jpg"
 
 
-def oven_path(image_id: str) -> str | None:
+def oven_path(image_id: str, ending: str = ".jpg") -> str | None:
     """Path of an OVEN image as the release has it: ``01/oven_01963180.jpg``; None if it is no id of one.
 
-    The folder is the first two of the eight digits. Upstream's ending may also be .JPEG or .png.
+    The folder is the first two of the eight digits.
     """
     found = re.fullmatch(r"oven_([0-9]{2})[0-9]{6}", image_id)
-    return found and f"{found[1]}/{image_id}.jpg"
+    return found and f"{found[1]}/{image_id}{ending}"
+
+
+# How OVEN asks about the images that it has of ImageNet; the others have questions of other forms.
+_OF_IMAGENET = re.compile(
+    r"what is (the main content of this image|the main object|shown in the photo|"
+    r"the category of this .+|this (?!place\?|.* called\?).+)\?"
+    r"|what (.+ is presented in the image|kind of .+ is this)\?"
+    r"|which (type of .+ is depicted|category of .+ is shown) in the image\?"
+)
+
+
+def oven_ending(question: str) -> str:
+    """The ending of an OVEN image's file, which the annotations don't have, told by its question."""
+    return ".JPEG" if _OF_IMAGENET.fullmatch(question) else ".jpg"
 
 
 def flat_path(value: Any, folder: str = "") -> str | None:

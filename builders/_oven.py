@@ -17,7 +17,7 @@ from m2kr.build.ledger import Ledger
 from m2kr.build.sampling import keyed_hash
 from m2kr.build.spec import BuildContext
 
-from ._images import oven_path
+from ._images import oven_ending, oven_path
 from ._rows import json_records, no_records, opened
 
 ANNOTATIONS = {
@@ -26,10 +26,9 @@ ANNOTATIONS = {
 }
 WIKI = "oven/Wiki6M_ver_1_0.jsonl.gz"
 KEYS = ("data_id", "image_id", "question", "entity_id", "entity_text")
-WIKI_KEYS = ("wikidata_id", "wikipedia_title", "wikipedia_summary")
+WIKI_KEYS = ("wikidata_id", "wikipedia_title", "wikipedia_summary")  # the others may lack
 # Split -> upstream's part: the labels of its test are withheld.
 UPSTREAM = {"train": "train", "valid": "val", "test": "val"}
-EMPTY = "an empty summary"
 _CHUNK = 1_000
 
 
@@ -77,7 +76,7 @@ def _asked(row: int, record: Mapping[str, Any]) -> Asked | str:
     if not all(isinstance(value, str) for value in values):
         return "a field is no text"
     data_id, image_id, question, entity_id, entity_text = values
-    img_path = oven_path(image_id)
+    img_path = oven_path(image_id, oven_ending(question))
     if not data_id.strip():
         return "no data_id"
     if img_path is None:
@@ -198,7 +197,7 @@ def entities(ctx: BuildContext) -> Entities:
 
 def _select(source: Path, wanted: Mapping[str, set[str]], path: Path) -> int:
     """Writes the rows of Wiki6M that are wanted or faulty; gives the number of the last line."""
-    seen, pending = set[str](), list[dict[str, Any]]()
+    seen, spare, pending = set[str](), dict[str, dict[str, Any]](), list[dict[str, Any]]()
     last, good = 0, False
     with path.open("wb") as file, pa.ipc.new_stream(file, _SELECTED) as writer:
 
@@ -215,31 +214,70 @@ def _select(source: Path, wanted: Mapping[str, set[str]], path: Path) -> int:
             note(problem="unreadable record", detail=f"{found.problem}: {found.text}")
 
         with opened(source) as stream:
-            for row, record in read_json_lines(stream, on_fault=fault, keys=WIKI_KEYS):
+            for row, record in read_json_lines(stream, on_fault=fault, keys=WIKI_KEYS[:1]):
                 last, good = row, True
-                own, title, summary = (record[key] for key in WIKI_KEYS)
-                if isinstance(own, str) and own not in wanted:
+                own = record["wikidata_id"]
+                if not isinstance(own, str):
+                    note(problem="a wikidata_id that is no text", detail="")
                     continue
-                if problem := _problem(own, title, summary, seen):
-                    note(problem=problem, detail=_shown(own))
+                if own not in wanted:
                     continue
-                seen.add(own)
-                note(entity=own, title=title, summary=summary, parts=sorted(wanted[own]))
+                title, (instead, text) = record.get("wikipedia_title"), _text(record)
+                facts: dict[str, Any] = {
+                    "entity": own,
+                    "title": title if isinstance(title, str) else None,
+                    "text": text,
+                    "parts": sorted(wanted[own]),
+                    "instead": instead,
+                }
+                if not text:
+                    note(problem="no summary, content or title", detail=_shown(own))
+                elif own in seen:
+                    note(problem=_TWICE, detail=_shown(own))
+                elif instead is None:
+                    seen.add(own)
+                    note(**facts)
+                elif own not in spare:  # a later row may have the summary
+                    spare[own] = {"row": row, **facts}
+                elif instead < spare[own]["instead"]:  # content before title
+                    note(**_repeated(spare[own]))
+                    spare[own] = {"row": row, **facts}
+                else:
+                    note(problem=_TWICE, detail=_shown(own))
+        for own, facts in spare.items():
+            note(**(_repeated(facts) if own in seen else facts))
         note(least=1)
     if not good:
         raise no_records(source, WIKI_KEYS)
+    if spare:
+        _sort(path)
     return last
 
 
-def _problem(own: Any, title: Any, summary: Any, seen: set[str]) -> str:
-    """What is wrong with a row of a wanted entity, if anything."""
-    if not isinstance(own, str) or not isinstance(title, str):
-        return "a field is no text"
-    if own in seen:
-        return "a wikidata_id used twice"
-    if summary is None or (isinstance(summary, str) and not summary.strip()):
-        return EMPTY
-    return "" if isinstance(summary, str) else "a field is no text"
+_TWICE = "a wikidata_id used twice"
+
+
+def _repeated(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {"row": facts["row"], "problem": _TWICE, "detail": _shown(facts["entity"])}
+
+
+def _text(record: Mapping[str, Any]) -> tuple[str | None, str]:
+    """The text of an entity's passage, and what it is in place of the summary, if it is."""
+    for key in ("wikipedia_summary", "wikipedia_content", "wikipedia_title"):
+        value = record.get(key)
+        if isinstance(value, str) and value.strip():
+            return (None if key == "wikipedia_summary" else key), value
+    return None, ""
+
+
+def _sort(path: Path) -> None:
+    """Puts selected rows into the order of the file they are from."""
+    with pa.memory_map(str(path)) as source:
+        table = pa.ipc.open_stream(source).read_all().sort_by("row")
+    aside = path.with_name("sorted.arrow")
+    with aside.open("wb") as file, pa.ipc.new_stream(file, _SELECTED) as writer:
+        writer.write_table(table, max_chunksize=_CHUNK)
+    aside.replace(path)
 
 
 _SELECTED = pa.schema(
@@ -249,7 +287,8 @@ _SELECTED = pa.schema(
         ("detail", pa.string()),
         ("entity", pa.string()),
         ("title", pa.string()),
-        ("summary", pa.string()),
+        ("text", pa.string()),
         ("parts", pa.list_(pa.string())),
+        ("instead", pa.string()),
     ]
 )

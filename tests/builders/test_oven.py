@@ -5,7 +5,9 @@ Its tables, ledger and counts are tested with those of all sources (``test_sourc
 
 import gzip
 import json
+import os
 import random
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -13,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from faulty_server import FaultyServer
-from golden_tables import ids, rows_of
+from golden_tables import ids, ledger_of, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from upstream_fixture import Served
@@ -31,6 +34,7 @@ from m2kr_builders import _images, _oven, oven
 Records = list[dict[str, Any]]
 TRAIN, VAL = _oven.ANNOTATIONS.values()
 ENTITIES = 30
+SAMPLES = os.environ.get("M2KR_UPSTREAM_SAMPLES")
 
 
 def asked(part: str, number: int, entity: int, **changes: Any) -> dict[str, Any]:
@@ -140,7 +144,7 @@ def test_valid_and_test_are_all_of_upstreams_val(tmp_path: Path) -> None:
 
 def test_one_split_needs_the_rows_of_its_own_file_alone(tmp_path: Path) -> None:
     whole = built(tmp_path / "whole", upstream())
-    no_train = upstream() | {TRAIN: b'{"not": "read"}\n'}
+    no_train = upstream() | {TRAIN: b"\n"}
     alone = built(tmp_path / "alone", no_train, splits=["test"])
     for kind, name in (("queries", "test"), ("passages", "test_passages")):
         assert rows_of(alone, kind, name) == rows_of(whole, kind, name)
@@ -177,24 +181,109 @@ def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
         assert rows_of(edition, kind, name) == rows_of(plain, kind, name)
 
 
-def test_why_an_entity_has_no_passage(tmp_path: Path) -> None:
-    val = [asked("val", n, n) for n in range(8)]
-    pages = [page(0), page(1, wikipedia_summary=" \n"), page(2, wikipedia_summary=None)]
-    pages += [
-        page(3, wikipedia_title=["a"]),
-        page(4, wikipedia_summary=3),
+def test_an_entity_without_a_summary_keeps_its_passage_and_its_questions(tmp_path: Path) -> None:
+    val = [asked("val", n, n) for n in range(12)]
+    bare = {key: page(5)[key] for key in ("wikidata_id", "wikipedia_title")}
+    blank = {"wikipedia_summary": "", "wikipedia_content": " \n"}
+    pages = [
+        page(0),
+        page(1, wikipedia_summary=" \n"),
+        page(2, wikipedia_summary=None),
+        {key: value for key, value in page(3).items() if key != "wikipedia_summary"},
+        page(4, **blank),
+        bare,
+        page(6, wikipedia_summary=3, wikipedia_title=["a"]),
+        page(7, **blank, wikipedia_title=None),
+        page(8, **blank),
+        page(9, wikipedia_title=None),
+        # A later row is taken where it has what an earlier one lacks.
         page(1),
-        page(6),
-        page(7),
+        page(8, wikipedia_summary=None, wikipedia_content="More of it."),
+        page(0, wikipedia_summary="Another."),
+        page(4, **blank),
+        page(10),
     ]
-    edition = built(tmp_path, upstream(val=val, pages=PAGES + pages[-1:]))
-    assert len(ids(edition, "passages", "test_passages")) == 8
-    edition = built(tmp_path / "other", upstream(DATA["train"][:50], val, pages))
-    assert ids(edition, "passages", "test_passages") == {"Q0", "Q1", "Q6", "Q7"}
+    edition = built(tmp_path, upstream(DATA["train"][:50], val, pages))
+    found = {r["passage_id"]: r for r in rows_of(edition, "passages", "test_passages")}
+    whole = "Entity {0} is shown. It is described, too."
+    assert {own: row["passage_content"] for own, row in found.items()} == {
+        **{f"Q{n}": f"Entity {n} is shown." for n in (0, 1, 9, 10)},
+        **{f"Q{n}": whole.format(n) for n in (2, 3, 6)},
+        **{f"Q{n}": f"Entity {n}" for n in (4, 5)},
+        "Q8": "More of it.",
+    }
+    assert list(found) == [f"Q{n}" for n in (0, 2, 3, 4, 5, 6, 9, 1, 8, 10)]
+    assert found["Q6"]["title"] is None and found["Q1"]["title"] == "Entity 1"
+    asked_of = {
+        r["wiki_entity_id"] for s in ("valid", "test") for r in rows_of(edition, "queries", s)
+    }
+    assert asked_of == set(found)
     told = edition.manifest["tables"]["OVEN_data/valid"]["ledger"]["dropped"]
-    assert told == {"an empty summary of the entity": 1, "no passage of the entity": 3}
-    told = edition.manifest["tables"]["OVEN_passages/valid_passages"]["ledger"]["dropped"]
-    assert told == {"an empty summary": 2, "a field is no text": 2}
+    assert told == {"no passage of the entity": 2}
+    told = edition.manifest["tables"]["OVEN_passages/valid_passages"]["ledger"]
+    assert told["dropped"] == {"a wikidata_id used twice": 4, "no summary, content or title": 1}
+    assert told["repaired"] == {
+        "no summary: wikipedia_content in its place": 4,
+        "no summary: wikipedia_title in its place": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("question", "ending"),
+    [
+        ("what is the main object?", ".JPEG"),
+        ("which type of food is depicted in the image?", ".JPEG"),
+        ("what is this building?", ".JPEG"),
+        ("what is this building called?", ".jpg"),
+        ("what is this place?", ".jpg"),
+        ("which species of plant is this?", ".jpg"),
+        ("which category of place is the image showing?", ".jpg"),
+        ("is what is the main object? a question", ".jpg"),
+    ],
+)
+def test_the_ending_of_an_image(question: str, ending: str) -> None:
+    assert _images.oven_ending(question) == ending
+
+
+@pytest.mark.skipif(not SAMPLES, reason="M2KR_UPSTREAM_SAMPLES names no folder of real files")
+def test_the_endings_of_known_images() -> None:
+    table = pq.read_table(Path(str(SAMPLES)) / "m2kr_challenge" / "m2kr_data.parquet")
+    known = [r for r in table.to_pylist() if re.fullmatch(r"o\d{8}\.\w+", r["img_path"])]
+    right = [r["img_path"].endswith(_images.oven_ending(r["question"])) for r in known]
+    assert (len(known), sum(right)) == (3_015, 3_007)
+
+
+@pytest.mark.skipif(not SAMPLES, reason="M2KR_UPSTREAM_SAMPLES names no folder of real files")
+def test_every_real_annotation_comes_through(tmp_path: Path) -> None:
+    parts = {}
+    for part in ("train", "val"):
+        path = Path(str(SAMPLES)) / "oven" / f"oven_entity_{part}.sample.jsonl"
+        parts[part] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    names = {row["entity_id"] for rows in parts.values() for row in rows}
+    pages = [
+        page(0, wikidata_id=name, wikipedia_summary=f"About {name}.") for name in sorted(names)
+    ]
+    edition = built(tmp_path, upstream(**parts, pages=pages), options={"test_queries": "10"})
+    rows = {s: rows_of(edition, "queries", s) for s in ("train", "valid", "test")}
+    assert {split: len(found) for split, found in rows.items()} == {
+        **{"train": 10, "valid": 50, "test": 10}
+    }
+    first = next(
+        r for s in rows.values() for r in s if r["question_id"] == FIRST_VAL["question_id"]
+    )
+    assert {name: first[name] for name in FIRST_VAL} == FIRST_VAL
+    for split, table in rows.items():
+        assert all(row["pos_item_contents"] == [f"About {row['wiki_entity_id']}."] for row in table)
+        assert not ledger_of(edition, "dropped", "repaired").get(f"OVEN_data/{split}")
+
+
+FIRST_VAL = {
+    "question_id": "oven_entity_val_00000000",
+    "question": "what is this park called?",
+    "img_path": "04/oven_04944518.jpg",
+    "wiki_entity": "Nationals Park",
+    "wiki_entity_id": "Q517545",
+}
 
 
 @pytest.mark.parametrize(
@@ -227,7 +316,9 @@ Value = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
-Changes = st.dictionaries(st.sampled_from((*_oven.KEYS, *_oven.WIKI_KEYS)), Value, max_size=2)
+Changes = st.dictionaries(
+    st.sampled_from((*_oven.KEYS, *_oven.WIKI_KEYS, "wikipedia_content")), Value, max_size=2
+)
 Some = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), Changes), max_size=6)
 
 
