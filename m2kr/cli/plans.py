@@ -81,7 +81,7 @@ def _file(asset: Any, item: Any) -> dict[str, Any]:
         "url": item.url,
         "host": urlsplit(item.url).hostname or "package" if item.url else None,
         "mirrors": list(asset.urls[1:]),
-        "checksum": "sha256" if asset.sha256 else "md5" if asset.md5 else None,
+        "checksum": next((c for c in ("sha256", "md5", "git_blob") if getattr(asset, c)), None),
         "licence": item.licence,
         "gate": asset.gate,
         "manual": asset.manual,
