@@ -12,6 +12,7 @@ import requests
 import urllib3.exceptions
 
 from m2kr import __version__
+from m2kr.build.download.addresses import may_be_private, mount
 from m2kr.build.download.job import Failure, Policy
 
 _HUB = "https://huggingface.co"
@@ -43,10 +44,20 @@ def headers_for(url: str) -> dict[str, str]:
     return headers
 
 
+def open_session() -> requests.Session:
+    """A session whose connections end in time."""
+    session = requests.Session()
+    mount(session)
+    return session
+
+
 def open_url(
     session: requests.Session, url: str, extra: dict[str, str], policy: Policy
 ) -> requests.Response:
     """The answer after redirects. We follow them ourselves, so that every host gets its own headers.
+
+    A redirect into a private network is not followed, unless the address is itself in one; see
+    `may_be_private`.
 
     Args:
         session: Keeps connections.
@@ -58,6 +69,7 @@ def open_url(
         Failure: There is none.
     """
     timeout = (policy.connect_timeout, policy.read_timeout)
+    declared = url
     for _ in range(policy.redirects + 1):
         try:
             response = session.get(
@@ -70,13 +82,14 @@ def open_url(
             )
         except requests.ConnectTimeout as error:
             what = f"no connection within {policy.connect_timeout:g} s"
-            raise Failure(what, again=True) from error
+            raise Failure(what, again=True, unreachable=True) from error
         except requests.ReadTimeout as error:
             raise Failure(f"no answer for {policy.read_timeout:g} s", again=True) from error
         except _FATAL as error:
             raise Failure(cause(error)) from error
         except requests.RequestException as error:
-            raise Failure(cause(error), again=True) from error
+            gone = _never_connected(error)
+            raise Failure(cause(error), again=True, unreachable=gone) from error
         target = session.get_redirect_target(response)
         if target is None:
             return response
@@ -85,7 +98,15 @@ def open_url(
         secure = urlsplit(before).scheme == "https"
         if not is_http(url) or (secure and urlsplit(url).scheme != "https"):
             raise Failure("redirects to an address that is not safe to follow")
+        if urlsplit(url).netloc != urlsplit(before).netloc and not may_be_private(declared, url):
+            mount(session, f"{urlsplit(url).scheme}://{urlsplit(url).netloc}/", guarded=True)
     raise Failure(f"redirects more than {policy.redirects} times")
+
+
+def _never_connected(error: requests.RequestException) -> bool:
+    """Whether there was no connection at all: a name that nobody knows, a port that nobody listens on."""
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    return isinstance(reason, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ProxyError)
 
 
 def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -97,12 +118,22 @@ def blocks(response: requests.Response, policy: Policy, *, decode: bool) -> Iter
     """The body as it comes.
 
     Raises:
-        Failure: The connection broke or stalled; worth another attempt.
+        Failure: The connection broke, stalled, or brings almost nothing; worth another attempt.
     """
     # The caller counts for itself, and says how many bytes are missing.
     response.raw.enforce_content_length = False
+    since, received = time.monotonic(), 0
     try:
-        yield from response.raw.stream(policy.chunk, decode_content=decode)
+        # Not more than has come: a server that drips would else fill one block for a day.
+        while block := response.raw.read1(policy.chunk, decode_content=decode):
+            received += len(block)
+            seconds = time.monotonic() - since
+            if seconds >= policy.slow_seconds:
+                if received < policy.slow_rate * seconds:
+                    slow = f"fewer than {policy.slow_rate:,} bytes a second for {seconds:.0f} s"
+                    raise Failure(slow, again=True)
+                since, received = time.monotonic(), 0
+            yield block
     except urllib3.exceptions.ReadTimeoutError as error:
         raise Failure(f"no data for {policy.read_timeout:g} s", again=True) from error
     except (urllib3.exceptions.HTTPError, OSError) as error:

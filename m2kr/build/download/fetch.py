@@ -14,7 +14,7 @@ from m2kr import atomic
 from m2kr.build.download import downloads, part
 from m2kr.build.download.connection import headers_for
 from m2kr.build.download.downloads import Digest, Stopped, Verified, Want, sha256_file, sha256_of
-from m2kr.build.download.job import Job, Meter, Policy
+from m2kr.build.download.job import Job, Meter, Policy, Reach
 from m2kr.build.download.plan import PlanItem, plan, validated
 from m2kr.build.download.transfer import is_local, transfer
 from m2kr.build.spec import Asset
@@ -108,6 +108,7 @@ class _Fetch:
         self.policy = policy
         self.check = check
         self.stop = threading.Event()
+        self.reach = Reach()
 
     def each(self, work: Callable[[Asset], T], assets: Sequence[Asset], jobs: int) -> list[T]:
         """Results in order. All files are tried before an error is raised, unless it concerns all."""
@@ -131,8 +132,20 @@ class _Fetch:
                 self.stop.set()
                 raise
         if errors:
+            if str(self.reach) and not self.reach.any:
+                raise self._no_network(len(errors))
             raise _joined([errors[a.name] for a in assets if a.name in errors])
         return [results[a.name] for a in assets]
+
+    def _no_network(self, files: int) -> UpstreamError:
+        return UpstreamError(
+            f"no server can be reached for the {files} files that are to be fetched: {self.reach}"
+            if files > 1
+            else f"no server can be reached for the file that is to be fetched: {self.reach}",
+            where=str(self.folder),
+            fix="see to the network (or HTTPS_PROXY), then run the same command again; "
+            "or put the files there by hand (--plan lists them)",
+        )
 
     def _guarded(self, work: Callable[[Asset], T], asset: Asset) -> T:
         try:
@@ -235,7 +248,9 @@ class _Fetch:
             md5 = want.md5 is not None
             try:
                 with part.Part(at, md5=md5, check=held.check, stop=self.stop) as bytes_:
-                    reasons = transfer(Job(asset, want, bytes_, self.policy, self.stop, meter))
+                    reasons = transfer(
+                        Job(asset, want, bytes_, self.policy, self.stop, meter, self.reach)
+                    )
                     if len(reasons) == len(asset.urls):
                         raise self._failed(asset, want, reasons)
                     url = asset.urls[len(reasons)]

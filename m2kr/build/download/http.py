@@ -1,18 +1,32 @@
 """GET with resume: the missing bytes of a file, all of them, or one reason why not; or its first ones."""
 
 import re
+import shutil
 import time
 from dataclasses import dataclass
 
 import requests
 
-from m2kr.build.download.connection import blocks, must_decode, open_url, refusal, total_of
+from m2kr.build.download import pages
+from m2kr.build.download.connection import (
+    blocks,
+    must_decode,
+    open_session,
+    open_url,
+    refusal,
+    total_of,
+)
 from m2kr.build.download.job import Failure, Job, Policy
 from m2kr.build.download.part import Origin
 
 
-def get(job: Job, url: str) -> None:
+def get(job: Job, url: str, deadline: float) -> None:
     """Appends the bytes that the part lacks.
+
+    Args:
+        job: The file.
+        url: Where to get it.
+        deadline: By `time.monotonic`, when the address is given up.
 
     Raises:
         Failure: Not all of them came; the part holds those that did, if they are of use.
@@ -21,9 +35,12 @@ def get(job: Job, url: str) -> None:
     """
     part, policy = job.part, job.policy
     ranged = _range_headers(job, url)
-    with requests.Session() as session, open_url(session, url, ranged, policy) as response:
+    with open_session() as session, open_url(session, url, ranged, policy) as response:
+        job.reach.answered(url)
         status = response.status_code
         encoded = must_decode(response, job.asset.name)
+        if response.url != url and pages.is_sign_in(response.url, _media(response)):
+            raise Failure("leads to a page to sign in at; fetch it by hand")
         if status == 416 and ranged and total_of(response) == part.size:
             return
         if status in {412, 416} and ranged:
@@ -31,7 +48,10 @@ def get(job: Job, url: str) -> None:
             raise Failure(f"the server refuses to go on (HTTP {status})", again=True)
         total = None if encoded else total_of(response)
         if status in {200, 206} and None not in (total, job.want.size) and total != job.want.size:
-            raise Failure(f"serves {total:,} bytes instead of {job.want.size:,}", wrong=True)
+            page = " (a web page?)" if "html" in _media(response) else ""
+            raise Failure(f"serves {total:,} bytes instead of {job.want.size:,}{page}", wrong=True)
+        if total is not None and job.want.size is None:
+            _check_size(job, total)
         if status == 206:
             _check_range(response, job, url, encoded=encoded)
         elif status == 200:
@@ -42,9 +62,24 @@ def get(job: Job, url: str) -> None:
         job.meter.at(part.size, job.total)
         for block in blocks(response, policy, decode=encoded):
             job.take(block)
+            if time.monotonic() > deadline:
+                raise Failure(f"not whole after {job.policy.longest / 3600:.3g} hours")
         if total is not None and part.size != total:
             what = f"the connection ended after {part.size:,} of {total:,} bytes"
             raise Failure(what, again=True)
+
+
+def _media(response: requests.Response) -> str:
+    return str(response.headers.get("Content-Type", "")).lower()
+
+
+def _check_size(job: Job, total: int) -> None:
+    """Refuses a size that nobody published and that can't be right."""
+    if job.asset.about and total > job.limit:
+        raise Failure(f"serves {total:,} bytes instead of about {job.asset.about:,}", wrong=True)
+    free = shutil.disk_usage(job.part.path.parent).free
+    if total - job.part.size + job.policy.spare > free:
+        raise Failure(f"serves {total:,} bytes, and {free:,} are free on this disk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +120,7 @@ def start_of(url: str, name: str, count: int, policy: Policy, *, seconds: float)
     """
     deadline = time.monotonic() + seconds
     ranged = {"Range": f"bytes=0-{count - 1}"}
-    with requests.Session() as session, open_url(session, url, ranged, policy) as response:
+    with open_session() as session, open_url(session, url, ranged, policy) as response:
         status, headers = response.status_code, response.headers
         if status in {401, 403, 404, 410}:
             return Start(status)

@@ -1,7 +1,8 @@
 """One file on its way: what it must be, where it goes, and how patient we are."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from m2kr.build.download.downloads import Stopped, Want
 from m2kr.build.download.part import Part
@@ -21,6 +22,11 @@ class Policy:
         retry_after_cap: Longest wait in seconds that a server may ask for by Retry-After.
         connect_timeout: Seconds to get a connection.
         read_timeout: Seconds without a byte after which a connection is stalled.
+        slow_rate: Bytes a second below which a connection is given up after `slow_seconds`.
+        slow_seconds: see ``slow_rate``.
+        longest: Seconds that one file may take from one address, whatever it brings.
+        hopeless: Seconds after which a server that can't be reached is given up, if none was before.
+        unsized: Bytes of a file at most of which neither its builder nor its server says how large it is.
         redirects: Followed at most.
         chunk: Bytes read at a time.
         spare: Bytes that must stay free on the disk.
@@ -33,6 +39,11 @@ class Policy:
     retry_after_cap: float = 300.0
     connect_timeout: float = 20.0
     read_timeout: float = 60.0
+    slow_rate: int = 1000
+    slow_seconds: float = 120.0
+    longest: float = 7 * 86400.0
+    hopeless: float = 5.0
+    unsized: int = 64 << 30
     redirects: int = 10
     chunk: int = 1 << 16
     spare: int = 256 << 20
@@ -46,16 +57,52 @@ class Failure(Exception):
         again: The same URL may work later.
         wait: Seconds the server asks to wait.
         wrong: The content is not the expected one: worth one more attempt.
+        unreachable: There was no connection at all.
     """
 
     def __init__(
-        self, reason: str, *, again: bool = False, wait: float | None = None, wrong: bool = False
+        self,
+        reason: str,
+        *,
+        again: bool = False,
+        wait: float | None = None,
+        wrong: bool = False,
+        unreachable: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.again = again
         self.wait = wait
         self.wrong = wrong
+        self.unreachable = unreachable
+
+
+class Reach:
+    """Which servers answered so far in one fetch: without a network, none is asked again and again."""
+
+    def __init__(self) -> None:
+        self.any = False
+        self._gone: dict[str, str] = {}
+
+    def answered(self, url: str) -> None:
+        """A server was reached."""
+        self.any = True
+        self._gone.pop(_host(url), None)
+
+    def failed(self, url: str, reason: str) -> None:
+        """A server could not be reached, and was given up."""
+        self._gone[_host(url)] = reason
+
+    def given_up(self, url: str) -> str | None:
+        """Why the server of an address isn't asked any more; None if it is."""
+        return self._gone.get(_host(url))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{host} ({reason})" for host, reason in sorted(self._gone.items()))
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.lower()
 
 
 class Meter:
@@ -94,6 +141,7 @@ class Job:
         policy: Patience.
         stop: Set to end it; what arrived is kept.
         meter: Told of every byte.
+        reach: Which servers answered so far, of all files of a fetch.
     """
 
     asset: Asset
@@ -102,6 +150,16 @@ class Job:
     policy: Policy
     stop: threading.Event
     meter: Meter
+    reach: Reach = field(default_factory=Reach)
+
+    @property
+    def limit(self) -> int:
+        """Bytes at most: the published size, or some times what is known of it roughly."""
+        if self.want.size is not None:
+            return self.want.size
+        if self.asset.about:
+            return max(4 * self.asset.about, 1 << 30)
+        return self.policy.unsized if self.total is None else self.total
 
     @property
     def total(self) -> int | None:
@@ -121,6 +179,7 @@ class Job:
             raise Stopped
         self.part.append(block)
         self.meter.at(self.part.size, self.total)
-        if self.want.size is not None and self.part.size > self.want.size:
+        if self.part.size > self.limit:
+            limit = self.limit
             self.part.restart(None)
-            raise Failure(f"more than the expected {self.want.size:,} bytes", wrong=True)
+            raise Failure(f"more than the expected {limit:,} bytes", wrong=True)

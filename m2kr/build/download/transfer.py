@@ -2,9 +2,9 @@
 
 import importlib.resources
 import logging
-from pathlib import PurePosixPath
+import time
 
-from m2kr.build.download import http
+from m2kr.build.download import http, pages
 from m2kr.build.download.connection import is_http
 from m2kr.build.download.downloads import Stopped
 from m2kr.build.download.job import Failure, Job
@@ -13,7 +13,6 @@ from m2kr.build.download.part import Origin
 log = logging.getLogger("m2kr.build.download.transfer")
 
 _PACKAGE = "package:"
-_PAGE = (b"<!doctype html", b"<html")
 
 
 def supported(url: str) -> bool:
@@ -42,10 +41,13 @@ def transfer(job: Job) -> list[tuple[str, str]]:
     """
     reasons: list[tuple[str, str]] = []
     for url in job.asset.urls:
+        known = not is_local(url) and job.reach.given_up(url) is not None
         reason = _from_one(job, url)
         if reason is None:
             break
-        log.warning("%s: %s: %s", job.asset.name, url, reason)
+        log.log(
+            logging.INFO if known else logging.WARNING, "%s: %s: %s", job.asset.name, url, reason
+        )
         reasons.append((url, reason))
     return reasons
 
@@ -53,8 +55,12 @@ def transfer(job: Job) -> list[tuple[str, str]]:
 def _from_one(job: Job, url: str) -> str | None:
     """Why this URL was given up; None if it gave the file."""
     policy, part = job.policy, job.part
+    if not is_local(url) and (gone := job.reach.given_up(url)):
+        return gone
     failures = rejected = 0
     farthest = part.size
+    begun = time.monotonic()
+    deadline = begun + policy.longest
     while True:
         if job.stop.is_set():
             raise Stopped
@@ -62,7 +68,7 @@ def _from_one(job: Job, url: str) -> str | None:
             if is_local(url):
                 _copy(job, url)
             elif part.size != job.want.size or not job.want.hashed:
-                http.get(job, url)
+                http.get(job, url, deadline)
             _verify(job)
             return None
         except Failure as failure:
@@ -73,11 +79,17 @@ def _from_one(job: Job, url: str) -> str | None:
             progress = part.size >= farthest + policy.step
             failures = 1 if progress else failures + 1
             farthest = part.size if progress else farthest
-            if failures >= policy.attempts:
-                return f"{failure.reason} ({failures} attempts)"
             wait = min(policy.backoff * 2 ** (failures - 1), policy.backoff_cap)
             if failure.wait is not None:
                 wait = max(wait, min(failure.wait, policy.retry_after_cap))
+            # Where nobody answered yet there is no network, and patience doesn't help.
+            hopeless = failure.unreachable and not job.reach.any
+            soon = begun + policy.hopeless if hopeless else deadline
+            if failures >= policy.attempts or time.monotonic() + wait > soon:
+                reason = f"{failure.reason} ({failures} attempts)"
+                if failure.unreachable:
+                    job.reach.failed(url, reason)
+                return reason
             log.warning("%s: %s; again in %.3g s", job.asset.name, failure.reason, wait)
             job.stop.wait(wait)
 
@@ -91,18 +103,11 @@ def _verify(job: Job) -> None:
     if problem is None and not want.hashed:
         if part.size == 0 and want.size is None:
             problem = "an empty file"
-        elif _is_page(job):
-            problem = "a web page (a login form or an error?) instead of the file"
+        else:
+            problem = pages.instead_of(part.path, job.asset.name)
     if problem is not None:
         part.restart(None)
         raise Failure(problem, wrong=True)
-
-
-def _is_page(job: Job) -> bool:
-    if PurePosixPath(job.asset.name).suffix.lower() in {".html", ".htm", ".xhtml"}:
-        return False
-    with job.part.path.open("rb") as file:
-        return file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGE)
 
 
 def _copy(job: Job, url: str) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import requests
 
-from m2kr.build.download.connection import is_http
+from m2kr.build.download.connection import is_http, open_session
 from m2kr.build.download.downloads import Stopped
 from m2kr.build.download.job import Failure, Policy
 from m2kr.build.download.ranges import Address, Changed, NotInParts, Version, read_range
@@ -71,7 +71,7 @@ class Sessions:
         try:
             session = self._idle.get_nowait()
         except queue.Empty:
-            session = requests.Session()
+            session = open_session()
         try:
             yield session
         finally:

@@ -4,7 +4,7 @@ import pytest
 from faulty_server import FOREVER, Fault, FaultyServer
 from image_web import FREE, PHOTO, QUICK, fetched, photo, quick
 
-from m2kr.build.images import web_guard
+from m2kr.build.download import addresses
 from m2kr.build.images.hosts import Budget, HostRule, Rules
 from m2kr.build.images.store import Store
 from m2kr.build.images.web import fetch_urls
@@ -88,8 +88,8 @@ def test_private_addresses_are_not_asked_nor_redirected_to(tmp_path, monkeypatch
         assert server.requests == []
 
         # This machine now stands for a public server that redirects into our network.
-        public = web_guard.is_public
-        monkeypatch.setattr(web_guard, "is_public", lambda ip: ip == "127.0.0.1" or public(ip))
+        public = addresses.is_public
+        monkeypatch.setattr(addresses, "is_public", lambda ip: ip == "127.0.0.1" or public(ip))
         for name, host in (("ten", "10.0.0.1"), ("two", "127.0.0.2"), ("link", "169.254.169.254")):
             server.fail(f"/{name}", Fault(redirect=f"http://{host}:{port}/a.jpg"))
         moved = {name: server.url(f"/{name}") for name in ("ten", "two", "link", "a.jpg")}
@@ -102,7 +102,7 @@ def test_private_addresses_are_not_asked_nor_redirected_to(tmp_path, monkeypatch
 
 
 def test_a_name_that_leads_elsewhere_after_it_was_judged_gets_no_request(tmp_path, monkeypatch):
-    monkeypatch.setattr(web_guard, "_refuse", lambda host, port: None)
+    monkeypatch.setattr(addresses, "_refuse", lambda host, port: None)
     with FaultyServer({"/a.jpg": PHOTO}) as server:
         wanted = {"a.jpg": server.url("/a.jpg", "localhost")}
         _, faults = fetched(tmp_path, wanted, Rules(policy=QUICK))
