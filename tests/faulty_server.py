@@ -39,7 +39,10 @@ class Fault:
         delay: Seconds before the answer.
         stall_at: Send nothing for ``stall`` seconds after this many bytes of the body.
         stall: see ``stall_at``.
-        drip: Send the body in pieces of this many bytes, a millisecond apart.
+        drip: Send the body in pieces of this many bytes, ``drip_seconds`` apart.
+        drip_seconds: see ``drip``.
+        slow_head: Send the head of the answer without an end: a byte at a time, so many seconds apart.
+        endless: Repeat the body for ever, without a size.
         ranges: False ignores Range.
         if_range: False goes on in a changed file as if it were the same.
         chunked: Chunked encoding instead of a Content-Length.
@@ -55,6 +58,9 @@ class Fault:
     stall_at: int | None = None
     stall: float = 0.0
     drip: int | None = None
+    drip_seconds: float = 0.001
+    slow_head: float = 0.0
+    endless: bool = False
     ranges: bool = True
     if_range: bool = True
     chunked: bool = False
@@ -165,6 +171,11 @@ class FaultyServer:
         with self._lock:
             self.sent += n
 
+    @property
+    def ended(self) -> bool:
+        """Whether the server was closed."""
+        return self._quit.is_set()
+
     def pause(self, seconds: float) -> None:
         """Sleeps, but not beyond the server's end."""
         self._quit.wait(seconds)
@@ -202,6 +213,13 @@ class _Handler(BaseHTTPRequestHandler):
         owner = self.server.owner
         fault = owner.take(Request(self.command, self.path, dict(self.headers.items())))
         owner.pause(fault.delay)
+        if fault.slow_head:
+            self.close_connection = True
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while not owner.ended:
+                self.wfile.write(b"a")
+                owner.pause(fault.slow_head)
+            return
         body = owner.files.get(self.path.partition("?")[0])
         status, headers = (
             200,
@@ -237,17 +255,19 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: int, headers: dict[str, str], body: Body, fault: Fault) -> None:
         if fault.chunked:
             headers["Transfer-Encoding"] = "chunked"
-        elif not fault.unsized:
+        elif not fault.unsized and not fault.endless:
             headers["Content-Length"] = str(len(body))
         self.send_response(status)
         for name, value in {**headers, **fault.headers}.items():
             if value is not None:
                 self.send_header(name, value)
         self.end_headers()
-        if fault.unsized or fault.truncate is not None:
+        if fault.unsized or fault.endless or fault.truncate is not None:
             self.close_connection = True
         if self.command == "HEAD":
             return
+        while fault.endless:
+            self._write(body, 0, len(body), fault)
         end = len(body) if fault.truncate is None else min(fault.truncate, len(body))
         stall = min(fault.stall_at, end) if fault.stall_at is not None else None
         if stall is not None:
@@ -265,4 +285,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if fault.chunked else piece)
             self.server.owner.count(len(piece))
             if fault.drip:
-                time.sleep(0.001)
+                time.sleep(fault.drip_seconds)

@@ -118,7 +118,7 @@ def command(
     from m2kr.build.routes import builder_for
     from m2kr.build.run import build
     from m2kr.cli import output, plans
-    from m2kr.errors import UsageError
+    from m2kr.errors import M2KRError, UsageError
 
     root = paths.data_root(data)
     given = options.settings(set_) | ({"pool": pool} if pool is not None else {})
@@ -163,24 +163,33 @@ def command(
         shards.run(builders, root, shard, ask, asked, offline=offline, jobs=jobs, json=json)
         return
     results = []
+    failed: dict[str, M2KRError] = {}
     for name, builder in zip(names, builders, strict=True):
-        for line in plans.before(builder, root, given, edition, split):
-            output.say(f"{name}: {line}", json_mode=json)
-        with output.Bars() as bars:
-            built = build(
-                builder,
-                root,
-                edition=edition,
-                options=given,
-                splits=split,
-                limit=limit,
-                offline=offline,
-                jobs=jobs,
-                force=force,
-                full_ledger=ledger == "full",
-                progress=bars,
-                executor=executor,
-            )
+        try:
+            for line in plans.before(builder, root, given, edition, split):
+                output.say(f"{name}: {line}", json_mode=json)
+            with output.Bars() as bars:
+                built = build(
+                    builder,
+                    root,
+                    edition=edition,
+                    options=given,
+                    splits=split,
+                    limit=limit,
+                    offline=offline,
+                    jobs=jobs,
+                    force=force,
+                    full_ledger=ledger == "full",
+                    progress=bars,
+                    executor=executor,
+                )
+        except M2KRError as error:
+            # The base class stands for this machine's troubles, such as a full disk.
+            if len(names) == 1 or type(error) is M2KRError:
+                raise
+            failed[name] = error
+            output.complain(error)
+            continue
         record = built.manifest
         results.append({"source": name, "folder": str(built.folder), "fresh": built.fresh})
         results[-1] |= {
@@ -189,7 +198,12 @@ def command(
         if not json:
             show(name, built.folder, record, fresh=built.fresh)
     if json:
-        output.emit({"data": str(root), "built": results})
+        errors = {name: error.as_dict() for name, error in failed.items()}
+        output.emit({"data": str(root), "built": results} | ({"failed": errors} if failed else {}))
+    if failed:
+        many = f"{len(failed)} of {len(names)} sources were not built: {', '.join(failed)}"
+        output.say(many, json_mode=True)
+        raise typer.Exit(max(error.exit_code for error in failed.values()))
 
 
 def show(name: str, folder: object, manifest: dict[str, Any], *, fresh: bool) -> None:

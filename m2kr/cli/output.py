@@ -102,6 +102,11 @@ def say(text: str, *, json_mode: bool = False) -> None:
     console(stderr=json_mode).print(text, soft_wrap=True)
 
 
+def complain(error: object) -> None:
+    """An error on stderr, where the command goes on."""
+    sys.stderr.write(printable(f"error: {error}\n"))
+
+
 def emit(obj: Any) -> None:
     """The one JSON object of a ``--json`` call."""
     # An escape for a character that the encoding lacks would not be JSON's.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from m2kr import atomic
-from m2kr.build.download import downloads, part
+from m2kr.build.download import downloads, pages, part
 from m2kr.build.download.connection import headers_for
 from m2kr.build.download.downloads import Digest, Stopped, Verified, Want, sha256_file, sha256_of
 from m2kr.build.download.job import Job, Meter, Policy, Reach
@@ -177,6 +177,8 @@ class _Fetch:
             url = old.url if old is not None else None
             new = Verified(digest.size, stat.st_mtime_ns, digest.sha256, digest.md5, url)
         problem = want.problem(new.size, new.sha256, new.md5)
+        if problem is None and not want.hashed:
+            problem = pages.instead_of(at.target, asset.name)
         if problem is None:
             self._check(asset, at.target)
             self._note(asset, want, old, new)

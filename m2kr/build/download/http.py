@@ -18,6 +18,7 @@ from m2kr.build.download.connection import (
 )
 from m2kr.build.download.job import Failure, Job, Policy
 from m2kr.build.download.part import Origin
+from m2kr.errors import M2KRError
 
 
 def get(job: Job, url: str, deadline: float) -> None:
@@ -79,7 +80,11 @@ def _check_size(job: Job, total: int) -> None:
         raise Failure(f"serves {total:,} bytes instead of about {job.asset.about:,}", wrong=True)
     free = shutil.disk_usage(job.part.path.parent).free
     if total - job.part.size + job.policy.spare > free:
-        raise Failure(f"serves {total:,} bytes, and {free:,} are free on this disk")
+        raise M2KRError(
+            f"the disk is full or nearly so: {total:,} bytes are to be fetched, {free:,} are free",
+            where=str(job.part.path),
+            fix="free some space and run the command again: it goes on from what has arrived",
+        )
 
 
 @dataclass(frozen=True, slots=True)

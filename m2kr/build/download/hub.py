@@ -6,10 +6,13 @@ The client honours ``HF_TOKEN``, ``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_OFFLINE`
 import logging
 import os
 import re
+import socket
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from m2kr.errors import CheckError, MissingError, UpstreamError
 
@@ -56,6 +59,8 @@ def snapshot(
     from huggingface_hub import constants, errors
     from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
+    # The client alone would ask for half a minute.
+    unreachable = None if offline or constants.HF_HUB_OFFLINE else _unreachable(constants.ENDPOINT)
     bars = sys.stderr.isatty()
     if not bars:
         disable_progress_bars()
@@ -66,7 +71,7 @@ def snapshot(
                 repo_type="dataset",
                 revision=revision,
                 allow_patterns=list(patterns),
-                local_files_only=offline,
+                local_files_only=offline or unreachable is not None,
                 max_workers=max(1, jobs),
             )
         )
@@ -83,6 +88,13 @@ def snapshot(
         raise _refused(repo, "there is no such data set, or it needs a login", instead) from error
     except Exception as error:
         # The client lets through its HTTP library's own, too, and these differ by version.
+        if unreachable is not None:
+            raise UpstreamError(
+                f"the hub can't be reached: {unreachable}",
+                where=page(repo),
+                fix="see to the network (or HTTPS_PROXY, HF_ENDPOINT), then run the same command again"
+                + (f"; or {instead}" if instead else ""),
+            ) from error
         local = isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled)
         if local and (offline or constants.HF_HUB_OFFLINE):
             raise MissingError(
@@ -97,6 +109,23 @@ def snapshot(
     finally:
         if not bars:
             enable_progress_bars()
+
+
+def _unreachable(endpoint: str) -> str | None:
+    """Why there is no connection to the hub; None if there is one, or a proxy that knows more."""
+    parts = urlsplit(endpoint)
+    if urllib.request.getproxies():
+        return None
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    reason = ""
+    for pause in (1, 0):
+        try:
+            socket.create_connection((parts.hostname or "", port), timeout=10).close()
+            return None
+        except OSError as error:
+            reason = error.strerror or str(error)
+            time.sleep(pause)
+    return reason
 
 
 def _persistent(download: Callable[[], str]) -> Path:

@@ -18,7 +18,7 @@ _PAGE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _SIGN_IN = re.compile(
-    r"(^|[/._-])(log-?in|sign-?in|signin|sso|oauth2?|saml|accounts?)([/._-]|$)", re.I
+    r"(^|[/._-])(log[-_]?in|sign[-_]?in|sso|oauth2?|saml|accounts?)([/._-]|$)", re.I
 )
 _REFUSAL = re.compile(
     r"\b(access (to .{1,120} )?(is )?(restricted|denied)|must be (authenticated|logged in)|"
@@ -60,7 +60,12 @@ def instead_of(path: Path, name: str) -> str | None:
             text = _text_of(file.read(_SMALL)).decode("utf-8", "replace").strip()
             if _is_error(text):
                 return f"an error message instead of the file: {_cut(text)}"
-            if size <= _HEAD and "\t" not in text and _REFUSAL.search(text):
+            if (
+                size <= _HEAD
+                and not text.startswith(("{", "["))
+                and "\t" not in text
+                and _REFUSAL.search(text)
+            ):
                 return f"a refusal instead of the file: {_cut(text)}"
     if suffix in _BEGINS and not head.startswith(_BEGINS[suffix]):
         return f"no {suffix} file: it begins with {head[:16]!r}"
