@@ -64,6 +64,15 @@ def identity_of(paths: Sequence[Path]) -> Identity:
     return str(paths[0]), sum(f.st_size for f in facts), max(f.st_mtime_ns for f in facts)
 
 
+def stamp_of(paths: Sequence[Path]) -> str:
+    """Path, bytes and times of some files, as text: another one when any of them was written."""
+    try:
+        facts = [(str(path), path.stat()) for path in paths]
+    except OSError as error:
+        raise _gone(error) from error
+    return "|".join(f"{p}:{f.st_size}:{f.st_mtime_ns}:{f.st_ctime_ns}" for p, f in facts)
+
+
 def _gone(error: OSError) -> MissingError:
     return MissingError(
         f"the image root can't be read: {error.strerror}", where=str(error.filename or "image root")
@@ -311,6 +320,20 @@ class IndexedFile:
     def identity(self) -> Identity:
         """Path, bytes and latest modification time (ns)."""
         return identity_of(self.files())
+
+    def _find(self, name: str) -> Entry | None:
+        """Where an image lies in the file, or None."""
+        raise NotImplementedError
+
+    def stamper(self) -> Callable[[str], str | None]:
+        """See `m2kr.data.image_roots.ImageRoot`; the file is looked at once."""
+        files = stamp_of(self.files())
+
+        def stamp(name: str) -> str | None:
+            entry = self._find(name)
+            return None if entry is None else f"{name}:{entry}:{files}"
+
+        return stamp
 
     def index(
         self, scan: Callable[[], Iterable[Member | Regular]], *, is_zip: bool = False

@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +38,13 @@ class ImageRoot(Protocol):
 
     def identity(self) -> Identity:
         """Path, bytes and modification time (ns): changes when the content does."""
+        ...
+
+    def stamper(self) -> Callable[[str], str | None]:
+        """What gives each image's stamp, None if it is not there; no image is read for it.
+
+        A stamp is another one when the image's file, or the archive around it, was written since.
+        """
         ...
 
 
@@ -159,6 +166,18 @@ class FolderRoot:
             raise InputError(
                 f"the image file can't be read: {error.strerror}", where=str(self.path / name)
             ) from error
+
+    def stamper(self) -> Callable[[str], str | None]:
+        """Stamps from path, size and times of each file."""
+
+        def stamp(name: str) -> str | None:
+            facts = self._stat(name)
+            if facts is None:
+                return None
+            times = f"{facts.st_mtime_ns}:{facts.st_ctime_ns}"
+            return f"{self.path}/{name}:{facts.st_size}:{times}"
+
+        return stamp
 
     def identity(self) -> Identity:
         """Path, 0 and the folder's own time: changes deeper down do not show."""

@@ -1,11 +1,12 @@
 """An image root made of tar shards with an offset index each, as ``m2kr images`` leaves it."""
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from m2kr.data.image_index import Entry, IndexedFile, Parts, check_size, locked
+from m2kr.data.image_index import Entry, IndexedFile, Parts, check_size, locked, stamp_of
 from m2kr.data.tar_headers import Regular
 from m2kr.data.tar_offsets import TarOffsets
 from m2kr.errors import InputError
@@ -80,6 +81,23 @@ class ShardsRoot(IndexedFile):
 
     def _find(self, name: str) -> Entry | None:
         return self.index(self._scan).find(name) if self.files() else None
+
+    def stamper(self) -> Callable[[str], str | None]:
+        """See `m2kr.data.image_roots.ImageRoot`; each shard is looked at once.
+
+        A shard that is added later changes no image of the others.
+        """
+        stamps = [stamp_of([shard]) for shard in self.files()]
+
+        def stamp(name: str) -> str | None:
+            entry = self._find(name)
+            if entry is None:
+                return None
+            shard = bisect_right(self._parts().starts, entry.offset) - 1
+            offset = entry.offset - self._parts().starts[shard]
+            return f"{name}:{offset}:{entry.size}:{stamps[shard]}"
+
+        return stamp
 
     def has(self, name: str) -> bool:
         """Whether some shard has such a file."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2kr.data.image_index import IndexedFile, Member, check_size, locked
+from m2kr.data.image_index import Entry, IndexedFile, Member, check_size, locked
 from m2kr.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,13 +47,16 @@ class ArrowRoot(IndexedFile):
                 if name is not None:
                     yield name, number, row, 0, 0, 0
 
+    def _find(self, name: str) -> Entry | None:
+        return self.index(self._scan).find(name)
+
     def has(self, name: str) -> bool:
         """Whether a row has this path."""
-        return self.index(self._scan).find(name) is not None
+        return self._find(name) is not None
 
     def read(self, name: str) -> bytes | None:
         """The row's bytes, or None."""
-        entry = self.index(self._scan).find(name)
+        entry = self._find(name)
         if entry is None:
             return None
         data = self._chunks().value(entry.offset, entry.stored)

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -208,6 +208,24 @@ class ImageStore:
         """Hex digest of an image file as stored, or None if no root has it."""
         found = self._read(path)
         return None if found is None else hashlib.sha256(found[0]).hexdigest()
+
+    def stamper(self) -> Callable[[str], str | None]:
+        """What gives the stamp of each path's image, None if no root has it; no image is read.
+
+        It is another one when the image's file, or the archive around it, was written since. So it
+        tells a change in 300 GB of images by looking at their names.
+        """
+        stampers = [root.stamper() for root in self._opened]
+
+        def stamp(path: str) -> str | None:
+            for name in alternatives(clean_path(path), self._names):
+                for of_root in stampers:
+                    found = of_root(name)
+                    if found is not None:
+                        return found
+            return None
+
+        return stamp
 
     def identity(self) -> tuple[Identity, ...]:
         """Path, size and modification time (ns) of each root, for cache keys."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from m2kr.instructions import join
@@ -13,21 +14,32 @@ if TYPE_CHECKING:
 
     from m2kr.data.images import ImageStore
 
+# What a retriever must not read: the right answers.
+_JUDGED = frozenset(
+    {"pos_item_ids", "pos_item_contents", "pos_item_grades", "answers", "gold_answer"}
+)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class _Records:
     """A memory-mapped table and the store its images come from.
 
     Attributes:
         dataset: The rows; ``dataset[i]`` is a dict of the schema's columns.
         images: Resolves ``img_path``; None where the source has no images.
-        fingerprint: Identity of the rows (``queries`` or ``pool``), for caches.
+        fingerprint: What scores depend on (``queries`` or ``pool``), in whatever order it lies.
     """
 
     dataset: "Dataset"
     images: "ImageStore | None" = None
     fingerprint: str = ""
     _id: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        # Columns are read from the table itself, so its rows must lie in the order of the dataset's.
+        if self.dataset._indices is not None:
+            rows = self.dataset.flatten_indices(keep_in_memory=True)
+            object.__setattr__(self, "dataset", rows)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -39,6 +51,21 @@ class _Records:
     def ids(self) -> "pa.ChunkedArray":
         """Ids in row order: an Arrow string column on the mapped file, not a Python list."""
         return self.dataset.data.column(self._id)
+
+    @cached_property
+    def order(self) -> str:
+        """Hash (hex) of the ids in row order. What is kept by row number is kept under it."""
+        from m2kr.data.row_hash import order_of
+
+        return order_of(self.ids)
+
+    @cached_property
+    def content(self) -> str:
+        """Hash (hex) of all that a retriever may read in these rows, in row order; images apart."""
+        from m2kr.data.row_hash import content_of
+
+        table = self.dataset.data
+        return content_of(table, (name for name in table.column_names if name not in _JUDGED))
 
     def column(self, name: str) -> list[Any]:
         """A whole column as a Python list. For splits of queries; on a big pool use `batches`."""
@@ -71,7 +98,6 @@ class _Records:
 class Passages(_Records):
     """The pool of one split: ``passage_id, passage_content, language, title, img_id, img_path`` + extras."""
 
-    __slots__ = ()
     _id = "passage_id"
 
 
@@ -82,7 +108,6 @@ class Queries(_Records):
     nor grades.
     """
 
-    __slots__ = ()
     _id = "question_id"
 
     def judgements(self) -> "pa.Table":

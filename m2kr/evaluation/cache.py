@@ -6,20 +6,19 @@ it is encoded again when it is asked for.
 """
 
 import hashlib
-import inspect
 import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2kr import __version__
 from m2kr.errors import InputError
 from m2kr.evaluation.modalities import modalities_of
 from m2kr.evaluation.own_code import own_code
-from m2kr.fingerprint import images_part
+from m2kr.fingerprint import encode_value, images_part
 from m2kr.locks import hold
 
 if TYPE_CHECKING:
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("m2kr.evaluation")
 
-FORMAT = "m2kr-embeddings-1"
+# Also of how rows are put into batches, and images decoded: raised when encoders are given others.
+FORMAT = "m2kr-embeddings-2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,11 @@ def key_of(
 ) -> dict[str, Any] | None:
     """All that decides what the rows of one side are encoded to, as JSON values.
 
-    None if that is not known: the retriever has no ``cache_key``, its source can't be read, or the
+    The rows are hashed as they lie in the table: in their order, with all that an encoder may read.
+    So an entry fits no other order of the same rows, and none that a manifest wrongly says to be the
+    same.
+
+    None if it is not known: the retriever has no ``cache_key``, its source can't be read, or the
     records have no fingerprint, as a question of one's own.
 
     Raises:
@@ -75,18 +79,20 @@ def key_of(
     """
     with own_code(retriever, f"{type(retriever).__name__}.cache_key({side!r})"):
         own = retriever.cache_key(side)
-    source = _source_sha256(type(retriever))
-    if own is None or source is None or not records.fingerprint:
+    identity = retriever.identity
+    if own is None or identity is None or not records.fingerprint:
         return None
     declared = modalities_of(retriever)
     reads = declared.query if side == "query" else declared.passage
-    kind = type(retriever)
     key = {
         "format": FORMAT,
-        "m2kr": __version__,
-        "encoder": {"class": f"{kind.__module__}.{kind.__qualname__}", "source_sha256": source},
+        "encoder": identity,
         "side": side,
-        "rows": records.fingerprint,
+        "rows": {
+            "fingerprint": records.fingerprint,
+            "order": records.order,
+            "content": records.content,
+        },
         "images": _images(records, side) if "image" in reads else None,
         "settings": dict(own),
     }
@@ -101,34 +107,26 @@ def key_of(
     return told
 
 
-def _source_sha256(kind: type) -> str | None:
-    """Hash of the files that the class and its bases are written in."""
-    found = hashlib.sha256()
-    for each in kind.__mro__[:-1]:
-        try:
-            file = inspect.getsourcefile(each)
-            source = Path(file).read_bytes() if file else None
-        except (TypeError, OSError):
-            source = None
-        if source is None:
-            # A base from C or the standard library's frozen modules changes with Python alone.
-            if each.__module__ in ("typing", "abc", "builtins"):
-                continue
-            return None
-        found.update(hashlib.sha256(source).digest())
-    return found.hexdigest()
-
-
 def _images(records: "Passages | Queries", side: "Side") -> dict[str, Any]:
-    """The queries' images by content, a pool's by the roots' paths, sizes and times."""
+    """The queries' images by content, which their fingerprint needs, too; a pool's by their stamps.
+
+    A pool may have 300 GB of images, which are not read twice.
+    """
     images = records.images
     if images is None:
-        return {"roots": [], "missing": None}
-    if side == "document":
-        return {"roots": [list(root) for root in images.identity()], "missing": images.missing}
-    paths = zip(records.ids.to_pylist(), records.column("img_path"), strict=True)
-    content = images_part((i, None if p is None else images.sha256(p)) for i, p in paths)
-    return {"sha256": content, "missing": images.missing}
+        return {"missing": None}
+    column = records.dataset.data.column("img_path")
+    paths = chain.from_iterable(chunk.to_pylist() for chunk in column.chunks)
+    if side == "query":
+        ids = records.ids.to_pylist()
+        pairs = (
+            (i, None if p is None else images.sha256(p)) for i, p in zip(ids, paths, strict=True)
+        )
+        return {"sha256": images_part(pairs), "missing": images.missing}
+    stamp, stamps = images.stamper(), hashlib.sha256()
+    for path in paths:
+        stamps.update(encode_value(None if path is None else stamp(path)))
+    return {"stamps": stamps.hexdigest(), "missing": images.missing}
 
 
 @contextmanager

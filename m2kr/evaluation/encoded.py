@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr import atomic
-from m2kr.errors import InputError, M2KRError
+from m2kr.data.row_hash import order_of
+from m2kr.errors import CheckError, InputError, MissingError
 from m2kr.search.embeddings import VECTORS, Embeddings, EmbeddingWriter
 from m2kr.search.late import store_format
 from m2kr.search.late.store import TokenStore
@@ -65,19 +66,19 @@ def encode(
     """
     if not _same(folder, key):
         _begin(folder, key, about)
-    try:
-        found = _complete(folder, len(records))
-    except M2KRError as error:
-        logger.warning("what was encoded before is damaged, so it is done again: %s", error)
-        _begin(folder, key, about)
-        found = None
-    if found is not None:
-        check(isinstance(found, TokenStore))
-        return found, len(records)
     sync = None if key is None else SYNC_SECONDS
     ids = records.ids
     with ExitStack() as stack:
-        writer = _reopened(folder, sync)
+        try:
+            found = _complete(folder, records)
+            writer = _reopened(folder, records, sync) if found is None else None
+        except (CheckError, InputError, MissingError) as error:
+            logger.warning("what was encoded before is damaged, so it is done again: %s", error)
+            _begin(folder, key, about)
+            found = writer = None
+        if found is not None:
+            check(isinstance(found, TokenStore))
+            return found, len(records)
         if writer is not None:
             stack.push(writer)
             check(isinstance(writer, TokenWriter))
@@ -87,7 +88,7 @@ def encode(
         for rows in stream(_since(records, start)) if start < len(records) else ():
             if writer is None and rows:
                 check(rows[0].ndim == 2)
-                writer = _opened(folder, rows[0], meta, sync)
+                writer = _opened(folder, rows[0], records, meta, sync)
                 stack.push(writer)
             if isinstance(writer, TokenWriter):
                 writer.append(ids.slice(done, len(rows)).to_pylist(), rows)
@@ -100,7 +101,7 @@ def encode(
                 expected="an encode_stream that gives each row, in order",
             )
         if writer is None:
-            writer = EmbeddingWriter(folder)
+            writer = EmbeddingWriter(folder, order=records.order)
             stack.push(writer)
         return writer.close(), start
 
@@ -130,35 +131,65 @@ def _begin(folder: Path, key: Mapping[str, Any] | None, about: Mapping[str, Any]
         atomic.write_json(folder / KEY, {"key": dict(key), "about": dict(about)})
 
 
-def _complete(folder: Path, rows: int) -> Encoded | None:
-    found: Encoded
+def _complete(folder: Path, records: "Passages | Queries") -> Encoded | None:
+    """All rows, if they are here; None if they are not.
+
+    Raises:
+        CheckError: what is here is damaged, or is of other rows.
+    """
     if (folder / VECTORS).exists():
-        found = Embeddings.open(folder)
-    elif (folder / store_format.SETTINGS).exists():
-        found = TokenStore.open(folder)
-    else:
-        return None
-    return found if len(found) == rows else None
+        rows = Embeddings.open(folder)
+        _require(rows.order == records.order, folder)
+        return rows
+    if (folder / store_format.SETTINGS).exists():
+        store = TokenStore.open(folder)
+        if len(store) == len(records):
+            _require(order_of(store.ids()) == records.order, folder)
+            return store
+    return None
 
 
-def _reopened(folder: Path, sync: float | None) -> Writer | None:
-    """The writer of what was begun here; None where no row is."""
+def _require(same: bool, folder: Path) -> None:
+    if not same:
+        raise CheckError(
+            "what is encoded here are other rows, or the same in another order", where=str(folder)
+        )
+
+
+def _reopened(folder: Path, records: "Passages | Queries", sync: float | None) -> Writer | None:
+    """The writer of what was begun here; None where no row is.
+
+    Raises:
+        CheckError: what is here is damaged, or is of other rows.
+    """
     if (folder / store_format.SETTINGS).exists():
         # Its own meta: another split of the same pool may have begun it.
         found = store_format.read_settings(folder)
-        return TokenWriter(folder, dim=found.dim, meta=found.meta, sync_seconds=sync)
+        tokens = TokenWriter(folder, dim=found.dim, meta=found.meta, sync_seconds=sync)
+        with ExitStack() as stack:
+            stack.callback(tokens.abandon)
+            begun = records.ids.slice(0, tokens.passages)
+            _require(order_of(tokens.ids()) == order_of(begun), folder)
+            stack.pop_all()
+        return tokens
     if sync is None:
         return None
-    writer = EmbeddingWriter(folder, sync_seconds=sync)
+    writer = EmbeddingWriter(folder, order=records.order, sync_seconds=sync)
     if writer.rows:
         return writer
     with writer:
         return None
 
 
-def _opened(folder: Path, row: "np.ndarray", meta: Mapping[str, Any], sync: float | None) -> Writer:
+def _opened(
+    folder: Path,
+    row: "np.ndarray",
+    records: "Passages | Queries",
+    meta: Mapping[str, Any],
+    sync: float | None,
+) -> Writer:
     if row.ndim != 2:
-        return EmbeddingWriter(folder, sync_seconds=sync)
+        return EmbeddingWriter(folder, order=records.order, sync_seconds=sync)
     return TokenWriter(folder, dim=row.shape[1], meta=meta, sync_seconds=sync)
 
 

@@ -3,15 +3,17 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from m2kr import atomic
 from m2kr.data.records import Passages, Queries
-from m2kr.errors import InputError, UsageError
+from m2kr.errors import CheckError, InputError, UsageError
 from m2kr.evaluation.batches import Batch, Side, by_length, make
 from m2kr.evaluation.encoder_output import Encoded, Form, rows_of
 from m2kr.evaluation.modalities import Modalities, Modality, readable
@@ -39,6 +41,11 @@ __all__ = [
 
 logger = logging.getLogger("m2kr.evaluation")
 
+# Below a side's rows.
+INDEXES = "indexes"
+# Both sides' rows and an index may be damaged, each once.
+_MOST_DAMAGED = 3
+T = TypeVar("T")
 # Called with the stage ("encode document"), rows done and rows in all.
 Progress = Callable[[str, int, int], None]
 
@@ -108,9 +115,12 @@ class EncoderRetriever:
         searched: How the last search went: mode and settings. None for dense vectors.
         search_cost: What it took.
         index_bytes: On disk, of what is searched: array, token store or index.
+        identity: Names of the classes that it is made of, with the hash of their source as it was when
+            they were loaded (of m2kr's own: with their version); None if that can't be read.
     """
 
     name: str = "encoder"
+    identity: ClassVar[list[list[Any]] | None] = None
     modalities: Modalities | Mapping[str, Any] = Modalities()
     reads_images: bool | None = None
     batch_size: int = 32
@@ -139,6 +149,14 @@ class EncoderRetriever:
     _documents: "encoded.Encoded | None" = None
     _index: "IndexFiles | None" = None
     _form: Form | None = None
+    _folders: AbstractSet[Path] = frozenset()  # that rows were read from
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        from m2kr.evaluation.encoder_identity import identity_of
+
+        # Now: later its file may be edited, and what runs is what was loaded.
+        cls.identity = identity_of(cls)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -156,8 +174,9 @@ class EncoderRetriever:
     def cache_key(self, side: Side) -> Mapping[str, Any] | None:  # noqa: ARG002
         """All of one's own that decides what a side's rows are encoded to: weights, lengths, type.
 
-        JSON values. None, unless a subclass says better: rows are then not kept. The class's source,
-        the rows, their images and m2kr's version need not be named; see `m2kr.evaluation.cache`.
+        JSON values: of each file that it reads, the hash. None, unless a subclass says better: rows
+        are then not kept. The class's source with the files beside it that it imports, the rows and
+        their images need not be named; see `m2kr.evaluation.cache`.
         """
         return None
 
@@ -168,13 +187,17 @@ class EncoderRetriever:
             UsageError: vectors are dense, and `searching` is not exact.
             InputError: rows are of mixed forms, or values can't be stored.
         """
+        self._check_settings()
+        self._workdir, self._passages = workdir, None
+        self._again_if_damaged(lambda: self._index_pool(passages, workdir))
+        self._passages = passages
+
+    def _index_pool(self, passages: Passages, workdir: Path) -> None:
         from m2kr.evaluation.encoded import nbytes
         from m2kr.evaluation.steps import Steps
         from m2kr.search.late import by_mode
         from m2kr.search.late.store import TokenStore
 
-        self._check_settings()
-        self._workdir, self._passages = workdir, passages
         self._documents = self._index = self.searched = self._form = None
         self.search_cost = {}
         with self._place(passages, "document", workdir / "documents") as (folder, key):
@@ -182,7 +205,7 @@ class EncoderRetriever:
             self.index_bytes = nbytes(documents, folder)
             if isinstance(documents, TokenStore):
                 steps = Steps(self.progress)
-                self._index = by_mode.build(documents, folder / "indexes", self.searching, steps)
+                self._index = by_mode.build(documents, folder / INDEXES, self.searching, steps)
             if self._index is not None:
                 with_store = self.searching.final == "exact"
                 self.index_bytes = self._index.nbytes() + self.index_bytes * with_store
@@ -197,8 +220,13 @@ class EncoderRetriever:
             UsageError: nothing was indexed, or exact search would take longer than it may.
             InputError: queries and passages were not encoded alike.
         """
-        if self._documents is None or self._passages is None or self._workdir is None:
+        return self._again_if_damaged(lambda: self._search_pool(queries, k))
+
+    def _search_pool(self, queries: Queries, k: int) -> Run:
+        if self._passages is None or self._workdir is None:
             raise UsageError("search() came before index()", fix="retriever.index(passages, ...)")
+        if self._documents is None:  # they were found damaged
+            self._index_pool(self._passages, self._workdir)
         from m2kr.evaluation.steps import Steps
         from m2kr.search.embeddings import Embeddings
         from m2kr.search.late import by_mode
@@ -231,6 +259,30 @@ class EncoderRetriever:
                 expected="a 2-D array on both sides, or a list of 2-D arrays on both",
             )
         return Run.from_rows(queries.ids.to_pylist(), ids, rows, scores, name=self.name)
+
+    def _again_if_damaged(self, do: Callable[[], T]) -> T:
+        """What a function returns; it is called again where kept bytes were found to be changed."""
+        for _ in range(_MOST_DAMAGED):
+            try:
+                return do()
+            except CheckError as error:
+                if not self._forget_damaged(error):
+                    raise
+                logger.warning("what was kept is damaged, so it is made again: %s", error)
+        return do()
+
+    def _forget_damaged(self, error: CheckError) -> bool:
+        """Removes the kept rows, or the index, that an error is about; False if it is about none."""
+        from m2kr.evaluation.cache import held
+
+        for folder in self._folders:
+            for part in (folder / INDEXES, folder):
+                if error.where is not None and Path(error.where).is_relative_to(part):
+                    with held(folder):
+                        atomic.discard(part)
+                    self._documents = self._index = None
+                    return True
+        return False
 
     def encode_stream(
         self, records: Passages | Queries, side: Side, report: Report
@@ -283,6 +335,7 @@ class EncoderRetriever:
 
         key = key_of(self, records, side)
         entry = self.cache.entry(key) if self.cache is not None and key is not None else None
+        self._folders = {*self._folders, entry or own}
         if entry is None:
             yield own, key
             return
@@ -389,7 +442,7 @@ def _form(documents: "encoded.Encoded") -> Form:
     from m2kr.search.embeddings import Embeddings
 
     if isinstance(documents, Embeddings):
-        return Form(late=False, dim=documents.vectors.shape[1])
+        return Form(late=False, dim=documents.shape[1])
     return Form(late=True, dim=documents.dim)
 
 

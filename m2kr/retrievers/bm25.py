@@ -88,8 +88,8 @@ class BM25:
         """Counts the pool's words; the index stays in memory."""
         self._passages = passages
         self._ranks = id_ranks(passages.ids)
-        key = ("bm25", passages.fingerprint, *self.settings.items())
-        kept = MEMO.get(key) if passages.fingerprint else None
+        key = ("bm25", passages.content, *self.settings.items())
+        kept = MEMO.get(key)
         self.reused = {"index": len(passages) if kept else 0}
         if kept:
             logger.info("bm25: the index of this pool was built before in this process")
@@ -97,7 +97,7 @@ class BM25:
             return
         self._words, rows = self._tokenize(passages)
         self._scorer = _scorer(rows, self._words.get_vocab_dict(), self.settings)
-        if passages.fingerprint and self._scorer:
+        if self._scorer:
             MEMO.put(key, (self._words, self._scorer), _size(self._words, self._scorer))
 
     def _tokenize(self, passages: Passages) -> "tuple[Any, _Rows]":

@@ -10,11 +10,13 @@ Algorithms, section 3.1). Rounding the inputs to float32 (and normalising them, 
 zero) at most 2**-125 a step, times an input's size.
 """
 
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from m2kr.errors import InputError, UsageError
+from m2kr.search.embeddings import CHUNK
 from m2kr.search.mapped import read_rows
 from m2kr.search.topk import TopK
 
@@ -25,6 +27,23 @@ _UNIT = 2.0**-24
 _TINY = 2.0**-125
 _PAIRS = 512  # pairs scored at a time: what stays in the processor's cache
 _LONGEST = 1e18  # squared, still below float32's 3.4e38: no partial sum overflows
+
+
+class Rows(Protocol):
+    """Vectors that are read piece by piece."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, and dimensions of each."""
+        ...
+
+    def __len__(self) -> int:
+        """Rows."""
+        ...
+
+    def read(self, first: int, last: int) -> "NDArray[np.floating]":
+        """Rows ``first`` to ``last - 1``."""
+        ...
 
 
 def fold_sum(terms: "NDArray[np.float64]") -> "NDArray[np.float64]":
@@ -61,7 +80,7 @@ def lengths(vectors: "NDArray[np.floating]") -> "NDArray[np.float64]":
 
 def search(
     queries: "NDArray[np.floating]",
-    passages: "NDArray[np.floating]",
+    passages: "NDArray[np.floating] | Rows",
     k: int,
     ranks: "NDArray[np.int64]",
     *,
@@ -72,7 +91,8 @@ def search(
 
     Args:
         queries: (queries x dim) float16 or float32, possibly memory-mapped.
-        passages: (rows x dim) float16 or float32, possibly memory-mapped; read once, in order.
+        passages: (rows x dim) float16 or float32, possibly memory-mapped; read once, in order. Or
+            rows that are checked as they are read, such as `embeddings.Embeddings`.
         k: Passages per query.
         ranks: Per passage the rank of its id (`topk.id_ranks`), which breaks ties.
         similarity: Inner product (``dot``) or ``cosine``.
@@ -89,11 +109,12 @@ def search(
     sizes = _checked_lengths(queries, "a query vector")
     live = np.flatnonzero(sizes > 0)
     best = TopK(len(live), ranks, k)
-    dim = passages.shape[1] if passages.ndim == 2 else 0
+    dim = passages.shape[1] if len(passages.shape) == 2 else 0
+    read = partial(read_rows, passages) if isinstance(passages, np.ndarray) else passages.read
     block, step = _blocks(dim, memory)
     chunk = max(1, memory // 8 // (16 * max(1, dim)))
     for first_row in range(0, len(passages), block):
-        rows = read_rows(passages, first_row, min(first_row + block, len(passages)))
+        rows = read(first_row, min(first_row + block, len(passages)))
         spans = _checked_lengths(rows, f"a passage vector from row {first_row} on")
         right = _prepare(rows, spans, similarity)
         for first_query in range(0, len(live), step):
@@ -120,6 +141,8 @@ def search(
 def _blocks(dim: int, memory: int) -> tuple[int, int]:
     """Passages and queries per block: vectors take a quarter of the memory, their scores a half."""
     block = min(max(1, memory // 4 // (8 * dim + 32)), 32768)
+    # Whole units of what is checked as it is read.
+    block -= block % CHUNK if block > CHUNK else 0
     return block, max(1, memory // 2 // (26 * block))
 
 

@@ -2,15 +2,22 @@
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
+import zipfile
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import typer
-from evaluation.toys import Late, image_folder, toy_split
+from datasets import Dataset
+from evaluation.toys import PASSAGES, QUERIES, Late, image_folder, toy_split
 from typer.testing import CliRunner
 
 import m2kr
@@ -19,6 +26,7 @@ from m2kr.build.run import build
 from m2kr.cli import eval_
 from m2kr.cli.main import guarded
 from m2kr.data.images import ImageStore
+from m2kr.data.records import Passages
 from m2kr.errors import InputError, UsageError
 from m2kr.evaluation.cache import EmbeddingCache, held, key_of
 from m2kr.evaluation.harness import evaluate
@@ -269,6 +277,16 @@ class Counted(Late):
         return super().encode_query(batch)
 
 
+class CountedDense(Counted):
+    """One vector a row."""
+
+    def encode_query(self, batch):
+        return np.stack([rows.sum(0) for rows in super().encode_query(batch)])
+
+    def encode_document(self, batch):
+        return np.stack([rows.sum(0) for rows in super().encode_document(batch)])
+
+
 def counted(split, folder, **options):
     one = Counted(**options)
     evaluate(split, one, k=5, cache=EmbeddingCache(folder))
@@ -311,11 +329,147 @@ def test_query_images_count_by_content_and_only_where_they_are_read(tmp_path):
     assert key_of(one, there.queries_view, "query") == seeing
     shutil.copy(moved / "a.png", moved / "b.png")
     assert key_of(one, there.queries_view, "query") != seeing
-    pool = Counted()
-    pool.modalities = Modalities(frozenset({"text"}), frozenset({"image"}))
-    roots = key_of(pool, there.passages_view, "document")["images"]
-    assert roots["roots"][0][0] == str(moved)
-    assert roots != key_of(pool, split.passages_view, "document")["images"]
+
+
+def pool_with_images(*roots, paths=("a.png", "deep/b.png", None, "gone.png"), missing="black"):
+    rows = [
+        {"passage_id": f"p{i}", "passage_content": f"text {i}", "img_path": path}
+        for i, path in enumerate(paths)
+    ]
+    store = ImageStore(roots, missing=missing) if roots else None
+    return Passages(Dataset.from_list(rows), store, "fp1:pool")
+
+
+def packed(folder, kind):
+    """The images of a folder, as a root of another kind beside it."""
+    place = folder.with_name(f"{folder.name}-{kind}")
+    files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*.png"))}
+    if kind == "folder":
+        return folder
+    if kind == "zip":
+        with zipfile.ZipFile(place, "w") as archive:
+            for name, path in files.items():
+                archive.write(path, name)
+    elif kind == "tar":
+        with tarfile.open(place, "w") as archive:
+            for name, path in files.items():
+                archive.add(path, name)
+    else:
+        pq.write_table(
+            pa.table({"img_path": list(files), "bytes": [p.read_bytes() for p in files.values()]}),
+            place,
+        )
+    return place
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "parquet"])
+def test_a_pool_is_encoded_anew_when_one_of_its_images_was_written(tmp_path, kind):
+    folder = tmp_path / "images"
+    (folder / "deep").mkdir(parents=True)
+    image_folder(folder, "a.png", "deep/b.png", "other.png")
+    seeing = Counted()
+    seeing.modalities = Modalities(frozenset({"text"}), frozenset({"image"}))
+
+    def key(**options):
+        pool = pool_with_images(packed(folder, kind), **options)
+        return key_of(seeing, pool, "document")
+
+    pool = pool_with_images(packed(folder, kind))
+    first = key_of(seeing, pool, "document")
+    assert first == key_of(seeing, pool, "document")
+    assert first != key_of(seeing, pool_with_images(), "document")
+    assert first["images"] != key(missing="skip")["images"]
+    assert key_of(Counted(), pool, "document")["images"] is None
+    # The same size and the same time: copied over, as from an archive.
+    before = (folder / "deep/b.png").stat()
+    data = bytearray((folder / "deep/b.png").read_bytes())
+    data[-20] ^= 1
+    (folder / "deep/b.png").write_bytes(data)
+    os.utime(folder / "deep/b.png", ns=(before.st_atime_ns, before.st_mtime_ns))
+    changed = key()
+    assert changed["images"] != first["images"]
+    assert changed["rows"] == first["rows"]
+    # What no passage names is no matter.
+    if kind == "folder":
+        (folder / "more.png").write_bytes(b"x")
+        assert key() == changed
+        (folder / "gone.png").write_bytes(b"x")
+        assert key() != changed
+
+
+def test_another_order_of_the_same_rows_is_encoded_anew(tmp_path):
+    """Fingerprints are equal then: they say what scores alike, not what lies where."""
+    split = toy_split()
+    other = toy_split(
+        passages=dict(reversed(PASSAGES.items())), queries=dict(reversed(QUERIES.items()))
+    )
+    assert split.fingerprints == other.fingerprints
+    runs = []
+    for each in (split, other, split, other):
+        one = Counted()
+        runs.append(evaluate(each, one, k=5, cache=EmbeddingCache(tmp_path)).run)
+        assert one.count == {side: 4 * (len(runs) <= 2) for side in ("query", "document")}
+    for query in QUERIES:
+        assert len({tuple(run.passage_ids(query)) for run in runs}) == 1
+        assert len({tuple(run.scores(query)) for run in runs}) == 1
+
+
+def test_a_manifest_that_says_the_wrong_thing_does_not_spoil_the_cache(tmp_path):
+    """An entry is of the rows that were encoded, whatever fingerprint they are said to have."""
+    split, other = toy_split(), toy_split(passages=dict.fromkeys(PASSAGES, "?"))
+    wrong = Passages(other.passages_view.dataset, None, split.passages_view.fingerprint)
+    counted(replace(split, passages_view=wrong), tmp_path)
+    assert counted(split, tmp_path) == {"query": 0, "document": 4}
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_stored_ids_are_compared_with_the_table(tmp_path, late, caplog):
+    split = toy_split()
+    evaluate(split, kept(late), k=5, cache=EmbeddingCache(tmp_path))
+    other = toy_split(passages=dict(reversed(PASSAGES.items())))
+    evaluate(other, kept(late), k=5, cache=EmbeddingCache(tmp_path))
+    entries = {}
+    for path in tmp_path.glob("*/key.json"):
+        rows = json.loads(path.read_bytes())["key"]["rows"]
+        entries[rows["order"]] = path.parent
+    # As if a hash had met another: one entry has the other's rows.
+    mine, theirs = entries[split.passages_view.order], entries[other.passages_view.order]
+    for path in theirs.iterdir():
+        if path.name != "key.json":
+            shutil.copy(path, mine)
+    one = kept(late)
+    with caplog.at_level(logging.WARNING, "m2kr"):
+        run = evaluate(split, one, k=5, cache=EmbeddingCache(tmp_path)).run
+    assert "in another order" in caplog.text
+    assert one.count == {"query": 0, "document": 4}
+    assert run == evaluate(split, kept(late), k=5).run
+
+
+def kept(late):
+    return Counted() if late else CountedDense()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_whatever_byte_of_the_cache_changes_no_score_does(tmp_path, late, caplog):
+    split, cache = toy_split(), EmbeddingCache(tmp_path)
+    right = evaluate(split, kept(late), k=5, cache=cache).run
+    random = np.random.default_rng(3)
+    files = sorted(p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock")
+    encoded = 0
+    for path in files:
+        data = path.read_bytes()
+        for _ in range(12 if path.name == "vectors.npy" else 3):
+            changed = bytearray(data)
+            changed[random.integers(len(data))] ^= int(random.integers(1, 256))
+            path.write_bytes(changed)
+            one = kept(late)
+            assert evaluate(split, one, k=5, cache=cache).run == right
+            encoded += sum(one.count.values()) > 0
+    assert encoded > len(files) * 2
+    assert "is damaged, so it is" in caplog.text
+    one = kept(late)
+    assert evaluate(split, one, k=5, cache=cache).run == right
+    assert one.count == {"query": 0, "document": 0}
 
 
 def test_what_is_not_known_is_not_cached(tmp_path):

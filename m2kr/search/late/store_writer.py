@@ -19,6 +19,7 @@ from m2kr.search.late.store import TokenStore
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
 SHARD_BYTES = 1 << 30
@@ -104,6 +105,17 @@ class TokenWriter:
         """Passages in complete shards, or synced: where to go on after a kill."""
         return self._passages
 
+    def ids(self) -> "pa.ChunkedArray":
+        """Ids of these passages, in order.
+
+        Raises:
+            CheckError: a file of ids was changed.
+        """
+        import pyarrow as pa
+
+        complete = TokenStore.open(self.folder).ids().chunks
+        return pa.chunked_array([*complete, pa.array(self._shard.ids, pa.string())])
+
     def __enter__(self) -> Self:
         return self
 
@@ -119,7 +131,7 @@ class TokenWriter:
         if self._sync_seconds is not None and self._file is not None:
             with suppress(OSError, M2KRError):
                 self._sync()
-        self._abandon()
+        self.abandon()
 
     def append(self, ids: "Sequence[str]", matrices: "Sequence[NDArray[Any]]") -> None:
         """Adds passages.
@@ -234,10 +246,11 @@ class TokenWriter:
         try:
             self._finish_shard()
         finally:
-            self._abandon()
+            self.abandon()
         return TokenStore.open(self.folder)
 
-    def _abandon(self) -> None:
+    def abandon(self) -> None:
+        """Lets go of the store: as it is if it is synced, else without its open shard."""
         if self._file is not None:
             self._file.close()
             self._file = None
