@@ -115,6 +115,7 @@ class EncoderRetriever:
         searched: How the last search went: mode and settings. None for dense vectors.
         search_cost: What it took.
         index_bytes: On disk, of what is searched: array, token store or index.
+        version: Of a shipped encoder, a number that is raised when it encodes to something else.
         identity: Names of the classes that it is made of, with the hash of their source as it was when
             they were loaded (of m2kr's own: with their version); None if that can't be read.
     """

@@ -128,6 +128,8 @@ def equip(
     Raises:
         UsageError: it knows one way to search, and another is asked for.
     """
+    for member in getattr(retriever, "members", ()):
+        equip(member, None, cache, fingerprints)
     if isinstance(retriever, EncoderRetriever):
         retriever.cache, retriever.fingerprints = cache, dict(fingerprints)
         if searching is not None:

@@ -153,12 +153,13 @@ def weights() -> Path:
 @cache
 def settings() -> dict[str, Any]:
     """What decides the network's outputs. JSON values."""
-    package = _WEIGHTS.replace("_", "-")
+    package, code = (each.replace("_", "-") for each in (_WEIGHTS, _CODE))
     with weights().open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "model": NAME,
         "package": f"{package} {importlib.metadata.version(package)}",
+        "code": f"{code} {importlib.metadata.version(code)}",
         "weights_sha256": digest,
     }
 

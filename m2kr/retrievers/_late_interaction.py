@@ -1,6 +1,5 @@
 """What the retrievers ``preflmr`` and ``flmr`` share: a checkpoint, encoded and searched by MaxSim."""
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
@@ -9,8 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from m2kr.errors import UsageError
 from m2kr.evaluation.retriever import EncoderRetriever, Modalities, Report, Side
-from m2kr.retrievers import _queries
-from m2kr.retrievers._packages import file_sha256, require, source_sha256
+from m2kr.retrievers._packages import ModelFiles, file_sha256, files_sha256, require
 from m2kr.retrievers._queries import query_text
 from m2kr.retrievers._text_encoder import pick_device
 
@@ -52,6 +50,7 @@ class LateInteraction(EncoderRetriever):
         MissingError: torch, transformers or safetensors is not installed.
     """
 
+    version = 1
     modalities = Modalities(query=frozenset({"text", "image"}))
     # Batches are made by tokens here, and MaxSim takes inner products.
     settable: ClassVar[Mapping[str, Any]] = {}
@@ -99,7 +98,7 @@ class LateInteraction(EncoderRetriever):
             "checkpoint": Path(self._checkpoint).resolve().name if local else self._checkpoint,
             # A hub's snapshots lie in folders named by commit.
             "revision": None if local else self._folder.name,
-            **_hashes(self._folder),
+            **self._hashes(),
             "dtype": self._dtype,
             "query_length": QueryTokenizer.from_pretrained(self._folder).maxlen,
             "max_length": longest if self._max_length is None else self._max_length,
@@ -110,20 +109,36 @@ class LateInteraction(EncoderRetriever):
         }
 
     def cache_key(self, side: Side) -> Mapping[str, Any]:
-        """Weights, files, type and the code that runs them; of the lengths, the side's own."""
-        import m2kr.preflmr as package
-
+        """Weights, files and type; of the lengths, the side's own."""
         other = {"query": {"max_length"}, "document": {"query_length", "instructions"}}[side]
         # A checkpoint is known by its bytes, wherever it lies.
         unsaid = other | {"checkpoint", "revision", "scoring"}
-        settings = {name: value for name, value in self.settings.items() if name not in unsaid}
-        return settings | {"code": source_sha256(package, _queries)}
+        return {name: value for name, value in self.settings.items() if name not in unsaid}
 
     @cached_property
     def _folder(self) -> Path:
         from m2kr.preflmr.hub import local_folder
 
         return local_folder(self._checkpoint, self._revision)
+
+    @cached_property
+    def _files(self) -> ModelFiles:
+        from m2kr.preflmr import weights
+
+        of_weights = {each.file for each in weights.describe(self._folder).values()}
+        patterns = ("*.json", "*.txt", "*/*.json", "*/*.txt")
+        others = {path for pattern in patterns for path in self._folder.glob(pattern)}
+        return ModelFiles(self._folder, of_weights | others)
+
+    def _hashes(self) -> dict[str, str]:
+        """``weights_sha256`` (of several files: of their names and hashes), and that of the others."""
+        self._files.require_unchanged()
+        weights = [path for path in self._files.paths if path.suffix == ".safetensors"]
+        others = [path for path in self._files.paths if path.suffix != ".safetensors"]
+        one = file_sha256(weights[0]) if len(weights) == 1 else files_sha256(self._folder, weights)
+        found = {"weights_sha256": one, "files_sha256": files_sha256(self._folder, others)}
+        self._files.require_unchanged()
+        return found
 
     @cached_property
     def _encoder(self) -> "Encoder":
@@ -134,7 +149,9 @@ class LateInteraction(EncoderRetriever):
 
         devices = [pick_device(each) for each in self._devices]
         dtype = getattr(torch, self._dtype)
+        files = self._files
         model = PreFLMR.from_pretrained(self._folder, device=devices[0], dtype=dtype)
+        files.require_unchanged()
         # Embeddings are stored in float16: rounded once, here or there.
         return Encoder(
             model,
@@ -183,22 +200,3 @@ def _told(records: "Passages | Queries") -> "Iterator[Passage]":
     for rows in records.batches(_READ):
         for row in rows:
             yield Passage(row["passage_content"])
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    """``weights_sha256`` (of several files: of their names and hashes), and likewise of the others."""
-    from m2kr.preflmr import weights
-
-    found = sorted({each.file for each in weights.describe(folder).values()})
-    others = sorted(
-        path
-        for path in (*folder.glob("*.json"), *folder.glob("*/*.json"), *folder.glob("*/vocab.txt"))
-        if path.name != weights.INDEX
-    )
-    one = file_sha256(found[0]) if len(found) == 1 else _digest(folder, found)
-    return {"weights_sha256": one, "files_sha256": _digest(folder, others)}
-
-
-def _digest(folder: Path, paths: list[Path]) -> str:
-    lines = (f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n" for path in paths)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,13 +1,13 @@
-"""The small models that travel inside packages: where they are, found without importing them."""
+"""Packages and files that retrievers need: whether they are there, and what they are."""
 
 import hashlib
 import importlib.metadata
 import importlib.util
-from functools import cache
+from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 
-from m2kr.errors import missing_dependency
+from m2kr.errors import InputError, missing_dependency
 
 
 def require(modules: tuple[str, ...], extra: str, needed_for: str) -> None:
@@ -27,18 +27,74 @@ def version(package: str) -> str:
     return f"{name} {importlib.metadata.version(name)}"
 
 
-@cache
 def file_sha256(path: Path) -> str:
-    """Hex digest of a file, read once per process."""
+    """Hex digest of a file, read once per process unless it was written since."""
+    return _sha256(path, *stamps([path]))
+
+
+@lru_cache(maxsize=1024)
+def _sha256(path: Path, stamp: "Stamp") -> str:  # noqa: ARG001
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def source_sha256(*modules: ModuleType) -> str:
-    """One hash of the source files of some modules; of a package all that lie in its folder."""
-    files: list[Path] = []
-    for module in modules:
-        file = Path(str(module.__file__))
-        files += sorted(file.parent.glob("*.py")) if file.name == "__init__.py" else [file]
-    lines = (f"{path.name} {file_sha256(path)}\n" for path in files)
+# Bytes, times of content and entry, and number of a file: others once it is written anew.
+Stamp = tuple[int, int, int, int]
+
+
+def stamps(paths: Iterable[Path]) -> tuple[Stamp, ...]:
+    """What tells whether files were written since; nothing is read."""
+    facts = (path.stat() for path in paths)
+    return tuple((f.st_size, f.st_mtime_ns, f.st_ctime_ns, f.st_ino) for f in facts)
+
+
+def files_sha256(folder: Path, paths: Iterable[Path]) -> str:
+    """One hash of the names, below a folder, and the bytes of some files."""
+    lines = (
+        f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n" for path in sorted(paths)
+    )
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+class ModelFiles:
+    """The files that a model is read from, which must stay as they are from their hash to their use.
+
+    Rows that are kept under the hash of a model's files must not have been encoded with others: a
+    training run may write a new checkpoint over the old one at any time.
+
+    Args:
+        folder: Of the model.
+        paths: All files in it that decide what it encodes to.
+    """
+
+    def __init__(self, folder: Path, paths: Iterable[Path]) -> None:
+        self.folder, self.paths = folder, sorted(path for path in paths if path.is_file())
+        self._stamps = stamps(self.paths)
+
+    def require_unchanged(self) -> None:
+        """To be called when the model has been read.
+
+        Raises:
+            InputError: a file was written since this object was made, or is gone.
+        """
+        try:
+            same = stamps(self.paths) == self._stamps
+        except OSError:
+            same = False
+        if not same:
+            raise InputError(
+                "the model's files were written while it was in use",
+                where=str(self.folder),
+                fix="run it again, on a folder that nothing writes to",
+            )
+
+    def sha256(self) -> str:
+        """One hash of their names and bytes.
+
+        Raises:
+            InputError: as `require_unchanged`.
+        """
+        self.require_unchanged()
+        digest = files_sha256(self.folder, self.paths)
+        self.require_unchanged()
+        return digest

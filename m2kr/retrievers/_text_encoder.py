@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from functools import cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from m2kr.errors import MissingError, UsageError
 from m2kr.preflmr.files import packaged
 from m2kr.retrievers._memo import MEMO, digest
-from m2kr.retrievers._packages import file_sha256, require, version
+from m2kr.retrievers._packages import ModelFiles, file_sha256, require, stamps, version
 from m2kr.retrievers._threads import spread
 
 if TYPE_CHECKING:
@@ -68,7 +68,10 @@ class TextEncoder:
             if not model
             else Path(model).expanduser()
         )
+        if self._folder.is_dir():
+            self._folder = self._folder.resolve()
         self._source = str(self._folder) if self._folder.is_dir() else model
+        self._files = ModelFiles(self._folder, model_files(self._folder))
         self._packaged = not model
         self._model = model
         self._max_length = max_length
@@ -77,21 +80,31 @@ class TextEncoder:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the vectors: model, its version or weights, length. JSON values."""
-        weights = self._folder / "model.safetensors"
+        """What decides the vectors: model, its revision or files, length. JSON values."""
         known: dict[str, Any] = {"model": Path(self._model).name or "all-MiniLM-L6-v2"}
         if self._packaged:
             known["package"] = version(MINILM)
         elif not self._folder.is_dir():
             known["model"] = self._model
             known["revision"] = getattr(self._load()[1].config, "_commit_hash", None)
-        if weights.is_file():
-            known["weights_sha256"] = file_sha256(weights)
+        if self._files.paths:
+            known["files_sha256"] = self._files.sha256()
+            weights = self._folder / "model.safetensors"
+            if weights in self._files.paths:
+                known["weights_sha256"] = file_sha256(weights)
         return {**known, "max_length": self._max_length, "dtype": "float32"}
+
+    def cache_key(self) -> dict[str, Any] | None:
+        """What decides the vectors, wherever the model lies; None if that isn't known."""
+        known = self.settings
+        if "files_sha256" in known:
+            # A folder is known by its files.
+            return {name: v for name, v in known.items() if name not in ("model", "package")}
+        return known if known.get("revision") else None
 
     def encode(self, texts: Sequence[str]) -> "NDArray[np.float32]":
         """Unit vectors, (texts x dim) float32, in order."""
-        keys = [digest(self._source.encode(), text.encode()) for text in texts]
+        keys = [digest(self._identity, text.encode()) for text in texts]
         memo: dict[bytes, Any] = {
             key: MEMO.get((key, self._max_length, self._device)) for key in dict.fromkeys(keys)
         }
@@ -101,6 +114,11 @@ class TextEncoder:
                 memo[key] = vector
                 MEMO.put((key, self._max_length, self._device), vector, vector.nbytes)
         return np.stack([memo[key] for key in keys])
+
+    @cached_property
+    def _identity(self) -> bytes:
+        """The model's files, or its name on the hub, of which a process reads one revision."""
+        return (self._files.sha256() if self._files.paths else self._source).encode()
 
     def _encode(self, texts: list[str]) -> "list[NDArray[np.float32]]":
         tokenizer, model, device = self._load()
@@ -147,6 +165,7 @@ class TextEncoder:
             finally:
                 if shown:
                     bars.enable_progress_bar()
+            self._files.require_unchanged()
             logger.info("text encoder %s on %s", self._source, device)
             self._loaded = tokenizer, model.eval().to(device), device
         return self._loaded
@@ -172,7 +191,24 @@ def _mean_vectors(
     return found
 
 
-@cache
+def model_files(folder: Path) -> list[Path]:
+    """All that transformers may read in a model's folder; none where there is no folder."""
+    if not folder.is_dir():
+        return []
+    every = (path for path in folder.iterdir() if path.is_file())
+    return [path for path in every if path.name[0] != "." and path.suffix != ".md"]
+
+
 def text_encoder(model: str, max_length: int, device: str) -> TextEncoder:
-    """The encoder of these settings, one per process: retrievers share it and its weights."""
+    """The encoder of these settings, one per process: retrievers share it and its weights.
+
+    Another one once the model's files have changed.
+    """
+    folder = Path(model).expanduser().resolve()
+    files = sorted(model_files(folder)) if model else []
+    return _text_encoder(model, max_length, device, (folder, stamps(files)))
+
+
+@lru_cache(maxsize=8)
+def _text_encoder(model: str, max_length: int, device: str, files: object) -> TextEncoder:  # noqa: ARG001
     return TextEncoder(model, max_length, device)

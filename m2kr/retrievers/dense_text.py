@@ -9,9 +9,7 @@ from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
 from m2kr.evaluation.retriever import Batch, Encoded, EncoderRetriever, Modalities, Side
 from m2kr.evaluation.run import Run
-from m2kr.retrievers import _queries, _text_encoder
 from m2kr.retrievers._memo import MEMO
-from m2kr.retrievers._packages import source_sha256
 from m2kr.retrievers._queries import query_text, without_rankings
 from m2kr.retrievers._text_encoder import text_encoder
 
@@ -41,6 +39,7 @@ class DenseText(EncoderRetriever):
     """
 
     name = "dense_text"
+    version = 1
     modalities = Modalities()
 
     def __init__(
@@ -66,11 +65,8 @@ class DenseText(EncoderRetriever):
         return {**super().settings, **self._encoder.settings}
 
     def cache_key(self, side: Side) -> Mapping[str, Any] | None:  # noqa: ARG002
-        """Weights, length and type, and the code that runs them; None for weights without a hash."""
-        settings = self._encoder.settings
-        if "weights_sha256" not in settings:
-            return None
-        return settings | {"code": source_sha256(_text_encoder, _queries)}
+        """The model's files or its revision on the hub, length and type; None if they aren't known."""
+        return self._encoder.cache_key()
 
     def encode_document(self, batch: Batch) -> Encoded:
         """Unit vectors of passages."""

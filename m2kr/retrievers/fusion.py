@@ -95,6 +95,11 @@ class Fusion:
         }
 
     @property
+    def members(self) -> "tuple[Retriever, ...]":
+        """Whom it asks, in their order."""
+        return tuple(self._members.values())
+
+    @property
     def modalities(self) -> Modalities:
         """All that any member reads."""
         each = [modalities_of(member) for member in self._members.values()]

@@ -13,9 +13,9 @@ import numpy as np
 
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
-from m2kr.evaluation.retriever import Batch, Encoded, EncoderRetriever, Modalities
+from m2kr.evaluation.retriever import Batch, Encoded, EncoderRetriever, Modalities, Side
 from m2kr.evaluation.run import Run
-from m2kr.retrievers._image_encoder import CLASSES, class_names, image_classifier
+from m2kr.retrievers._image_encoder import CLASSES, class_names, image_classifier, names_sha256
 from m2kr.retrievers._memo import MEMO
 from m2kr.retrievers._packages import version
 from m2kr.retrievers._queries import without_rankings
@@ -47,6 +47,7 @@ class ImageConcepts(EncoderRetriever):
     """
 
     name = "image_concepts"
+    version = 1
     modalities = Modalities(query=frozenset({"image"}))
 
     def __init__(
@@ -65,7 +66,6 @@ class ImageConcepts(EncoderRetriever):
         self._images = image_classifier(device)
         self.concepts = concepts
         self.batch_size = batch_size
-        self._imageless: set[str] = set()
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -78,6 +78,18 @@ class ImageConcepts(EncoderRetriever):
             "text_encoder": self._texts.settings,
         }
 
+    def cache_key(self, side: Side) -> Mapping[str, Any] | None:
+        """The text model's files; for images the classifier's, its classes, and how many are used."""
+        texts = self._texts.cache_key()
+        if texts is None or side == "document":
+            return texts
+        return {
+            "concepts": self.concepts,
+            "names_sha256": names_sha256(),
+            "image_encoder": self._images.settings,
+            "text_encoder": texts,
+        }
+
     def encode_document(self, batch: Batch) -> Encoded:
         """Unit text vectors of passages."""
         before = MEMO.hits
@@ -88,7 +100,6 @@ class ImageConcepts(EncoderRetriever):
     def encode_query(self, batch: Batch) -> Encoded:
         """The images' concept vectors at unit length; zeros where a query has no image."""
         places = [i for i, image in enumerate(batch.images) if image is not None]
-        self._imageless |= {batch.ids[i] for i in range(len(batch)) if i not in set(places)}
         before = MEMO.hits
         found = self._images.probabilities([im for im in batch.images if im is not None])
         self._reuse("encode query", MEMO.hits - before)
@@ -114,8 +125,16 @@ class ImageConcepts(EncoderRetriever):
 
     def search(self, queries: Queries, k: int) -> Run:
         """Reads the images and searches exactly; see `EncoderRetriever.search`."""
-        self._imageless.clear()
-        return without_rankings(super().search(queries, k), self._imageless)
+        # Asked of the table: rows that were encoded before are not encoded again.
+        images, ids = queries.images, queries.ids.to_pylist()
+        imageless = {
+            query_id
+            for query_id, path in zip(ids, queries.column("img_path"), strict=True)
+            if path is None
+            or images is None
+            or (images.missing == "skip" and not images.exists(path))
+        }
+        return without_rankings(super().search(queries, k), imageless)
 
 
 @cache
