@@ -128,7 +128,8 @@ def equip(
     Raises:
         UsageError: it knows one way to search, and another is asked for.
     """
-    for member in getattr(retriever, "members", ()):
+    members = getattr(retriever, "members", None)
+    for member in members if isinstance(members, tuple) else ():
         equip(member, None, cache, fingerprints)
     if isinstance(retriever, EncoderRetriever):
         retriever.cache, retriever.fingerprints = cache, dict(fingerprints)
