@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 ColumnType = Literal["string", "list<string>", "int64", "float64", "list<float64>", "bool"]
 TableKind = Literal["queries", "passages", "qrels"]
 
-MANIFEST_FORMAT = "m2kr-manifest-1"
+MANIFEST_FORMAT = "m2kr-manifest-2"
 # Rows per Arrow record batch. Opening a table touches each batch's header, and the kernel maps
 # 64 KB around every touch: at 1,000 rows an 8.8 M-row pool would cost 570 MB just to open.
 BATCH_ROWS = 10_000

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from m2kr import atomic
-from m2kr.data.load import read_manifest
+from m2kr.data.manifests import read_manifests
 from m2kr.schema import SUFFIX
 from m2kr.sources import verdict
 
@@ -43,15 +43,19 @@ _CROISSANT_TYPES = {
 
 def write_cards(edition: Path) -> None:
     """Writes ``README.md`` and ``croissant.json``, if their text changes; a lock must be held."""
-    records = [read_manifest(path) for path in sorted(edition.glob("*_manifest.json"))]
-    texts = {
-        "README.md": readme(edition.name, records),
-        "croissant.json": json.dumps(croissant(edition.name, records), indent=1) + "\n",
-    }
-    for name, text in texts.items():
+    for name, data in cards(edition.name, list(read_manifests(edition)[0].values())).items():
         path = edition / name
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            atomic.write_text(path, text, alone=True)
+        if not path.is_file() or path.read_bytes() != data:
+            atomic.write_bytes(path, data, alone=True)
+
+
+def cards(edition: str, records: list[dict[str, Any]]) -> dict[str, bytes]:
+    """The bytes of an edition's ``README.md`` and ``croissant.json``."""
+    texts = {
+        "README.md": readme(edition, records),
+        "croissant.json": json.dumps(croissant(edition, records), indent=1) + "\n",
+    }
+    return {name: text.encode() for name, text in texts.items()}
 
 
 def readme(edition: str, records: list[dict[str, Any]]) -> str:

@@ -21,6 +21,7 @@ from m2kr.build.shards import difference, records, wait_for_shards
 from m2kr.build.spec import Builder
 from m2kr.build.stages import Stages
 from m2kr.data.lookup import FILE as INDEX
+from m2kr.data.manifests import read_manifest
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.locks import hold
 from m2kr.progress import Progress
@@ -197,7 +198,7 @@ def merge(
             setup.publish(stages)
         elif target.staging.exists():
             shutil.rmtree(target.staging)
-        record = json.loads(target.manifest.read_text(encoding="utf-8"))
+        record = read_manifest(target.manifest)
     target.write_card()
     return Built(target.folder, record, fresh)
 

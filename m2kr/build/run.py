@@ -1,6 +1,5 @@
 """One build from start to finish: files, parts, tables, manifest, publication, card."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from m2kr.build.setup import Ask, set_up, target_of
 from m2kr.build.shards import wait_for_shards
 from m2kr.build.spec import Builder
 from m2kr.build.stages import Stages
+from m2kr.data.manifests import read_manifest
 from m2kr.locks import hold
 from m2kr.progress import Progress
 
@@ -87,6 +87,6 @@ def build(
             setup.publish(stages)
         elif target.staging.exists():
             shutil.rmtree(target.staging)
-        record = json.loads(target.manifest.read_text(encoding="utf-8"))
+        record = read_manifest(target.manifest)
     target.write_card()
     return Built(target.folder, record, fresh)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,12 +26,15 @@ from m2kr.build.probing.local import check_content
 from m2kr.build.registry import registered_templates
 from m2kr.build.spec import Asset, Builder, templates_of
 from m2kr.build.stages import Stages
-from m2kr.errors import UsageError
+from m2kr.data.manifests import Manifest, read_manifest
+from m2kr.errors import InputError, UsageError
 from m2kr.locks import hold
 from m2kr.paths import downloads, manifest_path
 from m2kr.progress import Progress
 from m2kr.schema import MANIFEST_FORMAT
 from m2kr.sources import Source
+
+log = logging.getLogger("m2kr.build")
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,15 @@ class Target:
         """The manifest once the source is built."""
         return manifest_path(self.folder, self.source.config)
 
+    def record(self) -> Manifest | None:
+        """The manifest's content; None if the source isn't built, or what is there can't be relied on."""
+        try:
+            return read_manifest(self.manifest)
+        except InputError as error:
+            if self.manifest.exists():
+                log.warning("built again: %s: %s", self.manifest, error.what)
+            return None
+
     @property
     def lock(self) -> Path:
         """Held by who prepares or publishes the source in this edition."""
@@ -155,9 +168,9 @@ class Setup:
     def fresh(self) -> bool:
         """Whether there is anything to be done."""
         target = self.target
-        if target.ask.force or not target.manifest.exists():
+        old = None if target.ask.force else target.record()
+        if old is None:
             return True
-        old = json.loads(target.manifest.read_text(encoding="utf-8"))
         return bool(old["key"] != self.key) and not self._made_before_versions(old)
 
     def _made_before_versions(self, old: Mapping[str, Any]) -> bool:
@@ -228,8 +241,8 @@ def set_up(
         publish.publish(target.staging, target.folder, source.config)
         target.write_card()
     chosen = chosen_splits(source, ask.splits)
-    if target.manifest.exists() and not ask.force:
-        old = json.loads(target.manifest.read_text(encoding="utf-8"))
+    old = None if ask.force else target.record()
+    if old is not None:
         if target.route != "import":
             refuse_other(old, str(target.folder), route=target.route, options=target.told)
         chosen = tuple(s for s in source.pools if s in {*chosen, *old["splits"]})

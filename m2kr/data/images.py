@@ -12,7 +12,8 @@ from PIL import Image
 from m2kr.data.image_decode import MAX_PIXELS, TOO_MANY_PIXELS, ImageFault, open_rgb
 from m2kr.data.image_index import Identity, locked
 from m2kr.data.image_names import alternatives, checked
-from m2kr.data.image_roots import open_root
+from m2kr.data.image_places import SourceRoots
+from m2kr.data.image_roots import ImageRoot, open_root
 from m2kr.errors import InputError, MissingError, UsageError
 
 Missing = Literal["error", "black", "skip"]
@@ -101,7 +102,8 @@ class ImageStore:
 
     Args:
         roots: Folders, zip or tar files (or folders inside them: ``a.tar/01``), Arrow or Parquet
-            files; see `m2kr.data.image_roots.open_root`.
+            files; see `m2kr.data.image_roots.open_root`. Those of a built source are looked up when an
+            image is first asked for.
         missing: What `open` does where no root has a path: raise, give a black image, or give None.
         max_pixels: Largest width times height that is decoded.
         cache: Folder in which the indexes of archives are kept between processes.
@@ -115,7 +117,7 @@ class ImageStore:
 
     def __init__(
         self,
-        roots: Sequence[str | Path] | str | Path,
+        roots: Sequence[str | Path] | str | Path | SourceRoots,
         *,
         missing: Missing = "error",
         max_pixels: int = MAX_PIXELS,
@@ -124,14 +126,37 @@ class ImageStore:
     ) -> None:
         if missing not in get_args(Missing):
             raise UsageError(f"missing={missing!r}", expected="one of error, black, skip")
-        given = [roots] if isinstance(roots, str | os.PathLike) else roots
-        folder = None if cache is None else Path(cache)
-        self._opened = tuple(open_root(Path(root), folder) for root in given)
-        self.roots = tuple(Path(root) for root in given)
+        self._cache = None if cache is None else Path(cache)
+        self._later = roots if isinstance(roots, SourceRoots) else None
+        if isinstance(roots, SourceRoots):
+            given: Sequence[str | Path] = roots.given
+        else:
+            given = [roots] if isinstance(roots, str | os.PathLike) else roots
+        # Opened even where the others are looked up later: a wrong --images is told at once.
+        self._paths = tuple(map(Path, given))
+        self._found = self._open(self._paths)
         self.missing = missing
         self.max_pixels = max_pixels
         self._names = checked(names)
         self.missing_count = 0
+
+    def _open(self, roots: Sequence[Path]) -> tuple[ImageRoot, ...]:
+        return tuple(open_root(root, self._cache) for root in roots)
+
+    @property
+    def _opened(self) -> tuple[ImageRoot, ...]:
+        if self._later is not None:
+            with locked():
+                if self._later is not None:
+                    self._paths = tuple(self._later.paths())
+                    self._found = self._open(self._paths)
+                    self._later = None
+        return self._found
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The roots' paths, in the order in which they are searched."""
+        return self._paths if self._opened else ()
 
     def read(self, path: str) -> bytes:
         """The bytes of an image file, as stored.

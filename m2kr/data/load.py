@@ -1,16 +1,26 @@
 """Loading a built split: passages, queries and judgements, memory-mapped."""
 
-import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr import paths
-from m2kr.errors import InputError, MissingError, UsageError
-from m2kr.schema import SUFFIX, TableKind
-from m2kr.sources import RELEASED, build_command, builder_names, nearest, normalise, split_name
+from m2kr.data.file_checks import CheckedFiles, check_table
+from m2kr.data.manifests import config_of, read_manifest, read_manifests
+from m2kr.errors import InputError, M2KRError, MissingError, UsageError
+from m2kr.schema import ID_COLUMN, SUFFIX, TableKind
+from m2kr.sources import (
+    RELEASED,
+    build_command,
+    builder_names,
+    nearest,
+    normalise,
+    resolve,
+    split_name,
+)
 
 if TYPE_CHECKING:
     import os
@@ -23,10 +33,18 @@ if TYPE_CHECKING:
     from m2kr.data.records import Passages, Queries
     from m2kr.data.rows import RowReader
 
+__all__ = ["Split", "built", "load", "locate", "manifest_of", "read_manifest", "survey"]
+
+log = logging.getLogger("m2kr.data")
+
 
 @dataclass(frozen=True)
 class Split:
     """One split of a built source.
+
+    A table's files are compared with the manifest before they are read (see `m2kr.data.file_checks`), so
+    that its rows are those of the fingerprints: a damaged file, or a source that was built anew meanwhile,
+    is an error.
 
     Attributes:
         source: Source name, such as ``mini``.
@@ -81,17 +99,22 @@ class Split:
 
     @cached_property
     def images(self) -> "ImageStore | None":
-        """The source's images, or None if it has no image root."""
-        from m2kr.data.image_places import places
+        """The source's images, or None if it has no image root.
+
+        Its roots are looked for when an image is first asked for: nothing else needs them. Those given by
+        the user are looked for at once.
+        """
+        from m2kr.data.image_places import SourceRoots
         from m2kr.data.images import ImageStore
 
         source, data_root = self.manifest["source"], self.folder.parent
-        named = [self._root(r) for r in self.manifest["image_roots"]]
-        named += places(data_root, source.get("image_store") or source["name"])
-        if self.image_roots:  # the user's own may stand in for roots that have moved
-            named = [root for root in named if root.exists()]
-        roots = [*map(Path, self.image_roots), *named]
-        if not roots and not self.manifest["splits"][self.split]["with_image"]:
+        roots = SourceRoots(
+            given=tuple(map(Path, self.image_roots)),
+            recorded=tuple(self._root(root) for root in self.manifest["image_roots"]),
+            data_root=data_root,
+            store=source.get("image_store") or source["name"],
+        )
+        if roots.none and not self.manifest["splits"][self.split]["with_image"]:
             return None
         return ImageStore(
             roots,
@@ -152,62 +175,78 @@ class Split:
     def _access(self) -> "dict[TableKind, tuple[IdIndex, RowReader]]":
         from m2kr.data.lookup import open_index
 
-        return {
-            "queries": open_index(self._folder("queries", self.split), "question_id"),
-            "passages": open_index(self._folder("passages", self.pool), "passage_id"),
+        tables: dict[TableKind, str] = {
+            "queries": self._table("queries", self.split),
+            "passages": self._table("passages", self.pool),
         }
+        checked = [check_table(self.folder, self.manifest, table) for table in tables.values()]
+        opened = {
+            kind: open_index(self.folder / table, ID_COLUMN[kind]) for kind, table in tables.items()
+        }
+        for each in checked:
+            each.require_same()
+        return opened
 
-    def _folder(self, kind: TableKind, split: str) -> Path:
-        return self.folder / f"{self.manifest['source']['config']}_{SUFFIX[kind]}" / split
+    def require_unharmed(self) -> None:
+        """Refuses a split whose mapped files were written to since they were opened.
+
+        A table that was built anew is another file: the one that is open stays as it is.
+
+        Raises:
+            CheckError: rows may have changed while they were read.
+        """
+        for checked in self._checked:
+            checked.require_same(replaced=True)
+
+    @cached_property
+    def _checked(self) -> list[CheckedFiles]:
+        return []
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process opens the tables itself, and checks them.
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def _table(self, kind: TableKind, split: str) -> str:
+        return f"{self.manifest['source']['config']}_{SUFFIX[kind]}/{split}"
 
     def _dataset(self, kind: TableKind, split: str) -> "Dataset":
         from datasets import Dataset
 
-        folder = self._folder(kind, split)
-        if not (folder / "state.json").exists():
-            raise MissingError(
-                "this table is gone, though its manifest says that it was built",
-                where=str(folder),
-                fix=f"m2kr build {self.source} --force",
-            )
-        return Dataset.load_from_disk(str(folder), keep_in_memory=False)
+        table = self._table(kind, split)
+        checked = check_table(self.folder, self.manifest, table)
+        opened = Dataset.load_from_disk(str(self.folder / table), keep_in_memory=False)
+        checked.require_same()
+        self._checked.append(checked)
+        return opened
 
     def _root(self, root: str) -> Path:
         return Path(root) if Path(root).is_absolute() else (self.folder / root).resolve()
 
 
-def built(root: Path) -> dict[str, dict[str, Path]]:
-    """What is built under a data root: source name -> edition name -> edition folder."""
-    found: dict[str, dict[str, Path]] = {}
-    for edition in paths.editions(root):
-        for path in sorted(edition.glob("*_manifest.json")):
-            name = read_manifest(path)["source"]["name"]
-            found.setdefault(name, {})[edition.name] = edition
+Built = dict[str, dict[str, Path]]
+
+
+def built(root: Path) -> Built:
+    """What is built under a data root: source name -> edition name -> edition folder.
+
+    A damaged manifest is warned about, and its source left out.
+    """
+    found, damaged = survey(root)
+    for path, error in damaged.items():
+        log.warning("left out: %s: %s; m2kr verify says more", path, error.what)
     return found
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """A manifest file.
-
-    Raises:
-        InputError: it is not JSON, or not a manifest of this version.
-    """
-    from m2kr.schema import MANIFEST_FORMAT
-
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(
-            f"not JSON: {error}", where=str(path), fix="build the source again"
-        ) from error
-    if not isinstance(record, dict) or record.get("format") != MANIFEST_FORMAT:
-        raise InputError(
-            "not a manifest that this version of m2kr reads",
-            where=str(path),
-            expected=f'"format": "{MANIFEST_FORMAT}"',
-            fix="build the source again, or upgrade m2kr",
-        )
-    return record
+def survey(root: Path) -> tuple[Built, dict[Path, M2KRError]]:
+    """What is built under a data root, and what is wrong with manifests that can't be read."""
+    found: Built = {}
+    damaged: dict[Path, M2KRError] = {}
+    for edition in paths.editions(root):
+        sound, wrong = read_manifests(edition)
+        damaged |= wrong
+        for name in sound:
+            found.setdefault(name, {})[edition.name] = edition
+    return found, damaged
 
 
 def load(
@@ -268,13 +307,36 @@ def built_source(name: str, have: Mapping[str, Mapping[str, Path]]) -> str:
     return nearest(name, names)
 
 
+def source_of(manifest: Path) -> str:
+    """The source whose manifest a file is by its name, for one that can't be read."""
+    try:
+        return resolve(config_of(manifest))
+    except UsageError:  # not of the benchmark
+        return config_of(manifest).lower()
+
+
 def locate(source: str, *, edition: str | None, root: Path) -> tuple[str, Path, dict[str, Any]]:
     """The canonical name, edition folder and manifest of a built source; raises as `load` does."""
-    have = built(root)
-    name = built_source(source, have)
+    have, damaged = survey(root)
+    owners = {path: source_of(path) for path in damaged}
+    meant = {normalise(each) for path in damaged for each in (owners[path], config_of(path))}
+    wanted = normalise(source)
+    if wanted in meant and wanted not in map(normalise, have):
+        name = next(o for p, o in owners.items() if wanted in map(normalise, (o, config_of(p))))
+    else:
+        name = built_source(source, have)
     found = have.get(name, {})
+    # A damaged manifest takes part: nobody should be given another edition's rows in its place.
+    wrong = {
+        path.parent.name: error
+        for path, error in damaged.items()
+        if normalise(owners[path]) == normalise(name)
+    }
     if edition is not None:
         found = {e: f for e, f in found.items() if e == edition}
+        wrong = {e: error for e, error in wrong.items() if e == edition}
+    if wrong and not found:
+        raise next(iter(wrong.values()))
     if not found:
         where = f"edition '{edition}' under {root}" if edition else str(root)
         raise MissingError(
@@ -282,9 +344,10 @@ def locate(source: str, *, edition: str | None, root: Path) -> tuple[str, Path, 
             expected=f"built here: {', '.join(sorted(have)) or 'nothing yet'}",
             fix=_how_to_build(name, edition, root),
         )
-    if len(found) > 1:
+    if len(found) + len(wrong) > 1:
         raise UsageError(
-            f"'{name}' is built in several editions",
+            f"'{name}' is built in several editions"
+            + (f" (the manifest in {', '.join(wrong)} is damaged)" if wrong else ""),
             expected="one of "
             + "; ".join(
                 f"{e} ({edition_in_words(manifest_of(f, name))})" for e, f in found.items()
@@ -326,6 +389,15 @@ def _how_to_build(name: str, edition: str | None, root: Path) -> str:
 
 
 def manifest_of(edition: Path, source: str) -> dict[str, Any]:
-    """The manifest of one source in an edition folder that holds it."""
-    records = map(read_manifest, sorted(edition.glob("*_manifest.json")))
-    return next(record for record in records if record["source"]["name"] == source)
+    """The manifest of one source in an edition folder that holds it.
+
+    Raises:
+        MissingError: it is not there any more.
+        InputError: it is damaged.
+    """
+    sound, damaged = read_manifests(edition)
+    if source in sound:
+        return sound[source]
+    if damaged:
+        raise next(iter(damaged.values()))
+    raise MissingError(f"'{source}' is not built there any more", where=str(edition))

@@ -1,14 +1,18 @@
 """Finding the two versions that a user wants to compare: editions, sources in them, folders."""
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from m2kr.build.compare.diff import Version
-from m2kr.data.load import built_source, read_manifest
+from m2kr.data.load import built_source
+from m2kr.data.manifests import read_manifests
 from m2kr.errors import MissingError, UsageError
 from m2kr.paths import editions
+
+log = logging.getLogger("m2kr.build")
 
 Sources = Mapping[str, Mapping[str, Any]]  # manifests by source name
 
@@ -68,9 +72,13 @@ def _edition(text: str, root: Path) -> tuple[Path, Sources, str | None]:
     )
 
 
-def _held_in(folder: Path) -> dict[str, Mapping[str, Any]]:
-    manifests = map(read_manifest, sorted(folder.glob("*_manifest.json")))
-    return {manifest["source"]["name"]: manifest for manifest in manifests}
+def _held_in(folder: Path) -> Sources:
+    sound, damaged = read_manifests(folder)
+    if damaged and not sound:
+        raise next(iter(damaged.values()))
+    for path, error in damaged.items():
+        log.warning("left out: %s: %s", path, error.what)
+    return sound
 
 
 def _held(folder: Path, have: Sources) -> str:
