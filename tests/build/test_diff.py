@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Cli
+from resign import resign
 
 from m2kr.build.compare.diff import SourceDiff, diff
 from m2kr.build.compare.names import find_versions
@@ -414,10 +415,9 @@ def repeat(root: Path, edition: str, texts: list[tuple[str, str]]) -> None:
     writer.write_rows({"passage_id": i, "passage_content": text} for i, text in texts)
     shards = [shard_facts(shard) for shard in writer.close()]
     write_index(folder, (b.column("passage_id") for b in read_batches(folder)))
-    path = root / edition / "TOY_manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["tables"]["TOY_passages/test_passages"] |= {"rows": len(texts), "shards": shards}
-    path.write_text(json.dumps(manifest))
+    tables = resign(root / edition, "TOY")["tables"]
+    tables["TOY_passages/test_passages"] |= {"rows": len(texts), "shards": shards}
+    resign(root / edition, "TOY", tables=tables)
 
 
 def test_ids_that_occur_again(tmp_path: Path, cli: Cli) -> None:
@@ -438,24 +438,39 @@ def test_ids_that_occur_again(tmp_path: Path, cli: Cli) -> None:
 
 
 def test_damaged_tables_are_refused(tmp_path: Path, cli: Cli) -> None:
-    found = compared(tmp_path, Made(), Made(passages() | {"p3": {"passage_content": "x"}}))
+    compared(tmp_path, Made(), Made(passages() | {"p3": {"passage_content": "x"}}))
     folder = tmp_path / "b" / "TOY_passages/test_passages"
     index = np.load(folder / "ids.npy")
+
+    def refused(match: str) -> None:
+        resign(tmp_path / "b", "TOY")  # as if it had been built so
+        with pytest.raises(CheckError, match=match):
+            diff(*find_versions("a", "b", tmp_path)[0])
+
     for wrong in (index[:-1], index[::-1], np.sort(index["hash"])):
         np.save(folder / "ids.npy", wrong)
-        with pytest.raises(CheckError, match="ids"):
-            diff(found.a, found.b)
+        refused("ids")
     index["row"] = index["row"][::-1].copy()
     np.save(folder / "ids.npy", index)
-    with pytest.raises(CheckError, match="does not fit"):
-        diff(found.a, found.b)
-    (folder / "ids.npy").unlink()
-    with pytest.raises(MissingError, match="gone"):
-        diff(found.a, found.b)
+    refused("does not fit")
     shard = folder / "data-00000.arrow"
-    shard.write_bytes(shard.read_bytes()[:-2000])
-    (folder / "ids.npy").touch()
-    assert "m2kr verify" in cli("diff", "a", "b", "--data", tmp_path, code=1).stderr
+    for content in (shard.read_bytes()[:-2000], shard.read_bytes()[:-1] + b"x"):
+        shard.write_bytes(content)
+        error = cli("diff", "a", "b", "--data", tmp_path, code=1).stderr
+        assert str(shard) in error
+        assert "m2kr build toy" in error
+    (folder / "ids.npy").unlink()
+    with pytest.raises(MissingError, match=r"ids\.npy.*gone"):
+        diff(*find_versions("a", "b", tmp_path)[0])
+
+
+def test_equal_files_are_not_read_but_checked(tmp_path: Path) -> None:
+    compared(tmp_path, Made(), Made())
+    shard = tmp_path / "b" / "TOY_data/test/data-00000.arrow"
+    data = shard.read_bytes()
+    shard.write_bytes(data[:900] + b"\xff" + data[901:])
+    with pytest.raises(CheckError, match="TOY_data/test/data-00000"):
+        diff(*find_versions("a", "b", tmp_path)[0])
 
 
 def test_one_hash_for_two_ids_is_no_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,6 +485,7 @@ def test_one_hash_for_two_ids_is_no_match(tmp_path: Path, monkeypatch: pytest.Mo
         index = np.load(path)
         index["hash"][index["row"] == 99] = 2**63
         np.save(path, np.sort(index, order="hash"))
+        resign(tmp_path / edition, "TOY")
     monkeypatch.setattr("m2kr.build.compare.rows.id_hash", lambda _: 2**63)
     ((a, b),) = find_versions("a", "b", tmp_path)
     table = by_name(diff(a, b))["TOY_passages/test_passages"]

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from m2kr.build.compare.rows import StoredTable
 from m2kr.build.compare.table import TableDiff, compare_rows
+from m2kr.data.file_checks import check_table
 from m2kr.errors import CheckError, UsageError
 from m2kr.progress import Progress, Silent
 from m2kr.schema import ID_COLUMN, SUFFIX, TableKind
@@ -134,6 +135,8 @@ def _table(
     kind, name_a, name_b = pair[0], a.table(*pair[:2]), b.table(pair[0], pair[2])
     facts_a, facts_b = a.manifest["tables"][name_a], b.manifest["tables"][name_b]
     found = TableDiff(kind, name_a, name_b, (facts_a["rows"], facts_b["rows"]))
+    check_table(a.folder, a.manifest, name_a)
+    check_table(b.folder, b.manifest, name_b)
     if _hashes(facts_a) == _hashes(facts_b):
         found.same_files = True
         return found

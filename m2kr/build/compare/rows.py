@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from m2kr.data.lookup import FILE, id_hash
 from m2kr.data.rows import RowReader
-from m2kr.errors import CheckError, MissingError
+from m2kr.errors import CheckError
 from m2kr.schema import ID_COLUMN, TableKind
 
 BLOCK_BYTES = 160_000_000
@@ -27,7 +27,7 @@ Piece = tuple[np.ndarray, pa.RecordBatch, pa.RecordBatch]
 
 
 class StoredTable:
-    """One split of a built table on disk.
+    """One split of a built table on disk, whose files were checked.
 
     Args:
         folder: The split's folder.
@@ -35,7 +35,6 @@ class StoredTable:
         facts: The table's entry in the manifest.
 
     Raises:
-        MissingError: a shard or the id index is gone.
         CheckError: the shards hold another number of rows than the manifest says.
     """
 
@@ -44,9 +43,6 @@ class StoredTable:
         self.id_column = ID_COLUMN[kind]
         self.rows: int = facts["rows"]
         self._files = [folder / shard["file"] for shard in facts["shards"]]
-        for path in (*self._files, folder / FILE):
-            if not path.exists():
-                raise MissingError("this file of a built table is gone", where=str(path))
         self._ends: list[int] = []
         for path in self._files:
             with pa.memory_map(str(path)) as file:  # touches the headers of batches alone
