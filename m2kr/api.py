@@ -90,14 +90,17 @@ def evaluate(
         M2KRError: unknown names, missing data, images or packages, or a retriever that breaks its
             contract; see the subclasses.
     """
-    splits = [
-        s
-        if isinstance(s, Split)
-        else load(
-            s, split, edition=edition, data=data, images=images, missing_images=missing_images
+
+    def opened(name: str | Split) -> Split:
+        if isinstance(name, Split):
+            return name
+        return load(
+            name, split, edition=edition, data=data, images=images, missing_images=missing_images
         )
-        for s in ([source] if isinstance(source, str | Split) else source)
-    ]
+
+    named = [source] if isinstance(source, str | Split) else list(source)
+    for name in named:  # before any work: what isn't there is told now
+        opened(name)
     searching = _searching(search, audit, max_hours)
     one_retriever = isinstance(retriever, str) or not isinstance(retriever, Sequence)
     retrievers = [
@@ -109,7 +112,10 @@ def evaluate(
     results = Results()
     with tempfile.TemporaryDirectory(prefix="m2kr-") as scratch:
         base = Path(workdir) if workdir is not None else Path(scratch)
-        for one in splits:
+        for name in named:
+            one = opened(
+                name
+            )  # at its turn: it may have been built anew while others were evaluated
             for i, each in enumerate(retrievers):
                 folder = base / f"{one.source}.{one.split}.{i}.{each.name}"
                 folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,9 @@
-"""Checking a built source from its files up: hashes, schema, counts, ids, judgements, fingerprints."""
+"""Checking what is built from its files up: hashes, schema, counts, ids, judgements, fingerprints, images.
 
+Every file is hashed before anything in it is read, so that a damaged one is reported and not mapped.
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,13 +11,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from m2kr.build.hashing import shard_facts
+from m2kr.build import card
+from m2kr.build.images.check_store import check_store
 from m2kr.build.tables import PoolReader, open_shards, read_batches
+from m2kr.data.file_checks import OTHER_BYTES, Stamps, hashes, identity_at, size_problem
+from m2kr.data.image_places import SourceRoots
+from m2kr.data.image_shards import holds_shards
+from m2kr.data.load import source_of
 from m2kr.data.lookup import FILE, open_index
-from m2kr.errors import M2KRError
+from m2kr.data.manifests import manifest_text, read_manifest, read_manifests, rebuild_command
+from m2kr.errors import M2KRError, from_system, one_line
 from m2kr.fingerprint import combine, pool_part, query_parts
+from m2kr.paths import editions, manifest_path
 from m2kr.progress import Progress, Silent
 from m2kr.schema import ID_COLUMN, SUFFIX, Column, arrow_schema, qrels_columns
+from m2kr.sources import normalise
+
+Manifest = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -21,60 +35,198 @@ class Finding:
     """One thing that was checked.
 
     Attributes:
-        table: What it was checked on.
-        check: ``files``, ``schema``, ``rows``, ``ids``, ``positives`` or ``fingerprint``.
+        table: What it was checked on: a table, another file of the edition, or images.
+        check: ``manifest``, ``files``, ``schema``, ``rows``, ``ids``, ``positives``, ``fingerprint``,
+            ``readable``, ``card`` or ``images``.
         problem: What is wrong, or an empty string.
+        fix: What to do about it.
     """
 
     table: str
     check: str
     problem: str = ""
+    fix: str = ""
 
 
-def verify(
-    edition: Path, manifest: dict[str, Any], progress: Progress | None = None
-) -> list[Finding]:
-    """Checks every table of one source against its manifest; reads each shard twice.
+def verify_root(
+    root: Path,
+    source: str | None = None,
+    edition: str | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[str, Finding]]:
+    """Checks all that is built under a data root; nothing that is damaged ends it.
+
+    Args:
+        root: The data root.
+        source: One source by its canonical name; all if absent.
+        edition: One edition; all if absent.
+        progress: Told of each table, in rows.
+
+    Yields:
+        Edition names and what was checked there.
+    """
+    bars, stores = progress or Silent(), set[Path]()
+    for folder in editions(root):
+        if edition not in (None, folder.name):
+            continue
+        sound, damaged = read_manifests(folder)
+        for path, error in damaged.items():
+            if source is None or normalise(source) == normalise(source_of(path)):
+                yield folder.name, Finding(path.name, "manifest", error.what, error.fix or "")
+        chosen = [record for name, record in sound.items() if source in (None, name)]
+        for record in chosen:
+            findings = [*verify(folder, record, bars), *_images(folder, record, stores, bars)]
+            yield from ((folder.name, finding) for finding in findings)
+        if chosen and not damaged:
+            yield from ((folder.name, each) for each in _cards(folder, list(sound.values())))
+
+
+def verify(edition: Path, manifest: Manifest, progress: Progress | None = None) -> list[Finding]:
+    """Checks every file and table of one source against its manifest; reads each shard twice.
 
     Args:
         edition: The edition folder.
         manifest: The source's manifest.
         progress: Told of each table, in rows.
     """
-    bars = progress or Silent()
-    findings: list[Finding] = []
-    for name, facts in manifest["tables"].items():
-        bars.start(name, facts["rows"], "rows")
-        found = _files(edition / name, name, facts)
-        if not any(f.problem for f in found):
-            try:
-                found += _contents(edition, manifest, name, facts)
-            except (M2KRError, OSError, ValueError, pa.ArrowInvalid) as error:
-                found.append(Finding(name, "readable", str(error)))
+    bars, fix = progress or Silent(), rebuild_command(manifest, edition)
+    config = manifest["source"]["config"]
+    stamps = Stamps(edition, config)
+    findings = [_manifest(edition, manifest, fix)]
+    groups: dict[str, list[str]] = {name: [] for name in manifest["tables"]}
+    for name in manifest["files"]:
+        table = name.rpartition("/")[0]
+        groups.setdefault(table if table in groups else name, []).append(name)
+    damaged: set[str] = set()
+    for name, files in groups.items():
+        facts = manifest["tables"].get(name)
+        bars.start(name, facts["rows"] if facts else None, "rows")
+        finding = _files(edition, manifest, name, files, stamps, fix)
+        findings.append(finding)
+        damaged |= {name} if finding.problem else set()
         bars.done(name)
-        findings += found
+    stamps.save(manifest["files"])
+    for name, facts in manifest["tables"].items():
+        if name in damaged or _pool_of(manifest, name) in damaged:
+            continue
+        try:
+            findings += _contents(edition, manifest, name, facts)
+        except Exception as error:  # noqa: BLE001 - a check that can't be made has failed
+            ours = from_system(error)
+            findings.append(Finding(name, "readable", ours.what if ours else one_line(error), fix))
     return findings
 
 
-def _files(folder: Path, name: str, facts: dict[str, Any]) -> list[Finding]:
+def _manifest(edition: Path, manifest: Manifest, fix: str) -> Finding:
+    """Whether the manifest's file is byte for byte what was written."""
+    path = manifest_path(edition, manifest["source"]["config"])
     problem = ""
-    for shard in facts["shards"]:
-        path = folder / shard["file"]
-        if not path.exists():
-            problem = f"{shard['file']} is missing"
-        elif (seen := shard_facts(path)) != shard:
-            problem = f"{shard['file']} has sha256 {seen['sha256']}, expected {shard['sha256']}"
+    try:
+        if path.read_bytes() != manifest_text(read_manifest(path)).encode():
+            problem = "its layout was changed, though it says the same"
+    except (OSError, M2KRError) as error:
+        problem = error.what if isinstance(error, M2KRError) else str(error)
+    return Finding(path.name, "manifest", problem, fix)
+
+
+def _files(
+    edition: Path, manifest: Manifest, name: str, files: list[str], stamps: Stamps, fix: str
+) -> Finding:
+    """The files of one table, or another file, by size and hash; and that there are no others."""
+    problems: list[str] = []
+    whole: list[str] = []
+    for file in files:
+        path = edition / file
+        problem = size_problem(path, identity_at(path), manifest["files"][file]["size"])
         if problem:
-            break
-    extra = {p.name for p in folder.glob("*.arrow*")} - {s["file"] for s in facts["shards"]}
-    if extra and not problem:
-        problem = f"files that the manifest does not list: {', '.join(sorted(extra))}"
-    return [Finding(name, "files", problem)]
+            problems.append(f"{path.name}: {problem}")
+        else:
+            whole.append(file)
+    for file in whole:
+        try:
+            ((identity, sha256),) = hashes(edition, [file]).values()
+        except M2KRError as error:
+            problems.append(f"{Path(file).name}: {error.what}")
+            continue
+        if identity is None or sha256 != manifest["files"][file]["sha256"]:
+            problems.append(f"{Path(file).name}: {OTHER_BYTES}")
+        else:
+            stamps.add(file, identity, sha256)
+    if name in manifest["tables"]:
+        known = {Path(file).name for file in files}
+        others = sorted(p.name for p in (edition / name).glob("data-*") if p.name not in known)
+        problems += [f"{other!r}: the manifest does not list this file" for other in others]
+    more = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
+    return Finding(name, "files", problems[0] + more if problems else "", fix)
 
 
-def _contents(
-    edition: Path, manifest: dict[str, Any], name: str, facts: dict[str, Any]
-) -> list[Finding]:
+def _pool_of(manifest: Manifest, table: str) -> str | None:
+    """The table of passages that a table of queries is checked against."""
+    folder, split = table.split("/")
+    config = manifest["source"]["config"]
+    if folder != f"{config}_{SUFFIX['queries']}":
+        return None
+    return f"{config}_{SUFFIX['passages']}/{manifest['splits'][split]['pool']}"
+
+
+def _cards(edition: Path, records: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Whether card and Croissant file are those of the manifests; a copied edition may have a new name."""
+    names = dict.fromkeys([edition.name, *(record["edition"] for record in records)])
+    fix = rebuild_command(records[0], edition).removesuffix(" --force")
+    made = [card.cards(name, records) for name in names]
+    for name in made[0]:
+        try:
+            seen = (edition / name).read_bytes()
+            fits = any(cards[name] == seen for cards in made)
+            problem = "" if fits else "it is not what this m2kr makes of the manifests here"
+        except OSError as error:
+            problem = f"it can't be read: {error.strerror}"
+        yield Finding(name, "card", problem, fix)
+
+
+def _images(
+    edition: Path, manifest: Manifest, stores: set[Path], bars: Progress
+) -> Iterator[Finding]:
+    """Image roots are where the manifest says; archives and stores that m2kr made are what they were.
+
+    Args:
+        edition: The edition folder.
+        manifest: The source's manifest.
+        stores: Image stores that were checked before; gets those that are checked now.
+        bars: Told of each store, in images.
+    """
+    source = manifest["source"]
+    recorded = tuple((edition / root).resolve() for root in manifest["image_roots"])
+    store = source.get("image_store") or source["name"]
+    roots = SourceRoots((), recorded, edition.parent, store)
+    fix = f"m2kr images {source['name']} --images PATH --data {edition.parent}"
+    if roots.none:
+        return
+    try:
+        there = roots.paths()
+    except M2KRError as error:
+        yield Finding("images", "images", f"{error.where}: {error.what}", error.fix or fix)
+        there = []
+    hashed = {each["name"]: each["sha256"] for each in manifest["inputs"]}
+    for path in there:
+        problem = ""
+        if path in recorded and path.is_file() and path.name in hashed:
+            bars.start(path.name, None)
+            ((identity, sha256),) = hashes(path.parent, [path.name]).values()
+            bars.done(path.name)
+            if identity is None or sha256 != hashed[path.name]:
+                problem = f"{path}: {OTHER_BYTES}"
+                fix = rebuild_command(manifest, edition)
+        elif holds_shards(path):
+            if path in stores:
+                continue
+            stores.add(path)
+            problem = check_store(path, bars)
+            fix = f"move the store away, then m2kr images {source['name']} --data {edition.parent}"
+        yield Finding("images", "images", problem, fix)
+
+
+def _contents(edition: Path, manifest: Manifest, name: str, facts: Manifest) -> list[Finding]:
     kind, split = facts["kind"], name.split("/")[1]
     table = open_shards(edition / name)
     described = manifest["source"]["columns"]
@@ -120,7 +272,7 @@ def _positives(table: pa.Table, pool: PoolReader) -> str:
     return ""
 
 
-def _fingerprint(edition: Path, manifest: dict[str, Any], kind: str, name: str) -> list[Finding]:
+def _fingerprint(edition: Path, manifest: Manifest, kind: str, name: str) -> list[Finding]:
     recorded, split = manifest["fingerprints"], name.split("/")[1]
     if kind == "passages":
         seen = pool_part(read_batches(edition / name))

@@ -21,32 +21,26 @@ def command(
     edition: options.Edition = None,
     json: options.Json = False,
 ) -> None:
-    """Check built data: hashes, schema, counts, ids, judgements and fingerprints."""
+    """Check built data: hashes of all files, schema, counts, ids, judgements, fingerprints, images."""
     from rich.table import Table
 
     from m2kr import paths
-    from m2kr.build.verify import verify
+    from m2kr.build.verify import verify_root
     from m2kr.cli import output
-    from m2kr.data.load import built, built_source, manifest_of
+    from m2kr.data.load import known_source
     from m2kr.errors import MissingError
     from m2kr.sources import build_command
 
     root = paths.data_root(data)
-    have = built(root)
-    if source is not None:
-        name = built_source(source, have)
-        have = {name: have.get(name, {})}
-    chosen = [(n, e, f) for n, es in have.items() for e, f in es.items() if edition in (None, e)]
-    if not chosen:
+    name = None if source is None else known_source(source, root)
+    with output.Bars() as bars:
+        findings = list(verify_root(root, name, edition, bars))
+    if not findings:
         raise MissingError(
             "there is nothing built to verify",
             where=str(root),
             fix=build_command(name if source is not None else "mini"),
         )
-    findings = []
-    with output.Bars() as bars:
-        for name, e, folder in chosen:
-            findings += [(e, f) for f in verify(folder, manifest_of(folder, name), bars)]
     bad = [(e, f) for e, f in findings if f.problem]
     if json:
         output.emit(
@@ -55,7 +49,13 @@ def command(
                 "ok": not bad,
                 "checks": len(findings),
                 "problems": [
-                    {"edition": e, "table": f.table, "check": f.check, "problem": f.problem}
+                    {
+                        "edition": e,
+                        "table": f.table,
+                        "check": f.check,
+                        "problem": f.problem,
+                        "fix": f.fix,
+                    }
                     for e, f in bad
                 ],
             }
@@ -63,8 +63,10 @@ def command(
     else:
         table = Table("edition", "table", "check", "result")
         for e, f in findings:
-            table.add_row(e, f.table, f.check, f.problem or "ok")
+            table.add_row(e, f.table, f.check, "failed" if f.problem else "ok")
         output.console().print(table)
+        for e, f in bad:
+            output.say(f"{e}/{f.table}: {f.problem}; try: {f.fix}")
         output.say(f"{len(findings) - len(bad)} checks passed, {len(bad)} failed; data root {root}")
     if bad:
         raise typer.Exit(1)

@@ -58,7 +58,7 @@ class CheckedFiles:
             MissingError: a file is gone, or can't be read.
         """
         for name, identity in self.identities.items():
-            now = _identity_at(self.edition / name)
+            now = identity_at(self.edition / name)
             if now == identity or (replaced and (now is None or now[3] != identity[3])):
                 continue
             if (
@@ -82,7 +82,7 @@ def check_table(edition: Path, manifest: Mapping[str, Any], table: str) -> Check
     identities: dict[str, Identity] = {}
     to_hash: list[str] = []
     for name in names:
-        identity = _identity_at(edition / name)
+        identity = identity_at(edition / name)
         problem = size_problem(edition / name, identity, manifest["files"][name]["size"])
         if identity is None or problem:
             raise _refusal(edition, manifest, name, problem)
@@ -198,7 +198,7 @@ def identity_of(facts: os.stat_result) -> Identity:
     return facts.st_size, facts.st_mtime_ns, changed, facts.st_ino
 
 
-def _identity_at(path: Path) -> Identity | None:
+def identity_at(path: Path) -> Identity | None:
     """The identity of a regular file; None if there is none."""
     try:
         facts = path.stat()

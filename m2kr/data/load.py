@@ -315,16 +315,29 @@ def source_of(manifest: Path) -> str:
         return config_of(manifest).lower()
 
 
+def known_source(name: str, root: Path) -> str:
+    """The canonical name of a source of which a data root has at least a manifest, be it damaged.
+
+    Raises:
+        UsageError: nothing of that name; suggests the nearest.
+    """
+    have, damaged = survey(root)
+    return _canonical(name, have, {path: source_of(path) for path in damaged})
+
+
+def _canonical(name: str, have: Built, owners: Mapping[Path, str]) -> str:
+    labels = {
+        normalise(x): owner for path, owner in owners.items() for x in (owner, config_of(path))
+    }
+    labels |= {normalise(each): each for each in have}
+    return labels.get(normalise(name)) or built_source(name, have)
+
+
 def locate(source: str, *, edition: str | None, root: Path) -> tuple[str, Path, dict[str, Any]]:
     """The canonical name, edition folder and manifest of a built source; raises as `load` does."""
     have, damaged = survey(root)
     owners = {path: source_of(path) for path in damaged}
-    meant = {normalise(each) for path in damaged for each in (owners[path], config_of(path))}
-    wanted = normalise(source)
-    if wanted in meant and wanted not in map(normalise, have):
-        name = next(o for p, o in owners.items() if wanted in map(normalise, (o, config_of(p))))
-    else:
-        name = built_source(source, have)
+    name = _canonical(source, have, owners)
     found = have.get(name, {})
     # A damaged manifest takes part: nobody should be given another edition's rows in its place.
     wrong = {

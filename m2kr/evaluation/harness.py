@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from m2kr.data.load import Split
 from m2kr.evaluation.environment import peak_memory, versions
 from m2kr.evaluation.metrics import choose
 from m2kr.evaluation.protocol import check, settings_of
@@ -18,7 +19,6 @@ from m2kr.evaluation.searching import complete, image_fingerprint, search, stage
 from m2kr.sources import UNKNOWN, comparable_notes
 
 if TYPE_CHECKING:
-    from m2kr.data.load import Split
     from m2kr.evaluation.cache import EmbeddingCache
     from m2kr.search.late.modes import Searching
 
@@ -26,7 +26,7 @@ logger = logging.getLogger("m2kr.evaluation")
 
 
 def evaluate(
-    split: "Split",
+    split: Split,
     retriever: Retriever,
     *,
     k: int = 500,
@@ -99,7 +99,7 @@ def evaluate(
 
 
 def score(
-    split: "Split",
+    split: Split,
     run: Run,
     metrics: str | Sequence[str] = "default",
     *,
@@ -136,7 +136,7 @@ def score(
 
 
 def _result(
-    split: "Split",
+    split: Split,
     run: Run,
     scores: Scores,
     retriever: Mapping[str, Any],
@@ -148,6 +148,8 @@ def _result(
     bytes_per_passage: float | None = None,
     how: Mapping[str, Any] | None = None,
 ) -> Result:
+    if isinstance(split, Split):
+        split.require_unharmed()
     manifest = split.manifest
     notes = [manifest.get("comparable", UNKNOWN)]
     if images and images["found"] < images["total"]:

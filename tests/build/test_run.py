@@ -1,7 +1,6 @@
 """The engine from outside: what a build leaves, kills, races, limits, refusals."""
 
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from datasets import DatasetDict, load_dataset
+from resign import resign
 from toy_builder import ToyBuilder
 
 import m2kr
@@ -228,7 +228,7 @@ def test_an_edition_cannot_leave_the_data_root(tmp_path: Path, name: str) -> Non
 def test_verify_finds_every_kind_of_damage(tmp_path: Path) -> None:
     build(ToyBuilder(rows=300), tmp_path)
     folder = tmp_path / "rebuilt"
-    manifest = json.loads((folder / "TOY_manifest.json").read_text())
+    manifest = resign(folder, "TOY")
 
     def problems() -> set[tuple[str, str]]:
         return {(f.table, f.check) for f in verify(folder, manifest) if f.problem}
@@ -240,13 +240,26 @@ def test_verify_finds_every_kind_of_damage(tmp_path: Path) -> None:
     shard.unlink()
     assert problems() == {("TOY_data/test", "files")}
     shard.write_bytes(whole)
+    another = shard.with_name("data-00001.arrow")
+    another.write_bytes(whole)
+    assert problems() == {("TOY_data/test", "files")}
+    another.unlink()
+    assert problems() == set()
+    # What a defective builder would leave: files that fit their manifest, and say something wrong.
     index = folder / "TOY_passages/test_passages/ids.npy"
     entries = index.read_bytes()
     index.write_bytes(entries[:-12] + b"\0" * 12)
-    assert ("TOY_passages/test_passages", "ids") in problems()
+    manifest = resign(folder, "TOY")
+    assert problems() == {
+        ("TOY_passages/test_passages", "ids"),
+        ("TOY_data/valid", "positives"),
+        ("TOY_data/test", "positives"),
+    }
     index.write_bytes(entries)
-    assert problems() == set()
-    manifest["fingerprints"]["test"]["eval"] = "fp1:0"
+    prints = manifest["fingerprints"]
+    manifest = resign(
+        folder, "TOY", fingerprints=prints | {"test": prints["test"] | {"eval": "fp1:0"}}
+    )
     assert problems() == {("TOY_data/test", "fingerprint")}
 
 
