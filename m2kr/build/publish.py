@@ -6,9 +6,12 @@ last.
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from m2kr import atomic
+from m2kr.build.hashing import shard_facts
 from m2kr.paths import manifest_path
 from m2kr.schema import SUFFIX
 
@@ -44,3 +47,24 @@ def remove(edition: Path, config: str) -> None:
     for name in published_names(config):
         path = edition / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def listed_files(folder: Path, config: str, tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of all that is published beside the manifest; shards were hashed when written."""
+    known = {
+        f"{table}/{shard['file']}": shard
+        for table, facts in tables.items()
+        for shard in facts["shards"]
+    }
+    paths = [
+        path
+        for name in published_names(config)
+        for path in ([folder / name] if (folder / name).is_file() else (folder / name).rglob("*"))
+        if path.is_file()
+    ]
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(paths):
+        name = path.relative_to(folder).as_posix()
+        facts = known.get(name) or shard_facts(path)
+        found[name] = {"size": facts["size"], "sha256": facts["sha256"]}
+    return found

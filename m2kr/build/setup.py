@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from m2kr import atomic
 from m2kr.build import card, manifest, publish
+from m2kr.build.adopt import adopt
 from m2kr.build.choices import Choices, narrowed
 from m2kr.build.download.fetch import fetch, sha256_of
 from m2kr.build.options import (
@@ -26,7 +27,7 @@ from m2kr.build.probing.local import check_content
 from m2kr.build.registry import registered_templates
 from m2kr.build.spec import Asset, Builder, templates_of
 from m2kr.build.stages import Stages
-from m2kr.data.manifests import Manifest, read_manifest
+from m2kr.data.manifests import EarlierManifestError, Manifest, read_manifest
 from m2kr.errors import InputError, UsageError
 from m2kr.locks import hold
 from m2kr.paths import downloads, manifest_path
@@ -102,6 +103,8 @@ class Target:
         """The manifest's content; None if the source isn't built, or what is there can't be relied on."""
         try:
             return read_manifest(self.manifest)
+        except EarlierManifestError:
+            return adopt(self.manifest)
         except InputError as error:
             if self.manifest.exists():
                 log.warning("built again: %s: %s", self.manifest, error.what)

@@ -1,17 +1,15 @@
 """The stages of a build: parts, then pools, then queries, each needing the whole of the one before."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from m2kr import atomic
 from m2kr.build import ledger
 from m2kr.build.choices import Choices
 from m2kr.build.executors import Executor, Job, perform, task_of
-from m2kr.build.hashing import shard_facts
 from m2kr.build.parts import PartJob, Stats, part_jobs
-from m2kr.build.publish import published_names
+from m2kr.build.publish import listed_files
 from m2kr.build.spec import Builder
 from m2kr.build.tables import TableJob
 from m2kr.data.manifests import manifest_text, signed
@@ -121,28 +119,5 @@ class Stages:
         ):
             path = staging / f"{config}_{suffix}" / "dataset_dict.json"
             atomic.write_json(path, {"splits": splits}, alone=True)
-        whole = signed(record | {"files": _files(staging, config, record["tables"])})
+        whole = signed(record | {"files": listed_files(staging, config, record["tables"])})
         atomic.write_text(manifest_path(staging, config), manifest_text(whole), alone=True)
-
-
-def _files(staging: Path, config: str, tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Size and sha256 of all that is published beside the manifest; shards were hashed when written."""
-    known = {
-        f"{table}/{shard['file']}": shard
-        for table, facts in tables.items()
-        for shard in facts["shards"]
-    }
-    paths = [
-        path
-        for name in published_names(config)
-        for path in (
-            [staging / name] if (staging / name).is_file() else (staging / name).rglob("*")
-        )
-        if path.is_file()
-    ]
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted(paths):
-        name = path.relative_to(staging).as_posix()
-        facts = known.get(name) or shard_facts(path)
-        found[name] = {"size": facts["size"], "sha256": facts["sha256"]}
-    return found

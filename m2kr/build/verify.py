@@ -1,9 +1,9 @@
-"""Checking what is built from its files up: hashes, schema, counts, ids, judgements, fingerprints, images.
+"""Checking a built source from its files up: hashes, schema, counts, ids, judgements, fingerprints.
 
 Every file is hashed before anything in it is read, so that a damaged one is reported and not mapped.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from m2kr.build import card
-from m2kr.build.images.check_store import check_store
 from m2kr.build.tables import PoolReader, open_shards, read_batches
 from m2kr.data.file_checks import OTHER_BYTES, Stamps, hashes, identity_at, size_problem
-from m2kr.data.image_places import SourceRoots
-from m2kr.data.image_shards import holds_shards
-from m2kr.data.load import source_of
 from m2kr.data.lookup import FILE, open_index
-from m2kr.data.manifests import manifest_text, read_manifest, read_manifests, rebuild_command
+from m2kr.data.manifests import manifest_text, read_manifest, rebuild_command
 from m2kr.errors import M2KRError, from_system, one_line
 from m2kr.fingerprint import combine, pool_part, query_parts
-from m2kr.paths import editions, manifest_path
+from m2kr.paths import manifest_path
 from m2kr.progress import Progress, Silent
 from m2kr.schema import ID_COLUMN, SUFFIX, Column, arrow_schema, qrels_columns
-from m2kr.sources import normalise
 
 Manifest = Mapping[str, Any]
 
@@ -46,39 +40,6 @@ class Finding:
     check: str
     problem: str = ""
     fix: str = ""
-
-
-def verify_root(
-    root: Path,
-    source: str | None = None,
-    edition: str | None = None,
-    progress: Progress | None = None,
-) -> Iterator[tuple[str, Finding]]:
-    """Checks all that is built under a data root; nothing that is damaged ends it.
-
-    Args:
-        root: The data root.
-        source: One source by its canonical name; all if absent.
-        edition: One edition; all if absent.
-        progress: Told of each table, in rows.
-
-    Yields:
-        Edition names and what was checked there.
-    """
-    bars, stores = progress or Silent(), set[Path]()
-    for folder in editions(root):
-        if edition not in (None, folder.name):
-            continue
-        sound, damaged = read_manifests(folder)
-        for path, error in damaged.items():
-            if source is None or normalise(source) == normalise(source_of(path)):
-                yield folder.name, Finding(path.name, "manifest", error.what, error.fix or "")
-        chosen = [record for name, record in sound.items() if source in (None, name)]
-        for record in chosen:
-            findings = [*verify(folder, record, bars), *_images(folder, record, stores, bars)]
-            yield from ((folder.name, finding) for finding in findings)
-        if chosen and not damaged:
-            yield from ((folder.name, each) for each in _cards(folder, list(sound.values())))
 
 
 def verify(edition: Path, manifest: Manifest, progress: Progress | None = None) -> list[Finding]:
@@ -106,14 +67,32 @@ def verify(edition: Path, manifest: Manifest, progress: Progress | None = None) 
         damaged |= {name} if finding.problem else set()
         bars.done(name)
     stamps.save(manifest["files"])
+    return findings + verify_tables(edition, manifest, damaged, bars)
+
+
+def verify_tables(
+    edition: Path, manifest: Manifest, damaged: set[str], progress: Progress
+) -> list[Finding]:
+    """Checks what the tables of one source hold.
+
+    Args:
+        edition: The edition folder.
+        manifest: The source's manifest.
+        damaged: Tables whose files are not what they were; they are not read.
+        progress: Told of each table, in rows.
+    """
+    findings: list[Finding] = []
+    fix = rebuild_command(manifest, edition)
     for name, facts in manifest["tables"].items():
         if name in damaged or _pool_of(manifest, name) in damaged:
             continue
+        progress.start(f"rows of {name}", facts["rows"], "rows")
         try:
             findings += _contents(edition, manifest, name, facts)
         except Exception as error:  # noqa: BLE001 - a check that can't be made has failed
             ours = from_system(error)
             findings.append(Finding(name, "readable", ours.what if ours else one_line(error), fix))
+        progress.done(f"rows of {name}")
     return findings
 
 
@@ -167,63 +146,6 @@ def _pool_of(manifest: Manifest, table: str) -> str | None:
     if folder != f"{config}_{SUFFIX['queries']}":
         return None
     return f"{config}_{SUFFIX['passages']}/{manifest['splits'][split]['pool']}"
-
-
-def _cards(edition: Path, records: list[dict[str, Any]]) -> Iterator[Finding]:
-    """Whether card and Croissant file are those of the manifests; a copied edition may have a new name."""
-    names = dict.fromkeys([edition.name, *(record["edition"] for record in records)])
-    fix = rebuild_command(records[0], edition).removesuffix(" --force")
-    made = [card.cards(name, records) for name in names]
-    for name in made[0]:
-        try:
-            seen = (edition / name).read_bytes()
-            fits = any(cards[name] == seen for cards in made)
-            problem = "" if fits else "it is not what this m2kr makes of the manifests here"
-        except OSError as error:
-            problem = f"it can't be read: {error.strerror}"
-        yield Finding(name, "card", problem, fix)
-
-
-def _images(
-    edition: Path, manifest: Manifest, stores: set[Path], bars: Progress
-) -> Iterator[Finding]:
-    """Image roots are where the manifest says; archives and stores that m2kr made are what they were.
-
-    Args:
-        edition: The edition folder.
-        manifest: The source's manifest.
-        stores: Image stores that were checked before; gets those that are checked now.
-        bars: Told of each store, in images.
-    """
-    source = manifest["source"]
-    recorded = tuple((edition / root).resolve() for root in manifest["image_roots"])
-    store = source.get("image_store") or source["name"]
-    roots = SourceRoots((), recorded, edition.parent, store)
-    fix = f"m2kr images {source['name']} --images PATH --data {edition.parent}"
-    if roots.none:
-        return
-    try:
-        there = roots.paths()
-    except M2KRError as error:
-        yield Finding("images", "images", f"{error.where}: {error.what}", error.fix or fix)
-        there = []
-    hashed = {each["name"]: each["sha256"] for each in manifest["inputs"]}
-    for path in there:
-        problem = ""
-        if path in recorded and path.is_file() and path.name in hashed:
-            bars.start(path.name, None)
-            ((identity, sha256),) = hashes(path.parent, [path.name]).values()
-            bars.done(path.name)
-            if identity is None or sha256 != hashed[path.name]:
-                problem = f"{path}: {OTHER_BYTES}"
-                fix = rebuild_command(manifest, edition)
-        elif holds_shards(path):
-            if path in stores:
-                continue
-            stores.add(path)
-            problem = check_store(path, bars)
-            fix = f"move the store away, then m2kr images {source['name']} --data {edition.parent}"
-        yield Finding("images", "images", problem, fix)
 
 
 def _contents(edition: Path, manifest: Manifest, name: str, facts: Manifest) -> list[Finding]:

@@ -21,7 +21,11 @@ Manifest = dict[str, Any]
 DIGEST = "sha256"
 _PATTERN = "*_manifest.json"
 _MOST_BYTES = 256 << 20
-_EARLIER = "m2kr-manifest-1"
+EARLIER = "m2kr-manifest-1"
+
+
+class EarlierManifestError(InputError):
+    """A manifest of an earlier m2kr: see `m2kr.build.adopt`."""
 
 
 def signed(record: Mapping[str, Any]) -> Manifest:
@@ -55,16 +59,18 @@ def read_manifest(path: Path) -> Manifest:
         raise _damaged(path, f"the manifest can't be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"the manifest is not JSON: {str(error)[:200]}") from error
-    if made == _EARLIER:
-        raise _damaged(
-            path, "made by an earlier m2kr, whose manifests do not list the hashes of all files"
+    if made == EARLIER:
+        raise EarlierManifestError(
+            "made by an earlier m2kr, whose manifests do not list the hashes of all files",
+            where=str(path),
+            fix=f"m2kr verify --data {shlex.quote(str(path.parent.parent))} checks it once and signs it",
         )
     if made != MANIFEST_FORMAT:
         raise InputError(
             "not a manifest that this version of m2kr reads",
             where=str(path),
             expected=f'"format": "{MANIFEST_FORMAT}"',
-            fix=f"{_again(path)}; or upgrade m2kr",
+            fix=f"{build_again(path)}; or upgrade m2kr",
         )
     if not sound:
         raise _damaged(path, "the manifest was changed after it was written")
@@ -123,10 +129,11 @@ def _content(path: Path) -> str:
 
 
 def _damaged(path: Path, what: str) -> InputError:
-    return InputError(what, where=str(path), fix=_again(path))
+    return InputError(what, where=str(path), fix=build_again(path))
 
 
-def _again(path: Path) -> str:
+def build_again(path: Path) -> str:
+    """What to do about a manifest that can't be relied on."""
     edition = path.parent
     words = ["m2kr", "build", config_of(path).lower(), "--edition", edition.name]
     command = shlex.join([*words, "--data", os.fspath(edition.parent)])

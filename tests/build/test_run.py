@@ -1,6 +1,7 @@
 """The engine from outside: what a build leaves, kills, races, limits, refusals."""
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from conftest import Cli
 from datasets import DatasetDict, load_dataset
 from resign import resign
 from toy_builder import ToyBuilder
@@ -340,9 +342,34 @@ def test_builds_from_before_versions_are_kept_if_nothing_else_changed(
     tmp_path: Path, change: dict[str, Any], kept: bool
 ) -> None:
     path = build(toy_of(), tmp_path).folder / "TOY_manifest.json"
-    record = json.loads(path.read_text())
-    del record["source"]["version"]
-    path.write_text(json.dumps(record | {"key": "of the code's hash"} | change))
-    assert build(toy_of(), tmp_path).fresh is not kept
-    path.write_text(json.dumps(record | {"key": "of the code's hash"}))
+    record = json.loads(path.read_text(encoding="utf-8"))
+    now = record["format"]
+    del record["source"]["version"], record["files"], record["sha256"]
+    record |= {"key": "of the code's hash", "format": "m2kr-manifest-1"}
+    path.write_text(json.dumps(record | change), encoding="utf-8")
+    with pytest.raises(InputError, match="m2kr verify"):
+        m2kr.load("toy", data=tmp_path)
+    again = build(toy_of(), tmp_path)
+    assert again.fresh is not kept
+    assert again.manifest["format"] == now
+    assert len(m2kr.load("toy", data=tmp_path).queries) == 24
+    path.write_text(json.dumps(record), encoding="utf-8")
     assert build(toy_of(version=2), tmp_path).fresh
+
+
+@pytest.mark.parametrize("damage", ["", "test/data-00000.arrow", "test/ids.npy"])
+def test_verify_signs_a_sound_build_of_an_earlier_m2kr(
+    tmp_path: Path, cli: Cli, damage: str
+) -> None:
+    path = build(toy_of(), tmp_path).folder / "TOY_manifest.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    del record["files"], record["sha256"]
+    path.write_text(json.dumps(record | {"format": "m2kr-manifest-1"}), encoding="utf-8")
+    if damage:
+        file = path.parent / "TOY_data" / damage
+        file.write_bytes(file.read_bytes()[:-300])
+    said = cli("verify", "toy", "--data", tmp_path, code=bool(damage))
+    assert ("an earlier m2kr" in said.stdout) is bool(damage)
+    if not damage:
+        assert m2kr.load("toy", data=tmp_path).queries[0]["question_id"] == "test-0"
+        cli("verify", "toy", "--data", tmp_path)
