@@ -21,6 +21,8 @@ Manifest = dict[str, Any]
 DIGEST = "sha256"
 _PATTERN = "*_manifest.json"
 _MOST_BYTES = 256 << 20
+_ROUTES = {"release": ["--route", "release"], "aligned": ["--align", "release"]}
+_ROUTE_EDITIONS = {"m2kr": _ROUTES["release"], "aligned": _ROUTES["aligned"], "rebuilt": []}
 EARLIER = "m2kr-manifest-1"
 
 
@@ -105,9 +107,7 @@ def rebuild_command(record: Mapping[str, Any], edition: Path) -> str:
             f"import it again, with --force: m2kr import {name} … --data {edition.parent} --force"
         )
     words = ["m2kr", "build", name]
-    words += {"release": ["--route", "release"], "aligned": ["--align", "release"]}.get(
-        record["route"], []
-    )
+    words += _ROUTES.get(record["route"], [])
     words += ["--edition", edition.name.removesuffix(f"-limit{limit}")]
     words += ["--limit", str(limit)] if limit is not None else []
     if record["route"] == "sources":
@@ -135,6 +135,8 @@ def _damaged(path: Path, what: str) -> InputError:
 def build_again(path: Path) -> str:
     """What to do about a manifest that can't be relied on."""
     edition = path.parent
-    words = ["m2kr", "build", config_of(path).lower(), "--edition", edition.name]
+    words = ["m2kr", "build", config_of(path).lower()]
+    # Where the routes build to by themselves; what else the manifest said can't be relied on.
+    words += _ROUTE_EDITIONS.get(edition.name, ["--edition", edition.name])
     command = shlex.join([*words, "--data", os.fspath(edition.parent)])
     return f"{command} (downloads are kept), or import it again"
