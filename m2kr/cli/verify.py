@@ -39,7 +39,7 @@ def command(
         raise MissingError(
             "there is nothing built to verify",
             where=str(root),
-            fix=build_command(name if source is not None else "mini"),
+            fix=build_command(name or "mini"),
         )
     bad = [(e, f) for e, f in findings if f.problem]
     if json:
