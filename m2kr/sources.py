@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import pkgutil
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -173,16 +174,29 @@ def normalise(name: str) -> str:
 
 
 def split_name(name: str, known: Mapping[str, str] | tuple[str, ...]) -> str:
-    """The canonical split for a name or alias.
+    """The split for a name or alias; a split of just that name comes first.
 
     Raises:
         UsageError: the source has no such split; names those it has.
     """
-    wanted = name.strip().lower()
-    wanted = SPLIT_ALIASES.get(wanted, wanted)
-    if wanted not in known:
-        raise UsageError(f"there is no split '{name}'", expected="one of " + ", ".join(known))
-    return wanted
+    wanted = name.strip()
+    lower = wanted.lower()
+    for choice in (wanted, lower, plain_split(lower), SPLIT_ALIASES.get(lower, lower)):
+        if choice in known:
+            return choice
+    raise UsageError(f"there is no split '{name}'", expected="one of " + ", ".join(known))
+
+
+def plain_split(name: str) -> str:
+    """A name that a split's folder can have: letters, digits and _."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", name.strip())
+
+
+def folded_splits(names: Iterable[str]) -> dict[str, str]:
+    """Canonical split names; where several names stand for one split, each stays as it is."""
+    canonical = {name: SPLIT_ALIASES.get(name.lower(), name) for name in names}
+    counts = Counter(canonical.values())
+    return {name: split if counts[split] == 1 else name for name, split in canonical.items()}
 
 
 @cache

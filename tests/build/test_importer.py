@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -38,6 +39,20 @@ def files(tmp_path):
     return jsonl(tmp_path / "passages.jsonl", PASSAGES), jsonl(tmp_path / "queries.jsonl", QUERIES)
 
 
+class Frame:
+    """A data frame of some other library."""
+
+    def __init__(self, rows: list[dict]) -> None:
+        self._rows = rows
+
+    def __iter__(self):
+        return iter(self._rows[0])
+
+    def to_dict(self, orient: str) -> list[dict]:
+        assert orient == "records"
+        return self._rows
+
+
 def photos(folder: Path, n: int) -> Path:
     folder.mkdir()
     for i in range(n):
@@ -57,7 +72,8 @@ def test_twenty_passages_and_five_photos_in_five_lines(tmp_path, monkeypatch):
     queries = [q | {"question": "What is this?", "pos_item_ids": ["p3"]} for q in queries]
     split = m2kr.from_records(passages, queries, images=folder)
 
-    assert (split.source, split.split, split.edition) == ("mine", "test", "mine")
+    assert (split.source, split.split) == ("mine", "test")
+    assert split.edition.startswith("mine-")
     assert len(split.passages) == 20
     assert split.query("q2")["pos_item_contents"] == ["Text 3."]
     assert [split.images.open(q["img_path"]).width for q in split.queries] == [8, 9, 10, 11, 12]
@@ -67,16 +83,72 @@ def test_twenty_passages_and_five_photos_in_five_lines(tmp_path, monkeypatch):
     assert again.manifest["splits"]["test"]["judged"] == 5
 
 
-def test_unchanged_records_are_not_built_again_and_changed_ones_replace(tmp_path):
-    def build(text: str) -> tuple[str, float]:
-        split = m2kr.from_records({"p1": text}, [{"id": 1, "text": "?"}], data=tmp_path)
-        return split.passage("p1")["passage_content"], (
-            split.folder / "MINE_manifest.json"
-        ).stat().st_mtime_ns
+def test_unchanged_records_are_not_built_again_and_changed_ones_get_a_place_of_their_own(tmp_path):
+    def build(text: str) -> m2kr.Split:
+        return m2kr.from_records({"p1": text}, [{"id": 1, "text": "?"}], data=tmp_path)
+
+    def built_at(split: m2kr.Split) -> float:
+        return (split.folder / "MINE_manifest.json").stat().st_mtime_ns
 
     first = build("one")
-    assert build("one") == first
-    assert build("two")[0] == "two"
+    time = built_at(first)
+    second = build("two")
+    again = build("one")
+    assert again.folder == first.folder != second.folder
+    assert built_at(again) == time
+    for split, text in ((first, "one"), (second, "two"), (again, "one")):
+        assert split.passage("p1")["passage_content"] == text
+
+
+def test_two_data_sets_without_a_name_are_scored_apart(tmp_path):
+    texts = [{"a": "tin melts", "b": "zinc boils"}, {"a": "zinc boils", "b": "tin melts"}]
+    query = {"q": {"question": "zinc", "positives": ["b"]}}
+    splits = [m2kr.from_records(passages, query, data=tmp_path) for passages in texts]
+    results = m2kr.evaluate(splits, "bm25", data=tmp_path)
+    assert [r.metrics["hit_rate@1"]["value"] for r in results] == [1.0, 0.0]
+    results = m2kr.evaluate(splits[::-1], "dense_text", data=tmp_path, cache=True)
+    assert [r.metrics["hit_rate@1"]["value"] for r in results] == [0.0, 1.0]
+
+
+def test_a_name_that_is_taken_is_refused_unless_the_content_is_the_same(tmp_path, files):
+    first = m2kr.from_records({"p": "one"}, {"q": "?"}, name="own", data=tmp_path)
+    assert (
+        m2kr.from_records({"p": "one"}, {"q": "?"}, name="own", data=tmp_path).folder
+        == first.folder
+    )
+    for changed in (
+        {"passages": {"p": "two"}},
+        {"queries": {"q": "!"}},
+        {"instruction": "Find:"},
+        {"split": "train"},
+    ):
+        given = {"passages": {"p": "one"}, "queries": {"q": "?"}} | changed
+        with pytest.raises(UsageError, match="m2kr remove own --edition own"):
+            m2kr.from_records(**given, name="own", data=tmp_path)
+    assert load("own", data=tmp_path).passage("p")["passage_content"] == "one"
+    import_files("own", *files, data=tmp_path)  # the command says what it replaces
+    assert len(load("own", data=tmp_path).passages) == 20
+
+
+def test_names_that_differ_in_punctuation_alone_harm_nothing(tmp_path, files):
+    import_files("a-b", *files, data=tmp_path)
+    for edition in (None, "a-b", "other"):
+        with pytest.raises(UsageError, match="can't be told from 'a-b'"):
+            import_files("a_b", *files, edition=edition, data=tmp_path)
+    assert len(load("a-b", data=tmp_path).queries) == 5
+
+
+def test_an_open_split_keeps_its_rows_when_the_source_is_imported_again(tmp_path, files):
+    passages, queries = files
+    split = read_back(import_files("x", passages, queries, data=tmp_path))
+    texts, fingerprints = split.passages["passage_content"][:], split.fingerprints
+    assert split.query("q1")["question"] == "What is 1?"
+    jsonl(passages, [p | {"text": "other"} for p in PASSAGES[::-1]])
+    jsonl(queries, [q | {"question": "Other?"} for q in QUERIES])
+    assert import_files("x", passages, queries, data=tmp_path).fresh
+    assert split.passages["passage_content"][:] == texts
+    assert split.query("q1")["question"] == "What is 1?"
+    assert split.fingerprints == fingerprints != load("x", data=tmp_path).fingerprints
 
 
 def test_mappings_generators_and_data_frames_records(tmp_path):
@@ -91,6 +163,20 @@ def test_mappings_generators_and_data_frames_records(tmp_path):
     assert split.passage("p2")["title"] == "Two"
     assert split.query("q1")["pos_item_ids"] == ["p2"]
     assert split.query("7")["pos_item_ids"] == ["p1"]
+
+    rows = [{"id": f"p{i}", "text": f"t{i}", "title": None} for i in range(3)]
+    asked = [{"id": f"q{i}", "text": "?", "positives": [f"p{i}"], "score": 1} for i in range(3)]
+    judged = [{"qid": "q0", "docid": "p1", "gain": 2}]
+    plain = m2kr.from_records(rows, asked, qrels=judged, data=tmp_path)
+    for frame in (pa.Table.from_pylist, pd.DataFrame, Frame):
+        split = m2kr.from_records(*map(frame, (rows, asked)), qrels=frame(judged), data=tmp_path)
+        assert split.folder == plain.folder
+        assert split.query("q0")["pos_item_grades"] == [2.0]
+    series = pd.DataFrame(rows).set_index("id")["text"]
+    assert len(m2kr.from_records(series, asked, data=tmp_path).passages) == 3
+    for wrong in ("passages.jsonl", 3, None, b"x"):
+        with pytest.raises(InputError, match=r"(?s)passages: the passages are a .*data frame"):
+            m2kr.from_records(wrong, asked, data=tmp_path)
 
     split = m2kr.from_records(
         ({"id": np.int64(i), "text": np.str_(f"t{i}"), "title": float("nan")} for i in range(3)),
@@ -158,7 +244,7 @@ def test_without_judgements_a_split_can_be_loaded(tmp_path):
         ([{"id": "a", "text": "t", "image": {"bytes": b""}}], [], ["field 'image' is a dict"]),
         ([{"id": "a", "text": "t", "image": "../x"}], [], ["field 'image'", "climbs out"]),
         ([{"id": "a", "text": "t", "image": "http://x/y.jpg"}], [], ["URL"]),
-        (["text"], [], ["record 1", "is a str", "to_dict"]),
+        (["text"], [], ["record 1", "is a str", "data frame"]),
         ([], [{"id": "q", "text": "?"}], ["there are no passages"]),
         ({"a": "t"}, [], ["there are no queries"]),
         (
@@ -387,7 +473,10 @@ def test_forms_of_judgements(tmp_path, files, text):
 
 
 def test_judgements_as_records(tmp_path, files):
-    rows = [{"query-id": "q1", "corpus-id": "p2", "score": 1}, {"qid": "q2", "docid": "p1"}]
+    rows = [
+        {"query-id": "q1", "corpus-id": "p2", "score": 1},
+        {"qid": "q2", "docid": "p1", "Relevance Grade": 1},
+    ]
     split = read_back(
         import_files("j", *files, jsonl(tmp_path / "qrels.jsonl", rows), data=tmp_path)
     )

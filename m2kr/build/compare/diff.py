@@ -13,7 +13,7 @@ from m2kr.data.file_checks import check_table
 from m2kr.errors import CheckError, UsageError
 from m2kr.progress import Progress, Silent
 from m2kr.schema import ID_COLUMN, SUFFIX, TableKind
-from m2kr.sources import SPLIT_ALIASES
+from m2kr.sources import split_name
 
 PARTS = ("queries", "judgements", "pool", "eval")
 Facts = Mapping[str, Any]
@@ -95,8 +95,8 @@ def diff(
         CheckError: files do not fit their manifest.
     """
     bars = progress or Silent()
-    if split is not None and split not in {*a.manifest["splits"], *b.manifest["splits"]}:
-        split = SPLIT_ALIASES.get(split.strip().lower(), split.strip().lower())
+    if split is not None:
+        split = split_name(split, (*a.manifest["splits"], *b.manifest["splits"]))
     splits = [s for s in a.manifest["splits"] if s in b.manifest["splits"] and split in (None, s)]
     pairs = list(_pairs(a, b, splits, narrow=split is not None))
     if not pairs:

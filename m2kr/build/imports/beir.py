@@ -6,11 +6,11 @@ and a split is the queries that its judgements name. Text-only tools index ``tit
 
 from pathlib import Path
 
-from m2kr.build.imports.layout import Given, Layout, SplitFiles, the_one
+from m2kr.build.imports.layout import Given, Layout, SplitFiles, the_one, visible
 from m2kr.build.imports.qrels import qrels_file
 from m2kr.build.imports.readers import record_file
-from m2kr.errors import MissingError
-from m2kr.sources import SPLIT_ALIASES
+from m2kr.errors import InputError, MissingError, UsageError
+from m2kr.sources import folded_splits, plain_split, split_name
 
 
 def locate(given: Given) -> Layout:
@@ -23,7 +23,7 @@ def locate(given: Given) -> Layout:
     corpus = the_one(given.passages, folder, ["corpus.jsonl", "corpus.jsonl.gz"], "passages")
     queries = the_one(given.queries, folder, ["queries.jsonl", "queries.jsonl.gz"], "queries")
     if given.qrels is not None:
-        qrels = {given.split or "test": given.qrels}
+        qrels = {given.one_split: given.qrels}
     else:
         qrels = _qrels(folder or queries.parent, given.split)
     records = record_file(queries)
@@ -38,10 +38,19 @@ def locate(given: Given) -> Layout:
 
 
 def _qrels(folder: Path, split: str | None) -> dict[str, Path]:
-    paths = sorted((folder / "qrels").glob("*.tsv"))
-    found = {SPLIT_ALIASES.get(path.stem, path.stem): path for path in paths}
+    found: dict[str, Path] = {}
+    for path in visible(folder / "qrels", ["*.tsv", "*.tsv.gz"]):
+        name = plain_split(path.name.partition(".tsv")[0])
+        if name in found:
+            raise InputError(
+                f"these judgements are of the same split as {found[name].name}",
+                where=str(path),
+                expected="one file for each split, whose name is letters, digits and _",
+            )
+        found[name] = path
+    found = {name: found[own] for own, name in folded_splits(found).items()}
     if split is not None:
-        found = {name: path for name, path in found.items() if name == split}
+        found = _only(split, found)
     if not found:
         raise MissingError(
             "there are no judgements" + (f" of the split '{split}'" if split else ""),
@@ -50,3 +59,11 @@ def _qrels(folder: Path, split: str | None) -> dict[str, Path]:
             fix="--qrels FILE; or --from files for queries without judgements",
         )
     return found
+
+
+def _only(split: str, found: dict[str, Path]) -> dict[str, Path]:
+    try:
+        name = split_name(split, tuple(found))
+    except UsageError:
+        return {}
+    return {name: found[name]}

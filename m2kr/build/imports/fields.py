@@ -1,10 +1,14 @@
 """From a user's record to a row of our tables: under which names a field may come, and what it may hold."""
 
 import difflib
+import itertools
+import json
 import math
 import numbers
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NoReturn
 
 from m2kr.build.imports.readers import Record, parse_json
@@ -13,6 +17,27 @@ from m2kr.errors import InputError
 from m2kr.instructions import TEMPLATES
 
 Row = dict[str, Any]
+
+# Names of a column of grades, without case and punctuation.
+GRADE_NAMES = frozenset(
+    (
+        *("score", "relevance", "rel", "label", "grade", "gain", "rating", "judgment", "judgement"),
+        *("relevancegrade", "relevancelabel", "relevancescore", "relevancejudgment"),
+        *("relevancejudgement", "relevant", "isrelevant", "qrel"),
+    )
+)
+# What separates the answers of a cell that may hold several, and what other languages' lists look like.
+_SEPARATORS = ";|\n"
+_LIST = re.compile(r"""\s*(["']\s*\[.*\]\s*["']|\{.*\}|\((.*,.*)\))\s*""", re.DOTALL)
+_SURELY_GRADES = frozenset(
+    (
+        *("positemgrades", "positivegrades", "positivesgrades", "posgrades", "grades"),
+        *("gains", "relevances", "relevancegrades"),
+    )
+)
+_GRADES_BESIDE = frozenset(name.removesuffix("s") for name in _SURELY_GRADES) | GRADE_NAMES
+_ITEM_IDS = frozenset(("id", "did", "docid", "docno", "passageid", "corpusid", "pid"))
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 # Column -> accepted names, ours first. The first one that holds something counts. They cover BEIR
 # (_id, text, title), M-BEIR (qid, query_txt, query_img_path, pos_cand_list, did, txt) and ReT-M2KR
@@ -85,7 +110,7 @@ def query_row(record: Record, where: str, *, flat: bool = False) -> Row:
     get = _Getter(record, QUERY_NAMES, where, flat)
     path = get.path("img_path")
     question = get.text("question") or ""
-    grades = dict.fromkeys(get.identifiers("pos_item_ids"), 1.0)
+    grades = get.grades()
     if path is None and not question.strip():
         get.missing("question", "a text, an image path in 'img_path', or both")
     return {
@@ -97,10 +122,24 @@ def query_row(record: Record, where: str, *, flat: bool = False) -> Row:
         "image_id": get.label("image_id"),
         "pos_item_ids": list(grades),
         "pos_item_grades": list(grades.values()),
-        "answers": get.answers("answers"),
+        "answers": get.answers(),
         "gold_answer": get.label("gold_answer"),
         "question_type": get.label("question_type"),
     }
+
+
+def query_id(record: Record, where: str) -> str:
+    """The id of a query record.
+
+    Raises:
+        InputError: there is none.
+    """
+    return _Getter(record, QUERY_NAMES, where, flat=False).identifier("question_id")
+
+
+def without_positives(record: Record) -> Record:
+    """A query record without what it says of right passages."""
+    return {name: v for name, v in record.items() if name not in QUERY_NAMES["pos_item_ids"]}
 
 
 def task_of(row: Row) -> str:
@@ -123,10 +162,91 @@ def near_misses(fields: Iterable[str], names: Mapping[str, tuple[str, ...]]) -> 
     known = [name for accepted in names.values() for name in accepted]
     found = []
     for field in sorted(set(fields) - set(known)):
+        if simple(field) in _SURELY_GRADES:
+            continue
         near = difflib.get_close_matches(field.lower(), known, n=1, cutoff=0.8)
         if near:
             found.append(f"'{field}' (for '{near[0]}'?)")
     return found
+
+
+def simple(name: str) -> str:
+    """A column's name without case and punctuation: ``Query-ID`` -> ``queryid``."""
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+def shown_names(names: Iterable[str]) -> str:
+    """Names of columns for a message."""
+    return ", ".join(f"'{name:.40}'" for name in itertools.islice(names, 12)) or "none"
+
+
+def as_id(value: object, where: str, name: str) -> str:
+    """An id.
+
+    Args:
+        value: A text that is not blank, or a whole number.
+        where: The record's place.
+        name: The field's.
+
+    Raises:
+        InputError: it is neither.
+    """
+    expected = "an id: a text that is not blank, or a whole number"
+    if not isinstance(value, bool) and isinstance(value, numbers.Integral):
+        return str(int(value))
+    text = _string(value, where, name, expected)
+    if not text.strip():
+        _wrong(value, where, name, expected)
+    return text
+
+
+def as_grade(value: object, where: str, name: str = "grade") -> float:
+    """A grade of relevance.
+
+    Args:
+        value: A finite number, the text of one, or whether the passage is right.
+        where: The record's place.
+        name: The field's.
+
+    Raises:
+        InputError: it is none of that: null, blank, NaN or words say nothing of relevance.
+    """
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip(" ")):
+        value = float(value)
+    if isinstance(value, numbers.Real | Decimal) or type(value).__name__ in ("bool", "bool_"):
+        grade = float(value)  # type: ignore[arg-type]
+        if math.isfinite(grade):
+            return grade
+    raise InputError(
+        f"field '{name}': {_describe(value)} is no number",
+        where=where,
+        expected="the grade of a passage, such as 0, 1 or 2",
+    )
+
+
+def _wrong(value: object, where: str, name: str, expected: str) -> NoReturn:
+    raise InputError(
+        f"field '{name}' is {_describe(value)}", where=where, expected=expected
+    ) from None
+
+
+def _describe(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, str) and not value.strip():
+        return "blank"
+    kind = type(value).__name__
+    return f"{value!r:.60}" if isinstance(value, str | int | float) else f"a {kind}"
+
+
+def _string(value: object, where: str, name: str, expected: str) -> str:
+    if not isinstance(value, str):
+        _wrong(value, where, name, expected)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        _wrong(value, where, name, "text without halves of surrogate pairs")
+    return str(value)
 
 
 def is_missing(value: object) -> bool:
@@ -152,33 +272,29 @@ class _Getter:
         return column, None
 
     def _wrong(self, name: str, value: object, expected: str) -> NoReturn:
-        shown = "blank" if isinstance(value, str) and not value.strip() else _shown(value)
-        raise InputError(
-            f"field '{name}' is {shown}", where=self._where, expected=expected
-        ) from None
+        _wrong(value, self._where, name, expected)
 
     def missing(self, column: str, expected: str) -> NoReturn:
         """Raises the error for an absent field."""
         others = ", ".join(self._names[column][1:])
+        present = any(name in self._record for name in self._names[column])
+        here = "" if present else f"; its fields: {shown_names(self._record)}"
         raise InputError(
             f"field '{column}' is missing",
             where=self._where,
-            expected=expected + (f"; the field may also be called {others}" if others else ""),
+            expected=expected
+            + (f"; the field may also be called {others}" if others else "")
+            + here,
+            fix="name the columns in the first line; cells are split at commas in .csv and at tabs in "
+            ".tsv files"
+            if here and self._flat
+            else None,
         )
-
-    def _string(self, name: str, value: object, expected: str) -> str:
-        if not isinstance(value, str):
-            self._wrong(name, value, expected)
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            self._wrong(name, value, "text without halves of surrogate pairs")
-        return str(value)
 
     def text(self, column: str) -> str | None:
         """A text, or None."""
         name, value = self._value(column)
-        return None if value is None else self._string(name, value, "a text")
+        return None if value is None else _string(value, self._where, name, "a text")
 
     def label(self, column: str) -> str | None:
         """A text or number as text, or None."""
@@ -191,39 +307,103 @@ class _Getter:
                 return str(int(value))
             if isinstance(value, numbers.Real) and math.isfinite(value):
                 return str(float(value))
-        return self._string(name, value, expected)
-
-    def _id(self, name: str, value: Any) -> str:
-        expected = "an id: a text that is not blank, or a whole number"
-        if not isinstance(value, bool) and isinstance(value, numbers.Integral):
-            return str(int(value))
-        text = self._string(name, value, expected)
-        if not text.strip():
-            self._wrong(name, value, expected)
-        return text
+        return _string(value, self._where, name, expected)
 
     def identifier(self, column: str) -> str:
         """An id."""
         name, value = self._value(column)
         if value is None:
             self.missing(column, "an id: a text or a whole number")
-        return self._id(name, value)
+        return as_id(value, self._where, name)
 
-    def identifiers(self, column: str) -> list[str]:
-        """Ids; M-BEIR's card has ``{"did": id}`` in place of an id, its files have the id."""
-        name, items = self._items(column)
-        plain = (i["did"] if isinstance(i, dict) and set(i) == {"did"} else i for i in items)
-        return [self._id(name, item) for item in plain]
+    def grades(self) -> dict[str, float]:
+        """Grades above 0 by the id of the passage.
 
-    def answers(self, column: str) -> list[str]:
+        The positives are ids, with their grades in a list beside them or without, a mapping from id
+        to grade, or records of both. M-BEIR's card has ``{"did": id}``, its files have the id.
+        """
+        name, value = self._value("pos_item_ids")
+        if isinstance(value, Mapping):
+            pairs = [*value.items()]
+        else:
+            items = self._items(name, value)
+            beside = self._grades_beside(len(items))
+            pairs = [
+                self._pair(item, 1.0 if beside is None else grade)
+                for item, grade in zip(items, beside or items, strict=True)
+            ]
+        found: dict[str, float] = {}
+        for item, given in pairs:
+            row_id, grade = as_id(item, self._where, name), as_grade(given, self._where, name)
+            if found.setdefault(row_id, grade) != grade:
+                self._wrong(
+                    name, row_id, f"one grade for a passage: {grade:g} or {found[row_id]:g}"
+                )
+        return {row_id: grade for row_id, grade in found.items() if grade > 0}
+
+    def _pair(self, item: Any, grade: object) -> tuple[Any, object]:
+        """The id and the grade of one of the positives."""
+        if isinstance(item, dict):
+            keys = {simple(str(key)): key for key in item}
+            ids, grades = keys.keys() & _ITEM_IDS, keys.keys() & GRADE_NAMES
+            if len(ids) == 1 and len(grades) <= 1 and len(keys) == len(ids) + len(grades):
+                return item[keys[ids.pop()]], item[keys[grades.pop()]] if grades else grade
+        return item, grade
+
+    def _grades_beside(self, count: int) -> list[float] | None:
+        """The list of grades beside as many positives, if there is one.
+
+        Fields such as ``score`` may hold it or something else, and are refused where that matters.
+        """
+        for name, value in self._record.items():
+            if not count or simple(name).removesuffix("s") not in _GRADES_BESIDE:
+                continue
+            sure = simple(name) in _SURELY_GRADES
+            try:
+                grades = [as_grade(g, self._where, name) for g in self._items(name, value)]
+            except InputError:
+                if sure:
+                    raise
+                continue
+            if sure and len(grades) != count:
+                raise InputError(
+                    f"field '{name}' has {len(grades)} grades for {count} positives",
+                    where=self._where,
+                    expected="one for each, in the same order",
+                )
+            if sure:
+                return grades
+            if len(grades) == count and any(grade != 1 for grade in grades):
+                raise InputError(
+                    f"field '{name}' may hold the grades of the positives, or something else",
+                    where=self._where,
+                    expected="grades in a field 'pos_item_grades'",
+                    fix=f"rename '{name}' to 'pos_item_grades', or to what it is",
+                )
+        return None
+
+    def answers(self) -> list[str]:
         """Answers; ReT-M2KR has ``{"wikidata": value, ...}`` for numbers, and scores that value."""
-        name, items = self._items(column)
+        name, value = self._value("answers")
+        if isinstance(value, str) and not self._is_list(value):
+            # In a column of one answer a comma is part of it; where there may be several it is not sure.
+            several = _SEPARATORS + ("," if self._flat and name.endswith("s") else "")
+            marks = [mark for mark in several if mark in value]
+            if marks or _LIST.fullmatch(value):
+                raise InputError(
+                    f"field '{name}' is {_describe(value)}: one answer or several?",
+                    where=self._where,
+                    expected="a JSON list: "
+                    + json.dumps([value], ensure_ascii=False)
+                    + (f" or {_as_list(value, marks)}" if marks else ""),
+                )
+        items = self._items(name, value)
         plain = (i["wikidata"] if isinstance(i, dict) and "wikidata" in i else i for i in items)
         return [self._scalar(name, item, "a text, or a list of texts") for item in plain]
 
-    def _items(self, column: str) -> tuple[str, list[Any]]:
-        name, value = self._value(column)
-        if self._flat and isinstance(value, str) and value.lstrip().startswith("["):
+    def _items(self, name: str, value: Any) -> list[Any]:
+        """The items of a list, of the JSON text of one, or of a single value."""
+        if isinstance(value, str) and self._is_list(value):
             try:
                 value = parse_json(value)
             except ValueError:
@@ -232,8 +412,13 @@ class _Getter:
             value = value.tolist()
         if isinstance(value, list | tuple | set | frozenset):
             ordered = sorted(value, key=str) if isinstance(value, set | frozenset) else value
-            return name, list(ordered)
-        return name, [] if value is None else [value]
+            return list(ordered)
+        return [] if value is None else [value]
+
+    def _is_list(self, text: str) -> bool:
+        """Whether a text can only be meant as that of a JSON list."""
+        text = text.strip()
+        return text.startswith("[") and (self._flat or text.endswith("]"))
 
     def path(self, column: str) -> str | None:
         """A path below an image root, or None."""
@@ -243,7 +428,7 @@ class _Getter:
         if value is None or (isinstance(value, str) and not value):
             return None
         expected = "a path below an image root, such as photos/cat.jpg"
-        path = self._string(name, value, expected)
+        path = _string(value, self._where, name, expected)
         try:
             return clean_path(path)
         except InputError as error:
@@ -252,6 +437,6 @@ class _Getter:
             ) from error
 
 
-def _shown(value: object) -> str:
-    kind = type(value).__name__
-    return f"{value!r:.60}" if isinstance(value, str | int | float) else f"a {kind}"
+def _as_list(value: str, marks: Sequence[str]) -> str:
+    parts = [part.strip() for part in re.split(f"[{re.escape(''.join(marks))}]+", value)]
+    return json.dumps(parts, ensure_ascii=False)

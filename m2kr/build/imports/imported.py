@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import logging
 import math
 import re
@@ -15,14 +16,18 @@ from m2kr.build.imports.fields import (
     Row,
     near_misses,
     passage_row,
+    query_id,
     query_row,
     task_of,
+    without_positives,
 )
 from m2kr.build.imports.idset import IdSet
 from m2kr.build.imports.layout import Layout
 from m2kr.build.imports.qrels import Judged, read_qrels
 from m2kr.build.imports.readers import Record, RecordFile
+from m2kr.data.load import built, read_manifest
 from m2kr.errors import InputError, UsageError
+from m2kr.paths import manifest_path
 from m2kr.schema import GRADES, LOST_GRADES, LOST_IDS, Column
 
 if TYPE_CHECKING:
@@ -89,12 +94,16 @@ class ImportedBuilder:
         self.relevance_threshold = checked_threshold(relevance_threshold)
         self.instruction = instruction
         self.drop_missing = drop_missing
+        self.keep: Path | None = None  # edition folder in which other content must not be replaced
         self.told: dict[str, str] = {}  # what the import was asked for, for its manifest
         self._pool: IdSet | None = None
         self._judged: dict[str, dict[str, Judged] | None] = {
             split: read_qrels(files.qrels) if files.qrels else None
             for split, files in layout.splits.items()
         }
+        self._unknown: dict[
+            str, dict[str, int]
+        ] = {}  # judged queries that are not there, and where
         name = checked_name(name)
         tasks: set[str] = set()
         grades: set[float] = set()
@@ -107,6 +116,42 @@ class ImportedBuilder:
         self.SOURCE = _source(name, tuple(layout.splits), tasks, extra)
         self.image_roots = tuple(str(root.absolute()) for root in layout.images)
         self.inputs = tuple(_inputs(layout))
+
+    @property
+    def content(self) -> str:
+        """Hash of what the import was given and asked for; hex."""
+        facts = [self.SOURCE.name, [*self.SOURCE.pools], *self._facts()]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def _facts(self) -> list[Any]:
+        return [self.told, [[file["name"], file["sha256"]] for file in self.inputs]]
+
+    def prepare(self, root: "Path", splits: Sequence[str], **how: Any) -> None:  # noqa: ARG002
+        """Refuses to replace what should stay; the build's lock is held.
+
+        Raises:
+            UsageError: there is a source whose name differs in punctuation alone, or one of this name
+                with other content that must not be replaced.
+        """
+        name = self.SOURCE.name
+        for other in built(root):
+            if other != name and sources.normalise(other) == sources.normalise(name):
+                raise UsageError(
+                    f"'{name}' can't be told from '{other}', which is already there",
+                    expected="a name that differs in letters or digits",
+                )
+        if self.keep is None or not manifest_path(self.keep, self.SOURCE.config).exists():
+            return
+        old = read_manifest(manifest_path(self.keep, self.SOURCE.config))
+        if self._facts() != [
+            old["options"],
+            [[file["name"], file["sha256"]] for file in old["inputs"]],
+        ]:
+            raise UsageError(
+                f"there is already a source '{name}' with other content in {self.keep}",
+                expected="another name, or none: then the data get a place of their own",
+                fix=f"m2kr remove {name} --edition {self.keep.name} --data {root}",
+            )
 
     def assets(self, options: Mapping[str, str]) -> "Sequence[Asset]":  # noqa: ARG002
         """Nothing: the files are here."""
@@ -152,24 +197,20 @@ class ImportedBuilder:
             InputError: a positive is not among the passages; names file, line and id.
         """
         pool, file = self._pool_ids(), self.layout.splits[split].queries
+        known = missing = 0
         for n, row in self._rows(split):
             if row is None:
                 ctx.ledger.filter("not judged in this split")
                 continue
             grades = dict(zip(row["pos_item_ids"], row["pos_item_grades"], strict=True))
             lost = {i: grade for i, grade in grades.items() if i not in pool}
-            if lost and not self.drop_missing:
-                raise InputError(
-                    f"positive {next(iter(lost))!r} of query {row['question_id']!r} is not among the "
-                    "passages",
-                    where=file.where(n),
-                    expected="ids of passages in " + str(self.layout.passages.path),
-                    fix="--drop-missing to count such passages as never found",
-                )
+            known, missing = known + len(grades) - len(lost), missing + len(lost)
+            for passage in lost:
+                self._refuse_lost(passage, row["question_id"], file.where(n))
             if lost:
-                detail = ", ".join(lost)[:1000]
+                rule, detail = "positive not among the passages", ", ".join(lost)[:1000]
                 ctx.ledger.repair(
-                    "positive not among the passages", file=file.path.name, row=n, detail=detail
+                    f"{rule}: counts as never found", file=file.path.name, row=n, detail=detail
                 )
             if self.drop_missing:
                 row["lost_item_ids"], row["lost_item_grades"] = list(lost), list(lost.values())
@@ -178,20 +219,56 @@ class ImportedBuilder:
             if not self._graded:
                 del row["pos_item_grades"]
             yield row
+        if missing and not known:
+            raise InputError(
+                f"none of {missing:,} judged passages is among the passages",
+                where=str(self.layout.passages.path),
+                expected="ids as in the judgements",
+            )
+        files = self.layout.splits[split]
+        for query, line in self._unknown[split].items():
+            assert files.qrels is not None
+            rule = "judgements of a query that is not there"
+            ctx.ledger.drop(rule, file=files.qrels.path.name, row=line, detail=query[:1000])
+
+    def _refuse_lost(self, passage: str, query: str, where: str) -> None:
+        """Raises for a judged passage that the pool lacks, unless such are to be taken as they are."""
+        parts = [part.strip() for part in re.split(r"[;|]", passage)]
+        several = len(parts) > 1 and any(part in self._pool_ids() for part in parts)
+        if not several:
+            parts = re.split(r"[\s,]+", passage)
+            several = len(parts) > 1 and all(part in self._pool_ids() for part in parts)
+        if several:
+            raise InputError(
+                f"positive {passage!r} of query {query!r} looks like a list: {parts[0]!r} and others "
+                "are among the passages, the whole is not",
+                where=where,
+                expected=f"a JSON list: {json.dumps(parts, ensure_ascii=False)}",
+            )
+        if not self.drop_missing:
+            raise InputError(
+                f"positive {passage!r} of query {query!r} is not among the passages",
+                where=where,
+                expected="ids of passages in " + str(self.layout.passages.path),
+                fix="--drop-missing to count such passages as never found",
+            )
 
     def _rows(self, split: str) -> Iterator[tuple[int, Row | None]]:
         """Line numbers and rows; None for a query that belongs to other splits."""
         files, judged = self.layout.splits[split], self._judged[split]
         file = files.queries
         for n, record in file:
-            row = query_row(record, file.where(n), flat=file.flat)
+            where = file.where(n)
             if judged is not None:
-                entry = judged.get(row["question_id"])
-                row["pos_item_ids"] = list(entry.grades) if entry else []
-                row["pos_item_grades"] = list(entry.grades.values()) if entry else []
+                entry = judged.get(query_id(record, where))
                 if entry is None and files.only_judged:
                     yield n, None
                     continue
+                record = without_positives(record)
+            row = query_row(record, where, flat=file.flat)
+            if judged is not None:
+                row["pos_item_ids"] = list(entry.grades) if entry else []
+                row["pos_item_grades"] = list(entry.grades.values()) if entry else []
             if not row["instruction"].strip():
                 given = self.instruction
                 row["instruction"] = self.layout.instruct(record, row) if given is None else given
@@ -202,7 +279,8 @@ class ImportedBuilder:
         files, ids = self.layout.splits[split], IdSet()
         if not _SPLIT.fullmatch(split):
             raise UsageError(f"{split!r} cannot name a split", expected="letters, digits and _")
-        unseen = dict(self._judged[split] or {})
+        unseen = {query: entry.line for query, entry in (self._judged[split] or {}).items()}
+        known = len(unseen)
         for _ in itertools.islice(_watched(files.queries, QUERY_NAMES), _SAMPLE):
             pass
         for n, row in self._rows(split):
@@ -212,16 +290,18 @@ class ImportedBuilder:
                 tasks.add(task_of(row))
                 grades.update(row["pos_item_grades"])
         ids.seal(files.queries, "question_id")
+        if unseen and files.qrels and (not self.drop_missing or len(unseen) == known):
+            query, line = next(iter(unseen.items()))
+            raise InputError(
+                f"query {query!r} is not among the queries"
+                + (", nor is any other" if len(unseen) == known > 1 else ""),
+                where=files.qrels.where(line),
+                expected="ids of queries in " + str(files.queries.path),
+                fix="--drop-missing to leave such judgements out" if len(unseen) < known else None,
+            )
         if not len(ids):
             raise InputError(f"there are no queries of '{split}'", where=str(files.queries.path))
-        if unseen and files.qrels and not self.drop_missing:
-            query, entry = next(iter(unseen.items()))
-            raise InputError(
-                f"query {query!r} is not among the queries",
-                where=files.qrels.where(entry.line),
-                expected="ids of queries in " + str(files.queries.path),
-                fix="--drop-missing to leave such judgements out",
-            )
+        self._unknown[split] = unseen
 
     def _check_grades(self, grades: set[float]) -> None:
         """Refuses judgements of which none says that a passage is right."""

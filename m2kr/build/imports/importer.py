@@ -1,5 +1,7 @@
 """Bring your own data: passages and queries, as records or files, become a source like any other."""
 
+import inspect
+import itertools
 import json
 import os
 import tempfile
@@ -9,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from m2kr.build.imports import beir, mbeir, ret_m2kr
-from m2kr.build.imports.fields import Row, passage_row, query_row
+from m2kr.build.imports.fields import Row, as_grade, as_id, passage_row, query_row
 from m2kr.build.imports.imported import ImportedBuilder
-from m2kr.build.imports.layout import Given, Layout, SplitFiles, the_one
-from m2kr.build.imports.qrels import qrels_file
+from m2kr.build.imports.layout import Given, Layout, SplitFiles, canonical_split, the_one
+from m2kr.build.imports.qrels import Judgement, judgements_of, qrels_file
 from m2kr.build.imports.readers import Record, RecordFile, record_file
 from m2kr.errors import InputError, MissingError, UsageError
 from m2kr.paths import data_root
-from m2kr.sources import SPLIT_ALIASES
 
 if TYPE_CHECKING:
     from m2kr.build.run import Built
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from m2kr.progress import Progress
 
 LayoutName = Literal["files", "beir", "mbeir", "ret-m2kr"]
-Records = Iterable[Mapping[str, Any]] | Mapping[str, Any]
+Records = Any  # Iterable[Mapping[str, Any]] | Mapping[str, Any] | a data frame of any library
 Judgements = Mapping[str, Mapping[str, float] | Iterable[str]]
+_FRAME_ROWS = 10_000  # rows of a data frame that become dicts at a time
 Paths = str | Path | Sequence[str | Path]
 
 
@@ -33,10 +35,10 @@ def from_records(
     passages: Records,
     queries: Records,
     *,
-    name: str = "mine",
+    name: str | None = None,
     images: Paths = (),
     instruction: str | None = None,
-    qrels: Judgements | str | Path | None = None,
+    qrels: "Judgements | Records | str | Path | None" = None,
     split: str = "test",
     edition: str | None = None,
     data: str | Path | None = None,
@@ -48,16 +50,19 @@ def from_records(
     Args:
         passages: Dicts with ``passage_id`` and ``passage_content`` (or ``id`` and ``text``; see
             `m2kr.build.imports.fields.PASSAGE_NAMES`), or texts or dicts by id. ``title``, ``language`` and
-            ``img_path`` may be added. A generator will do: nothing is held in memory.
+            ``img_path`` may be added. A generator will do: nothing is held in memory. So will a data
+            frame (pandas, polars, Arrow).
         queries: Dicts with ``question_id`` and ``question``, ``img_path`` or both, and
             ``pos_item_ids`` where known (see `m2kr.build.imports.fields.QUERY_NAMES`), or questions or dicts
-            by id. ``answers``, ``instruction`` and others may be added.
-        name: Source name, and the edition's unless that is given.
+            by id. ``answers``, ``instruction`` and others may be added. Grades of the positives may
+            stand beside them in ``pos_item_grades``, or positives be grades by id.
+        name: Source name, and the edition's unless that is given. Without one the source is called
+            ``mine``, in an edition named after its content, so that nothing else is ever replaced.
         images: Folders, archives or Arrow files that ``img_path`` is relative to.
         instruction: Instruction of queries that bring none; by default the benchmark's own for the
             query's task.
-        qrels: Passage ids by query id, or grades by passage id by query id, or a file of judgements
-            (see `m2kr.build.imports.qrels`). They replace ``pos_item_ids``.
+        qrels: Passage ids by query id, or grades by passage id by query id, or records or a file of
+            judgements (see `m2kr.build.imports.qrels`). They replace ``pos_item_ids``.
         split: Split name.
         edition: Edition to write into.
         data: Data root; see `m2kr.paths.data_root`.
@@ -66,7 +71,7 @@ def from_records(
 
     Raises:
         InputError: a record is wrong; names its number and field.
-        UsageError: the name is taken by a source of the benchmark.
+        UsageError: the name is taken, by a source of the benchmark or by other data of your own.
         MissingError: an image root or the file of judgements does not exist.
 
     Example:
@@ -76,9 +81,10 @@ def from_records(
         >>> mine = m2kr.from_records(passages, queries)  # doctest: +SKIP
         >>> m2kr.evaluate(mine, "bm25")  # doctest: +SKIP
     """
+    from m2kr.build.run import build
     from m2kr.data.load import load
 
-    split = SPLIT_ALIASES.get(split, split)
+    split = canonical_split(split)
     with tempfile.TemporaryDirectory(prefix="m2kr-") as folder:
         layout = Layout(
             _spool(passages, Path(folder), "passages", passage_row),
@@ -90,17 +96,19 @@ def from_records(
             },
             _roots(images),
         )
-        built = _build(
-            name,
+        builder = _builder(
+            "mine" if name is None else name,
             layout,
             kind="records",
             instruction=instruction,
             drop_missing=drop_missing,
             relevance_threshold=relevance_threshold,
-            edition=edition,
-            data=data,
         )
-    return load(name, split, edition=built.folder.name, data=data)
+        if name is None and edition is None:
+            edition = f"{builder.SOURCE.name}-{builder.content[:12]}"
+        builder.keep = data_root(data) / (edition or builder.SOURCE.name)
+        built = build(builder, data_root(data), edition=edition)
+    return load(builder.SOURCE.name, split, edition=built.folder.name, data=data)
 
 
 def import_files(
@@ -151,26 +159,25 @@ def import_files(
         UsageError: the name or the combination of arguments can't be used.
         MissingError: a file is not there.
     """
+    from m2kr.build.run import build
+
     if layout not in get_args(LayoutName):
         names = ", ".join(get_args(LayoutName))
         raise UsageError(f"layout={layout!r}", expected=f"one of {names}")
     if folder is not None and not folder.is_dir():
         raise MissingError("there is no such folder", where=str(folder))
-    split = SPLIT_ALIASES.get(split, split) if split else None
     given = Given(folder, dataset, split, passages, queries, qrels)
     found = _LOCATE[layout](given)
-    return _build(
+    builder = _builder(
         name,
         replace(found, images=(*_roots(images), *found.images)),
         kind=layout,
         instruction=instruction,
         drop_missing=drop_missing,
         relevance_threshold=relevance_threshold,
-        edition=edition,
-        data=data,
-        limit=limit,
-        force=force,
-        progress=progress,
+    )
+    return build(
+        builder, data_root(data), edition=edition, limit=limit, force=force, progress=progress
     )
 
 
@@ -181,7 +188,7 @@ def _files(given: Given) -> Layout:
     queries = the_one(given.queries, None, (), "queries")
     qrels = None if given.qrels is None else qrels_file(given.qrels)
     split = SplitFiles(record_file(queries), qrels)
-    return Layout(record_file(passages), {given.split or "test": split})
+    return Layout(record_file(passages), {given.one_split: split})
 
 
 _LOCATE: dict[str, Callable[[Given], Layout]] = {
@@ -202,7 +209,7 @@ def _roots(images: Paths) -> tuple[Path, ...]:
     return roots
 
 
-def _build(
+def _builder(
     name: str,
     layout: Layout,
     *,
@@ -210,12 +217,7 @@ def _build(
     instruction: str | None,
     drop_missing: bool,
     relevance_threshold: float,
-    edition: str | None,
-    data: str | Path | None,
-    **how: Any,
-) -> "Built":
-    from m2kr.build.run import build
-
+) -> ImportedBuilder:
     builder = ImportedBuilder(
         name,
         layout,
@@ -230,7 +232,7 @@ def _build(
     # Part of the build's identity, like the others: the manifest names the roots.
     told |= {"images": os.pathsep.join(builder.image_roots)} if builder.image_roots else {}
     builder.told = told
-    return build(builder, data_root(data), edition=edition, **how)
+    return builder
 
 
 def _spool(
@@ -240,20 +242,26 @@ def _spool(
     file = RecordFile(folder / f"{what}.jsonl", f"{what}, record {{n}}")
     with file.path.open("w", encoding="utf-8") as out:
         for n, record in enumerate(_dicts(records, what), 1):
-            if not isinstance(record, Mapping):
-                raise InputError(
-                    f"the record is a {type(record).__name__}",
-                    where=file.where(n),
-                    expected="a dict; of a data frame, give df.to_dict('records')",
-                )
-            row = row_of(dict(record), file.where(n))
+            row = row_of(_dict(record, file.where(n)), file.where(n))
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
     return file
 
 
+def _dict(record: object, where: str) -> Record:
+    if not isinstance(record, Mapping):
+        raise InputError(
+            f"the record is a {type(record).__name__}",
+            where=where,
+            expected="a dict, or a data frame in place of the records",
+        )
+    return dict(record)
+
+
 def _dicts(records: Records, what: str) -> Iterator[Any]:
+    if hasattr(records, "iloc") and not hasattr(records, "columns"):
+        records = records.to_dict()  # a pandas series is a mapping
     if not isinstance(records, Mapping):
-        yield from records
+        yield from _rows(records, what)
         return
     id_name, text = {
         "passages": ("passage_id", "passage_content"),
@@ -263,21 +271,71 @@ def _dicts(records: Records, what: str) -> Iterator[Any]:
         yield {**(value if isinstance(value, Mapping) else {text: value}), id_name: key}
 
 
-def _spool_qrels(qrels: Judgements | str | Path | None, folder: Path) -> RecordFile | None:
+def _rows(records: Any, what: str) -> Iterator[Any]:
+    """The rows of any sort of table, some at a time."""
+    if hasattr(records, "iter_rows"):  # polars
+        yield from records.iter_rows(named=True)
+    elif hasattr(records, "iloc"):  # pandas
+        for start in range(0, len(records), _FRAME_ROWS):
+            yield from records.iloc[start : start + _FRAME_ROWS].to_dict("records")
+    elif hasattr(records, "to_batches"):  # an Arrow table
+        for batch in records.to_batches(max_chunksize=_FRAME_ROWS):
+            yield from batch.to_pylist()
+    elif hasattr(records, "to_pylist"):
+        yield from records.to_pylist()
+    elif hasattr(records, "to_dict") and "orient" in inspect.signature(records.to_dict).parameters:
+        yield from records.to_dict("records")  # pandas' kin
+    elif isinstance(records, Iterable) and not isinstance(records, str | bytes):
+        yield from records
+    else:
+        raise InputError(
+            f"the {what} are a {type(records).__name__}",
+            where=what,
+            expected="dicts, a mapping by id, or a data frame",
+            fix="m2kr import NAME --passages FILE --queries FILE for files"
+            if isinstance(records, str | os.PathLike)
+            else None,
+        )
+
+
+def _spool_qrels(
+    qrels: "Judgements | Records | str | Path | None", folder: Path
+) -> RecordFile | None:
     if qrels is None:
         return None
     if isinstance(qrels, str | os.PathLike):
         return qrels_file(Path(qrels))
     file = RecordFile(folder / "qrels.jsonl", "qrels, record {n}")
     with file.path.open("w", encoding="utf-8") as out:
-        for query, judged in qrels.items():
-            one = isinstance(judged, str)
-            grades = (
-                judged
-                if isinstance(judged, Mapping)
-                else dict.fromkeys([judged] if one else judged, 1)
-            )
-            for passage, grade in grades.items():
-                line = {"query-id": str(query), "corpus-id": str(passage), "score": float(grade)}
-                out.write(json.dumps(line, ensure_ascii=False) + "\n")
+        if isinstance(qrels, Mapping):
+            lines = _judgements(qrels)
+        else:
+            rows = enumerate(_rows(qrels, "qrels"), 1)
+            lines = judgements_of(((n, _dict(row, file.where(n))) for n, row in rows), file.where)
+        for _, query, passage, grade in lines:
+            line = {"query-id": query, "corpus-id": passage, "score": grade}
+            out.write(json.dumps(line, ensure_ascii=False) + "\n")
     return file
+
+
+def _judgements(qrels: Mapping[Any, Any]) -> Iterator[Judgement]:
+    """Judgements from a mapping of the caller's, numbered."""
+    n = itertools.count(1)
+    for query, judged in qrels.items():
+        where = f"qrels, query {query!r:.60}"
+        query_id = as_id(query, where, "query-id")
+        if isinstance(judged, Mapping):
+            pairs = [*judged.items()]
+        elif isinstance(judged, str) or not isinstance(judged, Iterable):
+            pairs = [(judged, 1)]
+        else:
+            ordered = sorted(judged, key=str) if isinstance(judged, set | frozenset) else judged
+            pairs = [(passage, 1) for passage in ordered]
+        for passage, grade in pairs:
+            passage_id = as_id(passage, where, "corpus-id")
+            yield (
+                next(n),
+                query_id,
+                passage_id,
+                as_grade(grade, f"{where}, passage {passage_id!r:.60}"),
+            )

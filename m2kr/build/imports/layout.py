@@ -7,6 +7,7 @@ from pathlib import Path
 from m2kr.build.imports.fields import Row, template_instruction
 from m2kr.build.imports.readers import Record, RecordFile
 from m2kr.errors import MissingError, UsageError
+from m2kr.sources import folded_splits
 
 Instruct = Callable[[Record, Row], str]
 
@@ -59,7 +60,7 @@ class Given:
     Attributes:
         folder: The benchmark's folder.
         dataset: Which of the folder's data sets, such as ``infoseek_task6``.
-        split: Split name, canonical (``valid``, not ``val``).
+        split: Split name as the user wrote it.
     """
 
     folder: Path | None = None
@@ -68,6 +69,29 @@ class Given:
     passages: Path | None = None
     queries: Path | None = None
     qrels: Path | None = None
+
+    @property
+    def one_split(self) -> str:
+        """The canonical split (``valid``, not ``val``), ``test`` by default."""
+        return canonical_split(self.split or "test")
+
+
+def canonical_split(name: str) -> str:
+    """``valid`` for ``val``, ``validation`` and ``dev``; other names as they are."""
+    return folded_splits([name])[name]
+
+
+def visible(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """The files of a folder that fit, sorted; not those that systems hide or add to archives."""
+    return sorted(
+        path
+        for pattern in patterns
+        for path in folder.glob(pattern)
+        if path.is_file()
+        and not any(
+            part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts
+        )
+    )
 
 
 def the_one(given: Path | None, folder: Path | None, patterns: Sequence[str], what: str) -> Path:
@@ -82,7 +106,7 @@ def the_one(given: Path | None, folder: Path | None, patterns: Sequence[str], wh
     if folder is None:
         raise UsageError(f"no file of {what} is given", fix=f"--{what} FILE, or the folder")
     for pattern in patterns:
-        found = sorted(path for path in folder.glob(pattern) if path.is_file())
+        found = visible(folder, [pattern])
         if len(found) > 1:
             raise UsageError(
                 f"several files of {what} fit: {', '.join(p.name for p in found[:12])}",

@@ -35,7 +35,7 @@ def locate(given: Given) -> Layout:
         UsageError: the folder has several data sets and none is named.
         MissingError: a file is not there.
     """
-    folder, split = given.folder, given.split or "test"
+    folder, split = given.folder, given.one_split
     theirs = {"valid": "val"}.get(split, split)
     name = given.dataset or "*"
     queries = the_one(

@@ -1,11 +1,12 @@
 """Records from a user's files: JSON lines, CSV, TSV and Parquet, streamed, with the place of each."""
 
+import codecs
 import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from m2kr.errors import InputError, MissingError
 
 MAX_LINE = 16 * 1024 * 1024
 _BATCH_ROWS = 256
+_LOOK = 1 << 20  # bytes that tell how the lines of a file end
 _MAX_COLUMNS = 1000
 _KINDS = {
     ".jsonl": "jsonl",
@@ -20,6 +22,7 @@ _KINDS = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
+    ".json": "json",
 }
 Record = dict[str, Any]
 
@@ -51,7 +54,7 @@ class RecordFile:
         kind = _kind(self.path)
         if kind == "parquet":
             return _parquet(self)
-        return _jsonl(self) if kind == "jsonl" else _csv(self, "," if kind == "csv" else "\t")
+        return _jsonl(self) if kind == "jsonl" else _delimited(self, kind)
 
 
 def record_file(path: Path) -> RecordFile:
@@ -64,18 +67,31 @@ def record_file(path: Path) -> RecordFile:
     if not path.is_file():
         raise MissingError("there is no such file", where=str(path), expected="a file of records")
     kind = _kind(path)
-    unit = "row" if kind == "parquet" else "line"
-    shown = str(path).replace("{", "{{").replace("}", "}}")
-    return RecordFile(path, f"{shown}, {unit} {{n}}", flat=kind in ("csv", "tsv"))
+    if kind == "parquet":
+        return RecordFile(path, f"{_escaped(path)}, row {{n}}")
+    return text_file(path) if kind in ("csv", "tsv") else replace(text_file(path), flat=False)
+
+
+def text_file(path: Path) -> RecordFile:
+    """A file of lines of text, whatever its name."""
+    return RecordFile(path, f"{_escaped(path)}, line {{n}}", flat=True)
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def file_kind(path: Path) -> str:
+    """``jsonl``, ``csv``, ``tsv``, ``parquet`` or ``json`` by a file's name; else empty."""
+    *rest, last = ["", *(s.lower() for s in path.suffixes)]
+    ending = rest[-1] if last == ".gz" and rest else last
+    return "" if ending == ".parquet" and last == ".gz" else _KINDS.get(ending, "")
 
 
 def _kind(path: Path) -> str:
-    suffixes = [s.lower() for s in path.suffixes]
-    ending = (
-        suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else "".join(suffixes[-1:])
-    )
-    if ending in _KINDS and (ending != ".parquet" or suffixes[-1] != ".gz"):
-        return _KINDS[ending]
+    if (kind := file_kind(path)) not in ("", "json"):
+        return kind
+    ending = path.suffix.lower()
     raise InputError(
         f"files that end in '{path.suffix}' are not read",
         where=str(path),
@@ -87,6 +103,8 @@ def _kind(path: Path) -> str:
 def read_lines(file: RecordFile) -> Iterator[tuple[int, str]]:
     """Numbers and texts of the lines of a file, plain or gzip, without line ends or a byte order mark.
 
+    Lines end in LF or CRLF; in a file whose first lines know no LF, in CR.
+
     Raises:
         InputError: a line is no UTF-8, too long, or the compressed file is damaged.
     """
@@ -95,7 +113,10 @@ def read_lines(file: RecordFile) -> Iterator[tuple[int, str]]:
     try:
         opener: Any = gzip.open if packed else Path.open
         with opener(file.path, "rb") as stream:
-            while raw := stream.readline(MAX_LINE + 1):
+            first = stream.read(_LOOK)
+            stream.seek(0)
+            _refuse_utf16(file, first)
+            for raw in _cr_lines(stream) if _ends_in_cr(first) else _lf_lines(stream):
                 n += 1
                 if len(raw) > MAX_LINE:
                     raise InputError(
@@ -103,8 +124,7 @@ def read_lines(file: RecordFile) -> Iterator[tuple[int, str]]:
                         where=file.where(n),
                         expected=f"at most {MAX_LINE:,} bytes",
                     )
-                text = raw.decode("utf-8-sig" if n == 1 else "utf-8")
-                yield n, text.removesuffix("\n").removesuffix("\r")
+                yield n, raw.decode("utf-8-sig" if n == 1 else "utf-8")
     except UnicodeDecodeError as error:
         raise InputError(
             f"byte {error.start + 1} of the line is not UTF-8",
@@ -114,6 +134,36 @@ def read_lines(file: RecordFile) -> Iterator[tuple[int, str]]:
         ) from error
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"the file can't be read: {error}", where=file.where(n + 1)) from error
+
+
+def _lf_lines(stream: Any) -> Iterator[bytes]:
+    while raw := stream.readline(MAX_LINE + 2):
+        yield raw.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def _cr_lines(stream: Any) -> Iterator[bytes]:
+    rest = b""
+    while part := stream.read(_LOOK):
+        *lines, rest = (rest + part).split(b"\r")
+        yield from (line.removeprefix(b"\n") for line in lines)
+        if len(rest) > MAX_LINE:
+            break
+    if rest:
+        yield rest
+
+
+def _ends_in_cr(first: bytes) -> bool:
+    return b"\r" in first[:-1] and b"\n" not in first
+
+
+def _refuse_utf16(file: RecordFile, first: bytes) -> None:
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in first[:4]:
+        raise InputError(
+            "the text is UTF-16 or UTF-32, not UTF-8",
+            where=file.where(1),
+            expected="UTF-8 text",
+            fix="iconv -f UTF-16 -t UTF-8 OLD > NEW",
+        )
 
 
 def _no_constant(name: str) -> Any:
@@ -158,17 +208,23 @@ def _json_name(value: object) -> str:
     return names.get(type(value), "number")
 
 
-def _csv(file: RecordFile, delimiter: str) -> Iterator[tuple[int, Record]]:
-    header: list[str] = []
-    n = last = 0
+def quoted_cells(
+    file: RecordFile, lines: Iterable[tuple[int, str]]
+) -> Iterator[tuple[int, list[str]]]:
+    """The cells of CSV lines, and on which line they begin; quoted ones may go on over several.
 
-    def lines() -> Iterator[str]:
+    Raises:
+        InputError: quotes don't end, or a cell is too long.
+    """
+    last = 0
+
+    def texts() -> Iterator[str]:
         nonlocal last
-        for number, line in read_lines(file):
+        for number, line in lines:
             last = number
             yield line + "\n"
 
-    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
+    reader = csv.reader(texts(), strict=True)
     while True:
         n = last + 1
         try:
@@ -182,6 +238,19 @@ def _csv(file: RecordFile, delimiter: str) -> Iterator[tuple[int, Record]]:
             ) from error
         if cells is None:
             return
+        yield n, cells
+
+
+def _delimited(file: RecordFile, kind: str) -> Iterator[tuple[int, Record]]:
+    """Records of a file whose first line names the columns. Quotes mean something in CSV alone."""
+    rows: Iterable[tuple[int, list[str]]] = (
+        quoted_cells(file, read_lines(file))
+        if kind == "csv"
+        else ((n, line.split("\t")) for n, line in read_lines(file))
+    )
+    split = "cells are split at commas" if kind == "csv" else "cells are split at tabs, not quoted"
+    header: list[str] = []
+    for n, cells in rows:
         if not any(cells):
             continue
         if not header:
@@ -190,14 +259,14 @@ def _csv(file: RecordFile, delimiter: str) -> Iterator[tuple[int, Record]]:
                 raise InputError(
                     f"the header has an empty or double name: {', '.join(header)}"[:300],
                     where=file.where(n),
-                    expected="a first line with a name for each column",
+                    expected=f"a first line with a name for each column; {split}",
                 )
             continue
         if len(cells) != len(header):
             raise InputError(
                 f"the record has {len(cells)} cells",
                 where=file.where(n),
-                expected=f"{len(header)}, as the header: {', '.join(header)}"[:300],
+                expected=f"{len(header)}, as the header: {', '.join(header)}"[:300] + f"; {split}",
             )
         yield n, {name: cell or None for name, cell in zip(header, cells, strict=True)}
 

@@ -18,7 +18,7 @@ def locate(given: Given) -> Layout:
         UsageError: the folder has several sources and none is named.
         MissingError: a file is not there.
     """
-    split, name = given.split or "test", given.dataset or "*"
+    split, name = given.one_split, given.dataset or "*"
     pool = the_one(
         given.passages,
         given.folder,
