@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
 
+from m2kr.build import children
 from m2kr.build.hashing import die_with_parent
 from m2kr.build.parts import PartJob, Stats, build_part
 from m2kr.build.spec import Builder
@@ -88,9 +89,13 @@ class Processes:
         """Performs every task."""
         if self.jobs == 1 or len(tasks) <= 1:
             return [perform(task, progress) for task in tasks]
-        with ProcessPoolExecutor(
-            min(self.jobs, len(tasks)), get_context("spawn"), die_with_parent, (os.getpid(),)
-        ) as pool:
+        workers = min(self.jobs, len(tasks))
+        with (
+            children.spawning(),
+            ProcessPoolExecutor(
+                workers, get_context("spawn"), die_with_parent, (os.getpid(),)
+            ) as pool,
+        ):
             futures = [pool.submit(perform, task) for task in tasks]
             done = []
             for task, future in zip(tasks, futures, strict=True):

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from m2kr.build import children
 from m2kr.data.lookup import id_hashes
 from m2kr.fingerprint import Fingerprint, pool_digests
 
@@ -111,7 +112,10 @@ class ShardHasher:
         if self._asker is None and full and (os.cpu_count() or 1) > 1:
             self._asker = ThreadPoolExecutor(1, "m2kr-hash")
             self._worker = subprocess.Popen(  # noqa: S603 - this module
-                [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                children.command(__name__),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=children.environment(),
             )
             self._done += [self._asker.submit(self._ask, each) for each in self._shards[:-1]]
         if self._asker is not None:

@@ -311,28 +311,6 @@ def _neighbour(name: str, folder: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def source_files(file: Path) -> list[Path]:
-    """A file and the neighbours that it imports, directly or through others; whole packages of them.
-
-    This is the code that decides what a user's encoder does, as far as it isn't installed.
-    """
-    found: dict[Path, None] = {}
-    todo = [file]
-    while todo:
-        path = todo.pop()
-        if path in found:
-            continue
-        found[path] = None
-        if path.name == "__init__.py":
-            todo += sorted(path.parent.rglob("*.py"))
-        root = path.parent
-        while (root / "__init__.py").is_file():
-            root = root.parent
-        for name in sorted(_imported_names(path)):
-            todo += filter(None, {_neighbour(name, path.parent), _neighbour(name, root)})
-    return sorted(found)
-
-
 def user_attribute(retriever: object, name: str) -> Any:
     """An attribute of a retriever; what its property raises is told as its own.
 

@@ -1,5 +1,6 @@
 """Sentence vectors by a BERT-style encoder: mean over tokens, then unit length."""
 
+import json
 import logging
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
@@ -150,12 +151,13 @@ class TextEncoder:
             bars: Any = tf_logging
             shown = bars.is_progress_bar_enabled()
             bars.disable_progress_bar()
+            local = self._folder.is_dir()
+            # Said outright: transformers asks at the terminal where it isn't.
+            how: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
             try:
-                local = self._folder.is_dir()
-                tokenizer = AutoTokenizer.from_pretrained(self._source, local_files_only=local)
-                model = AutoModel.from_pretrained(
-                    self._source, dtype=torch.float32, local_files_only=local
-                )
+                _refuse_code(self._source, local)
+                tokenizer = AutoTokenizer.from_pretrained(self._source, **how)
+                model = AutoModel.from_pretrained(self._source, dtype=torch.float32, **how)
             except (OSError, ValueError) as error:
                 raise MissingError(
                     f"no text encoder can be loaded: {str(error).splitlines()[0]}",
@@ -169,6 +171,33 @@ class TextEncoder:
             logger.info("text encoder %s on %s", self._source, device)
             self._loaded = tokenizer, model.eval().to(device), device
         return self._loaded
+
+
+def _refuse_code(source: str, local: bool) -> None:
+    """Refuses a model that is made by Python files of its own: they would never be run.
+
+    Raises:
+        UsageError: its configuration names such files.
+    """
+    from transformers.utils.hub import cached_file
+
+    for name in ("config.json", "tokenizer_config.json"):
+        path = cached_file(
+            source,
+            name,
+            local_files_only=local,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if path is None:
+            continue
+        settings = json.loads(Path(path).read_bytes())
+        if isinstance(settings, dict) and settings.get("auto_map"):
+            raise UsageError(
+                f"{name} names code of its own (auto_map), and a model's code is never run",
+                where=source,
+                expected="a model of a class that transformers has, such as BertModel",
+            )
 
 
 def _mean_vectors(

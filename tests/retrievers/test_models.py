@@ -1,5 +1,6 @@
 """The two small models that travel in packages, run for real."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -94,6 +95,29 @@ def test_wrong_models_and_devices_are_named(tmp_path: Path) -> None:
         create("dense_text", {"max_length": "1"})
     with pytest.raises(UsageError, match="concepts"):
         create("image_concepts", {"concepts": "0"})
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("model_type", ["bert", "of_their_own"])
+def test_code_of_a_model_is_never_run(name: str, model_type: str, tmp_path: Path) -> None:
+    """Whatever is answered to a question that transformers might ask."""
+    model, log = tmp_path / "model", tmp_path / "ran"
+    model.mkdir()
+    for file in packaged(MINILM, "model", "a test").iterdir():
+        if file.name != name:
+            (model / file.name).symlink_to(file)
+    classes = {"AutoConfig": "own.Own", "AutoModel": "own.Own", "AutoTokenizer": ["own.Own", None]}
+    (model / name).write_text(json.dumps({"model_type": model_type, "auto_map": classes}))
+    (model / "own.py").write_text(f"open({str(log)!r}, 'w')\n")
+    code = (
+        "from m2kr.retrievers import create\n"
+        f"create('dense_text', {{'model': {str(model)!r}}})._encoder.encode(['text'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input="y\n" * 9, capture_output=True, text=True, check=False
+    )
+    assert f"{name} names code of its own (auto_map)" in done.stderr
+    assert not log.exists()
 
 
 @pytest.mark.parametrize(

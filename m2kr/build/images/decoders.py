@@ -14,6 +14,7 @@ from json import loads
 from queue import SimpleQueue
 from typing import IO, Any, Self, cast
 
+from m2kr.build import children
 from m2kr.build.images.decoder import LENGTH, READY, VERDICT
 from m2kr.data.image_decode import MAX_PIXELS
 from m2kr.data.image_index import MAX_BYTES
@@ -198,14 +199,12 @@ class _Decoder:
     def __init__(self, limits: ImageLimits, quality: int) -> None:
         self._seconds = limits.seconds
         facts = (limits.seconds, limits.memory, limits.pixels, quality)
-        # What this process found, it must find: but nothing that lies in the current folder by chance.
-        paths = [path or os.getcwd() for path in sys.path]  # noqa: PTH109
         self._process = subprocess.Popen(  # noqa: S603 - ourselves
-            [sys.executable, "-P", "-m", "m2kr.build.images.decoder", *map(str, facts)],
+            children.command("m2kr.build.images.decoder", *map(str, facts)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | _KEEP | {"PYTHONPATH": os.pathsep.join(paths)},
+            env=children.environment(_KEEP),
         )
         self._in = cast("IO[bytes]", self._process.stdin).fileno()
         self._out = cast("IO[bytes]", self._process.stdout).fileno()
