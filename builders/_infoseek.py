@@ -1,5 +1,6 @@
 """Infoseek's upstream rows: questions joined with their entities and, for test, question types."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,16 @@ _TYPES = "infoseek_val_qtype.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One upstream row, joined with its entity."""
+    """One upstream row, joined with its entity.
+
+    Attributes:
+        row: Its line number.
+        answer: Upstream's answers, blank ones left out.
+        answer_eval: Further accepted texts, blank ones left out; none of a number.
+        value: The number asked for.
+        range: Its bounds.
+        blank: How many blank answers were left out.
+    """
 
     row: int
     id: str
@@ -31,6 +41,7 @@ class Asked:
     entity_id: str
     entity_text: str
     question_type: str | None
+    blank: int
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -69,6 +80,8 @@ def joined(ctx: BuildContext, split: str, *, quiet: bool = False) -> Iterator[As
             ledger.filter("no entity", file=main.name, row=row)
             continue
         ledger.use(kb.name, entities[asked.id][0], out=0)
+        if asked.blank:
+            ledger.repair("a blank answer, left out", file=main.name, row=row, detail=asked.id)
         yield asked
     for data_id, (row, _, _) in entities.items():
         if data_id not in seen:
@@ -80,14 +93,15 @@ def joined(ctx: BuildContext, split: str, *, quiet: bool = False) -> Iterator[As
             ledger.drop("the type of no question", file=_TYPES, row=row, detail=data_id)
 
 
-def _types(ctx: BuildContext, ledger: Ledger) -> dict[str, tuple[int, str]]:
-    path, found = ctx.files[f"infoseek/{_TYPES}"], dict[str, tuple[int, str]]()
+def _types(ctx: BuildContext, ledger: Ledger) -> dict[str, tuple[int, str | None]]:
+    path, found = ctx.files[f"infoseek/{_TYPES}"], dict[str, tuple[int, str | None]]()
     for row, record in json_records(path, ledger, ("data_id", "question_type")):
         data_id = str(record["data_id"])
         if data_id in found:
             ledger.drop("a data_id used twice", file=_TYPES, row=row, detail=data_id)
         else:
-            found[data_id] = row, str(record["question_type"])
+            kind = record["question_type"]
+            found[data_id] = row, kind if isinstance(kind, str) and kind.strip() else None
     return found
 
 
@@ -95,44 +109,58 @@ def _asked(
     row: int,
     record: Mapping[str, Any],
     entities: Mapping[str, tuple[int, str, str]],
-    types: Mapping[str, tuple[int, str]],
+    types: Mapping[str, tuple[int, str | None]],
 ) -> Asked | str:
     """An upstream row, or what is wrong with it."""
     texts = [record[key] for key in ("data_id", "image_id", "question", "data_split")]
     if not all(isinstance(text, str) for text in texts):
         return "a field is no text"
     data_id, image_id, question, data_split = texts
-    answer, accepted = record["answer"], record["answer_eval"]
-    if not isinstance(answer, list) or not isinstance(accepted, list) or not answer:
-        return "no list of answers"
+    accepted = record["answer_eval"]
+    # Upstream's scorer takes one object or a list, and of a list its first entry.
+    first = accepted[0] if isinstance(accepted, list) and accepted else accepted
     value: float | None = None
     bounds: tuple[float, ...] = ()
-    if any(isinstance(each, dict) for each in accepted):
+    if isinstance(first, dict):
         try:
-            value, bounds = _number(accepted)
+            value, bounds = _number(first)
         except (KeyError, TypeError, ValueError):
-            return "answer_eval is neither texts nor one number with its range"
+            return "answer_eval is neither texts nor a number with its range"
         accepted = []
-    if not all(isinstance(each, str) for each in (*answer, *accepted)):
+    answers, more = _texts(record["answer"]), _texts(accepted)
+    if answers is None or more is None:
         return "an answer is no text"
+    answer, accepted = (tuple(a for a in given if a.strip()) for given in (answers, more))
+    if not answer and not accepted:
+        return "no answer"
     _, entity, name = entities.get(data_id, (0, "", ""))
     return Asked(
         row,
         data_id,
         image_id,
         question,
-        tuple(answer),
-        tuple(accepted),
+        answer,
+        accepted,
         value,
         bounds,
         data_split,
         entity,
         name,
         types[data_id][1] if data_id in types else None,
+        len(answers) + len(more) - len(answer) - len(accepted),
     )
 
 
-def _number(accepted: Sequence[Any]) -> tuple[float, tuple[float, ...]]:
-    (entry,) = accepted
+def _texts(value: Any) -> Sequence[str] | None:
+    """A list of texts, which one text or none may stand for; None if it is something else."""
+    if value is None or isinstance(value, str):
+        return [] if value is None else [value]
+    return value if isinstance(value, list) and all(isinstance(v, str) for v in value) else None
+
+
+def _number(entry: Mapping[str, Any]) -> tuple[float, tuple[float, ...]]:
     low, high = entry["range"]
-    return float(entry["wikidata"]), (float(low), float(high))
+    value, low, high = (float(number) for number in (entry["wikidata"], low, high))
+    if not all(map(math.isfinite, (value, low, high))):
+        raise ValueError("no finite number")
+    return value, (low, high)

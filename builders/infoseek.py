@@ -34,7 +34,7 @@ SOURCE = Source(
     task="IQ2T",
     pools={"train": "train_passages", "test": "test_passages"},
     headline="pseudo_recall@5",
-    version=1,
+    version=2,
     licence=f"{_LICENCE}; CC BY-SA 3.0 (passages)",
     homepage="https://github.com/open-vision-language/infoseek",
     citation="""@inproceedings{chen2023infoseek,
@@ -96,7 +96,7 @@ SOURCE = Source(
         ),
         Rule(
             "answers",
-            "answers are answer and answer_eval together, as the release has them",
+            "answers are answer and answer_eval together, as the release has them, without blank ones",
             "inferred",
         ),
         Rule(
@@ -134,10 +134,10 @@ _BASE = "http://storage.googleapis.com/gresearch/open-vision-language/infoseek/"
 def assets(options: Mapping[str, str]) -> Sequence[Asset]:  # noqa: ARG001
     """Questions, entities and question types, and Wikipedia."""
     names = {
-        "infoseek_train.jsonl": (MAIN, 245_000_000),
-        "infoseek_val.jsonl": (MAIN, 21_000_000),
-        "infoseek_train_withkb.jsonl": (KB, 84_000_000),
-        "infoseek_val_withkb.jsonl": (KB, 21_000_000),
+        "infoseek_train.jsonl": (MAIN, 245 << 20),
+        "infoseek_val.jsonl": (MAIN, 21 << 20),
+        "infoseek_train_withkb.jsonl": (KB, 84 << 20),
+        "infoseek_val_withkb.jsonl": (KB, 21 << 20),
         "infoseek_val_qtype.jsonl": (("data_id", "question_type"), None),
     }
     found = [
@@ -217,7 +217,12 @@ def of_entity(index: PhraseIndex, name: str) -> list[Passage]:
     return [passage for passage in found if passage.title == found[0].title]
 
 
-_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
+# A sign is one at the beginning of a word alone: a hyphen between numbers, as in 1990-2005, is none.
+# Commas are passed over between groups of thousands, or as in 12,34,567.
+_NUMBER = re.compile(
+    r"(?:(?<![^\s(\[{=<>~≈:/$€£])[-+−])?"
+    r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d+)(?:\.\d+)?|(?<!\S)[-+−]?\.\d+"
+)
 
 
 def positives(asked: Asked, hits: Sequence[Passage]) -> list[str]:
@@ -235,7 +240,7 @@ def positives(asked: Asked, hits: Sequence[Passage]) -> list[str]:
 def _near(value: float | None, text: str) -> bool:
     if value is None:
         return False
-    numbers = (number.replace(",", "") for number in _NUMBER.findall(text))
+    numbers = (n.replace(",", "").replace("−", "-") for n in _NUMBER.findall(text))
     return any(abs(float(number) - value) <= 0.01 for number in numbers if len(number) < 300)
 
 

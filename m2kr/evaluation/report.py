@@ -26,10 +26,7 @@ NOT_AUDITED = "recall against exact search unknown (--audit 200 tells)"
 
 
 def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows: per result one over all queries, then one per group of its queries.
-
-    Of several groupings the first is shown; the result file holds all.
-    """
+    """Heading and rows: per result one over all queries, then one per group of each grouping."""
     shown = [m for m in SHOWN if any(m in r.metrics for r in results)]
     heading = ["source", "retriever", "queries", *(SHOWN[m] for m in shown), "images", "seconds"]
     body = []
@@ -49,10 +46,10 @@ def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 
 
 def _groups(result: Result) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
-    first = next(iter(result.groups.values()), {})
-    if len(first) > 1:
-        for value, facts in first.items():
-            yield value, facts["n"], facts["metrics"]
+    for groups in result.groups.values():
+        if len(groups) > 1:
+            for value, facts in groups.items():
+                yield value, facts["n"], facts["metrics"]
 
 
 def interval(metric: Mapping[str, Any] | None) -> str:
