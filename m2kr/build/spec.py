@@ -200,6 +200,7 @@ class Builder(Protocol):
         """The rows of one query split.
 
         ``pos_item_contents`` is filled in by the engine. Where a row brings texts of its own, those
-        that differ from the pool's are noted in the ledger; it then needs `UPSTREAM_ROW`, too.
+        that differ from the pool's are noted in the ledger; it then needs `UPSTREAM_ROW`, too. Of
+        a row with this a positive that the pool lacks is left out, and noted.
         """
         ...

@@ -249,6 +249,22 @@ def _limited_pool(
             return
 
 
+def _leave_out(row: dict[str, Any], positive: str, table: str, pool: str, ledger: Ledger) -> None:
+    """Takes a positive that the pool lacks out of a row, with its text."""
+    if UPSTREAM_ROW not in row:
+        raise CheckError(
+            f"positive {positive!r} of query {row.get('question_id')!r} is not in the pool",
+            where=table,
+            expected=f"a passage_id of {pool}",
+        )
+    file, number = row[UPSTREAM_ROW]
+    ledger.repair("positive not in the pool", file=file, row=number, detail=positive)
+    ids, texts = list(row["pos_item_ids"]), list(row.get("pos_item_contents") or ())
+    at = ids.index(positive)
+    row["pos_item_ids"] = ids[:at] + ids[at + 1 :]
+    row["pos_item_contents"] = texts[:at] + texts[at + 1 :]
+
+
 class PoolReader:
     """Looks passages of a built pool up by id.
 
@@ -294,19 +310,19 @@ class PoolReader:
     ) -> list[dict[str, Any]]:
         """Query rows with ``pos_item_contents`` read from the pool; other texts are repaired.
 
+        A positive that the pool lacks is left out, and told, of a row that says where it is from
+        (`UPSTREAM_ROW`).
+
         Raises:
-            CheckError: a positive is not in the pool.
+            CheckError: a positive of another row is not in the pool.
         """
         filled = [dict(row) for row in rows]
         wanted = [(row, passage) for row in filled for passage in row.get("pos_item_ids", ())]
         found = self.rows(passage for _, passage in wanted)
         if len(found) and found.min() < 0:
-            row, passage = wanted[int(found.argmin())]
-            raise CheckError(
-                f"positive {passage!r} of query {row.get('question_id')!r} is not in the pool",
-                where=table,
-                expected=f"a passage_id of {self.name}",
-            )
+            for at in np.flatnonzero(found < 0).tolist():
+                _leave_out(*wanted[at], table, self.name, ledger)
+            return self.fill_contents(filled, table, ledger)
         contents = iter(self.texts(found))
         for row in filled:
             ids, told = list(row.get("pos_item_ids", ())), row.get("pos_item_contents")

@@ -66,9 +66,9 @@ class AlignedBuilder:
 
     @property
     def SOURCE(self) -> sources.Source:  # noqa: N802 - the builders' name for it
-        """The source's spec."""
+        """The source's spec, scored as the release is."""
         spec: sources.Source = self._inner.SOURCE
-        return spec
+        return replace(spec, unjudged=self.release.SOURCE.unjudged)
 
     @property
     def told(self) -> dict[str, str]:

@@ -1,12 +1,16 @@
 """Rows of the release in our schema: types made one, known faults repaired, each repair in the ledger.
 
-Repairs: columns of type null or absent become nulls or empty values; a blank question becomes ``""``;
-a positive without text (the authors' dummy for "none found") goes; of passages that share an id, equal
-ones are dropped and others are numbered and scored as that id. Texts of positives that differ from the
-pool's are replaced by the engine, which knows the pool.
+One odd row never makes a source unbuildable. Repairs: columns of type null or absent become nulls or
+empty values; a blank question becomes ``""``; a positive without text (the authors' dummy for "none
+found") or without id goes; a row without an id is named after its place; of passages that share an id,
+equal ones are dropped and others are numbered and, where a source has the column, scored as that id;
+queries that share an id are numbered, so that a mean is over as many as the authors'. Positives that
+the pool lacks, and texts that differ from the pool's, are repaired by the engine, which knows the pool.
 """
 
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,27 +19,36 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from m2kr.build.formats.unicode_halves import mended_bytes
 from m2kr.build.ledger import Ledger
 from m2kr.build.release.files import ReleaseTable
 from m2kr.build.spec import UPSTREAM_ROW, BuildContext, Row
 from m2kr.errors import InputError
-from m2kr.schema import Column, arrow_schema, columns, default_value
+from m2kr.schema import ID_COLUMN, Column, arrow_schema, columns, default_value
 
 _BATCH = 1_000
 # Read although no column of ours: compared with the pool, whose texts take their place.
 _ENGINE = {"pos_item_contents"}
+_UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 
 
 def normalised_queries(ctx: BuildContext, table: ReleaseTable) -> Iterator[Row]:
     """Query rows of one split; positives without text are taken out."""
-    extra = ctx.source.query_columns
+    extra, ids = ctx.source.query_columns, _Ids(table, "question_id")
     for file, first, batch in _batches(ctx.ledger, table, columns("queries", extra)):
         for i, row in enumerate(batch.to_pylist()):
-            number = first + i
+            number, own = first + i, _named(ctx.ledger, file, first + i, row["question_id"])
+            row["question_id"] = own
+            if ids.repeats(own) and (times := ids.count(own)) > 1:
+                ctx.ledger.repair("a query id used again", file=file, row=number, detail=own)
+                row["question_id"] = ids.numbered(own, times)
             if not row["question"].strip():
                 if row["question"]:
                     ctx.ledger.repair("blank question", file=file, row=number)
                 row["question"] = ""
+            if row["img_path"] is not None and not row["img_path"].strip():
+                ctx.ledger.repair("blank img_path", file=file, row=number)
+                row["img_path"] = None
             _keep_true_positives(ctx.ledger, file, number, row)
             row[UPSTREAM_ROW] = file, number
             ctx.ledger.use(file, number)
@@ -43,22 +56,31 @@ def normalised_queries(ctx: BuildContext, table: ReleaseTable) -> Iterator[Row]:
 
 
 def _keep_true_positives(ledger: Ledger, file: str, number: int, row: dict[str, Any]) -> None:
-    """Takes positives out that have no text or were named before; ids and texts stay aligned."""
+    """Takes positives out that have no id or text or were named before; ids and texts stay aligned."""
     ids, texts = row["pos_item_ids"], row["pos_item_contents"]
+    if texts and len(texts) != len(ids):
+        detail = f"{len(texts)} texts of {len(ids)} positives"
+        ledger.repair("texts of positives left out", file=file, row=number, detail=detail)
     if len(texts) != len(ids):
-        row["pos_item_contents"] = texts = []
-    elif not all(texts):
-        kept = [i for i, text in enumerate(texts) if text]
-        detail = f"{len(texts) - len(kept)} of {len(texts)}"
-        ledger.repair("positive without text", file=file, row=number, detail=detail)
-        row["pos_item_ids"] = ids = [ids[i] for i in kept]
-        row["pos_item_contents"] = texts = [texts[i] for i in kept]
-    first = {own: i for i, own in reversed(list(enumerate(ids)))}
-    if len(first) < len(ids):
-        ledger.repair("positive named twice", file=file, row=number)
-        kept = sorted(first.values())
-        row["pos_item_ids"] = [ids[i] for i in kept]
-        row["pos_item_contents"] = [texts[i] for i in kept] if texts else []
+        texts = None
+    kept: dict[str, str | None] = {}
+    lost = dict.fromkeys(
+        ("positive without id", "positive without text", "positive named twice"), 0
+    )
+    for own, text in zip(ids, texts or [None] * len(ids), strict=True):
+        if not (own or "").strip():
+            lost["positive without id"] += 1
+        elif texts is not None and not (text or "").strip():
+            lost["positive without text"] += 1
+        elif own in kept:
+            lost["positive named twice"] += 1
+        else:
+            kept[own] = text
+    for rule, n in lost.items():
+        if n:
+            ledger.repair(rule, file=file, row=number, detail=f"{n} of {len(ids)}")
+    row["pos_item_ids"] = list(kept)
+    row["pos_item_contents"] = list(kept.values()) if texts is not None else []
 
 
 def normalised_passages(
@@ -72,14 +94,9 @@ def normalised_passages(
         repair: Drop passages whose id and text both occurred before; else they stay, numbered.
     """
     cols = columns("passages", ctx.source.passage_columns)
-    shared = any(column.name == "scored_as" for column in cols)
-    seen: dict[str, list[str]] = {}
+    ids, seen = _Ids(table, "passage_id"), dict[str, list[str]]()
     for file, first, batch in _batches(ctx.ledger, table, cols):
-        if shared:
-            batch = _unique(ctx.ledger, file, first, batch, seen, repair=repair)
-        else:
-            ctx.ledger.use(file, np.arange(first, first + len(batch)))
-        yield batch
+        yield _unique(ctx.ledger, file, first, batch, ids, seen, repair=repair)
 
 
 def _unique(
@@ -87,35 +104,104 @@ def _unique(
     file: str,
     first: int,
     batch: pa.RecordBatch,
+    known: "_Ids",
     seen: dict[str, list[str]],
     *,
     repair: bool,
 ) -> pa.RecordBatch:
     """A batch whose ids are new: ``id#2`` and so on for those seen before."""
-    kept, ids, scored = [], [], []
-    pairs = zip(
-        batch.column("passage_id").to_pylist(),
-        batch.column("passage_content").to_pylist(),
-        strict=True,
-    )
-    for i, (own, text) in enumerate(pairs):
-        texts = seen.setdefault(own, [])
-        if text in texts and repair:
-            ledger.drop("a passage twice", file=file, row=first + i, detail=own)
-            continue
-        texts.append(text)
-        again = len(texts) > 1
-        if again:
-            rule = "a passage twice, kept" if text in texts[:-1] else "an id used for another text"
-            ledger.repair(rule, file=file, row=first + i, detail=own)
+    ids: list[str] = batch.column("passage_id").to_pylist()
+    if not known.any and all(map(str.strip, ids)):
+        ledger.use(file, np.arange(first, first + len(batch)))
+        return batch
+    kept, new, scored = [], [], []
+    contents = batch.column("passage_content")
+    for i, given in enumerate(ids):
+        own = _named(ledger, file, first + i, given)
+        again = ""
+        if known.repeats(own):
+            text, texts = contents[i].as_py(), seen.setdefault(own, [])
+            if text in texts and repair:
+                ledger.drop("a passage twice", file=file, row=first + i, detail=own)
+                continue
+            texts.append(text)
+            if len(texts) > 1:
+                twice = text in texts[:-1]
+                rule = "a passage twice, kept" if twice else "an id used for another text"
+                ledger.repair(rule, file=file, row=first + i, detail=own)
+                again = known.numbered(own, len(texts))
         kept.append(i)
-        ids.append(f"{own}#{len(texts)}" if again else own)
+        new.append(again or own)
         scored.append(own if again else None)
     ledger.use(file, first + np.array(kept, np.int64))
     batch = batch.take(pa.array(kept, pa.int64()))
-    new = {"passage_id": pa.array(ids, pa.string()), "scored_as": pa.array(scored, pa.string())}
-    arrays = [new.get(f.name, batch.column(f.name)) for f in batch.schema]
+    columns_ = {
+        "passage_id": pa.array(new, pa.string()),
+        "scored_as": pa.array(scored, pa.string()),
+    }
+    arrays = [columns_.get(f.name, batch.column(f.name)) for f in batch.schema]
     return pa.record_batch(arrays, schema=batch.schema)
+
+
+class _Ids:
+    """The ids of a table, looked through before its rows are: which of them are used again.
+
+    8 bytes an id are held while some are, and nothing else.
+    """
+
+    def __init__(self, table: ReleaseTable, column: str) -> None:
+        blocks = [np.empty(0, np.int64)]
+        for path in table.files:
+            try:
+                with pq.ParquetFile(path) as file:
+                    for batch in file.iter_batches(1 << 16, columns=[column]):
+                        ids = _typed(batch.column(0), pa.string()).to_pylist()
+                        blocks.append(np.fromiter(map(hash, ids), np.int64, len(ids)))
+            except _UNREADABLE as error:
+                raise _unreadable(path, str(path), error) from error
+        hashes = np.concatenate(blocks)
+        hashes.sort()
+        self._again = frozenset(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+        self._all = hashes if self._again else hashes[:0]
+        self._times: Counter[str] = Counter()
+
+    @property
+    def any(self) -> bool:
+        """Whether an id may be used again."""
+        return bool(self._again)
+
+    def repeats(self, own: str) -> bool:
+        """Whether this id may be used again: a look at the rows tells."""
+        return hash(own) in self._again
+
+    def count(self, own: str) -> int:
+        """How often an id has come, this time included."""
+        self._times[own] += 1
+        return self._times[own]
+
+    def numbered(self, own: str, time: int) -> str:
+        """An id for a row that has another one's: ``id#2``, or the next that nothing is called."""
+        found = f"{own}#{time}"
+        while self._all[np.searchsorted(self._all, hash(found)) % len(self._all)] == hash(found):
+            found += f"#{time}"
+        return found
+
+
+def _named(ledger: Ledger, file: str, number: int, own: str) -> str:
+    """A row's id; where it has none, its place."""
+    if own.strip():
+        return own
+    ledger.repair("a row without an id", file=file, row=number)
+    return f"{file.removesuffix('.parquet')}-row-{number}"
+
+
+def _unreadable(path: Path, where: str, error: Exception) -> InputError:
+    return InputError(
+        f"the file can't be read: {error}"[:300],
+        where=where,
+        expected="a whole Parquet file of the release",
+        fix=f"delete {path.resolve()} and fetch it again",
+    )
 
 
 def _batches(
@@ -137,13 +223,8 @@ def _batches(
                     ]
                     yield name, number, pa.record_batch(arrays, schema=schema)
                     number += len(batch)
-            except (pa.ArrowException, OSError) as error:
-                raise InputError(
-                    f"the file can't be read: {error}"[:300],
-                    where=f"{path}, row {number} or after",
-                    expected="a whole Parquet file of the release",
-                    fix=f"delete {path.resolve()} and fetch it again",
-                ) from error
+            except _UNREADABLE as error:
+                raise _unreadable(path, f"{path}, row {number} or after", error) from error
 
 
 def _note_columns(ledger: Ledger, name: str, schema: pa.Schema, cols: tuple[Column, ...]) -> None:
@@ -172,7 +253,7 @@ def _column(
         return pa.array([default_value(column)] * n, wanted)
     array = _typed(array, wanted)
     if not column.nullable and array.null_count:
-        if column.type == "string":
+        if column.type == "string" and column.name not in ID_COLUMN.values():  # see `_named`
             rows = first + np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))
             ledger.repair(f"null {column.name}", file=name, row=rows)
         filled = [default_value(column) if v is None else v for v in array.to_pylist()]
@@ -183,10 +264,30 @@ def _column(
 def _typed(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     """An array as another type: numbers as text, nested values as JSON text."""
     if array.type == wanted:
-        return array
+        return _mended(array)
     if pa.types.is_string(wanted) and pa.types.is_nested(array.type):
         texts = [None if v is None else orjson.dumps(v).decode() for v in array.to_pylist()]
         return pa.array(texts, wanted)
     if pa.types.is_list(wanted) and pa.types.is_null(getattr(array.type, "value_type", None)):
         return pa.array([None if v is None else [] for v in array.to_pylist()], wanted)
-    return pc.cast(array, wanted)
+    return _mended(pc.cast(array, wanted))
+
+
+def _mended(array: pa.Array) -> pa.Array:
+    """Strings, or lists of them, in valid UTF-8, halves of surrogate pairs as U+FFFD.
+
+    Parquet files are read without a look at that.
+    """
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        if pa.types.is_list(array.type):
+            offsets = pa.array(array.offsets.to_numpy(), pa.int32())
+            mask = pa.array(array.is_null().to_numpy(zero_copy_only=False))
+            return pa.ListArray.from_arrays(offsets, _mended(array.values), mask=mask)
+        if not pa.types.is_string(array.type):
+            raise
+        raw = array.cast(pa.binary()).to_pylist()
+        texts = [None if v is None else mended_bytes(v).decode("utf-8", "replace") for v in raw]
+        return pa.array(texts, pa.string())
+    return array
