@@ -114,11 +114,10 @@ TEMPLATES: dict[str, TemplateList] = {
         _list(
             "kvqa",
             ("kvqa",),
-            "ours: the released list is not public outside the release itself",
-            "ours",
-            "Retrieve the document that describes the people in this image: ",
-            "Find a passage about the person or people shown in the image: ",
-            "Obtain background information on who appears in this image: ",
+            "all KVQA queries of the authors' M2KR challenge data",
+            "high",
+            "Provide a brief description of the image and the relevant details of the person in the "
+            "image.:",
         ),
         _list(
             "msmarco",

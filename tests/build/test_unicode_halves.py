@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from typing import Any
 
 import orjson
@@ -87,3 +88,32 @@ def test_cells_of_tables(texts: list[str]) -> None:
 def test_other_damage_stays_damage(text: bytes) -> None:
     with pytest.raises(orjson.JSONDecodeError):
         loads(text)
+
+
+VALUES = st.recursive(
+    st.none() | st.floats() | st.sampled_from(["NaN", '"NaN', "-Infinity\\", ",NaN,", "\ud83d"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("Na\\", max_size=3), inner),
+    max_leaves=8,
+)
+
+
+def without_nan(value: Any) -> Any:
+    """The value with None for what is no JSON number; halves of pairs as they come to be read."""
+    if isinstance(value, dict):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_nan(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return right(value) if isinstance(value, str) else value
+
+
+@given(st.lists(VALUES, min_size=1, max_size=4))
+def test_numbers_that_json_lacks_are_null(values: list[Any]) -> None:
+    expected = [without_nan(value) for value in values]
+    lines = b"\n".join(escaped({"a": value}) for value in values)
+    read = read_json_lines(io.BytesIO(lines), on_fault=refuse)
+    assert [row["a"] for _, row in read] == expected
+    assert list(array_items(io.BytesIO(escaped(values)), where="x")) == expected
+    document = escaped({str(i): value for i, value in enumerate(values)})
+    assert [v for _, v in object_members(io.BytesIO(document), where="x")] == expected

@@ -19,7 +19,7 @@ def read_json_lines(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line numbers (from 1) and objects of a JSON lines stream; blank lines are passed over.
 
-    Halves of surrogate pairs become U+FFFD.
+    Halves of surrogate pairs become U+FFFD, ``NaN`` and ``Infinity`` null.
 
     Args:
         stream: UTF-8 bytes.

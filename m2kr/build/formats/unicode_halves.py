@@ -2,7 +2,8 @@ r"""Halves of surrogate pairs, which no UTF-8 can hold, become U+FFFD wherever t
 
 A JSON escape can name half a pair (``"\ud83d"``), and some programs write one as three bytes
 (``ED A0 BD``). Both are mended before a text is parsed or stored, so that neither loses a row. Two
-halves that belong together are one character, however they are written.
+halves that belong together are one character, however they are written. In JSON, ``NaN`` and
+``Infinity``, which Python writes although JSON has no such numbers, become ``null``.
 """
 
 import re
@@ -12,6 +13,7 @@ import orjson
 
 _ESCAPED_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 _ESCAPE = re.compile(rb"\\(?:u(?i:d[89ab]..\\ud[c-f]..)|(u(?i:d[89a-f][0-9a-f]{2}))|.)", re.S)
+_NO_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*+"|(-?\b(?:NaN|Infinity)\b)', re.S)
 _RAW_HALVES = re.compile(rb"(?:\xed[\xa0-\xbf][\x80-\xbf])+")
 _HALVES = re.compile("[\ud800-\udfff]+")
 
@@ -27,14 +29,16 @@ def mended_text(text: str) -> str:
 
 
 def mended_json(text: bytes) -> bytes:
-    """A JSON text, or a piece of one that begins outside an escape, without halves of pairs."""
+    """A JSON text, or a piece of one that begins outside a string, without halves and ``NaN``."""
+    if b"NaN" in text or b"Infinity" in text:
+        text = _NO_NUMBER.sub(lambda m: b"null" if m[1] else m[0], text)
     if _ESCAPED_HALF.search(text):
         text = _ESCAPE.sub(lambda m: b"\\ufffd" if m[1] else m[0], text)
     return mended_bytes(text)
 
 
 def loads(text: bytes) -> Any:
-    """The value of a JSON text, as orjson reads it, halves of surrogate pairs as U+FFFD.
+    """The value of a JSON text, as orjson reads it, halves of pairs as U+FFFD, ``NaN`` as null.
 
     Raises:
         orjson.JSONDecodeError: it is no JSON.
