@@ -87,6 +87,7 @@ def add(
     """Add the passages of a token store that the index does not have yet.
 
     The store may be another one, or the index's own after it has grown. Centroids stay as they are.
+    Ids that the index has from another store are refused: nothing is taken out of an index.
     """
     from m2kr.cli import output
     from m2kr.search.late.index.build import add as add_to
@@ -118,6 +119,7 @@ def info(
         "index": str(index),
         "kind": settings.kind,
         "passages": len(files),
+        "complete": files.unfinished is None,
         "tokens": files.tokens,
         "shards": len(files.shards),
         "dim": settings.dim,
@@ -139,6 +141,11 @@ def info(
         elif isinstance(value, int) and key != "bytes":
             shown = f"{value:,}" if not isinstance(value, bool) else "yes" if value else "no"
         output.say(f"{key.replace('_', ' '):<18}{shown}")
+    if files.unfinished:
+        output.say(
+            f"Its build was cut off: {files.unfinished}. It is not searched before the same command "
+            "has finished it."
+        )
 
 
 def check_golden(

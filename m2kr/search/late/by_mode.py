@@ -58,11 +58,15 @@ def build(
     if searching.mode == "exact":
         return None
     from m2kr.search.late.index import build as index_build
+    from m2kr.search.late.index.files import require_same_passages
 
     settings = searching.build_settings()
     told = json.dumps({"kind": settings.kind, "nbits": settings.nbits, **settings.asked()})
     name = f"{settings.kind}-{settings.nbits}bit-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
-    return index_build.build(index_build.pool_of(store), folder / name, settings, progress=progress)
+    pool = index_build.pool_of(store)
+    files = index_build.build(pool, folder / name, settings, progress=progress)
+    require_same_passages(files, store)
+    return files
 
 
 def search(

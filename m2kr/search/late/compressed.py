@@ -15,7 +15,7 @@ import numpy as np
 from m2kr.errors import UsageError, missing_dependency
 from m2kr.search.late import canonical, final
 from m2kr.search.late.index import funnel
-from m2kr.search.late.index.files import IndexFiles
+from m2kr.search.late.index.files import IndexFiles, require_same_passages
 from m2kr.search.late.index.ivf import offsets_of, spans
 from m2kr.search.late.index.scaled import ScaledCodec
 from m2kr.search.late.store import Block
@@ -212,10 +212,9 @@ def search(
     started, cpu = time.perf_counter(), time.process_time()
     settings = widened(settings or SearchSettings.suited(k, len(index), index.codec.nbits), k)
     files = index.files
-    if store is not None and not np.array_equal(store.offsets, files.offsets):
-        raise UsageError(
-            "the token store holds other passages than the index", where=str(files.folder)
-        )
+    files.require_whole()
+    if store is not None:
+        require_same_passages(files, store)
     if ranks is None:
         ranks = id_ranks(files.ids())
     rounded = canonical.rounded(queries, files.settings.dim)

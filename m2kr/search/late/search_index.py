@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m2kr.data.row_hash import order_of
 from m2kr.errors import UsageError
 from m2kr.search.late import compressed, exact, official, store_format
 from m2kr.search.late.index import official_index
@@ -112,6 +113,7 @@ def search_files(
         store: As there.
         threads: As there.
     """
+    files.require_whole()
     ids = files.ids()
     ranks = id_ranks(ids) if ranks is None else ranks
     rows = queries.take(range(len(queries)))
@@ -203,9 +205,10 @@ def audit(found: Found, queries: "TokenStore", store: "TokenStore", count: int) 
     Raises:
         UsageError: the store is another pool's.
     """
-    if len(store) != len(found.ids):
+    if order_of(store.ids()) != order_of(found.ids):
         raise UsageError(
-            f"the token store holds {len(store)} passages, the index {len(found.ids)}",
+            f"the token store holds {len(store)} passages, the index {len(found.ids)}, and they are "
+            "not the same in one order",
             where=str(store.folder),
         )
     chosen = np.unique(np.linspace(0, len(queries) - 1, min(count, len(queries))).astype(np.int64))

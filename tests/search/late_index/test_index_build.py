@@ -9,10 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from late_pools import DIM, ids, passages, pool, store
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
+from m2kr.search.late import compressed, search_index
 from m2kr.search.late.index import format as layout
 from m2kr.search.late.index import official_index
 from m2kr.search.late.index.build import BuildSettings, add, build, pool_of, sample
@@ -21,6 +25,8 @@ from m2kr.search.late.index.files import IndexFiles
 from m2kr.search.late.index.ivf import InvertedLists
 from m2kr.search.late.index.kmeans import Training
 from m2kr.search.late.index.scaled import ScaledCodec
+from m2kr.search.late.sharded import groups as sharded_groups
+from m2kr.search.late.sharing.manifest import describe
 from m2kr.search.late.store import TokenStore
 from m2kr.search.late.store_writer import TokenWriter
 
@@ -122,6 +128,8 @@ def test_kill_nine_while_writing(token_store: TokenStore, tmp_path: Path) -> Non
         running.wait()
     done = len(IndexFiles.open(killed))
     assert 100 <= done < 400
+    with pytest.raises(CheckError, match=f"{done} of 400 passages"):
+        IndexFiles.open(killed).require_whole()
     IndexFiles.open(killed).verify()
     build(pool_of(token_store), killed, SMALL, shard_passages=50)
     assert contents(killed) == contents(whole)
@@ -292,11 +300,131 @@ def test_official_centroid_counts() -> None:
 
 def test_a_sample_is_whole_passages_drawn_by_the_seed() -> None:
     matrices = [np.full((n, 4), i + 1, np.float16) for i, n in enumerate([3, 1, 0, 5, 2, 4])]
-    source = pool(matrices).source
-    everything = sample(source, 99, 0)
-    assert everything.tobytes() == np.concatenate(matrices).tobytes()
-    drawn = sample(source, 6, 1)
+    few = pool(matrices)
+    everything = sample(few, 99, 0)
+    assert sorted(everything[:, 0]) == sorted(np.concatenate(matrices)[:, 0])
+    drawn = sample(few, 6, 1)
     assert 6 <= len(drawn) < 6 + 5
     numbers, counts = np.unique(drawn[:, 0].astype(int), return_counts=True)
     assert all(counts[i] == len(matrices[n - 1]) for i, n in enumerate(numbers))
-    assert drawn.tobytes() == sample(source, 6, 1).tobytes()
+    assert drawn.tobytes() == sample(few, 6, 1).tobytes()
+    assert sample(few, 99, 1).tobytes() != everything.tobytes()
+
+
+@given(st.permutations(range(6)), st.integers(0, 3), st.integers(1, 16))
+def test_a_sample_does_not_depend_on_the_order_of_rows(
+    order: list[int], seed: int, wanted: int
+) -> None:
+    matrices = [np.full((n, 4), i + 1, np.float16) for i, n in enumerate([3, 1, 0, 5, 2, 4])]
+    mixed = pool([matrices[i] for i in order])
+    mixed = replace(mixed, ids=pa.array([ids(6)[i] for i in order]))
+    assert sample(mixed, wanted, seed).tobytes() == sample(pool(matrices), wanted, seed).tobytes()
+
+
+def cut_after(folder: Path, shards: int) -> None:
+    """Leaves an index as a kill does behind some shards."""
+    for path in folder.glob("shard-*.json"):
+        if int(path.stem[6:]) >= shards:
+            path.unlink()
+
+
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize("shards", [0, 1, 2])
+def test_an_index_that_was_cut_off_is_not_searched_before_it_is_finished(
+    index_folder: Path, token_store: TokenStore, tmp_path: Path, shards: int, counted: bool
+) -> None:
+    cut = tmp_path / "cut"
+    shutil.copytree(index_folder, cut)
+    cut_after(cut, shards)
+    if not counted:  # as an index that was made before counts were kept
+        (cut / layout.EXPECTED).unlink()
+    files = IndexFiles.open(cut)
+    assert files.unfinished is not None
+    assert len(files) == 150 * shards
+    for search in (
+        lambda: search_index.search(cut, token_store, 3),
+        lambda: compressed.search([], compressed.CompressedIndex(files), 3),
+        lambda: sharded_groups.IndexShard(cut, 0, 1, sharded_groups.fingerprint(files)).open(),
+        lambda: describe(cut),
+    ):
+        with pytest.raises((CheckError, InputError), match=r"cut off|no complete shard"):
+            search()
+    other = store(tmp_path / "other", passages(np.random.default_rng(3), [4] * 5), list("abcde"))
+    if counted or shards:
+        with pytest.raises(CheckError, match="cut off"):
+            add(pool_of(other), cut)
+    build(pool_of(token_store), cut, SMALL, shard_passages=150)
+    IndexFiles.open(cut).require_whole()
+    assert contents(cut) == contents(index_folder)
+
+
+def test_an_addition_that_was_cut_off_is_found_and_finished(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    first, other = (passages(rng, [5] * n) for n in (100, 40))
+    index = tmp_path / "index"
+    build(pool_of(store(tmp_path / "store", first)), index, SMALL)
+    more = pool_of(store(tmp_path / "other", other, [f"o{i}" for i in range(40)]))
+    add(more, index, shard_passages=10)
+    right = contents(index)
+    cut_after(index, 3)
+    with pytest.raises(CheckError, match="120 of 140 passages"):
+        search_index.search(index, TokenStore.open(tmp_path / "other"), 3)
+    with pytest.raises(CheckError, match="120 of 140 passages"):
+        build(pool_of(TokenStore.open(tmp_path / "store")), index, SMALL)
+    add(more, index, shard_passages=10)
+    assert contents(index) == right
+
+
+def test_ids_that_are_there_already_are_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    index = tmp_path / "index"
+    build(pool_of(store(tmp_path / "store", passages(rng, [5] * 50))), index, SMALL)
+    before = contents(index)
+    names = ["new", "p00003", "newer", "p00049"]
+    again = store(tmp_path / "again", passages(rng, [5] * 4), names)
+    with pytest.raises(InputError, match="has 2 of these passages already, such as 'p00003'"):
+        add(pool_of(again), index)
+    assert contents(index) == before
+    # The same store once more adds nothing; with the same ids and other vectors it is refused.
+    add(pool_of(TokenStore.open(tmp_path / "store")), index)
+    assert contents(index) == before
+    with pytest.raises(InputError, match="50 of these passages"):
+        add(pool_of(store(tmp_path / "other", passages(rng, [5] * 50))), index)
+
+
+def test_a_store_that_only_begins_alike_is_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    first, second, changed = (passages(rng, [5] * n) for n in (30, 20, 20))
+    stores = []
+    for name, rest in (("one", second), ("two", changed)):
+        store(tmp_path / name, first)
+        stores.append(pool_of(store(tmp_path / name, rest, [f"r{i}" for i in range(20)])))
+    assert stores[0].identity == stores[1].identity
+    index = tmp_path / "index"
+    build(stores[0], index, SMALL)
+    for again in (lambda: build(stores[1], index, SMALL), lambda: add(stores[1], index)):
+        with pytest.raises(InputError, match="another version of this token store"):
+            again()
+
+
+def test_a_damaged_count_is_an_error(index_folder: Path, tmp_path: Path) -> None:
+    for text in ("", "{}", '{"sources": {"a": {"passages": -1, "shards": []}}}', '{"sources": {}}'):
+        copy = tmp_path / f"copy{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(index_folder, copy)
+        (copy / layout.EXPECTED).write_text(text)
+        with pytest.raises(CheckError, match=r"expected\.json"):
+            IndexFiles.open(copy)
+
+
+def test_a_store_in_another_order_does_not_serve_an_index(
+    index_folder: Path, matrices: list[np.ndarray], token_store: TokenStore, tmp_path: Path
+) -> None:
+    order = list(range(400))
+    same = [i for i in order if len(matrices[i]) == 5]
+    order[same[0]], order[same[1]] = same[1], same[0]  # lengths stay as they are
+    mixed = store(tmp_path, [matrices[i] for i in order], [ids(400)[i] for i in order])
+    with pytest.raises(UsageError, match="in another order"):
+        search_index.search(index_folder, token_store, 3, store=mixed)
+    found = search_index.search(index_folder, token_store, 3)
+    with pytest.raises(UsageError, match="one order"):
+        search_index.audit(found, token_store, mixed, 3)

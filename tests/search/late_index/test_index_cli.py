@@ -1,6 +1,7 @@
 """``m2kr index``: build, add, info, search and check-golden as commands."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,25 @@ def test_build_add_and_info(token_store: TokenStore, tmp_path: Path) -> None:
     refused = json.loads(run("info", index, "--verify", "--json", code=1).stdout)
     assert refused["error"] == "CheckError"
     assert residuals.name in refused["where"]
+
+
+def test_an_index_that_was_cut_off_says_so(
+    index_folder: Path, token_store: TokenStore, query_store: TokenStore, tmp_path: Path
+) -> None:
+    cut, out = tmp_path / "cut", tmp_path / "run.parquet"
+    shutil.copytree(index_folder, cut)
+    for number in (1, 2):
+        (cut / f"shard-{number:05}.json").unlink()
+    assert "150 of 400 passages" in run("info", cut).stdout
+    assert json.loads(run("info", cut, "--json").stdout)["complete"] is False
+    refused = run("search", cut, query_store.folder, "--out", out, code=1)
+    assert "150 of 400 passages" in refused.stderr
+    assert "m2kr index build" in refused.stderr
+    assert not out.exists()
+    run("build", token_store.folder, cut, "--centroids", 128)
+    assert json.loads(run("info", cut, "--json").stdout)["complete"] is True
+    run("search", cut, query_store.folder, "--out", out)
+    assert out.exists()
 
 
 def test_search_writes_a_run_and_audits(

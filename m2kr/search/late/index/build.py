@@ -8,6 +8,8 @@ training, which comes first, is done again unless it was finished.
 import json
 import logging
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from hashlib import blake2b as blake2
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +17,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2kr import locks
+from m2kr.data.row_hash import order_of
 from m2kr.errors import InputError, UsageError, missing_dependency
 from m2kr.progress import Silent
 from m2kr.search.late.index import codec, kmeans, scaled
 from m2kr.search.late.index import format as layout
 from m2kr.search.late.index.codec import Codec
-from m2kr.search.late.index.files import IndexFiles, read_codec, read_records
+from m2kr.search.late.index.files import (
+    IndexFiles,
+    lacking,
+    read_codec,
+    read_ids,
+    read_records,
+    require_whole,
+)
 from m2kr.search.late.index.writer import IndexWriter, save
 from m2kr.search.late.store import TokenStore, spans
 from m2kr.search.late.workers import full_precision
@@ -41,6 +51,7 @@ logger = logging.getLogger("m2kr.search")
 MOST_SAMPLED = 1 << 21  # tokens in memory for training: 512 MB at 128 dimensions
 _SAMPLED_A_CENTROID = 16
 _CODED_AT_ONCE = 1 << 15  # tokens
+_HASHED_AT_ONCE = 1 << 16  # ids
 _TASK = "code tokens"
 
 
@@ -82,12 +93,14 @@ class Pool:
         ids: Their ids.
         identity: What tells this source from others, also after passages were appended to it.
         meta: What decides what the vectors are.
+        shards: Digests of its own shards, which stay when it grows.
     """
 
     source: "TokenSource"
     ids: "pa.ChunkedArray | pa.Array"
     identity: str
     meta: "Mapping[str, Any]" = field(default_factory=dict)
+    shards: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -96,8 +109,12 @@ class Pool:
 def pool_of(store: TokenStore) -> Pool:
     """The passages of a token store, known by its first shard."""
     firsts = [dict(shard.sha256) for shard in store.shards[:1]]
-    identity = sha256(json.dumps([dict(store.meta), firsts], sort_keys=True).encode()).hexdigest()
-    return Pool(store, store.ids(), identity, store.meta)
+    shards = tuple(_digest(dict(shard.sha256)) for shard in store.shards)
+    return Pool(store, store.ids(), _digest([dict(store.meta), firsts]), store.meta, shards)
+
+
+def _digest(value: object) -> str:
+    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def build(
@@ -109,6 +126,9 @@ def build(
     progress: "Progress | None" = None,
 ) -> IndexFiles:
     """Builds an index, or finishes one that was begun with the same settings.
+
+    How many passages it is to hold is written before the first of them: until they are there, it is
+    not searched.
 
     Args:
         pool: What to index.
@@ -131,7 +151,9 @@ def build(
     with _writing(folder) as held:
         if (folder / layout.SETTINGS).exists():
             _same(folder, settings, pool)
+            _expect(pool, folder)
         else:
+            layout.write_expected(folder, {pool.identity: _expected_of(pool)})
             _train(pool, folder, held, settings, progress or Silent())
         _append(pool, folder, held, shard_passages, progress or Silent())
     return IndexFiles.open(folder)
@@ -159,8 +181,75 @@ def add(
     found = layout.read_settings(folder)
     _same_vectors(folder, found, pool)
     with _writing(folder) as held:
+        _expect(pool, folder)
         _append(pool, folder, held, shard_passages, progress or Silent())
     return IndexFiles.open(folder)
+
+
+def _expected_of(pool: Pool) -> layout.Expected:
+    return layout.Expected(len(pool), pool.shards)
+
+
+def _expect(pool: Pool, folder: Path) -> None:
+    """Writes down that an index is to hold a pool, if it can be what the index has of it goes on with.
+
+    Raises:
+        InputError: the index has other passages of a pool that began alike, or the ids of another.
+        CheckError: another pool is not all in it yet.
+    """
+    settings = layout.read_settings(folder)
+    records = read_records(folder, settings)
+    held: dict[str, int] = {}
+    for record in records:
+        held[record.source] = held.get(record.source, 0) + record.passages
+    expected = layout.read_expected(folder)
+    if expected is None:
+        expected = {source: layout.Expected(count) for source, count in held.items()}
+        first = next(iter(held), pool.identity)
+        others_whole = first == pool.identity or lacking(folder, settings, records) is None
+    else:
+        others_whole = all(
+            held.get(source, 0) == each.passages
+            for source, each in expected.items()
+            if source != pool.identity
+        )
+    if not others_whole:
+        require_whole(folder, lacking(folder, settings, records))
+    known = expected.get(pool.identity, layout.Expected(0))
+    done = held.get(pool.identity, 0)
+    own = read_ids(folder, settings, [r for r in records if r.source == pool.identity])
+    if (
+        known.passages > len(pool)
+        or known.shards != pool.shards[: len(known.shards)]
+        or order_of(own) != order_of(pool.ids.slice(0, done))
+    ):
+        raise InputError(
+            "the index was built from another version of this token store",
+            where=str(folder),
+            expected="the same store, perhaps with passages that were added to it since",
+            fix="build it again, in another folder",
+        )
+    others = read_ids(folder, settings, [r for r in records if r.source != pool.identity])
+    _refuse_known(pool.ids.slice(done), others, folder)
+    layout.write_expected(folder, expected | {pool.identity: _expected_of(pool)})
+
+
+def _refuse_known(
+    ids: "pa.ChunkedArray | pa.Array", there: "pa.ChunkedArray", folder: Path
+) -> None:
+    import pyarrow.compute as pc
+
+    if not len(there):
+        return
+    again = ids.filter(pc.is_in(ids, value_set=there.combine_chunks()))
+    if len(again):
+        raise InputError(
+            f"it has {len(again):,} of these passages already, such as "
+            + ", ".join(map(repr, again.slice(0, 3).to_pylist())),
+            where=str(folder),
+            expected="new passages alone: nothing is taken out of an index",
+            fix="m2kr index build STORE INDEX, in a new folder, from a store with each passage once",
+        )
 
 
 def _writing(folder: Path) -> "AbstractContextManager[locks.Held]":
@@ -211,11 +300,11 @@ def _train(
 
     tokens = int(pool.source.offsets[-1])
     if settings.kind == "official":
-        trained = official_index.train(pool.source, settings, progress)
+        trained = official_index.train(pool, settings, progress)
     else:
         count = settings.centroids or kmeans.count_for(tokens)
         wanted = min(MOST_SAMPLED, _SAMPLED_A_CENTROID * max(count, 1 << 14))
-        drawn = sample(pool.source, wanted, settings.training.seed)
+        drawn = sample(pool, wanted, settings.training.seed)
         count = min(count, len(drawn))
         centroids = kmeans.train(drawn, count, settings.training, progress)
         trained = {layout.CENTROIDS: centroids.astype("<f2")}, {"sample_tokens": len(drawn)}
@@ -237,26 +326,40 @@ def _train(
     )
 
 
-def sample(source: "TokenSource", wanted: int, seed: int) -> "NDArray[np.float16]":
-    """The tokens of randomly drawn passages, at least ``wanted`` of them if there are as many."""
-    offsets = source.offsets
-    order = np.random.default_rng(seed).permutation(len(offsets) - 1)
+def sample(pool: Pool, wanted: int, seed: int) -> "NDArray[np.float16]":
+    """The tokens of passages drawn by `drawing_order`, at least ``wanted`` if there are as many."""
+    offsets, order = pool.source.offsets, drawing_order(pool.ids, seed)
     sums = np.cumsum(offsets[order + 1] - offsets[order])
-    drawn = np.sort(order[: int(np.searchsorted(sums, wanted)) + 1])
-    return read_passages(source, drawn)
+    return read_passages(pool.source, order[: int(np.searchsorted(sums, wanted)) + 1])
+
+
+def drawing_order(ids: "pa.ChunkedArray | pa.Array", seed: int) -> "NDArray[np.int64]":
+    """The order in which passages are drawn for a sample: by a keyed hash of their ids.
+
+    So what an index is trained on, and with it every score, doesn't depend on the order of rows.
+    """
+    blake2b, key = partial(blake2, key=seed.to_bytes(8, "little"), digest_size=8), bytearray()
+    for start in range(0, len(ids), _HASHED_AT_ONCE):
+        names = ids.slice(start, _HASHED_AT_ONCE).to_pylist()
+        key += b"".join([blake2b(name.encode()).digest() for name in names])
+    return np.argsort(np.frombuffer(key, "<u8"), kind="stable")
 
 
 def read_passages(source: "TokenSource", passages: "NDArray[np.int64]") -> "NDArray[np.float16]":
-    """The tokens of passages given in increasing order, one passage's after another's."""
+    """The tokens of some passages, one passage's after another's, in the order given."""
     lengths = source.offsets[passages + 1] - source.offsets[passages]
+    ends = np.cumsum(lengths)
     found = np.empty((int(lengths.sum()), source.dim), np.float16)
-    at = 0
+    rising = np.argsort(passages, kind="stable")
     # Neighbours are read at once.
-    for run in np.split(passages, np.flatnonzero(np.diff(passages) != 1) + 1):
-        if len(run):
-            part = source.read(int(run[0]), int(run[-1]) + 1)
-            found[at : at + len(part)] = part
-            at += len(part)
+    for run in np.split(rising, np.flatnonzero(np.diff(passages[rising]) != 1) + 1):
+        if not len(run):
+            continue
+        part, at = source.read(int(passages[run[0]]), int(passages[run[-1]]) + 1), 0
+        for place in run.tolist():
+            end, length = int(ends[place]), int(lengths[place])
+            found[end - length : end] = part[at : at + length]
+            at += length
     return found
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from m2kr.data.row_hash import order_of
 from m2kr.errors import CheckError, UsageError
 from m2kr.search.late.index import format as layout
 from m2kr.search.late.index.codec import Codec
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
     from numpy.typing import NDArray
+
+    from m2kr.search.late.store import TokenStore
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +60,7 @@ class IndexFiles:
         sizes: float16, the step size of each token; empty in the official kind.
         offsets: int64; passage i owns the tokens ``offsets[i]:offsets[i + 1]``.
         firsts: int64, the first passage of each shard, and the number of passages.
+        unfinished: What it lacks, as a sentence says it; None for a whole index.
     """
 
     folder: Path
@@ -67,10 +71,11 @@ class IndexFiles:
     sizes: "NDArray[np.float16]"
     offsets: "NDArray[np.int64]"
     firsts: "NDArray[np.int64]"
+    unfinished: str | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Opens an index.
+        """Opens an index, to be looked at; who searches it calls `require_whole` first.
 
         Raises:
             MissingError: there is none.
@@ -102,10 +107,19 @@ class IndexFiles:
             at += record.tokens
         firsts = np.cumsum([0, *(record.passages for record in records)], dtype=np.int64)
         offsets = offsets_of(np.concatenate(lengths))
-        return cls(folder, settings, codec, shards, codes, sizes, offsets, firsts)
+        lacks = lacking(folder, settings, records)
+        return cls(folder, settings, codec, shards, codes, sizes, offsets, firsts, lacks)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def require_whole(self) -> None:
+        """Refuses an index whose build was cut off.
+
+        Raises:
+            CheckError: it lacks passages.
+        """
+        require_whole(self.folder, self.unfinished)
 
     @property
     def tokens(self) -> int:
@@ -122,15 +136,7 @@ class IndexFiles:
         Raises:
             CheckError: a file of ids was changed.
         """
-        import pyarrow as pa
-
-        chunks = []
-        for shard in self.shards:
-            name = layout.names(shard.record.number, self.settings.kind)["ids"]
-            data = checked_bytes(self.folder, name, shard.record.sha256)
-            with pa.ipc.open_stream(pa.py_buffer(data)) as stream:
-                chunks += stream.read_all().column("id").chunks
-        return pa.chunked_array(chunks, pa.string())
+        return read_ids(self.folder, self.settings, [shard.record for shard in self.shards])
 
     def residuals(self, passages: "NDArray[np.int64]") -> "NDArray[np.uint8]":
         """Packed residuals of some passages, one passage's after another's.
@@ -223,6 +229,75 @@ def read_records(folder: Path, settings: layout.Settings) -> list[layout.Shard]:
             fix="restore it from a copy, or build the index again",
         )
     return records
+
+
+def read_ids(
+    folder: Path, settings: layout.Settings, records: "Sequence[layout.Shard]"
+) -> "pa.ChunkedArray":
+    """Ids of the passages of some shards, checked by SHA-256.
+
+    Raises:
+        CheckError: a file of ids was changed.
+    """
+    import pyarrow as pa
+
+    chunks = []
+    for record in records:
+        name = layout.names(record.number, settings.kind)["ids"]
+        data = checked_bytes(folder, name, record.sha256)
+        with pa.ipc.open_stream(pa.py_buffer(data)) as stream:
+            chunks += stream.read_all().column("id").chunks
+    return pa.chunked_array(chunks, pa.string())
+
+
+def lacking(
+    folder: Path, settings: layout.Settings, records: "Sequence[layout.Shard]"
+) -> str | None:
+    """What an index lacks of the passages that are expected, as a sentence says it; None if nothing.
+
+    Raises:
+        CheckError: what is expected is damaged, or isn't what the records are of.
+    """
+    expected = layout.read_expected(folder)
+    held = sum(record.passages for record in records)
+    if expected is not None:
+        if not {record.source for record in records} <= set(expected):
+            raise layout.damaged(folder / layout.EXPECTED, "it lacks what a shard is of")
+        wanted = sum(each.passages for each in expected.values())
+        return None if held == wanted else f"it holds {held:,} of {wanted:,} passages"
+    # Made before that was kept: the tokens of the pool that it was trained on are known.
+    first = records[0].source if records else None
+    tokens = sum(record.tokens for record in records if record.source == first)
+    wanted = int(settings.training.get("pool_tokens", 0))
+    return None if tokens >= wanted else f"it holds {tokens:,} of {wanted:,} tokens"
+
+
+def require_whole(folder: Path, lacks: str | None) -> None:
+    """Refuses an index that lacks something, see `lacking`."""
+    if lacks is not None:
+        raise CheckError(
+            f"its build was cut off: {lacks}",
+            where=str(folder),
+            expected="a whole index: a search of this one would miss the others in silence",
+            fix="the command that was cut off finishes it: m2kr index build STORE INDEX, or index add",
+        )
+
+
+def require_same_passages(files: IndexFiles, store: "TokenStore") -> None:
+    """Refuses a token store whose passages are not those of an index, number by number.
+
+    Raises:
+        UsageError: they are others, or lie in another order.
+        CheckError: a file of ids was changed.
+    """
+    if not np.array_equal(store.offsets, files.offsets) or order_of(store.ids()) != order_of(
+        files.ids()
+    ):
+        raise UsageError(
+            "the token store holds other passages than the index, or the same in another order",
+            where=str(store.folder),
+            expected=f"the store that {files.folder} was built from",
+        )
 
 
 def checked_bytes(folder: Path, name: str, sums: "dict[str, str] | Any") -> bytes:

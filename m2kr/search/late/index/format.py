@@ -2,6 +2,7 @@
 
 An index is a folder that can be moved or copied as it is::
 
+    expected.json              the passages to come, by source: written before the first of them
     index.json                 the settings: kind, dim, bits, how it was trained, SHA-256 of the codec
     centroids.npy              (centroids x dim) float16
     cutoffs.npy weights.npy    float32, only in indexes of the official kind
@@ -16,8 +17,10 @@ An index is a folder that can be moved or copied as it is::
     ids-00000.arrow            Arrow stream of one string column: the passages' ids
 
 As in a token store, a shard exists when its record does, which is written last; the first number
-without a record ends the index. A record names the SHA-256 of ``index.json``, and that those of
-the codec's files, so nothing that scores depend on can change unnoticed.
+without a record ends the index. One that holds fewer passages than are expected was cut off while
+it was built: it can be looked at and finished, not searched. A record names the SHA-256 of
+``index.json``, and that those of the codec's files, so nothing that scores depend on can change
+unnoticed.
 """
 
 import hashlib
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FORMAT, VERSION = "m2kr-late-index", 1
-SETTINGS = "index.json"
+SETTINGS, EXPECTED = "index.json", "expected.json"
 CENTROIDS, CUTOFFS, WEIGHTS = "centroids.npy", "cutoffs.npy", "weights.npy"
 MOST_PASSAGES = 1 << 16  # of a shard: its lists number them with 16 bits
 
@@ -165,6 +168,55 @@ def read_settings(folder: Path) -> Settings:
     dim, nbits, centroids = (int(n) for n in numbers if n is not None)
     training, meta, sha256 = (dict(o) for o in objects if o is not None)
     return Settings(kind, dim, nbits, centroids, training, meta, sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What an index is to hold of one source, see `index.build.Pool`.
+
+    Attributes:
+        passages: How many.
+        shards: Digests of the source's own shards, which tell it from one that only begins alike.
+    """
+
+    passages: int
+    shards: tuple[str, ...] = ()
+
+
+def write_expected(folder: Path, expected: "Mapping[str, Expected]") -> None:
+    """Writes ``expected.json``."""
+    sources = {
+        source: {"passages": each.passages, "shards": list(each.shards)}
+        for source, each in expected.items()
+    }
+    atomic.write_json(folder / EXPECTED, {"sources": sources}, alone=True)
+
+
+def read_expected(folder: Path) -> dict[str, Expected] | None:
+    """What an index is to hold, by source; None for one that was made when this wasn't kept.
+
+    Raises:
+        CheckError: the file is damaged.
+    """
+    path = folder / EXPECTED
+    if not path.exists():
+        return None
+    try:
+        found = {
+            source: Expected(each["passages"], tuple(each["shards"]))
+            for source, each in records.read_json(path)["sources"].items()
+        }
+        whole = all(
+            type(each.passages) is int
+            and each.passages >= 0
+            and all(isinstance(one, str) for one in each.shards)
+            for each in found.values()
+        )
+    except (InputError, KeyError, TypeError, AttributeError):
+        whole, found = False, {}
+    if not whole:
+        raise damaged(path, "it is damaged")
+    return found
 
 
 def record_name(number: int) -> str:

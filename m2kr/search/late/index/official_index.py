@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from m2kr.progress import Progress
-    from m2kr.search.late.index.build import BuildSettings
-    from m2kr.search.late.sources import TokenSource
+    from m2kr.search.late.index.build import BuildSettings, Pool
 
 ITERATIONS = 20
 NBITS = 8
@@ -46,7 +45,7 @@ def count_for(tokens: int) -> int:
 
 
 def train(
-    source: "TokenSource", settings: "BuildSettings", progress: "Progress"
+    pool: "Pool", settings: "BuildSettings", progress: "Progress"
 ) -> "tuple[dict[str, NDArray[Any]], dict[str, Any]]":
     """The codec's arrays by file name, and what is to be recorded of the training.
 
@@ -55,14 +54,15 @@ def train(
     k-means of the rest, are scaled to length 1 and rounded to float16; bucket cutoffs and weights
     are quantiles of the held-out residuals.
     """
-    from m2kr.search.late.index.build import MOST_SAMPLED, read_passages
+    from m2kr.search.late.index.build import MOST_SAMPLED, drawing_order, read_passages
 
-    random = np.random.default_rng(settings.training.seed)
-    passages = len(source.offsets) - 1
-    drawn = random.permutation(passages)[: 1 + int(16 * np.sqrt(120 * passages))]
+    source, seed = pool.source, settings.training.seed
+    random = np.random.default_rng(seed)
+    passages = len(pool)
+    drawn = drawing_order(pool.ids, seed)[: 1 + int(16 * np.sqrt(120 * passages))]
     sums = np.cumsum(source.offsets[drawn + 1] - source.offsets[drawn])
     drawn = drawn[: int(np.searchsorted(sums, MOST_SAMPLED)) + 1]
-    tokens = read_passages(source, np.sort(drawn))
+    tokens = read_passages(source, drawn)
     tokens = tokens[random.permutation(len(tokens))]
     held = min(_MOST_HELD_OUT, int(_HELD_OUT * len(tokens)))
     count = settings.centroids or count_for(int(source.offsets[-1]))
@@ -91,8 +91,9 @@ def arrays_of(files: IndexFiles) -> official.IndexArrays:
 
     Raises:
         UsageError: the index is of the other kind.
-        CheckError: residuals differ from their checksum.
+        CheckError: residuals differ from their checksum, or its build was cut off.
     """
+    files.require_whole()
     if not isinstance(files.codec, Codec):
         raise UsageError(
             f"this index is of the kind '{files.settings.kind}'",

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from m2kr.errors import UsageError
 from m2kr.search.late import compressed, final
 from m2kr.search.late.compressed import CompressedIndex
 from m2kr.search.late.index import funnel
-from m2kr.search.late.index.files import IndexFiles
+from m2kr.search.late.index.files import IndexFiles, require_same_passages
 from m2kr.search.late.sharded import ranges
 from m2kr.search.late.sharded.owners import check_same
 from m2kr.search.late.store import Block, TokenStore
@@ -72,16 +71,15 @@ class OpenedIndex:
         import torch
 
         files = IndexFiles.open(shard.folder)
+        files.require_whole()
         check_same(fingerprint(files), shard.fingerprint, shard.folder)
         self._begin = int(files.firsts[shard.first])
         self._index = CompressedIndex(_some(files, shard.first, shard.last))
         self._threads = shard.threads or torch.get_num_threads()
         self._looks: dict[bytes, funnel.QueryScores] = {}
         self._store = None if shard.store is None else TokenStore.open(shard.store)
-        if self._store is not None and not np.array_equal(self._store.offsets, files.offsets):
-            raise UsageError(
-                "the token store holds other passages than the index", where=str(shard.store)
-            )
+        if self._store is not None:
+            require_same_passages(files, self._store)
 
     def arithmetic(self) -> str:
         """The type that this machine makes products in."""

@@ -67,6 +67,7 @@ def search(
         hired = len(shards)
     else:
         files = IndexFiles.open(folder)
+        files.require_whole()
         if files.settings.kind == "official":
             raise UsageError(
                 "the published protocol is searched by one process",

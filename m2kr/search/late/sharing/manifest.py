@@ -177,11 +177,14 @@ def _of_store(folder: Path) -> Manifest:
 
 
 def _of_index(folder: Path) -> Manifest:
-    from m2kr.search.late.index.files import read_records
+    from m2kr.search.late.index.files import lacking, read_records, require_whole
 
     settings = index_format.read_settings(folder)
     shards = read_records(folder, settings)
+    require_whole(folder, lacking(folder, settings, shards) if shards else None)
     sums = dict(settings.sha256)
+    if (folder / index_format.EXPECTED).exists():
+        sums[index_format.EXPECTED] = sha256_of(folder / index_format.EXPECTED)
     for shard in shards:
         sums |= shard.sha256
     passages, tokens = (sum(getattr(s, name) for s in shards) for name in ("passages", "tokens"))
