@@ -116,7 +116,7 @@ def command(
 
     Rows that were encoded before are not encoded again, and what is cut off is gone on with by the
     same command: they are kept in cache/embeddings below the data root, for retrievers that say what
-    decides them (preflmr, flmr, dense_text, and any with a cache_key). Exact search is the default
+    decides them (the shipped encoders, and any with a cache_key). Exact search is the default
     and never gives way to another by itself.
     """
     from m2kr import api, paths
