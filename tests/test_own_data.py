@@ -8,6 +8,8 @@ from conftest import Cli
 from PIL import Image
 
 import m2kr
+from m2kr.build.remove import remove
+from m2kr.errors import UsageError
 
 COLOURS = ("red", "green", "blue", "white", "black")
 
@@ -78,3 +80,45 @@ def test_images_that_moved_are_named_before_any_work(own: Path, cli: Cli) -> Non
     refused = cli("eval", "paints", "-r", "image_concepts", "--data", "data", cwd=own, code=3)
     assert "red.jpg" in refused.stderr
     assert "4 of 5" in refused.stderr
+
+
+def test_images_are_counted_checked_and_a_source_can_be_removed(own: Path, cli: Cli) -> None:
+    (own / "photos" / "red.jpg").unlink()
+    (own / "photos" / "blue.jpg").write_bytes(b"no image")
+    files = ("--passages", "passages.jsonl", "--queries", "queries.jsonl", "--images", "photos")
+    shown = cli("import", "paints", *files, "--data", "data", cwd=own).stdout
+    assert "images of test: 4 of 5 found" in shown
+    assert "missing: red.jpg" in shown
+
+    told = json.loads(cli("images", "Paints", "--data", "data", "--json", cwd=own).stdout)
+    counts = told["splits"]["test"]
+    assert [counts[n] for n in ("needed", "ok", "damaged", "missing")] == [5, 3, 1, 1]
+
+    cli("remove", "paints", "--data", "data", cwd=own)
+    assert not (own / "data" / "paints").exists()
+    refused = cli("remove", "paints", "--data", "data", cwd=own, code=2)
+    assert "there is no source 'paints'" in refused.stderr
+
+
+def test_removing_takes_what_is_named_and_nothing_else(tmp_path: Path) -> None:
+    texts = ("one", "two", "three")
+    splits = [m2kr.from_records({"p": t}, {"q": "?"}, data=tmp_path) for t in texts]
+    other = m2kr.from_records(
+        {"p": "x"}, {"q": "?"}, edition=splits[0].edition, name="other", data=tmp_path
+    )
+    opened = splits[0].passages
+    with pytest.raises(UsageError, match=splits[1].edition):
+        remove("mine", tmp_path)
+    gone = remove("mine", tmp_path, edition=splits[0].edition)
+    assert [each.folder for each in gone] == [splits[0].folder]
+    assert opened["passage_content"][:] == ["one"]  # maps stay
+    assert other.query("q")["question"] == "?"
+    assert "OTHER_data" in (other.folder / "README.md").read_text()
+    assert "MINE_data" not in (other.folder / "README.md").read_text()
+    (splits[1].folder / "MINE_manifest.json").write_text("{")
+    assert {each.folder for each in remove("mine", tmp_path, every=True)} == {
+        split.folder for split in splits[1:]
+    }
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [other.edition]
+    with pytest.raises(UsageError, match="no source 'mine'"):
+        remove("mine", tmp_path)

@@ -41,12 +41,17 @@ def publish(staging: Path, edition: Path, config: str) -> None:
     shutil.rmtree(staging)
 
 
-def remove(edition: Path, config: str) -> None:
-    """Takes a source out of an edition; its manifest first."""
+def remove(edition: Path, config: str) -> int:
+    """Takes a source out of an edition, its manifest first; the bytes of what is gone."""
     manifest_path(edition, config).unlink(missing_ok=True)
+    atomic.fsync_dir(edition)
+    size = 0
     for name in published_names(config):
         path = edition / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        files = path.rglob("*") if path.is_dir() else [path]
+        size += sum(file.stat().st_size for file in files if file.is_file())
+        atomic.discard(path)
+    return size
 
 
 def listed_files(folder: Path, config: str, tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

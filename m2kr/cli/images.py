@@ -152,16 +152,13 @@ def command(
 def _ask(source: str, root: Path, splits: list[str] | None, edition: str | None) -> "Ask":
     from m2kr.build.images.gather import Ask
     from m2kr.data.load import load, locate
-    from m2kr.sources import builder
+    from m2kr.sources import builder, builder_modules
 
     name, folder, manifest = locate(source, edition=edition, root=root)
     chosen = [
         load(name, each, edition=folder.name, data=root) for each in splits or manifest["splits"]
     ]
-    try:
-        module: Any = builder(name)
-    except KeyError:  # a source of the user's own
-        module = None
+    module: Any = builder(name) if name in builder_modules() else None  # None: a user's own source
     return Ask(chosen, tuple(getattr(module, "IMAGE_ARCHIVES", ())))
 
 

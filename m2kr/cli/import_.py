@@ -73,9 +73,11 @@ def command(
     Images are not copied.
     """
     from m2kr import paths
+    from m2kr.build.images.needed import count_images
     from m2kr.build.imports.importer import import_files
     from m2kr.cli import output
     from m2kr.cli.build import show
+    from m2kr.data.load import load
 
     root = paths.data_root(data)
     output.say(f"data root: {root}", json_mode=json)
@@ -99,6 +101,10 @@ def command(
             progress=bars,
         )
     source = built.manifest["source"]["name"]
+    counts = {
+        name: count_images(load(source, name, edition=built.folder.name, data=root))
+        for name in built.manifest["splits"]
+    }
     if json:
         output.emit(
             {
@@ -108,9 +114,20 @@ def command(
                 "fresh": built.fresh,
                 "splits": built.manifest["splits"],
                 "fingerprints": built.manifest["fingerprints"],
+                "images": {
+                    name: {"needed": each.total, "found": each.found}
+                    for name, each in counts.items()
+                },
             }
         )
         return
     show(source, built.folder, built.manifest, fresh=built.fresh)
+    for name, each in counts.items():
+        if each.total:
+            output.say(f"images of {name}: {each.found:,} of {each.total:,} found")
+        if each.missing:
+            output.say(
+                f"  missing: {', '.join(each.missing)}; give their folder or archive with --images"
+            )
     first = next(iter(built.manifest["splits"]))
     output.say(f"evaluate: m2kr eval {source} --retriever bm25 --split {first} --data {root}")

@@ -30,6 +30,7 @@ from m2kr.cli import (
     list_,
     merge,
     model,
+    remove,
     search,
     verify,
 )
@@ -164,6 +165,7 @@ for name, module in {
     "list": list_,
     "info": info,
     "verify": verify,
+    "remove": remove,
     "diff": diff,
     "merge": merge,
     "doctor": doctor,

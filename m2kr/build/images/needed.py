@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from m2kr.data.images import ImageStore, clean_path
+from m2kr.data.images import Coverage, ImageStore, clean_path
 from m2kr.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,6 +80,12 @@ def lacking(wanted: Needed, images: ImageStore | None) -> Iterator[str]:
             ) from error
         if images is None or not images.exists(path):
             yield path
+
+
+def count_images(split: "Split") -> Coverage:
+    """How many of the distinct images that a split's queries and pool name are here; none is decoded."""
+    wanted = needed(split, passages=True)
+    return (split.images or ImageStore(())).coverage(wanted)
 
 
 def describe(images: Any) -> list[str]:
