@@ -10,6 +10,7 @@ from PIL import Image
 import m2kr
 from m2kr.build.remove import remove
 from m2kr.errors import UsageError
+from m2kr.paths import editions
 
 COLOURS = ("red", "green", "blue", "white", "black")
 
@@ -119,6 +120,7 @@ def test_removing_takes_what_is_named_and_nothing_else(tmp_path: Path) -> None:
     assert {each.folder for each in remove("mine", tmp_path, every=True)} == {
         split.folder for split in splits[1:]
     }
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [other.edition]
+    assert [edition.name for edition in editions(tmp_path)] == [other.edition]
+    assert not any(split.folder.exists() for split in splits[1:])
     with pytest.raises(UsageError, match="no source 'mine'"):
         remove("mine", tmp_path)
