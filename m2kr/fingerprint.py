@@ -10,7 +10,8 @@ positives, answers), ``pool`` (passage_id, passage_content); ``eval`` is over th
 with a grade other than 1, or with judged passages that the pool lacks, adds to ``judgements`` the
 list of its grades and the lists of ids and grades of the latter, all in the order of their ids;
 grades are the shortest text that reads back as the same float. A relevance threshold other than 1
-is part of the name ``judgements``.
+is part of the name ``judgements``. Which images queries have is apart from these: ``image_paths`` by
+name, in every manifest, and ``images`` by content, in results of retrievers that read them.
 Shards, batch sizes, extra columns, routes and the pyarrow version do not enter.
 """
 
@@ -190,8 +191,31 @@ def _heads(values: "pa.Array") -> "pa.Array":
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(values), buffers)
 
 
+def image_paths_part(table: "pa.Table | Iterable[pa.RecordBatch]") -> str:
+    """The ``image_paths`` fingerprint of a query table: which image each query has, by its path.
+
+    The ending of a path is left out: one image is a .jpg here and a .JPEG there.
+    """
+    import pyarrow as pa
+
+    part = Fingerprint("image_paths")
+    for batch in _batches(table):
+        ids = batch.column("question_id").cast(pa.binary()).to_pylist()
+        paths = batch.column("img_path").to_pylist()
+        part.add(ids, (encode_value(None if path is None else _stem(path)) for path in paths))
+    return part.hexdigest()
+
+
+def _stem(path: str) -> str:
+    folder, slash, name = path.rpartition("/")
+    return folder + slash + (name.rpartition(".")[0] or name)
+
+
 def images_part(hashes: Iterable[tuple[str, str | None]]) -> str:
-    """The ``images`` fingerprint: per query id the sha256 of its image file, or null for none."""
+    """The ``images`` fingerprint: per query id the sha256 of its image file, or null for none.
+
+    In place of the hash of an image that is missing stands what was done about it.
+    """
     part = Fingerprint("images")
     for query_id, digest in hashes:
         part.add([query_id.encode()], [encode_value(digest)])

@@ -113,6 +113,29 @@ def test_images_part_tells_missing_from_present() -> None:
     assert present != fingerprint.images_part([("q1", None), ("q2", None)])
 
 
+PATHS = st.none() | st.lists(st.sampled_from(["a", "b.c", ".d", "é"]), min_size=1).map("/".join)
+
+
+@given(st.dictionaries(st.text(max_size=3), PATHS, max_size=5), st.randoms(use_true_random=False))
+def test_which_images_queries_have_is_a_part_of_its_own(paths, draw) -> None:
+    rows = [{"question_id": q, "img_path": path} for q, path in paths.items()]
+    named = [(q, None if path is None else path) for q, path in paths.items()]
+    expected = naive("image_paths", named)
+    ended = [
+        r | {"img_path": r["img_path"] and r["img_path"] + draw.choice([".jpg", ".JPEG"])}
+        for r in rows
+    ]
+    draw.shuffle(ended)
+    assert fingerprint.image_paths_part(query_table(ended)) == expected
+    assert fingerprint.query_parts(query_table(ended)) == fingerprint.query_parts(query_table(rows))
+
+
+def test_other_images_are_another_fingerprint() -> None:
+    paths = ["1/a.jpg", "1/b.jpg", "2/a.jpg", "a.jpg", None, "", ".jpg"]
+    tables = [query_table([{"question_id": "q", "img_path": path}]) for path in paths]
+    assert len({fingerprint.image_paths_part(table) for table in tables}) == len(paths)
+
+
 GRADED = [
     {
         "question_id": "q1",

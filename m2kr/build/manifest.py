@@ -127,7 +127,7 @@ def _fingerprints(queries: Stats, pool: Stats) -> dict[str, str]:
         "judgements": queries["judgements"],
         "pool": pool["pool"],
     }
-    return parts | {"eval": combine(**parts)}
+    return parts | {"eval": combine(**parts), "image_paths": queries["image_paths"]}
 
 
 def count_warnings(

@@ -22,7 +22,7 @@ from m2kr.data.lookup import FILE as INDEX
 from m2kr.data.lookup import duplicates, id_hashes, open_index, write_hashes, write_index
 from m2kr.data.rows import shards_of
 from m2kr.errors import CheckError
-from m2kr.fingerprint import query_parts
+from m2kr.fingerprint import image_paths_part, query_parts
 from m2kr.progress import Progress
 from m2kr.schema import (
     BATCH_ROWS,
@@ -171,6 +171,7 @@ def _build_queries(builder: Builder, ctx: BuildContext, job: TableJob, written: 
     stats["qrels"] = _complete(qrels, staging / qrels_name, qrels_name, job.split, "qrels")
     stats["totals"] = totals
     stats["queries"], stats["judgements"] = query_parts(read_batches(folder), threshold)
+    stats["image_paths"] = image_paths_part(read_batches(folder))
     return stats
 
 

@@ -16,7 +16,7 @@ from m2kr.data.file_checks import OTHER_BYTES, Stamps, hashes, identity_at, size
 from m2kr.data.lookup import FILE, open_index
 from m2kr.data.manifests import manifest_text, read_manifest, rebuild_command
 from m2kr.errors import M2KRError, from_system, one_line
-from m2kr.fingerprint import combine, pool_part, query_parts
+from m2kr.fingerprint import combine, image_paths_part, pool_part, query_parts
 from m2kr.paths import manifest_path
 from m2kr.progress import Progress, Silent
 from m2kr.schema import ID_COLUMN, SUFFIX, Column, arrow_schema, qrels_columns
@@ -209,6 +209,9 @@ def _fingerprint(edition: Path, manifest: Manifest, kind: str, name: str) -> lis
         seen = combine(queries, judgements, recorded[split]["pool"])
         expected = recorded[split]["eval"]
         problem = "" if seen == expected else f"eval is {seen}, expected {expected}"
+        paths = image_paths_part(read_batches(edition / name))
+        if not problem and recorded[split].get("image_paths", paths) != paths:
+            problem = f"image_paths is {paths}, expected {recorded[split]['image_paths']}"
     else:
         return []
     return [Finding(name, "fingerprint", problem)]

@@ -154,11 +154,14 @@ def _verdicts(found: "SourceDiff") -> "Table":
     from rich.table import Table
 
     table = Table(title="fingerprints", title_justify="left")
-    for head in ("split", "queries", "judgements", "pool", "eval", "verdict"):
+    for head in ("split", "queries", "judgements", "pool", "eval", "images", "verdict"):
         table.add_column(head)
     for split, parts in found.fingerprints.items():
         words = ["equal" if same else "differ" for same in parts.values()]
-        table.add_row(split, *words, VERDICT[parts["eval"]])
+        verdict = VERDICT[parts["eval"]]
+        if parts["eval"] and not parts["image_paths"]:
+            verdict += " of what reads no images"
+        table.add_row(split, *words, verdict)
     return table
 
 

@@ -74,7 +74,7 @@ class Split:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """``queries``, ``judgements``, ``pool`` and ``eval`` (see `m2kr.fingerprint`)."""
+        """``queries``, ``judgements``, ``pool``, ``eval``, ``image_paths``: see `m2kr.fingerprint`."""
         return dict(self.manifest["fingerprints"][self.split])
 
     @property

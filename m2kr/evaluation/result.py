@@ -38,8 +38,8 @@ class Result:
         groups: By column and its value ``n`` queries and those of the ``metrics`` that are defined there.
         counts: Queries, passages and what is odd about some of them.
         images: ``policy``, ``total``, ``found`` and three ``missing``; None where none was read.
-        fingerprints: ``queries, judgements, pool, eval`` of the data; ``images`` of the query
-            images, None unless the retriever reads them.
+        fingerprints: ``queries, judgements, pool, eval, image_paths`` of the data; ``images`` of the
+            query images by content, None unless the retriever reads them.
         run_sha256: Hash of the rankings.
         partial: Whether the build was limited.
         comparable: Why the scores don't compare with published ones; empty where they do.

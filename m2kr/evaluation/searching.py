@@ -18,6 +18,7 @@ from m2kr.evaluation.run import Run
 from m2kr.fingerprint import images_part
 
 if TYPE_CHECKING:
+    from m2kr.data.images import ImageStore
     from m2kr.data.load import Split
     from m2kr.data.records import Passages, Queries
     from m2kr.evaluation.cache import EmbeddingCache
@@ -223,12 +224,21 @@ def _require_images(split: "Split", modalities: Modalities) -> dict[str, Any] | 
 
 
 def image_fingerprint(split: "Split", modalities: Modalities) -> str | None:
-    """The ``images`` fingerprint of the queries; None for a retriever that reads none of them."""
+    """The ``images`` fingerprint of the queries; None for a retriever that reads none of them.
+
+    A missing image is told from none: under the policy ``black`` a retriever is given another input.
+    """
     if "image" not in modalities.query:
         return None
     queries, images = split.queries_view, split.images
     paths = queries.column("img_path")
     return images_part(
-        (query, images.sha256(path) if images is not None and path is not None else None)
+        (query, None if path is None else _seen(images, path))
         for query, path in zip(queries.ids.to_pylist(), paths, strict=True)
     )
+
+
+def _seen(images: "ImageStore | None", path: str) -> str | None:
+    if images is None:
+        return None
+    return images.sha256(path) or f"missing: {images.missing}"

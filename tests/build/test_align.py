@@ -87,6 +87,30 @@ def test_a_release_that_is_not_comparable_makes_no_comparable_build(
     assert "row counts were not checked" in aligned("llava", files, root).manifest["comparable"]
 
 
+@pytest.mark.parametrize("ending", [False, True])
+def test_other_images_than_the_releases_do_not_compare(
+    files: Path, root: Path, ending: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = stub("okvqa")
+    given = sys.modules[name].all_queries
+
+    def other(ctx: Any, split: str) -> Any:
+        for row in given(ctx, split):
+            path = row["img_path"]
+            yield row | {"img_path": path.replace(".jpg", ".JPEG") if ending else f"x/{path}"}
+
+    monkeypatch.setattr(sys.modules[name], "all_queries", other)
+    # Counts are taken for checked, so that nothing else makes the build incomparable.
+    monkeypatch.setattr(ReleaseBuilder, "note", "")
+    release = ReleaseBuilder("okvqa", files, any_counts=True)
+    built = build(AlignedBuilder("okvqa", release, name), root / str(ending))
+    assert built.manifest["aligned"]["differ"] == []
+    said = built.manifest["comparable"]
+    assert (
+        said == "" if ending else "other images than in the release in train, valid, test" in said
+    )
+
+
 def test_gaps_are_in_the_ledger_and_the_manifest(files: Path, root: Path) -> None:
     lose = {
         "OKVQA_passages/train_passages": {"71", "90001"},

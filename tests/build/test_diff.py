@@ -150,6 +150,7 @@ def test_one_passage_text(tmp_path: Path, cli: Cli) -> None:
         "judgements": True,
         "pool": False,
         "eval": False,
+        "image_paths": True,
     }
     # The texts of positives follow from the pool: the queries' own tables are equal.
     assert by_name(found)["TOY_data/test"].equal
@@ -396,6 +397,7 @@ def test_the_shape_of_json(tmp_path: Path, cli: Cli) -> None:
                 "judgements": True,
                 "pool": False,
                 "eval": False,
+                "image_paths": True,
             },
             "equal_for_scoring": False,
         }

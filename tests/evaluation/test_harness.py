@@ -230,6 +230,17 @@ def test_tolerated_gaps_are_counted_and_marked(tmp_path):
     assert result.comparable == "1 of 2 images missing (black)"
 
 
+def test_what_was_done_about_a_missing_image_is_in_the_images_fingerprint(tmp_path):
+    folder = image_folder(tmp_path, "a.png")
+    seen = [
+        evaluate(toy_split(ImageStore(folder, missing=policy)), Fixed(modalities=SEEING), k=5)
+        for policy in ("black", "skip")
+    ]
+    a = ImageStore(folder).sha256("a.png")
+    none = images_part([("q1", a), ("q2", None), ("q3", None), ("q4", None)])
+    assert len({none, *(result.fingerprints["images"] for result in seen)}) == 3
+
+
 def test_the_images_fingerprint_is_of_the_query_images(tmp_path):
     images = ImageStore(image_folder(tmp_path, "a.png", "b.png"))
     result = evaluate(toy_split(images), Fixed(modalities=SEEING), k=5)

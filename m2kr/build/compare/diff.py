@@ -15,7 +15,7 @@ from m2kr.progress import Progress, Silent
 from m2kr.schema import ID_COLUMN, SUFFIX, TableKind
 from m2kr.sources import split_name
 
-PARTS = ("queries", "judgements", "pool", "eval")
+PARTS = ("queries", "judgements", "pool", "eval", "image_paths")
 Facts = Mapping[str, Any]
 
 
@@ -114,7 +114,7 @@ def diff(
                 rest = [s for s in version.names(kind) if (kind, s) not in seen]
                 lone[side].extend(version.table(kind, s) for s in rest)
     prints = (a.manifest["fingerprints"], b.manifest["fingerprints"])
-    same = {s: {part: prints[0][s][part] == prints[1][s][part] for part in PARTS} for s in splits}
+    same = {s: {p: prints[0][s].get(p) == prints[1][s].get(p) for p in PARTS} for s in splits}
     return SourceDiff(a, b, tables, *lone, same)
 
 

@@ -232,11 +232,19 @@ class AlignedBuilder:
             if prints["eval"] != self._fingerprints.get(split, {}).get("eval")
         ]
         record["aligned"] = {"release": self._fingerprints, "differ": differ}
+        other_images = [
+            split
+            for split, prints in record["fingerprints"].items()
+            if prints["image_paths"] != self._fingerprints.get(split, {}).get("image_paths")
+        ]
         own = record["comparable"]
         notes = ["" if own == sources.UNKNOWN else own, self._comparable]
         if differ:
             names = ", ".join(differ)
             notes.append(f"aligned, but not equal to the release in {names} (see m2kr diff)")
+        elif other_images:
+            names = ", ".join(other_images)
+            notes.append(f"aligned, but queries have other images than in the release in {names}")
         record["comparable"] = sources.comparable_notes(notes)
         return record
 
