@@ -393,12 +393,12 @@ class EncoderRetriever:
         done = 0
         while True:
             with own_code(self, where):
-                rows = next(stream, None)
-            if rows is None:
+                rows: Any = next(stream, _END)
+            if rows is _END:
                 return
-            if own and len(rows):
-                ids = records.ids.slice(done, len(rows)).to_pylist()
-                rows, form = rows_of(list(rows), ids, where)
+            if own and not (isinstance(rows, list) and not rows):
+                ids = records.ids.slice(done, len(rows) if hasattr(rows, "__len__") else 1)
+                rows, form = rows_of(rows, ids.to_pylist(), where)
                 self._check_same(form, where)
             done += len(rows)
             yield rows
@@ -436,6 +436,7 @@ class EncoderRetriever:
             )
 
 
+_END = object()
 _ROWS = {"query": "queries", "document": "passages"}
 
 

@@ -1,0 +1,536 @@
+"""Retrievers that users bring: what their code may import, and whose error it is that they raise."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluation.toys import PASSAGES, Dense, image_folder, toy_split
+
+import m2kr
+from m2kr.data.images import ImageStore
+from m2kr.errors import InputError, MissingError, RetrieverError, UsageError
+from m2kr.evaluation.harness import evaluate
+from m2kr.evaluation.modalities import modalities_of
+from m2kr.evaluation.searching import search
+from m2kr.retrievers import create
+
+PLACES = {
+    "loading": "raise ValueError('no such net')",
+    "__init__": "raise ValueError('no such net')",
+    "encode_query": "raise ValueError('no such net')",
+    "encode_document": "raise ValueError('no such net')",
+    "encode_stream": "raise ValueError('no such net')",
+    "index": "raise ValueError('no such net')",
+    "search": "raise ValueError('no such net')",
+    "cache_key": "raise ValueError('no such net')",
+    "settings": "raise ValueError('no such net')",
+    "modalities": "raise ValueError('no such net')",
+    "name": "raise ValueError('no such net')",
+}
+FILE = """
+import numpy as np
+from m2kr import EncoderRetriever
+{loading}
+
+class Mine(EncoderRetriever):
+    def __init__(self):
+        {__init__}
+    @property
+    def name(self):
+        {name}
+        return "mine"
+    @property
+    def modalities(self):
+        {modalities}
+        return {{"query": ["text"], "passage": ["text"]}}
+    @property
+    def settings(self):
+        {settings}
+        return {{}}
+    def cache_key(self, side):
+        {cache_key}
+        return {{}}
+    def encode_query(self, batch):
+        {encode_query}
+        return np.ones((len(batch), 2))
+    def encode_document(self, batch):
+        {encode_document}
+        return np.ones((len(batch), 2))
+    def encode_stream(self, records, side, report):
+        {encode_stream}
+        yield from super().encode_stream(records, side, report)
+    def index(self, passages, *, workdir):
+        {index}
+        super().index(passages, workdir=workdir)
+    def search(self, queries, k):
+        {search}
+        return super().search(queries, k)
+"""
+
+
+def written(folder: Path, file: str = "own.py", **lines: str) -> Path:
+    path = folder / file
+    path.write_text(FILE.format(**dict.fromkeys(PLACES, "pass") | lines), encoding="utf-8")
+    return path
+
+
+def m2kr_in(folder: Path, *args: object, code: int = 1) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("m2kr")
+    done = subprocess.run(
+        [program, *map(str, args)], capture_output=True, text=True, check=False, cwd=folder
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.parametrize("place", sorted(PLACES))
+def test_an_exception_shows_its_own_last_line(place: str, tmp_path: Path) -> None:
+    path = written(tmp_path, **{place: PLACES[place]})
+    (number,) = (
+        number
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if "no such net" in line
+    )
+    error = InputError if place == "loading" else RetrieverError
+    with pytest.raises(error) as caught:
+        evaluate(toy_split(), create(f"{path}:Mine"), k=3)
+    told = str(caught.value)
+    assert told.startswith(f"{path}:{number}")
+    assert "raise ValueError('no such net')" in told
+    assert "ValueError: no such net" in told
+    assert isinstance(caught.value.__cause__, ValueError)
+    if place.startswith("encode_"):
+        side = "queries" if place == "encode_query" else "passages"
+        assert side in told
+    if place in ("encode_query", "encode_document"):
+        assert f"Mine.{place} of batch 1 (4 " in told
+
+
+RAISED = {
+    "raise SystemExit('no GPU')": "SystemExit: no GPU",
+    "import nothing_such": "ModuleNotFoundError: No module named 'nothing_such'",
+    "open('/no/such/weights')": "FileNotFoundError",
+    "raise MemoryError": "MemoryError",
+    "np.ones(3) @ np.ones(4)": "ValueError: matmul",
+    "batch.nothing": "AttributeError",
+    "def again(): again()\n        again()": "RecursionError",
+    "raise KeyError": "KeyError",
+    "raise StopIteration": "StopIteration",
+    "raise BrokenPipeError": "BrokenPipeError",
+    "assert not batch": "AssertionError",
+}
+
+
+@pytest.mark.parametrize("line", sorted(RAISED))
+def test_whatever_is_raised_is_its_own(line: str, tmp_path: Path) -> None:
+    path = written(tmp_path, encode_query=line)
+    with pytest.raises(RetrieverError) as caught:
+        evaluate(toy_split(), create(f"{path}:Mine"), k=3)
+    assert RAISED[line] in str(caught.value)
+    assert "pip install" not in str(caught.value)
+    assert f"{path}:" in str(caught.value)
+
+
+def test_a_class_without_a_file_and_a_wrong_signature_are_told_too() -> None:
+    class Short(Dense):
+        def encode_query(self):
+            return None
+
+    class Bare:
+        name, settings, modalities = "bare", {}, {}
+
+        def index(self, passages):
+            """Takes no workdir."""
+
+        def search(self, queries, k):
+            """Never called."""
+
+    for retriever, named in ((Short(), "encode_query of batch 1"), (Bare(), "Bare.index of 4")):
+        with pytest.raises(RetrieverError, match="TypeError") as caught:
+            evaluate(toy_split(), retriever, k=3)
+        assert named in str(caught.value)
+
+
+def test_our_own_bugs_stay_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("m2kr.evaluation.retriever.by_length", broken)
+    monkeypatch.setattr(broken, "__module__", "m2kr.evaluation.batches")
+    with pytest.raises(RetrieverError):  # a test's function stands in for ours: it lies outside
+        evaluate(toy_split(), Dense(), k=3)
+    monkeypatch.undo()
+    monkeypatch.setattr("m2kr.evaluation.retriever.rows_of", None)
+    with pytest.raises(TypeError, match="not callable"):
+        evaluate(toy_split(), Dense(), k=3)
+
+
+def test_the_command_line_leaves_with_1_and_shows_all_when_asked(
+    mini_root: Path, tmp_path: Path
+) -> None:
+    written(tmp_path, "my_model.py", encode_document=PLACES["encode_document"])
+    evaluated = ("eval", "mini", "-r", "my_model.py:Mine", "--split", "valid", "--data", mini_root)
+    told = m2kr_in(tmp_path, *evaluated).stderr
+    assert told.startswith("error: my_model.py:")
+    assert "in encode_document: raise ValueError('no such net'): ValueError: no such net" in told
+    assert "bug in m2kr" not in told
+    assert "Traceback" not in told
+    assert "Traceback" in m2kr_in(tmp_path, "--verbose", *evaluated).stderr
+
+
+# --- what a file may import
+
+
+def letters_file(folder: Path, body: str, name: str = "model.py", **neighbours: str) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = (
+        "import numpy as np\nfrom m2kr import EncoderRetriever\n"
+        f"{body}\nclass Mine(EncoderRetriever):\n"
+        "    def encode_query(self, batch):\n"
+        "        return np.full((len(batch), 1), float(value()))\n"
+        "    def encode_document(self, batch):\n        return np.ones((len(batch), 1))\n"
+    )
+    (folder / name).write_text(text, encoding="utf-8")
+    for path, source in neighbours.items():
+        file = folder / (path.replace("__", "/").replace("/init", "/__init__") + ".py")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source, encoding="utf-8")
+    return f"{folder / name}:Mine"
+
+
+def score(retriever) -> float:
+    return next(iter(search(toy_split(), retriever, k=3).run.to_dict()["q1"].values()))
+
+
+IMPORTS = {
+    "at the top": "from helper import value",
+    "when it runs": "def value():\n    import helper\n    return helper.value()",
+    "through another": "import between\nvalue = between.value",
+    "by name": "import importlib\ndef value():\n    return importlib.import_module('helper').value()",
+    "in a package": "from parts.inner import value",
+    "by a relative import": "from parts import value",
+}
+NEIGHBOURS = {
+    "between": "from helper import value",
+    "parts__init": "from .inner import value",
+    "parts__inner": "from helper import value",
+}
+
+
+@pytest.mark.parametrize("how", sorted(IMPORTS))
+def test_neighbours_are_imported_and_folders_kept_apart(how: str, tmp_path: Path) -> None:
+    """Two files of one name, with neighbours of one name, used by turns."""
+    before, path = set(sys.modules), list(sys.path)
+    specs = [
+        letters_file(
+            tmp_path / f"folder{number}",
+            IMPORTS[how],
+            helper=f"def value():\n    return {number}",
+            **NEIGHBOURS,
+        )
+        for number in (1, 2)
+    ]
+    one, two = map(create, specs)
+    assert [score(each) for each in (one, two, one, two)] == [1.0, 2.0, 1.0, 2.0]
+    assert score(create(specs[0])) == 1.0
+    assert sys.path == path
+    left = {name.partition(".")[0] for name in set(sys.modules) - before}
+    assert not left & {"helper", "between", "parts", "model"}
+
+
+def test_neighbours_hide_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trap = "raise RuntimeError('trapped')"
+    spec = letters_file(
+        tmp_path,
+        "import json, helper\ndef value():\n    import colorsys, wave\n    return helper.value()",
+        helper="def value():\n    return 3",
+        **dict.fromkeys(("json", "numpy", "m2kr", "colorsys", "wave", "typing", "orjson"), trap),
+    )
+    sys.modules.pop("colorsys", None)
+    with caplog.at_level(logging.WARNING):
+        assert score(create(spec)) == 3.0
+    said = [record.getMessage() for record in caplog.records]
+    hidden = ("colorsys", "json", "m2kr", "numpy", "wave")  # those of the traps that it imports
+    assert {text.split("'")[1] for text in said} == {f"import {name}" for name in hidden}
+
+
+def test_members_of_a_fusion_have_neighbours_of_their_own(tmp_path: Path) -> None:
+    lazy = "def value():\n    import helper\n    return helper.value()"
+    specs = [
+        letters_file(tmp_path / f"f{n}", lazy, helper=f"def value():\n    return {n}")
+        for n in (1, 2)
+    ]
+    fusion = create("fusion", {"members": specs, "method": "rrf"})
+    assert score(fusion) > 0
+    assert all(score(member) == number for number, member in enumerate(fusion.members, 1))
+
+
+@pytest.mark.parametrize("form", ["model_here", "project_here.model", "another_here.sub.model"])
+def test_a_module_in_the_working_folder(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which isn't on the path: the ``m2kr`` command does not put it there."""
+    *packages, name = form.split(".")
+    folder = tmp_path.joinpath(*packages)
+    body = "from .helper import value" if packages else "from helper import value"
+    letters_file(folder, body, f"{name}.py", helper="def value():\n    return 1")
+    for depth in range(len(packages)):
+        tmp_path.joinpath(*packages[: depth + 1], "__init__.py").touch()
+    path = [place for place in sys.path if place not in ("", str(Path.cwd()))]
+    monkeypatch.setattr(sys, "path", path)
+    monkeypatch.chdir(tmp_path)
+    assert score(create(f"{form}:Mine")) == 1.0
+    assert str(tmp_path) not in path
+    Path("json.py").write_text("class Mine: ...", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"'json' may mean .*\n.*json\.py:CLASS for the file"):
+        create("json:Mine")
+    with pytest.raises(MissingError, match="there is no module 'no_such'") as caught:
+        create("no_such:Mine")
+    assert "pip install" not in str(caught.value)
+
+
+def test_the_command_finds_a_module_in_the_working_folder(mini_root: Path, tmp_path: Path) -> None:
+    letters_file(tmp_path, "from helper import value", helper="def value():\n    return 1")
+    args = ("--split", "valid", "--data", mini_root, "--k", 5, "--out", tmp_path / "out")
+    m2kr_in(tmp_path, "eval", "mini", "-r", "model:Mine", *args, code=0)
+
+
+def test_a_module_that_lacks_something_shows_where(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "lacking.py").write_text("\nimport no_such_thing\n", encoding="utf-8")
+    (tmp_path / "lacking_deeper.py").write_text("import lacking\n")
+    monkeypatch.chdir(tmp_path)
+    for spec in ("lacking:X", "lacking.py:X", "lacking_deeper.py:X"):
+        with pytest.raises(InputError, match=r"^lacking\.py:2: import no_such_thing") as caught:
+            create(spec)
+        assert "pip install" not in str(caught.value)
+    with pytest.raises(MissingError, match=r"no module 'json\.no_such'|no module 'json.no_such'"):
+        create("json.no_such:X")
+
+
+# --- broken ones harm nothing else
+
+
+def test_a_broken_retriever_or_entry_point_is_named_and_harms_no_other(tmp_path: Path) -> None:
+    package = tmp_path / "m2kr"
+    package.mkdir()
+    true = Path(m2kr.__file__).parent
+    for entry in true.iterdir():
+        if entry.name not in ("__pycache__", "retrievers"):
+            (package / entry.name).symlink_to(entry)
+    (package / "retrievers").mkdir()
+    for entry in (true / "retrievers").iterdir():
+        if entry.name != "__pycache__":
+            (package / "retrievers" / entry.name).symlink_to(entry)
+    (package / "retrievers" / "broken.py").write_text("\nimport nothing_such\n")
+    (package / "retrievers" / "empty.py").write_text("")
+    (tmp_path / "theirs.py").write_text("raise SystemExit(4)\n")
+    for name, text in {
+        "one": "[m2kr.retrievers]\ntheirs = theirs:Mine\nMy-Own = nowhere.to_be:Found\n",
+        "two": "[m2kr.retrievers]\nno equals sign here\n",
+    }.items():
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(text)
+    code = (
+        "import json\nfrom m2kr.errors import M2KRError\nfrom m2kr.retrievers import create\n"
+        "told = {}\n"
+        "for name in ('broken', 'empty', 'theirs', 'my-own', 'bm25', 'oracle'):\n"
+        "    try: told[name] = create(name).name\n"
+        "    except M2KRError as error: told[name] = str(error)\n"
+        "print(json.dumps(told))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (told["bm25"], told["oracle"]) == ("bm25", "oracle")
+    assert "broken.py:2: import nothing_such: the retriever 'broken'" in told["broken"]
+    assert "the retriever 'empty': there is no class 'RETRIEVER'" in told["empty"]
+    assert "the retriever 'theirs' (theirs:Mine)" in told["theirs"]
+    assert "(nowhere.to_be:Found)" in told["my-own"]
+    assert "entry points of two can't be read" in done.stderr
+
+
+# --- what a retriever declares
+
+
+class Seeing(Dense):
+    """Looks at images on both sides, if it may."""
+
+    def encode_query(self, batch):
+        self.seen = [image and image.size for image in batch.images]
+        return super().encode_query(batch)
+
+
+def test_images_that_were_not_declared_raise_with_the_line_to_add(tmp_path: Path) -> None:
+    split = toy_split(ImageStore(image_folder(tmp_path, "a.png", "b.png")))
+    with pytest.raises(InputError) as caught:
+        evaluate(split, Seeing(10), k=3)
+    line = str(caught.value).partition("this line in the class: ")[2]
+    assert line == 'modalities = {"query": ["text", "image"], "passage": ["text"]}'
+    mended = Seeing(10)
+    exec(line, {}, vars(mended))  # as it stands
+    result = evaluate(split, mended, k=3)
+    assert sorted(map(str, mended.seen)) == ["(4, 4)", "(4, 4)", "None", "None"]
+    assert result.images["found"] == 2
+    assert result.retriever["modalities"] == {"query": ["image", "text"], "passage": ["text"]}
+
+
+@pytest.mark.parametrize("side", ["query", "document"])
+@pytest.mark.parametrize("how", ["batch", "records", "search"])
+def test_no_way_leads_to_undeclared_images(side: str, how: str, tmp_path: Path) -> None:
+    class Other(Dense):
+        def encode_stream(self, records, at, report):
+            if how == "records" and at == side:
+                records.image(records[0] | {"img_path": "a.png"})
+            yield from super().encode_stream(records, at, report)
+
+        def encode_query(self, batch):
+            if how == "batch" and side == "query":
+                len(batch.images)
+            return super().encode_query(batch)
+
+        def encode_document(self, batch):
+            if how == "batch" and side == "document":
+                len(batch.images)
+            return super().encode_document(batch)
+
+        def index(self, passages, *, workdir):
+            if how == "search" and side == "document":
+                passages.images.open("a.png")
+            super().index(passages, workdir=workdir)
+
+        def search(self, queries, k):
+            if how == "search" and side == "query":
+                queries.image(queries[0] | {"img_path": "a.png"})
+            return super().search(queries, k)
+
+    images = ImageStore(image_folder(tmp_path, "a.png", "b.png"))
+    for store in (images, None):
+        split = toy_split(store)
+        with pytest.raises(InputError, match=r"reads images of \w+, but doesn't say so"):
+            evaluate(split, Other(), k=3)
+    other = Other()
+    other.reads_images = True
+    evaluate(toy_split(images), other, k=3)
+
+
+FORMS = {
+    "dict": ({"query": ["text", "image"], "passage": ["text"]}, "it"),
+    "one side": ({"query": ("image", "text")}, "it"),
+    "a word": ({"query": "image", "passage": "text"}, "i"),
+    "a set": ({"query": {"image"}, "passage": frozenset()}, "i"),
+    "Modalities": (m2kr.Modalities(query={"text", "image"}), "it"),
+    "neither": ({"query": [], "passage": []}, ""),
+}
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_modalities_in_each_form(form: str) -> None:
+    given, query = FORMS[form]
+    dense = Dense()
+    dense.modalities = given
+    assert {word[0] for word in modalities_of(dense).query} == set(query)
+    assert isinstance(modalities_of(dense), m2kr.Modalities)
+
+
+@pytest.mark.parametrize(
+    ("given", "reads_images", "message"),
+    [
+        ({"query": ["text", "images"]}, None, "the query side can't read images"),
+        ({"query": ["text"], "document": ["text"]}, None, "it has the key 'document'"),
+        ({"query": 3}, None, "the query side can't read 3"),
+        ({"query": [["image"]]}, None, "the query side can't read"),
+        (["text", "image"], None, "doesn't say which side"),
+        ("image", None, "doesn't say which side"),
+        (None, None, "it is None"),
+        (True, None, "it is True"),
+        ({}, "yes", "reads_images is 'yes'"),
+        ({"query": ["image"]}, False, "and reads_images is False"),
+        ({"query": [], "passage": []}, True, "and reads_images is True"),
+    ],
+)
+def test_a_wrong_form_is_named_with_the_right_one(given, reads_images, message) -> None:
+    dense = Dense()
+    dense.modalities, dense.reads_images = given, reads_images
+    with pytest.raises(InputError, match=message) as caught:
+        evaluate(toy_split(), dense, k=3)
+    assert "expected" in str(caught.value)
+    assert dense.batches == []
+
+
+def test_reads_images_alone_is_enough_for_any_retriever(tmp_path: Path) -> None:
+    class Bare:
+        name, settings, reads_images = "bare", {}, True
+
+        def index(self, passages, *, workdir):
+            self.image = passages.image(passages[0] | {"img_path": "a.png"})
+
+        def search(self, queries, k):
+            return m2kr.Run.from_dict({q: {} for q in queries.ids.to_pylist()})
+
+    split = toy_split(ImageStore(image_folder(tmp_path, "a.png", "b.png")))
+    result = evaluate(split, Bare(), k=3)
+    assert result.retriever["modalities"]["query"] == ["image", "text"]
+    assert result.images["total"] == 2
+
+
+def test_what_is_no_retriever_is_said_before_anything_is_done() -> None:
+    class Nameless(Dense):
+        name = None
+
+    for wrong, message in (
+        (Dense, r"Dense is a class.*\n.*Dense\(\)"),
+        (object(), "object is not a retriever: it has no name, settings"),
+        (Nameless(), "its name is None"),
+        (3, "int is not a retriever"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluate(toy_split(), wrong)
+
+
+SEARCHED = {
+    "None": (None, "returned None"),
+    "a dict": ({"q1": {"p/dog": 1.0}}, r"returned dict\n.*Run.from_dict"),
+    "a list": ([["p/dog"]] * 4, "returned list"),
+    "an array": (np.zeros((4, 3)), "returned ndarray"),
+}
+
+
+@pytest.mark.parametrize("what", sorted(SEARCHED))
+def test_what_search_returns_is_looked_at(what: str) -> None:
+    class Searching(Dense):
+        def search(self, queries, k):
+            return SEARCHED[what][0]
+
+    with pytest.raises(InputError, match=SEARCHED[what][1]) as caught:
+        evaluate(toy_split(), Searching(), k=3)
+    assert "Searching.search" in str(caught.value)
+
+
+def test_batch_size_and_similarity_are_set_on_any_encoder(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    mine = create(f"{path}:Mine", {"batch_size": "3", "similarity": "cosine"})
+    assert (mine.batch_size, mine.similarity) == (3, "cosine")
+    letters_file(tmp_path, "value = lambda: 1", "other.py")
+    other = create(f"{tmp_path / 'other.py'}:Mine", {"similarity": "cosine"})
+    assert evaluate(toy_split(), other, k=3).retriever["settings"] == {"similarity": "cosine"}
+    for key, value, said in (
+        ("batch_size", "many", "a whole number"),
+        ("similarity", "euclid", "one of dot, cosine"),
+        ("batchsize", "3", "did you mean 'batch_size'"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            create(f"{path}:Mine", {key: value})
+    assert len(PASSAGES) == 4
