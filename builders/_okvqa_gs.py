@@ -66,7 +66,7 @@ def passages(ctx: BuildContext, *, train: bool) -> Iterator[Row]:
 
 
 def judgements(ctx: BuildContext, split: str, asked: Collection[str]) -> dict[str, list[str]]:
-    """Passage ids by question asked: all that the labels list for it. Valid and test are one."""
+    """Passage ids by question asked: all that its first label lists. Valid and test are one."""
     train = split == "train"
     path = ctx.files[LABELS["train" if train else "test"]]
     file, found = path.name, dict[str, list[str]]()
@@ -89,14 +89,17 @@ def judgements(ctx: BuildContext, split: str, asked: Collection[str]) -> dict[st
         if question not in asked:
             ctx.ledger.drop("labels no question", file=file, row=row, detail=question)
             continue
+        if question in found:  # the authors' loader takes the first, too
+            ctx.ledger.drop("a question labelled before", file=file, row=row, detail=question)
+            continue
         kept = [f"GS_{kid}" for kid in kids if f"GS_{kid}" in corpus]
         if len(kept) < len(kids):
             ctx.ledger.repair("passages that the split's corpus lacks", file=file, row=row)
-        found.setdefault(question, []).extend(kept)
+        found[question] = list(dict.fromkeys(kept))
         ctx.ledger.use(file, row, out=0)
     if records and not found:
         raise InputError("no label is of a question asked", where=str(path), expected=expected)
-    return {question: list(dict.fromkeys(ids)) for question, ids in found.items()}
+    return found
 
 
 def _kids(record: Any) -> list[str] | None:

@@ -30,7 +30,7 @@ SOURCE = Source(
     task="IQ2T",
     pools={"train": "train_passages", "valid": "valid_passages", "test": "test_passages"},
     headline="pseudo_recall@5",
-    version=1,
+    version=2,
     licence=f"{_LICENCE}; CC BY-SA 3.0 (passages)",
     homepage="https://okvqa.allenai.org",
     citation="""@inproceedings{marino2019okvqa,
@@ -107,8 +107,8 @@ SOURCE = Source(
         ),
         Rule(
             "judgements",
-            "every passage that the labels list for a question counts as right; valid and test take "
-            "the labels of test",
+            "every passage that the first label of a question lists counts as right; valid and test "
+            "take the labels of test",
             "inferred",
             when=_GOOGLE,
         ),

@@ -1,8 +1,9 @@
-"""OK-VQA's own question files, where they are at hand."""
+"""OK-VQA's own question and annotation files, where they are at hand."""
 
 import json
 import os
-import re
+import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,39 +15,41 @@ SAMPLES = os.environ.get("M2KR_UPSTREAM_SAMPLES")
 
 
 @pytest.mark.skipif(not SAMPLES, reason="M2KR_UPSTREAM_SAMPLES names no folder of real files")
-def test_every_real_okvqa_question_comes_through(tmp_path: Path) -> None:
-    words = ("pear", "zebra", "tram", "gull", "ferry", "lantern", "1912", "xylograph")
-    files, texts = served_files(), dict[str, dict[str, tuple[str, int]]]()
+def test_all_of_the_real_okvqa_comes_through(tmp_path: Path) -> None:
+    files, asked, answers = served_files(), {}, {}
     for subset in ("train2014", "val2014"):
         stem = f"OpenEnded_mscoco_{subset}_questions"
         content = (Path(str(SAMPLES)) / "okvqa" / f"{stem}.json").read_bytes()
         files[f"/okvqa/{stem}.json.zip"] = zipped(f"{stem}.json", content)
-        asked = json.loads(content)["questions"]
-        annotations = [
-            {
-                "question_id": q["question_id"],
-                "image_id": q["image_id"],
-                "answers": [
-                    {"answer_id": i, "answer": words[(q["question_id"] + i // 2) % len(words)]}
-                    for i in (1, 2, 3)
-                ],
-            }
-            for q in asked
-        ]
+        asked[subset] = json.loads(content)["questions"]
         name = f"mscoco_{subset}_annotations.json"
-        body = json.dumps({"annotations": annotations}).encode()
-        files[f"/okvqa/{name}.zip"] = zipped(name, body)
-        texts[subset] = {str(q["question_id"]): (q["question"], q["image_id"]) for q in asked}
+        path = Path(str(SAMPLES)) / "okvqa" / f"{name}.zip"
+        files[f"/okvqa/{name}.zip"] = path.read_bytes()
+        with zipfile.ZipFile(path) as archive:
+            for each in json.loads(archive.read(name))["annotations"]:
+                answers[str(each["question_id"])] = [a["answer"] for a in each["answers"]]
+    assert {len(each) for each in answers.values()} == {10}
     with FaultyServer(files) as server:
         built = make(server, tmp_path, "okvqa")
     counts = {split: facts["queries"] for split, facts in built.manifest["splits"].items()}
     assert counts == {"train": 9_009, "valid": 5_046, "test": 5_046}
     assert not [w for w in built.manifest["count_warnings"] if "_passages" not in w]
+    blank = 0
     for split, subset in (("train", "train2014"), ("valid", "val2014"), ("test", "val2014")):
         rows = rows_of(built, "queries", split)
-        assert {r["question_id"]: (r["question"], r["img_key"]) for r in rows} == texts[subset]
-        assert all(
-            re.fullmatch(rf"{subset}/COCO_{subset}_\d{{12}}\.jpg", r["img_path"]) for r in rows
-        )
-        assert all(len(r["answers"]) == 3 for r in rows)
-    assert not ledger_of(built, "dropped", "repaired").get("OKVQA_data/train")
+        assert [row["question_id"] for row in rows] == [
+            str(q["question_id"]) for q in asked[subset]
+        ]
+        for row, question in zip(rows, asked[subset], strict=True):
+            assert (row["question"], row["img_key"]) == (question["question"], question["image_id"])
+            name = f"COCO_{subset}_{question['image_id']:012d}.jpg"
+            assert (row["img_path"], row["img_file_name"]) == (f"{subset}/{name}", name)
+            given = [a for a in answers[row["question_id"]] if a.strip()]
+            assert row["answers"] == given
+            assert Counter(given)[row["gold_answer"]] == max(Counter(given).values())
+            blank += (10 - len(given)) if split != "test" else 0
+        assert not ledger_of(built, "dropped", "repaired").get(f"OKVQA_data/{split}")
+    assert blank == 36
+    first = rows_of(built, "queries", "train")[0]
+    assert (first["question_id"], first["gold_answer"]) == ("516065", "pony tail")
+    assert first["answers"] == ["pony tail"] * 6 + ["braid"] * 2 + ["ponytail"] * 2
