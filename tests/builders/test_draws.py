@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import upstream_fixture
 from faulty_server import FaultyServer
-from golden_tables import ids, make, rows_of, turned
+from golden_tables import FIRST, golden, ids, make, rows_of, turned
 from upstream_fixture import served_files, tarred, text, zipped
 
 from m2kr.build.sampling import draw, keyed_numbers
@@ -141,3 +141,21 @@ def test_evqa_draws_an_image_by_seed_and_question(server: FaultyServer, tmp_path
     assert found["EVQA_train_1"] in {"111", "222", "333"}
     assert found["EVQA_train_8"] in {"777", "111"}
     assert found["EVQA_train_2"] == "0a1b2c3d4e5f6071"
+
+
+def test_another_choice_of_images_is_told_by_its_fingerprint(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    options = golden(FIRST["evqa"])["options"]
+    builds = {
+        choice: make(server, tmp_path / choice, "evqa", options={**options, "images": choice})
+        for choice in ("first", "drawn")
+    }
+    first, drawn = (b.manifest["fingerprints"] for b in builds.values())
+    images = [
+        {row["question_id"]: row["img_path"] for row in rows_of(b, "queries", "train")}
+        for b in builds.values()
+    ]
+    assert images[0] != images[1]
+    assert first["train"]["eval"] == drawn["train"]["eval"]
+    assert first["train"]["image_paths"] != drawn["train"]["image_paths"]
