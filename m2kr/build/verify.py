@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from m2kr.build.tables import PoolReader, open_shards, read_batches
-from m2kr.data.file_checks import OTHER_BYTES, Stamps, hashes, identity_at, size_problem
+from m2kr.data.file_checks import OTHER_BYTES, Identity, Stamps, hashes, identity_at, size_problem
 from m2kr.data.lookup import FILE, open_index
 from m2kr.data.manifests import manifest_text, read_manifest, rebuild_command
 from m2kr.errors import M2KRError, from_system, one_line
@@ -121,12 +121,7 @@ def _files(
             problems.append(f"{path.name}: {problem}")
         else:
             whole.append(file)
-    for file in whole:
-        try:
-            ((identity, sha256),) = hashes(edition, [file]).values()
-        except M2KRError as error:
-            problems.append(f"{Path(file).name}: {error.what}")
-            continue
+    for file, (identity, sha256) in _hashes(edition, whole, problems).items():
         if identity is None or sha256 != manifest["files"][file]["sha256"]:
             problems.append(f"{Path(file).name}: {OTHER_BYTES}")
         else:
@@ -137,6 +132,20 @@ def _files(
         problems += [f"{other!r}: the manifest does not list this file" for other in others]
     more = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
     return Finding(name, "files", problems[0] + more if problems else "", fix)
+
+
+def _hashes(
+    edition: Path, files: list[str], problems: list[str]
+) -> dict[str, tuple[Identity | None, str]]:
+    """`hashes` of those files that can be read; the others are problems."""
+    try:
+        return hashes(edition, files)
+    except M2KRError as error:
+        if len(files) > 1:
+            parts = (_hashes(edition, [file], problems) for file in files)
+            return {file: found for part in parts for file, found in part.items()}
+        problems.append(f"{Path(files[0]).name}: {error.what}")
+        return {}
 
 
 def _pool_of(manifest: Manifest, table: str) -> str | None:

@@ -16,11 +16,11 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
 
     from m2kr import paths, sources
     from m2kr.cli import output, probes
-    from m2kr.data.load import built, edition_in_words, manifest_of
+    from m2kr.data.load import edition_in_words, manifest_of, survey
     from m2kr.errors import InputError, one_line
 
     root = paths.data_root(data)
-    have, probed = built(root), probes.read(root)
+    (have, damaged), probed = survey(root), probes.read(root)
     specs, broken = sources.sources(), dict(sources.broken_builders())
     title: str
     task: str
@@ -51,7 +51,8 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
             }
         )
     if json:
-        output.emit({"data": str(root), "sources": rows})
+        wrong = [error.as_dict() for error in damaged.values()]
+        output.emit({"data": str(root), "sources": rows, "damaged": wrong})
         return
     table = Table("source", "task", "what it is", "built here", "parsed on real bytes")
     for row in rows:
@@ -63,6 +64,6 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
         here, date = "\n".join(words) or "-", row["parsed_on_real_bytes"] or "-"
         table.add_row(row["source"], row["task"], row["title"], here, date)
     output.console().print(table)
-    for problem in broken.values():
+    for problem in (*broken.values(), *damaged.values()):
         output.say(str(problem))
     output.say(f"data root: {root}")

@@ -109,6 +109,8 @@ def hashes(edition: Path, names: Iterable[str]) -> dict[str, tuple[Identity | No
         MissingError: a file can't be read.
     """
     listed = list(names)
+    if len(listed) == 1:
+        return {listed[0]: _hash(edition / listed[0])}
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(_hash, (edition / name for name in listed))
         return dict(zip(listed, found, strict=True))
@@ -149,7 +151,7 @@ class Stamps:
 
     def save(self, names: Iterable[str]) -> None:
         """Writes what was added; stamps of files that the manifest no longer names are dropped."""
-        if not self._fresh:
+        if self._fresh.items() <= self.known.items():
             return
         self.known |= self._fresh
         kept = {

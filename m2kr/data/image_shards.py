@@ -1,6 +1,7 @@
 """An image root made of tar shards with an offset index each, as ``m2kr images`` leaves it."""
 
 import re
+import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 
 from m2kr.data.image_index import Entry, IndexedFile, Parts, check_size, locked, stamp_of
 from m2kr.data.tar_headers import Regular
-from m2kr.data.tar_offsets import TarOffsets
+from m2kr.data.tar_offsets import BLOCK, TarOffsets
 from m2kr.errors import InputError
 
+_OWNER = slice(265, 273)  # in a tar header, as `m2kr images` fills it
 _SHARD = re.compile(r"images-(\d{5,})\.tar")
 
 
@@ -110,7 +112,14 @@ class ShardsRoot(IndexedFile):
             return None
         where = f"{self.path}/{name}"
         check_size(entry.size, where)
-        data = self._parts().read(entry.offset, entry.size)
-        if len(data) != entry.size:
-            raise InputError("a shard of images is cut short", where=where)
+        raw = self._parts().read(entry.offset - BLOCK, BLOCK + entry.size)
+        header, data = raw[:BLOCK], raw[BLOCK:]
+        # The owner's name in the header is the crc32 of the content.
+        if len(data) != entry.size or header[_OWNER] != b"%08x" % zlib.crc32(data):
+            raise InputError(
+                "this image is not as it was put into the store",
+                where=where,
+                fix="m2kr verify says which shard is damaged; move it away with its index, then run "
+                "`m2kr images` again",
+            )
         return data
