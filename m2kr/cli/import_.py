@@ -30,7 +30,9 @@ def command(
     ] = None,
     qrels: Annotated[
         Path | None,
-        typer.Option("--qrels", help="Judgements: BEIR or TREC tab-separated."),
+        typer.Option(
+            "--qrels", help="Judgements: lines of BEIR, TREC or M-BEIR, .csv, .jsonl or .parquet."
+        ),
     ] = None,
     images: options.Images = None,
     instruction: Annotated[
@@ -69,8 +71,8 @@ def command(
     """Import your own passages and queries as a source that everything else treats like any other.
 
     A passage needs an id and a text; a query an id and a question, an image, or both. Judgements come
-    in the queries (pos_item_ids) or in --qrels; without any, the data can be searched, not scored.
-    Images are not copied.
+    in the queries (pos_item_ids) or in --qrels, with their grades; without any, the data can be
+    searched, not scored. Images are not copied. A source of the same name is replaced.
     """
     from m2kr import paths
     from m2kr.build.images.needed import count_images

@@ -10,6 +10,7 @@ from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
 from m2kr.evaluation.retriever import Modalities
 from m2kr.evaluation.run import Run
+from m2kr.schema import GRADES
 
 
 class Oracle:
@@ -31,7 +32,7 @@ class Oracle:
         self._ids = passages.ids
 
     def search(self, queries: Queries, k: int) -> Run:
-        """The positives of each query in their stored order, ``k`` at most.
+        """The positives of each query, ``k`` at most; the highest grade first, else as stored.
 
         Raises:
             UsageError: nothing was indexed.
@@ -41,9 +42,16 @@ class Oracle:
         positives = queries.column("pos_item_ids")
         wanted = pa.array(sorted({i for ids in positives for i in ids}), self._ids.type)
         there = set(self._ids.filter(pc.is_in(self._ids, value_set=wanted)).to_pylist())
+        if GRADES.name in queries.dataset.column_names:
+            graded = zip(positives, queries.column(GRADES.name), strict=True)
+            positives = [_by_grade(ids, grades) for ids, grades in graded]
         ranked = [[i for i in dict.fromkeys(ids) if i in there][:k] for ids in positives]
         scores = [[1.0 / (place + 1) for place in range(len(ids))] for ids in ranked]
         return Run.from_lists(queries.ids.to_pylist(), ranked, scores, name=self.name)
+
+
+def _by_grade(ids: list[str], grades: list[float]) -> list[str]:
+    return [ids[i] for i in sorted(range(len(ids)), key=lambda i: -grades[i])]
 
 
 RETRIEVER = Oracle

@@ -90,6 +90,15 @@ def test_a_threshold_is_held_by_the_manifest_and_the_fingerprint(tmp_path, files
             import_files("c", *args, data=tmp_path, relevance_threshold=wrong)
 
 
+def test_the_oracle_ranks_by_grade(tmp_path):
+    judged = {"q0": {"d1": 1, "d2": 3, "d3": 2}, "q1": ["d4", "d0"]}
+    split = m2kr.from_records(PASSAGES, QUERIES, qrels=judged, data=tmp_path)
+    run = m2kr.evaluate(split, "oracle")[0].run
+    assert run is not None
+    assert run.passage_ids("q0") == ["d2", "d3", "d1"]
+    assert run.passage_ids("q1") == ["d4", "d0"]
+
+
 def test_a_lost_positive_counts_as_never_found(tmp_path):
     split = m2kr.from_records(
         PASSAGES,
@@ -128,6 +137,7 @@ FORMS = {
     "trec_blanks.txt": lines([(q, "0", f"{d}  {g} ") for q, d, g in ROWS]),
     "trec_comments.txt": "# of trec_eval\n\n"
     + lines([(q, 0, d, g) for q, d, g in ROWS], between=" ", end="\n# more\n"),
+    "trec_trailing.txt": lines([(q, 0, d, g, "# sure?") for q, d, g in ROWS], between=" "),
     "mbeir.txt": lines([(q, 0, d, g, 6) for q, d, g in ROWS], between=" "),
     "quoted.csv": lines([(f'"{q}"', d, g) for q, d, g in ROWS], "qid,docno,label", ","),
     "spaces.csv": lines(ROWS, "qid, docno, label", ", "),
@@ -172,6 +182,7 @@ def test_a_grade_of_0_is_never_right(tmp_path, column):
     [
         ("q.tsv", "qid\tdid\tstars\nq0\td0\t0\n", ["line 1", "'stars'", "split at tabs", "'score'"]),
         ("q.tsv", "qid\tdid\tscore\tlabel\nq0\td0\t1\t0\n", ["'score', 'label'"]),
+        ("q.tsv", "qid\tq_id\tdid\tscore\nq0\tq0\td0\t1\n", ["line 1", "'qid', 'q_id'"]),
         ("q.tsv", "frage\tdid\tscore\nq0\td0\t1\n", ["line 1", "'frage'", "can't be told"]),
         ("q.csv", "qid;did;score\nq0;d0;1\n", ["line 1", "1 columns", "qid;did;score"]),
         ("q.txt", "qid,did,score\nq0,d0,1\n", ["line 1", "1 columns"]),

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from m2kr.build.imports.readers import Record, parse_json
@@ -170,6 +171,7 @@ def near_misses(fields: Iterable[str], names: Mapping[str, tuple[str, ...]]) -> 
     return found
 
 
+@lru_cache(10_000)
 def simple(name: str) -> str:
     """A column's name without case and punctuation: ``Query-ID`` -> ``queryid``."""
     return re.sub(r"[\W_]", "", name).lower()

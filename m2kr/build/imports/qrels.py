@@ -140,6 +140,12 @@ def _named(names: Sequence[str], where: str, what: str) -> Places | None:
     )
     if query is None or passage is None:
         return None
+    if plain.count(plain[query]) > 1 or plain.count(plain[passage]) > 1:
+        raise InputError(
+            "two of the names stand for the same",
+            where=where,
+            expected=f"one for the query and one for the passage; {what}: {shown_names(names)}",
+        )
     grades = [i for i, name in enumerate(plain) if name in GRADE_NAMES]
     known = {*_QUERY, *_PASSAGE, *_UNUSED, "indexlevel0"}  # the last is pandas' index in Parquet
     others = [i for i, name in enumerate(plain) if name not in known]
@@ -163,7 +169,7 @@ def _lines(file: RecordFile) -> Iterator[Judgement]:
     n, cells = first
     where, width = file.where(n), len(cells)
     places = _named(cells, where, f"the columns ({how})")
-    if places is None:
+    if places is None:  # the first line is a judgement
         places = _by_number(cells, where, how)
         rows = itertools.chain([first], rows)
     query_at, passage_at, grade_at = places
@@ -231,7 +237,10 @@ def _is_blank_separated(line: str) -> bool:
 
 
 def _blank_separated(line: str) -> list[str]:
-    return re.split(f"[{_BLANKS}]+", line.strip(_BLANKS))
+    """The cells of a line, without a comment after them."""
+    cells = re.split(f"[{_BLANKS}]+", line.strip(_BLANKS))
+    ends = (i for i, cell in enumerate(cells) if i > 3 and cell.startswith("#"))
+    return cells[: next(ends, None)]
 
 
 def _stripped(rows: Iterable[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
