@@ -164,7 +164,7 @@ def read_part(builder: Builder, choices: Choices, name: str) -> Iterator[pa.Reco
     """The batches of a part, read and dropped again; it is made first if it is not there.
 
     Raises:
-        CheckError: the builder declared no such part.
+        CheckError: the builder declared no such part, or its file lacks rows that it had when made.
     """
     job = next((job for job in part_jobs(builder, choices) if job.part == name), None)
     if job is None:
@@ -174,6 +174,23 @@ def read_part(builder: Builder, choices: Choices, name: str) -> Iterator[pa.Reco
             expected="a name that parts() gives for these options and splits",
             fix="report this as a defect of the source's builder",
         )
-    build_part(builder, job, Silent())
-    with pa.OSFile(str(job.file)) as file:
-        yield from pa.ipc.open_stream(file)
+    rows, there = int(build_part(builder, job, Silent())["rows"]), 0
+    try:
+        with pa.OSFile(str(job.file)) as file:
+            for batch in pa.ipc.open_stream(file):
+                there += len(batch)
+                yield batch
+    except (pa.ArrowException, OSError) as error:
+        raise _short(job, there, rows) from error
+    # Arrow takes a stream that was cut between two batches for whole.
+    if there != rows:
+        raise _short(job, there, rows)
+
+
+def _short(job: PartJob, there: int, rows: int) -> CheckError:
+    return CheckError(
+        f"{there:,} of {rows:,} rows of this part can be read",
+        where=str(job.file),
+        expected="the file as it was made",
+        fix=f"delete {job.choices.staging} and run the same command again",
+    )
