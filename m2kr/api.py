@@ -1,23 +1,35 @@
 """`evaluate`: sources times retrievers, one result each."""
 
+import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from m2kr import paths
 from m2kr.data.images import Missing
 from m2kr.data.load import Split, load
-from m2kr.errors import UsageError
+from m2kr.errors import M2KRError, UsageError, plainly
 from m2kr.evaluation.cache import EmbeddingCache
 from m2kr.evaluation.harness import evaluate as evaluate_one
-from m2kr.evaluation.protocol import check
+from m2kr.evaluation.harness import plan
+from m2kr.evaluation.metrics import Chosen, Spec, choose, own
+from m2kr.evaluation.ordering import Ties
+from m2kr.evaluation.protocol import check, reads
 from m2kr.evaluation.report import as_text
-from m2kr.evaluation.result import Result
-from m2kr.evaluation.retriever import Progress, Retriever
+from m2kr.evaluation.result import Result, file_word
+from m2kr.evaluation.retriever import Progress, Retriever, RunRetriever
+from m2kr.evaluation.scoring import is_judged, require_judgements
+from m2kr.evaluation.searching import (
+    MissingQueries,
+    check_search,
+    complete,
+    require_images,
+    where,
+)
 from m2kr.evaluation.seeds import over_seeds
-from m2kr.retrievers import create
+from m2kr.retrievers import create, find
 from m2kr.search.late.modes import Searching
 
 if TYPE_CHECKING:
@@ -25,9 +37,19 @@ if TYPE_CHECKING:
 
     from m2kr.search.late.modes import Mode
 
+logger = logging.getLogger("m2kr")
+
 
 class Results(list[Result]):
-    """Results in the order they were computed; ``print`` shows them as a table."""
+    """Results in the order they were computed; ``print`` shows them as a table.
+
+    Attributes:
+        unsaved: Why some of them could not be saved, if so; each was logged, too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unsaved: list[M2KRError] = []
 
     def __str__(self) -> str:
         return as_text(self)
@@ -38,13 +60,16 @@ def evaluate(
     retriever: "str | Retriever | Sequence[str | Retriever]",
     *,
     split: str = "test",
-    k: int = 500,
-    metrics: str = "default",
+    k: int | None = None,
+    metrics: "Spec | Callable[..., Any] | Sequence[str | Callable[..., Any]]" = "default",
     settings: Mapping[str, str] | None = None,
     edition: str | None = None,
     data: "str | PathLike[str] | None" = None,
     images: "Sequence[str | Path]" = (),
     missing_images: Missing = "error",
+    missing_queries: MissingQueries = "error",
+    ties: Ties = "m2kr",
+    label: str = "",
     search: str | Searching | None = None,
     audit: int = 0,
     max_hours: float = 4.0,
@@ -58,17 +83,22 @@ def evaluate(
 
     Args:
         source: A source name, a loaded `Split` (then ``split``, ``edition``, ``data`` and images are
-            its own), or several.
+            its own), or a list. Of a list, splits without judgements are searched and not scored.
         retriever: A name (``bm25``), ``package.module:Class``, ``file.py:Class``, an object with
             ``index`` and ``search``, or several.
         split: Split of the sources given by name.
-        k: Depth of the rankings; the published protocol searches 500 deep.
-        metrics: ``default``, or ``full`` for nDCG, MAP and precision as well.
+        k: Depth of the rankings; by default 500, the published protocol's, or a replayed run's own.
+        metrics: ``default``, ``full`` (nDCG, MAP and precision as well), names (``ndcg@10``),
+            ``my_metric.py:fn@10``, functions (see `m2kr.evaluation.metrics`), or several.
         settings: Settings of the retrievers given by name; ``bm25.k1`` is for that one alone.
         edition: Edition of the sources given by name.
         data: Data root.
         images: Image roots searched first.
         missing_images: ``error``, ``black`` or ``skip``.
+        missing_queries: What queries that a run lacks lead to: ``error``, or ``empty`` rankings.
+        ties: Which passages come first of those that score alike: ``m2kr`` (the lower id), ``trec`` or
+            ``trec9`` (the higher; see `m2kr.evaluation.harness.evaluate`).
+        label: Put behind the retrievers' names in tables and file names.
         search: How late-interaction retrievers search: ``exact``, ``compressed``, ``official`` (the
             published protocol), or a `Searching` that says more; by default as a retriever's own
             ``searching`` says, which is exactly.
@@ -78,7 +108,8 @@ def evaluate(
             of the first; ``search["seeds"]`` of the result has mean and range over all.
         cache: Whether encoded rows are kept below the data root, and found there. By default they
             are, unless a ``workdir`` is given.
-        out: Folder for results and runs; nothing is saved if absent.
+        out: Folder for results and runs; nothing is saved if absent. Each experiment has files of its
+            own; the same one has the same.
         workdir: Folder for encoded rows and indexes; a temporary one if absent. An evaluation that
             was cut off goes on with what it finds there.
         progress: Called with (stage, done, total).
@@ -99,25 +130,32 @@ def evaluate(
         )
 
     named = [source] if isinstance(source, str | Split) else list(source)
-    for name in named:  # before any work: what isn't there is told now
-        opened(name)
+    chosen = _chosen(metrics)
     searching = _searching(search, audit, max_hours)
     one_retriever = isinstance(retriever, str) or not isinstance(retriever, Sequence)
+    specs = cast("Sequence[str | Retriever]", [retriever] if one_retriever else retriever)
+    given = [settings_of(r, settings or {}) if isinstance(r, str) else {} for r in specs]
     retrievers = [
-        create(r, settings_of(r, settings or {})) if isinstance(r, str) else r
-        for r in (cast("Sequence[str | Retriever]", [retriever] if one_retriever else retriever))
+        create(r, set_) if isinstance(r, str) else r for r, set_ in zip(specs, given, strict=True)
     ]
-    for each in retrievers:
-        check(each)
+    # Everything that can be checked is, for all of them, before the first row is encoded.
+    one_split = isinstance(source, str | Split)
+    for split_ in map(opened, named):
+        if one_split:
+            require_judgements(split_)
+        elif not is_judged(split_):
+            logger.warning("%s has no judgements: searched, not scored", where(split_))
+        for each in retrievers:
+            _check(split_, each, chosen, k, searching, missing_queries)
+    if out is not None:
+        _require_folder(Path(out))
     results = Results()
     with tempfile.TemporaryDirectory(prefix="m2kr-") as scratch:
         base = Path(workdir) if workdir is not None else Path(scratch)
         for name in named:
-            one = opened(
-                name
-            )  # at its turn: it may have been built anew while others were evaluated
+            one = opened(name)  # at its turn: it may have been built anew meanwhile
             for i, each in enumerate(retrievers):
-                folder = base / f"{one.source}.{one.split}.{i}.{each.name}"
+                folder = base / f"{one.source}.{one.split}.{i}.{file_word(each.name)}"
                 folder.mkdir(parents=True, exist_ok=True)
                 kept = _cache(one, data, workdir is None if cache is None else cache)
                 found = [
@@ -125,18 +163,83 @@ def evaluate(
                         one,
                         each,
                         k=k,
-                        metrics=metrics,
+                        metrics=chosen,
                         workdir=folder,
                         searching=asked,
                         cache=kept,
+                        missing_queries=missing_queries,
+                        ties=ties,
+                        label=label,
+                        arguments=given[i],
+                        unjudged=not one_split,
                         progress=progress,
                     )
                     for asked in _seeded(searching, seeds)
                 ]
                 results.append(over_seeds(found) if seeds > 1 else found[0])
                 if out is not None:
-                    results[-1].save(Path(out))
+                    try:
+                        with plainly(out):
+                            results[-1].save(Path(out))
+                    except M2KRError as error:
+                        logger.error("%s could not be saved: %s", results[-1].name, error)
+                        results.unsaved.append(error)
     return results
+
+
+def _chosen(metrics: Any) -> list[str | Chosen]:
+    """The metrics that were asked for: names as they are, the user's own ones imported.
+
+    Raises:
+        UsageError: a name is unknown.
+        MissingError: the file of one's own is not there.
+        InputError: it can't be imported, or doesn't have the function.
+    """
+    words = metrics.split(",") if isinstance(metrics, str) else metrics
+    words = [words] if isinstance(words, Chosen) or callable(words) else words
+    found: list[str | Chosen] = []
+    for word in words:
+        if callable(word):
+            found.append(own(word, 0))
+        elif isinstance(word, str) and ".py:" in word:
+            spec, _, k = word.strip().partition("@")
+            if k and not (k.isdecimal() and int(k)):
+                raise UsageError(f"'{word}' has no cut-off", expected=f"{spec}@5")
+            found.append(own(find(spec), int(k or 0)))
+        else:
+            found.append(word)
+    choose(found)
+    return found
+
+
+def _check(
+    split: Split,
+    retriever: Retriever,
+    metrics: list[str | Chosen],
+    k: int | None,
+    searching: Searching | None,
+    missing_queries: MissingQueries,
+) -> None:
+    """Checks depth, search, a replayed run's queries and the images of one evaluation to come."""
+    check(retriever)
+    run = retriever.run if isinstance(retriever, RunRetriever) else None
+    asked = plan(metrics, k, run)
+    check_search(retriever, searching)
+    if run is not None:
+        complete(split, run, asked.k, missing_queries)
+    require_images(split, reads(retriever))
+
+
+def _require_folder(folder: Path) -> None:
+    """Makes the folder for results, and sees that it can be written to.
+
+    Raises:
+        M2KRError: it can't; says why.
+    """
+    with plainly(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 def _searching(search: str | Searching | None, audit: int, max_hours: float) -> Searching | None:

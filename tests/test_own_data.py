@@ -60,7 +60,8 @@ def test_two_commands(own: Path, cli: Cli) -> None:
     shown = cli("eval", "paints", "-r", "bm25", "--data", "data", cwd=own).stdout
     assert "paints/test" in shown
     assert "1.000" in shown
-    saved = json.loads((own / "results" / "paints.test.bm25.json").read_text())
+    (path,) = (own / "results").glob("paints.test.bm25.*.json")
+    saved = json.loads(path.read_text(encoding="utf-8"))
     assert saved["counts"]["queries"] == 5
 
 

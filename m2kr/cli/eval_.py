@@ -20,6 +20,7 @@ EXAMPLES = (
     "m2kr eval mini -r my_model.py:MyRetriever --set batch_size=32",
     "m2kr eval okvqa -r preflmr --search compressed --nbits 4 --audit 200",
     "m2kr eval okvqa -r preflmr --search official --seeds 3",
+    "m2kr eval mini -r run:others.trec --missing-queries empty --metrics ndcg@10,hit_rate@5",
 )
 
 
@@ -36,10 +37,23 @@ def command(
         ),
     ],
     split: Annotated[str, typer.Option("--split", help="Split to evaluate.")] = "test",
-    k: Annotated[int, typer.Option("--k", min=1, help="Depth of the rankings.")] = 500,
+    k: Annotated[
+        int | None,
+        typer.Option(
+            "--k",
+            "-k",
+            min=1,
+            help="Depth of the rankings; 500, or a run's own.",
+            show_default=False,
+        ),
+    ] = None,
     metrics: Annotated[
-        Literal["default", "full"],
-        typer.Option("--metrics", help="'full' adds nDCG, MAP and precision (by ranx)."),
+        str,
+        typer.Option(
+            "--metrics",
+            help="'full' adds nDCG, MAP and precision; or names joined by commas, such as "
+            "ndcg@10,hit_rate@5,my_metric.py:fn@5.",
+        ),
     ] = "default",
     set_: Annotated[
         list[str] | None,
@@ -54,6 +68,24 @@ def command(
         Literal["error", "black", "skip"],
         typer.Option("--missing-images", help="What to do where no root has an image."),
     ] = "error",
+    missing_queries: Annotated[
+        Literal["error", "empty"],
+        typer.Option(
+            "--missing-queries",
+            help="What queries that a run lacks lead to; 'empty' counts them as not found.",
+        ),
+    ] = "error",
+    ties: Annotated[
+        Literal["m2kr", "trec", "trec9"],
+        typer.Option(
+            "--ties",
+            help="Of passages that score alike, the lower id first, or the higher as in trec_eval "
+            "(trec9: before its version 10).",
+        ),
+    ] = "m2kr",
+    label: Annotated[
+        str, typer.Option("--label", help="Put behind the retrievers' names in tables and files.")
+    ] = "",
     search: Annotated[
         Literal["exact", "compressed", "official"],
         typer.Option(
@@ -112,7 +144,8 @@ def command(
     """Evaluate retrievers on a built source and show a table.
 
     R@K is M2KR's hit rate (any right passage in the top K); PR@K is pseudo recall. Intervals are
-    95 % bootstrap intervals over queries.
+    95 % bootstrap intervals over queries. Results and runs are named after what was done: another
+    experiment never overwrites them, the same one does.
 
     Rows that were encoded before are not encoded again, and what is cut off is gone on with by the
     same command: they are kept in cache/embeddings below the data root, for retrievers that say what
@@ -125,11 +158,12 @@ def command(
 
     root = paths.data_root(data)
     searching = _searching(search, nbits, seed, audit, search_set or [], max_hours, device)
+    several = "," in source or source == "all"
     names = sorted(built(root)) if source == "all" else source.split(",")
     output.say(f"data root: {root}", json_mode=json)
     with output.Bars() as bars:
         results = api.evaluate(
-            names,
+            names if several else source,
             retriever,
             split=split,
             k=k,
@@ -139,6 +173,9 @@ def command(
             data=root,
             images=images or (),
             missing_images=missing_images,
+            missing_queries=missing_queries,
+            ties=ties,
+            label=label,
             search=searching,
             seeds=seeds,
             cache=cache,
@@ -146,11 +183,20 @@ def command(
             progress=stages(bars),
         )
     if json:
-        output.emit({"data": str(root), "results": [r.as_dict() for r in results]})
+        told: dict[str, Any] = {"data": str(root), "results": [r.as_dict() for r in results]}
+        if results.unsaved:
+            told["error"] = results.unsaved[0].as_dict()
+        output.emit(told)
+        if results.unsaved:
+            raise typer.Exit(results.unsaved[0].exit_code)
         return
     show(results)
+    if results.unsaved:
+        raise results.unsaved[0]
     if out is not None:
-        output.say(f"results and runs are in {out.absolute()}")
+        output.say(f"results and runs are in {out.absolute()}:")
+        for result in results:
+            output.say(f"  {result.name}.json")
 
 
 # Settings of `Searching` that ``--search-set`` has; all others are widths.

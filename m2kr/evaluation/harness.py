@@ -2,20 +2,24 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr.data.load import Split
+from m2kr.errors import UsageError
+from m2kr.evaluation import experiment
 from m2kr.evaluation.environment import peak_memory, versions
-from m2kr.evaluation.metrics import choose
+from m2kr.evaluation.metrics import Chosen, Spec, choose
+from m2kr.evaluation.ordering import Ties
 from m2kr.evaluation.protocol import check, settings_of
 from m2kr.evaluation.protocol import reads as reads_of
 from m2kr.evaluation.result import Result
-from m2kr.evaluation.retriever import Modalities, Progress, Retriever
+from m2kr.evaluation.retriever import Modalities, Progress, Retriever, RunRetriever
 from m2kr.evaluation.run import Run
-from m2kr.evaluation.scoring import Scores, answers_of, score_run
-from m2kr.evaluation.searching import complete, image_fingerprint, search, stage
+from m2kr.evaluation.scoring import require_judgements, score_run
+from m2kr.evaluation.searching import MissingQueries, complete, search, stage
 from m2kr.sources import UNKNOWN, comparable_notes
 
 if TYPE_CHECKING:
@@ -24,17 +28,86 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("m2kr.evaluation")
 
+DEPTH = 500  # the published protocol's
+_SHALLOWEST = 10  # metrics are computed at 1, 5 and 10 for lists shorter than that, too
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How deep to search and what to compute.
+
+    Attributes:
+        k: Depth.
+        chosen: Metrics.
+        notes: What must be said of them.
+    """
+
+    k: int
+    chosen: tuple[Chosen, ...]
+    notes: tuple[str, ...] = ()
+
+
+def plan(metrics: Spec, k: int | None, run: Run | None = None) -> Plan:
+    """Metrics and depth of an evaluation.
+
+    Args:
+        metrics: As for `evaluate`.
+        k: The depth that was asked for, if one was.
+        run: The run, where it is already made. One that says how deep it was made knows nothing
+            below that; another's lists may just be short, and count as they are.
+
+    Raises:
+        UsageError: an unknown metric, or one that is named and deeper than can be told.
+    """
+    if k is not None and k < 1:
+        raise UsageError(f"k is {k}", expected="at least 1")
+    notes: list[str] = []
+    if run is None:
+        depth, most = k or DEPTH, None
+    elif run.depth is not None:
+        depth, most = min(k or run.depth, run.depth), run.depth
+        if k and k > run.depth:
+            notes.append(
+                f"the run '{run.name}' was made {run.depth} deep, so --k {k} is {run.depth}"
+            )
+    else:
+        longest = int(run.counts().max(initial=0))
+        depth, most = k or max(longest, _SHALLOWEST), None
+        if k and k > longest:
+            notes.append(
+                f"the longest list of the run '{run.name}' has {longest} passages: --k {k}"
+            )
+    chosen = choose(metrics, depth)
+    deepest = max(chosen, key=lambda one: one.k)
+    if most is not None and deepest.k > most:
+        raise UsageError(
+            f"'{deepest.name}' needs {deepest.k} results a query, and the run was made {most} deep",
+            expected=f"cut-offs up to {most}",
+            fix=f"evaluate its retriever again with --k {deepest.k}",
+        )
+    if deepest.k > depth and (k or run is None):
+        raise UsageError(
+            f"'{deepest.name}' needs {deepest.k} results a query, and k is {depth}",
+            fix=f"--k {deepest.k}",
+        )
+    return Plan(max(depth, deepest.k), tuple(chosen), tuple(notes))
+
 
 def evaluate(
     split: Split,
     retriever: Retriever,
     *,
-    k: int = 500,
-    metrics: str | Sequence[str] = "default",
+    k: int | None = None,
+    metrics: Spec = "default",
     workdir: str | Path | None = None,
     out: str | Path | None = None,
     searching: "Searching | None" = None,
     cache: "EmbeddingCache | None" = None,
+    missing_queries: MissingQueries = "error",
+    ties: Ties = "m2kr",
+    label: str = "",
+    arguments: Mapping[str, Any] | None = None,
+    unjudged: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """The scores of a retriever on a split.
@@ -42,12 +115,19 @@ def evaluate(
     Args:
         split: A loaded split.
         retriever: See `m2kr.evaluation.retriever.Retriever`.
-        k: Depth of the search; the published protocol's is 500.
-        metrics: ``default``, ``full``, or names such as ``hit_rate@5``.
+        k: Depth of the search; 500, the published protocol's, or a replayed run's own if absent.
+        metrics: ``default``, ``full``, or names such as ``hit_rate@5``; see `choose`.
         workdir: Where the index goes; a temporary folder if absent.
         out: Folder that the result is saved in.
         searching: How token vectors are searched; see `searching.search`.
         cache: Where encoded rows are kept across runs.
+        missing_queries: What queries that the run lacks lead to: ``error``, or ``empty`` rankings,
+            which are counted in the result (as trec_eval -c does).
+        ties: Which passages come first of those that score alike: ``m2kr``: the lower id; ``trec``: the
+            higher, as trec_eval; ``trec9``: that, in single precision (before trec_eval 10).
+        label: Put behind the retriever's name in tables and file names.
+        arguments: What the retriever was made with, where its attributes don't tell.
+        unjudged: A split without judgements is searched and not scored, in place of an error.
         progress: Called with stage, rows done and rows in all.
 
     Raises:
@@ -58,41 +138,46 @@ def evaluate(
     """
     started = time.perf_counter()
     check(retriever)
-    reads = reads_of(retriever)
-    k = min(k, getattr(retriever, "depth", k))
-    chosen = choose(metrics, k)
-    answers = answers_of(split)
+    asked = plan(metrics, k, retriever.run if isinstance(retriever, RunRetriever) else None)
+    if not unjudged:
+        require_judgements(split)
     found = search(
         split,
         retriever,
-        k=k,
+        k=asked.k,
         workdir=workdir,
         searching=searching,
         cache=cache,
+        missing_queries=missing_queries,
+        ties=ties,
         progress=progress,
     )
-    with stage(progress, "score", len(split.queries_view)):
-        scores = score_run(split, found.run, chosen, answers, k)
     who: dict[str, Any] = {
         "name": retriever.name,
         "settings": settings_of(retriever),
-        "modalities": reads.as_dict(),
+        "modalities": found.run.metadata.get("modalities", reads_of(retriever).as_dict()),
     }
+    if label:
+        who["label"] = label
     if any(getattr(retriever, "reused", {}).values()):
         who["reused"] = {stage: n for stage, n in getattr(retriever, "reused", {}).items() if n}
+    done = experiment.of_retriever(retriever, arguments or {}, searching)
+    who |= {name: done[name] for name in ("run", "arguments") if done.get(name)}
     index_bytes = found.index_bytes / len(split.passages_view) if found.index_bytes else None
-    result = _result(
-        split,
-        found.run,
-        scores,
-        who,
-        k=k,
-        images=found.images,
-        image_fingerprint=image_fingerprint(split, reads),
-        seconds={**found.seconds, "total": time.perf_counter() - started},
-        bytes_per_passage=index_bytes,
-        how=found.how,
-    )
+    with stage(progress, "score", len(split.queries_view)):
+        result = _result(
+            split,
+            found.run,
+            asked,
+            who,
+            done=done,
+            lacking=found.lacking,
+            missing_queries=missing_queries,
+            ties=ties,
+            seconds={**found.seconds, "total": time.perf_counter() - started},
+            bytes_per_passage=index_bytes,
+            how=found.how,
+        )
     if out is not None:
         logger.info("saved %s", result.save(out))
     return result
@@ -101,81 +186,115 @@ def evaluate(
 def score(
     split: Split,
     run: Run,
-    metrics: str | Sequence[str] = "default",
+    metrics: Spec = "default",
     *,
     k: int | None = None,
+    missing_queries: MissingQueries = "error",
+    ties: Ties = "m2kr",
 ) -> Result:
     """The scores of a run that is already made.
 
     Args:
         split: A loaded split.
-        run: Rankings for exactly the split's queries.
+        run: Rankings for the split's queries.
         metrics: As for `evaluate`.
         k: Depth; by default the run's own.
+        missing_queries: As for `evaluate`.
+        ties: As for `evaluate`.
 
     Raises:
-        UsageError: an unknown metric, or one deeper than the run.
+        UsageError: an unknown metric, or one deeper than the run was made.
         MissingError: the split has no judgements.
         CheckError: the run lacks queries, or names queries or passages that don't exist.
     """
     started = time.perf_counter()
-    depth = k or int(run.metadata.get("k", run.counts().max(initial=0))) or 1
-    chosen, answers = choose(metrics, depth), answers_of(split)
-    checked = complete(split, run, depth)
-    scores = score_run(split, checked, chosen, answers, depth)
+    asked = plan(metrics, k, run)
+    require_judgements(split)
+    checked, lacking = complete(split, run, asked.k, missing_queries, ties)
+    nothing = Modalities(frozenset(), frozenset()).as_dict()
     who = {
         "name": run.name or "run",
         "settings": run.metadata.get("settings", {}),
-        "modalities": run.metadata.get(
-            "modalities", Modalities(frozenset(), frozenset()).as_dict()
-        ),
+        "modalities": run.metadata.get("modalities", nothing),
     }
     seconds = {"encode": 0.0, "index": 0.0, "search": 0.0, "total": time.perf_counter() - started}
-    how = run.metadata.get("search")
-    return _result(split, checked, scores, who, k=depth, seconds=seconds, how=how)
+    return _result(
+        split,
+        checked,
+        asked,
+        who,
+        done={"run": {"sha256": run.sha256()}},
+        lacking=lacking,
+        missing_queries=missing_queries,
+        ties=ties,
+        seconds=seconds,
+        how=run.metadata.get("search"),
+    )
 
 
 def _result(
     split: Split,
     run: Run,
-    scores: Scores,
+    asked: Plan,
     retriever: Mapping[str, Any],
     *,
-    k: int,
+    done: Mapping[str, Any],
+    lacking: int,
+    missing_queries: MissingQueries,
+    ties: Ties,
     seconds: Mapping[str, float],
-    images: Mapping[str, Any] | None = None,
-    image_fingerprint: str | None = None,
     bytes_per_passage: float | None = None,
     how: Mapping[str, Any] | None = None,
 ) -> Result:
+    """Scores a complete run, and puts everything that they depend on beside them."""
+    started = time.perf_counter()
+    scores = score_run(split, run, asked.chosen, asked.k, ties=ties)
     if isinstance(split, Split):
         split.require_unharmed()
-    manifest = split.manifest
-    notes = [manifest.get("comparable", UNKNOWN)]
+    counts, notes = dict(scores.counts), [*asked.notes, *scores.notes]
+    if lacking:
+        counts["queries_not_in_run"] = lacking
+        notes.append(f"{lacking:,} of {len(run):,} queries are not in the run; they count as empty")
+    if ties != "m2kr":
+        notes.append(f"passages that score alike are ordered as trec_eval does (--ties {ties})")
+    manifest, made = split.manifest, run.metadata
+    images = made.get("images")
+    apart = [manifest.get("comparable", UNKNOWN)]
     if images and images["found"] < images["total"]:
         gone = images["total"] - images["found"]
-        notes.append(f"{gone:,} of {images['total']:,} images missing ({images['policy']})")
+        apart.append(f"{gone:,} of {images['total']:,} images missing ({images['policy']})")
+    kept = run.ordered("m2kr")
+    policies = {"missing_queries": missing_queries, "ties": ties}
     return Result(
         source=split.source,
         split=split.split,
         edition=split.edition,
         retriever=retriever,
-        k=k,
+        k=asked.k,
         headline=str(manifest.get("headline", "")),
         metrics=scores.metrics,
         groups=scores.groups,
-        counts=scores.counts,
+        counts=counts,
         images=images,
-        fingerprints={**split.fingerprints, "images": image_fingerprint},
-        run_sha256=run.sha256(),
+        fingerprints={
+            **split.fingerprints,
+            "images": made.get("fingerprints", {}).get("images"),
+        },
+        run_sha256=kept.sha256(),
         partial=bool(manifest.get("partial", False)),
-        comparable=comparable_notes(notes),
-        seconds={name: round(value, 6) for name, value in seconds.items()},
+        comparable=comparable_notes(apart),
+        seconds={name: round(value, 6) for name, value in seconds.items()}
+        | {"total": round(seconds["total"] + time.perf_counter() - started, 6)},
         peak_memory_bytes=peak_memory(),
         bytes_per_passage=bytes_per_passage,
         versions=versions(),
         search=how,
-        query_ids=run.query_ids,
+        experiment=experiment.of_split(split)
+        | {**done, "label": retriever.get("label", ""), **policies}
+        | {"k": asked.k, "metrics": [one.name for one in asked.chosen]},
+        shown=[one.name for one in asked.chosen if one.shown and one.name in scores.metrics],
+        notes=notes,
+        query_ids=kept.query_ids,
         scores=scores.per_query,
-        run=run,
+        run=kept,
     )

@@ -24,20 +24,26 @@ class Judged:
 
     Args:
         run: Every query of the split, cut at the deepest cut-off that is asked for.
-        qrels: ``question_id, passage_id, relevance`` columns; relevance below 1 is not relevant, of
-            repeated judgements the highest counts, other queries' are ignored.
+        qrels: ``question_id, passage_id, relevance`` columns; of repeated judgements the highest
+            counts; grades of 0 and below and other queries' judgements are ignored.
         answers: Per query its answers; empty where it has none.
         texts: Reads passage texts by place in ``run.vocabulary``; only called for pseudo recall.
         same: Passages that count as another one: places in ``run.vocabulary`` and the ids they count
             as. The first of a query's rows that count as one passage is it; further ones are nothing.
         unjudged_miss: A query without a right passage counts as missed, in place of being undefined.
+        threshold: The lowest grade of a right passage. Gains don't depend on it.
 
     Attributes:
         run: The run.
         codes: Per row of the run the passage that it counts as; a number for comparing alone.
-        defined: Per query whether metrics on right passages are defined.
+        owners: Per row of the run the number of its query.
+        ranks: Per row of the run its rank from 1.
+        relevance: Per row of the run its grade (float64), 0 if it has none.
+        right: Per row of the run whether its grade reaches the threshold.
         positives: Per query the number of its right passages, retrieved or not.
-        relevance: Per row of the run its grade, 0 if it isn't right.
+        defined: Per query whether metrics on right passages are defined.
+        graded: Per query whether metrics on grades are defined: a passage has a grade above 0.
+        ideal: Query numbers and grades of all judgements above 0, best grade first.
         has_answers: Per query whether it has an answer, be it blank.
         has_empty_answer: Per query whether an answer is blank, and so in every text.
     """
@@ -51,33 +57,37 @@ class Judged:
         *,
         same: "tuple[NDArray[np.int64], pa.Array] | None" = None,
         unjudged_miss: bool = False,
+        threshold: float = 1,
     ) -> None:
         self.run = run
         self._answers = [[answer.strip().lower() for answer in each] for each in answers]
         self._texts = texts
         names = qrels.column("passage_id").cast(pa.large_string()).unique()
         self._owner, self._code, self._grade = _judgements(run, qrels, names)
+        counts = run.counts()
+        self.owners = np.repeat(np.arange(len(run)), counts)
+        self.ranks = np.arange(len(run.codes)) - np.repeat(run.offsets[:-1], counts) + 1
         self._width = len(run.vocabulary) + len(names) + 1
         self.codes = run.codes.astype(np.int64)
         if same is not None and len(same[0]):
             self.codes = self._counted_as(names, *same)
-        self.positives = np.bincount(self._owner, minlength=len(run))
+        right = self._grade >= threshold
+        self.positives = np.bincount(self._owner[right], minlength=len(run))
         self.defined = (self.positives > 0) | unjudged_miss
+        self.graded = (np.bincount(self._owner, minlength=len(run)) > 0) | unjudged_miss
         self.relevance = self._row_relevance()
+        self.right = self.relevance >= threshold
         self.has_answers = np.array([bool(each) for each in self._answers], bool)
         self.has_empty_answer = np.array(["" in each for each in self._answers], bool)
-        self._hits_before = np.concatenate([[0], np.cumsum(self.relevance > 0)])
+        self._hits_before = np.concatenate([[0], np.cumsum(self.right)])
 
-    def _row_relevance(self) -> "NDArray[np.int64]":
-        rows = self._owners() * self._width + self.codes
+    def _row_relevance(self) -> "NDArray[np.float64]":
+        rows = self.owners * self._width + self.codes
         keys = self._owner * self._width + self._code  # ascending and distinct
         if not len(keys):
-            return np.zeros(len(rows), np.int64)
+            return np.zeros(len(rows))
         at = np.minimum(np.searchsorted(keys, rows), len(keys) - 1)
         return np.where(keys[at] == rows, self._grade[at], 0)
-
-    def _owners(self) -> "NDArray[np.int64]":
-        return np.repeat(np.arange(len(self.run)), self.run.counts())
 
     def _counted_as(
         self, names: pa.Array, places: "NDArray[np.int64]", ids: pa.Array
@@ -92,7 +102,7 @@ class Judged:
         of_place = np.arange(len(vocabulary), dtype=np.int64)
         of_place[places] = code.to_numpy(zero_copy_only=False)
         codes = of_place[self.run.codes]
-        _, first = np.unique(self._owners() * self._width + codes, return_index=True)
+        _, first = np.unique(self.owners * self._width + codes, return_index=True)
         again = np.ones(len(codes), bool)
         again[first] = False
         codes[again] = self._width - 1
@@ -109,9 +119,8 @@ class Judged:
     def first_hit(self) -> "NDArray[np.float64]":
         """Per query the rank (from 1) of its first right passage, infinity if there is none."""
         first = np.full(len(self.run), np.inf)
-        right = np.flatnonzero(self.relevance > 0)[::-1]  # backwards, so that the first stays
-        owner = np.searchsorted(self.run.offsets, right, side="right") - 1
-        first[owner] = right - self.run.offsets[owner] + 1
+        right = np.flatnonzero(self.right)[::-1]  # backwards, so that the first stays
+        first[self.owners[right]] = self.ranks[right]
         return first
 
     @cached_property
@@ -119,16 +128,17 @@ class Judged:
         """Per query the rank (from 1) of the first text with an answer in it, infinity if none."""
         return first_answer_ranks(self.run, self._answers, self._texts)
 
-    def judgements(self, query: int) -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
-        """Codes and grades of a query's right passages; codes past the vocabulary weren't retrieved."""
-        low, high = np.searchsorted(self._owner, [query, query + 1])
-        return self._code[low:high], self._grade[low:high]
+    @cached_property
+    def ideal(self) -> "tuple[NDArray[np.int64], NDArray[np.float64]]":
+        """Query numbers, ascending, and grades of all judgements above 0, a query's best first."""
+        order = np.lexsort((-self._grade, self._owner))
+        return self._owner[order], self._grade[order]
 
 
 def _judgements(
     run: "Run", qrels: "pa.Table", distinct: pa.Array
-) -> "tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]":
-    """Query number, passage code and grade of each judgement, ascending and distinct."""
+) -> "tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]":
+    """Query number, passage code and grade of each judgement above 0, ascending and distinct."""
     names = qrels.column("passage_id").cast(pa.large_string())
     owner = pc.index_in(
         qrels.column("question_id").cast(pa.large_string()),
@@ -138,7 +148,7 @@ def _judgements(
     # Passages that no query retrieved get codes after the vocabulary's.
     others = pc.add(pc.index_in(names, distinct), len(run.vocabulary))
     code = pc.coalesce(known, others)
-    grade = qrels.column("relevance").to_numpy().astype(np.int64)
+    grade = qrels.column("relevance").to_numpy().astype(np.float64)
     use = pc.is_valid(owner).to_numpy() & (grade > 0)
     owners = pc.fill_null(owner, 0).to_numpy().astype(np.int64)[use]
     codes, grade = code.to_numpy().astype(np.int64)[use], grade[use]

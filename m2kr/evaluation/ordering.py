@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -37,10 +37,24 @@ def encode_ids(ids: "Sequence[str] | pa.Array") -> tuple["NDArray[np.int32]", pa
     return of_code[codes], names.take(pa.array(first))
 
 
+# How passages that score alike are ordered: ``m2kr``: ids ascending; ``trec``: descending, as trec_eval
+# 10 does; ``trec9``: that, where scores alike are those equal in single precision, as for trec_eval
+# before 10 and pytrec_eval. Ids compare as UTF-8 bytes.
+Ties = Literal["m2kr", "trec", "trec9"]
+
+
 def tie_rule(
-    owner: "NDArray[np.int64]", codes: "NDArray[np.int32]", scores: "NDArray[np.float64]"
+    owner: "NDArray[np.int64]",
+    codes: "NDArray[np.int32]",
+    scores: "NDArray[np.float64]",
+    ties: Ties = "m2kr",
 ) -> "NDArray[np.int64] | None":
     """The order of rows under the tie rule, or None where they already are in it."""
+    if ties == "trec9":
+        with np.errstate(over="ignore", under="ignore"):
+            scores = scores.astype(np.float32).astype(np.float64)
+    if ties != "m2kr":
+        codes = -codes
     down = (scores[:-1] > scores[1:]) | ((scores[:-1] == scores[1:]) & (codes[:-1] < codes[1:]))
     if bool((down | (owner[:-1] < owner[1:])).all()):
         return None

@@ -3,32 +3,20 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from m2kr.evaluation.metrics import heading, metrics
 from m2kr.evaluation.result import Result
 from m2kr.sources import verdict
 
-# Metrics shown if they were computed, in this order, and their headings.
-SHOWN = {
-    "hit_rate@1": "R@1",
-    "hit_rate@5": "R@5",
-    "hit_rate@10": "R@10",
-    "pseudo_recall@5": "PR@5",
-    "ndcg@10": "nDCG@10",
-    "map@100": "MAP@100",
-    "precision@5": "P@5",
-}
-LEGEND = (
-    "R@K: hit rate, any right passage in the top K (M2KR's recall). PR@K: pseudo recall, an answer "
-    "string in the top K. In brackets: 95 % bootstrap intervals."
-)
-
+INTERVALS = "In brackets: 95 % bootstrap intervals."
+_MOST_GROUPS = 12
 REUSED = "* in seconds: part of the work had been done before, by this process or another run."
 NOT_AUDITED = "recall against exact search unknown (--audit 200 tells)"
 
 
 def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows: per result one over all queries, then one per group of each grouping."""
-    shown = [m for m in SHOWN if any(m in r.metrics for r in results)]
-    heading = ["source", "retriever", "queries", *(SHOWN[m] for m in shown), "images", "seconds"]
+    """Heading and rows: per result one over all queries, then one per group of its queries."""
+    shown = shown_metrics(results)
+    heads = ["source", "retriever", "queries", *map(heading, shown), "images", "seconds"]
     body = []
     for result in results:
         name = f"{result.source}/{result.split}" + (" (partial)" if result.partial else "")
@@ -36,19 +24,41 @@ def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
         queries = f"all {result.counts['queries']:,}"
         seconds = f"{result.seconds['total']:.1f}" + (" *" if _reuses(result) else "")
         label = str(result.retriever["name"])
+        if result.retriever.get("label"):
+            label += f" {result.retriever['label']}"
         if result.search_mode != "exact":
             label += f" ({result.search_mode})"
+        file = result.retriever.get("run", {}).get("file")
+        if file and _names(results).count((result.source, result.split, label)) > 1:
+            label += f" ({file})"
         body.append([name, label, queries, *cells, coverage(result), seconds])
-        for value, n, metrics in _groups(result):
-            cells = [interval(metrics.get(m)) for m in shown]
+        for value, n, scored in _groups(result):
+            cells = [interval(scored.get(m)) for m in shown]
             body.append(["", "", f"{value} {n:,}", *cells, "", ""])
-    return heading, body
+    return heads, body
+
+
+def shown_metrics(results: Sequence[Result]) -> list[str]:
+    """The metrics of a table: those that were named, or else those that are always shown."""
+    known = metrics()
+    by_default = [f"{name}@{k}" for name in known if known[name].default for k in known[name].shown]
+    names = dict.fromkeys(
+        name
+        for result in results
+        for name in result.shown or [m for m in by_default if m in result.metrics]
+    )
+    return list(names)
+
+
+def _names(results: Sequence[Result]) -> list[tuple[str, str, str]]:
+    return [(r.source, r.split, str(r.retriever["name"])) for r in results]
 
 
 def _groups(result: Result) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
-    for groups in result.groups.values():
-        if len(groups) > 1:
-            for value, facts in groups.items():
+    """Values of the columns that results are broken down by; the file holds those left out here."""
+    for values in result.groups.values():
+        if 1 < len(values) <= _MOST_GROUPS:
+            for value, facts in values.items():
                 yield value, facts["n"], facts["metrics"]
 
 
@@ -71,10 +81,19 @@ def coverage(result: Result) -> str:
 
 def notes(results: Sequence[Result]) -> list[str]:
     """What must be said beside the scores, each once."""
+    legend = [f"{heading(f'{name}@K')}: {metrics()[name].doc}" for name in _stems(results)]
     kept = [f"{r.source}: {verdict(r.comparable)}" for r in results if r.comparable]
     shared = [REUSED] if any(map(_reuses, results)) else []
     approximate = [searched(r) for r in results if r.search_mode != "exact"]
-    return [LEGEND, *shared, *approximate, *dict.fromkeys(kept)]
+    own = [
+        f"{r.source}/{r.split}, {r.retriever['name']}: {note}" for r in results for note in r.notes
+    ]
+    return [*legend, INTERVALS, *shared, *approximate, *dict.fromkeys([*kept, *own])]
+
+
+def _stems(results: Sequence[Result]) -> list[str]:
+    stems = dict.fromkeys(name.partition("@")[0] for name in shown_metrics(results))
+    return [stem for stem in stems if stem in metrics()]
 
 
 def searched(result: Result) -> str:
@@ -93,10 +112,12 @@ def _seeds(search: Mapping[str, Any]) -> str:
     told = search.get("seeds")
     if not told:
         return ""
+    known = metrics()
     each = (
-        f"{SHOWN[name]} {facts['mean']:.4f} ({facts['low']:.4f} to {facts['high']:.4f})"
+        f"{heading(name)} {facts['mean']:.4f} ({facts['low']:.4f} to {facts['high']:.4f})"
         for name, facts in told["metrics"].items()
-        if name in SHOWN
+        for stem, _, k in [name.partition("@")]
+        if stem in known and k and int(k) in known[stem].shown
     )
     return f"; mean and range over {len(told['seeds'])} indexes: {', '.join(each)}"
 
@@ -107,10 +128,10 @@ def _reuses(result: Result) -> bool:
 
 def as_text(results: Sequence[Result]) -> str:
     """The table in plain text, with its notes."""
-    heading, body = rows(results)
-    widths = [max(map(len, column)) for column in zip(heading, *body, strict=True)]
+    heads, body = rows(results)
+    widths = [max(map(len, column)) for column in zip(heads, *body, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (heading, ["-" * width for width in widths], *body)
+        for row in (heads, ["-" * width for width in widths], *body)
     ]
     return "\n".join([*lines, "", *notes(results)])

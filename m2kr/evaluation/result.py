@@ -4,13 +4,14 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from m2kr import atomic
 from m2kr.errors import InputError, MissingError
+from m2kr.evaluation.experiment import digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from m2kr.evaluation.run import Run
 
 FORMAT = "m2kr-result-1"
+_LONGEST_PART = 60  # characters; file names end at 255 bytes
+
+
+def file_word(text: str) -> str:
+    """A text as a part of a file name."""
+    return re.sub(r"[^\w+-]+", "-", text)[:_LONGEST_PART] or "-"
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,10 @@ class Result:
         peak_memory_bytes: Highest resident memory of the process so far; None where unknown.
         bytes_per_passage: Size of the index on disk by passages; None where it has none.
         versions: Of Python, the platform and the packages in use.
+        experiment: What was done, as JSON values: the data, what the retriever was made with, how it
+            searched, depth and metrics. It names the files; see `m2kr.evaluation.experiment`.
+        shown: The metrics that tables show.
+        notes: What must be said beside the scores, in sentences.
         search: How token vectors were searched: ``mode`` (``exact``, ``compressed``, ``official``), all
             settings of the others with ``index_bytes`` and, if asked for, ``audit`` (``queries`` and
             the recall against exact search, ``recall@k``) and ``seeds`` (of several indexes the
@@ -78,6 +89,9 @@ class Result:
     bytes_per_passage: float | None
     versions: Mapping[str, str]
     search: Mapping[str, Any] | None = None
+    experiment: Mapping[str, Any] = field(default_factory=dict)
+    shown: Sequence[str] = ()
+    notes: Sequence[str] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     query_ids: tuple[str, ...] = field(default=(), repr=False, compare=False)
     scores: "Mapping[str, NDArray[np.float64]]" = field(
@@ -87,11 +101,17 @@ class Result:
 
     @property
     def name(self) -> str:
-        """The stem of its files: ``<source>.<split>.<retriever>``, and the search if it isn't exact."""
+        """The stem of its files: ``<source>.<split>.<retriever>.<eight hex digits>``.
+
+        The digits stand for the experiment and its rankings: what differs in anything that was done
+        has another name. Behind the retriever are its label and the search, if it isn't exact.
+        """
         parts = [self.source, self.split, str(self.retriever["name"])]
+        if label := self.retriever.get("label"):
+            parts.append(str(label))
         if self.search_mode != "exact":
             parts.append(self.search_mode)
-        return ".".join(re.sub(r"[^\w+-]+", "-", part) or "-" for part in parts)
+        return ".".join([*map(file_word, parts), digest(self.experiment, self.run_sha256)])
 
     @property
     def search_mode(self) -> str:

@@ -55,9 +55,9 @@ class Retriever(Protocol):
     """Anything that indexes passages and answers queries with ranked ids.
 
     It may also have ``seconds``, a mapping (``encode document``, ``encode query``), which the
-    result reports apart, ``progress`` (a `Progress`), which `evaluate` sets, ``depth``, the most
-    results a query can get from it, ``reused``, rows by stage that were encoded before,
-    ``index_bytes``, and ``searched``: how it searched, which becomes `Result.search`.
+    result reports apart, ``progress`` (a `Progress`), which `evaluate` sets, ``reused``, rows by
+    stage that were encoded before, ``index_bytes``, and ``searched``: how it searched, which becomes
+    `Result.search`.
     """
 
     @property
@@ -457,22 +457,26 @@ class RunRetriever:
     """Replays a run file: whatever made it, it is evaluated like any retriever.
 
     Args:
-        path: A run in Parquet or TREC form (see `Run.load`).
+        path: A run file (see `Run.load`).
         name: Name in tables; by default the run's own, or the file's stem.
+
+    Attributes:
+        run: The run, with what it recorded of its making in its metadata.
+        file: Name of the file.
     """
 
     modalities = Modalities(frozenset(), frozenset())
 
     def __init__(self, path: str | Path, name: str | None = None) -> None:
-        self._run = Run.load(path)
-        self.name = name or self._run.name or Path(path).name.split(".")[0]
-        self.depth = max(1, int(self._run.metadata.get("k", self._run.counts().max(initial=0))))
-        self.settings: dict[str, Any] = {"run": Path(path).name, "sha256": self._run.sha256()}
-        self.searched: Mapping[str, Any] | None = self._run.metadata.get("search")
+        self.run = Run.load(path)
+        self.file = Path(path).name
+        self.name = name or self.run.name or self.file.split(".")[0]
+        self.settings: Mapping[str, Any] = self.run.metadata.get("settings", {})
+        self.searched: Mapping[str, Any] | None = self.run.metadata.get("search")
 
     def index(self, passages: Passages, *, workdir: Path) -> None:
         """Does nothing: the ranking is already made."""
 
     def search(self, queries: Queries, k: int) -> Run:  # noqa: ARG002
-        """The run as it was saved, cut at ``k``. Queries that it lacks stay lacking."""
-        return self._run.top(k)
+        """The whole run as it was saved. Queries that it lacks stay lacking."""
+        return self.run

@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pyarrow as pa
 
-from m2kr.errors import InputError, UsageError
-from m2kr.evaluation.ordering import check_repeats, check_scores, digest, encode_ids, tie_rule
+from m2kr.errors import InputError, MissingError, UsageError
+from m2kr.evaluation.ordering import (
+    Ties,
+    check_repeats,
+    check_scores,
+    digest,
+    encode_ids,
+    tie_rule,
+)
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
 
@@ -221,6 +229,12 @@ class Run:
         """Per row its score."""
         return self._scores
 
+    @property
+    def depth(self) -> int | None:
+        """How deep whoever made it was asked to go; None where the run doesn't say."""
+        k = self.metadata.get("k")
+        return k if type(k) is int and k > 0 else None
+
     def counts(self) -> "NDArray[np.int64]":
         """Rows of each query."""
         return np.diff(self._offsets)
@@ -261,6 +275,44 @@ class Run:
         )
         return run
 
+    def with_empty(self, query_ids: Sequence[str]) -> "Run":
+        """The run with further queries that have no results."""
+        if not query_ids:
+            return self
+        run = Run.__new__(Run)
+        offsets = np.concatenate([self._offsets, np.full(len(query_ids), self._offsets[-1])])
+        run._set(
+            (*self.query_ids, *query_ids),
+            offsets,
+            self._codes,
+            self._vocabulary,
+            self._scores,
+            self.name,
+            self.metadata,
+        )
+        return run
+
+    def ordered(self, ties: Ties) -> "Run":
+        """The same rows, those that score alike in another order; see `m2kr.evaluation.ordering.Ties`.
+
+        For scoring: every other way to make a run, or to read one, brings THE tie rule back.
+        """
+        owner = np.repeat(np.arange(len(self)), self.counts())
+        order = tie_rule(owner, self._codes, self._scores, ties)
+        if order is None:
+            return self
+        run = Run.__new__(Run)
+        run._set(
+            self.query_ids,
+            self._offsets,
+            self._codes[order],
+            self._vocabulary,
+            self._scores[order],
+            self.name,
+            self.metadata,
+        )
+        return run
+
     def _derive(
         self, query_ids: tuple[str, ...], counts: "NDArray[np.int64]", rows: "NDArray[Any]"
     ) -> "Run":
@@ -285,10 +337,61 @@ class Run:
             )
         return self._digest
 
-    def save(self, path: str | Path) -> Path:
-        """Writes Parquet (``.parquet``) or TREC (``.trec .run .txt``, each also ``.gz``), atomically.
+    def to_pandas(self) -> "pd.DataFrame":
+        """A frame of ``q_id, doc_id, score, rank``, best first; queries without results are lost."""
+        import pandas as pd
 
-        Parquet keeps everything; TREC loses metadata and queries without results (logged).
+        counts = self.counts()
+        ids = self._vocabulary.take(pa.array(self._codes))
+        return pd.DataFrame(
+            {
+                "q_id": np.repeat(np.array(self.query_ids, object), counts),
+                "doc_id": ids.to_numpy(zero_copy_only=False),
+                "score": self._scores,
+                "rank": np.arange(len(ids)) - np.repeat(self._offsets[:-1], counts) + 1,
+            }
+        )
+
+    @staticmethod
+    def from_pandas(frame: "pd.DataFrame", *, name: str = "") -> "Run":
+        """A run from a frame with columns such as ``q_id, doc_id, score`` or ``qid, docno, rank``.
+
+        Where there is a score, a rank is only compared with it.
+
+        Raises:
+            InputError: a column is lacking, holds nulls or the wrong type.
+        """
+        from m2kr.evaluation import run_files
+
+        return run_files.from_table(pa.Table.from_pandas(frame, preserve_index=False), name)
+
+    def to_ranx(self) -> Any:
+        """A ``ranx.Run`` of the same name. It orders passages that score alike by itself.
+
+        Raises:
+            MissingError: ranx is not installed.
+            UsageError: no query has results, which ranx can't hold.
+        """
+        try:
+            import ranx
+        except ImportError as error:
+            raise MissingError("ranx is not installed", fix="pip install ranx") from error
+        if not len(self._codes):
+            raise UsageError("ranx can't hold a run without results")
+        return ranx.Run(self.to_dict(), name=self.name or None)
+
+    @staticmethod
+    def from_ranx(run: Any) -> "Run":
+        """A run from a ``ranx.Run``."""
+        rankings = {query: dict(scored.items()) for query, scored in run.run.items()}
+        return Run.from_dict(rankings, name=run.name or "")
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the form that the name says, whole or not at all.
+
+        ``.parquet`` keeps everything. ``.json`` (``{query: {passage: score}}``) and ``.mteb.json`` lose
+        metadata; TREC (``.trec .run .txt .res``) and ``.tsv`` queries without results, too (logged).
+        All but Parquet also as ``.gz``.
         """
         from m2kr.evaluation import run_files
 
@@ -296,7 +399,10 @@ class Run:
 
     @staticmethod
     def load(path: str | Path) -> "Run":
-        """Reads a run file, ours or another tool's.
+        """Reads a run file, ours or another tool's: Parquet, JSON, or text (see `trec`).
+
+        The name says which, or else the content. A column without a name that counts up from 0 or 1
+        in every query is ranks; what can be read in two ways is refused.
 
         Raises:
             MissingError: no such file.

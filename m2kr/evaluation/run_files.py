@@ -12,14 +12,21 @@ import pyarrow.parquet as pq
 
 from m2kr import atomic
 from m2kr.errors import InputError, MissingError, UsageError
-from m2kr.evaluation import trec
+from m2kr.evaluation import run_json, trec
 from m2kr.evaluation.run import Run
 
-TREC_SUFFIXES = (".trec", ".run", ".txt", ".trec.gz", ".run.gz", ".txt.gz")
+TREC_SUFFIXES = (".trec", ".run", ".txt", ".res")
+_SUFFIXES = {
+    "parquet": (".parquet",),
+    "mteb": (".mteb.json", ".mteb.json.gz"),
+    "json": (".json", ".json.gz"),
+    "table": (".tsv", ".tsv.gz"),
+    "trec": (*TREC_SUFFIXES, *(f"{suffix}.gz" for suffix in TREC_SUFFIXES)),
+}
 _META = b"m2kr.run"
 _GROUP_ROWS = 1 << 19
 _MAX_ROWS, _MAX_BYTES = 1 << 30, 32 << 30
-_FORMS = ".parquet, " + ", ".join(TREC_SUFFIXES)
+_FORMS = ", ".join(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 
 
 def save(run: Run, path: Path) -> Path:
@@ -29,18 +36,18 @@ def save(run: Run, path: Path) -> Path:
         UsageError: the name ends in no known way.
     """
     form = _form(path)
+    if form is None:
+        raise UsageError("not the name of a run file", where=str(path), expected=f"one of {_FORMS}")
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         with aside.open("wb") as file:
-            if form == "parquet":
-                _write_parquet(run, file)
-            elif path.name.lower().endswith(".gz"):
+            if path.name.lower().endswith(".gz"):
                 # No name and no time in the header: equal runs make equal files.
                 with gzip.GzipFile("", "wb", compresslevel=4, fileobj=file, mtime=0) as packed:
-                    trec.write(run, packed, path)
+                    _write(run, form, packed, path)
             else:
-                trec.write(run, file, path)
+                _write(run, form, file, path)
             file.flush()
             os.fsync(file.fileno())
         atomic.replace(aside, path)
@@ -49,13 +56,24 @@ def save(run: Run, path: Path) -> Path:
     return path
 
 
+def _write(run: Run, form: str, file: "IO[bytes] | gzip.GzipFile", path: Path) -> None:
+    if form == "parquet":
+        _write_parquet(run, file)  # type: ignore[arg-type]
+    elif form in ("json", "mteb"):
+        run_json.write(run, file, mteb=form == "mteb")
+    else:
+        trec.write(run, file, path, table=form == "table")
+
+
 def load(path: Path) -> Run:
     """Reads a run file; see `Run.load`."""
-    form = _form(path)
     if not path.is_file():
         raise MissingError("there is no such run file", where=str(path))
     try:
-        return _read_parquet(path) if form == "parquet" else trec.read(path)
+        form = _form(path) or _form_by_content(path)
+        if form == "parquet":
+            return _read_parquet(path)
+        return run_json.read(path) if form in ("json", "mteb") else trec.read(path)
     except InputError as error:
         if error.where:
             raise
@@ -64,13 +82,18 @@ def load(path: Path) -> Run:
         ) from error
 
 
-def _form(path: Path) -> str:
+def _form(path: Path) -> str | None:
+    """What a file name says of its form."""
     name = path.name.lower()
-    if name.endswith(".parquet"):
+    return next((form for form, suffixes in _SUFFIXES.items() if name.endswith(suffixes)), None)
+
+
+def _form_by_content(path: Path) -> str:
+    with trec.opened(path) as file:
+        begin = file.read(4096)
+    if begin.startswith(b"PAR1"):
         return "parquet"
-    if name.endswith(TREC_SUFFIXES):
-        return "trec"
-    raise UsageError("not the name of a run file", where=str(path), expected=f"one of {_FORMS}")
+    return "json" if begin.lstrip().startswith(b"{") else "trec"
 
 
 def _write_parquet(run: Run, file: IO[bytes]) -> None:
@@ -97,26 +120,53 @@ def _read_parquet(path: Path) -> Run:
         with pq.ParquetFile(path) as file:
             _check_footer(file.metadata)
             names = file.schema_arrow.names
-            if missing := [n for n in ("q_id", "doc_id", "score") if n not in names]:
-                raise InputError(
-                    f"has no column {', '.join(missing)}", expected="columns q_id, doc_id, score"
-                )
-            table = file.read(columns=["q_id", "doc_id", "score"])
+            table = file.read(columns=[names[i] for i in _roles(names).values()])
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"not a readable Parquet file: {error}", where=str(path)) from error
     stored = (table.schema.metadata or {}).get(_META)
     facts: dict[str, Any] = {"name": path.name.split(".")[0], "empty": []}
     facts |= json.loads(stored) if stored else {}
+    run = from_table(table, facts["name"], facts.get("metadata"), where=str(path))
+    return _with_empty(run, facts["empty"])
+
+
+def from_table(
+    table: pa.Table, name: str, metadata: dict[str, object] | None = None, where: str = ""
+) -> Run:
+    """A run from the columns of a table; their names say what they are.
+
+    Raises:
+        InputError: a column is lacking, holds nulls or the wrong type.
+    """
+    roles = _roles(table.column_names)
+    ranks = None
     try:
-        queries = _flat(table["q_id"], pa.large_string())
-        passages = _flat(table["doc_id"], pa.large_string())
-        scores = _flat(table["score"], pa.float64())
+        queries = _flat(table.column(roles["query"]), pa.large_string())
+        passages = _flat(table.column(roles["passage"]), pa.large_string())
+        if "rank" in roles:
+            ranks = _flat(table.column(roles["rank"]), pa.int64()).to_numpy()
+        if "score" in roles:
+            scores = _flat(table.column(roles["score"]), pa.float64()).to_numpy()
     except pa.ArrowException as error:
         raise InputError(
             f"a column has the wrong type: {error}", expected="strings, strings, float64"
         ) from error
-    run = trec.assemble(queries, passages, scores.to_numpy(), facts["name"], facts.get("metadata"))
-    return _with_empty(run, facts["empty"])
+    if "score" not in roles and ranks is not None:
+        scores, ranks = -ranks.astype(np.float64), None
+    return trec.assemble(queries, passages, scores, name, metadata, ranks=ranks, where=where)
+
+
+def _roles(names: list[str]) -> "dict[trec.Role, int]":
+    roles = trec.roles_of(names)
+    needed: tuple[trec.Role, ...] = ("query", "passage", "rank" if "rank" in roles else "score")
+    lacking = [role for role in needed if role not in roles]
+    if lacking:
+        first, *others = trec.NAMES[lacking[0]]
+        raise InputError(
+            f"has no column {first}: its columns are {', '.join(names) or 'none'}",
+            expected=f"columns q_id, doc_id, score; {first} may be called {', '.join(others)}",
+        )
+    return roles
 
 
 def _check_footer(footer: "pq.FileMetaData") -> None:

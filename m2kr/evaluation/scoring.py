@@ -1,5 +1,6 @@
 """Scoring one run on one split: metrics, intervals, groups and counts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from m2kr.data.lookup import gather
 from m2kr.errors import CheckError, MissingError
 from m2kr.evaluation.judged import Judged
 from m2kr.evaluation.metrics import Chosen
+from m2kr.evaluation.ordering import Ties
 from m2kr.evaluation.run import Run
 from m2kr.evaluation.searching import where
 from m2kr.evaluation.significance import bootstrap_interval
@@ -29,68 +31,102 @@ class Scores:
     groups: dict[str, dict[str, dict[str, Any]]]
     per_query: "dict[str, NDArray[np.float64]]"
     counts: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
-def answers_of(split: "Split") -> list[list[str]]:
-    """Every query's answers; refuses a split that has neither those nor right passages."""
-    answers = [each or [] for each in split.queries_view.column("answers")]
-    if not len(split.qrels) and not any(answers):
+def is_judged(split: "Split") -> bool:
+    """Whether a split has a right passage or an answer."""
+    queries = split.queries_view
+    return len(queries.judgements()) > 0 or any(map(len, queries.column("answers")))
+
+
+def require_judgements(split: "Split") -> None:
+    """Refuses a split that has nothing to score by.
+
+    Raises:
+        MissingError: it has neither right passages nor answers.
+    """
+    if not is_judged(split):
         raise MissingError(
             "the split has no judgements, so it can be searched but not scored",
             where=where(split),
-            fix="m2kr.evaluation.searching.search(split, retriever).run.save('run.parquet')",
+            fix="m2kr eval all ..., which writes the runs of such splits",
         )
-    return answers
 
 
 def score_run(
-    split: "Split", run: Run, chosen: list[Chosen], answers: list[list[str]], k: int
+    split: "Split", run: Run, chosen: Sequence[Chosen], k: int, *, ties: Ties = "m2kr"
 ) -> Scores:
     """The chosen metrics of a complete run.
 
     Args:
         split: The split.
-        run: Every query of the split, in its order, cut at ``k``.
+        run: Every query of the split, in its order, cut at ``k``; equal scores in the order of ``ties``.
         chosen: Metrics; those that are nowhere defined are left out unless they were named.
-        answers: From `answers_of`.
         k: Depth of the run.
+        ties: The order of equal scores.
 
     Raises:
         CheckError: the run names passages that the pool lacks.
     """
     rows = _pool_rows(split, run)
-    column = split.passages_view.dataset.data.column("passage_content")
-    qrels = split.qrels.data.select(["question_id", "passage_id", "relevance"])
-    deepest = max((one.k for one in chosen), default=1)
-    cut = run.top(deepest)
-    if cut is not run:
-        rows = rows[pc.index_in(cut.vocabulary, run.vocabulary).to_numpy(zero_copy_only=False)]
-    miss = split.manifest.get("unjudged") == "miss" and len(qrels) > 0
-    judged = Judged(
-        cut,
-        qrels,
-        answers,
-        lambda places: gather(column, rows[places]),
-        same=_counted_as(split, rows),
-        unjudged_miss=miss,
-    )
-    per_query = {one.name: one.metric.compute(judged, one.k).astype(np.float64) for one in chosen}
-    named = {one.name for one in chosen if one.named}
-    per_query = {n: s for n, s in per_query.items() if n in named or not np.isnan(s).all()}
     counts = run.counts()
     facts = {
         "queries": len(run),
         "passages": len(split.passages_view),
-        "queries_without_positives": int((judged.positives == 0).sum()),
-        "queries_without_answers": int((~judged.has_answers).sum()),
-        "queries_with_empty_answer": int(judged.has_empty_answer.sum()),
         "empty_rankings": int((counts == 0).sum()),
         "short_rankings": int((counts < min(k, len(split.passages_view))).sum()),
     }
+    if not is_judged(split):
+        return Scores({}, {}, {}, facts, ("no judgements: searched, not scored",))
+    qrels = split.queries_view.judgements()
+    miss = split.manifest.get("unjudged") == "miss" and len(qrels) > 0
+    column = split.passages_view.dataset.data.column("passage_content")
+
+    def judge(run: Run, rows: "NDArray[np.int64]") -> Judged:
+        return Judged(
+            run,
+            qrels,
+            [each or [] for each in split.queries_view.column("answers")],
+            lambda places: gather(column, rows[places]),
+            same=_counted_as(split, rows),
+            unjudged_miss=miss,
+            threshold=split.manifest.get("relevance_threshold", 1),
+        )
+
+    deepest = max(one.k or k for one in chosen)
+    cut = run.top(deepest)
+    if cut is not run:
+        rows = rows[pc.index_in(cut.vocabulary, run.vocabulary).to_numpy(zero_copy_only=False)]
+    judged = judge(cut, rows)
+    per_query = {
+        one.name: one.metric.compute(judged, one.k or k).astype(np.float64) for one in chosen
+    }
+    named = {one.name for one in chosen if one.named}
+    per_query = {n: s for n, s in per_query.items() if n in named or not np.isnan(s).all()}
+    facts |= {
+        "queries_without_positives": int((judged.positives == 0).sum()),
+        "queries_without_answers": int((~judged.has_answers).sum()),
+        "queries_with_empty_answer": int(judged.has_empty_answer.sum()),
+    }
     if miss:
         facts["queries_counted_as_missed"] = facts["queries_without_positives"]
+    notes = []
+    if ties == "trec":
+        single = judge(cut.ordered("trec9"), rows)
+        if moved := _differing(judged, single):
+            notes.append(
+                f"in {moved:,} queries a right passage's score equals another's in single precision "
+                "alone: trec_eval before 10 and pytrec_eval order those by id (--ties trec9)"
+            )
     summary = {name: _summary(scores) for name, scores in per_query.items()}
-    return Scores(summary, _groups(split, per_query), per_query, facts)
+    return Scores(summary, _groups(split, per_query), per_query, facts, tuple(notes))
+
+
+def _differing(one: Judged, other: Judged) -> int:
+    """Queries whose grades come in another order."""
+    changed = one.owners[one.relevance != other.relevance]
+    return len(np.unique(changed))
 
 
 def _summary(scores: "NDArray[np.float64]") -> dict[str, float | int | None]:
@@ -107,6 +143,8 @@ def _groups(
     """Scores by the values of the columns that the source breaks its results down by."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for name in split.manifest.get("groups", ()):
+        if name not in split.queries_view.dataset.data.column_names:
+            continue  # built before its source had the column
         values = np.array(
             ["(none)" if v is None else str(v) for v in split.queries_view.column(name)], object
         )

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.evaluation import protocol
 from m2kr.evaluation.modalities import Modalities
-from m2kr.evaluation.retriever import EncoderRetriever, Progress, Retriever
+from m2kr.evaluation.ordering import Ties
+from m2kr.evaluation.retriever import EncoderRetriever, Progress, Retriever, RunRetriever
 from m2kr.evaluation.run import Run
 from m2kr.fingerprint import images_part
 
@@ -26,22 +27,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("m2kr.evaluation")
 
+MissingQueries = Literal["error", "empty"]
+
 
 @dataclass(frozen=True)
 class Search:
     """What searching a split gave.
 
     Attributes:
-        run: Every query of the split, in its order, cut at k.
+        run: Every query of the split, in its order, cut at k. Its metadata say how it was made, with
+            ``images`` (coverage and policy, as in `Result.images`).
         seconds: ``encode``, ``index`` and ``search``.
-        images: Coverage and policy, as in `Result.images`.
+        lacking: Queries that the run lacked.
         index_bytes: What is searched, on disk.
         how: As `Result.search`.
     """
 
     run: Run
     seconds: Mapping[str, float]
-    images: Mapping[str, Any] | None
+    lacking: int
     index_bytes: int
     how: Mapping[str, Any] | None = None
 
@@ -54,6 +58,8 @@ def search(
     workdir: str | Path | None = None,
     searching: "Searching | None" = None,
     cache: "EmbeddingCache | None" = None,
+    missing_queries: MissingQueries = "error",
+    ties: Ties = "m2kr",
     progress: Progress | None = None,
 ) -> Search:
     """The checked rankings of a retriever on a split; needs no judgements.
@@ -66,6 +72,8 @@ def search(
         searching: How token vectors are searched; by default as the retriever says, which is exactly
             if nobody told it otherwise.
         cache: Where encoded rows are kept across runs, for retrievers that say what decides them.
+        missing_queries: What queries that the run lacks lead to: an error, or an empty ranking.
+        ties: Which passages of equal score come first where the run is cut; the run is in that order.
         progress: Called with stage, rows done and rows in all.
 
     Raises:
@@ -79,7 +87,7 @@ def search(
         raise InputError("the split has no queries or no passages", where=where(split))
     protocol.check(retriever)
     reads = protocol.reads(retriever)
-    images = _require_images(split, reads)
+    images = require_images(split, reads)
     settings = protocol.settings_of(retriever)
     equip(retriever, searching, cache, split.fingerprints)
     if progress is not None and hasattr(retriever, "progress"):
@@ -99,11 +107,13 @@ def search(
         "index": indexed - clock - documents,
         "search": searched - indexed - queries,
     }
+    seen = image_fingerprint(split, reads)
     facts = {
         "source": split.source,
         "split": split.split,
         "edition": split.edition,
-        "fingerprints": dict(split.fingerprints),
+        "fingerprints": {**split.fingerprints, **({"images": seen} if seen else {})},
+        "images": images,
         "k": k,
         "settings": settings,
         "modalities": reads.as_dict(),
@@ -112,10 +122,14 @@ def search(
     # Exact search gives one result, whatever it is done with: only another is worth a word.
     if how and how["mode"] != "exact":
         facts["search"] = dict(how)
-    checked = complete(split, run, k).named(retriever.name, **facts)
+    if isinstance(retriever, RunRetriever):  # what it recorded stays
+        facts = {"k": min(k, run.depth)} if run.depth else {}
+    checked, lacking = complete(split, run, k, missing_queries, ties)
+    checked = checked.named(retriever.name, **facts)
     cost = getattr(retriever, "search_cost", {})
     index_bytes = getattr(retriever, "index_bytes", written)
-    return Search(checked, seconds, images, index_bytes, {**how, **cost} if how else None)
+    how = {**how, **cost} if how else None
+    return Search(checked, seconds, lacking, index_bytes, how)
 
 
 def equip(
@@ -129,6 +143,7 @@ def equip(
     Raises:
         UsageError: it knows one way to search, and another is asked for.
     """
+    check_search(retriever, searching)
     members = getattr(retriever, "members", None)
     for member in members if isinstance(members, tuple) else ():
         equip(member, None, cache, fingerprints)
@@ -136,7 +151,16 @@ def equip(
         retriever.cache, retriever.fingerprints = cache, dict(fingerprints)
         if searching is not None:
             retriever.searching = searching
-    elif searching is not None and searching.mode != "exact":
+
+
+def check_search(retriever: Retriever, searching: "Searching | None") -> None:
+    """Refuses a search that the retriever doesn't have.
+
+    Raises:
+        UsageError: it knows one way to search, and another is asked for.
+    """
+    other = searching is not None and searching.mode != "exact"
+    if searching is not None and other and not isinstance(retriever, EncoderRetriever):
         raise UsageError(
             f"{retriever.name} has no {searching.mode} search",
             expected="a late-interaction retriever, such as preflmr",
@@ -144,25 +168,42 @@ def equip(
         )
 
 
-def complete(split: "Split", run: Run, k: int) -> Run:
-    """The run in the split's query order, cut at k; refuses one that isn't the split's."""
+def complete(
+    split: "Split",
+    run: Run,
+    k: int,
+    missing_queries: MissingQueries = "error",
+    ties: Ties = "m2kr",
+) -> tuple[Run, int]:
+    """The run in the split's query order, cut at k, and how many queries were not in it.
+
+    Passages of equal score are in the order of ``ties``.
+
+    Raises:
+        CheckError: it names queries that the split lacks, or lacks some and ``missing_queries`` is
+            ``error``.
+    """
     queries = split.queries_view.ids.to_pylist()
     known = set(queries)
     lacking = [query for query in queries if query not in run]
     unknown = [query for query in run.query_ids if query not in known]
-    for wrong, what in ((lacking, "lacks"), (unknown, "has unknown")):
-        if wrong:
-            raise CheckError(
-                f"the run {what} {len(wrong):,} queries (of {len(queries):,}), such as "
-                + ", ".join(map(repr, wrong[:3])),
-                where=f"run '{run.name}' on {where(split)}",
-                expected="each query of the split, with an empty list where nothing is found",
-                fix="check that source, split and edition are those that the run was made for",
-            )
+    if unknown or (lacking and missing_queries == "error"):
+        wrong, what = (unknown, "has unknown") if unknown else (lacking, "lacks")
+        same = "check that source, split and edition are those that the run was made for"
+        raise CheckError(
+            f"the run {what} {len(wrong):,} queries (of {len(queries):,}), such as "
+            + ", ".join(map(repr, wrong[:3])),
+            where=f"run '{run.name}' on {where(split)}",
+            expected="each query of the split, with an empty list where nothing is found",
+            fix=same if unknown else f"{same}; --missing-queries empty counts them as not found",
+        )
+    if len(lacking) == len(queries):
+        logger.warning("the run '%s' has none of the queries of %s", run.name, where(split))
+    run = run.with_empty(lacking)
     made_for = run.metadata.get("fingerprints", {}).get("pool")
     if made_for and made_for != split.fingerprints["pool"]:
         logger.warning("the run '%s' was made for another pool than %s has", run.name, where(split))
-    return run.select(queries).top(k)
+    return run.select(queries).ordered(ties).top(k), len(lacking)
 
 
 def where(split: "Split") -> str:
@@ -194,8 +235,12 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _require_images(split: "Split", modalities: Modalities) -> dict[str, Any] | None:
-    """Coverage of the images that the retriever will read, checked before anything is encoded."""
+def require_images(split: "Split", modalities: Modalities) -> dict[str, Any] | None:
+    """Coverage of the images that a retriever will read, checked before anything is encoded.
+
+    Raises:
+        MissingError: some are not there, and the policy is ``error``.
+    """
     sides: list[Queries | Passages] = []
     if "image" in modalities.query:
         sides.append(split.queries_view)

@@ -29,5 +29,7 @@ def over_seeds(results: Sequence[Result]) -> Result:
             }
     seeds = [(each.search or {})["training"]["seed"] for each in results]
     return replace(
-        first, search={**(first.search or {}), "seeds": {"seeds": seeds, "metrics": told}}
+        first,
+        search={**(first.search or {}), "seeds": {"seeds": seeds, "metrics": told}},
+        experiment={**first.experiment, "seeds": seeds},
     )

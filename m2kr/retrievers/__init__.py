@@ -76,7 +76,8 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
 
     Args:
         spec: A name, ``package.module:Class``, ``file.py:Class``, or ``run:FILE`` to replay a run.
-            The second and third run the user's code; a submission is never checked with them.
+            The second and third run the user's code; a submission is never checked with them. The
+            file of a run may be a pattern (``results/mini.test.bm25.*.run.parquet``) of one file.
         settings: Arguments of its ``__init__``; strings are turned into the annotated types.
 
     Raises:
@@ -113,7 +114,16 @@ def _replay(spec: str, settings: Mapping[str, object] | None) -> "Retriever":
 
     if settings:
         raise UsageError("a run that is replayed has no settings", where=spec)
-    return RunRetriever(spec.removeprefix(REPLAY))
+    path = Path(spec.removeprefix(REPLAY)).expanduser()
+    if not path.exists() and (files := sorted(path.parent.glob(path.name))):
+        if len(files) > 1:
+            raise UsageError(
+                f"{len(files)} files have such a name",
+                where=spec,
+                expected="one of " + ", ".join(file.name for file in files[:5]),
+            )
+        path = files[0]
+    return RunRetriever(path)
 
 
 def find(spec: str) -> Callable[..., Any]:

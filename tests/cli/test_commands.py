@@ -172,13 +172,15 @@ def test_eval_shows_saves_and_replays(cli: Cli, mini_root: Path, tmp_path: Path)
     text = cli("eval", "mini", "-r", "bm25", "-r", "oracle", "--split", "valid", *common).stdout
     assert "R@5" in text
     assert "not comparable with published numbers" in text
-    run = tmp_path / "out" / "mini.valid.bm25.run.parquet"
-    first = json.loads((tmp_path / "out" / "mini.valid.bm25.json").read_text())
+    (run,) = (tmp_path / "out").glob("mini.valid.bm25.*.run.parquet")
+    (saved,) = (tmp_path / "out").glob("mini.valid.bm25.*.json")
+    first = json.loads(saved.read_text())
     args = ("eval", "mini", "-r", f"run:{run}", "--split", "validation", "--json", *common)
     replayed = only_json(cli(*args).stdout)["results"][0]
     assert replayed["metrics"] == first["metrics"]
     assert replayed["run_sha256"] == first["run_sha256"]
-    oracle = json.loads((tmp_path / "out" / "mini.valid.oracle.json").read_text())
+    (saved,) = (tmp_path / "out").glob("mini.valid.oracle.*.json")
+    oracle = json.loads(saved.read_text())
     assert oracle["metrics"]["hit_rate@1"]["value"] == 1.0
 
 
@@ -192,4 +194,5 @@ def test_settings_reach_the_retriever_they_name(cli: Cli, mini_root: Path, tmp_p
 
 def test_a_bare_recall_is_refused_everywhere(cli: Cli, mini_root: Path) -> None:
     done = cli("eval", "mini", "-r", "bm25", "--metrics", "recall@5", "--data", mini_root, code=2)
-    assert "full" in done.stderr
+    assert "hit_rate@5" in done.stderr
+    assert "set_recall@5" in done.stderr

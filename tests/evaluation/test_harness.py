@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -93,6 +94,7 @@ def test_provenance_is_in_the_result(tmp_path):
         "name": "fixed",
         "settings": {"knob": 1},
         "modalities": {"query": ["text"], "passage": ["text"]},
+        "arguments": {"ranking": RANKING},
     }
     assert result.fingerprints == {**split.fingerprints, "images": None}
     assert result.run_sha256 == Run.from_dict(RANKING).sha256()
@@ -111,8 +113,9 @@ def test_provenance_is_in_the_result(tmp_path):
 def test_results_are_saved_and_read_back(tmp_path):
     result = evaluate(toy_split(), Fixed(), k=5, out=tmp_path)
     names = sorted(p.name for p in tmp_path.iterdir())
-    assert names == [f"toy.test.fixed.{e}" for e in ("json", "queries.parquet", "run.parquet")]
-    loaded = Result.load(tmp_path / "toy.test.fixed.json")
+    assert names == [f"{result.name}.{e}" for e in ("json", "queries.parquet", "run.parquet")]
+    assert re.fullmatch(r"toy\.test\.fixed\.[0-9a-f]{8}", result.name)
+    loaded = Result.load(tmp_path / f"{result.name}.json")
     assert loaded.as_dict() == result.as_dict() | {"files": loaded.files}
     assert loaded.query_ids == result.query_ids
     for name, scores in result.scores.items():
@@ -120,26 +123,35 @@ def test_results_are_saved_and_read_back(tmp_path):
     run = Run.load(tmp_path / loaded.files["run"])
     assert run.sha256() == result.run_sha256
     assert run.metadata["fingerprints"] == dict(toy_split().fingerprints)
-    json.loads((tmp_path / "toy.test.fixed.json").read_text(), parse_constant=pytest.fail)
+    json.loads((tmp_path / f"{result.name}.json").read_text(), parse_constant=pytest.fail)
 
 
 def test_a_replayed_run_scores_the_same(tmp_path):
     split = toy_split()
     result = evaluate(split, Fixed(), k=5, out=tmp_path)
-    path = tmp_path / "toy.test.fixed.run.parquet"
+    path = tmp_path / f"{result.name}.run.parquet"
     for again in (evaluate(split, RunRetriever(path)), score(split, Run.load(path))):
         assert again.metrics == result.metrics
         assert again.run_sha256 == result.run_sha256
         assert (again.k, again.retriever["name"]) == (5, "fixed")
-    assert score(split, Run.load(path)).retriever == result.retriever
+        assert again.retriever["settings"] == result.retriever["settings"]
 
 
-def test_a_shallow_run_gives_no_deep_metrics():
-    result = score(toy_split(), Run.from_dict(RANKING))
-    assert result.k == 2
-    assert "hit_rate@5" not in result.metrics
-    with pytest.raises(UsageError, match="--k 5"):
-        score(toy_split(), Run.from_dict(RANKING), "hit_rate@5")
+def test_short_lists_are_scored_and_what_a_run_can_not_tell_is_refused():
+    short = Run.from_dict(RANKING)  # lists of two and one: nothing else was found
+    result = score(toy_split(), short)
+    assert {"hit_rate@10", "mrr@10"} <= result.metrics.keys()
+    assert "hit_rate@20" not in result.metrics
+    assert score(toy_split(), short, "hit_rate@50").value("hit_rate@50") == 2 / 3
+    made = short.named("two", k=2)  # whoever made it asked for no more
+    assert score(toy_split(), made).k == 2
+    assert "hit_rate@5" not in score(toy_split(), made).metrics
+    with pytest.raises(UsageError, match=r"made 2 deep(.|\n)*--k 5"):
+        score(toy_split(), made, "hit_rate@5")
+    with pytest.raises(UsageError, match=r"k is 2(.|\n)*--k 5"):
+        evaluate(toy_split(), Fixed(), k=2, metrics="hit_rate@5")
+    assert "made 2 deep" in score(toy_split(), made, k=50).notes[0]
+    assert "2 passages" in score(toy_split(), short, k=50).notes[0]
 
 
 def test_deeper_runs_are_cut():
@@ -314,7 +326,7 @@ def test_file_names_are_safe(tmp_path):
     odd = Fixed()
     odd.name = "../my model:v1"
     path = evaluate(toy_split(), odd, k=5).save(tmp_path)
-    assert path.name == "toy.test.-my-model-v1.json"
+    assert re.fullmatch(r"toy\.test\.-my-model-v1\.[0-9a-f]{8}\.json", path.name)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": "other"}', '{"format": "m2kr-result-1"}'])

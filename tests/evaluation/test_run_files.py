@@ -87,8 +87,7 @@ def test_our_tie_rule_sorts_and_a_disagreeing_rank_column_is_warned_about_once(t
     assert run.passage_ids("q") == ["a", "b"]
     assert run.passage_ids("r") == ["y", "x"]
     assert [r.getMessage() for r in caplog.records] == [
-        f"{path}: the rank column disagrees with score order (ties by passage id) in 2 queries; "
-        "the scores count"
+        f"{path}: the rank column disagrees with the scores in 1 of 3 queries; the scores count"
     ]
     caplog.clear()
     run.save(path)
@@ -104,7 +103,7 @@ def test_our_tie_rule_sorts_and_a_disagreeing_rank_column_is_warned_about_once(t
         ("q Q0 a 1 2 t\n\nq Q0 b 2 nan t\n", r"x\.trec:3: .*not finite"),
         ("q Q0 a one 2 t\n", r"x\.trec:1: .*int"),
         ("q Q0 a 1 2 t\nq Q0 b 1\n", r"x\.trec:2: .*4 columns"),
-        ("q Q0 a 1 2 t\nq b 1\n", r"x\.trec:2: .*columns changes"),
+        ("q Q0 a 1 2 t\nq b 1\n", r"x\.trec:2: .*3 columns"),
         ("q Q0 a 1 2 t\nq Q0 a 2 1 t\n", r"x\.trec: .*'q' ranks passage 'a' twice"),
         ("q Q0 a 1 2 t\nq Q0 \xff 2 1 t\n", r"x\.trec:2: .*UTF-?8"),
         ("q " + "x" * 70000, r"x\.trec:1: a line is over 64 kB"),

@@ -24,6 +24,7 @@ class Metric:
         doc: What it measures, in one sentence.
         default: Whether it is computed when nothing was asked for.
         ks: Cut-offs unless named; empty means the published grid.
+        shown: Cut-offs that tables show even if they weren't named.
     """
 
     name: str
@@ -32,19 +33,25 @@ class Metric:
     doc: str
     default: bool = True
     ks: tuple[int, ...] = ()
+    shown: tuple[int, ...] = ()
 
 
 METRICS: dict[str, Metric] = {}
 
 
 def metric(
-    name: str, label: str, *, default: bool = True, ks: tuple[int, ...] = ()
+    name: str,
+    label: str,
+    *,
+    default: bool = True,
+    ks: tuple[int, ...] = (),
+    shown: tuple[int, ...] = (),
 ) -> Callable[[Compute], Compute]:
     """Registers the function below it as a metric; its docstring's first line becomes ``doc``."""
 
     def register(compute: Compute) -> Compute:
         doc = (compute.__doc__ or "").strip().partition("\n")[0]
-        METRICS[name] = Metric(name, label, compute, doc, default, ks)
+        METRICS[name] = Metric(name, label, compute, doc, default, ks, shown)
         return compute
 
     return register

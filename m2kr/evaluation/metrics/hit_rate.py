@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from m2kr.evaluation.judged import Judged
 
 
-@metric("hit_rate", "R@{k} (hit rate)")
+@metric("hit_rate", "R@{k}", shown=(1, 5, 10))
 def hit_rate(judged: "Judged", k: int) -> "NDArray[np.float64]":
-    """1 if any of the top K passages is a right one, else 0; undefined without right passages.
+    """1 if any of the top K passages is right, else 0 (a hit rate; M2KR's Recall@K).
 
-    As in the official evaluation, where it is called Recall@K.
+    As in the official evaluation, where it is called Recall@K. Undefined without right passages.
     """
     return np.where(judged.defined, judged.hits(k) > 0, np.nan)

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from m2kr.evaluation.judged import Judged
 
 
-@metric("pseudo_recall", "PR@{k}")
+@metric("pseudo_recall", "PR@{k}", shown=(5,))
 def pseudo_recall(judged: "Judged", k: int) -> "NDArray[np.float64]":
-    """1 if any of the top K texts contains any answer, else 0; undefined without answers.
+    """1 if any of the top K texts contains any answer string, else 0 (pseudo recall).
 
-    Contains means ``answer.strip().lower() in text.lower()``: plain substrings, no word boundaries.
-    An answer that is empty is therefore found in every text; such queries are counted in the result,
-    and `pseudo_recall_nonempty` leaves them out.
+    As the official evaluation computes it. Contains means ``answer.strip().lower() in text.lower()``:
+    plain substrings, no word boundaries (`pseudo_recall_words` has them). An answer that is empty is
+    therefore found in every text; such queries are counted in the result, and
+    `pseudo_recall_nonempty` leaves them out. Undefined without answers.
     """
     return np.where(judged.has_answers, judged.first_answer <= k, np.nan)

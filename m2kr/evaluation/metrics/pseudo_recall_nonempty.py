@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from m2kr.evaluation.judged import Judged
 
 
-@metric("pseudo_recall_nonempty", "PR@{k} (no empty answers)")
+@metric("pseudo_recall_nonempty", "PR@{k}, no blanks")
 def pseudo_recall_nonempty(judged: "Judged", k: int) -> "NDArray[np.float64]":
     """`pseudo_recall` over the queries none of whose answers is blank; undefined where no query has one.
 
