@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr.data.image_index import Entry, IndexedFile, Member, check_size, locked
+from m2kr.data.parquet import ParquetReader
 from m2kr.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MAX_ROW_GROUP = 2 * 1024**3
 PATH_COLUMNS = ("img_path", "image_path", "path", "file_name")
 BYTES_COLUMNS = ("bytes", "image_bytes", "image")
 
@@ -69,16 +69,15 @@ class _Chunks:
 
     def __init__(self, path: Path, kind: str) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         self._path = path
-        self._file: Any = None
+        self._file: ParquetReader | None = None
         self._table: Any = None
         self._held: tuple[int, Any] = (-1, None)
         try:
             if kind == "parquet":
-                self._file = pq.ParquetFile(path, memory_map=True)
-                schema = self._file.schema_arrow
+                self._file = ParquetReader(path, memory_map=True)
+                schema = self._file.schema
             else:
                 source = pa.memory_map(str(path))
                 start = source.read(6)
@@ -101,11 +100,10 @@ class _Chunks:
         try:
             if self._file is None:
                 array = self._table.column(first).chunk(number)
+                # A damaged file can hold offsets that point anywhere in memory.
+                array.validate(full=True)
             else:
-                table = self._file.read_row_group(number, columns=[name], use_threads=False)
-                array = table.column(first).combine_chunks()
-            # A damaged file can hold offsets that point anywhere in memory.
-            array.validate(full=True)
+                array = self._file.group(number, [name]).column(first).combine_chunks()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(error) from error
         return pc.struct_field(array, rest) if rest else array
@@ -113,10 +111,7 @@ class _Chunks:
     def names(self) -> Iterator[list[str | None]]:
         """Paths by batch or row group."""
         table, file = self._table, self._file
-        if file is None:
-            n = table.column(self._name.split(".")[0]).num_chunks
-        else:
-            n = file.metadata.num_row_groups
+        n = table.column(self._name.split(".")[0]).num_chunks if file is None else file.groups
         for number in range(n):
             yield self._column(number, self._name).to_pylist()
 
@@ -124,21 +119,9 @@ class _Chunks:
         """The bytes at one place. The last batch or row group is kept at hand."""
         with locked():
             if self._held[0] != number:
-                if self._file is not None:
-                    self._check_group(number)
                 self._held = (number, self._column(number, self._bytes))
             value: bytes | None = self._held[1][row].as_py()
         return value
-
-    def _check_group(self, number: int) -> None:
-        group = self._file.metadata.row_group(number)
-        sizes = (group.column(i).total_uncompressed_size for i in range(group.num_columns))
-        if max(sizes, default=0) > MAX_ROW_GROUP:
-            raise InputError(
-                f"row group {number} unpacks to more than {MAX_ROW_GROUP:,} bytes",
-                where=str(self._path),
-                fix="write it anew with row_group_size=1000, or as an Arrow IPC file",
-            )
 
 
 def _columns(schema: "pa.Schema", path: Path) -> tuple[str, str]:

@@ -162,7 +162,7 @@ def near_misses(fields: Iterable[str], names: Mapping[str, tuple[str, ...]]) -> 
     """Fields that no column takes but that look like a misspelt one, as ``'x' (for 'y'?)``."""
     known = [name for accepted in names.values() for name in accepted]
     found = []
-    for field in sorted(set(fields) - set(known)):
+    for field in sorted(field for field in set(fields) - set(known) if len(field) < 64):
         if simple(field) in _SURELY_GRADES:
             continue
         near = difflib.get_close_matches(field.lower(), known, n=1, cutoff=0.8)

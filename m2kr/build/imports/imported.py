@@ -41,7 +41,7 @@ VERSION = 2  # of imported sources: raised when the same files give other rows
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
 _TAKEN = ("all", "downloads")
-_SAMPLE = 1000  # records whose field names are looked at
+_SAMPLE = 1000  # records whose field names are looked at, and about as many names
 
 
 def checked_name(name: str) -> str:
@@ -341,7 +341,7 @@ def _watched(
     """The records; the first ones' field names that look misspelt are warned about."""
     fields: set[str] = set()
     for count, (n, record) in enumerate(file):
-        if count < _SAMPLE:
+        if count < _SAMPLE and len(fields) < _SAMPLE:
             fields |= record.keys()
         if count == _SAMPLE - 1:
             _warn(file, fields, names)

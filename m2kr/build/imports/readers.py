@@ -2,20 +2,19 @@
 
 import codecs
 import csv
-import gzip
 import json
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from m2kr.build.formats.inflate import open_gzip
 from m2kr.errors import InputError, MissingError
 
 MAX_LINE = 16 * 1024 * 1024
 _BATCH_ROWS = 256
 _LOOK = 1 << 20  # bytes that tell how the lines of a file end
-_MAX_COLUMNS = 1000
+_MOST_FIELDS = 1000
 _KINDS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -108,14 +107,12 @@ def read_lines(file: RecordFile) -> Iterator[tuple[int, str]]:
     Raises:
         InputError: a line is no UTF-8, too long, or the compressed file is damaged.
     """
-    packed = file.path.suffix.lower() == ".gz"
     n = 0
     try:
-        opener: Any = gzip.open if packed else Path.open
-        with opener(file.path, "rb") as stream:
+        with _opened(file.path) as stream:
             first = stream.read(_LOOK)
-            stream.seek(0)
-            _refuse_utf16(file, first)
+        _refuse_utf16(file, first)
+        with _opened(file.path) as stream:
             for raw in _cr_lines(stream) if _ends_in_cr(first) else _lf_lines(stream):
                 n += 1
                 if len(raw) > MAX_LINE:
@@ -132,8 +129,17 @@ def read_lines(file: RecordFile) -> Iterator[tuple[int, str]]:
             expected="UTF-8 text",
             fix="iconv -f LATIN1 -t UTF-8 OLD > NEW, if that is its encoding",
         ) from error
-    except (OSError, EOFError, zlib.error) as error:
+    except OSError as error:
         raise InputError(f"the file can't be read: {error}", where=file.where(n + 1)) from error
+    except InputError as error:
+        if error.where != str(file.path):
+            raise
+        what = f"the file can't be read: {error.what}"
+        raise InputError(what, where=file.where(n + 1), expected=error.expected) from error
+
+
+def _opened(path: Path) -> BinaryIO:
+    return open_gzip(path) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def _lf_lines(stream: Any) -> Iterator[bytes]:
@@ -200,7 +206,17 @@ def _jsonl(file: RecordFile) -> Iterator[tuple[int, Record]]:
                 expected=expected,
                 fix="jq -c '.[]' OLD.json > NEW.jsonl" if isinstance(record, list) else None,
             )
+        if len(record) > _MOST_FIELDS:
+            raise _too_many_fields(file, n, len(record))
         yield n, record
+
+
+def _too_many_fields(file: RecordFile, n: int, count: int) -> InputError:
+    return InputError(
+        f"the record has {count:,} fields",
+        where=file.where(n),
+        expected=f"at most {_MOST_FIELDS:,}",
+    )
 
 
 def _json_name(value: object) -> str:
@@ -255,6 +271,8 @@ def _delimited(file: RecordFile, kind: str) -> Iterator[tuple[int, Record]]:
             continue
         if not header:
             header = [cell.strip() for cell in cells]
+            if len(header) > _MOST_FIELDS:
+                raise _too_many_fields(file, n, len(header))
             if len(set(header)) < len(header) or "" in header:
                 raise InputError(
                     f"the header has an empty or double name: {', '.join(header)}"[:300],
@@ -272,22 +290,17 @@ def _delimited(file: RecordFile, kind: str) -> Iterator[tuple[int, Record]]:
 
 
 def _parquet(file: RecordFile) -> Iterator[tuple[int, Record]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from m2kr.data.parquet import ParquetReader
 
     n = 0
-    try:
-        with pq.ParquetFile(file.path) as table:
-            if table.metadata.num_columns > _MAX_COLUMNS:
-                raise ValueError(f"it has {table.metadata.num_columns:,} columns")
-            for batch in table.iter_batches(_BATCH_ROWS, use_threads=False):
-                batch.validate(full=True)
-                for record in batch.to_pylist():
-                    n += 1
-                    yield n, record
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(
-            f"the file can't be read: {error}"[:300],
-            where=file.where(n + 1),
-            expected="a whole Parquet file",
-        ) from error
+    with ParquetReader(file.path) as table:
+        for batch in table.batches(rows=_BATCH_ROWS):
+            try:
+                records = batch.to_pylist()
+            except (ValueError, OverflowError) as error:  # as of a date in the year 10,000
+                raise InputError(
+                    f"a value can't be read: {error}"[:300], where=file.where(n + 1) + " or after"
+                ) from error
+            for record in records:
+                n += 1
+                yield n, record

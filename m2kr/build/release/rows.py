@@ -17,19 +17,19 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from m2kr.build.formats.unicode_halves import mended_bytes
 from m2kr.build.ledger import Ledger
 from m2kr.build.release.files import ReleaseTable
 from m2kr.build.spec import UPSTREAM_ROW, BuildContext, Row
+from m2kr.data.parquet import ParquetReader
 from m2kr.errors import InputError
 from m2kr.schema import ID_COLUMN, Column, arrow_schema, columns, default_value
 
 _BATCH = 1_000
 # Read although no column of ours: compared with the pool, whose texts take their place.
 _ENGINE = {"pos_item_contents"}
-_UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
+_UNREADABLE = (pa.ArrowException, InputError, UnicodeDecodeError)
 
 
 def normalised_queries(ctx: BuildContext, table: ReleaseTable) -> Iterator[Row]:
@@ -153,8 +153,8 @@ class _Ids:
         blocks = [np.empty(0, np.int64)]
         for path in table.files:
             try:
-                with pq.ParquetFile(path) as file:
-                    for batch in file.iter_batches(1 << 16, columns=[column]):
+                with ParquetReader(path) as file:
+                    for batch in file.batches([column], rows=1 << 16):
                         ids = _typed(batch.column(0), pa.string()).to_pylist()
                         blocks.append(np.fromiter(map(hash, ids), np.int64, len(ids)))
             except _UNREADABLE as error:
@@ -197,7 +197,7 @@ def _named(ledger: Ledger, file: str, number: int, own: str) -> str:
 
 def _unreadable(path: Path, where: str, error: Exception) -> InputError:
     return InputError(
-        f"the file can't be read: {error}"[:300],
+        f"the file can't be read: {getattr(error, 'what', error)}"[:300],
         where=where,
         expected="a whole Parquet file of the release",
         fix=f"delete {path.resolve()} and fetch it again",
@@ -211,11 +211,11 @@ def _batches(
     schema = arrow_schema(cols)
     for path in table.files:
         name, number = path.name, 1
-        with pq.ParquetFile(path) as file:
-            _note_columns(ledger, name, file.schema_arrow, cols)
-            wanted = [c.name for c in cols if c.name in file.schema_arrow.names]
+        with ParquetReader(path) as file:
+            _note_columns(ledger, name, file.schema, cols)
+            wanted = [c.name for c in cols if c.name in file.schema.names]
             try:
-                for batch in file.iter_batches(_BATCH, columns=wanted):
+                for batch in file.batches(wanted, rows=_BATCH):
                     ledger.read(name, len(batch))
                     arrays = [
                         _column(ledger, name, number, batch, column, field.type)
