@@ -163,10 +163,9 @@ def select_sections(
         path: Arrow stream to write, in the order of the knowledge base; its metadata tell how many
             articles and sections there are, and which articles are none.
     """
-    counts = {"articles": 0, "sections": 0, "shared": 0}
+    counts = {"articles": 0, "sections": 0}
     faulty: list[tuple[int, str]] = []
-    sample: list[tuple[int, int, dict[str, Any]]] = []
-    kept: dict[int, dict[str, Any]] = {}
+    sample, kept = _Sample(ctx.seed, base), dict[int, dict[str, Any]]()
     with only_json(ctx.files[KB]) as stream:
         for url, article in object_members(stream, where=str(ctx.files[KB])):
             counts["articles"] += 1
@@ -180,27 +179,82 @@ def select_sections(
                 section |= {"place": place, "splits": sorted(splits), "shared": first in splits}
                 if splits:
                     kept[place] = section
-                if section["shared"]:
-                    counts["shared"] += 1
-                    continue
-                # The largest key of the sample is on top, negated: it goes when a smaller one comes.
-                key = keyed_hash(section["passage_id"], "evqa pool", ctx.seed)
-                if len(sample) < base:
-                    heapq.heappush(sample, (-key, place, section))
-                elif base and -key > sample[0][0]:
-                    heapq.heapreplace(sample, (-key, place, section))
-    while sample and len(sample) + counts["shared"] > base:
-        heapq.heappop(sample)
-    for _, place, section in sample:
-        kept[place] = section | {"shared": True}
+                if not section["shared"]:
+                    sample.offer(section)
+    shared = {_said(section) for section in kept.values() if section["shared"]}
+    for section, *again in sample.in_order():
+        if len(shared) >= base:
+            break
+        shared.add(_said(section))
+        for each in (section, *again):
+            kept[each["place"]] = each | {"shared": True}
     rows = [kept[place] for place in sorted(kept)]
-    facts = {"articles": counts["articles"], "sections": counts["sections"], "faulty": faulty}
+    _number(rows)
+    facts = counts | {"faulty": faulty}
     schema = _SELECTED.with_metadata({"facts": json.dumps(facts)})
     with path.open("wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for start in range(0, len(rows), _CHUNK):
             writer.write_batch(
                 pa.RecordBatch.from_pylist(rows[start : start + _CHUNK], schema=schema)
             )
+
+
+class _Sample:
+    """Of the passages that are offered, those with the smallest keyed hashes of their id.
+
+    Args:
+        seed: Of the hashes.
+        size: How many are kept. They may repeat evidence, so that fewer are taken.
+    """
+
+    def __init__(self, seed: int, size: int) -> None:
+        self._seed, self._size = seed, size
+        # The largest hash is on top, negated: it goes when a smaller one comes.
+        self._heap: list[tuple[int, int, tuple[str, str, str]]] = []
+        # Sections that say the same under one id are one passage.
+        self._held: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+
+    def offer(self, section: dict[str, Any]) -> None:
+        """Takes a section in, if its hash is small enough."""
+        said = _said(section)
+        if said in self._held:
+            self._held[said].append(section)
+            return
+        entry = (
+            -keyed_hash(section["passage_id"], "evqa pool", self._seed),
+            section["place"],
+            said,
+        )
+        if len(self._heap) < self._size:
+            heapq.heappush(self._heap, entry)
+        elif self._heap and entry[0] > self._heap[0][0]:
+            del self._held[heapq.heapreplace(self._heap, entry)[2]]
+        else:
+            return
+        self._held[said] = [section]
+
+    def in_order(self) -> Iterator[list[dict[str, Any]]]:
+        """The sections of each passage, the smallest hash first."""
+        for _, _, said in sorted(self._heap, key=lambda entry: (-entry[0], entry[1])):
+            yield self._held[said]
+
+
+def _said(section: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What makes a section another passage than others of its id; titles aren't unique."""
+    return section["passage_id"], section["section_title"], section["text"]
+
+
+def _number(rows: Sequence[dict[str, Any]]) -> None:
+    """Gives each passage an id of its own, for all pools, with a number where the id is taken.
+
+    Sections that say the same under one id are the passage, and of the page, of the first of them.
+    """
+    known: dict[str, dict[tuple[str, str, str], tuple[str, str]]] = {}
+    for row in rows:
+        own = row["passage_id"]
+        taken = known.setdefault(own, {})
+        new = own if not taken else f"{own}#{len(taken) + 1}"
+        row["passage_id"], row["url"] = taken.setdefault(_said(row), (new, row["url"]))
 
 
 _SELECTED = pa.schema(
@@ -211,6 +265,7 @@ _SELECTED = pa.schema(
         ("section_title", pa.string()),
         ("text", pa.string()),
         ("url", pa.string()),
+        ("address", pa.string()),
         ("number", pa.int64()),
         ("splits", pa.list_(pa.string())),
         ("shared", pa.bool_()),
@@ -240,6 +295,7 @@ def sections(url: str, article: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 "section_title": titles[number],
                 "text": text,
                 "url": url,
+                "address": url,
                 "number": number,
             }
 

@@ -33,7 +33,7 @@ SOURCE = Source(
     task="IQ2T",
     pools={"train": "train_passages", "valid": "valid_passages", "test": "test_passages"},
     headline="pseudo_recall@5",
-    version=1,
+    version=2,
     licence=f"{_LICENCE}; iNaturalist images: non-commercial; Landmarks images: CC BY",
     homepage="https://github.com/google-research/google-research/tree/master/encyclopedic_vqa",
     citation="""@inproceedings{mensink2023encyclopedic,
@@ -188,7 +188,7 @@ def passages(ctx: BuildContext, pool: str) -> Iterator[Row]:
         ctx.ledger.drop("no article", file=_ARTICLES, row=number, detail=url)
     for before, mark in pairwise([0, *faulty, selected.articles + 1]):
         ctx.ledger.use(_ARTICLES, range(before + 1, mark), out=0)
-    seen: dict[str, list[str]] = {}
+    seen: set[str] = set()
     ctx.ledger.read(_SECTIONS, selected.sections)
     before = 0
     for section in selected.rows():
@@ -198,13 +198,13 @@ def passages(ctx: BuildContext, pool: str) -> Iterator[Row]:
         if not in_pool(section, split):
             ctx.ledger.filter("not in the pool", file=_SECTIONS, row=number)
             continue
-        passage_id, new = _own_id(section, seen)
-        if new:
+        if section["passage_id"] not in seen:
+            seen.add(section["passage_id"])
             ctx.ledger.use(_SECTIONS, number)
-            yield _row_of(section) | {"passage_id": passage_id}
+            yield _row_of(section)
         else:
-            url = section["url"]
-            ctx.ledger.drop("a section twice", file=_SECTIONS, row=number, detail=url)
+            address = section["address"]
+            ctx.ledger.drop("a section twice", file=_SECTIONS, row=number, detail=address)
     rest = range(before + 1, selected.sections + 1)
     ctx.ledger.filter("not in any pool", file=_SECTIONS, row=rest)
 
@@ -317,29 +317,12 @@ def _selected(ctx: BuildContext) -> Selected:
 
 
 def _evidence(selected: Selected, split: str) -> dict[tuple[str, int], str]:
-    """Passage id, in the pool of a split, of each section that is evidence for it."""
-    found, seen = dict[tuple[str, int], str](), dict[str, list[str]]()
-    for section in selected.rows():
-        if in_pool(section, split):
-            passage_id, _ = _own_id(section, seen)
-            if split in section["splits"]:
-                found[section["url"], section["number"]] = passage_id
-    return found
-
-
-def _own_id(section: Mapping[str, Any], seen: dict[str, list[str]]) -> tuple[str, bool]:
-    """A section's id in a pool, and whether it is new there.
-
-    Titles aren't unique: another section whose id is taken gets a number behind it, and one with the
-    same text as well is the same passage.
-    """
-    own, text = section["passage_id"], layout(section)
-    texts = seen.setdefault(own, [])
-    new = text not in texts
-    if new:
-        texts.append(text)
-    place = texts.index(text) + 1
-    return (own if place == 1 else f"{own}#{place}"), new
+    """Passage id of each section that is evidence for a split."""
+    return {
+        (section["address"], section["number"]): section["passage_id"]
+        for section in selected.rows()
+        if split in section["splits"]
+    }
 
 
 def _row_of(section: Mapping[str, Any]) -> dict[str, Any]:
