@@ -202,6 +202,7 @@ def test_a_grade_of_0_is_never_right(tmp_path, column):
         ("q.jsonl", '{"qid":"q0","did":null,"score":1}', ["line 1", "'did'", "null"]),
         ("q.jsonl", '{"qid":"q0","did":1.5,"score":1}', ["line 1", "'did'", "1.5"]),
         ("q.jsonl", '{"qid":"q0","score":1}', ["line 1", "'qid', 'score'"]),
+        ("q.tsv", "qid\tdid\tscore\n", ["no judgements"]),
         ("q.json", '{"q0": {"d0": 1}}', ["one JSON text", "from_records"]),
     ],
 )  # fmt: skip
@@ -276,6 +277,10 @@ def test_grades_beside_positives(tmp_path, files, fields):
 
 
 def test_grades_in_cells(tmp_path, files):
+    queries = tmp_path / "q.tsv"
+    queries.write_text('id\ttext\tpositives\nq0\t?\t{"d1": 1, "d2": 3}\nq1\t?\t{"d4": 2}\n')
+    split = read_back(import_files("i", files[0], queries, data=tmp_path))
+    assert judged(split) == {"q0": {"d1": 1, "d2": 3}, "q1": {"d4": 2}}
     queries = tmp_path / "q.csv"
     queries.write_text('id,text,positives,grades\nq0,?,"[""d1"",""d2""]","[1, 3]"\nq1,?,d4,2\n')
     split = read_back(import_files("i", files[0], queries, data=tmp_path))
@@ -346,22 +351,31 @@ def test_answers_of_a_cell_that_are_sure(tmp_path, files):
     assert split.queries["answers"][:] == [["Paris, France"], ["four;4"], ["4 m"]]
 
 
-@pytest.mark.parametrize("mark", [";", "; ", "|", ", ", ",", " "])
+@pytest.mark.parametrize("mark", [";", "; ", "|", ", ", ",", " ", "','", '"; "'])
 @pytest.mark.parametrize("name", ["q.csv", "q.tsv", "q.jsonl"])
 def test_positives_that_are_a_list_are_not_dropped(tmp_path, files, mark, name):
-    cell = f"d1{mark}d2"
+    quote = mark[:1] if mark[:1] in "'\"" else ""
+    cell = f"{quote}d1{mark}d2{quote}"
     if name == "q.jsonl":
         jsonl(tmp_path / name, [{"id": "q0", "text": "?", "positives": cell}])
     elif name == "q.tsv":
         (tmp_path / name).write_text(f"id\ttext\tpositives\nq0\t?\t{cell}\n")
     else:
-        (tmp_path / name).write_text(f'id,text,positives\nq0,?,"{cell}"\n')
+        quoted = cell.replace('"', '""')
+        (tmp_path / name).write_text(f'id,text,positives\nq0,?,"{quoted}"\n')
     for drop in (False, True):
         with pytest.raises(InputError) as caught:
             import_files("i", files[0], tmp_path / name, data=tmp_path, drop_missing=drop)
-        assert f"{cell!r}" in str(caught.value)
+        assert repr(cell) in str(caught.value)
         assert '["d1", "d2"]' in str(caught.value)
         assert "--drop-missing" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cell", ["['d1', 'd2']", "('d1', 'd2')", "{'d1', 'd2'}", "[d1, d2]"])
+def test_positives_in_another_languages_list_are_refused(tmp_path, files, cell):
+    (tmp_path / "q.tsv").write_text(f"id\ttext\tpositives\nq0\t?\t{cell}\n")
+    with pytest.raises(InputError, match=r"line 2: field 'positives'.*\n.*a JSON list"):
+        import_files("i", files[0], tmp_path / "q.tsv", data=tmp_path, drop_missing=True)
 
 
 def test_ids_with_separators_are_ids_where_the_pool_has_them(tmp_path):

@@ -325,6 +325,11 @@ class _Getter:
         to grade, or records of both. M-BEIR's card has ``{"did": id}``, its files have the id.
         """
         name, value = self._value("pos_item_ids")
+        if isinstance(value, str) and _LIST.fullmatch(value):
+            try:
+                value = parse_json(value)  # grades by id
+            except ValueError:
+                self._wrong(name, value, 'a JSON list, such as ["a", "b"]')
         if isinstance(value, Mapping):
             pairs = [*value.items()]
         else:

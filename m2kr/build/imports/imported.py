@@ -105,6 +105,9 @@ class ImportedBuilder:
             str, dict[str, int]
         ] = {}  # judged queries that are not there, and where
         name = checked_name(name)
+        for split, files in layout.splits.items():
+            if files.qrels and not self._judged[split]:
+                raise InputError("there are no judgements", where=str(files.qrels.path))
         tasks: set[str] = set()
         grades: set[float] = set()
         for split in layout.splits:
@@ -233,15 +236,16 @@ class ImportedBuilder:
 
     def _refuse_lost(self, passage: str, query: str, where: str) -> None:
         """Raises for a judged passage that the pool lacks, unless such are to be taken as they are."""
-        parts = [part.strip() for part in re.split(r"[;|]", passage)]
-        several = len(parts) > 1 and any(part in self._pool_ids() for part in parts)
+        pool = self._pool_ids()
+        parts = [part.strip(" '\"") for part in re.split(r"[;|]", passage)]
+        several = len(parts) > 1 and any(part in pool for part in parts)
         if not several:
-            parts = re.split(r"[\s,]+", passage)
-            several = len(parts) > 1 and all(part in self._pool_ids() for part in parts)
+            parts = [part.strip("'\"") for part in re.split(r"[\s,]+", passage)]
+            several = len(parts) > 1 and all(part in pool for part in parts)
         if several:
             raise InputError(
-                f"positive {passage!r} of query {query!r} looks like a list: {parts[0]!r} and others "
-                "are among the passages, the whole is not",
+                f"positive {passage!r} of query {query!r} looks like a list of ids: the whole is not "
+                "among the passages, parts of it are",
                 where=where,
                 expected=f"a JSON list: {json.dumps(parts, ensure_ascii=False)}",
             )
