@@ -80,6 +80,7 @@ def command(
     from m2kr.cli import output
     from m2kr.cli.build import show
     from m2kr.data.load import load
+    from m2kr.schema import GRADES
 
     root = paths.data_root(data)
     output.say(f"data root: {root}", json_mode=json)
@@ -124,6 +125,10 @@ def command(
         )
         return
     show(source, built.folder, built.manifest, fresh=built.fresh)
+    columns = [column["name"] for column in built.manifest["source"]["columns"]["queries"]]
+    if GRADES.name in columns:
+        right = built.manifest.get("relevance_threshold", 1)
+        output.say(f"judgements are graded: a passage is right from grade {right:g}")
     for name, each in counts.items():
         if each.total:
             output.say(f"images of {name}: {each.found:,} of {each.total:,} found")
