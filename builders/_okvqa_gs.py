@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 
 from m2kr.build.formats.delimited import read_csv
-from m2kr.build.formats.unicode_halves import loads
 from m2kr.build.ledger import Ledger
 from m2kr.build.spec import Asset, BuildContext, Row, Shape
 from m2kr.errors import InputError
+from m2kr.unicode_halves import loads
 
 from ._rows import dropper, told
 

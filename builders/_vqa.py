@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import orjson
 
-from m2kr.build.formats.unicode_halves import loads
 from m2kr.build.spec import BuildContext
 from m2kr.errors import InputError
+from m2kr.unicode_halves import loads
 
 from ._images import coco_path
 from ._rows import most_frequent, only_member, told

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr.errors import InputError
+from m2kr.unicode_halves import mended_array
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -111,7 +112,8 @@ class ParquetReader:
                     batch = next(chosen, None)
                     if batch is None:
                         break
-                    unpacked += _validated(batch)
+                    batch = _in_utf8(batch)
+                    unpacked += _bytes(batch)
                     self._check_bytes(unpacked)
                 except _errors() as error:
                     raise self._refusal(f"the file is damaged: {error}") from error
@@ -240,6 +242,18 @@ def _validated(rows: "pa.Table | pa.RecordBatch") -> int:
     """Bytes of rows whose offsets were checked: a damaged file's can point anywhere in memory."""
     rows.validate(full=True)
     return _bytes(rows)
+
+
+def _in_utf8(batch: "pa.RecordBatch") -> "pa.RecordBatch":
+    """A batch that was checked as `_validated` does, halves of surrogate pairs as U+FFFD."""
+    import pyarrow as pa
+
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid:
+        arrays = [mended_array(column) for column in batch.columns]
+        return pa.record_batch(arrays, names=batch.schema.names)
+    return batch
 
 
 def _bytes(rows: Any) -> int:

@@ -3,17 +3,22 @@
 import io
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import m2kr
 from m2kr.build.formats.delimited import Fault, read_csv, read_tsv
 from m2kr.build.formats.json_lines import read_json_lines
 from m2kr.build.formats.json_stream import array_items, object_members
-from m2kr.build.formats.unicode_halves import loads, mended_bytes, mended_json, mended_text
+from m2kr.build.imports.importer import import_files
+from m2kr.unicode_halves import loads, mended_bytes, mended_json, mended_text
 
 # Halves of either kind, alone or together, beside what looks like them: Hangul, backslashes, escapes.
 TEXTS = st.text(
@@ -117,3 +122,33 @@ def test_numbers_that_json_lacks_are_null(values: list[Any]) -> None:
     assert list(array_items(io.BytesIO(escaped(values)), where="x")) == expected
     document = escaped({str(i): value for i, value in enumerate(values)})
     assert [v for _, v in object_members(io.BytesIO(document), where="x")] == expected
+
+
+def test_own_data_of_every_form(tmp_path: Path) -> None:
+    half, mended = "a \ud83d b", "a \ufffd b"
+    passages = [{"id": "p\ud83d1", "text": half}, {"id": "p2", "text": "two"}]
+    queries = [{"id": "q1", "text": half, "positives": ["p\ud83d1"], "answers": [half]}]
+    lines = tmp_path / "p.jsonl", tmp_path / "q.jsonl"
+    for path, rows in zip(lines, (passages, queries), strict=True):
+        path.write_bytes(b"\n".join(map(escaped, rows)))
+    csv = tmp_path / "p.csv"
+    cells = "".join(f'"{row["id"]}","{row["text"]}"\n' for row in passages)
+    csv.write_bytes(("id,text\n" + cells).encode("utf-8", "surrogatepass"))
+    parquet = tmp_path / "p.parquet"
+    columns = {
+        key: pa.array([r[key].encode("utf-8", "surrogatepass") for r in passages], pa.binary())
+        for key in ("id", "text")
+    }
+    pq.write_table(
+        pa.table({k: v.cast(pa.string(), safe=False) for k, v in columns.items()}), parquet
+    )
+    splits = [m2kr.from_records(passages, queries, data=tmp_path, name="records")]
+    for name, path in (("lines", lines[0]), ("csv", csv), ("parquet", parquet)):
+        import_files(name, path, lines[1], data=tmp_path)
+        splits.append(m2kr.load(name, data=tmp_path))
+    for split in splits:
+        assert split.passages["passage_id"][:] == ["p\ufffd1", "p2"]
+        assert split.passages["passage_content"][:] == [mended, "two"]
+        query = split.query("q1")
+        assert (query["question"], query["answers"]) == (mended, [mended])
+        assert query["pos_item_ids"] == ["p\ufffd1"]

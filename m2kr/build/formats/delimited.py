@@ -13,8 +13,8 @@ from m2kr.build.formats import csv_stream
 from m2kr.build.formats.ahead import ahead
 from m2kr.build.formats.csv_stream import Unreadable
 from m2kr.build.formats.delimited_parse import Layout, parse
-from m2kr.build.formats.unicode_halves import mended_bytes
 from m2kr.errors import InputError
+from m2kr.unicode_halves import mended_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

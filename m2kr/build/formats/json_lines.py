@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from m2kr.build.formats.delimited import Fault
-from m2kr.build.formats.unicode_halves import loads
+from m2kr.unicode_halves import loads
 
 LINE_LIMIT = 64 << 20
 

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 
-from m2kr.build.formats.unicode_halves import loads, mended_json
 from m2kr.errors import InputError
+from m2kr.unicode_halves import loads, mended_json
 
 LIMIT = 256 << 20
 _CHUNK, _SPAN = 1 << 18, 1 << 19  # bytes read and scanned, and bytes decoded at once

@@ -16,6 +16,7 @@ from m2kr.build.imports.readers import Record, parse_json
 from m2kr.data.images import clean_path
 from m2kr.errors import InputError
 from m2kr.instructions import TEMPLATES
+from m2kr.unicode_halves import mended_text
 
 Row = dict[str, Any]
 
@@ -244,11 +245,7 @@ def _describe(value: object) -> str:
 def _string(value: object, where: str, name: str, expected: str) -> str:
     if not isinstance(value, str):
         _wrong(value, where, name, expected)
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        _wrong(value, where, name, "text without halves of surrogate pairs")
-    return str(value)
+    return mended_text(str(value))
 
 
 def is_missing(value: object) -> bool:

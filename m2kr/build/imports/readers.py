@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from m2kr.build.formats.inflate import open_gzip
 from m2kr.errors import InputError, MissingError
+from m2kr.unicode_halves import mended_bytes, mended_json
 
 MAX_LINE = 16 * 1024 * 1024
 _BATCH_ROWS = 256
@@ -121,7 +122,7 @@ def read_lines(file: RecordFile) -> Iterator[tuple[int, str]]:
                         where=file.where(n),
                         expected=f"at most {MAX_LINE:,} bytes",
                     )
-                yield n, raw.decode("utf-8-sig" if n == 1 else "utf-8")
+                yield n, mended_bytes(raw).decode("utf-8-sig" if n == 1 else "utf-8")
     except UnicodeDecodeError as error:
         raise InputError(
             f"byte {error.start + 1} of the line is not UTF-8",
@@ -177,12 +178,14 @@ def _no_constant(name: str) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """The value of one JSON text.
+    """The value of one JSON text; halves of surrogate pairs are U+FFFD.
 
     Raises:
         ValueError: it is not JSON (NaN and Infinity are not), or nested too deeply.
     """
     try:
+        if "\\u" in text:
+            text = mended_json(text.encode()).decode()
         return json.loads(text, parse_constant=_no_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None

@@ -16,10 +16,10 @@ from m2kr.build.formats.csv_stream import BOM, record_end
 from m2kr.build.formats.delimited import Fault, read_csv, read_tsv
 from m2kr.build.formats.json_lines import read_json_lines
 from m2kr.build.formats.json_stream import array_items, object_members
-from m2kr.build.formats.unicode_halves import mended_json
 from m2kr.build.probing.unpack import Drift, Piece, begins, content
 from m2kr.build.spec import Shape
 from m2kr.errors import InputError
+from m2kr.unicode_halves import mended_json
 
 PARSED = 16 << 20
 # From so much text on a row could be expected in it.

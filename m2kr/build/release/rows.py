@@ -18,7 +18,6 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from m2kr.build.formats.unicode_halves import mended_bytes
 from m2kr.build.ledger import Ledger
 from m2kr.build.release.files import ReleaseTable
 from m2kr.build.spec import UPSTREAM_ROW, BuildContext, Row
@@ -264,30 +263,10 @@ def _column(
 def _typed(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     """An array as another type: numbers as text, nested values as JSON text."""
     if array.type == wanted:
-        return _mended(array)
+        return array
     if pa.types.is_string(wanted) and pa.types.is_nested(array.type):
         texts = [None if v is None else orjson.dumps(v).decode() for v in array.to_pylist()]
         return pa.array(texts, wanted)
     if pa.types.is_list(wanted) and pa.types.is_null(getattr(array.type, "value_type", None)):
         return pa.array([None if v is None else [] for v in array.to_pylist()], wanted)
-    return _mended(pc.cast(array, wanted))
-
-
-def _mended(array: pa.Array) -> pa.Array:
-    """Strings, or lists of them, in valid UTF-8, halves of surrogate pairs as U+FFFD.
-
-    Parquet files are read without a look at that.
-    """
-    try:
-        array.validate(full=True)
-    except pa.ArrowInvalid:
-        if pa.types.is_list(array.type):
-            offsets = pa.array(array.offsets.to_numpy(), pa.int32())
-            mask = pa.array(array.is_null().to_numpy(zero_copy_only=False))
-            return pa.ListArray.from_arrays(offsets, _mended(array.values), mask=mask)
-        if not pa.types.is_string(array.type):
-            raise
-        raw = array.cast(pa.binary()).to_pylist()
-        texts = [None if v is None else mended_bytes(v).decode("utf-8", "replace") for v in raw]
-        return pa.array(texts, pa.string())
-    return array
+    return pc.cast(array, wanted)

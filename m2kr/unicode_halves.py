@@ -7,9 +7,12 @@ halves that belong together are one character, however they are written. In JSON
 """
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _ESCAPED_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 _ESCAPE = re.compile(rb"\\(?:u(?i:d[89ab]..\\ud[c-f]..)|(u(?i:d[89a-f][0-9a-f]{2}))|.)", re.S)
@@ -50,6 +53,40 @@ def loads(text: bytes) -> Any:
         if mended == text:
             raise
     return orjson.loads(mended)
+
+
+def mended_array(array: "pa.Array") -> "pa.Array":
+    """An Arrow array in valid UTF-8; what Parquet files hold isn't looked at when they are read.
+
+    Raises:
+        pa.ArrowInvalid: it holds other bytes that are no UTF-8, or is damaged.
+    """
+    import pyarrow as pa
+
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        mended = _of_mended(array)
+        mended.validate(full=True)
+        return mended
+    return array
+
+
+def _of_mended(array: "pa.Array") -> "pa.Array":
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(array.type):
+        return pa.DictionaryArray.from_arrays(array.indices, mended_array(array.dictionary))
+    if pa.types.is_list(array.type):
+        offsets = pa.array(array.offsets.to_numpy(), pa.int32())
+        mask = pa.array(array.is_null().to_numpy(zero_copy_only=False))
+        return pa.ListArray.from_arrays(offsets, mended_array(array.values), mask=mask)
+    if not pa.types.is_string(array.type):
+        return array
+    raw = array.cast(pa.binary())
+    raw.validate(full=True)  # its bytes are where it says
+    texts = [None if text is None else mended_bytes(text) for text in raw.to_pylist()]
+    return pa.array(texts, pa.binary()).cast(pa.string())
 
 
 def _joined(halves: str) -> str:
