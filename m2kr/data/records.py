@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from m2kr.instructions import join
+from m2kr.schema import GRADES, LOST_GRADES, LOST_IDS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
 # What a retriever must not read: the right answers.
 _JUDGED = frozenset(
-    {"pos_item_ids", "pos_item_contents", "pos_item_grades", "answers", "gold_answer"}
+    {
+        *("pos_item_ids", "pos_item_contents", "answers", "gold_answer"),
+        *(column.name for column in (GRADES, LOST_IDS, LOST_GRADES)),
+    }
 )
 
 

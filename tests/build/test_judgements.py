@@ -109,6 +109,8 @@ def test_a_lost_positive_counts_as_never_found(tmp_path):
     )
     assert judged(split) == {"q0": {"d0": 1}, "q1": {"d99": 2}}
     assert split.query("q1")["pos_item_ids"] == []
+    plain = m2kr.from_records(PASSAGES, QUERIES, data=tmp_path)
+    assert split.queries_view.content == plain.queries_view.content  # what retrievers may read
     result = m2kr.evaluate(split, "bm25")[0]
     assert result.metrics["hit_rate@1"]["value"] == 0.5
     assert result.metrics["hit_rate@1"]["n"] == 2
@@ -494,6 +496,18 @@ def test_files_that_systems_leave_behind_do_not_stop_an_import(tmp_path):
     folder = beir(tmp_path / "b", qrels)
     built = import_files("b", layout="beir", folder=folder, data=tmp_path / "d")
     assert list(built.manifest["splits"]) == ["test"]
+    ret = tmp_path / "ReT"
+    jsonl(ret / "okvqa_passages_test.jsonl", [{"passage_id": "d1", "passage_text": "note"}])
+    jsonl(ret / "okvqa_test.jsonl", [{"data_id": "q1", "question": "?", "passage_id": "d1"}])
+    for name in (
+        "._okvqa_passages_test.jsonl",
+        "__MACOSX/._okvqa_test.jsonl",
+        "._okvqa_test.jsonl",
+    ):
+        (ret / name).parent.mkdir(exist_ok=True)
+        (ret / name).write_bytes(b"\0\5\x16\7")
+    built = import_files("r", layout="ret-m2kr", folder=ret, data=tmp_path / "d")
+    assert judged(read_back(built)) == {"q1": {"d1": 1}}
 
 
 def test_a_blank_query_matters_only_where_it_is_judged(tmp_path):
