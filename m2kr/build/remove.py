@@ -10,6 +10,7 @@ from m2kr.data.load import known_source, manifest_of, source_of, survey
 from m2kr.data.manifests import config_of
 from m2kr.errors import MissingError, UsageError
 from m2kr.locks import hold
+from m2kr.paths import manifest_path
 from m2kr.sources import normalise
 
 
@@ -82,3 +83,12 @@ def _remove(source: str, folder: Path, config: str) -> Removed:
     with contextlib.suppress(OSError):  # it holds something else
         folder.rmdir()
     return Removed(source, folder, size)
+
+
+def discard_unfinished(folder: Path, config: str) -> None:
+    """Removes what a build that can't succeed has left in an edition of its own."""
+    with hold(folder / f".{config}.lock", f"the build of {config} in {folder}"):
+        if not manifest_path(folder, config).exists():
+            shutil.rmtree(folder / f".staging-{config}", ignore_errors=True)
+    with contextlib.suppress(OSError):  # it is somebody else's, too
+        folder.rmdir()

@@ -270,7 +270,7 @@ def test_wrong_records_name_record_and_field(tmp_path, passages, queries, words)
         m2kr.from_records(passages, queries, data=tmp_path)
     for word in words:
         assert word in str(caught.value)
-    assert not list(tmp_path.glob("*/*_manifest.json"))
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
 
 
 @pytest.mark.parametrize("name", ["mini", "Mi-Ni", "all", "1st", "a/b", "..", "", "x" * 80, "a b"])

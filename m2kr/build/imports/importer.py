@@ -16,7 +16,7 @@ from m2kr.build.imports.imported import ImportedBuilder
 from m2kr.build.imports.layout import Given, Layout, SplitFiles, canonical_split, the_one
 from m2kr.build.imports.qrels import Judgement, judgements_of, qrels_file
 from m2kr.build.imports.readers import Record, RecordFile, record_file
-from m2kr.errors import InputError, MissingError, UsageError
+from m2kr.errors import InputError, M2KRError, MissingError, UsageError
 from m2kr.paths import data_root
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def from_records(
         >>> mine = m2kr.from_records(passages, queries)  # doctest: +SKIP
         >>> m2kr.evaluate(mine, "bm25")  # doctest: +SKIP
     """
+    from m2kr.build.remove import discard_unfinished
     from m2kr.build.run import build
     from m2kr.data.load import load
 
@@ -104,10 +105,16 @@ def from_records(
             drop_missing=drop_missing,
             relevance_threshold=relevance_threshold,
         )
-        if name is None and edition is None:
+        own_place = name is None and edition is None
+        if own_place:
             edition = f"{builder.SOURCE.name}-{builder.content[:12]}"
         builder.keep = data_root(data) / (edition or builder.SOURCE.name)
-        built = build(builder, data_root(data), edition=edition)
+        try:
+            built = build(builder, data_root(data), edition=edition)
+        except M2KRError:
+            if own_place:  # mended records will go to another place
+                discard_unfinished(builder.keep, builder.SOURCE.config)
+            raise
     return load(builder.SOURCE.name, split, edition=built.folder.name, data=data)
 
 
