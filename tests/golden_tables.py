@@ -7,6 +7,7 @@ builders' own rules, not from what the code gives. A source is added by a line i
 
 import hashlib
 import json
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -105,13 +106,13 @@ def ledger_of(built: Built, *actions: str) -> Ledger:
     }
 
 
-def versioned(built: Built, name: str) -> dict[str, Any]:
-    """A source's version, and digests of what must not change without another one.
+def hold_to_golden(built: Built, edition: str, files: Sequence[Path]) -> None:
+    """Fails if what a source builds changed without another version.
 
-    Attributes:
-        rows: Of all tables, logically: not of file bytes.
-        spec: Of what its spec does beside words.
-        fixture: Of the upstream files that it is built of here.
+    Args:
+        built: As built.
+        edition: Its name in ``golden/sources.json``.
+        files: What it was built of.
     """
     source = built.manifest["source"]
     rows = {
@@ -121,18 +122,35 @@ def versioned(built: Built, name: str) -> dict[str, Any]:
     }
     acts = ("task", "groups", "headline", "unjudged", "image_store", "image_names")
     spec = decisive(source) | {name: source[name] for name in acts}
-    shared = {"okvqa": ("wikipedia",), "infoseek": ("wikipedia",), "iglue": ("wit",)}
-    files = [
-        file
-        for folder in (name, *shared.get(name, ()))
-        for file in sorted((UPSTREAM / folder).iterdir())
-    ]
-    return {
+    now = {
         "version": source["version"],
         "rows": _digest(json.dumps(rows, sort_keys=True).encode()),
         "spec": _digest(json.dumps(spec, sort_keys=True).encode()),
         "fixture": _digest(*(file.name.encode() + b"\0" + file.read_bytes() for file in files)),
     }
+    path, name = GOLDEN / "sources.json", source["name"]
+    goldens = json.loads(path.read_text(encoding="utf-8"))
+    then = goldens.get(edition, {})
+    changed = [what for what in ("rows", "spec") if now[what] != then.get(what)]
+    same = now["version"] == then.get("version") and now["fixture"] == then.get("fixture")
+    assert not (changed and same), (
+        f"the {' and '.join(changed)} of {edition} changed, so builds that people have differ from "
+        f"new ones: raise `version` in the SOURCE of builders/{name}.py (now {now['version']}), say "
+        f"so under Numbers in CHANGELOG.md, and run this test once with M2KR_WRITE_GOLDEN=1"
+    )
+    if os.environ.get("M2KR_WRITE_GOLDEN"):
+        path.write_text(json.dumps(goldens | {edition: now}, indent=1) + "\n", encoding="utf-8")
+    else:
+        assert now == then, (
+            f"{edition} has a new version or fixture: run this test once with M2KR_WRITE_GOLDEN=1"
+        )
+
+
+def fixture_files(name: str) -> list[Path]:
+    """The files under ``fixtures/upstream`` that a source is built of."""
+    shared = {"okvqa": ("wikipedia",), "infoseek": ("wikipedia",), "iglue": ("wit",)}
+    folders = (name, *shared.get(name, ()))
+    return [file for folder in folders for file in sorted((UPSTREAM / folder).iterdir())]
 
 
 def _digest(*contents: bytes) -> str:

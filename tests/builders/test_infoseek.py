@@ -4,6 +4,7 @@ Its tables, ledger and counts are tested with those of all sources (``test_sourc
 """
 
 import json
+import math
 import os
 from collections import Counter
 from pathlib import Path
@@ -85,6 +86,29 @@ def test_every_form_of_answer_eval(
 )
 def test_what_is_no_answer_is_dropped(tmp_path: Path, wrong: Any) -> None:
     assert not joined(tmp_path, ROW | {"answer_eval": wrong})
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(" 1a") | st.just(NUMBER),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["wikidata", "range"]), inner, max_size=2)
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("infoseek")
+
+
+@given(ANYTHING, ANYTHING)
+def test_answers_of_any_kind_are_read_or_dropped(folder: Path, answer: Any, accepted: Any) -> None:
+    for asked in joined(folder, ROW | {"answer": answer, "answer_eval": accepted}):
+        assert asked.answers and all(text.strip() for text in asked.answers)
+        assert asked.value is None or math.isfinite(asked.value)
+        assert len(asked.range) == (0 if asked.value is None else 2)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from golden_tables import hold_to_golden
 from PIL import Image
 
 from m2kr.build.ledger import Ledger
+from m2kr.build.run import Built
 from m2kr.build.spec import BuildContext
 from m2kr.instructions import TEMPLATES
 from m2kr_builders import mini
@@ -57,6 +59,13 @@ def pictures() -> dict[str, bytes]:
             assert handle is not None and member.name not in found
             found[member.name] = handle.read()
     return found
+
+
+def test_no_row_changes_without_a_new_version(mini_root: Path) -> None:
+    folder = mini_root / "mini"
+    record = json.loads((folder / "MINI_manifest.json").read_text(encoding="utf-8"))
+    files = [FOLDER / Path(asset.name).name for asset in mini.assets({})]
+    hold_to_golden(Built(folder, record, fresh=False), "mini", files)
 
 
 def test_checksums_and_size() -> None:

@@ -1,7 +1,5 @@
 """Every source built from true-format upstream files, against tables made by hand (``golden_tables.py``)."""
 
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,16 +13,16 @@ from golden_tables import (
     EDITIONS,
     FILTERING,
     FIRST,
-    GOLDEN,
     LISTS,
     SOURCES,
     expected_table,
+    fixture_files,
     golden,
+    hold_to_golden,
     ledger_of,
     make,
     rows_of,
     tree,
-    versioned,
 )
 from upstream_fixture import Served, served_files
 
@@ -75,23 +73,7 @@ def test_every_table_is_as_worked_out_by_hand(editions: dict[str, Built], editio
 
 @pytest.mark.parametrize("edition", EDITIONS)
 def test_no_row_changes_without_a_new_version(editions: dict[str, Built], edition: str) -> None:
-    name, built = EDITIONS[edition][0], editions[edition]
-    now, golden_file = versioned(built, name), GOLDEN / "sources.json"
-    goldens = json.loads(golden_file.read_text(encoding="utf-8"))
-    then = goldens.get(edition, {})
-    changed = [what for what in ("rows", "spec") if now[what] != then.get(what)]
-    same = now["version"] == then.get("version") and now["fixture"] == then.get("fixture")
-    assert not (changed and same), (
-        f"the {' and '.join(changed)} of {edition} changed, so builds that people have differ from "
-        f"new ones: raise `version` in the SOURCE of builders/{name}.py (now {now['version']}), say "
-        f"so under Numbers in CHANGELOG.md, and run this test once with M2KR_WRITE_GOLDEN=1"
-    )
-    if os.environ.get("M2KR_WRITE_GOLDEN"):
-        golden_file.write_text(json.dumps(goldens | {edition: now}, indent=1) + "\n", "utf-8")
-    else:
-        assert now == then, (
-            f"{edition} has a new version or fixture: run this test once with M2KR_WRITE_GOLDEN=1"
-        )
+    hold_to_golden(editions[edition], edition, fixture_files(EDITIONS[edition][0]))
 
 
 def test_an_instruction_depends_on_the_row_alone(

@@ -9,6 +9,7 @@ from evaluation.toys import PASSAGES, QUERIES, Dense, image_folder, toy_split
 from m2kr.data.images import ImageStore
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.evaluation.harness import evaluate, score
+from m2kr.evaluation.report import rows
 from m2kr.evaluation.result import Result
 from m2kr.evaluation.retriever import Modalities, RunRetriever
 from m2kr.evaluation.run import Run
@@ -84,6 +85,17 @@ def test_a_result_by_hand():
     assert fruit["metrics"]["pseudo_recall@5"]["n"] == 1
     assert result.groups["kind"]["(none)"]["n"] == 1
     assert "hit_rate@5" not in result.groups["kind"]["(none)"]["metrics"]
+
+
+def test_all_groupings_are_shown(tmp_path):
+    split = toy_split()
+    split.manifest["groups"] = ["kind", "img_path", "instruction"]
+    result = evaluate(split, Fixed(), k=5, metrics="hit_rate@5", workdir=tmp_path)
+    _, body = rows([result])
+    assert [line[2] for line in body[1:]] == [
+        *("(none) 1", "animal 1", "fruit 2"),
+        *("(none) 2", "a.png 1", "b.png 1"),  # and all have one instruction: that is no group
+    ]
 
 
 def test_provenance_is_in_the_result(tmp_path):

@@ -36,7 +36,7 @@ NO_ROW = "a row without an image"
 TOO_LONG = "a row that is too long"
 NO_BASE64 = "no base64"
 DAMAGED = "a damaged file"
-_HEADER = b"image_url"
+_URL, _IMAGE = b"image_url", b"b64_bytes"
 _SKIP = 1 << 20
 
 
@@ -112,7 +112,8 @@ def pixels(
 ) -> Iterator[tuple[str, bytes]]:
     """The images of some rows that are asked for: name and file. Others are not decoded.
 
-    One row is in memory; of one that is longer than `LINE`, its beginning.
+    One row is in memory; of one that is longer than `LINE`, its beginning. The address comes first
+    and the image second, unless a header says otherwise.
 
     Args:
         content: Rows, inflated.
@@ -123,20 +124,24 @@ def pixels(
     Raises:
         InputError: the file is damaged.
     """
+    url_place, image_place = 0, 1
     for number, line in _rows(content):
         if line is None:
             on_fault(Fault(where, f"row {number:,}", TOO_LONG, f"more than {LINE:,} bytes"))
             continue
-        url, tab, rest = line.partition(b"\t")
-        url = url.strip(b'"')
-        if url == _HEADER and number == 1:
+        cells = line.split(b"\t")
+        header = [cell.strip(b'"') for cell in cells] if number == 1 else []
+        if _URL in header:
+            url_place = header.index(_URL)
+            image_place = header.index(_IMAGE) if _IMAGE in header else 1
             continue
-        name = _name(url)
-        if name is None or not tab:
+        whole = len(cells) > max(url_place, image_place)
+        name = _name(cells[url_place].strip(b'"')) if whole else None
+        if name is None:
             found = line[:80].decode("utf-8", "backslashreplace")
             on_fault(Fault(where, f"row {number:,}", NO_ROW, f"begins with {found!r}"))
         elif asked(name):
-            data = _decoded(rest.partition(b"\t")[0])
+            data = _decoded(cells[image_place])
             wrong = _wrong(data)
             if data is None or wrong is not None:
                 on_fault(Fault(where, name, *(wrong or (NO_BASE64, f"row {number:,}"))))

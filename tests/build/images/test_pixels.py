@@ -4,6 +4,7 @@ import base64
 import functools
 import gzip
 import io
+import itertools
 import random
 import tarfile
 from pathlib import Path
@@ -209,6 +210,20 @@ def test_the_open_parts_are_two_hundred():
         "/image_pixels/part-00000-04b253b8-db8c-4d14-a23f-3433a86841b4-c000.csv.gz"
     )
     assert "part-00199-" in PARTS[-1]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_a_header_says_where_the_columns_are(order):
+    names = (b"image_url", b"b64_bytes", b"metadata_url")
+    rows = [row(f"{U}/{i}.jpg", photo(i)).rstrip(b"\n").split(b"\t")[:3] for i in range(3)]
+    content = b"".join(
+        b"\t".join(cells[place] for place in order) + b"\n" for cells in (names, *rows)
+    )
+    wanted = {md5_name(f"{U}/{i}.jpg"): photo(i) for i in range(3)}
+    faults: list[Told] = []
+    found = dict(pixels(io.BytesIO(content), "p", wanted.__contains__, faults.append))
+    assert found == wanted
+    assert not faults
 
 
 @settings(max_examples=100, deadline=None)
