@@ -116,7 +116,10 @@ def _files(
     whole: list[str] = []
     for file in files:
         path = edition / file
-        problem = size_problem(path, identity_at(path), manifest["files"][file]["size"])
+        try:
+            problem = size_problem(path, identity_at(path), manifest["files"][file]["size"])
+        except M2KRError as error:
+            problem = error.what
         if problem:
             problems.append(f"{path.name}: {problem}")
         else:

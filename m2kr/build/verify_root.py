@@ -20,7 +20,7 @@ from m2kr.data.manifests import (
     read_manifests,
     rebuild_command,
 )
-from m2kr.errors import M2KRError
+from m2kr.errors import M2KRError, from_system, one_line
 from m2kr.locks import hold
 from m2kr.paths import editions
 from m2kr.progress import Progress, Silent
@@ -113,18 +113,21 @@ def _images(
         there = []
     hashed = {each["name"]: each["sha256"] for each in manifest["inputs"]}
     for path in there:
+        if path in stores:
+            continue
         problem = ""
-        if path in recorded and path.is_file() and path.name in hashed:
-            bars.start(path.name, None)
-            ((identity, sha256),) = hashes(path.parent, [path.name]).values()
-            bars.done(path.name)
-            if identity is None or sha256 != hashed[path.name]:
-                problem = f"{path}: {OTHER_BYTES}"
-                fix = rebuild_command(manifest, edition)
-        elif holds_shards(path):
-            if path in stores:
-                continue
-            stores.add(path)
-            problem = check_store(path, bars)
-            fix = f"move the store away, then m2kr images {source['name']} --data {edition.parent}"
+        try:
+            if path in recorded and path.is_file() and path.name in hashed:
+                bars.start(path.name, None)
+                ((identity, sha256),) = hashes(path.parent, [path.name]).values()
+                bars.done(path.name)
+                if identity is None or sha256 != hashed[path.name]:
+                    problem, fix = f"{path}: {OTHER_BYTES}", rebuild_command(manifest, edition)
+            elif holds_shards(path):
+                stores.add(path)
+                problem = check_store(path, bars)
+                fix = f"move it away with its index; m2kr images {source['name']} fetches anew"
+        except (M2KRError, OSError) as error:
+            ours = from_system(error)
+            problem = f"{path}: {ours.what if ours else one_line(error)}"
         yield Finding("images", "images", problem, fix)

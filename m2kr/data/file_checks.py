@@ -6,6 +6,7 @@ below the data root in ``.cache/checked``, or where that can't be written in the
 stamp that does not fit (a copied folder, a file system without lasting inodes) costs a hash, no more.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -20,7 +21,14 @@ from typing import Any
 
 from m2kr import atomic
 from m2kr.data.manifests import DIGEST, read_manifest, rebuild_command
-from m2kr.errors import CheckError, InputError, M2KRError, MissingError
+from m2kr.errors import (
+    CheckError,
+    InputError,
+    M2KRError,
+    MissingError,
+    from_system,
+    one_line,
+)
 from m2kr.paths import manifest_path
 
 log = logging.getLogger("m2kr.data")
@@ -55,7 +63,7 @@ class CheckedFiles:
 
         Raises:
             CheckError: a file's bytes are others now.
-            MissingError: a file is gone, or can't be read.
+            M2KRError: a file is gone, or can't be read.
         """
         for name, identity in self.identities.items():
             now = identity_at(self.edition / name)
@@ -76,6 +84,7 @@ def check_table(edition: Path, manifest: Mapping[str, Any], table: str) -> Check
     Raises:
         MissingError: a file is gone.
         CheckError: a file is not what the manifest says, or the source was built anew meanwhile.
+        M2KRError: a file can't be read.
     """
     names = [name for name in manifest["files"] if name.startswith(f"{table}/")]
     stamps = Stamps(edition, manifest["source"]["config"])
@@ -106,7 +115,7 @@ def hashes(edition: Path, names: Iterable[str]) -> dict[str, tuple[Identity | No
     """Identity and sha256 of files of an edition, several at a time; the identity is None if it changed.
 
     Raises:
-        MissingError: a file can't be read.
+        M2KRError: a file can't be read.
     """
     listed = list(names)
     if len(listed) == 1:
@@ -201,11 +210,19 @@ def identity_of(facts: os.stat_result) -> Identity:
 
 
 def identity_at(path: Path) -> Identity | None:
-    """The identity of a regular file; None if there is none."""
+    """The identity of a regular file; None if there is none.
+
+    Raises:
+        M2KRError: the system doesn't say, as where a folder may not be looked into.
+    """
     try:
         facts = path.stat()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise _unreadable(error) from error
     return identity_of(facts) if stat.S_ISREG(facts.st_mode) else None
 
 
@@ -216,8 +233,12 @@ def _hash(path: Path) -> tuple[Identity | None, str]:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             same = identity_of(os.fstat(file.fileno())) == before
     except OSError as error:
-        raise MissingError(f"can't be read: {error.strerror or error}", where=str(path)) from error
+        raise _unreadable(error) from error
     return (before if same else None), sha256
+
+
+def _unreadable(error: OSError) -> M2KRError:
+    return from_system(error) or M2KRError(one_line(error))
 
 
 def _refusal(edition: Path, manifest: Mapping[str, Any], name: str, problem: str) -> M2KRError:

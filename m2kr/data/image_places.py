@@ -99,7 +99,10 @@ class SourceRoots:
 
 def _is_there(root: Path) -> bool:
     """Whether a root exists: a folder, a file, or a folder inside a file."""
-    return root.exists() or any(parent.is_file() for parent in root.parents)
+    try:
+        return root.exists() or any(parent.is_file() for parent in root.parents)
+    except OSError:  # it can't be looked at: opening it will say why
+        return True
 
 
 def add_roots(folder: Path, given: Sequence[Path]) -> None:

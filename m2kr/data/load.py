@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from m2kr import paths
 from m2kr.data.file_checks import CheckedFiles, check_table
 from m2kr.data.manifests import config_of, read_manifest, read_manifests
-from m2kr.errors import InputError, M2KRError, MissingError, UsageError
+from m2kr.errors import InputError, M2KRError, MissingError, UsageError, plainly
 from m2kr.schema import ID_COLUMN, SUFFIX, TableKind
 from m2kr.sources import (
     RELEASED,
@@ -180,9 +180,11 @@ class Split:
             "passages": self._table("passages", self.pool),
         }
         checked = [check_table(self.folder, self.manifest, table) for table in tables.values()]
-        opened = {
-            kind: open_index(self.folder / table, ID_COLUMN[kind]) for kind, table in tables.items()
-        }
+        with plainly(self.folder):
+            opened = {
+                kind: open_index(self.folder / table, ID_COLUMN[kind])
+                for kind, table in tables.items()
+            }
         for each in checked:
             each.require_same()
         return opened
@@ -214,7 +216,8 @@ class Split:
 
         table = self._table(kind, split)
         checked = check_table(self.folder, self.manifest, table)
-        opened = Dataset.load_from_disk(str(self.folder / table), keep_in_memory=False)
+        with plainly(self.folder / table):
+            opened = Dataset.load_from_disk(str(self.folder / table), keep_in_memory=False)
         checked.require_same()
         self._checked.append(checked)
         return opened
@@ -249,6 +252,7 @@ def survey(root: Path) -> tuple[Built, dict[Path, M2KRError]]:
     return found, damaged
 
 
+@plainly()
 def load(
     source: str,
     split: str = "test",

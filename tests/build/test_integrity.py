@@ -4,8 +4,10 @@ import json
 import os
 import random
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +330,44 @@ def test_a_hundred_edits_by_hand(built: Path, tmp_path: Path) -> None:
         assert problems(root) or gone or "elsewhere" in what or what in HARMLESS, what
         assert time.monotonic() - started < 2, what
         shutil.rmtree(root)
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """As a user whom permissions stop, where tests are run by root."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of another kind")
+@pytest.mark.parametrize(
+    "name",
+    [f"{CONFIG}_data/test/data-00000.arrow", f"{CONFIG}_data/test", f"{CONFIG}_manifest.json", ""],
+)
+def test_what_may_not_be_read_is_one_line(built: Path, name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to others
+        Path(folder).chmod(0o755)
+        root = Path(shutil.copytree(built, Path(folder) / "root"))
+        root.chmod(0o755)
+        rows(root)
+        path = root / "tiny" / name
+        mode = path.stat().st_mode
+        path.chmod(0)
+        with unprivileged():
+            with pytest.raises(M2KRError):
+                rows(root)
+            assert problems(root) or not name
+            assert m2kr.load("tiny", edition="other", data=root).queries
+        path.chmod(mode)
+        root.chmod(0)
+        with unprivileged(), pytest.raises(M2KRError, match="not allowed"):
+            rows(root)
 
 
 def test_blanked_warnings_in_a_manifest_are_found(root: Path, cli: Cli) -> None:
