@@ -26,7 +26,7 @@ def publish(staging: Path, edition: Path, config: str) -> None:
     staged_manifest = manifest_path(staging, config)
     names = [name for name in published_names(config) if (staging / name).exists()]
     if names:
-        manifest_path(edition, config).unlink(missing_ok=True)
+        atomic.discard(manifest_path(edition, config))
         # It tells readers with a cache of their own which rows are here (see `card`).
         (edition / "README.md").unlink(missing_ok=True)
         atomic.fsync_dir(edition)
@@ -43,7 +43,7 @@ def publish(staging: Path, edition: Path, config: str) -> None:
 
 def remove(edition: Path, config: str) -> int:
     """Takes a source out of an edition, its manifest first; the bytes of what is gone."""
-    manifest_path(edition, config).unlink(missing_ok=True)
+    atomic.discard(manifest_path(edition, config))
     atomic.fsync_dir(edition)
     size = 0
     for name in published_names(config):

@@ -145,7 +145,11 @@ class ImportedBuilder:
                 )
         if self.keep is None or not manifest_path(self.keep, self.SOURCE.config).exists():
             return
-        old = read_manifest(manifest_path(self.keep, self.SOURCE.config))
+        remove = f"m2kr remove {name} --edition {self.keep.name} --data {root}"
+        try:
+            old = read_manifest(manifest_path(self.keep, self.SOURCE.config))
+        except InputError as error:
+            raise InputError(error.what, where=error.where, fix=remove) from error
         if self._facts() != [
             old["options"],
             [[file["name"], file["sha256"]] for file in old["inputs"]],
@@ -153,7 +157,7 @@ class ImportedBuilder:
             raise UsageError(
                 f"there is already a source '{name}' with other content in {self.keep}",
                 expected="another name, or none: then the data get a place of their own",
-                fix=f"m2kr remove {name} --edition {self.keep.name} --data {root}",
+                fix=remove,
             )
 
     def assets(self, options: Mapping[str, str]) -> "Sequence[Asset]":  # noqa: ARG002
