@@ -85,6 +85,8 @@ class ParquetReader:
             self._check_bytes(_validated(table))
         except _errors() as error:
             raise self._refusal(f"the file is damaged: {error}") from error
+        if table.num_rows != self._meta.row_group(number).num_rows:
+            raise self._refusal(f"the file is damaged: row group {number} lacks rows")
         return table
 
     def batches(
