@@ -55,6 +55,7 @@ class Results(list[Result]):
         return as_text(self)
 
 
+@plainly()
 def evaluate(
     source: "str | Split | Sequence[str | Split]",
     retriever: "str | Retriever | Sequence[str | Retriever]",

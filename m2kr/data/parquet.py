@@ -54,7 +54,9 @@ class ParquetReader:
             self._meta = self._file.metadata
             self.schema: pa.Schema = self._file.schema_arrow
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-            raise self._refusal(f"the file can't be read: {error}") from error
+            raise self._refusal(
+                f"the file can't be read, not a readable Parquet: {error}"
+            ) from error
         self.rows: int = self._meta.num_rows
         self.groups: int = self._meta.num_row_groups
         self._coded: Any = None

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m2kr import atomic
-from m2kr.errors import InputError, MissingError, UsageError
+from m2kr.data.parquet import ParquetReader
+from m2kr.errors import InputError, MissingError, UsageError, plainly
 from m2kr.evaluation import run_json, trec
 from m2kr.evaluation.run import Run
 
@@ -25,7 +27,6 @@ _SUFFIXES = {
 }
 _META = b"m2kr.run"
 _GROUP_ROWS = 1 << 19
-_MAX_ROWS, _MAX_BYTES = 1 << 30, 32 << 30
 _FORMS = ", ".join(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 
 
@@ -67,8 +68,13 @@ def _write(run: Run, form: str, file: "IO[bytes] | gzip.GzipFile", path: Path) -
 
 def load(path: Path) -> Run:
     """Reads a run file; see `Run.load`."""
-    if not path.is_file():
-        raise MissingError("there is no such run file", where=str(path))
+    with plainly(path):
+        if not path.is_file():
+            raise MissingError("there is no such run file", where=str(path))
+        return _load(path)
+
+
+def _load(path: Path) -> Run:
     try:
         form = _form(path) or _form_by_content(path)
         if form == "parquet":
@@ -116,18 +122,49 @@ def _write_parquet(run: Run, file: IO[bytes]) -> None:
 
 
 def _read_parquet(path: Path) -> Run:
-    try:
-        with pq.ParquetFile(path) as file:
-            _check_footer(file.metadata)
-            names = file.schema_arrow.names
-            table = file.read(columns=[names[i] for i in _roles(names).values()])
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"not a readable Parquet file: {error}", where=str(path)) from error
-    stored = (table.schema.metadata or {}).get(_META)
-    facts: dict[str, Any] = {"name": path.name.split(".")[0], "empty": []}
-    facts |= json.loads(stored) if stored else {}
-    run = from_table(table, facts["name"], facts.get("metadata"), where=str(path))
+    with ParquetReader(path) as file:
+        names = file.schema.names
+        chosen = [names[i] for i in _roles(names).values()]
+        kept = pa.schema([file.schema.field(i) for i in _roles(names).values()])
+        _check_types(kept)
+        table = pa.Table.from_batches(
+            [_plain(batch, kept) for batch in file.batches(chosen, rows=1 << 16)], kept
+        )
+        facts = _facts(file.schema.metadata or {}, path)
+    run = from_table(table, facts["name"], facts["metadata"], where=str(path))
     return _with_empty(run, facts["empty"])
+
+
+def _check_types(schema: pa.Schema) -> None:
+    """Refuses what is no id and no number, before it is read."""
+    for field in schema:
+        inner = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if pa.types.is_nested(inner) or pa.types.is_temporal(inner) or pa.types.is_boolean(inner):
+            raise InputError(
+                f"column {field.name!r} has the type {field.type}",
+                expected="strings, strings, float64",
+            )
+
+
+def _plain(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """A batch in the file's own types; some were read as dictionaries."""
+    arrays = [batch.column(f.name).cast(f.type) for f in schema]
+    return pa.record_batch(arrays, schema=schema)
+
+
+def _facts(stored: Mapping[bytes, bytes], path: Path) -> dict[str, Any]:
+    """What our own files hold besides rows; each may have been written by anybody."""
+    facts: dict[str, Any] = {"name": path.name.split(".")[0], "metadata": {}, "empty": []}
+    try:
+        facts |= json.loads(stored.get(_META, b"{}"))
+        sound = isinstance(facts["name"], str) and isinstance(facts["metadata"], dict)
+        for place, query in facts["empty"]:
+            sound = sound and type(place) is int and place >= 0 and isinstance(query, str)
+    except (ValueError, TypeError, RecursionError):
+        sound = False
+    if not sound:
+        raise InputError("what m2kr keeps in its metadata is damaged", fix="save the run again")
+    return facts
 
 
 def from_table(
@@ -167,15 +204,6 @@ def _roles(names: list[str]) -> "dict[trec.Role, int]":
             expected=f"columns q_id, doc_id, score; {first} may be called {', '.join(others)}",
         )
     return roles
-
-
-def _check_footer(footer: "pq.FileMetaData") -> None:
-    size = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
-    if footer.num_rows > _MAX_ROWS or size > _MAX_BYTES:
-        raise InputError(
-            f"holds {footer.num_rows:,} rows, {size:,} bytes unpacked",
-            expected=f"at most {_MAX_ROWS:,} rows and {_MAX_BYTES:,} bytes",
-        )
 
 
 def _flat(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal, cast
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -36,6 +36,7 @@ logger = logging.getLogger("m2kr.evaluation")
 
 ESCAPED = "+pct"
 _BLOCK, _MAX_LINE = 1 << 22, 1 << 16
+_FREE, _RATIO = 64 << 20, 300  # bytes that a gzip file may unpack to, and times its own size
 _BLANK = np.isin(np.arange(256), list(b" \t\n\r\x0b\x0c"))  # where bytes.split() splits
 # What any reader might take for a blank, a line end, a comment or an escape, and the byte order mark.
 _UNSAFE = re.compile(r"^#|[\s%\x00-\x1f\x7f-\x9f\ufeff]")
@@ -432,7 +433,29 @@ def opened(path: Path) -> IO[bytes]:
     """A file's bytes, unpacked if they are gzip's, whatever it is called."""
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b" or path.name.lower().endswith(".gz")
-    return gzip.open(path, "rb") if packed else path.open("rb")  # type: ignore[return-value]
+    return cast("IO[bytes]", _Unpacked(path)) if packed else path.open("rb")
+
+
+class _Unpacked(gzip.GzipFile):
+    """The content of a gzip file that may not grow without end, as one of line feeds alone does."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "rb")
+        self._path, self._most = path, max(_FREE, _RATIO * path.stat().st_size)
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = size if size is not None and size >= 0 else self._most + 1
+        parts = []
+        while left > 0 and (part := super().read(min(left, _BLOCK))):
+            parts.append(part)
+            left -= len(part)
+            if self.tell() > self._most:
+                raise InputError(
+                    f"unpacks to more than {self._most:,} bytes",
+                    where=str(self._path),
+                    expected=f"at most {_RATIO} times its own size",
+                )
+        return b"".join(parts)
 
 
 def _assembled(form: _Form, blocks: list[_Rows], path: Path) -> Run:

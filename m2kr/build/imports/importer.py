@@ -16,7 +16,7 @@ from m2kr.build.imports.imported import ImportedBuilder
 from m2kr.build.imports.layout import Given, Layout, SplitFiles, canonical_split, the_one
 from m2kr.build.imports.qrels import Judgement, judgements_of, qrels_file
 from m2kr.build.imports.readers import Record, RecordFile, record_file
-from m2kr.errors import InputError, M2KRError, MissingError, UsageError
+from m2kr.errors import InputError, M2KRError, MissingError, UsageError, plainly
 from m2kr.paths import data_root
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ _FRAME_ROWS = 10_000  # rows of a data frame that become dicts at a time
 Paths = str | Path | Sequence[str | Path]
 
 
+@plainly()
 def from_records(
     passages: Records,
     queries: Records,
@@ -118,6 +119,7 @@ def from_records(
     return load(builder.SOURCE.name, split, edition=built.folder.name, data=data)
 
 
+@plainly()
 def import_files(
     name: str,
     passages: Path | None = None,
