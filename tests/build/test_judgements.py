@@ -137,7 +137,7 @@ FORMS = {
     "trec.txt": lines([(q, 0, d, g) for q, d, g in ROWS], between=" "),
     "trec_tabs.txt": lines([(q, "Q0", d, g) for q, d, g in ROWS]),
     "trec_blanks.txt": lines([(q, "0", f"{d}  {g} ") for q, d, g in ROWS]),
-    "trec_comments.txt": "# of trec_eval\n\n"
+    "trec_comments.txt": "# of trec_eval, by hand\n\n"
     + lines([(q, 0, d, g) for q, d, g in ROWS], between=" ", end="\n# more\n"),
     "trec_trailing.txt": lines([(q, 0, d, g, "# sure?") for q, d, g in ROWS], between=" "),
     "mbeir.txt": lines([(q, 0, d, g, 6) for q, d, g in ROWS], between=" "),
@@ -190,7 +190,7 @@ def test_a_grade_of_0_is_never_right(tmp_path, column):
         ("q.txt", "qid,did,score\nq0,d0,1\n", ["line 1", "1 columns"]),
         ("q.trec", "q0 Q0 d0 1 9.5 tag\n", ["line 1", "6 columns"]),
         ("q.tsv", "qid\tdid\tscore\nq0\td0\t1\nq0\td0\t2\n", ["line 3", "2 here and 1 before"]),
-        ("q.tsv", "qid\tdid\tscore\nq0\td0\t\n", ["line 2", "'grade'", "blank"]),
+        ("q.tsv", "qid\tdid\tscore\nq0\td0\t\n", ["line 2", "'score'", "blank"]),
         ("q.tsv", "qid\tdid\tscore\nq0\td0\tnan\n", ["line 2", "'nan'"]),
         ("q.tsv", "qid\tdid\tscore\nq0\td0\t1_0\n", ["line 2", "'1_0'"]),
         ("q.tsv", "qid\tdid\tscore\nq0\td0\tinf\n", ["line 2", "'inf'"]),

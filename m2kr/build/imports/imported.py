@@ -101,13 +101,12 @@ class ImportedBuilder:
             split: read_qrels(files.qrels) if files.qrels else None
             for split, files in layout.splits.items()
         }
-        self._unknown: dict[
-            str, dict[str, int]
-        ] = {}  # judged queries that are not there, and where
+        # By split, judged queries that are not there, and the lines that name them.
+        self._unknown: dict[str, dict[str, int]] = {}
         name = checked_name(name)
         for split, files in layout.splits.items():
             if files.qrels and not self._judged[split]:
-                raise InputError("there are no judgements", where=str(files.qrels.path))
+                raise InputError("there are no judgements", where=files.qrels.label)
         tasks: set[str] = set()
         grades: set[float] = set()
         for split in layout.splits:
@@ -183,7 +182,7 @@ class ImportedBuilder:
 
     def _seal(self, ids: IdSet) -> None:
         if not len(ids):
-            raise InputError("there are no passages", where=str(self.layout.passages.path))
+            raise InputError("there are no passages", where=self.layout.passages.label)
         ids.seal(self.layout.passages, "passage_id")
         self._pool = ids
 
@@ -229,8 +228,8 @@ class ImportedBuilder:
         if missing and not known:
             raise InputError(
                 f"none of {missing:,} judged passages is among the passages",
-                where=str(self.layout.passages.path),
-                expected="ids as in the judgements",
+                where=self.layout.passages.label,
+                expected="ids of passages as the judgements have them",
             )
         files = self.layout.splits[split]
         for query, line in self._unknown[split].items():
@@ -257,7 +256,7 @@ class ImportedBuilder:
             raise InputError(
                 f"positive {passage!r} of query {query!r} is not among the passages",
                 where=where,
-                expected="ids of passages in " + str(self.layout.passages.path),
+                expected=f"ids of passages in {self.layout.passages.label}",
                 fix="--drop-missing to count such passages as never found",
             )
 
@@ -304,11 +303,11 @@ class ImportedBuilder:
                 f"query {query!r} is not among the queries"
                 + (", nor is any other" if len(unseen) == known > 1 else ""),
                 where=files.qrels.where(line),
-                expected="ids of queries in " + str(files.queries.path),
+                expected=f"ids of queries in {files.queries.label}",
                 fix="--drop-missing to leave such judgements out" if len(unseen) < known else None,
             )
         if not len(ids):
-            raise InputError(f"there are no queries of '{split}'", where=str(files.queries.path))
+            raise InputError(f"there are no queries of '{split}'", where=files.queries.label)
         self._unknown[split] = unseen
 
     def _check_grades(self, grades: set[float]) -> None:
@@ -318,9 +317,7 @@ class ImportedBuilder:
                 f"no passage is right: the highest grade is {max(grades):g}, and passages are right "
                 f"from grade {self.relevance_threshold:g}",
                 where=", ".join(
-                    dict.fromkeys(
-                        str((s.qrels or s.queries).path) for s in self.layout.splits.values()
-                    )
+                    dict.fromkeys((s.qrels or s.queries).label for s in self.layout.splits.values())
                 ),
                 fix=f"--relevance-threshold {max(grades):g}, or a lower one",
             )

@@ -80,7 +80,7 @@ def read_qrels(file: RecordFile) -> dict[str, Judged]:
                 f"passage {passage!r} of query {query!r} has the grade {grade:g} here and "
                 f"{grades[passage]:g} before",
                 where=file.where(n),
-                expected="one grade for a passage of a query",
+                expected="one grade for a passage of a query: keep one of the two",
             )
     for entry in judged.values():
         entry.grades = {passage: grade for passage, grade in entry.grades.items() if grade > 0}
@@ -168,7 +168,9 @@ def _lines(file: RecordFile) -> Iterator[Judgement]:
         return
     n, cells = first
     where, width = file.where(n), len(cells)
-    places = _named(cells, where, f"the columns ({how})")
+    places, grade_name = _named(cells, where, f"the columns ({how})"), "grade"
+    if places is not None and places[2] is not None:
+        grade_name = cells[places[2]]
     if places is None:  # the first line is a judgement
         places = _by_number(cells, where, how)
         rows = itertools.chain([first], rows)
@@ -182,7 +184,12 @@ def _lines(file: RecordFile) -> Iterator[Judgement]:
         query, passage = cells[query_at], cells[passage_at]
         if not query.strip() or not passage.strip():
             raise InputError("an id is blank", where=where, expected=_EXPECTED)
-        yield n, query, passage, 1.0 if grade_at is None else as_grade(cells[grade_at], where)
+        yield (
+            n,
+            query,
+            passage,
+            (1.0 if grade_at is None else as_grade(cells[grade_at], where, grade_name)),
+        )
 
 
 def _by_number(cells: Sequence[str], where: str, how: str) -> Places:
@@ -213,21 +220,24 @@ def _is_number(cell: str) -> bool:
 
 def _cells(file: RecordFile) -> tuple[str, Iterator[tuple[int, list[str]]]]:
     """How the lines are split, and their cells by number; without blank lines and comments."""
-    lines = ((n, line) for n, line in read_lines(file) if line.strip() and not _is_comment(line))
+    marks = "\t," if file_kind(file.path) == "csv" else "\t"
+    lines = (
+        (n, line) for n, line in read_lines(file) if line.strip() and not _is_comment(line, marks)
+    )
     first = next(lines, None)
     if first is None:
         return "", iter(())
     every, text = itertools.chain([first], lines), first[1]
-    if file_kind(file.path) == "csv" and "," in text:
+    if "," in marks and "," in text:
         return "split at commas", _stripped(quoted_cells(file, every))
     if "\t" in text and not _is_blank_separated(text):
         return "split at tabs", _stripped((n, line.split("\t")) for n, line in every)
     return "split at blanks", ((n, _blank_separated(line)) for n, line in every)
 
 
-def _is_comment(line: str) -> bool:
-    """Lines that trec_eval leaves out; an id may start with ``#`` where cells are split otherwise."""
-    return line.lstrip(_BLANKS).startswith("#") and not {"\t", ","} & set(line)
+def _is_comment(line: str, marks: str) -> bool:
+    """Lines that trec_eval leaves out; an id may start with ``#`` where cells are split at marks."""
+    return line.lstrip(_BLANKS).startswith("#") and not any(mark in line for mark in marks)
 
 
 def _is_blank_separated(line: str) -> bool:

@@ -45,6 +45,11 @@ class RecordFile:
         """The place of record ``n`` for messages, such as ``passages.jsonl, line 3``."""
         return self.place.format(n=n)
 
+    @property
+    def label(self) -> str:
+        """What messages call the file; records that the caller gave have none of their own."""
+        return self.where(0).rpartition(",")[0]
+
     def __iter__(self) -> Iterator[tuple[int, Record]]:
         """Line (or row) numbers and records, in order.
 
