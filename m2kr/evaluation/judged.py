@@ -123,10 +123,24 @@ class Judged:
         first[self.owners[right]] = self.ranks[right]
         return first
 
-    @cached_property
+    @property
     def first_answer(self) -> "NDArray[np.float64]":
         """Per query the rank (from 1) of the first text with an answer in it, infinity if none."""
+        return self._first_answers[0]
+
+    @property
+    def first_answer_word(self) -> "NDArray[np.float64]":
+        """The same of answers as whole words."""
+        return self._first_answers[1]
+
+    @cached_property
+    def _first_answers(self) -> "tuple[NDArray[np.float64], NDArray[np.float64]]":
         return first_answer_ranks(self.run, self._answers, self._texts)
+
+    @cached_property
+    def has_short_answer(self) -> "NDArray[np.bool_]":
+        """Per query whether an answer has one or two characters, and so is in nearly every text."""
+        return np.array([any(0 < len(a) <= 2 for a in each) for each in self._answers], bool)
 
     @cached_property
     def ideal(self) -> "tuple[NDArray[np.int64], NDArray[np.float64]]":

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from m2kr.data.load import Split
 
 
+_MANY = 0.05  # of a split's queries
+
+
 @dataclass(frozen=True)
 class Scores:
     """What metrics say about a run; the fields are those of `Result`."""
@@ -112,6 +115,10 @@ def score_run(
     if miss:
         facts["queries_counted_as_missed"] = facts["queries_without_positives"]
     notes = []
+    if short := int(judged.has_short_answer.sum()):
+        facts["queries_with_short_answer"] = short
+        if short >= _MANY * judged.has_answers.sum():
+            notes.append(_on_short_answers(per_query, short, int(judged.has_answers.sum())))
     if ties == "trec":
         single = judge(cut.ordered("trec9"), rows)
         if moved := _differing(judged, single):
@@ -121,6 +128,22 @@ def score_run(
             )
     summary = {name: _summary(scores) for name, scores in per_query.items()}
     return Scores(summary, _groups(split, per_query), per_query, facts, tuple(notes))
+
+
+def _on_short_answers(
+    per_query: "dict[str, NDArray[np.float64]]", short: int, answered: int
+) -> str:
+    """What to say where many queries accept one or two characters as an answer."""
+    said = (
+        f"{short:,} of {answered:,} queries accept an answer of one or two characters, which most texts "
+        "hold somewhere"
+    )
+    for name in per_query:
+        stem, _, k = name.partition("@")
+        words = per_query.get(f"pseudo_recall_words@{k}")
+        if stem == "pseudo_recall" and words is not None and int(k) == min(5, int(k)):
+            said += f"; PR@{k} {np.nanmean(per_query[name]):.3f}, by whole words {np.nanmean(words):.3f}"
+    return said
 
 
 def _differing(one: Judged, other: Judged) -> int:

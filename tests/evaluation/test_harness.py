@@ -54,6 +54,8 @@ def test_a_result_by_hand():
         "pseudo_recall@5": 1.0,
         "pseudo_recall_nonempty@1": 1 / 2,
         "pseudo_recall_nonempty@5": 1.0,
+        "pseudo_recall_words@1": 2 / 3,
+        "pseudo_recall_words@5": 1.0,
         "set_recall@1": (0 + 1 / 2 + 0) / 3,
         "set_recall@5": (1 + 1 / 2 + 0) / 3,
     }
@@ -78,6 +80,8 @@ def test_a_result_by_hand():
         "pseudo_recall@5": 1.0,
         "pseudo_recall_nonempty@1": 0.0,
         "pseudo_recall_nonempty@5": 1.0,
+        "pseudo_recall_words@1": 0.0,
+        "pseudo_recall_words@5": 1.0,
         "set_recall@1": 0.0,
         "set_recall@5": 0.5,
     }

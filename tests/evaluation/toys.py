@@ -46,8 +46,8 @@ class ToySplit:
     )
 
 
-def toy_split(images=None, judged=True, passages=PASSAGES, queries=QUERIES):
-    """The split; ``images`` is an ImageStore or None."""
+def toy_split(images=None, judged=True, passages=PASSAGES, queries=QUERIES, grades=None):
+    """The split; ``images`` is an ImageStore or None, ``grades`` those of the positives by query."""
     rows = {
         "question_id": list(queries),
         "question": [q[0] for q in queries.values()],
@@ -57,6 +57,8 @@ def toy_split(images=None, judged=True, passages=PASSAGES, queries=QUERIES):
         "answers": [q[2] if judged else [] for q in queries.values()],
         "kind": [q[4] for q in queries.values()],
     }
+    if grades is not None:
+        rows["pos_item_grades"] = [grades[q] for q in queries]
     pairs = [(q, p) for q, row in queries.items() for p in row[1] if judged]
     query_table = Dataset.from_dict(rows)
     pool = Dataset.from_dict(
