@@ -255,15 +255,29 @@ def stages(bars: "Bars") -> "Callable[[str, int, int], None]":
 
 def show(results: "Sequence[Result]") -> None:
     """Results as a table for people."""
+    from rich.measure import Measurement
     from rich.table import Table
 
     from m2kr.cli import output
-    from m2kr.evaluation.report import notes, rows
+    from m2kr.evaluation.report import INTERVALS, notes, rows, upright
 
-    header, body = rows(results)
-    table = Table(*header)
-    for row in body:
-        table.add_row(*row)
-    output.console().print(table)
-    for note in notes(results):
+    screen = output.console()
+    whole = screen.options.update(width=10_000)
+    layouts = (
+        (rows(results), True),
+        (rows(results, intervals=False), False),
+        (upright(results), True),
+    )
+    for (header, body), with_intervals in layouts:
+        table = Table()
+        for head in header:  # names may go on in the next line, numbers never
+            wraps = head in ("source", "retriever", "result", "queries")
+            table.add_column(head, no_wrap=not wraps, overflow="fold")
+        for row in body:
+            table.add_row(*row)
+        said = [note for note in notes(results) if with_intervals or note != INTERVALS]
+        if Measurement.get(screen, whole, table).maximum <= screen.width:
+            break
+    screen.print(table)
+    for note in said:
         output.say(note)

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from m2kr.evaluation.protocol import settings_of
-from m2kr.evaluation.retriever import RunRetriever
+from m2kr.evaluation.retriever import EncoderRetriever, RunRetriever
 
 if TYPE_CHECKING:
     from m2kr.data.load import Split
@@ -46,8 +46,8 @@ def of_retriever(
         "settings": settings_of(retriever),
         "arguments": arguments(retriever, given),
     }
-    used = searching or getattr(retriever, "searching", None)
-    if used is not None:
+    if isinstance(retriever, EncoderRetriever):
+        used = searching or retriever.searching
         facts["searching"] = {
             each.name: _json(getattr(used, each.name))
             for each in fields(used)

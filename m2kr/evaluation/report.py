@@ -13,14 +13,14 @@ REUSED = "* in seconds: part of the work had been done before, by this process o
 NOT_AUDITED = "recall against exact search unknown (--audit 200 tells)"
 
 
-def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+def rows(results: Sequence[Result], *, intervals: bool = True) -> tuple[list[str], list[list[str]]]:
     """Heading and rows: per result one over all queries, then one per group of its queries."""
     shown = shown_metrics(results)
     heads = ["source", "retriever", "queries", *map(heading, shown), "images", "seconds"]
     body = []
     for result in results:
         name = f"{result.source}/{result.split}" + (" (partial)" if result.partial else "")
-        cells = [interval(result.metrics.get(m)) for m in shown]
+        cells = [interval(result.metrics.get(m), ends=intervals) for m in shown]
         queries = f"all {result.counts['queries']:,}"
         seconds = f"{result.seconds['total']:.1f}" + (" *" if _reuses(result) else "")
         label = str(result.retriever["name"])
@@ -33,7 +33,7 @@ def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
             label += f" ({file})"
         body.append([name, label, queries, *cells, coverage(result), seconds])
         for value, n, scored in _groups(result):
-            cells = [interval(scored.get(m)) for m in shown]
+            cells = [interval(scored.get(m), ends=intervals) for m in shown]
             body.append(["", "", f"{value} {n:,}", *cells, "", ""])
     return heads, body
 
@@ -62,10 +62,26 @@ def _groups(result: Result) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
                 yield value, facts["n"], facts["metrics"]
 
 
-def interval(metric: Mapping[str, Any] | None) -> str:
+def upright(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """The same with a row for each number: as narrow as can be."""
+    heads, body = rows(results)
+    name = ""
+    narrow = []
+    for source, retriever, queries, *cells in body:
+        name = f"{source}, {retriever}" if source else name
+        of = queries if source else f"  {queries}"
+        pairs = [pair for pair in zip(heads[3:], cells, strict=True) if pair[1]]
+        narrow += [[name if not i else "", of if not i else "", *p] for i, p in enumerate(pairs)]
+        name = ""
+    return ["result", "queries", "metric", "value"], narrow
+
+
+def interval(metric: Mapping[str, Any] | None, *, ends: bool = True) -> str:
     """``.312 [.28 .34]``, or a dash where a metric is undefined."""
     if not metric or metric["value"] is None:
         return "–"
+    if not ends:
+        return f"{metric['value']:.3f}".removeprefix("0")
     low, high = (f"{metric[end]:.2f}".removeprefix("0") for end in ("low", "high"))
     return f"{metric['value']:.3f} [{low} {high}]".removeprefix("0")
 
