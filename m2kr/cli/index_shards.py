@@ -41,6 +41,8 @@ def part(
             fix="--engine ray; or search the token store by shards",
         )
     store = TokenStore.open(pool)
+    store.require_whole()
+    asked.require_whole()
     span = ranges.spans(store, of)[number - 1]
     with output.Bars() as bars:
         found, stats = ranges.search_shard(

@@ -342,6 +342,6 @@ class IndexedFile:
         if self._index is None:
             with _lock:
                 if self._index is None:
-                    identity = identity_of(self.files())
-                    self._index = cached_index(scan(), self._cache, identity, is_zip=is_zip)
+                    stamp = [stamp_of(self.files())]
+                    self._index = cached_index(scan(), self._cache, stamp, is_zip=is_zip)
         return self._index

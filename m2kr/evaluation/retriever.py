@@ -373,6 +373,8 @@ class EncoderRetriever:
             meta=self._meta(records, side, settings),
             check=self._check_form,
         )
+        if before < len(records) and key is not None and key["images"] is not None:
+            self._require_same_images(records, side, folder, key)
         self.reused = {**self.reused, stage: self.reused[stage] + before}
         self.seconds = {**self.seconds, stage: spent}
         logger.info(
@@ -380,6 +382,21 @@ class EncoderRetriever:
             stage, len(records), before, spent,
         )  # fmt: skip
         return found
+
+    def _require_same_images(
+        self, records: Passages | Queries, side: Side, folder: Path, key: Mapping[str, Any]
+    ) -> None:
+        """Refuses rows of images that were written while they were encoded: the key is of the old ones."""
+        from m2kr.evaluation.cache import key_of
+
+        now = key_of(self, records, side)
+        if now is None or now["images"] != key["images"]:
+            atomic.discard(folder)
+            raise InputError(
+                f"images of the {_ROWS[side]} were written while they were encoded",
+                expected="image roots that nothing writes to meanwhile",
+                fix="run it again",
+            )
 
     def _checked_stream(
         self, records: Passages | Queries, side: Side, report: Report
@@ -412,6 +429,7 @@ class EncoderRetriever:
             "checkpoint": settings.get("weights_sha256"),
             "pool" if side == "document" else "queries": records.fingerprint,
             "eval": self.fingerprints.get("eval"),
+            "rows": len(records),
             "settings": settings,
         }
         return {name: value for name, value in known.items() if value}

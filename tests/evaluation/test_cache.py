@@ -398,6 +398,27 @@ def test_a_pool_is_encoded_anew_when_one_of_its_images_was_written(tmp_path, kin
         assert key() != changed
 
 
+def test_images_that_are_written_while_they_are_encoded_are_not_kept(tmp_path):
+    image_folder(tmp_path, "a.png", "b.png")
+
+    class Writing(Counted):
+        modalities = Modalities(frozenset({"text", "image"}))
+        writes = True
+
+        def encode_query(self, batch):
+            if self.writes:
+                shutil.copy(tmp_path / "a.png", tmp_path / "b.png")
+            return super().encode_query(batch)
+
+    split, cache = toy_split(ImageStore(tmp_path)), EmbeddingCache(tmp_path / "cache")
+    with pytest.raises(InputError, match="were written while"):
+        evaluate(split, Writing(), k=5, cache=cache)
+    one = Writing()
+    one.writes = False
+    evaluate(split, one, k=5, cache=cache)
+    assert one.count == {"query": 4, "document": 0}
+
+
 def test_another_order_of_the_same_rows_is_encoded_anew(tmp_path):
     """Fingerprints are equal then: they say what scores alike, not what lies where."""
     split = toy_split()

@@ -22,11 +22,6 @@ _SETTINGS = b"settings"
 _DIGEST = 32
 
 
-def journal_name(number: int) -> str:
-    """File name of what is known of a shard that is not complete."""
-    return f"open-{number:05}.part"
-
-
 @dataclass(slots=True)
 class OpenShard:
     """Passages written to a shard so far.
@@ -72,7 +67,9 @@ class OpenShard:
         with pa.ipc.new_stream(sink, batch.schema) as stream:
             stream.write_batch(batch)
         data = sink.getvalue().to_pybytes()
-        atomic.write_bytes(folder / journal_name(self.number), _digest(data) + data, alone=True)
+        atomic.write_bytes(
+            folder / layout.journal_name(self.number), _digest(data) + data, alone=True
+        )
 
 
 def recover(folder: Path, number: int, dim: int, settings_sha256: str) -> OpenShard:
@@ -81,7 +78,7 @@ def recover(folder: Path, number: int, dim: int, settings_sha256: str) -> OpenSh
     An empty one where nothing was noted, or the note is damaged or of other settings.
     """
     shard = OpenShard(number)
-    noted = _noted(folder / journal_name(number), settings_sha256)
+    noted = _noted(folder / layout.journal_name(number), settings_sha256)
     tokens = folder / layout.names(number)[0]
     if not noted or not tokens.is_file():
         return shard

@@ -86,6 +86,7 @@ def search(
         M2KRError: as `exact.search`, `compressed.search` and `index.official_index.search`.
     """
     check_options(folder, store, device)
+    queries.require_whole()
     if is_store(folder):
         return _exact(TokenStore.open(folder), queries, k, threads, device, progress)
     return search_files(IndexFiles.open(folder), queries, k, store=store, threads=threads)
@@ -170,6 +171,7 @@ def _exact(
     device: str,
     progress: "Progress | None",
 ) -> Found:
+    store.require_whole()
     ids, count = store.ids(), max(1, len(queries))
     numbers, scores, stats = exact.search(
         queries.take(range(len(queries))),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from m2kr.errors import UsageError
+from m2kr.errors import CheckError, UsageError
 from m2kr.search.late import store_format as layout
 from m2kr.search.late.records import sha256_of
 from m2kr.search.mapped import fill
@@ -107,6 +107,35 @@ class TokenStore:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def unfinished(self) -> str | None:
+        """What it lacks, as a sentence says it, if its writer was cut off or is at it; else None.
+
+        It is known if the writer was told how many rows there are (``rows`` in ``meta``), or died
+        within a shard.
+        """
+        wanted, number = self.meta.get("rows"), len(self.shards)
+        if type(wanted) is int and len(self) < wanted:
+            return f"it holds {len(self):,} of {wanted:,} passages"
+        begun = (layout.names(number)[0], layout.journal_name(number))
+        if any((self.folder / name).exists() for name in begun):
+            return f"the shard behind its {len(self):,} passages is not complete"
+        return None
+
+    def require_whole(self) -> None:
+        """Refuses a store that is not complete: a search or an index would miss the rest in silence.
+
+        Raises:
+            CheckError: it lacks passages.
+        """
+        if self.unfinished:
+            raise CheckError(
+                f"its writing was cut off, or goes on: {self.unfinished}",
+                where=str(self.folder),
+                expected="a whole token store",
+                fix="run the command that writes it again: it goes on where it ended",
+            )
 
     @property
     def tokens(self) -> int:

@@ -88,6 +88,11 @@ def names(number: int) -> tuple[str, str, str, str]:
     )
 
 
+def journal_name(number: int) -> str:
+    """File name of what is known of a shard that is not complete; see `open_shard`."""
+    return f"open-{number:05}.part"
+
+
 def record_name(number: int) -> str:
     """File name of a shard's record."""
     return f"shard-{number:05}.json"

@@ -12,7 +12,7 @@ import numpy as np
 from m2kr import atomic, locks
 from m2kr.errors import InputError, M2KRError, UsageError
 from m2kr.search.late import store_format as layout
-from m2kr.search.late.open_shard import OpenShard, journal_name, recover
+from m2kr.search.late.open_shard import OpenShard, recover
 from m2kr.search.late.records import sha256_of
 from m2kr.search.late.store import TokenStore
 
@@ -236,7 +236,7 @@ class TokenWriter:
         atomic.fsync_dir(self.folder)
         self._lock.check()
         layout.write_record(self.folder, record)
-        (self.folder / journal_name(shard.number)).unlink(missing_ok=True)
+        (self.folder / layout.journal_name(shard.number)).unlink(missing_ok=True)
         self._complete += len(shard.ids)
         self._passages = self._complete
         self._shard = OpenShard(shard.number + 1)
@@ -259,7 +259,7 @@ class TokenWriter:
         self._lock.release()
 
     def _remove(self, number: int) -> None:
-        for name in (*layout.names(number), journal_name(number)):
+        for name in (*layout.names(number), layout.journal_name(number)):
             (self.folder / name).unlink(missing_ok=True)
 
 

@@ -428,3 +428,30 @@ def test_a_store_in_another_order_does_not_serve_an_index(
     found = search_index.search(index_folder, token_store, 3)
     with pytest.raises(UsageError, match="one order"):
         search_index.audit(found, token_store, mixed, 3)
+
+
+@pytest.mark.parametrize("sync", [None, 0.0])
+def test_a_store_that_was_cut_off_is_neither_indexed_nor_searched(
+    tmp_path: Path, matrices: list[np.ndarray], sync: float | None
+) -> None:
+    writer = TokenWriter(tmp_path, dim=DIM, meta={"model": "m"}, shard_bytes=1, sync_seconds=sync)
+    writer.append(ids(3), matrices[:3])
+    TokenStore.open(tmp_path).require_whole()  # between two shards nothing shows
+    writer._limit = 1 << 20
+    writer.append(["more"], matrices[3:4])
+    cut = TokenStore.open(tmp_path)
+    assert len(cut) == 3
+    for use in (
+        lambda: pool_of(cut),
+        lambda: search_index.search(tmp_path, cut, 3),
+        lambda: describe(tmp_path),
+    ):
+        with pytest.raises(CheckError, match="cut off, or goes on"):
+            use()
+    writer.close()
+    pool_of(TokenStore.open(tmp_path))
+    counted = tmp_path / "counted"
+    with TokenWriter(counted, dim=DIM, meta={"rows": 4}) as one:
+        one.append(ids(3), matrices[:3])
+    with pytest.raises(CheckError, match="3 of 4 passages"):
+        pool_of(TokenStore.open(counted))

@@ -107,7 +107,12 @@ class Pool:
 
 
 def pool_of(store: TokenStore) -> Pool:
-    """The passages of a token store, known by its first shard."""
+    """The passages of a token store, known by its first shard.
+
+    Raises:
+        CheckError: the store is not complete, or a file of ids was changed.
+    """
+    store.require_whole()
     firsts = [dict(shard.sha256) for shard in store.shards[:1]]
     shards = tuple(_digest(dict(shard.sha256)) for shard in store.shards)
     return Pool(store, store.ids(), _digest([dict(store.meta), firsts]), store.meta, shards)
@@ -231,7 +236,8 @@ def _expect(pool: Pool, folder: Path) -> None:
         )
     others = read_ids(folder, settings, [r for r in records if r.source != pool.identity])
     _refuse_known(pool.ids.slice(done), others, folder)
-    layout.write_expected(folder, expected | {pool.identity: _expected_of(pool)})
+    if known != _expected_of(pool):
+        layout.write_expected(folder, expected | {pool.identity: _expected_of(pool)})
 
 
 def _refuse_known(

@@ -58,6 +58,7 @@ def search(
     start, cpu = time.perf_counter(), time.process_time()
     if is_store(folder):
         pool = TokenStore.open(folder)
+        pool.require_whole()
         shards = sharded_owners.store_shards(pool, count, threads=threads, device=device)
         ids, how = pool.ids(), exact_how(k)
         with hire(shards) as owners:

@@ -167,6 +167,7 @@ def _of_store(folder: Path) -> Manifest:
     from m2kr.search.late.store import TokenStore
 
     store = TokenStore.open(folder)
+    store.require_whole()
     sums: dict[str, str] = {}
     for shard in store.shards:
         sums |= shard.sha256
