@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import release_fixture as fixture
-from conftest import Cli
 from hypothesis import given
 from hypothesis import strategies as st
 from toy_builder import ToyBuilder
@@ -20,7 +19,8 @@ from m2kr.build.manifest import describe
 from m2kr.build.release.align import AlignedBuilder
 from m2kr.build.release.route import ReleaseBuilder
 from m2kr.build.run import build
-from m2kr.cli import plans
+from m2kr.build.setup import Ask
+from m2kr.cli import eval_, info, list_, plans, shards
 from m2kr.data.load import edition_in_words
 from m2kr.errors import MissingError, UsageError
 from m2kr.sources import UNKNOWN, Source, comparable_notes, verdict
@@ -40,7 +40,7 @@ def every_text(folder: Path) -> str:
     return card + (folder / "croissant.json").read_text(encoding="utf-8")
 
 
-def test_a_plain_source_claims_nothing(cli: Cli, tmp_path: Path) -> None:
+def test_a_plain_source_claims_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     built = build(Plain(40), tmp_path)
     assert built.manifest["comparable"] == UNKNOWN
     assert next(iter(plans.before(Plain(40), tmp_path, {}, None, None))) == verdict(UNKNOWN)
@@ -48,11 +48,11 @@ def test_a_plain_source_claims_nothing(cli: Cli, tmp_path: Path) -> None:
     assert "nothing shows whether its scores compare" in every_text(built.folder).lower()
     results = m2kr.evaluate("toy", "oracle", data=tmp_path)
     assert [r.comparable for r in results] == [UNKNOWN]
-    shown = cli("eval", "toy", "-r", "oracle", "--data", tmp_path, "--out", tmp_path / "r").stdout
-    for text in (shown, cli("info", "toy", "--data", tmp_path).stdout):
-        said = " ".join(text.split())
-        assert verdict(UNKNOWN) in said
-        assert CLAIM not in said
+    eval_.show(results)
+    info.command("toy", data=tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count(verdict(UNKNOWN)) == 2
+    assert CLAIM not in said
 
 
 def test_a_limited_build_of_it_is_not_comparable(tmp_path: Path) -> None:
@@ -126,7 +126,9 @@ def test_what_is_not_built_names_the_authors_tables_first(name: str, tmp_path: P
     )
 
 
-def test_editions_are_told_in_words(cli: Cli, released: Path, tmp_path: Path) -> None:
+def test_editions_are_told_in_words(
+    released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = tmp_path / "root"
     build(ReleaseBuilder("okvqa", released), root)
     record = build(ReleaseBuilder("okvqa", released), root, limit=2).manifest
@@ -138,8 +140,8 @@ def test_editions_are_told_in_words(cli: Cli, released: Path, tmp_path: Path) ->
     assert edition_in_words(record | variant) == spec["variants"]["okvqa-gs"]["title"]
     with pytest.raises(UsageError, match=r"m2kr \(the authors' release\); m2kr-limit2 \(the auth"):
         m2kr.load("okvqa", data=root)
-    listed = " ".join(cli("list", "--data", root).stdout.replace("│", " ").split())
-    assert "m2kr: the" in listed
+    list_.command(data=root)
+    assert "m2kr: the" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
 @given(st.lists(st.sampled_from(["", UNKNOWN, "a", "b"])))
@@ -148,3 +150,11 @@ def test_reasons_are_kept_and_unknown_is_never_lost(notes: list[str]) -> None:
     assert (joined == "") == (not any(notes))
     assert [n for n in ("a", "b") if n in notes] == sorted(set(joined.split("; ")) - {"", UNKNOWN})
     assert (joined == UNKNOWN) == (set(notes) - {""} == {UNKNOWN})
+
+
+def test_a_share_of_a_build_says_the_same_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: dict[str, Any] = {"folder": None}
+    shards.run([Plain(40)], tmp_path, "1/1", Ask(), asked, offline=True, jobs=1, json=False)
+    assert f"toy: {verdict(UNKNOWN)}" in " ".join(capsys.readouterr().out.split())

@@ -8,7 +8,7 @@ from typing import Any
 from m2kr.build.setup import Ask
 from m2kr.build.shards import Shard, ShardBuilt, build_shard
 from m2kr.build.spec import Builder
-from m2kr.cli import output
+from m2kr.cli import output, plans
 
 
 def run(
@@ -29,6 +29,8 @@ def run(
     results = []
     for builder in builders:
         name = builder.SOURCE.name
+        for line in plans.before(builder, root, ask.options, ask.edition, ask.splits):
+            output.say(f"{name}: {line}", json_mode=json)
         with output.Bars() as bars:
             done = build_shard(
                 builder, root, shard, ask, offline=offline, jobs=jobs, progress=bars, asked=told
