@@ -216,18 +216,18 @@ class _Sample:
 
     def offer(self, section: dict[str, Any]) -> None:
         """Takes a section in, if its hash is small enough."""
+        key = -keyed_hash(section["passage_id"], "evqa pool", self._seed)
+        full = len(self._heap) >= self._size
+        if full and (not self._heap or key < self._heap[0][0]):
+            return  # most sections end here, their text not looked at
         said = _said(section)
         if said in self._held:
             self._held[said].append(section)
             return
-        entry = (
-            -keyed_hash(section["passage_id"], "evqa pool", self._seed),
-            section["place"],
-            said,
-        )
-        if len(self._heap) < self._size:
+        entry = (key, section["place"], said)
+        if not full:
             heapq.heappush(self._heap, entry)
-        elif self._heap and entry[0] > self._heap[0][0]:
+        elif key > self._heap[0][0]:
             del self._held[heapq.heapreplace(self._heap, entry)[2]]
         else:
             return

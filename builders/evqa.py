@@ -91,6 +91,8 @@ SOURCE = Source(
         "training images: iNaturalist 2021 train.tar.gz (224 GB) under inat/, and Google Landmarks "
         "v2 train (500 tar files of 1 GB) under google-landmark/train/",
     ),
+    # iNaturalist's own archives have no folder inat/ around theirs.
+    image_names=("{inner}",),
 )
 _INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2021"
 IMAGE_ARCHIVES = (

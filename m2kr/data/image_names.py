@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from m2kr.errors import UsageError
 
-_FIELDS = frozenset({"path", "stem", "name", "id", "two"})
+_FIELDS = frozenset({"path", "stem", "inner", "name", "id", "two"})
 
 
 def alternatives(path: str, patterns: Sequence[str] = ()) -> Iterator[str]:
@@ -19,8 +19,9 @@ def alternatives(path: str, patterns: Sequence[str] = ()) -> Iterator[str]:
 
     Args:
         path: An ``img_path`` in normal form.
-        patterns: With the fields ``{path}``; ``{stem}``, the path without its ending; ``{name}``, its
-            last part; ``{id}``, that without its ending; ``{two}``, the first two digits of the id.
+        patterns: With the fields ``{path}``; ``{stem}``, the path without its ending; ``{inner}``,
+            the path without its first folder; ``{name}``, its last part; ``{id}``, that without its
+            ending; ``{two}``, the first two digits of the id.
     """
     yield path
     if not patterns:
@@ -30,6 +31,7 @@ def alternatives(path: str, patterns: Sequence[str] = ()) -> Iterator[str]:
     fields = {
         "path": path,
         "stem": path.removesuffix(_ending(name)),
+        "inner": path.partition("/")[2] or path,
         "name": name,
         "id": name.removesuffix(_ending(name)),
         "two": digits[0] if digits else "",

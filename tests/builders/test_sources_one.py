@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -26,10 +27,12 @@ from golden_tables import (
 )
 from upstream_fixture import Served, served_files
 
+from m2kr import sources
 from m2kr.build.download.fetch import fetch
 from m2kr.build.options import resolve_options
 from m2kr.build.run import Built
 from m2kr.build.verify import verify
+from m2kr.data.images import ImageStore
 from m2kr.instructions import TEMPLATES
 from m2kr.paths import downloads
 
@@ -133,6 +136,27 @@ def test_a_full_ledger_lists_every_row(
     if not options:
         plain = ledger_of(editions[edition], "dropped", "repaired")
         assert ledger_of(built, "dropped", "repaired") == plain
+
+
+@pytest.mark.parametrize("edition", FIRST.values())
+def test_images_are_found_in_every_archive_that_is_named(
+    editions: dict[str, Built], tmp_path: Path, edition: str
+) -> None:
+    """Given as a root, once what is packed is unpacked: as the archives have their names."""
+    built, name = editions[edition], EDITIONS[edition][0]
+    rows = [row for split in golden(edition)["queries"] for row in rows_of(built, "queries", split)]
+    paths = {row["img_path"] for row in rows} - {None}
+    archives = getattr(sources.builder(name), "IMAGE_ARCHIVES", ())
+    assert (paths and archives) or name == "msmarco"
+    for number, archive in enumerate(archives):
+        held = sorted(path for path in paths if archive.may_hold(path))
+        root = tmp_path / f"{number}.tar"
+        with tarfile.open(root, "w") as tar:
+            tar.addfile(tarfile.TarInfo("more/files.txt"))
+            for path in held:
+                tar.addfile(tarfile.TarInfo(archive.inside(path)))
+        store = ImageStore([root], names=built.manifest["source"]["image_names"])
+        assert [path for path in held if not store.exists(path)] == [], archive.name
 
 
 @pytest.mark.parametrize("edition", [e for e in EDITIONS if e != "judged"])
