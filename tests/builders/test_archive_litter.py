@@ -39,7 +39,10 @@ def littered(archive: bytes) -> bytes:
     return gzipped(buffer.getvalue())
 
 
-@pytest.mark.parametrize("source", ["okvqa", "evqa", "msmarco"])
+@pytest.mark.parametrize(
+    "source",
+    ["evqa", *(pytest.param(name, marks=pytest.mark.slow) for name in ("okvqa", "msmarco"))],
+)
 def test_archives_with_resource_forks_give_the_same_tables(source: str, tmp_path: Path) -> None:
     files = served_files()
     packed = {
