@@ -94,15 +94,17 @@ def key_of(
             "content": records.content,
         },
         "images": _images(records, side) if "image" in reads else None,
-        "settings": dict(own),
+        "settings": own,
     }
     try:
+        if not isinstance(own, Mapping):
+            raise TypeError(f"it is of type {type(own).__name__}")
         told: dict[str, Any] = json.loads(json.dumps(key, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise InputError(
             f"cache_key({side!r}) can't be written as JSON: {error}",
             where=f"retriever {retriever.name}",
-            expected="numbers, strings, true, false, null, lists and objects",
+            expected="a dict of numbers, strings, true, false, null, lists and objects",
         ) from error
     return told
 

@@ -1,8 +1,9 @@
 """Code that users bring: what it may import, and whose error an exception in it is.
 
 A retriever's file may import its neighbours. Their folder is at the end of ``sys.path`` while the file
-is loaded and while its code runs, and what was imported from there leaves ``sys.modules`` afterwards:
-files of one name in two folders don't meet, and nothing else is ever hidden by a file that lies there.
+is loaded and while its code runs; afterwards ``sys.path`` is as before, and what was imported from there
+leaves ``sys.modules``. So files of one name in two folders don't meet, and nothing else is ever hidden by
+a file that lies there.
 """
 
 import ast
@@ -13,14 +14,16 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import cache
 from hashlib import blake2b
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import m2kr
 from m2kr.errors import (
@@ -38,11 +41,39 @@ logger = logging.getLogger("m2kr.evaluation")
 
 FORMS = "a name, package.module:Class, file.py:Class or run:FILE"
 
-# The folder that a loaded module's neighbours lie in, by the module's name.
-_homes: dict[str, Path] = {}
-# What was imported from a folder, while it isn't in use.
-_resting: dict[Path, dict[str, ModuleType]] = {}
-_in_use: list[Path] = []
+_LOADED = "_m2kr_file_"  # how the names of files that were loaded begin
+
+
+@dataclass
+class _Rest:
+    """What a folder's code has put on the path and imported, while it isn't in use."""
+
+    paths: list[str]
+    modules: dict[str, ModuleType] = field(default_factory=dict)
+
+
+# The folders that classes and functions were loaded from.
+_homes: WeakKeyDictionary[Any, Path] = WeakKeyDictionary()
+_resting: dict[Path, _Rest] = {}
+# Folders in use, the last one now, each with path and modules from before.
+_in_use: list[tuple[Path, list[str], dict[str, ModuleType]]] = []
+
+
+def settle(made: object, home: Path | None) -> None:
+    """Remembers where a class or function of a user's was loaded from; see `home_of`."""
+    if home is not None and not str(getattr(made, "__module__", "m2kr")).startswith("m2kr."):
+        with suppress(TypeError):  # what can't be remembered is no class and no function
+            _homes[made] = home
+
+
+def home_of(made: object) -> Path | None:
+    """The folder whose modules a class, function or object of a user's may import."""
+    kinds = made.__mro__ if isinstance(made, type) else (made, *type(made).__mro__)
+    for kind in kinds:
+        with suppress(TypeError):
+            if kind in _homes:
+                return _homes[kind]
+    return None
 
 
 @contextmanager
@@ -58,7 +89,7 @@ def own_code(owner: object, doing: str) -> Iterator[None]:
     """
     kind = owner if isinstance(owner, type) or callable(owner) else type(owner)
     module = str(getattr(kind, "__module__", ""))
-    with neighbours(_homes.get(module)):
+    with neighbours(home_of(owner)):
         try:
             yield
         except M2KRError:
@@ -101,7 +132,7 @@ def _own_files(module: str) -> Callable[[Path], bool]:
     """Whether a file is the user's: beside the module, or in none of the installed libraries."""
     file = getattr(sys.modules.get(module), "__file__", None)
     package = None
-    if file is not None and "." in module:
+    if file is not None and ("." in module or Path(file).name == "__init__.py"):
         package = Path(file).parents[module.count(".") - (Path(file).name != "__init__.py")]
 
     def own(path: Path) -> bool:
@@ -117,54 +148,59 @@ def _own_files(module: str) -> Callable[[Path], bool]:
 @contextmanager
 def neighbours(folder: Path | None) -> Iterator[None]:
     """Modules of a folder can be imported inside; None for nothing but what could be before."""
-    if folder is None or (_in_use and _in_use[-1] == folder):
+    if folder is None or (_in_use and _in_use[-1][0] == folder):
         yield
         return
-    if _in_use:
-        _leave(_in_use[-1])
+    outer = _leave() if _in_use else None
     _enter(folder)
-    _in_use.append(folder)
     try:
         yield
     finally:
-        _in_use.pop()
-        _leave(folder)
-        if _in_use:
-            _enter(_in_use[-1])
+        _leave()
+        if outer is not None:
+            _enter(outer)
 
 
 def _enter(folder: Path) -> None:
-    sys.path.append(str(folder))
-    sys.modules.update(_resting.pop(folder, {}))
+    _in_use.append((folder, list(sys.path), dict(sys.modules)))
+    rest = _resting.pop(folder, None) or _Rest([str(folder)])
+    sys.path += [path for path in rest.paths if path not in sys.path]
+    sys.modules.update(rest.modules)
 
 
-def _leave(folder: Path) -> None:
-    # The last of that name: it may stand on the path for another reason, too.
-    place = len(sys.path) - 1 - sys.path[::-1].index(str(folder)) if str(folder) in sys.path else -1
-    if place >= 0:
-        del sys.path[place]
-    if str(folder) in sys.path:
-        return
+def _leave() -> Path:
+    """Puts the path and the modules of the folder in use aside, and gives the folder."""
+    folder, path, modules = _in_use.pop()
+    paths = [place for place in sys.path if place not in path]
+    places = {Path(place).resolve() for place in paths if not _INSTALLED & {*Path(place).parts}}
     names = [
         name
         for name, module in list(sys.modules.items())
-        if name not in _homes and _lies_in(sys.modules.get(name.partition(".")[0], module), folder)
+        if module is not modules.get(name)
+        and not name.startswith(_LOADED)
+        and _lies_in(name.partition(".")[0], places)
     ]
-    _resting[folder] = {name: sys.modules.pop(name) for name in names}
+    _resting[folder] = _Rest(paths, {name: sys.modules.pop(name) for name in names})
+    sys.modules.update({name: modules[name] for name in names if name in modules})
+    sys.path[:] = path
+    return folder
 
 
-def _lies_in(module: ModuleType | None, folder: Path) -> bool:
-    """Whether a top-level module is a file or a package right in a folder."""
+_INSTALLED = {"site-packages", "dist-packages"}
+
+
+def _lies_in(top: str, places: Collection[Path]) -> bool:
+    """Whether a top-level module is a file or a package right in one of some folders."""
+    module = sys.modules.get(top)
     file = getattr(module, "__file__", None)
-    if file is None:
-        places = list(getattr(module, "__path__", ()))  # a package without __init__.py
-        return any(Path(place).parent == folder for place in places)
+    if file is None:  # a package without __init__.py, or a part of Python
+        return any(Path(path).parent in places for path in getattr(module, "__path__", ()))
     path = Path(file)
-    return (path.parent.parent if path.name == "__init__.py" else path.parent) == folder
+    return (path.parent.parent if path.name == "__init__.py" else path.parent) in places
 
 
-def load_file(source: str) -> ModuleType:
-    """The module of a user's file.
+def load_file(source: str) -> tuple[ModuleType, Path]:
+    """The module of a user's file, and the folder of its neighbours.
 
     Raises:
         MissingError: there is no such file.
@@ -173,25 +209,24 @@ def load_file(source: str) -> ModuleType:
     path = Path(source).expanduser().resolve()
     if not path.is_file():
         raise MissingError("there is no such file", where=str(path), expected=FORMS)
-    name = f"_m2kr_file_{blake2b(os.fsencode(path), digest_size=6).hexdigest()}_{path.stem}"
+    name = f"{_LOADED}{blake2b(os.fsencode(path), digest_size=6).hexdigest()}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise InputError("not a Python file", where=str(path), expected=FORMS)
     module = importlib.util.module_from_spec(spec)
     # Dataclasses and typing look their module up while its classes are made.
     sys.modules[name] = module
-    _homes[name] = path.parent
     _warn_of_hidden(path)
     with neighbours(path.parent):
         try:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
             raise broken(error, str(path), name) from error
-    return module
+    return module, path.parent
 
 
-def load_module(name: str) -> ModuleType:
-    """A module that is installed, or lies in the working folder.
+def load_module(name: str) -> tuple[ModuleType, Path | None]:
+    """A module that is installed, or lies in the working folder, which is given as well then.
 
     Raises:
         MissingError: there is no such module.
@@ -210,13 +245,10 @@ def load_module(name: str) -> ModuleType:
             f"there is no module '{name.partition('.')[0]}', installed or in {Path.cwd()}",
             expected=FORMS,
         )
-    parts = name.split(".")
-    if here is not None:
-        # Kept: classes look their own module up.
-        _homes.update((".".join(parts[:n]), Path.cwd()) for n in range(1, len(parts) + 1))
-    with neighbours(Path.cwd() if here is not None else None):
+    home = None if here is None else Path.cwd()
+    with neighbours(home):
         try:
-            return importlib.import_module(name)
+            return importlib.import_module(name), home
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise broken(error, name, name) from error
@@ -282,7 +314,11 @@ def _warn_of_hidden(path: Path) -> None:
         near = _neighbour(name, path.parent)
         if near is None or str(path.parent) in sys.path:
             continue
-        if name in sys.builtin_module_names or PathFinder.find_spec(name) or name in sys.modules:
+        spec = PathFinder.find_spec(name)
+        meant = getattr(sys.modules.get(name, spec), "__file__", None) or getattr(
+            spec, "origin", None
+        )
+        if (meant is not None and Path(meant) != near) or name in sys.builtin_module_names:
             logger.warning(
                 "'import %s' in %s is the installed module: %s beside it has to be named otherwise",
                 name, path.name, near.relative_to(path.parent),

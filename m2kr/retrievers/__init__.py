@@ -91,7 +91,7 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
     """
     if spec.startswith(REPLAY):
         return _replay(spec, settings)
-    from m2kr.evaluation.own_code import own_code
+    from m2kr.evaluation.own_code import home_of, own_code, settle
     from m2kr.evaluation.protocol import check
     from m2kr.retrievers._settings import split_off
 
@@ -101,6 +101,7 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
         made = factory(**given)
         for name, value in attributes.items():
             setattr(made, name, value)
+    settle(type(made), home_of(factory))
     check(made, spec)
     return made  # type: ignore[no-any-return]
 
@@ -128,12 +129,15 @@ def _replay(spec: str, settings: Mapping[str, object] | None) -> "Retriever":
 
 def find(spec: str) -> Callable[..., Any]:
     """The class (or function) that makes a retriever; see `create`."""
-    from m2kr.evaluation.own_code import broken, load_file, load_module
+    from m2kr.evaluation.own_code import broken, load_file, load_module, settle
 
     if ":" in spec:
         source, _, attribute = spec.rpartition(":")
         load = load_file if source.endswith(".py") else load_module
-        return _attribute(load(source), attribute, spec)
+        module, home = load(source)
+        factory = _attribute(module, attribute, spec)
+        settle(factory, home)
+        return factory
     name = _resolve(spec)
     where = f"the retriever '{name}'"
     try:

@@ -1,5 +1,6 @@
 """Retrievers that users bring: what their code may import, and whose error it is that they raise."""
 
+import importlib
 import json
 import logging
 import os
@@ -241,6 +242,42 @@ def test_neighbours_are_imported_and_folders_kept_apart(how: str, tmp_path: Path
     assert sys.path == path
     left = {name.partition(".")[0] for name in set(sys.modules) - before}
     assert not left & {"helper", "between", "parts", "model"}
+
+
+def test_a_file_may_see_to_its_path_itself_and_name_another_files_class(tmp_path: Path) -> None:
+    """As many do; the path is as before afterwards, and the next file has helpers of its own."""
+    lazy = "def value():\n    import deeper\n    return deeper.value()"
+    seen, path = [], list(sys.path)
+    for number in (1, 2):
+        folder = tmp_path / f"project{number}"
+        (folder / "lib").mkdir(parents=True)
+        (folder / "lib" / "deeper.py").write_text(
+            f"def value():\n    return {number}", encoding="utf-8"
+        )
+        places = [str(folder / "lib"), str(folder)]
+        own = f"import sys\nsys.path[:0] = {places}\n"
+        letters_file(folder, own + lazy, "implementation.py")
+        (folder / "main.py").write_text("from implementation import Mine", encoding="utf-8")
+        seen.append(create(f"{folder / 'main.py'}:Mine"))
+    assert [score(each) for each in (*seen, *reversed(seen))] == [1.0, 2.0, 2.0, 1.0]
+    assert sys.path == path
+    assert not {"implementation", "deeper"} & set(sys.modules)
+
+
+def test_modules_of_the_callers_own_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a notebook whose folder has the retriever's file, and a helper that was imported."""
+    spec = letters_file(
+        tmp_path, "def value():\n    import helper\n    return helper.value()",
+        helper="def value():\n    return 7",
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    helper = importlib.import_module("helper")
+    try:
+        assert score(create(spec)) == 7.0
+        assert sys.modules["helper"] is helper
+    finally:
+        del sys.modules["helper"]
 
 
 def test_neighbours_hide_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
