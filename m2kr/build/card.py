@@ -9,6 +9,7 @@ import yaml
 
 from m2kr import atomic
 from m2kr.data.manifests import read_manifests
+from m2kr.locks import hold
 from m2kr.schema import SUFFIX
 from m2kr.sources import verdict
 
@@ -39,6 +40,12 @@ _CROISSANT_TYPES = {
     "list<float64>": "sc:Float",
     "bool": "sc:Boolean",
 }
+
+
+def write_cards_of(edition: Path) -> None:
+    """Takes the edition's lock and brings its card up to date."""
+    with hold(edition / ".edition.lock", f"the card of {edition}"):
+        write_cards(edition)
 
 
 def write_cards(edition: Path) -> None:

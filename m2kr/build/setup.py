@@ -29,7 +29,6 @@ from m2kr.build.spec import Asset, Builder, templates_of
 from m2kr.build.stages import Stages
 from m2kr.data.manifests import EarlierManifestError, Manifest, read_manifest
 from m2kr.errors import InputError, UsageError
-from m2kr.locks import hold
 from m2kr.paths import downloads, manifest_path
 from m2kr.progress import Progress
 from m2kr.schema import MANIFEST_FORMAT
@@ -122,8 +121,7 @@ class Target:
 
     def write_card(self) -> None:
         """Brings the edition's card up to date."""
-        with hold(self.folder / ".edition.lock", f"the card of {self.folder}"):
-            card.write_cards(self.folder)
+        card.write_cards_of(self.folder)
 
 
 def target_of(builder: Builder | ModuleType, root: Path, ask: Ask) -> Target:

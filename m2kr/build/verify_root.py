@@ -54,7 +54,8 @@ def verify_root(
         for path, error in damaged.items():
             if isinstance(error, EarlierManifestError):
                 with suppress(M2KRError, OSError), hold(_lock(path), f"the manifest {path}"):
-                    adopt(path, bars)
+                    if adopt(path, bars):
+                        card.write_cards_of(folder)
         sound, damaged = read_manifests(folder)
         for path, error in damaged.items():
             if source is None or normalise(source) == normalise(source_of(path)):
@@ -74,15 +75,24 @@ def _lock(manifest: Path) -> Path:
 
 
 def _cards(edition: Path, records: list[dict[str, Any]]) -> Iterator[Finding]:
-    """Whether card and Croissant file are those of the manifests; a copied edition may have a new name."""
+    """Whether card and Croissant file are those of the manifests; a copied edition may have a new name.
+
+    They follow from the manifests: one that is gone is written anew.
+    """
     names = dict.fromkeys([edition.name, *(record["edition"] for record in records)])
-    fix = rebuild_command(records[0], edition).removesuffix(" --force")
     made = [card.cards(name, records) for name in names]
+    gone = [name for name in made[0] if not (edition / name).exists()]
+    if gone:
+        with suppress(M2KRError, OSError):
+            card.write_cards_of(edition)
     for name in made[0]:
+        problem, fix = "", f"delete {edition / name}: m2kr verify then writes it anew"
         try:
             seen = (edition / name).read_bytes()
-            fits = any(cards[name] == seen for cards in made)
-            problem = "" if fits else "it is not what this m2kr makes of the manifests here"
+            if name in gone:
+                problem, fix = "it was gone", "nothing more: it is written anew"
+            elif not any(cards[name] == seen for cards in made):
+                problem = "it is not what this m2kr makes of the manifests here"
         except OSError as error:
             problem = f"it can't be read: {error.strerror}"
         yield Finding(name, "card", problem, fix)

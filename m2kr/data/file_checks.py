@@ -99,7 +99,11 @@ def check_table(edition: Path, manifest: Mapping[str, Any], table: str) -> Check
         if stamps.known.get(name) != (identity, manifest["files"][name]["sha256"]):
             to_hash.append(name)
     if to_hash:
-        for name, (identity, sha256) in hashes(edition, to_hash).items():
+        try:
+            hashed = hashes(edition, to_hash)
+        except M2KRError as error:
+            raise _refusal(edition, manifest, to_hash[0], error.what, error) from error
+        for name, (identity, sha256) in hashed.items():
             if sha256 != manifest["files"][name]["sha256"] or identity is None:
                 raise _refusal(edition, manifest, name, OTHER_BYTES)
             identities[name] = identity
@@ -108,6 +112,7 @@ def check_table(edition: Path, manifest: Mapping[str, Any], table: str) -> Check
     return CheckedFiles(edition, manifest, identities)
 
 
+GONE = "it is gone"
 OTHER_BYTES = "its bytes are not those that were written: the sha256 is another"
 
 
@@ -130,7 +135,7 @@ def size_problem(path: Path, identity: Identity | None, size: int) -> str:
     if identity is None:
         if path.is_symlink():
             return "it is a link that leads nowhere"
-        return "it is no regular file" if path.exists() else "it is gone"
+        return "it is no regular file" if path.exists() else GONE
     return f"it has {identity[0]:,} bytes, not {size:,}" if identity[0] != size else ""
 
 
@@ -241,8 +246,22 @@ def _unreadable(error: OSError) -> M2KRError:
     return from_system(error) or M2KRError(one_line(error))
 
 
-def _refusal(edition: Path, manifest: Mapping[str, Any], name: str, problem: str) -> M2KRError:
-    """The error for a file that is not the manifest's: damaged, or of a later build."""
+def _refusal(
+    edition: Path,
+    manifest: Mapping[str, Any],
+    name: str,
+    problem: str,
+    error: M2KRError | None = None,
+) -> M2KRError:
+    """The error for a file that is not the manifest's: damaged, or of a later build.
+
+    Args:
+        edition: The edition folder.
+        manifest: The manifest.
+        name: The file.
+        problem: What is wrong with it.
+        error: What to raise where the source was not built anew, if it is another error.
+    """
     source = manifest["source"]
     try:
         newer = read_manifest(manifest_path(edition, source["config"]))[DIGEST] != manifest[DIGEST]
@@ -255,7 +274,9 @@ def _refusal(edition: Path, manifest: Mapping[str, Any], name: str, problem: str
             expected="one build from loading to scoring",
             fix="load it again, or run the same command again",
         )
-    kind = MissingError if problem == "it is gone" else CheckError
+    if error is not None:
+        return error
+    kind = MissingError if problem == GONE else CheckError
     return kind(
         f"this file of {source['name']} is not what its manifest says: {problem}",
         where=str(edition / name),

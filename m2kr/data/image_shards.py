@@ -12,7 +12,8 @@ from m2kr.data.tar_headers import Regular
 from m2kr.data.tar_offsets import BLOCK, TarOffsets
 from m2kr.errors import InputError
 
-_OWNER = slice(265, 273)  # in a tar header, as `m2kr images` fills it
+# In a tar header, as `m2kr images` fills it.
+_NAME, _OWNER = slice(0, 100), slice(265, 273)
 _SHARD = re.compile(r"images-(\d{5,})\.tar")
 
 
@@ -114,12 +115,13 @@ class ShardsRoot(IndexedFile):
         check_size(entry.size, where)
         raw = self._parts().read(entry.offset - BLOCK, BLOCK + entry.size)
         header, data = raw[:BLOCK], raw[BLOCK:]
-        # The owner's name in the header is the crc32 of the content.
-        if len(data) != entry.size or header[_OWNER] != b"%08x" % zlib.crc32(data):
+        # The owner's name in the header is the crc32 of the content. The index may be damaged, too.
+        own = header[_NAME].rstrip(b"\0") == name.encode("ascii", "replace")[:100]
+        if not own or len(data) != entry.size or header[_OWNER] != b"%08x" % zlib.crc32(data):
             raise InputError(
                 "this image is not as it was put into the store",
                 where=where,
-                fix="m2kr verify says which shard is damaged; move it away with its index, then run "
-                "`m2kr images` again",
+                fix="m2kr verify tells which shard is damaged (move it away with its index, then run "
+                f"`m2kr images` again); if none is, delete {self._cache}",
             )
         return data

@@ -1,7 +1,8 @@
 """Loading a built split: passages, queries and judgements, memory-mapped."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -180,14 +181,11 @@ class Split:
             "passages": self._table("passages", self.pool),
         }
         checked = [check_table(self.folder, self.manifest, table) for table in tables.values()]
-        with plainly(self.folder):
-            opened = {
+        with _checked_after(checked), plainly(self.folder):
+            return {
                 kind: open_index(self.folder / table, ID_COLUMN[kind])
                 for kind, table in tables.items()
             }
-        for each in checked:
-            each.require_same()
-        return opened
 
     def require_unharmed(self) -> None:
         """Refuses a split whose mapped files were written to since they were opened.
@@ -216,14 +214,23 @@ class Split:
 
         table = self._table(kind, split)
         checked = check_table(self.folder, self.manifest, table)
-        with plainly(self.folder / table):
+        with _checked_after([checked]), plainly(self.folder / table):
             opened = Dataset.load_from_disk(str(self.folder / table), keep_in_memory=False)
-        checked.require_same()
         self._checked.append(checked)
         return opened
 
     def _root(self, root: str) -> Path:
         return Path(root) if Path(root).is_absolute() else (self.folder / root).resolve()
+
+
+@contextmanager
+def _checked_after(files: Sequence[CheckedFiles]) -> Iterator[None]:
+    """What is opened inside is what was checked, or it was replaced meanwhile and that is the error."""
+    try:
+        yield
+    finally:
+        for each in files:
+            each.require_same()
 
 
 Built = dict[str, dict[str, Path]]

@@ -4,6 +4,8 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -166,11 +168,27 @@ def test_flips_of_a_built_source_with_many_splits(tmp_path: Path) -> None:
     assert not [f for _, f in verify_root(tmp_path) if f.problem]
 
 
+def test_a_card_that_is_gone_is_written_anew(root: Path) -> None:
+    card = root / "tiny" / "README.md"
+    whole = card.read_bytes()
+    card.unlink()
+    assert problems(root) == ["README.md: it was gone"]
+    assert card.read_bytes() == whole
+    card.write_bytes(whole + b"notes of my own")
+    assert len(problems(root)) == 1
+    assert card.read_bytes() == whole + b"notes of my own"
+    copy = root.rename(root.with_name("elsewhere"))
+    (copy / "tiny").rename(copy / "renamed")
+    (copy / "renamed" / "README.md").write_bytes(whole)
+    assert not problems(copy, "renamed")
+
+
 def test_a_flipped_image_is_not_given(root: Path) -> None:
-    (shard,) = (root / "images" / "tiny").glob("*.tar")
+    paths = sorted((root / "images" / "tiny").glob("images-*"))
+    assert [path.suffix for path in paths] == [".tar", ".parquet"]
     whole = {f"b/{i}.jpg": random.Random(i).randbytes(300) for i in range(10)}
     refused = 0
-    for _ in flips([shard], 120, seed=4):
+    for _ in flips(paths, 100, seed=4):
         store = ImageStore([root / "images" / "tiny"])
         for name, data in whole.items():
             try:
@@ -520,6 +538,53 @@ def test_sources_of_one_evaluation_are_loaded_at_their_turn(tmp_path: Path) -> N
     _, result = m2kr.evaluate(["a", "b"], one, data=tmp_path, k=1)
     assert one.seen == ["old", "new"]
     assert result.fingerprints["pool"] == m2kr.load("b", data=tmp_path).fingerprints["pool"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from m2kr.build.remove import remove
+import m2kr
+root = Path({root!r})
+for turn in range(10**6):
+    if (root / "tiny" / "TINY_manifest.json").exists():
+        remove("tiny", root)
+    texts = {{f"p{{i}}": f"turn {{turn}} number {{i}}" for i in range(20)}}
+    query = {{"question": f"turn {{turn}}", "positives": [f"p{{turn % 20}}"]}}
+    asked = [query | {{"id": f"q{{i}}"}} for i in range(3)]
+    m2kr.from_records(texts, asked, name="tiny", data=root)
+    print(turn, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_readers_beside_a_writer_never_get_a_mixture(tmp_path: Path) -> None:
+    script = WRITER.format(root=str(tmp_path))
+    writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    right = refused = 0
+    until = time.monotonic() + 20
+    try:
+        while time.monotonic() < until:
+            try:
+                split = m2kr.load("tiny", data=tmp_path)
+                texts = {row["passage_content"].split(" number")[0] for row in split.passages}
+                questions = {row["question"] for row in split.queries}
+                judged = {row["passage_id"] for row in split.qrels}
+                row = split.passage("p7")["passage_content"]
+            except M2KRError as error:
+                assert any(w in str(error) for w in ("built", "no source", "not here")), error
+                refused += 1
+                continue
+            assert texts == questions == {row.split(" number")[0]}
+            assert judged == {f"p{int(min(texts).split()[1]) % 20}"}
+            right += 1
+    finally:
+        writer.kill()
+        writer.communicate()
+    print(f"{right} right, {refused} refused")
+    assert right > 5
 
 
 def test_a_file_that_is_written_to_while_it_is_scored_ends_the_evaluation(root: Path) -> None:
