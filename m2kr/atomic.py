@@ -37,6 +37,13 @@ def write_json(path: Path, obj: Any, *, sort_keys: bool = True, alone: bool = Fa
     write_text(path, text, alone=alone)
 
 
+def writable(folder: Path) -> bool:
+    """Whether this user may write into a folder, or make it where it is not there yet."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK)
+
+
 def fsync_dir(path: Path) -> None:
     """Makes renames and new files in a folder survive a power cut, where the platform can."""
     if os.name == "nt":

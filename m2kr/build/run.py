@@ -7,12 +7,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from m2kr import atomic
 from m2kr.build.executors import Executor, Processes
-from m2kr.build.setup import Ask, set_up, target_of
+from m2kr.build.setup import Ask, Target, set_up, target_of
 from m2kr.build.shards import wait_for_shards
 from m2kr.build.spec import Builder
 from m2kr.build.stages import Stages
 from m2kr.data.manifests import read_manifest
+from m2kr.errors import M2KRError, plainly
 from m2kr.locks import hold
 from m2kr.progress import Progress
 
@@ -32,6 +34,7 @@ class Built:
     fresh: bool
 
 
+@plainly()
 def build(
     builder: Builder | ModuleType,
     root: Path,
@@ -72,6 +75,8 @@ def build(
     """
     ask = Ask(edition, options or {}, splits, limit, seed, full_ledger, force)
     target = target_of(builder, root, ask)
+    if target.manifest.exists() and not atomic.writable(target.folder):
+        return _read_only(target, offline=offline, jobs=jobs, progress=progress)
     target.folder.mkdir(parents=True, exist_ok=True)
     executor = executor or Processes(jobs)
     with hold(target.lock, f"the build of {target.source.name} in {target.folder}") as held:
@@ -90,3 +95,18 @@ def build(
         record = read_manifest(target.manifest)
     target.write_card()
     return Built(target.folder, record, fresh)
+
+
+def _read_only(target: Target, *, offline: bool, jobs: int, progress: Progress | None) -> Built:
+    """What is built already, in a root that may only be read: no lock is written.
+
+    Raises:
+        M2KRError: Something else is asked for than what is there.
+    """
+    if set_up(target, offline=offline, jobs=jobs, progress=progress).fresh:
+        raise M2KRError(
+            f"{target.source.name} would have to be built anew, and this folder may only be read",
+            where=str(target.folder),
+            fix="another data root: --data DIR",
+        )
+    return Built(target.folder, read_manifest(target.manifest), False)

@@ -106,6 +106,15 @@ def encode(
         return writer.close(), start
 
 
+def is_whole(folder: Path, records: "Passages | Queries", key: Mapping[str, Any] | None) -> bool:
+    """Whether all rows of some records lie in a folder under a key, so that `encode` only reads them."""
+    try:
+        return _same(folder, key) and _complete(folder, records) is not None
+    except (CheckError, InputError, MissingError) as error:
+        logger.warning("what was encoded before is damaged: %s", error)
+        return False
+
+
 def nbytes(found: Encoded, folder: Path) -> int:
     """Bytes on disk of what was encoded into a folder, without the indexes below it."""
     if isinstance(found, TokenStore):

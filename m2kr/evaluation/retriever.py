@@ -206,7 +206,9 @@ class EncoderRetriever:
             self.index_bytes = nbytes(documents, folder)
             if isinstance(documents, TokenStore):
                 steps = Steps(self.progress)
-                self._index = by_mode.build(documents, folder / INDEXES, self.searching, steps)
+                self._index = by_mode.build(
+                    documents, folder / INDEXES, self.searching, steps, spare=workdir / INDEXES
+                )
             if self._index is not None:
                 with_store = self.searching.final == "exact"
                 self.index_bytes = self._index.nbytes() + self.index_bytes * with_store
@@ -276,7 +278,7 @@ class EncoderRetriever:
         """Removes the kept rows, or the index, that an error is about; False if it is about none."""
         from m2kr.evaluation.cache import held
 
-        for folder in self._folders:
+        for folder in filter(atomic.writable, self._folders):
             for part in (folder / INDEXES, folder):
                 if error.where is not None and Path(error.where).is_relative_to(part):
                     with held(folder):
@@ -332,6 +334,7 @@ class EncoderRetriever:
         self, records: Passages | Queries, side: Side, own: Path
     ) -> Iterator[tuple[Path, Mapping[str, Any] | None]]:
         """The folder for a side's rows, held while it is written, and the key they are known by."""
+        from m2kr.evaluation import encoded
         from m2kr.evaluation.cache import held, key_of
 
         key = key_of(self, records, side)
@@ -339,6 +342,12 @@ class EncoderRetriever:
         self._folders = {*self._folders, entry or own}
         if entry is None:
             yield own, key
+            return
+        if not atomic.writable(entry):  # it may be read all the same, without a lock
+            whole = encoded.is_whole(entry, records, key)
+            if not whole:
+                logger.warning("nothing is cached: %s may only be read", entry.parent)
+            yield (entry if whole else own), key
             return
         with held(entry):
             yield entry, key

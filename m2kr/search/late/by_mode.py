@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from m2kr import atomic
 from m2kr.errors import InputError, UsageError
 from m2kr.search.late.modes import Searching
 from m2kr.search.late.planning.duration import require_short
@@ -46,9 +47,16 @@ class Answer:
 
 
 def build(
-    store: "TokenStore", folder: Path, searching: Searching, progress: "Progress | None" = None
+    store: "TokenStore",
+    folder: Path,
+    searching: Searching,
+    progress: "Progress | None" = None,
+    *,
+    spare: Path | None = None,
 ) -> "IndexFiles | None":
     """The index that a mode searches, built below ``folder`` or found there; None for ``exact``.
+
+    Where ``folder`` may only be read and has none, it is built below ``spare``.
 
     Raises:
         InputError: the store has no token.
@@ -64,6 +72,12 @@ def build(
     told = json.dumps({"kind": settings.kind, "nbits": settings.nbits, **settings.asked()})
     name = f"{settings.kind}-{settings.nbits}bit-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
     pool = index_build.pool_of(store)
+    if not atomic.writable(folder):
+        if (folder / name).exists():
+            files = index_build.opened(pool, folder / name, settings)
+            require_same_passages(files, store)
+            return files
+        folder = spare or folder
     files = index_build.build(pool, folder / name, settings, progress=progress)
     require_same_passages(files, store)
     return files

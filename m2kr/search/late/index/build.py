@@ -164,6 +164,16 @@ def build(
     return IndexFiles.open(folder)
 
 
+def opened(pool: Pool, folder: Path, settings: BuildSettings) -> IndexFiles:
+    """An index that was built with these settings, without a lock: nothing is written.
+
+    Raises:
+        InputError: it has other settings, or is not whole.
+    """
+    _same(folder, settings, pool)
+    return IndexFiles.open(folder)
+
+
 def add(
     pool: Pool,
     folder: Path,
