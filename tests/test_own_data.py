@@ -125,3 +125,15 @@ def test_removing_takes_what_is_named_and_nothing_else(tmp_path: Path) -> None:
     assert not any(split.folder.exists() for split in splits[1:])
     with pytest.raises(UsageError, match="no source 'mine'"):
         remove("mine", tmp_path)
+
+
+def test_all_is_every_edition_of_every_source(tmp_path: Path, cli: Cli) -> None:
+    queries = {"q": {"text": "tin", "positives": ["p"]}}
+    for text in ("tin melts", "zinc boils"):
+        m2kr.from_records({"p": text}, queries, data=tmp_path)
+    m2kr.from_records({"p": "tin"}, queries, name="own", data=tmp_path)
+    shown = cli("eval", "all", "-r", "random", "--data", tmp_path, "--json", cwd=tmp_path).stdout
+    results = json.loads(shown)["results"]
+    assert [r["source"] for r in results] == ["mine", "mine", "own"]
+    assert len({r["fingerprints"]["eval"] for r in results}) == 3
+    assert len(list((tmp_path / "results").glob("*.json"))) == 3

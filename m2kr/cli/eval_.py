@@ -154,16 +154,23 @@ def command(
     """
     from m2kr import api, paths
     from m2kr.cli import output
-    from m2kr.data.load import built
+    from m2kr.data.load import Split, built, load
 
     root = paths.data_root(data)
     searching = _searching(search, nbits, seed, audit, search_set or [], max_hours, device)
-    several = "," in source or source == "all"
-    names = sorted(built(root)) if source == "all" else source.split(",")
+    wanted: list[str | Split] = [*source.split(",")]
+    if source == "all":
+        roots = images or ()
+        wanted = [
+            load(name, split, edition=each, data=root, images=roots, missing_images=missing_images)
+            for name, editions in sorted(built(root).items())
+            for each in editions
+            if edition in (None, each)
+        ]
     output.say(f"data root: {root}", json_mode=json)
     with output.Bars() as bars:
         results = api.evaluate(
-            names if several else source,
+            wanted if len(wanted) != 1 else wanted[0],
             retriever,
             split=split,
             k=k,
