@@ -59,10 +59,12 @@ def read(path: Path) -> Run:
     except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON: {error}", where=str(path), expected=_EXPECTED) from error
     name = path.name.split(".")[0]
-    if isinstance(found, dict) and isinstance(found.get(_META), dict) and len(found) > 1:
-        meta = found.pop(_META)
-        name = str(meta.get("model_name") or name)
-    rankings = _rankings(found, path)
+    meta = found.get(_META) if isinstance(found, dict) else None
+    model = meta.get("model_name") if isinstance(meta, dict) else None
+    if isinstance(model, str):
+        name = model or name
+        del found[_META]
+    rankings = _rankings(found, path, least=2 if isinstance(model, str) else 0)
     queries = [(query, scored) for query, scored in rankings.items()]
     for query, scored in queries:
         bad = [p for p, s in scored.items() if type(s) not in (int, float)]
@@ -96,18 +98,24 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _rankings(found: Any, path: Path) -> dict[str, dict[str, Any]]:
-    """The object whose values' values are scores, below subsets and splits of which there is one."""
+def _rankings(found: Any, path: Path, least: int) -> dict[str, dict[str, Any]]:
+    """The object whose values' values are scores, below subsets and splits of which there is one.
+
+    Args:
+        found: The document.
+        path: For messages.
+        least: How far below it is at the least.
+    """
     inside = ""
-    for _ in range(3):
+    for depth in range(3):
         if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):
             break
         below = [value for scored in found.values() for value in scored.values()]
-        if not below or not all(isinstance(value, dict) for value in below):
+        if depth >= least and not (below and all(isinstance(value, dict) for value in below)):
             return found
-        if len(found) > 1:
+        if len(found) != 1:
             raise InputError(
-                f"it holds several runs{inside}: {', '.join(map(str, found))}",
+                f"it holds {len(found)} runs{inside}: {', '.join(found) or 'nothing'}",
                 where=str(path),
                 expected="one subset and one split",
                 fix="save the object of one split as a file of its own",

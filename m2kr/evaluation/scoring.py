@@ -72,7 +72,7 @@ def score_run(
     Raises:
         CheckError: the run names passages that the pool lacks.
     """
-    rows = _pool_rows(split, run)
+    whole = _pool_rows(split, run)
     counts = run.counts()
     facts = {
         "queries": len(run),
@@ -86,9 +86,14 @@ def score_run(
     miss = split.manifest.get("unjudged") == "miss" and len(qrels) > 0
     column = split.passages_view.dataset.data.column("passage_content")
 
-    def judge(run: Run, rows: "NDArray[np.int64]") -> Judged:
+    def judge(part: Run) -> Judged:
+        rows = whole
+        if part is not run:
+            rows = whole[
+                pc.index_in(part.vocabulary, run.vocabulary).to_numpy(zero_copy_only=False)
+            ]
         return Judged(
-            run,
+            part,
             qrels,
             [each or [] for each in split.queries_view.column("answers")],
             lambda places: gather(column, rows[places]),
@@ -98,10 +103,7 @@ def score_run(
         )
 
     deepest = max(one.k or k for one in chosen)
-    cut = run.top(deepest)
-    if cut is not run:
-        rows = rows[pc.index_in(cut.vocabulary, run.vocabulary).to_numpy(zero_copy_only=False)]
-    judged = judge(cut, rows)
+    judged = judge(run.top(deepest))
     per_query = {
         one.name: one.metric.compute(judged, one.k or k).astype(np.float64) for one in chosen
     }
@@ -120,7 +122,7 @@ def score_run(
         if short >= _MANY * judged.has_answers.sum():
             notes.append(_on_short_answers(per_query, short, int(judged.has_answers.sum())))
     if ties == "trec":
-        single = judge(cut.ordered("trec9"), rows)
+        single = judge(run.ordered("trec9").top(deepest))
         if moved := _differing(judged, single):
             notes.append(
                 f"in {moved:,} queries a right passage's score equals another's in single precision "
