@@ -13,7 +13,7 @@ from m2kr.evaluation import experiment
 from m2kr.evaluation.environment import peak_memory, versions
 from m2kr.evaluation.metrics import Chosen, Spec, choose
 from m2kr.evaluation.ordering import Ties
-from m2kr.evaluation.protocol import check, settings_of
+from m2kr.evaluation.protocol import check, noted, settings_of
 from m2kr.evaluation.protocol import reads as reads_of
 from m2kr.evaluation.result import Result
 from m2kr.evaluation.retriever import Modalities, Progress, Retriever, RunRetriever
@@ -159,8 +159,9 @@ def evaluate(
     }
     if label:
         who["label"] = label
-    if any(getattr(retriever, "reused", {}).values()):
-        who["reused"] = {stage: n for stage, n in getattr(retriever, "reused", {}).items() if n}
+    reused = {s: n for s, n in noted(retriever, "reused", Mapping, {}).items() if n}
+    if reused:
+        who["reused"] = reused
     done = experiment.of_retriever(retriever, arguments or {}, searching)
     who |= {name: done[name] for name in ("run", "arguments") if done.get(name)}
     index_bytes = found.index_bytes / len(split.passages_view) if found.index_bytes else None

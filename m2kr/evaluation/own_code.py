@@ -92,8 +92,12 @@ def own_code(owner: object, doing: str) -> Iterator[None]:
     with neighbours(home_of(owner)):
         try:
             yield
-        except M2KRError:
-            raise
+        except M2KRError as error:
+            frame = None if error.where else last_frame(error, _own_files(module))
+            if frame is None or module.partition(".")[0] == "m2kr":
+                raise
+            said = type(error)(error.what, where=frame, expected=error.expected, fix=error.fix)
+            raise said from error
         except (Exception, SystemExit) as error:
             ours = module.partition(".")[0] == "m2kr" or ends_process(error)
             told = None if ours else _told(error, module, doing)

@@ -82,6 +82,12 @@ def settings_of(retriever: object) -> dict[str, Any]:
     return settings
 
 
+def noted(retriever: object, name: str, kind: type, default: Any) -> Any:
+    """What a retriever notes down of its work, if it does; what has another form means something else."""
+    value = getattr(retriever, name, default)
+    return value if isinstance(value, kind) else default
+
+
 def index(retriever: "Retriever", passages: "Passages", workdir: Path) -> None:
     """Has a retriever take in a pool, whose images it can only read if it declares to.
 
@@ -103,7 +109,7 @@ def search(retriever: "Retriever", queries: "Queries", k: int) -> Run:
     with own_code(retriever, f"{kind}.search for {len(queries):,} queries"):
         run: object = retriever.search(readable(queries, retriever, "query"), k)
     if isinstance(run, Run):
-        return run
+        return run if run.name else run.named(retriever.name)
     raise InputError(
         f"returned {'None' if run is None else type(run).__name__}",
         where=f"{kind}.search",

@@ -100,7 +100,7 @@ def search(
         with stage(progress, "search", len(split.queries_view)):
             run = protocol.search(retriever, split.queries_view, k)
         searched = time.perf_counter()
-    encoder = getattr(retriever, "seconds", {})
+    encoder = protocol.noted(retriever, "seconds", Mapping, {})
     documents, queries = encoder.get("encode document", 0.0), encoder.get("encode query", 0.0)
     seconds = {
         "encode": documents + queries,
@@ -118,16 +118,16 @@ def search(
         "settings": settings,
         "modalities": reads.as_dict(),
     }
-    how = getattr(retriever, "searched", None)
+    how = protocol.noted(retriever, "searched", Mapping, None)
     # Exact search gives one result, whatever it is done with: only another is worth a word.
-    if how and how["mode"] != "exact":
+    if how and how.get("mode") != "exact":
         facts["search"] = dict(how)
     if isinstance(retriever, RunRetriever):  # what it recorded stays
         facts = {"k": min(k, run.depth)} if run.depth else {}
     checked, lacking = complete(split, run, k, missing_queries, ties)
     checked = checked.named(retriever.name, **facts)
-    cost = getattr(retriever, "search_cost", {})
-    index_bytes = getattr(retriever, "index_bytes", written)
+    cost = protocol.noted(retriever, "search_cost", Mapping, {})
+    index_bytes = protocol.noted(retriever, "index_bytes", int, written)
     how = {**how, **cost} if how else None
     return Search(checked, seconds, lacking, index_bytes, how)
 

@@ -545,6 +545,44 @@ SEARCHED = {
 }
 
 
+RUNS = {
+    "not finite": ("{q: {'p/dog': float('nan')} for q in ids}", "scores nan"),
+    "unlike lengths": ("[(q, ['p/dog'], [1, 2]) for q in ids]", "differ in number"),
+    "another pool": ("{q: {'p/cat': 1.0} for q in ids}", "p/cat"),
+    "a query less": ("{q: {'p/dog': 1.0} for q in ids[1:]}", "run 'mine'.*lacks 1 quer"),
+}
+
+
+@pytest.mark.parametrize("what", sorted(RUNS))
+def test_a_run_that_cannot_be_is_named_with_the_line_that_made_it(
+    what: str, tmp_path: Path
+) -> None:
+    ranking, message = RUNS[what]
+    made = "m2kr.Run.from_dict(r)" if ranking[0] == "{" else "m2kr.Run.from_lists(*zip(*r))"
+    body = f"import m2kr; ids = queries.ids.to_pylist(); r = {ranking}; return {made}"
+    path = written(tmp_path, search=body)
+    with pytest.raises(m2kr.M2KRError, match=message) as caught:
+        evaluate(toy_split(), create(f"{path}:Mine"), k=3)
+    if what in ("not finite", "unlike lengths"):
+        assert str(caught.value).startswith(f"{path}:")
+
+
+def test_attributes_of_ones_own_do_not_stand_in_for_ours() -> None:
+    class Other:
+        name, settings, modalities = "other", {}, {}
+        depth, seconds, search_cost, members = 12, 5.0, None, ("x", "y")
+        searched, reused, index_bytes = {"a": 1}, 3, b"12"
+
+        def index(self, passages, *, workdir):
+            """Nothing."""
+
+        def search(self, queries, k):
+            return m2kr.Run.from_dict({q: {"p/dog": 1.0} for q in queries.ids.to_pylist()})
+
+    result = evaluate(toy_split(), Other(), k=3)
+    assert result.value("hit_rate@1") is not None
+
+
 @pytest.mark.parametrize("what", sorted(SEARCHED))
 def test_what_search_returns_is_looked_at(what: str) -> None:
     class Searching(Dense):
