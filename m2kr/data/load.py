@@ -309,6 +309,8 @@ def built_source(name: str, have: Mapping[str, Mapping[str, Path]]) -> str:
     Raises:
         UsageError: nothing of that name; suggests the nearest.
     """
+    if own := _own_name(name, have):
+        return own
     names = builder_names() | {normalise(n): n for n in have}
     if normalise(name) not in names:
         for source, editions in have.items():
@@ -316,6 +318,20 @@ def built_source(name: str, have: Mapping[str, Mapping[str, Path]]) -> str:
             for label in (spec["config"], *spec.get("aliases", ())):
                 names.setdefault(normalise(label), source)
     return nearest(name, names)
+
+
+def _own_name(name: str, have: Iterable[str]) -> str | None:
+    """The built source that a name means by its letters; of just that name if there is one.
+
+    Raises:
+        UsageError: several differ in punctuation alone, such as ``a-b`` and ``a_b``.
+    """
+    alike = [each for each in have if normalise(each) == normalise(name)]
+    if name.lower() in alike:
+        return name.lower()
+    if len(alike) > 1:
+        raise UsageError(f"'{name}' may be several sources", expected=" or ".join(alike))
+    return alike[0] if alike else None
 
 
 def source_of(manifest: Path) -> str:
@@ -337,10 +353,11 @@ def known_source(name: str, root: Path) -> str:
 
 
 def _canonical(name: str, have: Built, owners: Mapping[Path, str]) -> str:
+    if own := _own_name(name, have):
+        return own
     labels = {
         normalise(x): owner for path, owner in owners.items() for x in (owner, config_of(path))
     }
-    labels |= {normalise(each): each for each in have}
     return labels.get(normalise(name)) or built_source(name, have)
 
 

@@ -20,6 +20,7 @@ from m2kr.build.imports.fields import passage_row, query_row
 from m2kr.build.imports.importer import import_files
 from m2kr.build.imports.qrels import qrels_file, read_qrels
 from m2kr.build.imports.readers import record_file
+from m2kr.build.remove import remove
 from m2kr.data.load import load
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError
 from m2kr.instructions import TEMPLATES
@@ -131,11 +132,19 @@ def test_a_name_that_is_taken_is_refused_unless_the_content_is_the_same(tmp_path
 
 
 def test_names_that_differ_in_punctuation_alone_harm_nothing(tmp_path, files):
-    import_files("a-b", *files, data=tmp_path)
-    for edition in (None, "a-b", "other"):
-        with pytest.raises(UsageError, match="can't be told from 'a-b'"):
-            import_files("a_b", *files, edition=edition, data=tmp_path)
-    assert len(load("a-b", data=tmp_path).queries) == 5
+    passages, queries = files
+    import_files("a-b", passages, queries, data=tmp_path)
+    with pytest.raises(UsageError, match="can't be told from 'a-b'"):
+        import_files("a_b", passages, queries, edition="a-b", data=tmp_path)
+    jsonl(queries, QUERIES[:2])
+    import_files("a_b", passages, queries, data=tmp_path)
+    import_files("a-b-c", passages, queries, data=tmp_path)
+    for name, count in (("a-b", 5), ("A-B", 5), ("a_b", 2), ("A_B", 2), ("abc", 2)):
+        assert len(load(name, data=tmp_path).queries) == count
+    with pytest.raises(UsageError, match="a-b or a_b"):
+        load("ab", data=tmp_path)
+    assert [each.folder.name for each in remove("a_b", tmp_path)] == ["a_b"]
+    assert len(load("ab", data=tmp_path).queries) == 5
 
 
 def test_an_open_split_keeps_its_rows_when_the_source_is_imported_again(tmp_path, files):

@@ -25,7 +25,7 @@ from m2kr.build.imports.idset import IdSet
 from m2kr.build.imports.layout import Layout
 from m2kr.build.imports.qrels import Judged, read_qrels
 from m2kr.build.imports.readers import Record, RecordFile
-from m2kr.data.load import built, read_manifest
+from m2kr.data.load import read_manifest
 from m2kr.errors import InputError, UsageError
 from m2kr.paths import manifest_path
 from m2kr.schema import GRADES, LOST_GRADES, LOST_IDS, Column
@@ -94,7 +94,8 @@ class ImportedBuilder:
         self.relevance_threshold = checked_threshold(relevance_threshold)
         self.instruction = instruction
         self.drop_missing = drop_missing
-        self.keep: Path | None = None  # edition folder in which other content must not be replaced
+        self.folder: Path | None = None  # the edition's, for `prepare`
+        self.replaces = True  # other content of this name there, or refuses to
         self.told: dict[str, str] = {}  # what the import was asked for, for its manifest
         self._pool: IdSet | None = None
         self._judged: dict[str, dict[str, Judged] | None] = {
@@ -132,31 +133,32 @@ class ImportedBuilder:
         """Refuses to replace what should stay; the build's lock is held.
 
         Raises:
-            UsageError: there is a source whose name differs in punctuation alone, or one of this name
-                with other content that must not be replaced.
+            UsageError: the edition holds another source whose files would have the same names, or one
+                of this name with other content that must not be replaced.
         """
-        name = self.SOURCE.name
-        for other in built(root):
-            if other != name and sources.normalise(other) == sources.normalise(name):
-                raise UsageError(
-                    f"'{name}' can't be told from '{other}', which is already there",
-                    expected="a name that differs in letters or digits",
-                )
-        if self.keep is None or not manifest_path(self.keep, self.SOURCE.config).exists():
+        if self.folder is None:
             return
-        remove = f"m2kr remove {name} --edition {self.keep.name} --data {root}"
+        path = manifest_path(self.folder, self.SOURCE.config)
+        if not path.exists():
+            return
         try:
-            old = read_manifest(manifest_path(self.keep, self.SOURCE.config))
-        except InputError as error:
-            raise InputError(error.what, where=error.where, fix=remove) from error
-        if self._facts() != [
-            old["options"],
-            [[file["name"], file["sha256"]] for file in old["inputs"]],
-        ]:
+            old = read_manifest(path)
+        except InputError:
+            if self.replaces:
+                return  # what is damaged is made anew
+            raise
+        name, other = self.SOURCE.name, old["source"]["name"]
+        if other != name:
             raise UsageError(
-                f"there is already a source '{name}' with other content in {self.keep}",
+                f"'{name}' can't be told from '{other}', which is already in {self.folder}",
+                expected="another edition, or a name that differs in letters or digits",
+            )
+        inputs = [[file["name"], file["sha256"]] for file in old["inputs"]]
+        if not self.replaces and self._facts() != [old["options"], inputs]:
+            raise UsageError(
+                f"there is already a source '{name}' with other content in {self.folder}",
                 expected="another name, or none: then the data get a place of their own",
-                fix=remove,
+                fix=f"m2kr remove {name} --edition {self.folder.name} --data {root}",
             )
 
     def assets(self, options: Mapping[str, str]) -> "Sequence[Asset]":  # noqa: ARG002

@@ -83,7 +83,6 @@ def from_records(
         >>> m2kr.evaluate(mine, "bm25")  # doctest: +SKIP
     """
     from m2kr.build.remove import discard_unfinished
-    from m2kr.build.run import build
     from m2kr.data.load import load
 
     split = canonical_split(split)
@@ -109,12 +108,12 @@ def from_records(
         own_place = name is None and edition is None
         if own_place:
             edition = f"{builder.SOURCE.name}-{builder.content[:12]}"
-        builder.keep = data_root(data) / (edition or builder.SOURCE.name)
+        builder.replaces = False
         try:
-            built = build(builder, data_root(data), edition=edition)
+            built = _build(builder, data_root(data), edition)
         except M2KRError:
-            if own_place:  # mended records will go to another place
-                discard_unfinished(builder.keep, builder.SOURCE.config)
+            if own_place and builder.folder:  # mended records will go to another place
+                discard_unfinished(builder.folder, builder.SOURCE.config)
             raise
     return load(builder.SOURCE.name, split, edition=built.folder.name, data=data)
 
@@ -168,8 +167,6 @@ def import_files(
         UsageError: the name or the combination of arguments can't be used.
         MissingError: a file is not there.
     """
-    from m2kr.build.run import build
-
     if layout not in get_args(LayoutName):
         names = ", ".join(get_args(LayoutName))
         raise UsageError(f"layout={layout!r}", expected=f"one of {names}")
@@ -185,9 +182,22 @@ def import_files(
         drop_missing=drop_missing,
         relevance_threshold=relevance_threshold,
     )
-    return build(
-        builder, data_root(data), edition=edition, limit=limit, force=force, progress=progress
-    )
+    return _build(builder, data_root(data), edition, limit=limit, force=force, progress=progress)
+
+
+def _build(
+    builder: ImportedBuilder,
+    root: Path,
+    edition: str | None,
+    *,
+    limit: int | None = None,
+    **how: Any,
+) -> "Built":
+    from m2kr.build.options import edition_name
+    from m2kr.build.run import build
+
+    builder.folder = root / edition_name(builder.SOURCE, edition, limit, route=builder.ROUTE)
+    return build(builder, root, edition=edition, limit=limit, **how)
 
 
 def _files(given: Given) -> Layout:
