@@ -36,8 +36,10 @@ class Result:
         source: Source name.
         split: Split name.
         edition: Edition that was evaluated.
-        retriever: ``name``, ``settings``, ``modalities`` (``query`` and ``passage``) and, where any
-            were, ``reused``: rows by stage that this process, or another run, had computed before.
+        retriever: ``name``, ``settings``, ``modalities`` (``query`` and ``passage``) and, where there
+            are any: ``arguments`` that it was made with and that its settings don't have; ``label``;
+            ``run`` (``file`` and ``sha256``) of a run that was replayed, whose records the others are;
+            ``reused``: rows by stage that this process, or another run, had computed before.
         k: Depth of the run.
         headline: The metric that the source's paper reports first.
         metrics: By name ``value``, ``low`` and ``high`` (95 % bootstrap interval) and ``n``, the number

@@ -18,7 +18,7 @@ logger = logging.getLogger("m2kr.evaluation")
 
 _EXPECTED = "{query: {passage: score}}, plain or in MTEB's {subset: {split: ...}}"
 _META = "mteb_model_meta"
-_MAX_BYTES = 4 << 30
+_MAX_BYTES = 1 << 30
 
 
 def write(run: Run, file: "IO[bytes] | gzip.GzipFile", *, mteb: bool = False) -> None:

@@ -35,11 +35,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("m2kr.evaluation")
 
 ESCAPED = "+pct"
-_BLOCK, _MAX_LINE = 1 << 22, 1 << 16
+_BLOCK, _MAX_LINE, _MOST_BLANK = 1 << 22, 1 << 16, 1 << 26
 _FREE, _RATIO = 64 << 20, 300  # bytes that a gzip file may unpack to, and times its own size
 _BLANK = np.isin(np.arange(256), list(b" \t\n\r\x0b\x0c"))  # where bytes.split() splits
 # What any reader might take for a blank, a line end, a comment or an escape, and the byte order mark.
 _UNSAFE = re.compile(r"^#|[\s%\x00-\x1f\x7f-\x9f\ufeff]")
+_COMMENTED_ROW = re.compile(rb"^#\S+[ \t]+Q0[ \t]", re.MULTILINE)
 _COMMENT = re.compile(rb"^[ \t\r\x0b\x0c]*#.*", re.MULTILINE)
 
 Role = Literal["query", "passage", "rank", "score"]
@@ -176,11 +177,16 @@ def read(path: Path) -> Run:
     """
     form: _Form | None = None
     blocks: list[_Rows] = []
+    blank = 0
     for first, raw in _blocks(path):
         data = _without_comments(raw, path)
+        if not data.strip():
+            blank += len(raw)
+            if blank > _MOST_BLANK:
+                raise InputError("lines without rows go on and on", where=f"{path}:{first}")
+            continue
+        blank = 0
         if form is None:
-            if not data.strip():
-                continue
             form = _form_of(data, first, path)
             if form.header:
                 before, _, data = data.partition(form_line(data))
@@ -206,7 +212,11 @@ def _without_comments(data: bytes, path: Path) -> bytes:
     if b"#" not in data:
         return data
     plain, count = _COMMENT.subn(b"", data)
-    if count:
+    if rows := len(_COMMENTED_ROW.findall(data)):
+        logger.warning(
+            "%s: %d lines begin with # and look like rows; they are skipped as comments", path, rows
+        )
+    elif count:
         logger.info("%s: %d comment lines are skipped", path, count)
     return plain
 

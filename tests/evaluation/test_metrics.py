@@ -1,3 +1,6 @@
+import math
+import re
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,12 +14,12 @@ from m2kr.evaluation.metrics import GRID, choose, heading, metrics, parse
 from m2kr.evaluation.run import Run
 
 
-def judged(ranking, qrels, answers=None, texts=None):
+def judged(ranking, qrels, answers=None, texts=None, threshold=1):
     """Judgements as {query: {passage: grade}}, answers as {query: [...]}, texts as {passage: text}."""
     run = Run.from_dict(ranking)
     rows = [(q, p, grade) for q, graded in qrels.items() for p, grade in graded.items()]
     columns = zip(*rows, strict=True) if rows else ([], [], [])
-    types = (pa.string(), pa.string(), pa.int64())
+    types = (pa.string(), pa.string(), pa.float64())
     arrays = [pa.array(c, t) for c, t in zip(columns, types, strict=True)]
     table = pa.table(arrays, names=["question_id", "passage_id", "relevance"])
     read = []
@@ -26,7 +29,8 @@ def judged(ranking, qrels, answers=None, texts=None):
         read.extend(ids)
         return [(texts or {})[i] for i in ids]
 
-    result = Judged(run, table, [(answers or {}).get(q, []) for q in ranking], look_up)
+    told = [(answers or {}).get(q, []) for q in ranking]
+    result = Judged(run, table, told, look_up, threshold=threshold)
     result.read = read
     return result
 
@@ -69,7 +73,8 @@ def test_values_by_hand(name, expected):
 
 
 ids = st.sampled_from("abcdefghij")
-graded = st.dictionaries(ids, st.integers(0, 3), max_size=5)
+grades = st.sampled_from([-1, 0, 0.2, 1, 1.5, 2, 3])
+graded = st.dictionaries(ids, grades, max_size=5)
 
 
 @settings(max_examples=200, deadline=None)
@@ -79,20 +84,30 @@ graded = st.dictionaries(ids, st.integers(0, 3), max_size=5)
     ),
     qrels=st.dictionaries(st.sampled_from("qrst"), graded),
     k=st.integers(1, 12),
+    threshold=st.sampled_from([0.1, 1, 2]),
 )
-def test_ours_equal_the_naive_ones(ranking, qrels, k):
-    given_ = judged(ranking, qrels)
+def test_ours_equal_the_naive_ones(ranking, qrels, k, threshold):
+    given_ = judged(ranking, qrels, threshold=threshold)
     for place, query in enumerate(ranking):
         ranked = sorted(ranking[query], key=lambda p: (-ranking[query][p], p))[:k]
-        right = {p for p, grade in qrels.get(query, {}).items() if grade > 0}
+        gains = {p: grade for p, grade in qrels.get(query, {}).items() if grade > 0}
+        right = {p for p, grade in gains.items() if grade >= threshold}
         hits = [rank for rank, p in enumerate(ranked, 1) if p in right]
         naive = {
             "hit_rate": float(bool(hits)),
             "set_recall": len(hits) / len(right) if right else None,
             "mrr": 1 / hits[0] if hits else 0.0,
+            "precision": len(hits) / k,
+            "map": sum((i + 1) / rank for i, rank in enumerate(hits)) / max(1, len(right)),
         }
         for name, expected in naive.items():
-            assert value(given_, f"{name}@{k}")[place] == (expected if right else None)
+            found = value(given_, f"{name}@{k}")[place]
+            assert found == (pytest.approx(expected) if right else None)
+        dcg = sum(gains.get(p, 0) / math.log2(r + 1) for r, p in enumerate(ranked, 1))
+        best = sorted(gains.values(), reverse=True)[:k]
+        ideal = sum(g / math.log2(r + 1) for r, g in enumerate(best, 1))
+        found = value(given_, f"ndcg@{k}")[place]
+        assert found == (pytest.approx(dcg / ideal) if gains else None)
 
 
 def test_repeated_judgements_count_once_and_the_highest_grade_wins():
@@ -188,6 +203,48 @@ def pseudo(answers, ranking=None, name="pseudo_recall@5"):
 )
 def test_pseudo_recall_by_hand(answers, k, expected):
     assert pseudo(answers, name=f"pseudo_recall@{k}") == [expected]
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "expected"),
+    [
+        ("it", "the kit", 0),
+        ("it", "Kit, it is.", 1),
+        ("it", "it", 1),
+        ("us", "the U.S. and us", 1),
+        ("us", "museum", 0),
+        ("4", "in 1994", 0),
+        ("4", "4.5", 1),
+        ("c++", "c++11", 1),
+        ("c++", "ac++", 0),
+        (".net", "asp.net", 1),
+        ("new york", "newyork, new yorker, New York!", 1),
+        ("é", "né", 0),
+        ("", "anything", 1),
+    ],
+)
+def test_pseudo_recall_by_whole_words(answer, text, expected):
+    found = judged({"q": {"a": 1}}, {}, {"q": [answer]}, {"a": text})
+    assert value(found, "pseudo_recall_words@1") == [expected]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    answer=st.text("ab é-", min_size=1, max_size=3).filter(lambda s: s.strip()),
+    texts=st.lists(st.text("ab é-.", max_size=8), min_size=1, max_size=8),
+)
+def test_whole_words_equal_a_regular_expression(answer, texts):
+    ranking = {"q": {f"p{i}": -i for i in range(len(texts))}}
+    found = judged(ranking, {}, {"q": [answer]}, {f"p{i}": t for i, t in enumerate(texts)})
+    wanted = answer.strip()
+    before = r"(?<![^\W_])" if wanted[0].isalnum() else ""
+    after = r"(?![^\W_])" if wanted[-1].isalnum() else ""
+    pattern = before + re.escape(wanted) + after
+    for k in range(1, len(texts) + 1):
+        expected = float(any(re.search(pattern, text) for text in texts[:k]))
+        assert value(found, f"pseudo_recall_words@{k}") == [expected]
+        plain = float(any(wanted in text for text in texts[:k]))
+        assert value(found, f"pseudo_recall@{k}") == [plain]
 
 
 def test_queries_with_an_empty_answer_are_left_out_beside_the_official_number():

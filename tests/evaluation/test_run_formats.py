@@ -296,6 +296,13 @@ def test_mteb_predictions_and_names_without_a_known_ending(tmp_path):
         Run.load(tmp_path / "wide.txt")
 
 
+def test_blank_lines_without_end_stop(tmp_path):
+    path = tmp_path / "run.trec.gz"
+    path.write_bytes(gzip.compress(b"q Q0 a 1 2 t\n") + gzip.compress(b"\n" * (100 << 20), 1))
+    with pytest.raises(InputError, match="go on and on"):
+        Run.load(path)
+
+
 def test_parquet_of_ranks_and_under_other_names(tmp_path):
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"qid": [7, 7], "docno": ["a", "b"], "rank": [1, 0]}), path)
@@ -320,6 +327,13 @@ def test_rank_columns_raise_no_false_alarm(tmp_path, caplog):
     path.write_text("q Q0 a 1 0 t\nq Q0 b 2 0 t\nr Q0 a 1 0 t\nr Q0 b 2 0 t\n")
     Run.load(path)
     assert "all scores are equal" in caplog.text
+    caplog.clear()
+    path.write_text("# q1 Q0 a 1 2 t\nq Q0 a 1 2 t\n")
+    assert Run.load(path).query_ids == ("q",)
+    assert not caplog.records
+    path.write_text("#q1 Q0 a 1 2 t\nq Q0 a 1 2 t\n")
+    assert Run.load(path).query_ids == ("q",)
+    assert "look like rows" in caplog.text
     caplog.clear()
     path.write_text("q a 0.5\nq b 1.5\nr a 2.5\nr b 7.25\n")
     Run.load(path)
