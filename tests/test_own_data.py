@@ -88,6 +88,9 @@ def test_images_are_counted_checked_and_a_source_can_be_removed(own: Path, cli: 
     (own / "photos" / "red.jpg").unlink()
     (own / "photos" / "blue.jpg").write_bytes(b"no image")
     files = ("--passages", "passages.jsonl", "--queries", "queries.jsonl", "--images", "photos")
+    two = ("--relevance-threshold", 2, "--data", "data")
+    refused = cli("import", "paints", *files, *two, cwd=own, code=1)
+    assert "the highest grade is 1" in refused.stderr
     shown = cli("import", "paints", *files, "--data", "data", cwd=own).stdout
     assert "images of test: 4 of 5 found" in shown
     assert "missing: red.jpg" in shown

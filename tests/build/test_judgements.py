@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from math import log2
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +18,8 @@ from m2kr.build.imports.qrels import qrels_file, read_qrels
 from m2kr.build.imports.readers import record_file
 from m2kr.data.load import load
 from m2kr.errors import InputError, UsageError
+from m2kr.evaluation.harness import score
+from m2kr.evaluation.run import Run
 from m2kr.fingerprint import query_parts
 
 PASSAGES = [{"id": f"d{i}", "text": f"note {i}"} for i in range(8)]
@@ -544,3 +547,39 @@ def test_drop_missing_does_not_drop_everything(tmp_path):
             import_files(
                 "b", layout="beir", folder=folder, split=split, data=tmp_path, drop_missing=True
             )
+
+
+# From the file to the score
+
+GRADED = {"q0": {"d0": 1, "d1": 3, "d2": 2, "d3": 0}, "q1": {"d4": 2, "d5": 1}}
+RANKED = {"q0": ["d0", "d2", "d3", "d1", "d4"], "q1": ["d5", "d0", "d4", "d1", "d2"]}
+# trec_eval's, by hand: gains 1 2 0 3 over log2(rank + 1) by 3 2 1, and 1 0 2 by 2 1.
+NDCG = (
+    (1 + 2 / log2(3) + 3 / log2(5)) / (3 + 2 / log2(3) + 1 / 2),
+    (1 + 2 / 2) / (2 + 1 / log2(3)),
+)
+
+
+def scores(split: m2kr.Split, *metrics: str) -> list[float]:
+    ranked = {q: ids for q, ids in RANKED.items() if q in split.queries["question_id"]}
+    lists = [[*map(float, range(len(ids), 0, -1))] for ids in ranked.values()]
+    run = Run.from_lists([*ranked], [*ranked.values()], lists)
+    result = score(split, run, metrics)
+    return [result.metrics[name]["value"] for name in metrics]
+
+
+def test_grades_reach_the_metrics(tmp_path):
+    rows = "".join(f"{q}\t{d}\t{g}\n" for q, of in GRADED.items() for d, g in of.items())
+    folder = beir(tmp_path / "b", {"test.tsv": "query-id\tcorpus-id\tscore\n" + rows})
+    args = {"layout": "beir", "folder": folder, "data": tmp_path}
+    names = ("ndcg@10", "hit_rate@1", "mrr@5")
+    plain = scores(read_back(import_files("a", **args)), *names)
+    assert plain == pytest.approx([sum(NDCG) / 2, 1, 1])
+    assert plain[0] == pytest.approx(0.7533, abs=5e-5)
+    two = scores(read_back(import_files("b", **args, relevance_threshold=2)), *names)
+    assert two == pytest.approx([sum(NDCG) / 2, 0, (1 / 2 + 1 / 3) / 2])
+    (folder / "qrels/test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\nq0\td0\t0.2\nq0\td3\t1\nq1\td4\t1.5\n"
+    )
+    fractions = scores(read_back(import_files("c", **args)), "hit_rate@1", "hit_rate@3")
+    assert fractions == [0, 1]
