@@ -13,6 +13,7 @@ from m2kr.data.manifests import EARLIER, Manifest, config_of, manifest_text, sig
 from m2kr.errors import M2KRError, from_system
 from m2kr.progress import Progress, Silent
 from m2kr.schema import MANIFEST_FORMAT
+from m2kr.sources import UNKNOWN
 
 log = logging.getLogger("m2kr.build")
 
@@ -37,6 +38,8 @@ def adopt(path: Path, progress: Progress | None = None) -> Manifest | None:
                 if shard_facts(edition / table / shard["file"]) != shard:
                     return None
         files = listed_files(edition, config_of(path), old["tables"])
+        if not old["comparable"] and old["route"] != "release":
+            old["comparable"] = UNKNOWN  # it was assumed where nothing was known
         record = signed(old | {"format": MANIFEST_FORMAT, "files": files})
         for finding in verify_tables(edition, record, set(), progress or Silent()):
             if finding.problem:

@@ -99,6 +99,7 @@ def check_table(edition: Path, manifest: Mapping[str, Any], table: str) -> Check
         if stamps.known.get(name) != (identity, manifest["files"][name]["sha256"]):
             to_hash.append(name)
     if to_hash:
+        log.info("hashing %d files of %s, this once", len(to_hash), edition / table)
         try:
             hashed = hashes(edition, to_hash)
         except M2KRError as error:
@@ -133,9 +134,9 @@ def hashes(edition: Path, names: Iterable[str]) -> dict[str, tuple[Identity | No
 def size_problem(path: Path, identity: Identity | None, size: int) -> str:
     """What is wrong with a file before it is read: gone, no file, of another size."""
     if identity is None:
-        if path.is_symlink():
-            return "it is a link that leads nowhere"
-        return "it is no regular file" if path.exists() else GONE
+        if path.exists():
+            return "it is no regular file"
+        return "it is a link that leads nowhere" if path.is_symlink() else GONE
     return f"it has {identity[0]:,} bytes, not {size:,}" if identity[0] != size else ""
 
 

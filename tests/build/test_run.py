@@ -364,12 +364,15 @@ def test_verify_signs_a_sound_build_of_an_earlier_m2kr(
     path = build(toy_of(), tmp_path).folder / "TOY_manifest.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     del record["files"], record["sha256"]
-    path.write_text(json.dumps(record | {"format": "m2kr-manifest-1"}), encoding="utf-8")
+    record |= {"format": "m2kr-manifest-1", "comparable": ""}
+    path.write_text(json.dumps(record), encoding="utf-8")
     if damage:
         file = path.parent / "TOY_data" / damage
         file.write_bytes(file.read_bytes()[:-300])
     said = cli("verify", "toy", "--data", tmp_path, code=bool(damage))
     assert ("an earlier m2kr" in said.stdout) is bool(damage)
     if not damage:
-        assert m2kr.load("toy", data=tmp_path).queries[0]["question_id"] == "test-0"
+        split = m2kr.load("toy", data=tmp_path)
+        assert split.queries[0]["question_id"] == "test-0"
+        assert split.manifest["comparable"] == "unknown"
         cli("verify", "toy", "--data", tmp_path)
