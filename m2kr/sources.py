@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import pkgutil
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -164,8 +165,8 @@ def verdict(comparable: str) -> str:
 
 def build_command(name: str, *options: str) -> str:
     """The command that builds a source as users want it first: the authors' tables, if they have it."""
-    route = ("--route release",) if name in RELEASED else ()
-    return " ".join(("m2kr build", name, *route, *options))
+    route = ("--route", "release") if name in RELEASED else ()
+    return shlex.join(("m2kr", "build", name, *route, *options))
 
 
 def normalise(name: str) -> str:

@@ -1,6 +1,7 @@
 """Loading a built split: passages, queries and judgements, memory-mapped."""
 
 import logging
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -420,13 +421,13 @@ def edition_in_words(manifest: Mapping[str, Any]) -> str:
 
 def _how_to_build(name: str, edition: str | None, root: Path) -> str:
     """The command that builds a source; of a released one both, the authors' tables first."""
-    own = f"m2kr build {name} --data {root}"
+    own = shlex.join(["m2kr", "build", name, "--data", str(root)])
     if name not in RELEASED:
         return own
     first = build_command(name, "--data", str(root))
     if edition in (None, "m2kr"):
-        return f"{first}   (the authors' tables; from upstream files: {own})"
-    return own if edition == "rebuilt" else f"{own} --edition {edition}"
+        return f"{first}  # the authors' tables; or, from upstream files: {own}"
+    return own if edition == "rebuilt" else f"{own} --edition {shlex.quote(edition)}"
 
 
 def manifest_of(edition: Path, source: str) -> dict[str, Any]:
