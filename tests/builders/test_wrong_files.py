@@ -37,7 +37,7 @@ WRONG = {
     ),
     "llava/detail_23k.json": (text("cc3m/chat.json"), '"conversations"'),
     "llava/complex_reasoning_77k.json": (b'[{"id": "1"}]', "not one item"),
-    "wit/wit_v1.train.all-00001-of-00010.tsv.gz": (text("wit/val-00000.tsv"), "no gzip file"),
+    "wit/wit_v1.train.all-00001-of-00010.tsv.gz": (text("wit/val-00000.tsv"), "it begins with"),
     "wit/wit_v1.val.all-00003-of-00005.tsv.gz": (
         gzipped(b"language\timage_url\nen\thttp://x/y.jpg\n"),
         "hierarchical_section_title",
