@@ -132,7 +132,9 @@ def _files(
     if name in manifest["tables"]:
         known = {Path(file).name for file in files}
         others = sorted(p.name for p in (edition / name).glob("data-*") if p.name not in known)
-        problems += [f"{other!r}: the manifest does not list this file" for other in others]
+        problems += [
+            f"{other!r}: the manifest does not list this file, delete it" for other in others
+        ]
     more = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
     return Finding(name, "files", problems[0] + more if problems else "", fix)
 

@@ -47,21 +47,27 @@ def verify_root(
         Edition names and what was checked there.
     """
     bars, stores = progress or Silent(), set[Path]()
+
+    def named(manifests: Mapping[Path, M2KRError]) -> dict[Path, M2KRError]:
+        return {
+            path: error
+            for path, error in manifests.items()
+            if source is None or normalise(source) == normalise(source_of(path))
+        }
+
     for folder in editions(root):
         if edition not in (None, folder.name):
             continue
-        sound, damaged = read_manifests(folder)
-        for path, error in damaged.items():
+        for path, error in named(read_manifests(folder)[1]).items():
             if isinstance(error, EarlierManifestError):
                 with suppress(M2KRError, OSError), hold(_lock(path), f"the manifest {path}"):
                     if adopt(path, bars):
                         card.write_cards_of(folder)
         sound, damaged = read_manifests(folder)
-        for path, error in damaged.items():
-            if source is None or normalise(source) == normalise(source_of(path)):
-                early = isinstance(error, EarlierManifestError)
-                said = f"{error.what}; they were checked, and do not fit" if early else error.what
-                yield folder.name, Finding(path.name, "manifest", said, build_again(path))
+        for path, error in named(damaged).items():
+            early = isinstance(error, EarlierManifestError)
+            said = f"{error.what}; they were checked, and do not fit" if early else error.what
+            yield folder.name, Finding(path.name, "manifest", said, build_again(path))
         chosen = [record for name, record in sound.items() if source in (None, name)]
         for record in chosen:
             findings = [*verify(folder, record, bars), *_images(folder, record, stores, bars)]
@@ -132,7 +138,8 @@ def _images(
                 ((identity, sha256),) = hashes(path.parent, [path.name]).values()
                 bars.done(path.name)
                 if identity is None or sha256 != hashed[path.name]:
-                    problem, fix = f"{path}: {OTHER_BYTES}", rebuild_command(manifest, edition)
+                    problem = f"{path}: {OTHER_BYTES}"
+                    fix = f"delete it, then {rebuild_command(manifest, edition)}"
             elif holds_shards(path):
                 stores.add(path)
                 problem = check_store(path, bars)

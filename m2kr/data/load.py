@@ -440,6 +440,7 @@ def manifest_of(edition: Path, source: str) -> dict[str, Any]:
     sound, damaged = read_manifests(edition)
     if source in sound:
         return sound[source]
-    if damaged:
-        raise next(iter(damaged.values()))
+    for path, error in damaged.items():
+        if normalise(source_of(path)) == normalise(source):
+            raise error
     raise MissingError(f"'{source}' is not built there any more", where=str(edition))
