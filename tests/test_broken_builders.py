@@ -36,53 +36,68 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def python(planted: Path, *args: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+def python(planted: Path, *args: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, *args],
+        [sys.executable, "-P", *args],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": str(planted)},
     )
-    assert done.returncode == code, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 
-def m2kr(planted: Path, *args: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    program = str(Path(sys.executable).with_name("m2kr"))
-    return python(planted, program, *map(str, args), code=code)
+# One process for all of them: each start of Python takes its second.
+COMMANDS = """
+import contextlib, io, json, sys
+from m2kr.cli.main import app
+
+told = []
+for args in json.loads(sys.argv[1]):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            app(args, standalone_mode=False)
+        except SystemExit as ended:
+            code = ended.code
+    told.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(told))
+"""
 
 
-def test_list_names_the_broken_and_shows_the_others(planted: Path, mini_root: Path) -> None:
-    shown = m2kr(planted, "list", "--data", mini_root)
-    listed = json.loads(m2kr(planted, "list", "--json", "--data", mini_root).stdout)["sources"]
-    assert "Traceback" not in shown.stderr
+def test_a_broken_builder_is_named_and_harms_no_other(
+    planted: Path, mini_root: Path, tmp_path: Path
+) -> None:
+    here, there = ["--data", str(mini_root)], ["--data", str(tmp_path)]
+    commands = [
+        ["list", *here],
+        ["list", "--json", *here],
+        ["info", "mini", *here],
+        ["verify", "mini", *here],
+        ["build", "mini", "--plan", *there],
+        ["build", "CC", "--plan", *there],
+        ["build", "all", "--plan", *there],
+        ["build", "absent_module", *there],
+        ["info", "syntax", *there],
+    ]
+    done = json.loads(python(planted, "-c", COMMANDS, json.dumps(commands)).stdout)
+    assert [code for code, _, _ in done] == [0, 0, 0, 0, 0, 0, 0, 1, 1], done
+    assert not any("Traceback" in err or "bug in m2kr" in err for _, _, err in done)
+    shown, listed, *_, everything, absent, syntax = done
+
+    rows = json.loads(listed[1])["sources"]
     for name, (_, message) in BROKEN.items():
-        assert f"the builder '{name}'" in shown.stdout
-        assert message in shown.stdout
-        (row,) = [row for row in listed if row["source"] == name]
+        assert f"the builder '{name}'" in shown[1]
+        assert f"'{name}'" in everything[2]
+        assert message in shown[1]
+        (row,) = [row for row in rows if row["source"] == name]
         assert message in row["broken"]["what"]
-    assert "absent_module.py:1: import nothing_such" in shown.stdout
-    whole = {row["source"] for row in listed if "broken" not in row}
-    assert whole >= {"mini", "okvqa", "wit", "kvqa"}
-
-
-def test_readers_and_other_builds_go_on(planted: Path, mini_root: Path, tmp_path: Path) -> None:
-    shown = m2kr(planted, "eval", "mini", "-r", "oracle", "--data", mini_root, "--out", tmp_path)
-    assert "oracle" in shown.stdout
-    m2kr(planted, "build", "mini", "--plan", "--data", tmp_path)
-    m2kr(planted, "info", "mini", "--data", mini_root)
-    m2kr(planted, "build", "CC", "--plan", "--data", tmp_path)
-
-
-def test_building_a_broken_source_says_what_is_wrong(planted: Path, tmp_path: Path) -> None:
-    told = m2kr(planted, "build", "absent_module", "--data", tmp_path, code=1).stderr
-    assert "absent_module.py:1: import nothing_such" in told
-    assert "the builder 'absent_module' can't be imported" in told
-    assert "bug in m2kr" not in told
-    rest = m2kr(planted, "build", "all", "--plan", "--data", tmp_path)
-    assert all(f"'{name}'" in rest.stderr for name in BROKEN)
-    assert "okvqa: route sources" in rest.stdout
+    assert "absent_module.py:1: import nothing_such" in shown[1]
+    assert {row["source"] for row in rows if "broken" not in row} >= {"mini", "okvqa", "wit"}
+    assert "okvqa: route sources" in everything[1]
+    assert "absent_module.py:1: import nothing_such" in absent[2]
+    assert "the builder 'syntax' can't be imported: SyntaxError" in syntax[2]
 
 
 READER = """

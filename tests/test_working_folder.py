@@ -48,6 +48,7 @@ def test_the_traps_spring(traps: Path) -> None:
     assert sprung(traps)
 
 
+@pytest.mark.slow
 def test_a_build_in_processes(traps: Path, tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("m2kr")
     run(
@@ -88,7 +89,10 @@ with children.spawning(), ProcessPoolExecutor(1, get_context("spawn")) as pool:
 """
 
 
-@pytest.mark.parametrize("first", ["none", "", "absolute"])
+@pytest.mark.parametrize(
+    "first",
+    ["none", "", pytest.param("absolute", marks=pytest.mark.slow)],
+)
 def test_each_kind_of_process(first: str, traps: Path, tmp_path: Path) -> None:
     png = tmp_path / "a.png"
     Image.new("RGB", (4, 4)).save(png)

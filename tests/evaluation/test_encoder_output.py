@@ -93,7 +93,7 @@ def found(retriever):
 PLAIN = {kind: found(kind(3)) for kind in (Dense, WholeLate)}
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     kind=st.sampled_from([Dense, WholeLate]),
     data=st.data(),

@@ -175,13 +175,13 @@ def test_the_command_line_leaves_with_1_and_shows_all_when_asked(
     mini_root: Path, tmp_path: Path
 ) -> None:
     written(tmp_path, "my_model.py", encode_document=PLACES["encode_document"])
-    evaluated = ("eval", "mini", "-r", "my_model.py:Mine", "--split", "valid", "--data", mini_root)
-    told = m2kr_in(tmp_path, *evaluated).stderr
+    evaluated = ("eval", "mini", "--split", "valid", "--data", mini_root, "-r")
+    told = m2kr_in(tmp_path, *evaluated, "my_model:Mine").stderr  # a module of the working folder
     assert told.startswith("error: my_model.py:")
     assert "in encode_document: raise ValueError('no such net'): ValueError: no such net" in told
     assert "bug in m2kr" not in told
     assert "Traceback" not in told
-    assert "Traceback" in m2kr_in(tmp_path, "--verbose", *evaluated).stderr
+    assert "Traceback" in m2kr_in(tmp_path, "--verbose", *evaluated, "my_model.py:Mine").stderr
 
 
 # --- what a file may import
@@ -329,12 +329,6 @@ def test_a_module_in_the_working_folder(
     with pytest.raises(MissingError, match="there is no module 'no_such'") as caught:
         create("no_such:Mine")
     assert "pip install" not in str(caught.value)
-
-
-def test_the_command_finds_a_module_in_the_working_folder(mini_root: Path, tmp_path: Path) -> None:
-    letters_file(tmp_path, "from helper import value", helper="def value():\n    return 1")
-    args = ("--split", "valid", "--data", mini_root, "--k", 5, "--out", tmp_path / "out")
-    m2kr_in(tmp_path, "eval", "mini", "-r", "model:Mine", *args, code=0)
 
 
 def test_a_module_that_lacks_something_shows_where(tmp_path: Path, monkeypatch) -> None:

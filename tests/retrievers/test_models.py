@@ -1,5 +1,6 @@
 """The two small models that travel in packages, run for real."""
 
+import io
 import json
 import subprocess
 import sys
@@ -99,25 +100,24 @@ def test_wrong_models_and_devices_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("model_type", ["bert", "of_their_own"])
-def test_code_of_a_model_is_never_run(name: str, model_type: str, tmp_path: Path) -> None:
+def test_code_of_a_model_is_never_run(
+    name: str, model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever is answered to a question that transformers might ask."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
     model, log = tmp_path / "model", tmp_path / "ran"
     model.mkdir()
     for file in packaged(MINILM, "model", "a test").iterdir():
         if file.name != name:
             (model / file.name).symlink_to(file)
     classes = {"AutoConfig": "own.Own", "AutoModel": "own.Own", "AutoTokenizer": ["own.Own", None]}
-    (model / name).write_text(json.dumps({"model_type": model_type, "auto_map": classes}))
-    (model / "own.py").write_text(f"open({str(log)!r}, 'w')\n")
-    code = (
-        "from m2kr.retrievers import create\n"
-        f"create('dense_text', {{'model': {str(model)!r}}})._encoder.encode(['text'])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], input="y\n" * 9, capture_output=True, text=True, check=False
-    )
-    assert f"{name} names code of its own (auto_map)" in done.stderr
+    settings = json.dumps({"model_type": model_type, "auto_map": classes})
+    (model / name).write_text(settings, encoding="utf-8")
+    (model / "own.py").write_text(f"open({str(log)!r}, 'w')\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=rf"{name} names code of its own \(auto_map\)"):
+        TextEncoder(str(model), 64, "cpu").encode(["text"])
     assert not log.exists()
+    assert sys.stdin.read().count("y") == 9
 
 
 @pytest.mark.parametrize(
