@@ -88,7 +88,7 @@ def test_a_threshold_is_held_by_the_manifest_and_the_fingerprint(tmp_path, files
         assert (plain.fingerprints[part] == two.fingerprints[part]) is same
     with pytest.raises(InputError, match="highest grade is 3"):
         import_files("c", *args, data=tmp_path, relevance_threshold=4)
-    for wrong in (0, -1, float("nan"), float("inf")):
+    for wrong in (0, -1, float("nan"), float("inf"), "2", None):
         with pytest.raises(UsageError, match="relevance-threshold"):
             import_files("c", *args, data=tmp_path, relevance_threshold=wrong)
 
@@ -281,6 +281,16 @@ def test_grades_beside_positives(tmp_path, files, fields):
     assert m2kr.from_records(PASSAGES, [record], data=tmp_path).fingerprints == split.fingerprints
 
 
+def test_maps_and_structs_in_parquet_are_grades(tmp_path, files):
+    pairs = pa.array([[("d1", 1), ("d2", 3)]], pa.map_(pa.string(), pa.int32()))
+    structs = pa.array([[{"docid": "d1", "rel": 1.0}, {"docid": "d2", "rel": 3.0}]])
+    for column in (pairs, structs):
+        table = pa.table({"id": ["q0"], "text": ["?"], "positives": column})
+        pq.write_table(table, tmp_path / "q.parquet")
+        split = read_back(import_files("i", files[0], tmp_path / "q.parquet", data=tmp_path))
+        assert judged(split) == {"q0": {"d1": 1, "d2": 3}}
+
+
 def test_grades_in_cells(tmp_path, files):
     queries = tmp_path / "q.tsv"
     queries.write_text('id\ttext\tpositives\nq0\t?\t{"d1": 1, "d2": 3}\nq1\t?\t{"d4": 2}\n')
@@ -319,7 +329,7 @@ def test_fields_that_only_look_like_grades_are_left_alone(tmp_path):
         assert judged(split) == {"q0": {"d1": 1}}
 
 
-@pytest.mark.parametrize("grade", [None, float("nan"), "", "good", [1], float("inf")])
+@pytest.mark.parametrize("grade", [None, float("nan"), "", "good", [1], float("inf"), 10**400])
 def test_grades_of_records_that_are_no_grades(tmp_path, grade):
     with pytest.raises(InputError, match=r"q0.*d1"):
         m2kr.from_records(PASSAGES, QUERIES, qrels={"q0": {"d1": grade}}, data=tmp_path)

@@ -1,5 +1,6 @@
 """From a user's record to a row of our tables: under which names a field may come, and what it may hold."""
 
+import contextlib
 import difflib
 import itertools
 import json
@@ -217,9 +218,10 @@ def as_grade(value: object, where: str, name: str = "grade") -> float:
     if isinstance(value, str) and _NUMBER.fullmatch(value.strip(" ")):
         value = float(value)
     if isinstance(value, numbers.Real | Decimal) or type(value).__name__ in ("bool", "bool_"):
-        grade = float(value)  # type: ignore[arg-type]
-        if math.isfinite(grade):
-            return grade
+        with contextlib.suppress(ValueError, OverflowError):
+            grade = float(value)  # type: ignore[arg-type]
+            if math.isfinite(grade):
+                return grade
     raise InputError(
         f"field '{name}': {_describe(value)} is no number",
         where=where,
@@ -352,6 +354,8 @@ class _Getter:
             ids, grades = keys.keys() & _ITEM_IDS, keys.keys() & GRADE_NAMES
             if len(ids) == 1 and len(grades) <= 1 and len(keys) == len(ids) + len(grades):
                 return item[keys[ids.pop()]], item[keys[grades.pop()]] if grades else grade
+        if isinstance(item, tuple) and len(item) == 2 and not isinstance(item[1], str):
+            return item[0], item[1]  # as of a map in Parquet
         return item, grade
 
     def _grades_beside(self, count: int) -> list[float] | None:

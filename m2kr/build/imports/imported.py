@@ -331,14 +331,14 @@ class ImportedBuilder:
         return record
 
 
-def checked_threshold(value: float) -> float:
+def checked_threshold(value: Any) -> float:
     """A relevance threshold.
 
     Raises:
         UsageError: it is not a number above 0.
     """
-    if not 0 < value < math.inf:
-        raise UsageError(f"--relevance-threshold {value:g}", expected="a number above 0, such as 2")
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UsageError(f"--relevance-threshold {value}", expected="a number above 0, such as 2")
     return float(value)
 
 

@@ -58,7 +58,8 @@ def from_records(
             by id. ``answers``, ``instruction`` and others may be added. Grades of the positives may
             stand beside them in ``pos_item_grades``, or positives be grades by id.
         name: Source name, and the edition's unless that is given. Without one the source is called
-            ``mine``, in an edition named after its content, so that nothing else is ever replaced.
+            ``mine``, in an edition named after its content, so that nothing else is ever replaced
+            (``m2kr remove mine --all`` makes room).
         images: Folders, archives or Arrow files that ``img_path`` is relative to.
         instruction: Instruction of queries that bring none; by default the benchmark's own for the
             query's task.
