@@ -163,12 +163,17 @@ def evaluate(
     if reused:
         who["reused"] = reused
     done = experiment.of_retriever(retriever, arguments or {}, searching)
-    who |= {name: done[name] for name in ("run", "arguments") if done.get(name)}
+    run = found.run
+    if "run" in done:
+        who["run"] = done["run"]
+    if made_with := done.get("arguments") or run.metadata.get("arguments"):
+        who["arguments"] = made_with
+        run = run.named(run.name, arguments=made_with)
     index_bytes = found.index_bytes / len(split.passages_view) if found.index_bytes else None
     with stage(progress, "score", len(split.queries_view)):
         result = _result(
             split,
-            found.run,
+            run,
             asked,
             who,
             done=done,
@@ -218,6 +223,8 @@ def score(
         "settings": run.metadata.get("settings", {}),
         "modalities": run.metadata.get("modalities", nothing),
     }
+    if "arguments" in run.metadata:
+        who["arguments"] = run.metadata["arguments"]
     seconds = {"encode": 0.0, "index": 0.0, "search": 0.0, "total": time.perf_counter() - started}
     return _result(
         split,

@@ -533,10 +533,10 @@ def kind_of(
     order = np.argsort(owner, kind="stable")
     owner, values = owner[order], values[order]
     inner = np.diff(owner) == 0
-    steps = np.diff(values)[inner]
-    if not len(steps) or (steps <= 0).all():  # one passage a query, or best first
+    rises = (values[1:] > values[:-1])[inner]
+    if not rises.any():  # one passage a query, or best first
         return "scores"
-    rising = bool((steps > 0).all())
+    rising = bool(rises.all())
     if (values != np.floor(values)).any():
         return "rising" if rising else "scores"
     first = np.flatnonzero(np.concatenate([[True], ~inner]))
@@ -544,7 +544,7 @@ def kind_of(
     if any(np.array_equal(values, position + start) for start in (0, 1)):
         return "ranks"
     ranked = np.lexsort((values, owner))
-    repeats = (np.diff(values[ranked]) == 0) & inner
+    repeats = (values[ranked][1:] == values[ranked][:-1]) & inner
     if rising or (values.min() in (0, 1) and not repeats.any()):
         return "unclear"
     return "scores"
@@ -609,7 +609,7 @@ def _agree(
     return (
         bool(np.isin(ranks[first], (0, 1)).all())
         and bool((np.diff(ranks)[inner] == 1).all())
-        and bool((np.diff(scores)[inner] <= 0).all())
+        and bool((scores[1:] <= scores[:-1])[inner].all())
     )
 
 
@@ -645,9 +645,10 @@ def _compare_ranks(
 ) -> None:
     """Warns of ranks that put a passage before one with a higher score: scores count, as everywhere."""
     inner = np.diff(owner) == 0
-    if not ((np.diff(scores)[inner] <= 0).all() and (np.diff(ranks)[inner] >= 0).all()):
+    falls = (scores[1:] <= scores[:-1])[inner].all()
+    if not (falls and (ranks[1:] >= ranks[:-1])[inner].all()):
         order = np.lexsort((ranks, -scores, owner))  # passages that score alike by rank
-        wrong = (np.diff(ranks[order]) < 0) & inner
+        wrong = (ranks[order][1:] < ranks[order][:-1]) & inner
         if wrong.any():
             logger.warning(
                 "%s: the rank column disagrees with the scores in %d of %d queries; the scores count",
@@ -655,7 +656,8 @@ def _compare_ranks(
                 len(np.unique(owner[:-1][wrong])),
                 owner[-1] + 1,
             )
-    if inner.any() and (np.diff(scores)[inner] == 0).all() and (np.diff(ranks)[inner] != 0).all():
+    tied, apart = scores[1:] == scores[:-1], ranks[1:] != ranks[:-1]
+    if inner.any() and (tied & apart)[inner].all():
         logger.warning(
             "%s: in every query all scores are equal, so passage ids decide, not the rank column; for "
             "ranks give the columns qid pid rank",

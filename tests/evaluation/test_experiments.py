@@ -112,6 +112,8 @@ def test_experiments_that_differ_in_one_thing_leave_a_result_each(root, tmp_path
     assert {p.name: p.read_bytes() for p in out.glob("*.run.parquet")} == runs
     noisy = [r for r in before.values() if r["retriever"]["name"] == "noisy"]
     assert sorted(r["retriever"]["arguments"]["seed"] for r in noisy) == [0, 1, 2]
+    replayed = api.evaluate("metals", f"run:{out / noisy[2]['files']['run']}", data=root)[0]
+    assert replayed.retriever["arguments"] == noisy[2]["retriever"]["arguments"]
     labelled = next(r for r in before.values() if r["retriever"].get("label"))
     assert labelled["files"]["run"].startswith("metals.test.bm25.again.")
 
