@@ -141,13 +141,15 @@ class ImportedBuilder:
         path = manifest_path(self.folder, self.SOURCE.config)
         if not path.exists():
             return
+        name = self.SOURCE.name
+        remove = f"m2kr remove {name} --edition {self.folder.name} --data {root}"
         try:
             old = read_manifest(path)
-        except InputError:
+        except InputError as error:
             if self.replaces:
                 return  # what is damaged is made anew
-            raise
-        name, other = self.SOURCE.name, old["source"]["name"]
+            raise InputError(error.what, where=error.where, fix=remove) from error
+        other = old["source"]["name"]
         if other != name:
             raise UsageError(
                 f"'{name}' can't be told from '{other}', which is already in {self.folder}",
@@ -158,7 +160,7 @@ class ImportedBuilder:
             raise UsageError(
                 f"there is already a source '{name}' with other content in {self.folder}",
                 expected="another name, or none: then the data get a place of their own",
-                fix=f"m2kr remove {name} --edition {self.folder.name} --data {root}",
+                fix=remove,
             )
 
     def assets(self, options: Mapping[str, str]) -> "Sequence[Asset]":  # noqa: ARG002
