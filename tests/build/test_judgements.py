@@ -505,7 +505,12 @@ def test_split_names_are_folded_only_where_that_loses_nothing(tmp_path, names, s
 
 
 def test_files_that_systems_leave_behind_do_not_stop_an_import(tmp_path):
-    qrels = {"test.tsv": one("q0"), "._test.tsv": "\0\x05\x16\x07", ".DS_Store": "\0\0\0\1Bud1"}
+    qrels = {
+        "test.tsv": one("q0"),
+        "._test.tsv": "\0\x05\x16\x07",
+        ".DS_Store": "\0\0\0\1Bud1",
+        "~$test.tsv": "\1",
+    }
     folder = beir(tmp_path / "b", qrels)
     built = import_files("b", layout="beir", folder=folder, data=tmp_path / "d")
     assert list(built.manifest["splits"]) == ["test"]

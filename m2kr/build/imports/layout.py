@@ -89,7 +89,8 @@ def visible(folder: Path, patterns: Sequence[str]) -> list[Path]:
         for path in folder.glob(pattern)
         if path.is_file()
         and not any(
-            part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts
+            part.startswith((".", "~")) or part == "__MACOSX"
+            for part in path.relative_to(folder).parts
         )
     )
 
