@@ -268,21 +268,24 @@ class EncoderRetriever:
         for _ in range(_MOST_DAMAGED):
             try:
                 return do()
-            except CheckError as error:
+            except (CheckError, InputError) as error:
                 if not self._forget_damaged(error):
                     raise
                 logger.warning("what was kept is damaged, so it is made again: %s", error)
         return do()
 
-    def _forget_damaged(self, error: CheckError) -> bool:
+    def _forget_damaged(self, error: CheckError | InputError) -> bool:
         """Removes the kept rows, or the index, that an error is about; False if it is about none."""
         from m2kr.evaluation.cache import held
 
         for folder in filter(atomic.writable, self._folders):
             for part in (folder / INDEXES, folder):
                 if error.where is not None and Path(error.where).is_relative_to(part):
-                    with held(folder):
-                        atomic.discard(part)
+                    if atomic.writable(folder):
+                        with held(folder):
+                            atomic.discard(part)
+                    else:  # it stays as it is, and is done without
+                        self.cache = None
                     self._documents = self._index = None
                     return True
         return False

@@ -88,10 +88,14 @@ class Embeddings:
         view = rows.reshape(-1).view(np.uint8).data
         width = self.shape[1] * DTYPE.itemsize
         path = self.folder / VECTORS
-        with path.open("rb", buffering=0) as file:
-            file.seek(len(_header(*self.shape)) + start * width)
-            if not fill(file, view):
-                raise damaged(path, "it ends before its last row")
+        try:
+            with path.open("rb", buffering=0) as file:
+                file.seek(len(_header(*self.shape)) + start * width)
+                whole = fill(file, view)
+        except FileNotFoundError as error:  # another process found it damaged
+            raise damaged(path, "it is gone") from error
+        if not whole:
+            raise damaged(path, "it ends before its last row")
         for row in range(start, end, CHUNK):
             piece = view[(row - start) * width : (min(row + CHUNK, end) - start) * width]
             if crc32(piece) != self.crcs[row // CHUNK]:

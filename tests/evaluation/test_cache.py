@@ -34,6 +34,7 @@ from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result
 from m2kr.evaluation.retriever import Modalities
 from m2kr.evaluation.run import Run
+from m2kr.search.late.modes import Searching
 from m2kr.search.late.store import TokenStore
 
 ENCODER = """
@@ -519,6 +520,38 @@ def test_a_damaged_entry_is_encoded_again(tmp_path, caplog):
     assert counted(split, tmp_path) == {"query": 0, "document": 0}
     (entry / "key.json").write_text("{}")
     assert sum(counted(split, tmp_path).values()) == 4
+
+
+class Padded(Counted):
+    """Its dimensions are a multiple of eight, as the published protocol's."""
+
+    def encode_query(self, batch):
+        return [np.pad(rows, ((0, 0), (0, 6))) for rows in super().encode_query(batch)]
+
+    def encode_document(self, batch):
+        return [np.pad(rows, ((0, 0), (0, 6))) for rows in super().encode_document(batch)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["compressed", "official"])
+def test_whatever_byte_of_an_index_changes_no_score_does(tmp_path, mode):
+    split, cache = toy_split(), EmbeddingCache(tmp_path)
+    options = {"k": 5, "cache": cache, "searching": Searching(mode=mode, centroids=8)}
+    right = evaluate(split, Padded(), **options).run
+    random = np.random.default_rng(2)
+    files = [
+        p for p in sorted(tmp_path.rglob("indexes/*/*")) if p.suffix != ".lock" and p.is_file()
+    ]
+    assert len(files) > 8
+    for path in files:
+        data = path.read_bytes()
+        for _ in range(2 if data else 0):
+            changed = bytearray(data)
+            changed[random.integers(len(data))] ^= int(random.integers(1, 256))
+            path.write_bytes(changed)
+            one = Padded()
+            assert evaluate(split, one, **options).run == right, path.name
+            assert one.count == {"query": 0, "document": 0}
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, caplog):

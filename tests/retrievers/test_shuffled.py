@@ -28,11 +28,7 @@ MODES = {
     "compressed, exact in the end": Searching(mode="compressed", centroids=16, final="exact"),
     "official": Searching(mode="official", centroids=16),
 }
-EVERY = [
-    (name, mode)
-    for name in names()
-    for mode in (MODES if name in ("preflmr", "flmr") else ["exact"])
-]
+EVERY = [(name, mode) for name in names() for mode in (MODES if name == "preflmr" else ["exact"])]
 Scores = dict[str, dict[str, float]]
 
 

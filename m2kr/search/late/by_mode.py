@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from m2kr import atomic
-from m2kr.errors import InputError, UsageError
+from m2kr.data.row_hash import order_of
+from m2kr.errors import CheckError, InputError, UsageError
 from m2kr.search.late.modes import Searching
 from m2kr.search.late.planning.duration import require_short
 
@@ -66,20 +67,19 @@ def build(
     if searching.mode == "exact":
         return None
     from m2kr.search.late.index import build as index_build
-    from m2kr.search.late.index.files import require_same_passages
 
     settings = searching.build_settings()
     told = json.dumps({"kind": settings.kind, "nbits": settings.nbits, **settings.asked()})
     name = f"{settings.kind}-{settings.nbits}bit-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
     pool = index_build.pool_of(store)
-    if not atomic.writable(folder):
-        if (folder / name).exists():
-            files = index_build.opened(pool, folder / name, settings)
-            require_same_passages(files, store)
-            return files
-        folder = spare or folder
-    files = index_build.build(pool, folder / name, settings, progress=progress)
-    require_same_passages(files, store)
+    if not atomic.writable(folder) and (folder / name).exists():
+        files = index_build.opened(pool, folder / name, settings)
+    else:
+        if not atomic.writable(folder):
+            folder = spare or folder
+        files = index_build.build(pool, folder / name, settings, progress=progress)
+    if order_of(files.ids()) != order_of(pool.ids):
+        raise CheckError("it holds other passages than the store", where=str(files.folder))
     return files
 
 

@@ -196,10 +196,14 @@ class TokenStore:
         spans = self.offsets[first : last + 1] * (self.dim * layout.DTYPE.itemsize)
         start = int(self.offsets[self._starts[shard]]) * self.dim * layout.DTYPE.itemsize
         view = out.reshape(-1).view(np.uint8).data[: int(spans[-1] - spans[0])]
-        with path.open("rb", buffering=0) as file:
-            file.seek(int(spans[0]) - start)
-            if not fill(file, view):
-                raise layout.damaged(path, "it ends before its last passage")
+        try:
+            with path.open("rb", buffering=0) as file:
+                file.seek(int(spans[0]) - start)
+                whole = fill(file, view)
+        except FileNotFoundError as error:
+            raise layout.damaged(path, "it is gone") from error
+        if not whole:
+            raise layout.damaged(path, "it ends before its last passage")
         places = (spans - spans[0]).tolist()
         wanted = self._crcs[first:last].tolist()
         for number, (a, b) in enumerate(pairwise(places)):

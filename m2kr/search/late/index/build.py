@@ -168,10 +168,13 @@ def opened(pool: Pool, folder: Path, settings: BuildSettings) -> IndexFiles:
     """An index that was built with these settings, without a lock: nothing is written.
 
     Raises:
-        InputError: it has other settings, or is not whole.
+        InputError: it has other settings.
+        CheckError: it is damaged, or its build was cut off.
     """
     _same(folder, settings, pool)
-    return IndexFiles.open(folder)
+    files = IndexFiles.open(folder)
+    files.require_whole()
+    return files
 
 
 def add(
