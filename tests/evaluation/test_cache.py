@@ -21,7 +21,7 @@ from evaluation.toys import PASSAGES, QUERIES, Late, image_folder, toy_split
 from typer.testing import CliRunner
 
 import m2kr
-from m2kr import sources
+from m2kr import atomic, sources
 from m2kr.build.run import build
 from m2kr.cli import eval_
 from m2kr.cli.main import guarded
@@ -520,6 +520,21 @@ def test_a_damaged_entry_is_encoded_again(tmp_path, caplog):
     assert counted(split, tmp_path) == {"query": 0, "document": 0}
     (entry / "key.json").write_text("{}")
     assert sum(counted(split, tmp_path).values()) == 4
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_damaged_rows_that_may_only_be_read_are_done_without(tmp_path, monkeypatch, late):
+    split, cache = toy_split(), EmbeddingCache(tmp_path)
+    right = evaluate(split, kept(late), k=5, cache=cache).run
+    for path in (*tmp_path.glob("*/vectors.npy"), *tmp_path.glob("*/tokens-*")):
+        changed = bytearray(path.read_bytes())
+        changed[-1] ^= 1
+        path.write_bytes(changed)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    # Permissions don't stop the superuser, as whom tests may run.
+    monkeypatch.setattr(atomic, "writable", lambda folder: not folder.is_relative_to(tmp_path))
+    assert evaluate(split, kept(late), k=5, cache=cache).run == right
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*.*") if p.is_file()} == before
 
 
 class Padded(Counted):
