@@ -81,12 +81,13 @@ def _of_mended(array: "pa.Array") -> "pa.Array":
         offsets = pa.array(array.offsets.to_numpy(), pa.int32())
         mask = pa.array(array.is_null().to_numpy(zero_copy_only=False))
         return pa.ListArray.from_arrays(offsets, mended_array(array.values), mask=mask)
-    if not pa.types.is_string(array.type):
+    large = pa.types.is_large_string(array.type)
+    if not large and not pa.types.is_string(array.type):
         return array
-    raw = array.cast(pa.binary())
+    raw = array.cast(pa.large_binary() if large else pa.binary())
     raw.validate(full=True)  # its bytes are where it says
     texts = [None if text is None else mended_bytes(text) for text in raw.to_pylist()]
-    return pa.array(texts, pa.binary()).cast(pa.string())
+    return pa.array(texts, raw.type).cast(array.type)
 
 
 def _joined(halves: str) -> str:

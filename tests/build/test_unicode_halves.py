@@ -18,7 +18,7 @@ from m2kr.build.formats.delimited import Fault, read_csv, read_tsv
 from m2kr.build.formats.json_lines import read_json_lines
 from m2kr.build.formats.json_stream import array_items, object_members
 from m2kr.build.imports.importer import import_files
-from m2kr.unicode_halves import loads, mended_bytes, mended_json, mended_text
+from m2kr.unicode_halves import loads, mended_array, mended_bytes, mended_json, mended_text
 
 # Halves of either kind, alone or together, beside what looks like them: Hangul, backslashes, escapes.
 TEXTS = st.text(
@@ -152,3 +152,31 @@ def test_own_data_of_every_form(tmp_path: Path) -> None:
         query = split.query("q1")
         assert (query["question"], query["answers"]) == (mended, [mended])
         assert query["pos_item_ids"] == ["p\ufffd1"]
+
+
+TYPES = st.sampled_from([pa.string(), pa.large_string(), pa.list_(pa.string())])
+
+
+@given(st.lists(st.none() | TEXTS, max_size=6), TYPES, st.integers(0, 3), st.booleans())
+def test_arrow_arrays(texts: list[str | None], kind: pa.DataType, start: int, coded: bool) -> None:
+    raw = [None if t is None else t.encode("utf-8", "surrogatepass") for t in texts]
+    expected: list[Any] = [None if t is None else right(t) for t in texts]
+    if pa.types.is_list(kind):
+        inner = pa.array([[x, x] if x is not None else None for x in raw], pa.list_(pa.binary()))
+        strings = inner.values.cast(pa.string(), safe=False)
+        mask = pa.array([x is None for x in raw], pa.bool_())
+        array = pa.ListArray.from_arrays(inner.offsets, strings, mask=mask)
+        expected = [None if x is None else [x, x] for x in expected]
+    else:
+        binary = pa.large_binary() if kind == pa.large_string() else pa.binary()
+        array = pa.array(raw, binary).cast(kind, safe=False)
+        if coded:
+            array = array.dictionary_encode()
+    assert mended_array(array.slice(start)).to_pylist() == expected[start:]
+
+
+def test_damaged_arrays_are_not_read() -> None:
+    offsets = pa.py_buffer(b"\0\0\0\0\xff\xff\xff\x7f\3\0\0\0")
+    wild = pa.StringArray.from_buffers(2, offsets, pa.py_buffer(b"\xed\xa0\xbd"))
+    with pytest.raises(pa.ArrowInvalid):
+        mended_array(wild)
