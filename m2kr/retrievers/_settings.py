@@ -18,8 +18,11 @@ def arguments(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The named parameters that a class or function takes, with their types resolved."""
     try:
         signature = inspect.signature(factory, eval_str=True)
-    except NameError:  # a type that is imported for checking only
-        signature = inspect.signature(factory)
+    except Exception:  # noqa: BLE001 - such as a type that is imported for checking only
+        try:
+            signature = inspect.signature(factory)
+        except (TypeError, ValueError):  # made in C
+            return {}
     skipped = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return {name: p for name, p in signature.parameters.items() if p.kind not in skipped}
 
