@@ -135,14 +135,16 @@ def _libraries() -> tuple[Path, ...]:
 def _own_files(module: str) -> Callable[[Path], bool]:
     """Whether a file is the user's: beside the module, or in none of the installed libraries."""
     file = getattr(sys.modules.get(module), "__file__", None)
-    package = None
-    if file is not None and ("." in module or Path(file).name == "__init__.py"):
-        package = Path(file).parents[module.count(".") - (Path(file).name != "__init__.py")]
+    home = None
+    if file is not None:
+        # Of a package all of it, of a module alone its file.
+        depth = module.count(".") + (Path(file).name == "__init__.py")
+        home = [Path(file), *Path(file).parents][depth : depth + 1]
 
     def own(path: Path) -> bool:
         if path.is_relative_to(_M2KR):
             return False
-        if file is not None and (path == Path(file) or (package and path.is_relative_to(package))):
+        if home and path.is_relative_to(home[0]):
             return True
         return not any(path.is_relative_to(library) for library in _libraries())
 
@@ -177,13 +179,16 @@ def _leave() -> Path:
     folder, path, modules = _in_use.pop()
     paths = [place for place in sys.path if place not in path]
     places = {Path(place).resolve() for place in paths if not _INSTALLED & {*Path(place).parts}}
-    names = [
+    # Of what was there before, later submodules stay as well: m2kr itself may be run from this folder.
+    tops = {
         name
         for name, module in list(sys.modules.items())
-        if module is not modules.get(name)
+        if "." not in name
+        and module is not modules.get(name)
         and not name.startswith(_LOADED)
-        and _lies_in(name.partition(".")[0], places)
-    ]
+        and _lies_in(module, places)
+    }
+    names = [name for name in list(sys.modules) if name.partition(".")[0] in tops]
     _resting[folder] = _Rest(paths, {name: sys.modules.pop(name) for name in names})
     sys.modules.update({name: modules[name] for name in names if name in modules})
     sys.path[:] = path
@@ -193,9 +198,8 @@ def _leave() -> Path:
 _INSTALLED = {"site-packages", "dist-packages"}
 
 
-def _lies_in(top: str, places: Collection[Path]) -> bool:
+def _lies_in(module: ModuleType, places: Collection[Path]) -> bool:
     """Whether a top-level module is a file or a package right in one of some folders."""
-    module = sys.modules.get(top)
     file = getattr(module, "__file__", None)
     if file is None:  # a package without __init__.py, or a part of Python
         return any(Path(path).parent in places for path in getattr(module, "__path__", ()))

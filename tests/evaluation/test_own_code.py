@@ -280,6 +280,23 @@ def test_modules_of_the_callers_own_stay(tmp_path: Path, monkeypatch: pytest.Mon
         del sys.modules["helper"]
 
 
+def test_later_parts_of_a_package_that_was_there_stay(tmp_path: Path) -> None:
+    """As parts of m2kr do, where it is run from the retriever's folder."""
+    for name, text in {"__init__": "", "early": "", "late": "x = 4"}.items():
+        (tmp_path / "there").mkdir(exist_ok=True)
+        (tmp_path / "there" / f"{name}.py").write_text(text, encoding="utf-8")
+    spec = letters_file(tmp_path, "def value():\n    from there.late import x\n    return x")
+    sys.path.append(str(tmp_path))
+    importlib.import_module("there.early")
+    sys.path.remove(str(tmp_path))
+    try:
+        assert score(create(spec)) == 4.0
+        assert "there.late" in sys.modules
+    finally:
+        for name in ("there", "there.early", "there.late"):
+            sys.modules.pop(name, None)
+
+
 def test_neighbours_hide_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trap = "raise RuntimeError('trapped')"
     spec = letters_file(
