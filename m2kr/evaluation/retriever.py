@@ -278,7 +278,7 @@ class EncoderRetriever:
         """Removes the kept rows, or the index, that an error is about; False if it is about none."""
         from m2kr.evaluation.cache import held
 
-        for folder in filter(atomic.writable, self._folders):
+        for folder in self._folders:
             for part in (folder / INDEXES, folder):
                 if error.where is not None and Path(error.where).is_relative_to(part):
                     if atomic.writable(folder):
