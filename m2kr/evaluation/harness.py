@@ -155,7 +155,7 @@ def evaluate(
     who: dict[str, Any] = {
         "name": retriever.name,
         "settings": settings_of(retriever),
-        "modalities": found.run.metadata.get("modalities", reads_of(retriever).as_dict()),
+        "modalities": found.run.recorded.get("modalities", reads_of(retriever).as_dict()),
     }
     if label:
         who["label"] = label
@@ -166,7 +166,7 @@ def evaluate(
     run = found.run
     if "run" in done:
         who["run"] = done["run"]
-    if made_with := done.get("arguments") or run.metadata.get("arguments"):
+    if made_with := done.get("arguments") or run.recorded.get("arguments"):
         who["arguments"] = made_with
         run = run.named(run.name, arguments=made_with)
     index_bytes = found.index_bytes / len(split.passages_view) if found.index_bytes else None
@@ -220,11 +220,11 @@ def score(
     nothing = Modalities(frozenset(), frozenset()).as_dict()
     who = {
         "name": run.name or "run",
-        "settings": run.metadata.get("settings", {}),
-        "modalities": run.metadata.get("modalities", nothing),
+        "settings": run.recorded.get("settings", {}),
+        "modalities": run.recorded.get("modalities", nothing),
     }
-    if "arguments" in run.metadata:
-        who["arguments"] = run.metadata["arguments"]
+    if "arguments" in run.recorded:
+        who["arguments"] = run.recorded["arguments"]
     seconds = {"encode": 0.0, "index": 0.0, "search": 0.0, "total": time.perf_counter() - started}
     return _result(
         split,
@@ -236,7 +236,7 @@ def score(
         missing_queries=missing_queries,
         ties=ties,
         seconds=seconds,
-        how=run.metadata.get("search"),
+        how=run.recorded.get("search"),
     )
 
 
@@ -265,7 +265,7 @@ def _result(
         notes.append(f"{lacking:,} of {len(run):,} queries are not in the run; they count as empty")
     if ties != "m2kr":
         notes.append(f"passages that score alike are ordered as trec_eval does (--ties {ties})")
-    manifest, made = split.manifest, run.metadata
+    manifest, made = split.manifest, run.recorded
     images = made.get("images")
     apart = [manifest.get("comparable", UNKNOWN)]
     if images and images["found"] < images["total"]:

@@ -501,8 +501,8 @@ class RunRetriever:
         self.run = Run.load(path)
         self.file = Path(path).name
         self.name = name or self.run.name or self.file.split(".")[0]
-        self.settings: Mapping[str, Any] = self.run.metadata.get("settings", {})
-        self.searched: Mapping[str, Any] | None = self.run.metadata.get("search")
+        self.settings: Mapping[str, Any] = self.run.recorded.get("settings", {})
+        self.searched: Mapping[str, Any] | None = self.run.recorded.get("search")
 
     def index(self, passages: Passages, *, workdir: Path) -> None:
         """Does nothing: the ranking is already made."""

@@ -22,6 +22,24 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+_RECORDED = ("settings", "modalities", "arguments", "fingerprints", "images", "search")
+
+
+def _is_coverage(images: Mapping[str, Any]) -> bool:
+    numbers = all(type(images.get(n)) is int for n in ("found", "total"))
+    return not images or (numbers and isinstance(images.get("policy"), str))
+
+
+def _is_search(search: Mapping[str, Any]) -> bool:
+    audit, seeds = search.get("audit") or {}, search.get("seeds")
+    return not search or (
+        isinstance(search.get("mode"), str)
+        and isinstance(audit, Mapping)
+        and all(type(share) in (int, float) for share in audit.values())
+        and seeds is None
+    )
+
+
 class Run:
     """Ranked passages for each query; it can't be changed, and equal rankings are equal runs.
 
@@ -228,6 +246,20 @@ class Run:
     def flat_scores(self) -> "NDArray[np.float64]":
         """Per row its score."""
         return self._scores
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What its metadata tell of how it was made, as an evaluation of ours writes it.
+
+        Anybody may have written them: what has another form is left out.
+        """
+        said = self.metadata
+        found = {n: said[n] for n in _RECORDED if isinstance(said.get(n), Mapping)}
+        if not _is_coverage(found.get("images", {})):
+            del found["images"]
+        if not _is_search(found.get("search", {})):
+            del found["search"]
+        return found
 
     @property
     def depth(self) -> int | None:

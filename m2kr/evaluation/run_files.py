@@ -157,10 +157,11 @@ def _facts(stored: Mapping[bytes, bytes], path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"name": path.name.split(".")[0], "metadata": {}, "empty": []}
     try:
         facts |= json.loads(stored.get(_META, b"{}"))
+        facts["name"].encode()  # half a surrogate pair is no text
         sound = isinstance(facts["name"], str) and isinstance(facts["metadata"], dict)
         for place, query in facts["empty"]:
             sound = sound and type(place) is int and place >= 0 and isinstance(query, str)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         sound = False
     if not sound:
         raise InputError("what m2kr keeps in its metadata is damaged", fix="save the run again")
@@ -197,6 +198,9 @@ def _roles(names: list[str]) -> "dict[trec.Role, int]":
     roles = trec.roles_of(names)
     needed: tuple[trec.Role, ...] = ("query", "passage", "rank" if "rank" in roles else "score")
     lacking = [role for role in needed if role not in roles]
+    twice = [names[i] for i in roles.values() if names.count(names[i]) > 1]
+    if twice:
+        raise InputError(f"two columns are called {twice[0]}", expected="each name once")
     if lacking:
         first, *others = trec.NAMES[lacking[0]]
         raise InputError(

@@ -200,7 +200,7 @@ def complete(
     if len(lacking) == len(queries):
         logger.warning("the run '%s' has none of the queries of %s", run.name, where(split))
     run = run.with_empty(lacking)
-    made_for = run.metadata.get("fingerprints", {}).get("pool")
+    made_for = run.recorded.get("fingerprints", {}).get("pool")
     if made_for and made_for != split.fingerprints["pool"]:
         logger.warning("the run '%s' was made for another pool than %s has", run.name, where(split))
     return run.select(queries).ordered(ties).top(k), len(lacking)

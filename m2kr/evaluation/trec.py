@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("m2kr.evaluation")
 
 ESCAPED = "+pct"
-_BLOCK, _MAX_LINE, _MOST_BLANK = 1 << 22, 1 << 16, 1 << 26
+_BLOCK, _MAX_LINE = 1 << 22, 1 << 16
 _FREE, _RATIO = 64 << 20, 300  # bytes that a gzip file may unpack to, and times its own size
 _BLANK = np.isin(np.arange(256), list(b" \t\n\r\x0b\x0c"))  # where bytes.split() splits
 # What any reader might take for a blank, a line end, a comment or an escape, and the byte order mark.
@@ -177,15 +177,10 @@ def read(path: Path) -> Run:
     """
     form: _Form | None = None
     blocks: list[_Rows] = []
-    blank = 0
     for first, raw in _blocks(path):
         data = _without_comments(raw, path)
         if not data.strip():
-            blank += len(raw)
-            if blank > _MOST_BLANK:
-                raise InputError("lines without rows go on and on", where=f"{path}:{first}")
             continue
-        blank = 0
         if form is None:
             form = _form_of(data, first, path)
             if form.header:

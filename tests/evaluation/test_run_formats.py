@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from m2kr.errors import CheckError, InputError, UsageError
 from m2kr.evaluation.harness import evaluate, score
+from m2kr.evaluation.report import as_text
 from m2kr.evaluation.retriever import RunRetriever
 from m2kr.evaluation.run import Run
 
@@ -296,14 +297,6 @@ def test_mteb_predictions_and_names_without_a_known_ending(tmp_path):
         Run.load(tmp_path / "wide.txt")
 
 
-def test_blank_lines_without_end_stop(tmp_path, monkeypatch):
-    monkeypatch.setattr("m2kr.evaluation.trec._MOST_BLANK", 1 << 20)
-    path = tmp_path / "run.trec.gz"
-    path.write_bytes(gzip.compress(b"q Q0 a 1 2 t\n") + gzip.compress(b"\n" * (10 << 20), 1))
-    with pytest.raises(InputError, match="go on and on"):
-        Run.load(path)
-
-
 def test_parquet_of_ranks_and_under_other_names(tmp_path):
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"qid": [7, 7], "docno": ["a", "b"], "rank": [1, 0]}), path)
@@ -311,6 +304,31 @@ def test_parquet_of_ranks_and_under_other_names(tmp_path):
     pq.write_table(pa.table({"qid": ["q"], "text": ["a"], "score": [1.0]}), path)
     with pytest.raises(InputError, match="no column doc_id: its columns are qid, text, score"):
         Run.load(path)
+    columns = [pa.array(["q"]), pa.array(["r"]), pa.array(["a"]), pa.array([1.0])]
+    pq.write_table(pa.table(columns, names=["q_id", "q_id", "doc_id", "score"]), path)
+    with pytest.raises(InputError, match="two columns are called q_id"):
+        Run.load(path)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"settings": 5},
+        {"modalities": "text", "arguments": [1]},
+        {"fingerprints": []},
+        {"images": {"found": 1}},
+        {"images": {"found": "1", "total": 2, "policy": "black"}},
+        {"search": {"mode": 5}},
+        {"search": {"mode": "compressed", "audit": {"recall@1": "all"}}},
+        {"search": {"mode": "official", "seeds": 3}},
+    ],
+)
+def test_metadata_of_another_form_are_no_record(tmp_path, said):
+    path = _saved(tmp_path, k=3, **said)
+    for result in (evaluate(toy_split(), RunRetriever(path)), score(toy_split(), Run.load(path))):
+        assert (result.k, result.images, result.search) == (3, None, None)
+        assert result.retriever["settings"] == {}
+        assert "mine" in as_text([result])
 
 
 def test_rank_columns_raise_no_false_alarm(tmp_path, caplog):
