@@ -92,6 +92,9 @@ def test_the_release_and_what_equals_it_compare(released: Path, tmp_path: Path) 
     lose = {"OKVQA_passages/train_passages": {"71"}}
     other = build(aligned(lose=lose), tmp_path / "root", edition="less")
     assert "not equal to the release" in other.manifest["comparable"]
+    words = "rebuilt from upstream files, with the rows of the release"
+    assert edition_in_words(same.manifest) == words
+    assert edition_in_words(other.manifest) == f"{words}; not equal to it"
 
 
 def test_what_is_printed_before_a_build(tmp_path: Path) -> None:

@@ -414,6 +414,8 @@ def edition_in_words(manifest: Mapping[str, Any]) -> str:
         words = titles[0]
     elif route == "sources" and name in RELEASED:
         words = "rebuilt from upstream files, not aligned with the release"
+    elif manifest.get("aligned", {}).get("differ"):
+        words += "; not equal to it"
     if manifest.get("partial"):
         words += f", cut by --limit {manifest.get('limit')}"
     return words
