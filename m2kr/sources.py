@@ -279,19 +279,18 @@ def buildable(route: str) -> list[str]:
     return [name for name in sources() if hasattr(builder(name), "assets")]
 
 
-def resolve(name: str, also: Mapping[str, str] | None = None) -> str:
+def resolve(name: str) -> str:
     """The canonical source name for what a user typed; case, punctuation and aliases are forgiven.
 
     Imports builders where it takes their aliases; readers use `m2kr.data.load.built_source`.
 
     Args:
         name: What was typed.
-        also: Further accepted names (normalised) and what they stand for, such as imported sources.
 
     Raises:
         UsageError: nothing of that name; suggests the nearest.
     """
-    names = {**(also or {}), **builder_names()}
+    names = builder_names()
     if normalise(name) not in names:
         for source in sources().values():
             for label in (source.config, *source.aliases):

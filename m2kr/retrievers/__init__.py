@@ -158,9 +158,17 @@ def _resolve(spec: str) -> str:
         raise UsageError(
             f"there is no retriever '{spec}'",
             expected=f"one of {', '.join(names())}; or package.module:Class, or file.py:Class",
-            fix=f"did you mean '{near[0]}'?" if near else None,
+            fix=f"did you mean '{near[0]}'?" if near else _with_class(spec),
         )
     return wanted
+
+
+def _with_class(spec: str) -> str | None:
+    """What somebody probably meant who named a file, or a class by dots."""
+    if spec.strip().endswith(".py"):
+        return f"{spec}:CLASS"
+    module, _, name = spec.rpartition(".")
+    return f"{module}:{name}" if module else None
 
 
 def _attribute(module: Any, name: str, spec: str) -> Callable[..., Any]:
