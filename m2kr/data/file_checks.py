@@ -38,6 +38,7 @@ Identity = tuple[int, int, int, int]
 # Two writes within one tick of a file system's clock (2 s on FAT) leave the same times. So a file that
 # was changed just now gets no stamp.
 SETTLED_NS = 2_000_000_000
+_FEW_BYTES = 16 << 20  # hashed sooner than threads are started
 _THREADS = min(4, os.cpu_count() or 1)
 
 
@@ -124,11 +125,11 @@ def hashes(edition: Path, names: Iterable[str]) -> dict[str, tuple[Identity | No
         M2KRError: a file can't be read.
     """
     listed = list(names)
-    if len(listed) == 1:
-        return {listed[0]: _hash(edition / listed[0])}
+    paths = [edition / name for name in listed]
+    if len(paths) == 1 or sum((identity_at(path) or (0,))[0] for path in paths) < _FEW_BYTES:
+        return dict(zip(listed, map(_hash, paths), strict=True))
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(_hash, (edition / name for name in listed))
-        return dict(zip(listed, found, strict=True))
+        return dict(zip(listed, pool.map(_hash, paths), strict=True))
 
 
 def size_problem(path: Path, identity: Identity | None, size: int) -> str:

@@ -160,10 +160,11 @@ def test_thousands_of_flips(root: Path) -> None:
     assert every_flip_is_found(root, 40, seed) + no_flip_is_read(root, 100, seed) > 2_000
 
 
+@pytest.mark.slow
 def test_flips_of_a_built_source_with_many_splits(tmp_path: Path) -> None:
     build(ToyBuilder(rows=30), tmp_path)
     folder = tmp_path / "rebuilt"
-    for path, at in flips(files_of(folder), 1, seed=3):
+    for path, at in flips(files_of(folder), 5, seed=3):
         assert [f for _, f in verify_root(tmp_path) if f.problem], (path, at)
     assert not [f for _, f in verify_root(tmp_path) if f.problem]
 
@@ -334,7 +335,9 @@ def test_a_hundred_edits_by_hand(built: Path, tmp_path: Path) -> None:
     assert len(EDITS) >= 100
     right, other = rows(built), rows(built, "other")[0][0]
     for what, edit in EDITS.items():
-        root = Path(shutil.copytree(built, tmp_path / "root", symlinks=True))
+        root = tmp_path / "root"
+        for edition in ("tiny", "other"):
+            shutil.copytree(built / edition, root / edition)
         edit(root / "tiny")
         started = time.monotonic()
         try:
