@@ -248,7 +248,7 @@ def _builder(
     told = {"layout": kind, "drop_missing": "yes" if drop_missing else "no"}
     told |= {"instruction": instruction} if instruction is not None else {}
     if builder.relevance_threshold != 1:
-        told["relevance_threshold"] = f"{builder.relevance_threshold:g}"
+        told["relevance_threshold"] = repr(builder.relevance_threshold)
     # Part of the build's identity, like the others: the manifest names the roots.
     told |= {"images": os.pathsep.join(builder.image_roots)} if builder.image_roots else {}
     builder.told = told
