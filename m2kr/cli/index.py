@@ -1,4 +1,4 @@
-"""``m2kr index``: Compressed late-interaction indexes: build, add to, look at, search, check."""
+"""``m2kr index``: Compressed late-interaction indexes: build, add to, look at, search."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +9,6 @@ from m2kr.cli import index_search, index_shards, options
 
 if TYPE_CHECKING:
     from m2kr.search.late.index.build import BuildSettings
-    from m2kr.search.late.index.golden_search import Checked
 
 Store = Annotated[Path, typer.Argument(help="A token store: a folder with store.json.")]
 Index = Annotated[Path, typer.Argument(help="An index: a folder with index.json.")]
@@ -148,67 +147,6 @@ def info(
         )
 
 
-def check_golden(
-    folder: Annotated[
-        Path, typer.Argument(help="A folder of golden .npz files of the official search, or one.")
-    ],
-    json: options.Json = False,
-) -> None:
-    """Compare our search with the official one's stored results, step by step.
-
-    Of each step the first difference is shown: cells, living centroids, candidates, both prunings,
-    scores, ranking, what was returned; and codes, residuals and inverted lists. The format is
-    described in the README of tests/golden/search. Exits with 1 if anything differs.
-    """
-    from m2kr.cli import output
-    from m2kr.search.late.index.golden_search import check_folder
-
-    done = check_folder(folder)
-    if json:
-        output.emit({"ok": all(each.ok for each in done), "files": [_as_json(d) for d in done]})
-    else:
-        _show(done)
-    if not all(each.ok for each in done):
-        raise typer.Exit(1)
-
-
-def _show(done: "list[Checked]") -> None:
-    from rich.table import Table
-
-    from m2kr.cli import output
-
-    table = Table(box=None, pad_edge=False)
-    for name in ("file", "step"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("checked", justify="right")
-    table.add_column("differ", justify="right")
-    table.add_column("first difference")
-    for each in done:
-        for name, stage in each.stages.items():
-            cells = (str(stage.checked), str(stage.failed), stage.first or "")
-            table.add_row(each.path.name, name, *cells)
-    output.console().print(table)
-    for each in done:
-        skipped = f", {each.skipped} results without the official code's own skipped"
-        output.say(
-            f"{each.path.name}: {'ok' if each.ok else 'DIFFERS'}, "
-            f"scores within {each.score_error:.1e}{skipped if each.skipped else ''}"
-        )
-
-
-def _as_json(done: "Checked") -> dict[str, Any]:
-    return {
-        "file": done.path.name,
-        "ok": done.ok,
-        "skipped": done.skipped,
-        "score_error": done.score_error,
-        "steps": {
-            name: {"checked": stage.checked, "differ": stage.failed, "first": stage.first}
-            for name, stage in done.stages.items()
-        },
-    }
-
-
 SUBCOMMANDS = {
     "build": (
         build,
@@ -222,5 +160,4 @@ SUBCOMMANDS = {
     "info": (info, ("m2kr index info index/", "m2kr index info index/ --verify")),
     **index_search.SUBCOMMANDS,
     **index_shards.SUBCOMMANDS,
-    "check-golden": (check_golden, ("m2kr index check-golden tests/golden/search",)),
 }

@@ -1,15 +1,12 @@
-"""``m2kr model``: What a PreFLMR or FLMR checkpoint is, and whether it computes what it should."""
+"""``m2kr model``: What a PreFLMR or FLMR checkpoint is, and a small one that needs no download."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from m2kr.cli import options
 from m2kr.errors import UsageError
-
-if TYPE_CHECKING:
-    from m2kr.preflmr.golden_lines import Line
 
 _SHOWN = 6
 
@@ -39,49 +36,6 @@ def info(
     else:
         _show_info(found)
     if not found.get("complete", True):
-        raise typer.Exit(1)
-
-
-def check_golden(
-    folder: Annotated[Path, typer.Argument(help="A folder of the official code's outputs.")],
-    vocab: Annotated[
-        Path | None,
-        typer.Option("--vocab", help="The vocab.txt of bert-base-uncased, where it is not found."),
-    ] = None,
-    attention: Annotated[
-        str,
-        typer.Option(
-            "--attention",
-            help="eager rounds as the official code did; sdpa is the models' default.",
-        ),
-    ] = "eager",
-    failed: Annotated[
-        bool, typer.Option("--failed", help="Show only arrays that are out of tolerance.")
-    ] = False,
-    json: options.Json = False,
-) -> None:
-    """Compare this implementation with the official code's outputs, array by array.
-
-    A folder holds checkpoints NAME/, their NAME_io.npz and NAME_tokens.npz, and more (see the README
-    of tests/golden). Exits with 1 if an array is out of tolerance or unknown.
-    """
-    from m2kr.cli import output
-
-    _needs_torch()
-    from m2kr.preflmr.golden import check
-
-    lines = list(check(folder, vocab=vocab, attention=attention))
-    wrong = [each for each in lines if not each.ok]
-    if json:
-        output.emit(_golden_json(lines))
-    else:
-        _show_golden(wrong if failed else lines)
-        compared = sum(each.worst is not None for each in lines)
-        output.say(
-            f"{compared} arrays compared, {len(lines) - compared} inputs used, "
-            f"{len(wrong)} out of tolerance ({attention} attention)"
-        )
-    if wrong:
         raise typer.Exit(1)
 
 
@@ -130,10 +84,6 @@ SUBCOMMANDS = {
             "m2kr model info vit-g   (a released model's sizes, without a download)",
         ),
     ),
-    "check-golden": (
-        check_golden,
-        ("m2kr model check-golden tests/golden", "m2kr model check-golden FOLDER --failed"),
-    ),
     "embedded": (
         embedded,
         (
@@ -179,45 +129,3 @@ def _words(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "-" if value is None else str(value)
-
-
-def _show_golden(lines: "list[Line]") -> None:
-    from rich.table import Table
-
-    from m2kr.cli import output
-
-    table = Table(box=None, pad_edge=False)
-    for name in ("file", "array"):
-        table.add_column(name, no_wrap=True)
-    for name in ("worst", "tolerance"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for each in lines:
-        if each.worst is None:
-            cells = ("", "", "input")
-        else:
-            limit = "" if each.tolerance is None else f"{each.tolerance:.0e}"
-            verdict = "ok" if each.ok else f"FAILED {each.note}".rstrip()
-            cells = (f"{each.worst:.2e}", limit, verdict)
-        table.add_row(each.file, each.array, *cells)
-    output.console().print(table)
-
-
-def _golden_json(lines: "list[Line]") -> dict[str, Any]:
-    def finite(value: float | None) -> float | str | None:
-        return value if value is None or value < float("inf") else "inf"
-
-    return {
-        "ok": all(each.ok for each in lines),
-        "arrays": [
-            {
-                "file": each.file,
-                "array": each.array,
-                "worst": finite(each.worst),
-                "tolerance": each.tolerance,
-                "ok": each.ok,
-                "note": each.note,
-            }
-            for each in lines
-        ],
-    }

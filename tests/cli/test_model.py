@@ -1,10 +1,9 @@
-"""``m2kr model``: what a checkpoint is, and whether it reproduces the official code's outputs."""
+"""``m2kr model``: what a checkpoint is, and the embedded one."""
 
 import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
@@ -93,34 +92,6 @@ def test_info_of_nothing(tmp_path: Path) -> None:
     assert "no such folder" in run("info", tmp_path / "nowhere", code=3).stderr
     told = json.loads(run("info", tmp_path / "nowhere", "--json", code=3).stdout)
     assert told["error"] == "MissingError"
-
-
-def test_check_golden(small: Path) -> None:
-    shown = run("check-golden", small).stdout
-    assert "0 out of tolerance (eager attention)" in shown
-    with np.load(small / "tiny_flmr_io.npz") as arrays:
-        assert all(f" {name} " in shown for name in arrays.files)
-    found = json.loads(run("check-golden", small, "--json").stdout)
-    assert found["ok"]
-    assert all(each["ok"] for each in found["arrays"])
-
-
-def test_check_golden_fails_where_a_number_differs(small: Path) -> None:
-    with np.load(small / "tiny_flmr_io.npz") as arrays:
-        kept = {name: arrays[name] for name in arrays.files}
-    kept["query_out"] = kept["query_out"] + np.float32(1e-4)
-    kept["news"] = np.zeros(1)
-    np.savez(small / "tiny_flmr_io.npz", **kept)
-    shown = run("check-golden", small, "--failed", code=1).stdout
-    failed = [line.split()[1] for line in shown.splitlines() if "FAILED" in line]
-    assert failed == ["query_out", "news"]
-    found = json.loads(run("check-golden", small, "--json", code=1).stdout)
-    wrong = {each["array"]: each["worst"] for each in found["arrays"] if not each["ok"]}
-    assert wrong == {"query_out": pytest.approx(1e-4, rel=0.01), "news": "inf"}
-
-
-def test_check_golden_of_nothing(tmp_path: Path) -> None:
-    assert "no golden files" in run("check-golden", tmp_path, code=1).stderr
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden import check_model as checker
+from golden.check_model import Line
 
 from m2kr.errors import InputError, MissingError
-from m2kr.preflmr import golden as checker
-from m2kr.preflmr.golden_lines import Line
 
 
 @pytest.fixture
@@ -49,10 +49,8 @@ def test_every_array_is_within_its_tolerance(golden: Path, attention: str) -> No
 
 
 def test_only_inputs_are_not_compared(golden: Path) -> None:
-    from m2kr.preflmr import golden_model
-
     with np.load(golden / "tiny_preflmr_io.npz") as arrays:
-        inputs = {name for name in arrays.files if golden_model._INPUTS.fullmatch(name)}
+        inputs = {name for name in arrays.files if checker._INPUTS.fullmatch(name)}
     assert inputs == {
         *("queries", "docs", "pixel_values", "d_pixel_values", "qskip_ids"),
         *("list_text_flags", "list_vision_flags", "loss_n1_doc_rows", "loss_n3_doc_rows"),
@@ -165,3 +163,38 @@ def test_pickled_arrays_are_refused(folder: Path) -> None:
     np.savez(folder / "other_io.npz", query_out=np.array([{}], dtype=object))
     with pytest.raises(InputError, match="no sound npz"):
         list(checker.check(folder))
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: object, code: int = 0) -> tuple[str, str]:
+    assert checker.main([*map(str, args)]) == code
+    return capsys.readouterr()
+
+
+def test_the_command_shows_every_array(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = run(capsys, folder)[0]
+    assert "0 out of tolerance (eager attention)" in shown
+    with np.load(folder / "other_io.npz") as arrays:
+        assert all(f" {name} " in shown for name in arrays.files)
+    found = json.loads(run(capsys, folder, "--json")[0])
+    assert found["ok"]
+    assert all(each["ok"] for each in found["arrays"])
+
+
+def test_the_command_fails_where_a_number_differs(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with np.load(folder / "other_io.npz") as arrays:
+        kept = {name: arrays[name] for name in arrays.files}
+    kept["query_out"] = kept["query_out"] + np.float32(1e-4)
+    kept["news"] = np.zeros(1)
+    np.savez(folder / "other_io.npz", **kept)
+    shown = run(capsys, folder, "--failed", code=1)[0]
+    failed = [line.split()[1] for line in shown.splitlines() if "FAILED" in line]
+    assert failed == ["query_out", "news"]
+    found = json.loads(run(capsys, folder, "--json", code=1)[0])
+    wrong = {each["array"]: each["worst"] for each in found["arrays"] if not each["ok"]}
+    assert wrong == {"query_out": pytest.approx(1e-4, rel=0.01), "news": "inf"}
+
+
+def test_the_command_on_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no golden files" in run(capsys, tmp_path, code=1)[1]

@@ -1,5 +1,6 @@
 """Golden files of the official search: ours passes, and every kind of difference is found."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from golden.check_search import GoldenFile, check, check_folder, main
 
 from m2kr.errors import InputError
 from m2kr.search.late import official
-from m2kr.search.late.index.golden_files import GoldenFile
-from m2kr.search.late.index.golden_search import check, check_folder
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "search"
 
@@ -173,3 +173,37 @@ def test_what_is_no_golden_file_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "pickled.npz", codes=np.array([{}], object))
     with pytest.raises(InputError, match="not a golden file"):
         check_folder(tmp_path)
+
+
+def test_the_command_shows_the_first_difference(
+    tmp_path: Path, arrays: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = dict(arrays)
+    assert main([str(written(tmp_path, changed)), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ok"]
+    flip("a_stage2", (1, 0))(changed)
+    assert main([str(written(tmp_path, changed))]) == 1
+    shown = capsys.readouterr().out
+    assert "setting a, query 1" in shown
+    assert "DIFFERS" in shown
+    (tmp_path / "one.npz").unlink()
+    assert main([str(tmp_path)]) != 0
+    assert "no golden file" in capsys.readouterr().err
+
+
+def swapped(arrays: dict[str, np.ndarray], scale: float, gap: float) -> dict[str, np.ndarray]:
+    """Two neighbours exchanged whose scores, of about the scale, differ by the gap's share."""
+    changed = {name: array.copy() for name, array in arrays.items()}
+    for name in ("a_scores", "a_pids"):
+        changed[name][0, [3, 4]] = changed[name][0, [4, 3]]
+    changed["a_scores"][0] *= np.float32(scale) / changed["a_scores"][0, 3]
+    changed["a_scores"][0, 4] = changed["a_scores"][0, 3] * np.float32(1 - gap)
+    return changed
+
+
+@pytest.mark.parametrize("scale", [0.01, 1, 300])
+@pytest.mark.parametrize(("gap", "tie"), [(5e-7, True), (5e-6, False)])
+def test_scores_tie_by_their_share(
+    tmp_path: Path, arrays: dict[str, np.ndarray], scale: float, gap: float, tie: bool
+) -> None:
+    assert ("ranking" not in failing(tmp_path, swapped(arrays, scale, gap))) == tie

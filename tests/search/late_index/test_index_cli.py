@@ -1,4 +1,4 @@
-"""``m2kr index``: build, add, info, search and check-golden as commands."""
+"""``m2kr index``: build, add, info and search as commands."""
 
 import json
 import shutil
@@ -14,8 +14,6 @@ from m2kr.cli import index as commands
 from m2kr.cli.main import guarded
 from m2kr.evaluation.run import Run
 from m2kr.search.late.store import TokenStore
-
-GOLDEN = Path(__file__).parents[2] / "golden" / "search"
 
 app = typer.Typer()
 for name, (function, _) in commands.SUBCOMMANDS.items():
@@ -110,20 +108,3 @@ def test_wrong_calls_say_what_to_do(
     refused = run("build", token_store.folder, tmp_path, "--preset", "plaid", code=2)
     assert "compressed or official" in refused.stderr
     assert "m2kr index build" in run("info", tmp_path, code=3).stderr
-
-
-def test_check_golden_passes_and_shows_the_first_difference(tmp_path: Path) -> None:
-    with np.load(GOLDEN / "nbits8_dim64.npz", allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files if name[:2] not in ("b_", "c_", "d_")}
-    arrays = {
-        n: a for n, a in arrays.items() if n[-5:] not in ("_k500", "k1100") and "_k50" not in n
-    }
-    np.savez(tmp_path / "one.npz", **arrays)
-    done = json.loads(run("check-golden", tmp_path, "--json").stdout)
-    assert done["ok"]
-    arrays["a_stage2"] = arrays["a_stage2"].copy()
-    arrays["a_stage2"][2, 0] ^= 1
-    np.savez(tmp_path / "one.npz", **arrays)
-    shown = run("check-golden", tmp_path, code=1).stdout
-    assert "setting a, query 2" in shown
-    assert "DIFFERS" in shown
