@@ -43,7 +43,7 @@ def test_template_lists_are_the_published_ones() -> None:
         "wit": 9,
         "llava": 2,
         "caption": 11,
-        "kvqa": 3,
+        "kvqa": 1,
         "msmarco": 3,
     }
     # E-VQA's instruction column is 82.375 bytes a row on average, trailing blank included.
