@@ -262,6 +262,7 @@ def stages(bars: "Bars") -> "Callable[[str, int, int], None]":
 
 def show(results: "Sequence[Result]") -> None:
     """Results as a table for people."""
+    from rich import box
     from rich.measure import Measurement
     from rich.table import Table
 
@@ -271,20 +272,23 @@ def show(results: "Sequence[Result]") -> None:
     screen = output.console()
     whole = screen.options.update(width=10_000)
     layouts = (
-        (rows(results), True),
-        (rows(results, intervals=False), False),
-        (upright(results), True),
+        (rows(results), box.HEAVY_HEAD),
+        (rows(results, intervals=False), box.SIMPLE_HEAD),
+        (upright(results), box.SIMPLE_HEAD),
     )
-    for (header, body), with_intervals in layouts:
-        table = Table()
+    for (header, body), lines in layouts:
+        tight = lines is not box.HEAVY_HEAD
+        table = Table(box=lines, padding=(0, 0 if tight else 1), show_edge=not tight)
         for head in header:  # names may go on in the next line, numbers never
             wraps = head in ("source", "retriever", "result", "queries")
             table.add_column(head, no_wrap=not wraps, overflow="fold")
         for row in body:
             table.add_row(*row)
-        said = [note for note in notes(results) if with_intervals or note != INTERVALS]
-        if Measurement.get(screen, whole, table).maximum <= screen.width:
+        needed = Measurement.get(screen, whole, table)
+        if (needed.minimum if tight else needed.maximum) <= screen.width:
             break
     screen.print(table)
-    for note in said:
-        output.say(note)
+    plain = body == rows(results, intervals=False)[1]
+    for note in notes(results):
+        if not plain or note != INTERVALS:
+            output.say(note)

@@ -8,7 +8,7 @@ from m2kr.evaluation.result import Result
 from m2kr.sources import verdict
 
 INTERVALS = "In brackets: 95 % bootstrap intervals."
-_MOST_GROUPS = 12
+_MOST_GROUPS = 8
 REUSED = "* in seconds: part of the work had been done before, by this process or another run."
 NOT_AUDITED = "recall against exact search unknown (--audit 200 tells)"
 
@@ -55,9 +55,11 @@ def _names(results: Sequence[Result]) -> list[tuple[str, str, str]]:
 
 
 def _groups(result: Result) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
-    """Values of the columns that results are broken down by; the file holds those left out here."""
+    """Values of the columns that results are broken down by: few; the result file holds all."""
+    shown = 0
     for values in result.groups.values():
-        if 1 < len(values) <= _MOST_GROUPS:
+        shown += len(values)
+        if len(values) > 1 and shown <= _MOST_GROUPS:
             for value, facts in values.items():
                 yield value, facts["n"], facts["metrics"]
 
