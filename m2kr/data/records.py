@@ -1,9 +1,9 @@
 """What a retriever is given: the queries and passages of one split, with their images, read lazily."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
 
 from m2kr.instructions import join
 from m2kr.schema import GRADES, LOST_GRADES, LOST_IDS
@@ -22,6 +22,7 @@ _JUDGED = frozenset(
         *(column.name for column in (GRADES, LOST_IDS, LOST_GRADES)),
     }
 )
+_HASHES: "WeakKeyDictionary[Dataset, dict[str, str]]" = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -56,20 +57,28 @@ class _Records:
         """Ids in row order: an Arrow string column on the mapped file, not a Python list."""
         return self.dataset.data.column(self._id)
 
-    @cached_property
+    @property
     def order(self) -> str:
         """Hash (hex) of the ids in row order. What is kept by row number is kept under it."""
         from m2kr.data.row_hash import order_of
 
-        return order_of(self.ids)
+        return self._once(f"order of {self._id}", lambda: order_of(self.ids))
 
-    @cached_property
+    @property
     def content(self) -> str:
         """Hash (hex) of all that a retriever may read in these rows, in row order; images apart."""
         from m2kr.data.row_hash import content_of
 
         table = self.dataset.data
-        return content_of(table, (name for name in table.column_names if name not in _JUDGED))
+        names = (name for name in table.column_names if name not in _JUDGED)
+        return self._once("content", lambda: content_of(table, names))
+
+    def _once(self, name: str, make: Callable[[], str]) -> str:
+        """A hash of the table, made once for all records of it: millions of rows take seconds."""
+        known = _HASHES.setdefault(self.dataset, {})
+        if name not in known:
+            known[name] = make()
+        return known[name]
 
     def column(self, name: str) -> list[Any]:
         """A whole column as a Python list. For splits of queries; on a big pool use `batches`."""

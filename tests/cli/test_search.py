@@ -106,7 +106,7 @@ class Looks:
 
     def search(self, queries, k: int) -> Run:
         (self.row,) = queries.rows(range(len(queries)))
-        self.image = queries.image(self.row)
+        self.image = queries.image(self.row) if "image" in self.modalities.query else None
         ids = self.passages.ids.to_pylist()[:k]
         scores = [[1.0 / (place + 1) for place in range(len(ids))]]
         return Run.from_lists(queries.ids.to_pylist(), [ids], scores)

@@ -1,5 +1,7 @@
 """Hashes of rows in order: of all that is in them, and of nothing else."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 from datasets import Dataset
@@ -98,3 +100,12 @@ def test_the_right_answers_are_no_content_of_queries():
     )
     assert one.content == other.content
     assert one.content != Queries(Dataset.from_list([row | {"question": "!"}])).content
+
+
+def test_a_table_is_hashed_once_for_all_records_of_it(monkeypatch):
+    rows = Dataset.from_list([{"passage_id": "p", "passage_content": "text"}])
+    one = Passages(rows)
+    hashes = one.order, one.content
+    monkeypatch.setattr("m2kr.data.row_hash._column", None)
+    again = replace(one, fingerprint="fp1:other")
+    assert (again.order, again.content) == hashes

@@ -1,6 +1,7 @@
 """The image store: readers see it in place, a kill loses nothing whole, and it never eats a user's tar."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -107,6 +108,25 @@ def test_a_cache_makes_the_common_index_once(tmp_path):
     assert all(images.read(name) == data for name, data in files.items())
     assert kept.stat().st_mtime_ns == before
     assert images.identity() != ImageStore([tmp_path]).identity()
+
+
+def test_a_stamp_stays_while_other_shards_are_added(tmp_path):
+    files = pictures(60)
+    fill(tmp_path, files)
+    name = next(iter(files))
+    stamp = ImageStore([tmp_path]).stamper()
+    first, last = stamp(name), max(tmp_path.glob("images-*.tar"))
+    assert stamp("gone.jpg") is None
+    assert None is not first != stamp(LONG)
+    with Store(tmp_path, shard_bytes=10_000) as store:
+        for number in range(4):
+            store.add(f"more/{number}.jpg", bytes(6_000))
+    assert max(tmp_path.glob("images-*.tar")) > last
+    stamp = ImageStore([tmp_path]).stamper()
+    assert stamp("more/3.jpg") is not None
+    assert stamp(name) == first
+    os.utime(min(tmp_path.glob("images-*.tar")))
+    assert ImageStore([tmp_path]).stamper()(name) != first
 
 
 def test_readers_of_a_growing_store_see_what_is_committed(tmp_path):
