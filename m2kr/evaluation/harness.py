@@ -68,15 +68,10 @@ def plan(metrics: Spec, k: int | None, run: Run | None = None) -> Plan:
         depth, most = min(k or run.depth, run.depth), run.depth
         if k and k > run.depth:
             notes.append(
-                f"the run '{run.name}' was made {run.depth} deep, so --k {k} is {run.depth}"
+                f"the run '{run.name}' was made {run.depth} deep, so k is that and not {k}"
             )
     else:
-        longest = int(run.counts().max(initial=0))
-        depth, most = k or max(longest, _SHALLOWEST), None
-        if k and k > longest:
-            notes.append(
-                f"the longest list of the run '{run.name}' has {longest} passages: --k {k}"
-            )
+        depth, most = k or max(_longest(run), _SHALLOWEST), None
     chosen = choose(metrics, depth)
     deepest = max(chosen, key=lambda one: one.k)
     if most is not None and deepest.k > most:
@@ -90,7 +85,17 @@ def plan(metrics: Spec, k: int | None, run: Run | None = None) -> Plan:
             f"'{deepest.name}' needs {deepest.k} results a query, and k is {depth}",
             fix=f"--k {deepest.k}",
         )
+    reach = max(k or 0, *(one.k for one in chosen if one.named), 0)
+    if run is not None and most is None and reach > _longest(run):
+        notes.append(
+            f"the longest list of the run '{run.name}' has {_longest(run)} passages, and it is scored to "
+            f"rank {reach}"
+        )
     return Plan(max(depth, deepest.k), tuple(chosen), tuple(notes))
+
+
+def _longest(run: Run) -> int:
+    return int(run.counts().max(initial=0))
 
 
 def evaluate(

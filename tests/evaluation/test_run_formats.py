@@ -451,7 +451,7 @@ def test_ties_decide_where_a_run_is_cut_and_single_precision_is_told():
 def test_k_deeper_than_a_run_is_told_on_every_way(tmp_path, caplog):
     split = toy_split()
     made = evaluate(split, RunRetriever(_saved(tmp_path, k=2)), k=50)
-    assert (made.k, made.notes[0]) == (2, "the run 'mine' was made 2 deep, so --k 50 is 2")
+    assert (made.k, made.notes[0]) == (2, "the run 'mine' was made 2 deep, so k is that and not 50")
     with pytest.raises(UsageError, match="made 2 deep"):
         evaluate(split, RunRetriever(_saved(tmp_path, k=2)), metrics="ndcg@10")
     for odd in ("many", -1, 2.5, None, [3]):
