@@ -132,7 +132,6 @@ class LateInteraction(EncoderRetriever):
 
     def _hashes(self) -> dict[str, str]:
         """``weights_sha256`` (of several files: of their names and hashes), and that of the others."""
-        self._files.require_unchanged()
         weights = [path for path in self._files.paths if path.suffix == ".safetensors"]
         others = [path for path in self._files.paths if path.suffix != ".safetensors"]
         one = file_sha256(weights[0]) if len(weights) == 1 else files_sha256(self._folder, weights)

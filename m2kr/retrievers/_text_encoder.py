@@ -88,12 +88,19 @@ class TextEncoder:
         elif not self._folder.is_dir():
             known["model"] = self._model
             known["revision"] = getattr(self._load()[1].config, "_commit_hash", None)
-        if self._files.paths:
-            known["files_sha256"] = self._files.sha256()
-            weights = self._folder / "model.safetensors"
-            if weights in self._files.paths:
-                known["weights_sha256"] = file_sha256(weights)
-        return {**known, "max_length": self._max_length, "dtype": "float32"}
+        return {**known, **self._hashes, "max_length": self._max_length, "dtype": "float32"}
+
+    @cached_property
+    def _hashes(self) -> dict[str, str]:
+        """Of the files as they are loaded: what is written over them later is no part of a result."""
+        if not self._files.paths:
+            return {}
+        found = {"files_sha256": self._files.sha256()}
+        weights = self._folder / "model.safetensors"
+        if weights in self._files.paths:
+            found["weights_sha256"] = file_sha256(weights)
+        self._files.require_unchanged()
+        return found
 
     def cache_key(self) -> dict[str, Any] | None:
         """What decides the vectors, wherever the model lies; None if that isn't known."""
@@ -119,7 +126,7 @@ class TextEncoder:
     @cached_property
     def _identity(self) -> bytes:
         """The model's files, or its name on the hub, of which a process reads one revision."""
-        return (self._files.sha256() if self._files.paths else self._source).encode()
+        return self._hashes.get("files_sha256", self._source).encode()
 
     def _encode(self, texts: list[str]) -> "list[NDArray[np.float32]]":
         tokenizer, model, device = self._load()

@@ -133,3 +133,14 @@ def test_files_that_are_written_between_hash_and_use_are_refused(
     (folder / "model.safetensors").write_bytes(changed)
     last = encoder("preflmr", checkpoint=str(folder), device="cpu")
     assert key_of(last, passages, "document") != before
+
+
+def test_what_is_written_over_a_loaded_model_is_no_part_of_a_result(
+    minilm: Path, passages: Passages
+) -> None:
+    one = encoder("dense_text", model=str(minilm))
+    settings, key = dict(one.settings), key_of(one, passages, "document")
+    (minilm / "model.safetensors").write_bytes(b"a later checkpoint")
+    assert dict(one.settings) == settings
+    assert key_of(one, passages, "document") == key
+    assert dict(encoder("dense_text", model=str(minilm)).settings) != settings
