@@ -127,9 +127,9 @@ class CompressedIndex:
         return len(self.files)
 
     def narrow(
-        self, query: canonical.Query, settings: SearchSettings
+        self, query: canonical.Query, settings: SearchSettings, ranks: "NDArray[np.int64]"
     ) -> "tuple[NDArray[np.int64], funnel.CodedTokens, dict[str, int]]":
-        """The passages to be scored for a query with a row at least.
+        """The passages to be scored for a query with a row at least; ranks of ids break ties.
 
         Returns:
             Their numbers, their tokens, and how many passages each step left.
@@ -139,12 +139,12 @@ class CompressedIndex:
             look = funnel.look_at(self.centroids, self.longest, query.rows)
         if len(passages) > settings.candidates:
             chosen = funnel.cells(look, settings.probes)
-            passages = funnel.probe_all(chosen, self._shards, settings.candidates)
+            passages = funnel.probe_all(chosen, self._shards, ranks, settings.candidates)
         left = {"candidates": len(passages)}
         coded = self.coded(passages)
         if len(passages) > settings.scored:
             found = funnel.refine(look, coded, self.codec)
-            kept = funnel.best(found, passages, settings.scored)
+            kept = funnel.best(found, ranks[passages], settings.scored)
             passages, coded = passages[kept], coded.take(kept)
         left["scored"] = len(passages)
         return passages, coded, left
@@ -230,7 +230,7 @@ def search(
     stats = Stats(settings, facts, "exact" if store else "compressed", threads, len(live))
 
     def one(number: int) -> "tuple[NDArray[np.int64], NDArray[np.float64], dict[str, int]]":
-        passages, coded, left = index.narrow(rounded[number], settings)
+        passages, coded, left = index.narrow(rounded[number], settings, ranks)
         block = index.decode(coded) if store is None else stored(store, passages)
         return passages, final.scores(rounded[number], block), left
 

@@ -204,3 +204,24 @@ def test_the_official_preset_ranks_as_its_engine_does(
         assert values.tolist() == trace.scores[order].tolist()
     with pytest.raises(UsageError, match="kind 'compressed'"):
         official_index.arrays_of(IndexFiles.open(index_folder))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_ties_at_a_cut_do_not_depend_on_the_order_of_rows(tmp_path: Path, seed: int) -> None:
+    """Every passage is there four times: each cut falls among equals."""
+    rng = np.random.default_rng(5)
+    matrices = passages(rng, [4] * 60) * 4
+    names, order = ids(len(matrices)), np.random.default_rng(seed).permutation(len(matrices))
+    asked = queries(rng, matrices, 8)
+    steps = SearchSettings(probes=4, candidates=50, scored=10)
+    found = []
+    for number, places in enumerate((range(len(matrices)), order)):
+        folder = store(
+            tmp_path / f"s{number}", [matrices[i] for i in places], [names[i] for i in places]
+        )
+        build(pool_of(folder), tmp_path / f"i{number}", BuildSettings(centroids=32))
+        index = CompressedIndex(IndexFiles.open(tmp_path / f"i{number}"))
+        numbers, scores, _ = search(asked, index, 6, settings=steps)
+        called = np.array(index.files.ids().to_pylist())
+        found.append((called[numbers].tolist(), scores.tolist()))
+    assert found[0] == found[1]

@@ -240,21 +240,22 @@ def _tiled(
 
 def best(
     scores: "NDArray[np.integer] | NDArray[np.floating]",
-    passages: "NDArray[np.int64]",
+    ranks: "NDArray[np.int64]",
     count: int,
 ) -> "NDArray[np.int64]":
-    """Places of the ``count`` highest scores, best first; of equals the smaller passage numbers."""
+    """Places of the ``count`` highest scores, best first; of equals those of the smaller ranks."""
     places = np.arange(len(scores))
     if len(scores) > 4 * count:
         # Sorting is for few: drop what is below the count-th score first.
         floor = np.partition(scores, len(scores) - count)[len(scores) - count]
         places = np.flatnonzero(scores >= floor)
-    return places[np.lexsort((passages[places], -scores[places]))[:count]]
+    return places[np.lexsort((ranks[places], -scores[places]))[:count]]
 
 
 def probe_all(
     chosen: Cells,
     shards: "Sequence[tuple[InvertedLists, int]]",
+    ranks: "NDArray[np.int64]",
     count: int,
 ) -> "NDArray[np.int64]":
     """Step 1 over all shards: the best ``count`` passages, numbered through.
@@ -262,7 +263,9 @@ def probe_all(
     Args:
         chosen: From `cells`.
         shards: Each one's lists, and its number of passages.
+        ranks: Per passage the rank of its id, which breaks ties: not its number, so that a cut doesn't
+            depend on the order of rows.
         count: How many to keep.
     """
     scores = np.concatenate([probe(chosen, lists, passages) for lists, passages in shards])
-    return best(scores, np.arange(len(scores)), count)
+    return best(scores, ranks, count)

@@ -20,6 +20,7 @@ from m2kr.search.late.sharded import ranges
 from m2kr.search.late.sharded.owners import check_same
 from m2kr.search.late.store import Block, TokenStore
 from m2kr.search.late.workers import workers
+from m2kr.search.topk import id_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,7 +74,8 @@ class OpenedIndex:
         files = IndexFiles.open(shard.folder)
         files.require_whole()
         check_same(fingerprint(files), shard.fingerprint, shard.folder)
-        self._begin = int(files.firsts[shard.first])
+        self._begin, end = int(files.firsts[shard.first]), int(files.firsts[shard.last])
+        self._ranks = id_ranks(files.ids())[self._begin : end].copy()
         self._index = CompressedIndex(_some(files, shard.first, shard.last))
         self._threads = shard.threads or torch.get_num_threads()
         self._looks: dict[bytes, funnel.QueryScores] = {}
@@ -95,7 +97,7 @@ class OpenedIndex:
             cells = funnel.cells(self._look(queries[place]), probes)
             found = [funnel.probe(cells, each.lists, each.record.passages) for each in shards]
             scores = np.concatenate(found)
-            best = funnel.best(scores, np.arange(len(scores)), count)
+            best = funnel.best(scores, self._ranks, count)
             return best + self._begin, scores[best]
 
         return self._each(queries, one)

@@ -86,7 +86,10 @@ def search(
     live = [number for number, query in enumerate(rounded) if len(query.rows)]
     best = TopK(len(live), ranks, k)
     funnel_of = _Funnel(
-        owners, [(int(files.firsts[a.first]), int(files.firsts[a.last])) for a in shards], settings
+        owners,
+        [(int(files.firsts[a.first]), int(files.firsts[a.last])) for a in shards],
+        settings,
+        ranks,
     )
     # Two bytes a product, and one for its rounded form; rows are filled up to 128.
     rows = max((-(-len(query.rows) // 128) * 128 for query in rounded), default=128)
@@ -115,11 +118,13 @@ class _Funnel:
         owners: Of the shards.
         ranges: First passage of each shard, and one past its last.
         settings: How many passages each step keeps.
+        id_ranks: Per passage of the pool the rank of its id, which breaks ties.
     """
 
     owners: "Owners"
     ranges: "Sequence[tuple[int, int]]"
     settings: SearchSettings
+    id_ranks: "Numbers"
 
     def narrow(
         self, queries: "Sequence[canonical.Query]"
@@ -131,12 +136,13 @@ class _Funnel:
             asked = (queries, settings.probes, settings.candidates)
             answers = self.owners.call("probe", [asked] * len(self.owners))
             passages = [
-                _best_of(found, settings.candidates) for found in zip(*answers, strict=True)
+                _best_of(found, self.id_ranks, settings.candidates)
+                for found in zip(*answers, strict=True)
             ]
         if queries and len(passages[0]) > settings.scored:
             scores = self._scores("refine", queries, passages)
             passages = [
-                numbers[funnel.best(found, numbers, settings.scored)]
+                numbers[funnel.best(found, self.id_ranks[numbers], settings.scored)]
                 for numbers, found in zip(passages, scores, strict=True)
             ]
         return list(zip(passages, self._scores("final", queries, passages), strict=True))
@@ -161,7 +167,7 @@ class _Funnel:
         return scores
 
 
-def _best_of(found: "Sequence[tuple[Numbers, Scores]]", count: int) -> "Numbers":
+def _best_of(found: "Sequence[tuple[Numbers, Scores]]", ranks: "Numbers", count: int) -> "Numbers":
     numbers = np.concatenate([numbers for numbers, _ in found])
     scores = np.concatenate([scores for _, scores in found])
-    return numbers[funnel.best(scores, numbers, count)]
+    return numbers[funnel.best(scores, ranks[numbers], count)]
