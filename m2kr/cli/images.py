@@ -17,7 +17,6 @@ EXAMPLES = (
     "m2kr images oven --images /data/oven/shard01.tar   (used in place, never copied)",
     "m2kr images oven --split test --index shard01.tar.index.parquet",
     "m2kr images kvqa --whole",
-    "m2kr images wit --split test --pixels /data/wit/image_pixels",
     "m2kr images wit --split test --from urls --contact you@example.org --width 330",
     "m2kr images --make-index /data/oven/shard01.tar   (for others to share)",
 )
@@ -67,14 +66,6 @@ def command(
     retry: Annotated[
         bool, typer.Option("--retry", help="Ask dead addresses again, with --from urls.")
     ] = False,
-    pixels: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--pixels",
-            metavar="PATH|URL",
-            help="WIT's image_pixels file, folder or address (base64 rows); may be repeated.",
-        ),
-    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what is needed, here and lacking; fetch nothing.")
     ] = False,
@@ -130,7 +121,6 @@ def command(
     )
     from dataclasses import replace
 
-    from m2kr.build.download.connection import is_http
     from m2kr.build.images.hosts import Rules
 
     ask = replace(
@@ -141,7 +131,6 @@ def command(
         offline=offline,
         anew=recheck,
         web=Rules(contact=contact, thumb_width=width, retry_failed=retry),
-        pixels=tuple(each if is_http(each) else Path(each) for each in pixels or ()),
     )
     if plan:
         images_view.plan(ask, means, json=json)

@@ -1,7 +1,5 @@
 """``m2kr images``: from a server of archives in upstream's form to coverage and an evaluation's images."""
 
-import base64
-import gzip
 import io
 import json
 import random
@@ -235,27 +233,6 @@ def test_a_server_that_is_down_is_told_after_the_rest(cli, root, server, tmp_pat
     told = run(cli, root, "okvqa", *words)
     assert told["splits"]["train"]["share"] == 1.0 and told["splits"]["test"]["ok"] == 0
     assert told["reasons"] == {"in no image root": told["splits"]["test"]["missing"]}
-
-
-def test_wit_from_files_of_pixels(cli, root, tmp_path):
-    """Kaggle's files: address, base64, address of its page, in rows without a header."""
-    rows = m2kr.load("wit", "test", data=root).passages
-    urls = dict(zip(rows["img_path"], rows["image_url"], strict=True))
-    wanted = needs(root, "wit", "test")
-    lines = [
-        b"\t".join([urls[path].encode(), base64.b64encode(photo(path)), b"https://x.org/page"])
-        for path in wanted
-    ]
-    (tmp_path / "pixels").mkdir()
-    with gzip.open(tmp_path / "pixels" / "part-00000.csv.gz", "wb") as file:
-        file.write(b"\n".join([*lines[1:], b"https://x.org/other.jpg\tAAAA\tx"]) + b"\n")
-    words = ("wit", "--split", "test", "--pixels", tmp_path / "pixels")
-    assert run(cli, root, *words, "--plan")["lacking"] == len(wanted)
-    told = run(cli, root, *words, "--offline")
-    got = told["splits"]["test"]
-    assert (got["ok"], got["missing"]) == (len(wanted) - 1, 1)
-    assert m2kr.load("wit", "test", data=root).images.read(wanted[1]) == photo(wanted[1])
-    assert told["reasons"] == {"no row of the pixel files has it": 1}
 
 
 def test_one_by_one_from_their_addresses_only_when_asked_and_with_a_contact(cli, root):

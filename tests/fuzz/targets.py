@@ -10,27 +10,22 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 
 from m2kr import sources
 from m2kr.build.archive.members import members
-from m2kr.build.download.job import Policy
 from m2kr.build.formats.delimited import read_csv, read_tsv
 from m2kr.build.formats.inflate import open_gzip
 from m2kr.build.formats.json_lines import read_json_lines
 from m2kr.build.formats.json_stream import array_items, object_members
-from m2kr.build.images import pixel_files
-from m2kr.build.images.pixels import pixels
 from m2kr.build.ledger import Ledger
 from m2kr.build.options import resolve_options
 from m2kr.build.release.files import find_table
 from m2kr.build.release.rows import normalised_passages, normalised_queries
 from m2kr.build.spec import BuildContext, templates_of
 from m2kr.errors import M2KRError
-from m2kr.progress import Silent
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="m2kr-fuzz-"))
 MOST = 20_000  # rows taken of one input
@@ -250,21 +245,6 @@ def iglue(data: bytes) -> None:
     accounted(ctx, sources.builder("iglue").queries(ctx, "test"))
 
 
-def wit_pixels(data: bytes) -> None:
-    """WIT's image_pixels rows, bare and as the content of a gzip file."""
-    faults: list[object] = []
-    found = list(pixels(io.BytesIO(data), "x", lambda _: True, faults.append))
-    assert len(found) + len(faults) <= data.count(b"\n") + 1
-    path = SCRATCH / "part.csv.gz"
-    for content in (data, gzip.compress(data, 1), gzip.compress(b"", 1) + data):
-        path.write_bytes(content)
-        (file,) = pixel_files.files([path], 1, Policy(), Silent())
-        with suppress(M2KRError), file.open() as stream:
-            for _ in pixels(stream, "x", lambda _: True, _ignore):
-                pass
-        file.close()
-
-
 def release(data: bytes) -> None:
     """The release's Parquet files."""
     for kind, name in (("data", "OKVQA_data/test"), ("passages", "EVQA_passages/test_passages")):
@@ -307,7 +287,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         llava,
         wit,
         iglue,
-        wit_pixels,
         release,
     )
 }
@@ -364,10 +343,6 @@ SEEDS: dict[str, list[bytes]] = {
     "iglue": [
         b'{"image_idx": 7, "image_url": "http://u/a.jpg", "meta_url": "m", "language": "en", '
         b'"caption_reference_description": "c", "page_url": "http://w/wiki/P", "wit_ix": "wit-test_2"}\n'
-    ],
-    "wit_pixels": [
-        b"image_url\tb64_bytes\tmetadata_url\nhttps://u/a.jpg\t/9j/4AAQSkZJRgABAQAAAQABAAD/\thttp://m\n",
-        b'"http://u/b.png"\tiVBORw0KGgoAAAANSUhEUgAAAAE=\tm\r\nhttp://u/c\t\tm\nhttp://u/d\tA*A=\nx\n',
     ],
     "release": [],
 }

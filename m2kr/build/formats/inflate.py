@@ -9,7 +9,7 @@ from isal import igzip
 from m2kr.build.archive.guard import Guard, Limits, stream
 from m2kr.errors import InputError, MissingError, UsageError
 
-MAGIC = b"\x1f\x8b"
+_MAGIC = b"\x1f\x8b"
 _SKIP = 1 << 20
 # Bigger blocks come from fresh pages each time, which costs more than it saves.
 _PIECE = 1 << 18
@@ -89,7 +89,7 @@ def open_gzip(path: Path, limits: Limits | None = None) -> BinaryIO:
         raise MissingError("there is no such file", where=str(path)) from error
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    if packed.peek(2)[:2] != MAGIC:
+    if packed.peek(2)[:2] != _MAGIC:
         packed.close()
         raise guard.refusal("this is no gzip file, or an empty one")
     return stream(Inflated(packed, guard), guard)

@@ -13,7 +13,6 @@ from m2kr.build.images.coverage import Coverage, examine
 from m2kr.build.images.needed import Needed, addresses, lacking, needed
 from m2kr.build.images.obtain import NOT_INSIDE, Means, Taken, obtain
 from m2kr.build.images.origins import ImageArchive
-from m2kr.build.images.runs import Fault
 from m2kr.build.images.store import Store
 from m2kr.data.image_places import add_roots, store_folder
 from m2kr.data.image_roots import open_root
@@ -23,6 +22,7 @@ from m2kr.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from m2kr.build.images.hosts import Rules
+    from m2kr.build.images.runs import Fault
 
 log = logging.getLogger("m2kr.build.images")
 WEB = "urls"  # the name by which images are asked for from their own addresses
@@ -42,7 +42,6 @@ class Ask:
         anew: What is known to be sound is decoded again.
         web: Rules under which images are fetched one by one from the addresses in the tables; None
             for not at all. Asked for by the name ``urls`` in ``only``.
-        pixels: WIT's ``image_pixels`` files (base64), folders or addresses of them.
     """
 
     splits: Sequence[Split]
@@ -53,7 +52,6 @@ class Ask:
     offline: bool = False
     anew: bool = False
     web: "Rules | None" = None
-    pixels: Sequence[Path | str] = ()
 
 
 @dataclass(frozen=True)
@@ -99,9 +97,9 @@ def gather(
     progress = progress or Silent()
     folder = store_of(ask.splits[0], means.folder)
     usable = chosen(ask.archives, ask.only)
-    web, pixels = WEB in ask.only, list(ask.pixels)
+    web = WEB in ask.only
     if ask.offline:
-        usable, web, pixels = [], False, [each for each in pixels if isinstance(each, Path)]
+        usable, web = [], False
     for root in ask.roots:
         open_root(root)
     if ask.roots:
@@ -111,10 +109,8 @@ def gather(
     failed: dict[str, M2KRError] = {}
     why: dict[str, tuple[str, str]] = {}
     absent = absentees(wanted, ask.splits[0])
-    if absent and (usable or web or pixels):
+    if absent and (usable or web):
         with Store(folder) as store:
-            if pixels:
-                taken.append(_pixels(pixels, absent, store, why, means, progress))
             for archive in usable:
                 mine = [path for path in absent if archive.may_hold(path) and not store.has(path)]
                 if not mine:
@@ -149,36 +145,6 @@ def gather(
     report = table.with_suffix(".json")
     atomic.write_json(report, summary(ask, coverage, taken, failed))
     return Gathered(coverage, taken, failed, report)
-
-
-def _pixels(
-    sources: Sequence[Path | str],
-    absent: Sequence[str],
-    store: Store,
-    why: dict[str, tuple[str, str]],
-    means: Means,
-    progress: Progress,
-) -> Taken:
-    """Images out of files of base64 rows, all of which are read."""
-    from m2kr.build.images.pixels import DAMAGED, take_pixels
-
-    wanted = set(absent)
-    faults: dict[str, Fault] = {}
-
-    def fault(told: Fault) -> None:
-        if told.name in wanted or told.rule == DAMAGED:
-            faults[told.name] = told
-
-    got = take_pixels(
-        sources, wanted, store, fault, jobs=means.jobs, policy=means.policy, progress=progress
-    )
-    why |= dict.fromkeys(wanted, ("no row of the pixel files has it", ""))
-    for name, told in faults.items():
-        if name in wanted:
-            why[name] = told.rule, told.detail or told.archive
-        else:
-            log.warning("%s: %s, %s", told.archive, told.rule, told.detail)
-    return Taken("image_pixels", got.added, got.received, faults)
 
 
 def _web(
