@@ -1,10 +1,13 @@
 """Writing files so that a reader sees the old one or the new one, never half of one."""
 
+import errno
 import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from m2kr.errors import M2KRError, MissingError, UsageError
 
 
 def write_bytes(path: Path, data: bytes, *, alone: bool = False) -> None:
@@ -17,7 +20,7 @@ def write_bytes(path: Path, data: bytes, *, alone: bool = False) -> None:
     """
     aside = path.with_name(f".{path.name}.tmp" + ("" if alone else f"-{os.getpid()}"))
     try:
-        with aside.open("wb") as file:
+        with create(aside) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -35,6 +38,40 @@ def write_json(path: Path, obj: Any, *, sort_keys: bool = True, alone: bool = Fa
     """`write_bytes` of JSON with one-space indent and a final newline."""
     text = json.dumps(obj, ensure_ascii=False, indent=1, sort_keys=sort_keys) + "\n"
     write_text(path, text, alone=alone)
+
+
+def create(path: Path) -> BinaryIO:
+    """A new, empty file to write to, in place of what is there; never through a link."""
+    path.unlink(missing_ok=True)
+    return path.open("xb")
+
+
+def reopen(path: Path, *, append: bool = False) -> BinaryIO:
+    """A file to write on in, made if need be, unbuffered if it is appended to; never through a link."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    if append:
+        return open(path, "ab", buffering=0, opener=opener)
+    return open(path, "r+b", opener=opener)
+
+
+def require_file(path: Path) -> None:
+    """Refuses, before the work, a file that could not be written after it.
+
+    Raises:
+        MissingError: Its folder is not there.
+        UsageError: Something else than a file is in its place.
+        M2KRError: This user may not write there.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise MissingError("there is no such folder", where=str(folder))
+    if path.exists() and not path.is_file():
+        raise UsageError("this is no file", where=str(path), expected="the name of a file to write")
+    if not os.access(folder, os.W_OK):
+        raise M2KRError("this folder may only be read", where=str(folder))
 
 
 def writable(folder: Path) -> bool:
@@ -56,7 +93,9 @@ def fsync_dir(path: Path) -> None:
 
 
 def replace(src: Path, dst: Path) -> None:
-    """Renames over ``dst`` and syncs its folder."""
+    """Renames over ``dst`` and syncs its folder; a device or a pipe is not replaced."""
+    if dst.exists() and not (dst.is_file() or dst.is_dir() or dst.is_symlink()):
+        raise FileExistsError(errno.EEXIST, "a device or pipe has this name", str(dst))
     src.replace(dst)
     fsync_dir(dst.parent)
 
@@ -74,7 +113,7 @@ def link(src: Path, dst: Path) -> None:
     try:
         os.link(src, dst)
     except OSError:
-        with src.open("rb") as old, dst.open("wb") as new:
+        with src.open("rb") as old, create(dst) as new:
             shutil.copyfileobj(old, new, 1 << 20)
             new.flush()
             os.fsync(new.fileno())

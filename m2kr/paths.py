@@ -4,18 +4,26 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from m2kr.errors import UsageError
+
 ENV = "M2KR_DATA"
 
 
 def data_root(path: str | os.PathLike[str] | None = None) -> Path:
-    """The data root: the argument, else ``M2KR_DATA``, else the platform's user data folder."""
-    if path is not None:
-        return Path(path).expanduser().absolute()
-    if os.environ.get(ENV):
-        return Path(os.environ[ENV]).expanduser().absolute()
-    import platformdirs
+    """The data root: the argument, else ``M2KR_DATA``, else the platform's user data folder.
 
-    return Path(platformdirs.user_data_dir("m2kr", appauthor=False))
+    Raises:
+        UsageError: There is something else than a folder.
+    """
+    given = path if path is not None else os.environ.get(ENV)
+    if path is None and not given:
+        import platformdirs
+
+        return Path(platformdirs.user_data_dir("m2kr", appauthor=False))
+    root = Path(given or "").expanduser().absolute()
+    if root.exists() and not root.is_dir():
+        raise UsageError("the data root is no folder", where=str(root), expected="a folder")
+    return root
 
 
 def downloads(root: Path) -> Path:

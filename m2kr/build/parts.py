@@ -140,7 +140,7 @@ def _write(batches: Iterator[pa.RecordBatch], job: PartJob, name: str, progress:
     aside, rows = job.file.with_suffix(".arrow.tmp"), 0
     first = next(batches, None)
     schema = first.schema if first is not None else pa.schema([])
-    with aside.open("wb") as file:
+    with atomic.create(aside) as file:
         with pa.ipc.new_stream(file, schema) as stream:
             while first is not None:
                 if first.schema != schema:

@@ -182,7 +182,7 @@ class TableWriter:
             if self._stream is None:
                 self._number = self._whole_shards()
                 self._in_shard = 0
-                self._file = self._shard(self._number).with_suffix(".arrow.tmp").open("wb")
+                self._file = atomic.create(self._shard(self._number).with_suffix(".arrow.tmp"))
                 self._stream = pa.ipc.new_stream(self._file, self.schema)
             self._stream.write_batch(batch)
             self._in_shard += len(batch)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m2kr.cli import options
-from m2kr.errors import InputError, MissingError, UsageError
+from m2kr.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,7 +64,7 @@ def command(
     The score falls apart exactly into one term per query row: a word, a filler, the image as a
     whole or one of its patches. Each is owed to one token of the passage.
     """
-    from m2kr import paths
+    from m2kr import atomic, paths
     from m2kr.cli import output
     from m2kr.data.load import load
     from m2kr.data.records import Queries
@@ -77,8 +77,8 @@ def command(
     query = loaded.query(query_id)
     chosen = _chosen(loaded, query, passage_id, run, top)
     page = out or (None if json else _PAGE)
-    if page is not None and not page.absolute().parent.is_dir():
-        raise MissingError("there is no such folder", where=str(page.absolute().parent))
+    if page is not None:
+        atomic.require_file(page)
     image = loaded.queries_view.image(query)
     asked = Queries.text(query)
     explained, picture = _explain(checkpoint, revision, device, asked, image, chosen)

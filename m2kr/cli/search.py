@@ -58,18 +58,17 @@ def command(
 
     The pool is indexed first, which takes a while for a big one and a neural retriever.
     """
-    from m2kr import paths
+    from m2kr import atomic, paths
     from m2kr.cli import output
     from m2kr.cli.eval_ import stages
     from m2kr.data.load import load
-    from m2kr.errors import MissingError
     from m2kr.evaluation.asking import Question, ask
     from m2kr.evaluation.cache import EmbeddingCache
     from m2kr.retrievers import create
 
     asked = Question(question, image, instruction)
-    if html is not None and not html.absolute().parent.is_dir():
-        raise MissingError("there is no such folder", where=str(html.absolute().parent))
+    if html is not None:
+        atomic.require_file(html)
     root = paths.data_root(data)
     output.say(f"data root: {root}", json_mode=json)
     loaded = load(source, split, edition=edition, data=root, images=images or ())
@@ -85,7 +84,6 @@ def command(
         )
     where = f"{loaded.source}/{loaded.pool}, edition {loaded.edition}"
     if html is not None:
-        from m2kr import atomic
         from m2kr.cli.search_page import page
 
         atomic.write_text(html, page(found, where, checkpoint))

@@ -234,7 +234,7 @@ def cached_index(
     try:
         cache.mkdir(parents=True, exist_ok=True)
         try:
-            with aside.open("wb") as file:
+            with atomic.create(aside) as file:
                 np.save(file, index.entries, allow_pickle=False)
                 file.flush()
                 os.fsync(file.fileno())

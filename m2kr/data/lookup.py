@@ -56,7 +56,7 @@ def write_hashes(folder: Path, hashes: np.ndarray) -> list[tuple[int, int]]:
     entries = np.empty(len(hashes), _ENTRY)
     entries["hash"], entries["row"] = hashes[order], order
     aside = folder / f"{FILE}.tmp"
-    with aside.open("wb") as file:
+    with atomic.create(aside) as file:
         np.save(file, entries)
         file.flush()
         os.fsync(file.fileno())

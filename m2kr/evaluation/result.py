@@ -186,7 +186,7 @@ def _write_scores(
     table = pa.table({"question_id": pa.array(query_ids, pa.string()), **columns})
     aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        with aside.open("wb") as file:
+        with atomic.create(aside) as file:
             pq.write_table(table, file, compression="zstd")
             file.flush()
             os.fsync(file.fileno())

@@ -42,7 +42,7 @@ def save(run: Run, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        with aside.open("wb") as file:
+        with atomic.create(aside) as file:
             if path.name.lower().endswith(".gz"):
                 # No name and no time in the header: equal runs make equal files.
                 with gzip.GzipFile("", "wb", compresslevel=4, fileobj=file, mtime=0) as packed:

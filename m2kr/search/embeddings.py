@@ -184,8 +184,7 @@ class EmbeddingWriter:
         if sync_seconds is not None:
             self._rows, self._dim, self._crcs = _synced(folder, order)
         self._aside = folder / _PARTIAL
-        self._aside.touch()
-        self._file: IO[bytes] = self._aside.open("r+b")
+        self._file: IO[bytes] = atomic.reopen(self._aside)
         self._begin()
         self._when = time.monotonic()
 

@@ -82,7 +82,7 @@ class Part:
             at.part.unlink(missing_ok=True)
             self.origin, self.digest = None, Digest(md5=md5)
         # Appending, so that a writer which wrongly thinks it owns the file changes its size and is found out.
-        self._file = at.part.open("ab", buffering=0)
+        self._file = atomic.reopen(at.part, append=True)
 
     @property
     def size(self) -> int:

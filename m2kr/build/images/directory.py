@@ -4,6 +4,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from m2kr import atomic
 from m2kr.build.download.part import disk_error
 from m2kr.build.images.remote import RemoteParts
 from m2kr.errors import InputError
@@ -76,8 +77,7 @@ class Directory:
     def _begin(self, offset: int) -> None:
         # The offset is part of the name: what was kept may be of another reading of the end records.
         path = self._path.with_name(f"{self._path.name}-{offset}.part")
-        path.touch()
-        self._file = path.open("r+b")
+        self._file = atomic.reopen(path)
         self._start, self._have = offset, min(path.stat().st_size, self._tail_at - offset)
         self._progress.start(self._task, self._tail_at - offset)
         self._progress.advance(self._task, self._have)

@@ -16,6 +16,7 @@ MAX_LINE = 16 * 1024 * 1024
 _BATCH_ROWS = 256
 _LOOK = 1 << 20  # bytes that tell how the lines of a file end
 _MOST_FIELDS = 1000
+_MOST_BLANK = 1_000_000  # a small gzip file can hold billions
 _KINDS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -113,7 +114,7 @@ def read_lines(file: RecordFile) -> Iterator[tuple[int, str]]:
     Raises:
         InputError: a line is no UTF-8, too long, or the compressed file is damaged.
     """
-    n = 0
+    n = blank = 0
     try:
         with _opened(file.path) as stream:
             first = stream.read(_LOOK)
@@ -121,6 +122,9 @@ def read_lines(file: RecordFile) -> Iterator[tuple[int, str]]:
         with _opened(file.path) as stream:
             for raw in _cr_lines(stream) if _ends_in_cr(first) else _lf_lines(stream):
                 n += 1
+                blank = 0 if raw else blank + 1
+                if blank > _MOST_BLANK:
+                    raise InputError(f"{_MOST_BLANK:,} blank lines in a row", where=file.where(n))
                 if len(raw) > MAX_LINE:
                     raise InputError(
                         "the line is too long",

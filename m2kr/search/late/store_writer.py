@@ -188,8 +188,7 @@ class TokenWriter:
         """The open shard's tokens, cut behind what is known of them."""
         self._lock.check()
         path = self.folder / layout.names(self._shard.number)[0]
-        path.touch()
-        file = path.open("r+b")
+        file = atomic.reopen(path)
         file.truncate(self._shard.nbytes)
         file.seek(self._shard.nbytes)
         return file
@@ -264,7 +263,7 @@ class TokenWriter:
 
 
 def _save(path: Path, array: "NDArray[Any]") -> None:
-    with path.open("wb") as file:
+    with atomic.create(path) as file:
         np.save(file, array, allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())

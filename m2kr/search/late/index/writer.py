@@ -119,7 +119,7 @@ class IndexWriter:
         if self._file is None:
             self._lock.check()
             self._source, self._first = source, first
-            self._file = (self._folder / self._names()["residuals"]).open("wb")
+            self._file = atomic.create(self._folder / self._names()["residuals"])
         codes, packed, sizes = self._encoder.encode(tokens)
         data = np.ascontiguousarray(packed).reshape(-1).data
         self._file.write(data)
@@ -191,7 +191,7 @@ class IndexWriter:
 
 def save(path: Path, array: "NDArray[Any]") -> None:
     """Writes an array and syncs it."""
-    with path.open("wb") as file:
+    with atomic.create(path) as file:
         np.save(file, array, allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())

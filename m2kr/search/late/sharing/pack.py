@@ -53,7 +53,7 @@ def pack(folder: Path, file: Path, *, progress: "Progress | None" = None) -> Man
     aside = file.with_name(f".{file.name}.tmp-{os.getpid()}")
     progress.start("pack", manifest.nbytes)
     try:
-        with aside.open("wb") as out:
+        with atomic.create(aside) as out:
             head = manifest.to_bytes()
             out.write(_header(NAME, len(head)) + head + _padding(len(head)))
             for each in manifest.files:
@@ -105,7 +105,7 @@ def unpack(
             for each in manifest.files:
                 if stream.read(_BLOCK) != _header(each.name, each.bytes):
                     raise _no_pack(file, f"{each.name} is not where {NAME} says")
-                with (aside / each.name).open("wb") as out:
+                with atomic.create(aside / each.name) as out:
                     _copy(stream, out, each, file, progress, "unpack")
                     out.flush()
                     os.fsync(out.fileno())
