@@ -9,6 +9,8 @@ import typer
 from m2kr.cli import options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from m2kr.search.late.search_index import Found
     from m2kr.search.late.store import TokenStore
 
@@ -53,7 +55,7 @@ def search(
     ] = None,
     engine: Annotated[
         Literal["local", "ray"],
-        typer.Option("--engine", help="Who searches: this machine, or a Ray cluster."),
+        typer.Option("--engine", help="Who searches a store: this machine, or a Ray cluster."),
     ] = "local",
     address: Annotated[
         str,
@@ -67,8 +69,8 @@ def search(
 ) -> None:
     """Search an index, or a token store exactly.
 
-    An index that was built with the official preset is searched by the published protocol. Shards
-    find what one process finds: ids, order and scores.
+    An index that was built with the official preset is searched by the published protocol. A token
+    store may be searched in shards: they find what one process finds, ids, order and scores.
     """
     from m2kr.cli import output
     from m2kr.errors import UsageError
@@ -91,8 +93,11 @@ def search(
         return
     stored = TokenStore.open(store) if store is not None else None
     with output.Bars() as bars:
-        asking = partial(_on_ray, address=address, jobs=jobs) if engine == "ray" else None
-        look = asking or search_index.search
+        look: Callable[..., Found] = search_index.search
+        if engine == "ray":
+            from m2kr.distributed import ray_search
+
+            look = partial(ray_search.search, address=address, jobs=jobs)
         found = look(pool, asked, k, store=stored, threads=threads, device=device, progress=bars)
     told = found.facts()
     if audit and stored is not None:
@@ -100,38 +105,6 @@ def search(
     if out is not None:
         told["run"] = save(found, asked, pool.resolve().name, out)
     show(told, json=json)
-
-
-def _on_ray(
-    pool: Path,
-    asked: "TokenStore",
-    k: int,
-    *,
-    address: str,
-    jobs: int | None,
-    threads: int | None,
-    device: str,
-    **options: Any,
-) -> "Found":
-    from m2kr.distributed import ray_search
-    from m2kr.errors import UsageError
-    from m2kr.search.late import search_index
-    from m2kr.search.late.sharded import search as sharded_search
-
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(
-            f"a shard has one device of its node's, not '{device}'",
-            fix="--device cuda --jobs N, with as many shards as GPUs",
-        )
-    there = ray_search.size(address)
-    count = jobs or len(there.nodes)
-    if device == "auto" and search_index.is_store(pool):
-        device = "cuda" if there.gpus >= count else "cpu"
-    each = threads or max(1, there.cpus * len(there.nodes) // max(count, len(there.nodes)))
-    hire = partial(ray_search.RayOwners, address=address, gpus=int(device == "cuda"))
-    return sharded_search.search(
-        pool, asked, k, count, hire, threads=each, device=device, **options
-    )
 
 
 def save(

@@ -38,7 +38,7 @@ def part(
         raise UsageError(
             "each step of an index's search chooses from the whole pool, so jobs can't each do a share",
             where=str(pool),
-            fix="--engine ray; or search the token store by shards",
+            fix="search the token store by shards, or the index by one process",
         )
     store = TokenStore.open(pool)
     store.require_whole()

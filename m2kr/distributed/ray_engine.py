@@ -1,4 +1,4 @@
-"""Parts and tables of a build as tasks of a Ray cluster.
+"""What is shared out to a Ray cluster, and a build's parts and tables as its tasks.
 
 All nodes must see the data root and the upstream files at the same paths, as on a cluster's shared file
 system: tasks pass no data, they read and write there. A task whose node dies is done again elsewhere and
@@ -9,8 +9,10 @@ import importlib.util
 import logging
 import socket
 import uuid
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,47 +28,36 @@ _LOOK = 60.0  # seconds for a node to look at the data root
 _PROBES = ".cache/ray"
 
 
-class RayExecutor:
-    """Makes what needs nothing of each other on the nodes of a cluster.
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Of a cluster.
+
+    Attributes:
+        nodes: Those with cores.
+        cpus: Cores of the smallest of them.
+        gpus: Of all nodes.
+    """
+
+    nodes: int
+    cpus: int
+    gpus: int
+
+
+class RayCluster:
+    """A cluster, and the one way in which its nodes share anything out: `map`.
 
     Args:
         address: Of the cluster: ``HOST:PORT``, ``auto`` for the one that this machine belongs to, or
             ``local`` for one of this machine's cores alone.
-        cpus: Cores that a part or a table takes.
 
     Raises:
         MissingError: Ray is not installed.
     """
 
-    def __init__(self, address: str = "auto", cpus: float = 1) -> None:
+    def __init__(self, address: str = "auto") -> None:
         if importlib.util.find_spec("ray") is None:
             raise missing_dependency("ray", "ray", "--engine ray")
         self._address = address
-        self._cpus = cpus
-
-    def prepare(self, root: Path) -> None:
-        """Connects, and checks that every node sees the data root.
-
-        Raises:
-            M2KRError: there is no such cluster.
-            MissingError: a node does not see the data root.
-        """
-        self.connect()
-        folder = root.absolute() / _PROBES
-        folder.mkdir(parents=True, exist_ok=True)
-        token = folder / uuid.uuid4().hex
-        atomic.write_text(token, token.name)
-        try:
-            blind = _blind_nodes(token)
-        finally:
-            token.unlink()
-        if blind:
-            raise MissingError(
-                f"{len(blind)} of the cluster's nodes can't see the data root: {', '.join(blind[:5])}",
-                where=str(root.absolute()),
-                expected="a folder that all nodes see at this path, such as on a shared file system",
-                fix="--data FOLDER on a shared file system; or --shard I/N and m2kr merge",
-            )
 
     def connect(self) -> None:
         """Joins the cluster, unless this process has.
@@ -96,44 +87,133 @@ class RayExecutor:
                 fix="ray start --head   (or --address local)",
             ) from error
 
-    def run(self, tasks: Sequence[Task], progress: Progress) -> list[Stats]:
-        """Performs every task; the results are in the tasks' order."""
+    def size(self) -> Size:
+        """Connects, and counts what the cluster has.
+
+        Raises:
+            M2KRError: there is no such cluster, or it has no core.
+        """
+        self.connect()
+        alive = alive_nodes()
+        cores = [cores for node in alive if (cores := int(node["Resources"].get("CPU", 0)))]
+        if not cores:
+            raise M2KRError(f"no node of the cluster at {self._address!r} has a core", where="Ray")
+        gpus = sum(int(node["Resources"].get("GPU", 0)) for node in alive)
+        return Size(len(cores), min(cores), gpus)
+
+    def map(
+        self,
+        function: Callable[..., Any],
+        items: Sequence[Any],
+        *common: Any,
+        names: Sequence[str],
+        cpus: float = 1,
+        gpus: int = 0,
+    ) -> Iterator[Any]:
+        """Calls a function with every item, each as a task; yields the results in the items' order.
+
+        A task whose node dies is done again elsewhere. If one fails, or the results are no longer
+        wanted, the others are ended.
+
+        Args:
+            function: Of an item and ``common``.
+            items: Pickled.
+            common: Further arguments of every call; sent to each node once.
+            names: What each item is called where its task fails.
+            cpus: Cores that a task takes.
+            gpus: GPUs that a task takes; it sees no others.
+
+        Raises:
+            M2KRError: the function raised it; there is no such cluster; or a task's nodes died.
+        """
+        self.connect()
         import ray
 
-        remote = ray.remote(num_cpus=self._cpus, max_retries=RETRIES, retry_exceptions=False)(
-            perform
+        remote = ray.remote(
+            num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, retry_exceptions=False
+        )(function)
+        sent = [ray.put(argument) for argument in common]
+        pending = deque(
+            (name, remote.remote(item, *sent)) for name, item in zip(names, items, strict=True)
         )
-        futures = [remote.remote(task) for task in tasks]
-        done = []
         try:
-            for task, future in zip(tasks, futures, strict=True):
-                progress.start(task.name, None, "rows")
-                done.append(_result(task, future))
-                progress.done(task.name)
-        except BaseException:
-            for future in futures:
+            while pending:
+                result = _result(*pending[0])
+                pending.popleft()
+                yield result
+        finally:
+            for _, future in pending:
                 with suppress(Exception):
                     ray.cancel(future, force=True)
-            raise
+
+
+class RayExecutor:
+    """Makes what needs nothing of each other on the nodes of a cluster.
+
+    Args:
+        address: As `RayCluster`.
+        cpus: Cores that a part or a table takes.
+
+    Raises:
+        MissingError: Ray is not installed.
+    """
+
+    def __init__(self, address: str = "auto", cpus: float = 1) -> None:
+        self._cluster = RayCluster(address)
+        self._cpus = cpus
+
+    def prepare(self, root: Path) -> None:
+        """Connects, and checks that every node sees the data root.
+
+        Raises:
+            M2KRError: there is no such cluster.
+            MissingError: a node does not see the data root.
+        """
+        self._cluster.connect()
+        folder = root.absolute() / _PROBES
+        folder.mkdir(parents=True, exist_ok=True)
+        token = folder / uuid.uuid4().hex
+        atomic.write_text(token, token.name)
+        try:
+            blind = _blind_nodes(token)
+        finally:
+            token.unlink()
+        if blind:
+            raise MissingError(
+                f"{len(blind)} of the cluster's nodes can't see the data root: {', '.join(blind[:5])}",
+                where=str(root.absolute()),
+                expected="a folder that all nodes see at this path, such as on a shared file system",
+                fix="--data FOLDER on a shared file system; or --shard I/N and m2kr merge",
+            )
+
+    def run(self, tasks: Sequence[Task], progress: Progress) -> list[Stats]:
+        """Performs every task; the results are in the tasks' order."""
+        results = self._cluster.map(
+            perform, tasks, names=[task.name for task in tasks], cpus=self._cpus
+        )
+        done = []
+        for task in tasks:
+            progress.start(task.name, None, "rows")
+            done.append(next(results))
+            progress.done(task.name)
         return done
 
 
-def _result(task: Task, future: Any) -> Stats:
+def _result(name: str, future: Any) -> Any:
     import ray
 
     try:
-        stats: Stats = ray.get(future)
+        return ray.get(future)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, M2KRError):
             raise error.cause from None
         raise
     except ray.exceptions.RayError as error:
         raise M2KRError(
-            f"{task.name} was not made: its node died, {RETRIES + 1} times",
+            f"{name} was not finished: its node died, {RETRIES + 1} times",
             expected="nodes with memory for it; the cluster's log says why they died",
             fix="run the same command again: what is complete is kept",
         ) from error
-    return stats
 
 
 def alive_nodes() -> list[dict[str, Any]]:

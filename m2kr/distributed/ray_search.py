@@ -1,159 +1,151 @@
-"""Shards of a search as actors of a Ray cluster: each opens its files once and answers batches.
+"""Exact search of a token store by the nodes of a Ray cluster, each searching a range of it.
 
-All nodes must see the store or the index at the same path, as on a cluster's shared file system:
-only queries and results travel. A shard whose node dies is opened anew by another node, which
-answers the call that was lost; so the result is the same. A shard keeps nothing else.
+All nodes must see the store at the same path, as on a cluster's shared file system: only queries and
+results travel. A range whose node dies is searched by another, so the result is the same.
 """
 
-from collections.abc import Sequence
+import time
 from dataclasses import dataclass
-from itertools import cycle
-from types import TracebackType
-from typing import Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from m2kr.distributed.ray_engine import RETRIES, RayExecutor, alive_nodes
-from m2kr.errors import M2KRError, UsageError
-from m2kr.search.late.sharded.owners import Shard
+from m2kr.distributed.ray_engine import RayCluster
+from m2kr.errors import CheckError, UsageError
+from m2kr.progress import Progress, Silent
+from m2kr.search.late.search_index import Found, check_options, exact_how, is_store
+from m2kr.search.late.sharded import ranges
+from m2kr.search.late.sharded.ranges import Part, Span
+from m2kr.search.late.store import TokenStore
+from m2kr.search.topk import id_ranks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+_TASK = "sharded search"
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """Of a cluster.
+class StoreRange:
+    """What a node must know to search a range of a token store; pickled.
 
     Attributes:
-        nodes: Ids of those with cores.
-        cpus: Cores of the smallest of them.
-        gpus: Of all nodes.
+        folder: Of the store.
+        fingerprint: `ranges.fingerprint` of the store.
+        span: The range.
+        k: Passages a query.
+        threads: As `exact.search`.
+        device: As `exact.search`.
     """
 
-    nodes: tuple[str, ...]
-    cpus: int
-    gpus: int
+    folder: Path
+    fingerprint: str
+    span: Span
+    k: int
+    threads: int
+    device: str
 
 
-def size(address: str) -> Size:
-    """Connects to a cluster and counts what it has.
-
-    Args:
-        address: As `RayExecutor`.
+def search_range(piece: StoreRange, queries: "Sequence[NDArray[np.floating]]") -> Part:
+    """The exact best of a range; called on a node.
 
     Raises:
-        M2KRError: there is no such cluster.
-        MissingError: Ray is not installed.
+        MissingError: the store isn't there.
+        CheckError: it is another; and as `exact.search`.
     """
-    RayExecutor(address).connect()
-    alive = alive_nodes()
-    cores = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in alive}
-    working = tuple(sorted(name for name, count in cores.items() if count))
-    if not working:
-        raise M2KRError(f"no node of the cluster at {address!r} has a core", where="Ray")
-    gpus = sum(int(node["Resources"].get("GPU", 0)) for node in alive)
-    return Size(working, min(cores[name] for name in working), gpus)
+    store = TokenStore.open(piece.folder)
+    seen = ranges.fingerprint(store)
+    if seen != piece.fingerprint:
+        raise CheckError(
+            "this is another store than the one that the search began with",
+            where=str(piece.folder),
+            expected=f"fingerprint {piece.fingerprint[:16]}, not {seen[:16]}",
+            fix="let every node see the same files at this path, and none of them change",
+        )
+    part, _ = ranges.search_shard(
+        queries, store, piece.span, piece.k, threads=piece.threads, device=piece.device
+    )
+    return part
 
 
-class RayOwners:
-    """`Owners` whose shards are actors; use it in ``with``.
-
-    Actors take turns among the nodes. They hold no core, so that those of a node that died always
-    find room; how many threads one uses is in its shard. GPUs they do hold: a shard that loses its
-    own waits until one is free.
+def search(
+    folder: Path,
+    queries: TokenStore,
+    k: int,
+    *,
+    store: TokenStore | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+    address: str = "auto",
+    jobs: int | None = None,
+) -> Found:
+    """What `search_index.search` finds in a token store, by the nodes of a cluster.
 
     Args:
-        shards: What each actor opens.
-        address: Of the cluster, as `RayExecutor`.
-        gpus: That each actor takes; it sees no others, so that its device is ``cuda``.
+        folder: The token store.
+        queries: As there.
+        k: As there.
+        store: None: a token store has no other one.
+        threads: Of each range; by default the nodes' cores are shared out.
+        device: Of each range; ``auto`` is CUDA if there are GPUs for all of them.
+        progress: Told of the ranges that are done.
+        address: Of the cluster, as `RayCluster`.
+        jobs: Ranges, at most; by default one a node.
 
     Raises:
-        M2KRError: there is no such cluster.
-        MissingError: Ray is not installed.
-        UsageError: the cluster has too few GPUs.
+        UsageError: it is an index, or a device is asked for that no node has.
+        M2KRError: as `RayCluster.map` and `exact.search`.
     """
-
-    def __init__(self, shards: Sequence[Shard], address: str = "auto", *, gpus: int = 0) -> None:
-        there = size(address)
-        if gpus * len(shards) > there.gpus:
-            raise UsageError(
-                f"{len(shards)} shards need {gpus * len(shards)} GPUs, the cluster has {there.gpus}",
-                fix="fewer shards: --jobs N   (or --device cpu)",
-            )
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        remote: Any = ray.remote(_Owner)
-        # A call is tried again until Ray has noticed that the node is dead: restarts are counted.
-        again = {"max_restarts": RETRIES, "max_task_retries": -1}
-        self._actors: list[Any] = []
-        for shard, home in zip(shards, cycle(there.nodes), strict=False):
-            # Ray spreads by resources held, and without GPUs none are. A soft home may be left.
-            near = NodeAffinitySchedulingStrategy(home, soft=True)
-            where = (
-                {"num_gpus": gpus, "scheduling_strategy": "SPREAD"}
-                if gpus
-                else {"scheduling_strategy": near}
-            )
-            self._actors.append(remote.options(**again, **where).remote(shard))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __len__(self) -> int:
-        return len(self._actors)
-
-    def call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Calls a method of every shard at once.
-
-        Raises:
-            M2KRError: a shard refused; or its nodes died, several times.
-        """
-        import ray
-
-        # What all are given alike, such as the queries, is sent to each node once.
-        sent = {id(given): ray.put(given) for given in arguments}
-        futures = [
-            actor.call.remote(method, sent[id(given)])
-            for actor, given in zip(self._actors, arguments, strict=True)
-        ]
-        try:
-            answers = ray.get(futures)
-        except ray.exceptions.RayActorError as error:
-            raise M2KRError(
-                f"a shard was not searched: its node died, {RETRIES + 1} times",
-                expected="nodes with memory for it; the cluster's log says why they died",
-                fix="more shards, which are smaller: --jobs N",
-            ) from error
-        for answer in answers:
-            if isinstance(answer, M2KRError):
-                raise answer
-        return answers
-
-    def close(self) -> None:
-        """Ends the actors."""
-        import ray
-
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors = []
-
-
-class _Owner:
-    """A shard on a node, opened by the first call."""
-
-    def __init__(self, shard: Shard) -> None:
-        self._shard, self._opened = shard, None
-
-    def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
-        """The method's result; an error of ours as a value, so that Ray doesn't wrap it."""
-        try:
-            if self._opened is None:
-                self._opened = self._shard.open()
-            return getattr(self._opened, method)(*arguments)
-        except M2KRError as error:
-            return error
+    check_options(folder, store, "auto")
+    queries.require_whole()
+    if not is_store(folder) and (folder / "index.json").is_file():
+        raise UsageError(
+            "an index is searched by one process",
+            where=str(folder),
+            fix="--engine local; or search the token store, exactly, by the cluster",
+        )
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(
+            f"a shard has one device of its node's, not '{device}'",
+            fix="--device cuda --jobs N, with as many shards as GPUs",
+        )
+    pool = TokenStore.open(folder)
+    pool.require_whole()
+    cluster = RayCluster(address)
+    there = cluster.size()
+    count = jobs or there.nodes
+    if device == "auto":
+        device = "cuda" if there.gpus >= count else "cpu"
+    if device == "cuda" and not there.gpus:
+        raise UsageError("--device cuda needs GPUs, the cluster has 0", fix="--device cpu")
+    threads = threads or max(1, there.cpus * there.nodes // max(count, there.nodes))
+    fingerprint = ranges.fingerprint(pool)
+    pieces = [
+        StoreRange(pool.folder.absolute(), fingerprint, span, k, threads, device)
+        for span in ranges.spans(pool, min(count, max(1, len(pool))))
+    ]
+    start, cpu = time.perf_counter(), time.process_time()
+    progress = progress or Silent()
+    progress.start(_TASK, len(pieces), "shards")
+    results = cluster.map(
+        search_range,
+        pieces,
+        queries.take(range(len(queries))),
+        names=[f"the search of {piece.span}" for piece in pieces],
+        # More cores than any node has would be waited for in vain.
+        cpus=0 if device == "cuda" else min(threads, there.cpus),
+        gpus=int(device == "cuda"),
+    )
+    parts = []
+    for part in results:
+        parts.append(part)
+        progress.advance(_TASK, 1)
+    ids = pool.ids()
+    numbers, scores = ranges.merge(parts, k, id_ranks(ids))
+    progress.done(_TASK)
+    each = max(1, len(queries))
+    seconds, cpu = (time.perf_counter() - start) / each, (time.process_time() - cpu) / each
+    return Found(numbers, scores, ids, exact_how(k), cpu, seconds, {"shards": len(pieces)})

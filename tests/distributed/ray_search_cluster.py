@@ -1,9 +1,9 @@
-"""Searches a store and an index on a Ray cluster of several nodes, all of them of this machine.
+"""Searches a store on a Ray cluster of several nodes, all of them of this machine.
 
-    python ray_search_cluster.py STORE INDEX QUERIES OUT NODES
+    python ray_search_cluster.py STORE QUERIES OUT NODES
 
-A node is killed in the middle of the exact search, and another before the index's last step. Writes
-what was found to OUT.npz and prints one JSON object.
+A node is killed in the middle of the search. Writes what was found to OUT.npz and prints one JSON
+object.
 """
 
 import json
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,11 @@ import numpy as np
 import ray
 from ray.cluster_utils import Cluster
 
-from m2kr.distributed.ray_search import RayOwners
+from m2kr.distributed import ray_search
+from m2kr.distributed.ray_search import StoreRange, search_range
 from m2kr.errors import CheckError
-from m2kr.search.late.compressed import SearchSettings
-from m2kr.search.late.index.files import IndexFiles
-from m2kr.search.late.sharded import groups as sharded_groups
-from m2kr.search.late.sharded import index as sharded_index
-from m2kr.search.late.sharded import owners as sharded_owners
-from m2kr.search.late.sharded.owners import OpenedStore, StoreShard
 from m2kr.search.late.sharded.ranges import Part
 from m2kr.search.late.store import TokenStore
-from m2kr.search.topk import id_ranks
 
 K = 20
 SMALL: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}
@@ -44,46 +38,25 @@ SOON = {
 }
 
 
-class SlowStore(OpenedStore):
+def slow(piece: StoreRange, queries: Sequence[np.ndarray]) -> Part:
     """Says where it is searched, then takes its time."""
-
-    def search(self, queries: Sequence[np.ndarray], k: int) -> Part:
-        mark = Path(os.environ["MARKS"]) / f"at-{self._shard.span.first}"
-        with mark.open("a") as file:
-            file.write(ray.get_runtime_context().get_node_id() + "\n")
-        time.sleep(1.5)
-        return super().search(queries, k)
+    mark = Path(os.environ["MARKS"]) / f"at-{piece.span.first}"
+    with mark.open("a") as file:
+        file.write(ray.get_runtime_context().get_node_id() + "\n")
+    time.sleep(1.5)
+    return search_range(piece, queries)
 
 
-@dataclass(frozen=True)
-class SlowShard:
-    shard: StoreShard
-
-    def open(self) -> SlowStore:
-        return SlowStore(self.shard)
+def of_another(piece: StoreRange, queries: Sequence[np.ndarray]) -> Part:
+    return search_range(replace(piece, fingerprint="0" * 64), queries)
 
 
-class Killing(RayOwners):
-    """Loses a node before the last step."""
-
-    cluster: Any
-    victim: Any
-
-    def call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        if method == "final" and self.victim is not None:
-            self.cluster.remove_node(self.victim, allow_graceful=False)
-            self.victim = None
-        return super().call(method, arguments)
-
-
-def main(store: Path, index: Path, queries: Path, out: Path, nodes: int) -> dict[str, Any]:
-    tokens, asked = TokenStore.open(store), TokenStore.open(queries)
-    rows, ranks = asked.take(range(len(asked))), id_ranks(tokens.ids())
+def main(store: Path, queries: Path, out: Path, nodes: int) -> dict[str, Any]:
+    asked = TokenStore.open(queries)
     cluster = Cluster(initialize_head=True, head_node_args=SMALL | {"_system_config": SOON})
     others = [cluster.add_node(**SMALL) for _ in range(nodes - 1)]
     ray.init(cluster.address, logging_level=logging.ERROR, log_to_driver=False)
     try:
-        shards = sharded_owners.store_shards(tokens, nodes, threads=1)
         victim, marks = others.pop(), Path(os.environ["MARKS"])
         held: list[str] = []
 
@@ -96,26 +69,15 @@ def main(store: Path, index: Path, queries: Path, out: Path, nodes: int) -> dict
 
         thread = threading.Thread(target=kill, daemon=True)
         thread.start()
-        with RayOwners([SlowShard(each) for each in shards], cluster.address) as owners:
-            numbers, scores = sharded_owners.search(owners, rows, K, ranks, batch=len(rows) // 2)
+        ray_search.search_range = slow
+        found = ray_search.search(store, asked, K, address=cluster.address)
         thread.join(10)
-        found = {"numbers": numbers, "scores": scores}
+        np.savez(out, numbers=found.numbers, scores=found.scores)
         at = {mark.name: mark.read_text().split() for mark in marks.glob("at-*")}
-
-        files = IndexFiles.open(index)
-        groups = sharded_groups.index_shards(files, nodes, threads=1)
-        with Killing(groups, cluster.address) as killing:
-            killing.cluster, killing.victim = cluster, others.pop()
-            narrow, values, _ = sharded_index.search(
-                killing, groups, files, rows, K, settings=SearchSettings(8, 90, 30)
-            )
-        np.savez(out, **found, index_numbers=narrow, index_scores=values)
-
+        ray_search.search_range = of_another
         refused = ""
-        other = StoreShard(shards[0].folder, shards[0].span, "0" * 64)
         try:
-            with RayOwners([other], cluster.address) as owners:
-                sharded_owners.search(owners, rows, K, ranks)
+            ray_search.search(store, asked, K, address=cluster.address)
         except CheckError as error:
             refused = str(error)
         return {
@@ -123,7 +85,7 @@ def main(store: Path, index: Path, queries: Path, out: Path, nodes: int) -> dict
             "asked": {name: len(by) for name, by in at.items()},
             "nodes": len({node for by in at.values() for node in by}),
             "moved": [name for name, by in at.items() if victim.node_id in by and len(set(by)) > 1],
-            "groups": len(groups),
+            **found.work,
             "refused": refused,
         }
     finally:

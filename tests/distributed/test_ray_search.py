@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,50 @@ import pytest
 from conftest import Cli
 from late_pools import passages, queries, store
 
-from m2kr.search.late import compressed, exact
-from m2kr.search.late.compressed import CompressedIndex, SearchSettings
-from m2kr.search.late.index.build import BuildSettings, build, pool_of
-from m2kr.search.late.index.files import IndexFiles
+from m2kr.distributed.ray_search import StoreRange, search_range
+from m2kr.errors import CheckError, MissingError
+from m2kr.search.late import exact
+from m2kr.search.late.sharded import ranges
+from m2kr.search.late.store import TokenStore
+from m2kr.search.late.store_writer import TokenWriter
+from m2kr.search.topk import id_ranks
 
 PROGRAM = Path(__file__).with_name("ray_search_cluster.py")
 TESTS = Path(__file__).parent.parent
+
+
+def pieces_of(tokens: TokenStore, count: int, k: int = 30) -> list[StoreRange]:
+    told = ranges.fingerprint(tokens)
+    spans = ranges.spans(tokens, count)
+    return [StoreRange(tokens.folder, told, span, k, 1, "cpu") for span in spans]
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 60])
+def test_what_the_nodes_find_is_what_exact_search_finds(tmp_path: Path, count: int) -> None:
+    """Empty and equal passages, ids that occur twice, and a query without rows among them."""
+    rng = np.random.default_rng(1)
+    pool = passages(rng, [*rng.integers(1, 14, 47).tolist(), 0, 0, 1])
+    pool[3] = pool[45]
+    tokens = store(tmp_path / "store", pool, [f"p{number % 40:04}" for number in range(50)])
+    rows = [*queries(rng, pool, 9), np.zeros((3, 32), np.float32)]
+    parts = [search_range(piece, rows) for piece in pieces_of(tokens, count)]
+    numbers, scores = ranges.merge(parts, 30, id_ranks(tokens.ids()))
+    right, bits, _ = exact.search(rows, tokens, 30)
+    assert numbers.tolist() == right.tolist()
+    assert scores.tobytes() == bits.tobytes()
+
+
+def test_a_node_that_sees_another_store_is_refused(tmp_path: Path) -> None:
+    pool = passages(np.random.default_rng(3), [2, 4, 3])
+    tokens = store(tmp_path / "store", pool)
+    piece = pieces_of(tokens, 2)[0]
+    with TokenWriter(tokens.folder, dim=32, meta=dict(tokens.meta)) as writer:
+        writer.append(["new"], [pool[0]])
+    with pytest.raises(CheckError, match="another store"):
+        search_range(piece, [])
+    shutil.rmtree(tokens.folder)
+    with pytest.raises(MissingError, match="no token store"):
+        search_range(piece, [])
 
 
 CLUSTERS = pytest.mark.skipif(sys.platform != "linux", reason="Ray's test clusters need Linux")
@@ -32,12 +70,10 @@ def test_nodes_that_die_change_no_bit(tmp_path: Path) -> None:
     tokens = store(tmp_path / "store", pool, [f"p{number % 580:04}" for number in range(600)])
     rows = queries(rng, pool, 8)
     asked = store(tmp_path / "queries", rows)
-    build(pool_of(tokens), tmp_path / "index", BuildSettings(centroids=128), shard_passages=100)
     (tmp_path / "marks").mkdir()
     done = subprocess.run(
         [
-            *(sys.executable, PROGRAM, tokens.folder, tmp_path / "index", asked.folder),
-            *(tmp_path / "found.npz", "3"),
+            *(sys.executable, PROGRAM, tokens.folder, asked.folder, tmp_path / "found.npz", "3"),
         ],
         capture_output=True,
         text=True,
@@ -52,22 +88,17 @@ def test_nodes_that_die_change_no_bit(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     told = json.loads(done.stdout.splitlines()[-1])
-    # Three shards answered two batches each, and the one that died was asked once more.
+    # Three ranges were searched, and the one whose node died once more by another.
     assert told["killed in"] and told["moved"], told
-    assert min(told["asked"].values()) == 2, told
-    assert told["asked"][told["moved"][0]] == 3, told
-    assert told["nodes"] == 3, told
-    assert told["groups"] == 3
-    assert "another store or index" in told["refused"]
+    assert sorted(told["asked"].values()) == [1, 1, 2], told
+    assert told["asked"][told["moved"][0]] == 2, told
+    assert told["nodes"] == told["shards"] == 3, told
+    assert "another store" in told["refused"]
     rows = asked.take(range(len(asked)))
     with np.load(tmp_path / "found.npz") as found:
         numbers, scores, _ = exact.search(rows, tokens, 20)
         assert found["numbers"].tolist() == numbers.tolist()
         assert found["scores"].tobytes() == scores.tobytes()
-        index = CompressedIndex(IndexFiles.open(tmp_path / "index"))
-        numbers, scores, _ = compressed.search(rows, index, 20, settings=SearchSettings(8, 90, 30))
-        assert found["index_numbers"].tolist() == numbers.tolist()
-        assert found["index_scores"].tobytes() == scores.tobytes()
 
 
 @pytest.mark.slow

@@ -25,7 +25,6 @@ from m2kr.search.late.index.files import IndexFiles
 from m2kr.search.late.index.ivf import InvertedLists
 from m2kr.search.late.index.kmeans import Training
 from m2kr.search.late.index.scaled import ScaledCodec
-from m2kr.search.late.sharded import groups as sharded_groups
 from m2kr.search.late.sharing.manifest import describe
 from m2kr.search.late.store import TokenStore
 from m2kr.search.late.store_writer import TokenWriter
@@ -344,7 +343,6 @@ def test_an_index_that_was_cut_off_is_not_searched_before_it_is_finished(
     for search in (
         lambda: search_index.search(cut, token_store, 3),
         lambda: compressed.search([], compressed.CompressedIndex(files), 3),
-        lambda: sharded_groups.IndexShard(cut, 0, 1, sharded_groups.fingerprint(files)).open(),
         lambda: describe(cut),
     ):
         with pytest.raises((CheckError, InputError), match=r"cut off|no complete shard"):

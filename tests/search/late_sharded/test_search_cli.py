@@ -139,7 +139,9 @@ def test_wrong_calls_say_what_to_do(tokens: TokenStore, asked: TokenStore, tmp_p
     refused = run(
         *("search", index, asked.folder, "--shard", "1/2", "--out", tmp_path / "x.parquet"), code=2
     )
-    assert "--engine ray" in refused.stderr
+    assert "search the token store by shards" in refused.stderr
+    refused = run("search", index, asked.folder, "--engine", "ray", code=2)
+    assert "--engine local" in refused.stderr
     refused = run("search", index, asked.folder, "--device", "cuda", code=2)
     assert "on the CPU" in refused.stderr
 

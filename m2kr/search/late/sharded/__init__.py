@@ -1,1 +1,1 @@
-"""Search in shards: ranges of a store, shards of an index, devices, and their merging."""
+"""Exact search in shards: ranges of a store, devices, and their merging."""
