@@ -221,7 +221,7 @@ def test_ties_at_a_cut_do_not_depend_on_the_order_of_rows(tmp_path: Path, seed: 
         )
         build(pool_of(folder), tmp_path / f"i{number}", BuildSettings(centroids=32))
         index = CompressedIndex(IndexFiles.open(tmp_path / f"i{number}"))
-        numbers, scores, _ = search(asked, index, 6, settings=steps)
+        numbers, scores, _ = search(asked, index, 10, settings=steps)
         called = np.array(index.files.ids().to_pylist())
         found.append((called[numbers].tolist(), scores.tolist()))
     assert found[0] == found[1]
