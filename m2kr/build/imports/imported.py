@@ -118,7 +118,8 @@ class ImportedBuilder:
         extra += [LOST_IDS, LOST_GRADES] if drop_missing else []
         self.SOURCE = _source(name, tuple(layout.splits), tasks, extra)
         self.image_roots = tuple(str(root.absolute()) for root in layout.images)
-        next(iter(layout.passages), None)  # what can't be read is refused before it is hashed
+        for _ in itertools.islice(layout.passages, _SAMPLE):
+            pass  # what can't be read is refused before all of it is hashed
         self.inputs = tuple(_inputs(layout))
 
     @property
