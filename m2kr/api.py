@@ -20,6 +20,7 @@ from m2kr.evaluation.protocol import check, reads
 from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result, file_word
 from m2kr.evaluation.retriever import Progress, Retriever, RunRetriever
+from m2kr.evaluation.run import Run
 from m2kr.evaluation.scoring import is_judged, require_judgements
 from m2kr.evaluation.searching import (
     MissingQueries,
@@ -58,7 +59,7 @@ class Results(list[Result]):
 @plainly()
 def evaluate(
     source: "str | Split | Sequence[str | Split]",
-    retriever: "str | Retriever | Sequence[str | Retriever]",
+    retriever: "str | Retriever | Run | Sequence[str | Retriever | Run]",
     *,
     split: str = "test",
     k: int | None = None,
@@ -86,7 +87,7 @@ def evaluate(
         source: A source name, a loaded `Split` (then ``split``, ``edition``, ``data`` and images are
             its own), or a list. Of a list, splits without judgements are searched and not scored.
         retriever: A name (``bm25``), ``package.module:Class``, ``file.py:Class``, an object with
-            ``index`` and ``search``, or several.
+            ``index`` and ``search``, a `Run`, or several.
         split: Split of the sources given by name.
         k: Depth of the rankings; by default 500, the published protocol's, or a replayed run's own.
         metrics: ``default``, ``full`` (nDCG, MAP and precision as well), names (``ndcg@10``),
@@ -134,7 +135,8 @@ def evaluate(
     chosen = _chosen(metrics)
     searching = _searching(search, audit, max_hours)
     one_retriever = isinstance(retriever, str) or not isinstance(retriever, Sequence)
-    specs = cast("Sequence[str | Retriever]", [retriever] if one_retriever else retriever)
+    several = cast("Sequence[str | Retriever | Run]", [retriever] if one_retriever else retriever)
+    specs = [RunRetriever(r) if isinstance(r, Run) else r for r in several]
     given = [settings_of(r, settings or {}) if isinstance(r, str) else {} for r in specs]
     retrievers = [
         create(r, set_) if isinstance(r, str) else r for r, set_ in zip(specs, given, strict=True)

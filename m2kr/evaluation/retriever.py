@@ -484,23 +484,23 @@ def _some(ids: Sequence[str]) -> str:
 
 
 class RunRetriever:
-    """Replays a run file: whatever made it, it is evaluated like any retriever.
+    """Replays a run: whatever made it, it is evaluated like any retriever.
 
     Args:
-        path: A run file (see `Run.load`).
+        run: A run, or a run file (see `Run.load`).
         name: Name in tables; by default the run's own, or the file's stem.
 
     Attributes:
         run: The run, with what it recorded of its making in its metadata.
-        file: Name of the file.
+        file: Name of the file, if it was one.
     """
 
     modalities = Modalities(frozenset(), frozenset())
 
-    def __init__(self, path: str | Path, name: str | None = None) -> None:
-        self.run = Run.load(path)
-        self.file = Path(path).name
-        self.name = name or self.run.name or self.file.split(".")[0]
+    def __init__(self, run: Run | str | Path, name: str | None = None) -> None:
+        self.run = run if isinstance(run, Run) else Run.load(run)
+        self.file = "" if isinstance(run, Run) else Path(run).name
+        self.name = name or self.run.name or self.file.split(".")[0] or "run"
         self.settings: Mapping[str, Any] = self.run.recorded.get("settings", {})
         self.searched: Mapping[str, Any] | None = self.run.recorded.get("search")
 

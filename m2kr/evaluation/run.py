@@ -388,14 +388,16 @@ class Run:
     def from_pandas(frame: "pd.DataFrame", *, name: str = "") -> "Run":
         """A run from a frame with columns such as ``q_id, doc_id, score`` or ``qid, docno, rank``.
 
-        Where there is a score, a rank is only compared with it.
+        Levels of its index that have such a name are columns, too. Where there is a score, a rank is only compared with it.
 
         Raises:
             InputError: a column is lacking, holds nulls or the wrong type.
         """
         from m2kr.evaluation import run_files
 
-        return run_files.from_table(pa.Table.from_pandas(frame, preserve_index=False), name)
+        named = [level for level in frame.index.names if level is not None]
+        table = pa.Table.from_pandas(frame.reset_index(named), preserve_index=False)
+        return run_files.from_table(table, name)
 
     def to_ranx(self) -> Any:
         """A ``ranx.Run`` of the same name. It orders passages that score alike by itself.

@@ -80,7 +80,17 @@ def read(path: Path) -> Run:
         raise InputError(f"a score is too large: {error}", where=str(path)) from error
     values = np.array([score for _, scored in queries for score in scored.values()], np.float64)
     owner = np.repeat(np.arange(len(queries)), [len(scored) for _, scored in queries])
-    if trec.kind_of(values, owner) in ("ranks", "rising"):
+    kind = trec.kind_of(values, owner)
+    whole = all(type(score) is int for _, scored in queries for score in scored.values())
+    if kind in ("ranks", "unclear") and whole:
+        raise InputError(
+            "whole numbers that can be read in two ways: as ranks (the lowest is best) and as scores (the "
+            "highest is best)",
+            where=str(path),
+            expected="scores",
+            fix="write scores with a point (3.0), ranks negated (-3)",
+        )
+    if kind in ("ranks", "rising"):
         logger.warning(
             "%s: scores rise through every query's passages, and the highest counts as best; ranks or "
             "distances have to be negated first",

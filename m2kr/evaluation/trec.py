@@ -3,7 +3,8 @@
 Read are TREC's six columns, with anything after them (UniIR's seventh); ``qid docid score`` and
 ``qid docid rank`` (Tevatron, MS MARCO), with a tag or not; ``qid docid rank score`` (ColBERT); and any
 order of columns under a header that names them. Blanks or tabs part columns; where tabs do and there
-are blanks inside cells, they belong to the cells. Lines that begin with ``#`` are comments, as for
+are blanks inside cells, they belong to the cells. Where neither makes a run's line, commas or semicolons
+do, as of CSV. Lines that begin with ``#`` are comments, as for
 trec_eval from version 10 on.
 
 Written ids that hold blanks, ``%`` or control characters, or begin with ``#``, are percent-encoded,
@@ -12,7 +13,9 @@ back as the same float64.
 """
 
 import codecs
+import csv
 import gzip
+import io
 import logging
 import re
 import zlib
@@ -28,6 +31,7 @@ import pyarrow as pa
 from m2kr.errors import InputError
 from m2kr.evaluation.ordering import encode_ids
 from m2kr.evaluation.run import Run
+from m2kr.packed import LONGEST, packed_by
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,12 +50,16 @@ _COMMENT = re.compile(rb"^[ \t\r\x0b\x0c]*#.*", re.MULTILINE)
 Role = Literal["query", "passage", "rank", "score"]
 # Names that columns have in headers, frames and Parquet files; the first is what we write.
 NAMES: Mapping[Role, tuple[str, ...]] = {
-    "query": ("q_id", "qid", "query_id", "query", "question_id", "queryid", "topic_id", "topic"),
+    "query": ("q_id", "qid", "query_id", "query", "question_id", "topic_id", "topic"),
     "passage": ("doc_id", "docno", "docid", "pid", "passage_id", "corpus_id", "document_id", "doc"),
     "rank": ("rank", "position"),
     "score": ("score", "sim", "similarity", "relevance_score"),
 }
-_EXPECTED = "qid Q0 docid rank score tag, or qid docid score, parted by blanks or tabs; UTF-8, numbers finite"
+_EXPECTED = (
+    "qid Q0 docid rank score tag, or qid docid score, parted by blanks, tabs or commas; UTF-8, numbers "
+    "finite"
+)
+_MARKS = (b"\t", b",", b";")
 
 
 def _escape(text: str) -> str:
@@ -103,14 +111,21 @@ def write(run: Run, file: "IO[bytes] | gzip.GzipFile", path: Path, *, table: boo
 
 
 def roles_of(names: Iterable[str]) -> dict[Role, int]:
-    """Which column is what, by the names that are in use; an unknown name is nothing."""
-    plain = [name.strip().lower().replace("-", "_").removesuffix(ESCAPED) for name in names]
+    """Which column is what, by the names that are in use; an unknown name is nothing.
+
+    Case and punctuation don't matter.
+    """
+    plain = [_simple(name.removesuffix(ESCAPED)) for name in names]
     found: dict[Role, int] = {}
     for role, known in NAMES.items():
-        place = next((plain.index(name) for name in known if name in plain), None)
+        place = next((plain.index(name) for name in map(_simple, known) if name in plain), None)
         if place is not None:
             found[role] = place
     return found
+
+
+def _simple(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +134,13 @@ class _Form:
 
     Attributes:
         width: Columns; six of a TREC line, which may have more.
-        tabs: Tabs alone part columns.
+        mark: What alone parts columns: a tab, a comma or a semicolon; empty for blanks of any sort.
         header: The first line's names, if it has names.
         escaped: Ids are percent-encoded, as the header says.
     """
 
     width: int
-    tabs: bool = False
+    mark: bytes = b""
     header: tuple[str, ...] = ()
     escaped: bool = False
 
@@ -220,9 +235,8 @@ def _form_of(data: bytes, first: int, path: Path) -> _Form:
     """How a file's lines are to be split, by its first lines."""
     head = form_line(data)
     where = f"{path}:{first + data[: data.index(head)].count(10)}"
-    cells = head.split(b"\t")
-    by_tabs = _tab_columns(data) == len(cells) and _widths(data) != {len(cells)} and _reads(cells)
-    cells = [cell.strip() for cell in cells] if by_tabs else head.split()
+    mark = next((mark for mark in _MARKS if _is_mark(mark, head, data)), b"")
+    cells = [cell.strip() for cell in _cells(head, mark)[0]] if mark else head.split()
     names = tuple(map(_text, cells))
     roles = roles_of(names)
     if {"query", "passage"} <= set(roles) and not _has_numbers(cells):
@@ -233,12 +247,42 @@ def _form_of(data: bytes, first: int, path: Path) -> _Form:
                 expected=f"one called {NAMES['score'][0]} or {NAMES['rank'][0]}",
             )
         escaped = any(name.endswith(ESCAPED) for name in names)
-        return _Form(len(names), by_tabs, names, escaped)
+        return _Form(len(names), mark, names, escaped)
     if len(cells) not in (3, 4) and len(cells) < 6:
         raise InputError(
             f"not a line of a run: {len(cells)} columns", where=where, expected=_EXPECTED
         )
-    return _Form(min(len(cells), 6), by_tabs)
+    return _Form(min(len(cells), 6), mark)
+
+
+def _is_mark(mark: bytes, head: bytes, data: bytes) -> bool:
+    """Whether a character parts the columns, and not blanks of any sort."""
+    try:
+        cells = _cells(head, mark)[0]
+    except ValueError:
+        return False
+    if mark == b"\t":
+        return _tab_columns(data) == len(cells) and _widths(data) != {len(cells)} and _reads(cells)
+    blank = head.split()
+    return _reads(cells) and (
+        not _reads(blank) or all(cell.endswith(mark) for cell in blank[:-1])
+    )
+
+
+def _cells(data: bytes, mark: bytes) -> list[list[bytes]]:
+    """The cells of whole lines, split at a tab, or as CSV at another character.
+
+    Raises:
+        ValueError: the lines are no CSV.
+    """
+    if mark == b"\t":
+        return [line.split(mark) for line in data.split(b"\n") if line.strip()]
+    lines = io.StringIO(data.decode(), newline="")
+    try:
+        rows = [*csv.reader(lines, delimiter=mark.decode(), skipinitialspace=True, strict=True)]
+    except csv.Error as error:
+        raise ValueError(f"no CSV: {error}") from error
+    return [[cell.encode() for cell in row] for row in rows if any(map(str.strip, row))]
 
 
 def _has_numbers(cells: list[bytes]) -> bool:
@@ -304,8 +348,8 @@ def _parse(data: bytes, form: _Form) -> _Rows | None:
 
 def _split(data: bytes, form: _Form) -> list[list[bytes]]:
     width = form.width
-    if form.tabs:
-        rows = [line.split(b"\t") for line in data.split(b"\n") if line.strip()]
+    if form.mark:
+        rows = _cells(data, form.mark)
         counts = {len(row) for row in rows}
         if any(n != width and not (form.trec and n > width) for n in counts):
             raise ValueError(f"{' or '.join(map(str, sorted(counts)))} columns")
@@ -435,10 +479,18 @@ def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def opened(path: Path) -> IO[bytes]:
-    """A file's bytes, unpacked if they are gzip's, whatever it is called."""
+    """A file's bytes, unpacked if they are gzip's, whatever it is called.
+
+    Raises:
+        InputError: it is packed in another way.
+    """
     with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b" or path.name.lower().endswith(".gz")
-    return cast("IO[bytes]", _Unpacked(path)) if packed else path.open("rb")
+        packed = packed_by(file.read(LONGEST))
+    if packed not in ("", "gzip"):
+        raise InputError(f"the file is packed by {packed}", where=str(path), expected="plain or gzip")
+    if packed or path.name.lower().endswith(".gz"):
+        return cast("IO[bytes]", _Unpacked(path))
+    return path.open("rb")
 
 
 class _Unpacked(gzip.GzipFile):

@@ -1,5 +1,6 @@
 """Bringing one's own data: records and files in, a loadable source out, errors that name the place."""
 
+import bz2
 import gzip
 import io
 import json
@@ -308,9 +309,12 @@ def test_every_kind_of_file_gives_the_same_source(tmp_path, files):
 
     packed = tmp_path / "p.jsonl.gz"
     packed.write_bytes(gzip.compress(passages.read_bytes()))
+    (tmp_path / "packed.jsonl").write_bytes(packed.read_bytes())  # whatever its name
     bom = tmp_path / "q.ndjson"
     bom.write_bytes(b"\xef\xbb\xbf" + queries.read_bytes().replace(b"\n", b"\r\n\r\n"))
     assert read_back(import_files("a2", packed, bom, data=tmp_path)).fingerprints == expected
+    unnamed = import_files("a5", tmp_path / "packed.jsonl", bom, data=tmp_path)
+    assert read_back(unnamed).fingerprints == expected
 
     csv = tmp_path / "p.csv"
     csv.write_text("id,text\r\n" + "".join(f'{p["id"]},"{p["text"]}"\r\n' for p in PASSAGES))
@@ -377,6 +381,7 @@ def test_parquet_nan_and_null_are_absent(tmp_path):
             ["can't be read"],
         ),
         ("p.jsonl.gz", b"plain", ["line 1", "can't be read"]),
+        ("p.jsonl", bz2.compress(b"{}"), ["line 1", "packed by bzip2"]),
         ("p.csv", b"id,text\na,t,more\n", ["line 2", "3 cells", "2, as the header: id, text"]),
         ("p.csv", b"id,id\na,t\n", ["line 1", "double name"]),
         ("p.csv", b'id,text\na,"t\n', ["line 2", "no CSV"]),

@@ -139,6 +139,18 @@ def test_a_run_that_is_evaluated_is_not_touched_and_keeps_what_it_recorded(root,
         api.evaluate("metals", f"run:{tmp_path}/metals.test.bm25.*.run.parquet", data=root)
 
 
+def test_a_run_is_evaluated_as_it_is(root, tmp_path):
+    found = m2kr.evaluate("metals", "bm25", data=root, k=20)[0].run
+    frame = found.to_pandas()
+    first, second = m2kr.evaluate(
+        "metals", [Run.from_pandas(frame), Run.from_pandas(frame, name="mine")], data=root, out=tmp_path
+    )
+    assert [each.retriever["name"] for each in (first, second)] == ["run", "mine"]
+    assert first.run == second.run == found
+    assert first.metrics.keys() >= {"hit_rate@5", "mrr@5"}
+    assert len([*tmp_path.glob("*.json")]) == 2
+
+
 def test_two_runs_of_one_tag_in_one_command(root, tmp_path):
     (tmp_path / "a.trec").write_text("".join(f"q{w} Q0 {w} 1 1 Anserini\n" for w in WORDS))
     (tmp_path / "b.trec").write_text("".join(f"q{w} Q0 tin 1 1 Anserini\n" for w in WORDS))

@@ -1,11 +1,14 @@
 """Runs as other tools write them: read right, or refused with what can be read two ways."""
 
+import bz2
 import gzip
 import json
 import logging
+import lzma
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -52,7 +55,7 @@ def lines(ranking, form, start):
         ["ranks", "scores", "colbert", "tagged", "short", "trec", "uniir", "trailing"]
     ),
     start=st.sampled_from([0, 1]),
-    blank=st.sampled_from([" ", "\t", "  ", " \t"]),
+    blank=st.sampled_from([" ", "\t", "  ", " \t", ",", ";", ", "]),
     end=st.sampled_from(
         ["\n", "\r\n", "\r", "\n\n", " \n", "\n# a comment q Q0 a 1 2 t\n", "\n  #\n"]
     ),
@@ -84,9 +87,11 @@ def test_the_order_is_that_which_was_meant(
     ranking=ranked,
     columns=st.permutations(["qid", "docno", "rank", "score"]),
     left_out=st.sampled_from([None, "rank", "score"]),
-    blank=st.sampled_from(["\t", " "]),
+    blank=st.sampled_from(["\t", " ", ",", ";", ", "]),
     order=st.randoms(),
-    spelled=st.sampled_from([str, str.upper, lambda s: s.replace("qid", "query-id")]),
+    spelled=st.sampled_from(
+        [str, str.upper, lambda s: s.replace("qid", "query-id"), lambda s: s.replace("docno", "docId")]
+    ),
 )
 def test_a_header_says_what_columns_are(
     ranking, columns, left_out, blank, order, spelled, tmp_path_factory
@@ -183,11 +188,10 @@ def test_pandas_both_ways(ranking):
             columns={"q_id": "qid", "doc_id": "docno"}
         )
         assert Run.from_pandas(shuffled) == filled
+        assert Run.from_pandas(shuffled.set_index(["qid", "docno"])) == filled
 
 
 def test_frames_that_can_not_be_runs():
-    import pandas as pd
-
     good = pd.DataFrame({"qid": [1, 1], "docno": ["a", "b"], "score": [1.0, 2.0]})
     assert Run.from_pandas(good, name="n").to_dict() == {"1": {"b": 2.0, "a": 1.0}}
     with pytest.raises(InputError, match="no column score: its columns are qid, docno"):
@@ -222,7 +226,11 @@ def test_ranx_both_ways():
         ("q a 1 1\nq b 2 2\n", "as rank and score"),
         ("q 0 a 1\nq 0 b 1\n", "judgements"),
         ("q a x tag\n", "no number"),
-        ("q,a,1\n", "1 columns"),
+        ("q,a\n", "1 columns"),
+        ('q,"a,1\n', "1 columns"),
+        ('q,a,1\nq,"b,1\n', ":2: .*no CSV"),
+        ("q;a;1,5\nq;b;1,0\n", "1 columns"),
+        ("q,a,1\nq,b,1,5\n", ":2: .*4 columns"),
         ("q a\n", "2 columns"),
         ("q Q0 a 1 2\n", "5 columns"),
         ("qid\tpid\tdistance\nq\ta\t1\n", "'qid', 'pid', 'distance': none is a score or a rank"),
@@ -265,6 +273,57 @@ def test_json_that_is_refused(tmp_path, text, message):
     path = tmp_path / "run.json"
     path.write_text(text)
     with pytest.raises(InputError, match=rf"(?s)run\.json.*{message}"):
+        Run.load(path)
+
+
+@pytest.mark.parametrize(
+    "scored",
+    [
+        {"q": {"a": 1, "b": 2}, "r": {"c": 1}},  # ranks, best first
+        {"q": {"a": 0, "b": 1, "c": 2}},
+        {"q": {"a": 2, "b": 1, "c": 3}},  # ranks by passage id
+        {"q": {"a": 3, "b": 7}},
+    ],
+)
+def test_whole_numbers_in_json_that_may_be_ranks_are_refused(tmp_path, scored):
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(scored))
+    with pytest.raises(InputError, match="as ranks .* as scores"):
+        Run.load(path)
+    floats = {q: {p: float(n) for p, n in each.items()} for q, each in scored.items()}
+    path.write_text(json.dumps(floats))
+    assert Run.load(path).to_dict() == scored
+    path.write_text(json.dumps({q: {p: -n for p, n in each.items()} for q, each in scored.items()}))
+    assert next(iter(Run.load(path).to_dict()["q"])) == min(scored["q"], key=scored["q"].get)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    scored=st.dictionaries(
+        st.text("ab ,;\"'é", min_size=1, max_size=4).map(lambda s: f"p{s}p"),
+        numbers,
+        min_size=1,
+    ),
+    mark=st.sampled_from([",", ";"]),
+    header=st.booleans(),
+    index=st.booleans(),
+)
+def test_csv_as_pandas_writes_it(scored, mark, header, index, tmp_path_factory):
+    rows = [("q 1", passage, score) for passage, score in scored.items()]
+    frame = pd.DataFrame(rows, columns=["Query ID", "docid", "score"])
+    path = tmp_path_factory.mktemp("runs") / "run.csv"
+    frame.to_csv(path, sep=mark, header=header, index=header and index)
+    assert Run.load(path).to_dict() == Run.from_dict({"q 1": scored}).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("begin", "name"),
+    [(bz2.compress(b"q a 1"), "bzip2"), (lzma.compress(b"q a 1"), "xz"), (b"PK\3\4", "zip")],
+)
+def test_packed_runs_say_how_they_are_packed(tmp_path, begin, name):
+    path = tmp_path / "run.trec"
+    path.write_bytes(begin)
+    with pytest.raises(InputError, match=rf"packed by {name}"):
         Run.load(path)
 
 

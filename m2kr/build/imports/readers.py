@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from m2kr.build.formats.inflate import open_gzip
 from m2kr.errors import InputError, MissingError
+from m2kr.packed import LONGEST, packed_by
 from m2kr.unicode_halves import mended_bytes, mended_json
 
 MAX_LINE = 16 * 1024 * 1024
@@ -149,7 +150,12 @@ def read_lines(file: RecordFile) -> Iterator[tuple[int, str]]:
 
 
 def _opened(path: Path) -> BinaryIO:
-    return open_gzip(path) if path.suffix.lower() == ".gz" else path.open("rb")
+    """The bytes of a file, unpacked if they are gzip's, whatever it is called."""
+    with path.open("rb") as file:
+        packed = packed_by(file.read(LONGEST))
+    if packed not in ("", "gzip"):
+        raise InputError(f"it is packed by {packed}", where=str(path), expected="plain or gzip")
+    return open_gzip(path) if packed or path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def _lf_lines(stream: Any) -> Iterator[bytes]:
