@@ -264,9 +264,7 @@ def _is_mark(mark: bytes, head: bytes, data: bytes) -> bool:
     if mark == b"\t":
         return _tab_columns(data) == len(cells) and _widths(data) != {len(cells)} and _reads(cells)
     blank = head.split()
-    return _reads(cells) and (
-        not _reads(blank) or all(cell.endswith(mark) for cell in blank[:-1])
-    )
+    return _reads(cells) and (not _reads(blank) or all(cell.endswith(mark) for cell in blank[:-1]))
 
 
 def _cells(data: bytes, mark: bytes) -> list[list[bytes]]:
@@ -487,7 +485,9 @@ def opened(path: Path) -> IO[bytes]:
     with path.open("rb") as file:
         packed = packed_by(file.read(LONGEST))
     if packed not in ("", "gzip"):
-        raise InputError(f"the file is packed by {packed}", where=str(path), expected="plain or gzip")
+        raise InputError(
+            f"the file is packed by {packed}", where=str(path), expected="plain or gzip"
+        )
     if packed or path.name.lower().endswith(".gz"):
         return cast("IO[bytes]", _Unpacked(path))
     return path.open("rb")

@@ -143,11 +143,13 @@ def test_a_run_is_evaluated_as_it_is(root, tmp_path):
     found = m2kr.evaluate("metals", "bm25", data=root, k=20)[0].run
     frame = found.to_pandas()
     first, second = m2kr.evaluate(
-        "metals", [Run.from_pandas(frame), Run.from_pandas(frame, name="mine")], data=root, out=tmp_path
+        "metals",
+        [Run.from_pandas(frame), Run.from_pandas(frame, name="mine")],
+        data=root,
+        out=tmp_path,
     )
     assert [each.retriever["name"] for each in (first, second)] == ["run", "mine"]
     assert first.run == second.run == found
-    assert first.metrics.keys() >= {"hit_rate@5", "mrr@5"}
     assert len([*tmp_path.glob("*.json")]) == 2
 
 

@@ -90,7 +90,12 @@ def test_the_order_is_that_which_was_meant(
     blank=st.sampled_from(["\t", " ", ",", ";", ", "]),
     order=st.randoms(),
     spelled=st.sampled_from(
-        [str, str.upper, lambda s: s.replace("qid", "query-id"), lambda s: s.replace("docno", "docId")]
+        [
+            str,
+            str.upper,
+            lambda s: s.replace("qid", "query-id"),
+            lambda s: s.replace("docno", "docId"),
+        ]
     ),
 )
 def test_a_header_says_what_columns_are(
