@@ -388,7 +388,8 @@ class Run:
     def from_pandas(frame: "pd.DataFrame", *, name: str = "") -> "Run":
         """A run from a frame with columns such as ``q_id, doc_id, score`` or ``qid, docno, rank``.
 
-        Levels of its index that have such a name are columns, too. Where there is a score, a rank is only compared with it.
+        Levels of its index that have such a name are columns, too. Where there is a score, a rank is
+        only compared with it.
 
         Raises:
             InputError: a column is lacking, holds nulls or the wrong type.

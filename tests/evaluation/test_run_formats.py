@@ -293,7 +293,7 @@ def test_json_that_is_refused(tmp_path, text, message):
 def test_whole_numbers_in_json_that_may_be_ranks_are_refused(tmp_path, scored):
     path = tmp_path / "run.json"
     path.write_text(json.dumps(scored))
-    with pytest.raises(InputError, match="as ranks .* as scores"):
+    with pytest.raises(InputError, match=r"as ranks .* as scores"):
         Run.load(path)
     floats = {q: {p: float(n) for p, n in each.items()} for q, each in scored.items()}
     path.write_text(json.dumps(floats))
