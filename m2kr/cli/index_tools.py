@@ -1,4 +1,4 @@
-"""``m2kr index plan``, ``pack``, ``push`` and ``pull``: what an index will take, and sharing one."""
+"""``m2kr index plan``, ``push`` and ``pull``: what an index will take, and sharing one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,8 +8,8 @@ import typer
 from m2kr.cli import options
 
 if TYPE_CHECKING:
+    from m2kr.search.late.contents import Contents
     from m2kr.search.late.planning.plan import Plan
-    from m2kr.search.late.sharing.manifest import Manifest
 
 Folder = Annotated[Path, typer.Argument(help="A token store or an index.")]
 Expect = Annotated[
@@ -100,24 +100,6 @@ def _time(seconds: float) -> str:
     return f"{seconds * 1000:.1f} ms"
 
 
-def pack(
-    folder: Folder,
-    file: Annotated[Path, typer.Argument(help="Pack to write, such as okvqa.tar.")],
-    json: options.Json = False,
-) -> None:
-    """Put a token store or an index into one file, verified; the same folder gives the same bytes.
-
-    The file is a plain tar that begins with a manifest: settings, checkpoint, fingerprints and a
-    checksum of each file.
-    """
-    from m2kr.cli import output
-    from m2kr.search.late.sharing.pack import pack as write
-
-    with output.Bars() as bars:
-        made = write(folder, file, progress=bars)
-    _tell(made, {"pack": str(file), "bytes": file.stat().st_size}, json=json)
-
-
 def push(
     folder: Folder,
     repo: Annotated[str, typer.Argument(help="Data set on the hub, owner/name; made if need be.")],
@@ -130,7 +112,7 @@ def push(
 ) -> None:
     """Upload a token store or an index to the hub, verified, in one commit; needs HF_TOKEN."""
     from m2kr.cli import output
-    from m2kr.search.late.sharing.hub import push as upload
+    from m2kr.search.late.hub import push as upload
 
     with output.Bars() as bars:
         made, commit = upload(
@@ -140,44 +122,33 @@ def push(
 
 
 def pull(
-    source: Annotated[str, typer.Argument(help="A pack, or a data set on the hub: owner/name.")],
+    repo: Annotated[str, typer.Argument(help="A data set on the hub: owner/name.")],
     folder: Annotated[Path, typer.Argument(help="Folder to make.")],
     expect: Expect = None,
     revision: Revision = None,
     json: options.Json = False,
 ) -> None:
-    """Get a token store or an index from a pack or from the hub, every byte verified.
+    """Get a token store or an index from the hub, every byte verified.
 
     The folder appears when it is complete. With --expect, what was made with another checkpoint or
     from another pool is refused before anything big is fetched.
     """
     from m2kr.cli import output
-    from m2kr.errors import MissingError, UsageError
-    from m2kr.search.late.sharing import hub
-    from m2kr.search.late.sharing.pack import unpack
+    from m2kr.search.late.hub import pull as fetch
 
-    expected = options.settings(expect)
-    file = Path(source).expanduser()
     with output.Bars() as bars:
-        if file.is_file():
-            if revision is not None:
-                raise UsageError("a pack has no revisions", where=source)
-            made = unpack(file, folder, expected=expected, progress=bars)
-        elif hub.is_repo(source):
-            made = hub.pull(source, folder, revision=revision, expected=expected, progress=bars)
-        else:
-            raise MissingError(
-                "there is no such pack", where=source, expected="a file, or owner/name on the hub"
-            )
-    _tell(made, {"folder": str(folder)}, json=json)
+        pulled = fetch(
+            repo, folder, revision=revision, expected=options.settings(expect), progress=bars
+        )
+    _tell(pulled, {"folder": str(folder)}, json=json)
 
 
-def _tell(made: "Manifest", what: dict[str, Any], *, json: bool) -> None:
+def _tell(made: "Contents", what: dict[str, Any], *, json: bool) -> None:
     from m2kr.cli import output
 
     facts = made.facts()
     unknown = [name for name in ("checkpoint", "pool") if name not in facts]
-    told = {**what, "passages": made.passages, "tokens": made.tokens, "files": len(made.files)}
+    told = {**what, "passages": made.passages, "tokens": made.tokens, "files": len(made.names)}
     if json:
         output.emit(told | {"facts": facts, "unknown": unknown})
         return
@@ -199,12 +170,11 @@ SUBCOMMANDS = {
             "m2kr index plan --passages 400k --tokens 120 --rows 320 -k 500 --queries 5120",
         ),
     ),
-    "pack": (pack, ("m2kr index pack store/ okvqa.tar",)),
     "push": (push, ("m2kr index push index/ my-name/okvqa-index --private",)),
     "pull": (
         pull,
         (
-            "m2kr index pull okvqa.tar store/",
+            "m2kr index pull my-name/okvqa-store store/",
             "m2kr index pull my-name/okvqa-index index/ --expect pool=fp1:...",
         ),
     ),

@@ -4,7 +4,7 @@ Beside its tokens a file ``open-00000.part`` says which passages had reached the
 an Arrow stream of their ids, lengths and CRC-32 with the SHA-256 of the store's settings, behind the
 stream's own SHA-256. A writer that opens the store
 after a kill goes on behind them. What the file says is believed only as far as the tokens' bytes
-agree with it. It is no part of a complete store, which readers and packs know by its records.
+agree with it. It is no part of a complete store, which readers know by its records.
 """
 
 import hashlib

@@ -17,6 +17,7 @@ from late_pools import DIM, ids, passages, pool, store
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.search.late import compressed, search_index
+from m2kr.search.late.contents import contents_of
 from m2kr.search.late.index import format as layout
 from m2kr.search.late.index import official_index
 from m2kr.search.late.index.build import BuildSettings, add, build, pool_of, sample
@@ -25,7 +26,6 @@ from m2kr.search.late.index.files import IndexFiles
 from m2kr.search.late.index.ivf import InvertedLists
 from m2kr.search.late.index.kmeans import Training
 from m2kr.search.late.index.scaled import ScaledCodec
-from m2kr.search.late.sharing.manifest import describe
 from m2kr.search.late.store import TokenStore
 from m2kr.search.late.store_writer import TokenWriter
 
@@ -343,7 +343,7 @@ def test_an_index_that_was_cut_off_is_not_searched_before_it_is_finished(
     for search in (
         lambda: search_index.search(cut, token_store, 3),
         lambda: compressed.search([], compressed.CompressedIndex(files), 3),
-        lambda: describe(cut),
+        lambda: contents_of(cut),
     ):
         with pytest.raises((CheckError, InputError), match=r"cut off|no complete shard"):
             search()
@@ -442,7 +442,7 @@ def test_a_store_that_was_cut_off_is_neither_indexed_nor_searched(
     for use in (
         lambda: pool_of(cut),
         lambda: search_index.search(tmp_path, cut, 3),
-        lambda: describe(tmp_path),
+        lambda: contents_of(tmp_path),
     ):
         with pytest.raises(CheckError, match="cut off, or goes on"):
             use()

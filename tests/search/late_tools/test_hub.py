@@ -14,10 +14,11 @@ import pytest
 from hub_server import HubServer
 from push_server import PushServer
 
-from m2kr.errors import CheckError
-from m2kr.search.late.sharing.hub import is_repo, upload_of
-from m2kr.search.late.sharing.manifest import describe
-from m2kr.search.late.sharing.pack import pack
+from m2kr.errors import CheckError, InputError, MissingError
+from m2kr.search.late.contents import Contents, contents_of, require
+from m2kr.search.late.hub import is_repo
+from m2kr.search.late.index.build import BuildSettings, build, pool_of
+from m2kr.search.late.index.files import IndexFiles
 from m2kr.search.late.store import TokenStore
 from m2kr.search.late.store_writer import TokenWriter
 
@@ -52,8 +53,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    left_out = {".lock", "pack.json"}
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in left_out}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
 class Call:
@@ -107,7 +107,7 @@ def test_pushed_grown_replaced_and_pulled(
     told = call("push", store, REPO, "--private", token=TOKEN)
     assert told["commit"] == server.commit
     assert server.created[0]["visibility"] == "private"
-    assert server.commits[0]["file"] == sorted([*contents(store), "pack.json"])
+    assert server.commits[0]["file"] == sorted(contents(store))
     assert contents(server.root / REPO) == contents(store)
 
     told = call("pull", REPO, tmp_path / "got", "--expect", "checkpoint=aa")
@@ -153,7 +153,7 @@ def test_a_push_that_may_not_or_must_not(
 def published(store: Path, folder: Path) -> Path:
     """What a push leaves in a repository."""
     shutil.copytree(store, folder)
-    (folder / "pack.json").write_bytes(describe(store).to_bytes())
+    (folder / ".lock").unlink(missing_ok=True)
     (folder / "README.md").write_text("tokens")
     return folder
 
@@ -192,18 +192,19 @@ def test_what_a_repository_may_hold(
     plain = tmp_path / "plain"
     plain.mkdir()
     (plain / "train.json").write_text("{}")
-    evil = published(store, tmp_path / "evil")
-    told = json.loads((evil / "pack.json").read_text())
-    told["files"][0]["name"] = "../evil.json"
-    (evil / "pack.json").write_text(json.dumps(told))
+    strange = published(store, tmp_path / "strange")
+    (strange / "store.json").write_text('{"format": "other"}')
+    grown = published(store, tmp_path / "grown")  # its last shard has no record
+    max(grown.glob("shard-*.json")).unlink()
     server.datasets |= {
-        "a/damaged": damaged, "a/missing": missing, "a/plain": plain, "a/evil": evil
+        "a/damaged": damaged, "a/missing": missing, "a/plain": plain, "a/strange": strange, "a/grown": grown
     }  # fmt: skip
     for repo, code, message in (
         ("a/damaged", 1, "not those that were written"),
-        ("a/missing", 1, f"{name} is missing"),
-        ("a/plain", 1, "there is no pack.json"),
-        ("a/evil", 1, "names a file"),
+        ("a/missing", 1, f"not whole: {name}: it has -1 bytes"),
+        ("a/plain", 1, "there is no store.json and no index.json"),
+        ("a/strange", 1, "it says format 'other'"),
+        ("a/grown", 1, "cut off"),
         ("a/nothing", 4, "no such data set"),
     ):
         assert message in call("pull", repo, tmp_path / "got", code=code)["what"]
@@ -211,26 +212,115 @@ def test_what_a_repository_may_hold(
     assert not list(tmp_path.glob(".got*"))
 
 
-def test_pull_takes_packs_too(server: PushServer, call: Call, store: Path, tmp_path: Path) -> None:
-    pack(store, tmp_path / "a.tar")
-    before = len(server.asked)
-    assert call("pull", tmp_path / "a.tar", tmp_path / "got")["passages"] == 9
-    call("pull", tmp_path / "a.tar", tmp_path / "b", "--revision", "main", code=2)
-    call("pull", tmp_path / "none.tar", tmp_path / "b", code=3)
-    assert len(server.asked) == before
+def test_what_lies_beside_a_store_stays_where_it_is(
+    server: PushServer, call: Call, store: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(store, mine)
+    (mine / ".lock").write_text("stale")
+    (mine / "notes.txt").write_text("mine")
+    call("push", mine, "lab/beside", token=TOKEN)
+    there = server.root / "lab/beside"
+    assert contents(there) == contents(store)
+    (there / "tokens-00000.f16.bak").write_text("x")
+    (there / "README.md").write_text("a card")
+    (there / "config.json").write_text("{}")
+    (there / "data").mkdir()
+    (there / "data" / "store.json").write_text("{}")
+    bigger = write(tmp_path / "bigger", passages=20)
+    call("push", bigger, "lab/beside", token=TOKEN)
+    call("push", store, "lab/beside", token=TOKEN)
+    gone = sorted(set(contents(bigger)) - set(contents(store)))
+    assert sorted(server.commits[-1]["deletedFile"]) == gone != []
+    call("pull", "lab/beside", tmp_path / "got")
     assert contents(tmp_path / "got") == contents(store)
 
 
-def test_what_an_upload_writes_and_deletes(store: Path, tmp_path: Path) -> None:
-    ours, bigger = describe(store), describe(write(tmp_path / "bigger", passages=20))
-    assert upload_of(ours, None).delete == ()
-    assert upload_of(bigger, ours).delete == ()
-    gone = {f.name for f in bigger.files} - {f.name for f in ours.files}
-    assert set(upload_of(ours, bigger).delete) == gone != set()
-    other = describe(write(tmp_path / "other", checkpoint="bb"))
-    with pytest.raises(CheckError, match="whose checkpoint is bb"):
-        upload_of(ours, other)
-    assert upload_of(ours, other, replace=True).add == upload_of(ours, None).add
+def test_what_is_there_stays(server: PushServer, call: Call, store: Path, tmp_path: Path) -> None:
+    server.datasets["lab/there"] = published(store, tmp_path / "hub")
+    there = tmp_path / "there"
+    there.mkdir()  # an empty folder is no one's
+    call("pull", "lab/there", there)
+    before = {path: path.stat().st_mtime_ns for path in there.iterdir()}
+    call("pull", "lab/there", there)  # the same again: only verified
+    assert {path: path.stat().st_mtime_ns for path in there.iterdir()} == before
+    name = "tokens-00000.f16"
+    size = (there / name).stat().st_size
+    (there / name).unlink()
+    (there / name).write_bytes(bytes(size))
+    refused = call("pull", "lab/there", there, code=1)
+    assert refused["where"] == str(there / name)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("all of it")
+    assert "something else is there" in call("pull", "lab/there", mine, code=1)["what"]
+    assert (mine / "thesis.tex").read_text() == "all of it"
+    refused = call("pull", "lab/there", tmp_path / "no" / "folder", code=3)
+    assert "no such folder" in refused["what"]
+
+
+def test_an_index_goes_there_and_back(
+    server: PushServer, call: Call, store: Path, tmp_path: Path
+) -> None:
+    index = tmp_path / "index"
+    settings = BuildSettings("compressed", 4, 8)
+    build(pool_of(TokenStore.open(store)), index, settings, shard_passages=4)
+    call("push", index, "lab/index", token=TOKEN)
+    told = call(
+        "pull", "lab/index", tmp_path / "got", "--expect", "nbits=4", "--expect", "kind=index"
+    )
+    assert (told["facts"]["centroids"], told["passages"]) == (8, 9)
+    assert contents(tmp_path / "got") == contents(index)
+    IndexFiles.open(tmp_path / "got").verify()
+    refused = call("push", store, "lab/index", code=1, token=TOKEN)
+    assert refused["what"] == "the repository holds an index"
+    call("push", store, "lab/index", "--replace", token=TOKEN)
+    assert contents(server.root / "lab/index") == contents(store)
+    (index / "residuals-00001.u8").write_bytes(bytes(len(contents(index)["residuals-00001.u8"])))
+    refused = call("push", index, "lab/other", code=1, token=TOKEN)
+    assert refused["where"].endswith("residuals-00001.u8")
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Contents:
+    folder = tmp_path_factory.mktemp("known")
+    meta = {"checkpoint": "ab" * 32, "pool": "fp1:1234", "encoder": {"max_length": 512}}
+    with TokenWriter(folder, dim=16, meta=meta) as writer:
+        writer.append(["a"], [np.ones((2, 16))])
+    return contents_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        ({"checkpoint": "cd" * 32}, "its checkpoint is abab"),
+        ({"checkpoint": "ab" * 32, "pool": "fp1:9", "dim": 3}, "its pool fingerprint is fp1:1234"),
+        ({"pool": "fp1:1234", "dtype": "bfloat16"}, "its dtype is float16"),
+        ({"dim": 128}, "its dim is 16"),
+        ({"dim": "16", "eval": "fp1:5"}, "doesn't say its eval fingerprint"),
+        ({"encoder.max_length": 256}, "its encoder.max_length is 512"),
+    ],
+)
+def test_another_models_or_pools_is_refused(
+    known: Contents, expected: dict[str, object], message: str
+) -> None:
+    with pytest.raises(CheckError, match=message):
+        require(known.facts(), expected)
+
+
+def test_the_right_ones_pass(known: Contents) -> None:
+    facts = known.facts()
+    assert facts["encoder.max_length"] == 512
+    require(facts, facts)
+    require(facts, {name: str(value) for name, value in facts.items()})
+
+
+def test_a_folder_that_holds_nothing(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="no token store and no index"):
+        contents_of(tmp_path)
+    TokenWriter(tmp_path / "empty", dim=DIM).close()
+    with pytest.raises(InputError, match="no complete shard"):
+        contents_of(tmp_path / "empty")
 
 
 @pytest.mark.parametrize("text", ["a/b", "my-name/okvqa.index", "A1/x_2"])

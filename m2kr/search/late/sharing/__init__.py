@@ -1,1 +1,0 @@
-"""Token stores and indexes as one file, and on the Hugging Face hub."""
