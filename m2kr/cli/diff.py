@@ -1,25 +1,27 @@
 """``m2kr diff``."""
 
-from typing import Annotated
+import json as jsons
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from m2kr.cli import options
 
+if TYPE_CHECKING:
+    from m2kr.build.diff import TableDiff
+
 EXAMPLES = (
-    "m2kr diff m2kr/okvqa rebuilt/okvqa",
-    "m2kr diff m2kr rebuilt --source okvqa --split test",
+    "m2kr diff m2kr/okvqa rebuilt/okvqa --split test",
+    "m2kr diff m2kr rebuilt",
     "m2kr diff mini /mnt/other/mini --examples 10",
 )
+_ROOM = 200  # characters of a value
 
 
 def command(
     a: Annotated[str, typer.Argument(help="EDITION/SOURCE, EDITION or an edition folder.")],
     b: Annotated[str, typer.Argument(help="The same, for the other version.")],
-    source: Annotated[
-        str | None,
-        typer.Option("--source", help="Source, if A and B are editions; else all they share."),
-    ] = None,
     split: Annotated[
         str | None, typer.Option("--split", help="Compare this query split and its pool alone.")
     ] = None,
@@ -33,24 +35,75 @@ def command(
 
     Exit code 0 if everything that both have is equal, else 1. What only one of them has (splits,
     columns) is listed and not compared. The order of rows and the cut into files do not count.
-    Tables whose files have equal hashes in both manifests are not read: m2kr verify does that.
+    Tables whose files have equal hashes are not joined.
     """
     from m2kr import paths
-    from m2kr.build.compare.diff import diff
-    from m2kr.build.compare.names import find_versions
-    from m2kr.cli import diff_view, output
+    from m2kr.build.diff import diff, find_versions
+    from m2kr.cli import output
 
     root = paths.data_root(data)
-    pairs = find_versions(a, b, root, source)
-    with output.Bars() as bars:
-        found = [diff(x, y, split=split, examples=examples, progress=bars) for x, y in pairs]
-    equal = all(each.equal for each in found)
+    sources: list[dict[str, Any]] = []
+    for one, other in find_versions(a, b, root):
+        with output.Bars() as bars:
+            tables, prints = diff(one, other, split, examples, bars)
+        same = [not t.differences for t in tables] + [all(p.values()) for p in prints.values()]
+        sources.append({"a": one.name, "b": other.name, "equal": all(same), "fingerprints": prints})
+        sources[-1]["tables"] = [_record(table) for table in tables]
+        for key, x, y in (("splits_a", one, other), ("splits_b", other, one)):
+            sources[-1][key] = [s for s in x.manifest["splits"] if s not in y.manifest["splits"]]
+        if not json:
+            output.say(f"A  {one.name}: route {one.manifest['route']}, {one.folder}")
+            output.say(f"B  {other.name}: route {other.manifest['route']}, {other.folder}")
+            _show(sources[-1])
+    equal = all(source["equal"] for source in sources)
     if json:
-        sources = [diff_view.record(each) for each in found]
         output.emit({"data": str(root), "equal": equal, "sources": sources})
     else:
-        for each in found:
-            diff_view.show(each)
         output.say("everything compared is equal" if equal else "A and B differ")
     if not equal:
         raise typer.Exit(1)
+
+
+def _record(table: "TableDiff") -> dict[str, Any]:
+    """A table for ``--json``; values as JSON texts, cut to where they begin to differ."""
+    record = asdict(table) | {"equal": not table.differences}
+    for each in record["differences"]:
+        rows = ((row_id, *_texts(a, b)) for row_id, a, b in each["examples"])
+        each["examples"] = [dict(zip(("id", "a", "b"), row, strict=True)) for row in rows]
+    return record
+
+
+def _texts(*values: Any) -> list[str]:
+    texts = [jsons.dumps(value, ensure_ascii=False) for value in values]
+    first = next((i for i, (x, y) in enumerate(zip(*texts, strict=False)) if x != y), 0)
+    start = max(0, first - _ROOM // 3) if max(map(len, texts)) > _ROOM else 0
+    texts = ["…" + text[start + 1 :] if start else text for text in texts]
+    return [text if len(text) <= _ROOM else text[: _ROOM - 1] + "…" for text in texts]
+
+
+def _show(source: dict[str, Any]) -> None:
+    from rich.table import Column, Table
+
+    from m2kr.cli import output
+
+    heads = ("table", "what differs", "rows", "id", "values")
+    shown = Table(*(Column(head, overflow="fold") for head in heads))
+    for table in source["tables"]:
+        rows = " ~ ".join(f"{n:,}" for n in dict.fromkeys(table["rows"]))
+        shown.add_row(table["name"], "equal" if table["equal"] else "", rows)
+        for each in table["differences"]:
+            shown.add_row("", each["what"], f"{each['rows']:,}")
+            for row in each["examples"]:
+                shown.add_row("", "", "", row["id"], f"A {row['a']}\nB {row['b']}")
+        for note in table["notes"]:
+            shown.add_row("", note)
+    output.console().print(shown)
+    for letter in "AB":
+        if splits := source[f"splits_{letter.lower()}"]:
+            output.say(f"only {letter} has the splits {', '.join(splits)}")
+    for split, parts in source["fingerprints"].items():
+        differ = ", ".join(part for part, same in parts.items() if not same)
+        verdict = "equal for scoring" if parts["eval"] else "NOT equal for scoring"
+        output.say(
+            f"{split}: {verdict}" + (f" (fingerprints that differ: {differ})" if differ else "")
+        )
