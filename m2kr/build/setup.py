@@ -23,7 +23,7 @@ from m2kr.build.options import (
     rules_for,
     variant_of,
 )
-from m2kr.build.probing.local import check_content
+from m2kr.build.probe import check_content
 from m2kr.build.registry import registered_templates
 from m2kr.build.spec import Asset, Builder, templates_of
 from m2kr.build.stages import Stages

@@ -145,7 +145,7 @@ def command(
     if probe:
         from m2kr.cli import probes
 
-        probes.show(builders, root, given, edition, json=json)
+        probes.show(builders, given, edition, json=json)
         return
     output.say(f"data root: {root}", json_mode=json)
     executor = None

@@ -15,12 +15,11 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
     from rich.table import Table
 
     from m2kr import paths, sources
-    from m2kr.cli import output, probes
+    from m2kr.cli import output
     from m2kr.data.load import edition_in_words, manifest_of, survey
-    from m2kr.errors import InputError, one_line
 
     root = paths.data_root(data)
-    (have, damaged), probed = survey(root), probes.read(root)
+    have, damaged = survey(root)
     specs, broken = sources.sources(), dict(sources.broken_builders())
     title: str
     task: str
@@ -34,19 +33,12 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
             title, task = source["title"], source["task"]
         else:
             title, task = "its builder is broken, see below", "-"
-        parsed = None
-        try:
-            if name in specs and probes.has_urls(name):
-                parsed = probed.get(name, {}).get("date", "never")
-        except Exception as error:  # noqa: BLE001 - one builder's errors are its own
-            broken[name] = InputError(one_line(error), where=f"the builder '{name}'")
         rows.append(
             {
                 "source": name,
                 "title": title,
                 "task": task,
                 "editions": sorted(editions),
-                "parsed_on_real_bytes": parsed,
                 **({"broken": broken[name].as_dict()} if name in broken else {}),
             }
         )
@@ -54,15 +46,14 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
         wrong = [error.as_dict() for error in damaged.values()]
         output.emit({"data": str(root), "sources": rows, "damaged": wrong})
         return
-    table = Table("source", "task", "what it is", "built here", "parsed on real bytes")
+    table = Table("source", "task", "what it is", "built here")
     for row in rows:
         editions = have.get(row["source"], {})
         words = [
             f"{name}: {edition_in_words(manifest_of(editions[name], row['source']))}"
             for name in row["editions"]
         ]
-        here, date = "\n".join(words) or "-", row["parsed_on_real_bytes"] or "-"
-        table.add_row(row["source"], row["task"], row["title"], here, date)
+        table.add_row(row["source"], row["task"], row["title"], "\n".join(words) or "-")
     output.console().print(table)
     for problem in (*broken.values(), *damaged.values()):
         output.say(str(problem))

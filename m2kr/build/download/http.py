@@ -96,18 +96,12 @@ class Start:
         data: They.
         whole: There are no more.
         total: Bytes of the whole file, if the server says so.
-        etag: Its ETag.
-        last_modified: Its Last-Modified.
-        media: Its Content-Type.
     """
 
     status: int
     data: bytes = b""
     whole: bool = False
     total: int | None = None
-    etag: str | None = None
-    last_modified: str | None = None
-    media: str = ""
 
 
 def start_of(url: str, name: str, count: int, policy: Policy, *, seconds: float) -> Start:
@@ -148,10 +142,7 @@ def start_of(url: str, name: str, count: int, policy: Policy, *, seconds: float)
         raise Failure(what, again=True)
     last = ended and (status == 200 or (len(data) < count and not encoded))
     whole = last if total is None else len(data) >= total
-    etag, modified = headers.get("ETag") or None, headers.get("Last-Modified")
-    media = headers.get("Content-Type", "")
-    start = bytes(data[:count])
-    return Start(200, start, whole and len(data) <= count, total, etag, modified, media)
+    return Start(200, bytes(data[:count]), whole and len(data) <= count, total)
 
 
 def _range_headers(job: Job, url: str) -> dict[str, str]:
