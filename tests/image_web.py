@@ -9,8 +9,8 @@ from hostile_images import picture
 
 from m2kr.build.download.job import Policy
 from m2kr.build.images.hosts import Budget, HostRule, Rules
+from m2kr.build.images.members import Fault as Told
 from m2kr.build.images.members import Fetched
-from m2kr.build.images.runs import Fault as Told
 from m2kr.build.images.store import Store
 from m2kr.build.images.web import fetch_urls
 

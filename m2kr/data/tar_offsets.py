@@ -122,6 +122,7 @@ class TarOffsets:
         behind = 0
         try:
             for batch in self._file.iter_batches(batch_size=10_000):
+                batch.validate(full=True)  # names are text
                 if batch.num_rows:
                     behind = self._checked(batch, behind)
                     yield batch

@@ -22,7 +22,7 @@ from m2kr.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from m2kr.build.images.hosts import Rules
-    from m2kr.build.images.runs import Fault
+    from m2kr.build.images.members import Fault
 
 log = logging.getLogger("m2kr.build.images")
 WEB = "urls"  # the name by which images are asked for from their own addresses

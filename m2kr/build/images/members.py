@@ -1,47 +1,39 @@
 """Wanted images from a remote archive into a store, those that it hasn't got."""
 
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from m2kr.build.images.layout import Cost
-from m2kr.build.images.runs import JOBS, Fault, OnFault, Sink
+from m2kr.build.images.remote import JOBS
 from m2kr.build.images.store import Store
 from m2kr.errors import InputError
 from m2kr.progress import Progress
 
+if TYPE_CHECKING:
+    from m2kr.build.images.remote_archive import RemoteArchive
+
 log = logging.getLogger("m2kr.build.images")
 
 
-class RemoteArchive(Protocol):
-    """A `RemoteZip` or a `RemoteTar`."""
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A member that can't be had.
 
-    @property
-    def name(self) -> str:
-        """Its file name."""
-        ...
+    Attributes:
+        archive: Name of its archive.
+        name: As it was asked for.
+        rule: The kind of fault, for the ledger, such as ``not in the archive``.
+        detail: More, if there is more to say.
+    """
 
-    @property
-    def received(self) -> int:
-        """Bytes received so far."""
-        ...
+    archive: str
+    name: str
+    rule: str
+    detail: str = ""
 
-    def cost(self, names: Iterable[str]) -> Cost:
-        """What fetching members takes."""
-        ...
 
-    def fetch(
-        self,
-        names: Iterable[str],
-        sink: Sink,
-        on_fault: OnFault,
-        *,
-        jobs: int = JOBS,
-        progress: Progress | None = None,
-    ) -> None:
-        """Gives the content of members to ``sink``."""
-        ...
+OnFault = Callable[[Fault], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +53,8 @@ class Fetched:
     received: int
 
 
-def missing(wanted: Mapping[str, str], store: Store) -> dict[str, list[str]]:
-    """Members to be fetched, each with the names that the store hasn't got."""
-    members: dict[str, list[str]] = {}
-    for name, member in wanted.items():
-        if not store.has(name):
-            members.setdefault(member, []).append(name)
-    return members
-
-
 def fetch_members(
-    archive: RemoteArchive,
+    archive: "RemoteArchive",
     wanted: Mapping[str, str],
     store: Store,
     on_fault: OnFault,
@@ -94,27 +77,28 @@ def fetch_members(
         M2KRError: the archive as a whole can't be read, or the store not be written. What was added
             until then stays.
     """
-    members = missing(wanted, store)
+    members: dict[str, list[str]] = {}
+    for name, member in wanted.items():
+        if not store.has(name):
+            members.setdefault(member, []).append(name)
     before, there = archive.received, len(store)
     faults = 0
 
     def fault(told: Fault) -> None:
-        nonlocal faults
         for name in members[told.name]:
-            faults += 1
-            on_fault(Fault(told.archive, name, told.rule, told.detail))
+            count(replace(told, name=name))
+
+    def count(told: Fault) -> None:
+        nonlocal faults
+        faults += 1
+        on_fault(told)
 
     def sink(member: str, data: bytes) -> None:
         for name in members[member]:
             try:
                 store.add(name, data)
             except InputError as error:
-                fault_of_name(name, str(error.what))
-
-    def fault_of_name(name: str, detail: str) -> None:
-        nonlocal faults
-        faults += 1
-        on_fault(Fault(archive.name, name, "unsafe name", detail))
+                count(Fault(archive.name, name, "unsafe name", error.what))
 
     if members:
         archive.fetch(members, sink, fault, jobs=jobs, progress=progress)

@@ -10,12 +10,10 @@ from m2kr.build.archive.guard import Limits
 from m2kr.build.archive.members import members
 from m2kr.build.download.fetch import fetch
 from m2kr.build.download.job import Policy
-from m2kr.build.images.members import Fetched, fetch_members
+from m2kr.build.images.members import Fault, Fetched, fetch_members
 from m2kr.build.images.origins import ImageArchive
-from m2kr.build.images.remote import RemoteParts
-from m2kr.build.images.remote_tar import RemoteTar
-from m2kr.build.images.remote_zip import RemoteZip
-from m2kr.build.images.runs import JOBS, Fault
+from m2kr.build.images.remote import JOBS, RemoteParts
+from m2kr.build.images.remote_archive import RemoteTar, RemoteZip
 from m2kr.build.images.store import Store
 from m2kr.build.images.tar_index import index_remote_tar
 from m2kr.build.spec import Asset

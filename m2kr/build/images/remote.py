@@ -1,11 +1,14 @@
-"""Files on a server, read at any offset as if they were here."""
+"""An archive on a server, read at any offset as if it were here: by HTTP Range, and nothing else of it."""
 
 import logging
-import queue
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from itertools import accumulate
+from typing import NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import requests
@@ -19,8 +22,12 @@ from m2kr.errors import InputError, UpstreamError
 
 log = logging.getLogger("m2kr.build.images")
 
+T = TypeVar("T")
+_Borrow = Callable[[], AbstractContextManager[requests.Session]]
 Urls = str | Sequence[str]
+JOBS = 8
 _HEAD = 512
+_IN_FLIGHT = 64 << 20
 
 
 class WholeOnlyError(UpstreamError):
@@ -45,12 +52,12 @@ class WholeOnlyError(UpstreamError):
         known = sum(size or 0 for size in sizes)
         total = f"{'at least ' if None in sizes else ''}{known:,} bytes"
         lines = "".join(
-            f"\n    {name_of(url)}  {'of unknown size' if size is None else f'{size:,} bytes'}"
+            f"\n    {_name_of(url)}  {'of unknown size' if size is None else f'{size:,} bytes'}"
             for url, size in files
         )
         count = "1 file" if len(files) == 1 else f"{len(files)} files"
         gets = " ".join(f"-O '{url}'" for url, _ in files)
-        then = then or f"give --images {name_of(files[0][0])} (no unpacking needed)"
+        then = then or f"give --images {_name_of(files[0][0])} (no unpacking needed)"
         super().__init__(
             f"{why}; a full download is {total} in {count}:{lines}",
             where=files[0][0],
@@ -59,238 +66,60 @@ class WholeOnlyError(UpstreamError):
         )
 
 
-class Sessions:
-    """Connections that threads borrow, so that they are used again."""
+class Span(NamedTuple):
+    """What one request reads: ``start`` to before ``end``, members ``first`` to before ``last`` in it.
 
-    def __init__(self) -> None:
-        self._idle: queue.LifoQueue[requests.Session] = queue.LifoQueue()
+    ``memory`` is how many bytes its members take when unpacked.
+    """
 
-    @contextmanager
-    def borrowed(self) -> Iterator[requests.Session]:
-        """A session that no other thread uses meanwhile."""
-        try:
-            session = self._idle.get_nowait()
-        except queue.Empty:
-            session = open_session()
-        try:
-            yield session
-        finally:
-            self._idle.put(session)
-
-    def close(self) -> None:
-        """Ends those that are not in use."""
-        while True:
-            try:
-                self._idle.get_nowait().close()
-            except queue.Empty:
-                return
+    start: int
+    end: int
+    first: int = 0
+    last: int = 0
+    memory: int = 0
 
 
-class RemoteFile:
-    """One file on a server, readable at any offset by any thread.
+class Near:
+    """An archive of which one stretch is here; what lies outside is fetched when it is asked for."""
+
+    def __init__(self, parts: "RemoteParts", start: int, end: int) -> None:
+        self._parts, self._start = parts, start
+        self._data = parts.read(start, end - start)
+        self.size = parts.size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset``, fewer at the end."""
+        at = offset - self._start
+        here = self._data[at : at + size] if at >= 0 else b""
+        more = size - len(here)
+        return here + self._parts.read(offset + len(here), more) if more else here
+
+
+class RemoteParts:
+    """One file on a server, or several that make one when put end to end; readable by any thread.
 
     Args:
-        urls: Its address, or several that hold the same file; the next one is used where one fails.
+        files: Addresses of each part, in order; several of one part are mirrors: the next one is used
+            where one fails.
         policy: Timeouts and retries; those without progress are bounded, for each address.
-        sessions: Connections shared with other files.
-
-    Attributes:
-        received: Bytes of bodies that were received.
-        stop: Set to end all reading, for good.
 
     Raises:
         InputError: an address is none that we open.
     """
 
-    def __init__(
-        self, urls: Urls, *, policy: Policy | None = None, sessions: Sessions | None = None
-    ) -> None:
-        given = [urls] if isinstance(urls, str) else list(urls)
-        if not given or not all(map(is_http, given)):
+    def __init__(self, files: Sequence[Urls], *, policy: Policy | None = None) -> None:
+        given = [[urls] if isinstance(urls, str) else list(urls) for urls in files]
+        if not given or not all(urls and all(map(is_http, urls)) for urls in given):
             raise InputError(
                 "an address of this archive can't be used",
                 expected="http://… or https://… (no password in it)",
             )
-        self._addresses = [Address(url) for url in given]
-        self._policy = policy or Policy()
-        self._sessions = sessions or Sessions()
-        self._number = 0
-        self._failures: list[tuple[str, Failure]] = []
-        self._version: Version | None = None
-        self._told_by: Address | None = None
-        self._head = b""
-        self._lock = threading.RLock()
-        self.received = 0
-        self.stop = threading.Event()
-
-    @property
-    def url(self) -> str:
-        """The first address."""
-        return self._addresses[0].url
-
-    @property
-    def urls(self) -> tuple[str, ...]:
-        """All addresses."""
-        return tuple(address.url for address in self._addresses)
-
-    @property
-    def name(self) -> str:
-        """The last part of its address."""
-        return name_of(self.url)
-
-    @property
-    def version(self) -> Version:
-        """Size, ETag and date by the server; asked for once.
-
-        Raises:
-            WholeOnlyError: it has no ranges.
-            UpstreamError: no address gives the file.
-        """
-        with self._lock:
-            if self._version is None:
-                data = bytearray()
-                self._persist(0, _HEAD, data)
-                self._head = bytes(data)
-            assert self._version is not None
-            return self._version
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return self.version.total
-
-    @property
-    def head(self) -> bytes:
-        """Its first 512 bytes."""
-        assert self.version is not None
-        return self._head
-
-    def read(self, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset``, fewer at the end.
-
-        Raises:
-            UpstreamError: all addresses failed, or the file changed since the first read.
-            Stopped: ``stop`` is set.
-        """
-        end = min(offset + size, self.size)
-        data = bytearray()
-        if 0 <= offset < end:
-            self._persist(offset, end, data)
-        return bytes(data)
-
-    def close(self) -> None:
-        """Ends connections that are not in use."""
-        self._sessions.close()
-
-    def _persist(self, start: int, end: int, data: bytearray) -> None:
-        """Fills ``data`` from the first address that can."""
-        while True:
-            with self._lock:
-                number = self._number
-                if number == len(self._addresses):
-                    raise self._failed()
-            address = self._addresses[number]
-            try:
-                self._from_one(address, start, end, data)
-                return
-            except Changed as failure:
-                raise UpstreamError(
-                    failure.reason,
-                    where=address.url,
-                    expected="the same size and ETag in every answer",
-                    fix="run the same command again: it begins anew with the file that is there now",
-                ) from failure
-            except Failure as failure:
-                log.warning("%s: %s", address.url, failure.reason)
-                data.clear()
-                with self._lock:
-                    if self._number == number:
-                        self._failures.append((address.url, failure))
-                        self._number += 1
-
-    def _from_one(self, address: Address, start: int, end: int, data: bytearray) -> None:
-        policy = self._policy
-        failures = farthest = 0
-        while True:
-            if self.stop.is_set():
-                raise Stopped
-            before = len(data)
-            try:
-                with self._sessions.borrowed() as session:
-                    found = read_range(
-                        session, address, start + before, end, self._known(address), policy, data
-                    )
-                self._note(address, found)
-                return
-            except Failure as failure:
-                if not failure.again:
-                    raise
-                progress = len(data) >= farthest + policy.step
-                failures = 1 if progress else failures + 1
-                farthest = len(data) if progress else farthest
-                if failures >= policy.attempts:
-                    reason = f"{failure.reason} ({failures} attempts)"
-                    raise Failure(reason) from failure
-                wait = min(policy.backoff * 2 ** (failures - 1), policy.backoff_cap)
-                if failure.wait is not None:
-                    wait = max(wait, min(failure.wait, policy.retry_after_cap))
-                log.info("%s: %s; again in %.3g s", address.url, failure.reason, wait)
-                self.stop.wait(wait)
-            finally:
-                with self._lock:
-                    self.received += len(data) - before
-
-    def _known(self, address: Address) -> Version | None:
-        """What the file at an address must be. Another server's ETag says nothing: only the size counts."""
-        version = self._version
-        if version is None or address is self._told_by:
-            return version
-        return Version(version.total)
-
-    def _note(self, address: Address, found: Version) -> None:
-        with self._lock:
-            if self._told_by is not address:
-                self._version, self._told_by = found, address
-
-    def _failed(self) -> UpstreamError:
-        for _, failure in self._failures:
-            if isinstance(failure, NotInParts):
-                return WholeOnlyError([(self.url, failure.total)])
-        lines = "".join(f"\n    {url}: {failure.reason}" for url, failure in self._failures)
-        return UpstreamError(
-            f"this file can't be read:{lines}",
-            where=self.name,
-            fix="run the same command later: what was fetched is kept",
-        )
-
-
-class RemoteParts:
-    """One file on a server, or several that make one when put end to end.
-
-    Args:
-        files: Addresses of each part, in order.
-        policy: Timeouts and retries.
-    """
-
-    def __init__(self, files: Sequence[Urls], *, policy: Policy | None = None) -> None:
-        self._sessions = Sessions()
-        self.files = [RemoteFile(urls, policy=policy, sessions=self._sessions) for urls in files]
-        if not self.files:
-            raise InputError("no address of this archive is given")
-        self._starts: list[int] | None = None
-        self._size = 0
-        self._versions: tuple[tuple[str, Version], ...] = ()
+        self._parts = [_Part(urls, policy or Policy(), self._session) for urls in given]
+        self._idle: deque[requests.Session] = deque()
+        self._starts: list[int] = []
         self._lock = threading.Lock()
-
-    @property
-    def name(self) -> str:
-        """The last part of the first address, without ``.001``."""
-        return self.files[0].name.removesuffix(".001")
-
-    @property
-    def url(self) -> str:
-        """The first address of the first part."""
-        return self.files[0].url
+        self.url = given[0][0]
+        self.name = _name_of(self.url).removesuffix(".001")
 
     @property
     def size(self) -> int:
@@ -300,24 +129,24 @@ class RemoteParts:
             WholeOnlyError: the server has no ranges; says what all parts cost.
             UpstreamError: a part can't be read.
         """
-        self._open()
-        return self._size
+        return self._open()[-1]
 
     @property
     def head(self) -> bytes:
         """The first 512 bytes."""
         self._open()
-        return self.files[0].head
+        return self._parts[0].head
 
     @property
     def received(self) -> int:
         """Bytes of bodies that were received."""
-        return sum(file.received for file in self.files)
+        return sum(part.received for part in self._parts)
 
     def identity(self) -> tuple[tuple[str, int, str], ...]:
         """Address, bytes and ETag (or date, or "") of each part: changes when the content does."""
         self._open()
-        return tuple((url, v.total, v.etag or v.modified or "") for url, v in self._versions)
+        said = [(part.url, part.first) for part in self._parts]
+        return tuple((url, v.total, v.etag or v.modified or "") for url, v in said)
 
     def read(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset``, fewer at the end.
@@ -327,14 +156,45 @@ class RemoteParts:
             Stopped: `stop` was called.
         """
         starts = self._open()
+        end = min(offset + size, starts[-1]) if offset >= 0 else 0
         chunks: list[bytes] = []
-        size = max(0, min(size, self._size - offset)) if offset >= 0 else 0
-        while size:
+        while offset < end:
             part = bisect_right(starts, offset) - 1
-            chunk = self.files[part].read(offset - starts[part], size)
-            chunks.append(chunk)
-            offset, size = offset + len(chunk), size - len(chunk)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            stop = min(end, starts[part + 1])
+            chunks.append(self._parts[part].read(offset - starts[part], stop - starts[part]))
+            offset = stop
+        return b"".join(chunks)
+
+    def ahead(
+        self, spans: Iterable[Span], take: Callable[[Span, Near], T], jobs: int = JOBS
+    ) -> Generator[T]:
+        """What ``take`` makes of each span, in order; it works in threads.
+
+        At most 64 MiB, or one span, are in memory. If the caller gives up or anything fails, the
+        archive is stopped and can't be read any more.
+        """
+
+        def work(span: Span) -> T:
+            return take(span, Near(self, span.start, span.end))
+
+        waiting: deque[tuple[Future[T], int]] = deque()
+        held = 0
+        with ThreadPoolExecutor(max(1, jobs)) as pool:
+            try:
+                for span in spans:
+                    weight = span.end - span.start + span.memory
+                    while waiting and (held + weight > _IN_FLIGHT or len(waiting) >= 4 * jobs):
+                        held -= waiting[0][1]
+                        yield waiting.popleft()[0].result()
+                    waiting.append((pool.submit(work, span), weight))
+                    held += weight
+                while waiting:
+                    yield waiting.popleft()[0].result()
+            except BaseException:
+                self.stop()
+                for future, _ in waiting:
+                    future.cancel()
+                raise
 
     def refuse_packed(self) -> None:
         """Refuses a compressed file, which has no members at known offsets.
@@ -344,49 +204,145 @@ class RemoteParts:
         """
         for magic, (kind, command) in PACKED.items():
             if self.head.startswith(magic):
-                name = self.files[0].name
+                command = command.format(path=_name_of(self.url))
                 raise WholeOnlyError(
-                    [(file.url, file.size) for file in self.files],
+                    [part.cost() for part in self._parts],
                     f"a {kind} file can't be read in part",
                     "a zip, or an uncompressed tar",
-                    f"{command.format(path=name)}, and give the result: --images FILE",
+                    f"{command}, and give the result: --images FILE",
                 )
 
     def stop(self) -> None:
         """Ends all reading, by other threads too, for good."""
-        for file in self.files:
-            file.stop.set()
+        for part in self._parts:
+            part.stop.set()
 
     def close(self) -> None:
         """Ends connections that are not in use."""
-        self._sessions.close()
+        while self._idle:
+            self._idle.pop().close()
 
     def _open(self) -> list[int]:
+        """Where each part begins, and the end; asked for once."""
         with self._lock:
-            if self._starts is None:
-                sizes = self._sizes()
-                self._size = sum(sizes)
-                self._versions = tuple((file.url, file.version) for file in self.files)
-                self._starts = [sum(sizes[:i]) for i in range(len(sizes))]
+            if not self._starts:
+                try:
+                    self._starts = list(accumulate((p.size() for p in self._parts), initial=0))
+                except WholeOnlyError:
+                    raise WholeOnlyError([part.cost() for part in self._parts]) from None
             return self._starts
 
-    def _sizes(self) -> list[int]:
+    @contextmanager
+    def _session(self) -> Iterator[requests.Session]:
+        """A connection that no other thread uses meanwhile."""
         try:
-            return [file.size for file in self.files]
-        except WholeOnlyError:
-            raise WholeOnlyError([_cost(file) for file in self.files]) from None
+            session = self._idle.pop()
+        except IndexError:
+            session = open_session()
+        try:
+            yield session
+        finally:
+            self._idle.append(session)
 
 
-def _cost(file: RemoteFile) -> tuple[str, int | None]:
-    """Address and size of a file, whether it can be read in part or not."""
-    try:
-        return file.url, file.size
-    except WholeOnlyError as error:
-        return error.files[0]
-    except UpstreamError:
-        return file.url, None
+class _Part:
+    """One file on a server, under one address or several; see `RemoteParts`."""
+
+    def __init__(self, urls: Sequence[str], policy: Policy, session: _Borrow) -> None:
+        self.url, self.head, self.received = urls[0], b"", 0
+        self.stop = threading.Event()
+        self._policy, self._session = policy, session
+        self._left = [Address(url) for url in urls]
+        self._failures: list[tuple[str, Failure]] = []
+        self._said: dict[Address, Version] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def first(self) -> Version:
+        """Size, ETag and date, as the first address that answered said them."""
+        with self._lock:
+            return next(iter(self._said.values()))
+
+    def size(self) -> int:
+        """Bytes of the file, asked for with its head."""
+        if not self._said:
+            self.head = self.read(0, _HEAD)
+        return self.first.total
+
+    def cost(self) -> tuple[str, int | None]:
+        """Address and size, whether it can be read in part or not."""
+        try:
+            return self.url, self.size()
+        except WholeOnlyError as error:
+            return error.files[0]
+        except UpstreamError:
+            return self.url, None
+
+    def read(self, start: int, end: int) -> bytes:
+        """Bytes ``start`` to before ``end``, from the first address that gives them."""
+        while True:
+            with self._lock:
+                if not self._left:
+                    raise self._failed()
+                address, data = self._left[0], bytearray()
+            try:
+                self._persist(address, start, end, data)
+                return bytes(data)
+            except Changed as failure:
+                raise UpstreamError(
+                    failure.reason,
+                    where=address.url,
+                    expected="the same size and ETag in every answer",
+                    fix="run the same command again: it begins anew with the file that is there now",
+                ) from failure
+            except Failure as failure:
+                log.warning("%s: %s", address.url, failure.reason)
+                with self._lock:
+                    if address in self._left:
+                        self._left.remove(address)
+                        self._failures.append((address.url, failure))
+
+    def _persist(self, address: Address, start: int, end: int, data: bytearray) -> None:
+        policy, failures, farthest = self._policy, 0, 0
+        while not self.stop.is_set():
+            # Another server's ETag says nothing: there, only the size counts.
+            known = self._said.get(address) or (Version(self.first.total) if self._said else None)
+            before = len(data)
+            try:
+                with self._session() as session:
+                    said = read_range(session, address, start + before, end, known, policy, data)
+                with self._lock:
+                    self._said.setdefault(address, said)
+                return
+            except Failure as failure:
+                if not failure.again:
+                    raise
+                progress = len(data) >= farthest + policy.step
+                failures = 1 if progress else failures + 1
+                farthest = len(data) if progress else farthest
+                if failures >= policy.attempts:
+                    raise Failure(f"{failure.reason} ({failures} attempts)") from failure
+                wait = min(policy.backoff * 2 ** (failures - 1), policy.backoff_cap)
+                wait = max(wait, min(failure.wait or 0.0, policy.retry_after_cap))
+                log.info("%s: %s; again in %.3g s", address.url, failure.reason, wait)
+                self.stop.wait(wait)
+            finally:
+                with self._lock:
+                    self.received += len(data) - before
+        raise Stopped
+
+    def _failed(self) -> UpstreamError:
+        for _, failure in self._failures:
+            if isinstance(failure, NotInParts):
+                return WholeOnlyError([(self.url, failure.total)])
+        lines = "".join(f"\n    {url}: {failure.reason}" for url, failure in self._failures)
+        return UpstreamError(
+            f"this file can't be read:{lines}",
+            where=_name_of(self.url),
+            fix="run the same command later: what was fetched is kept",
+        )
 
 
-def name_of(url: str) -> str:
+def _name_of(url: str) -> str:
     """The last part of a URL's path."""
     return unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2] or url

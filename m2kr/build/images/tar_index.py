@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from m2kr import atomic
 from m2kr.build.archive.guard import is_safe
 from m2kr.build.archive.tars import Header
-from m2kr.build.images.remote import RemoteParts
-from m2kr.build.images.runs import JOBS, Run, read_runs
+from m2kr.build.images.remote import JOBS, RemoteParts, Span
 from m2kr.data.image_archives import scan_tar
 from m2kr.data.image_index import plain_name
 from m2kr.data.tar_offsets import BLOCK, TarFacts, index_schema
@@ -214,8 +213,8 @@ def _stream_rows(stream: "_Forward") -> Iterator[Row]:
 def _pieces(parts: RemoteParts, jobs: int) -> Generator[bytes]:
     """The whole archive in order."""
     starts = range(0, parts.size, _PIECE)
-    runs = (Run(at, min(at + _PIECE, parts.size), 0, 0, memory=0) for at in starts)
-    return read_runs(parts, runs, lambda run, here: here.read(run.start, _PIECE), jobs=jobs)
+    spans = (Span(at, min(at + _PIECE, parts.size)) for at in starts)
+    return parts.ahead(spans, lambda span, near: near.read(span.start, span.end - span.start), jobs)
 
 
 class _Forward(io.RawIOBase):

@@ -12,8 +12,7 @@ from m2kr.build.archive.guard import is_safe
 from m2kr.build.download.connection import is_http
 from m2kr.build.images.decoders import TOO_MANY_BYTES
 from m2kr.build.images.hosts import Rules, contact_needed
-from m2kr.build.images.members import Fetched
-from m2kr.build.images.runs import Fault, OnFault
+from m2kr.build.images.members import Fault, Fetched, OnFault
 from m2kr.build.images.store import Store
 from m2kr.build.images.web_backlog import Item
 from m2kr.build.images.web_failures import Failures

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from m2kr.build.archive.guard import Limits
 from m2kr.build.download.job import Policy
-from m2kr.build.images.remote_zip import RemoteZip
-from m2kr.build.images.runs import Fault
+from m2kr.build.images.members import Fault
+from m2kr.build.images.remote_archive import RemoteZip
 from m2kr.errors import InputError, M2KRError
 
 QUICK = Policy(attempts=2, backoff=0.01, read_timeout=5)
@@ -248,7 +248,7 @@ def test_many_entries_take_the_index_and_little_more(tmp_path, count, most):
         sys.path.insert(0, {str(Path(__file__).parents[2])!r})
         from pathlib import Path
         from faulty_server import FaultyServer
-        from m2kr.build.images.remote_zip import RemoteZip
+        from m2kr.build.images.remote_archive import RemoteZip
         from m2kr.evaluation.environment import peak_memory
 
         body = b"PK\\3\\4" + bytes(40)

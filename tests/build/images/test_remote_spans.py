@@ -1,57 +1,43 @@
-"""Grouping of members into requests: all covered once, and never above the allowance."""
+"""Grouping of members into requests: all covered once, and little is read for nothing."""
 
-import numpy as np
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.build.images.layout import in_order
-from m2kr.build.images.spans import group
+from m2kr.build.images.remote_archive import MOST_BYTES, SLACK, WIDEST_GAP, Place, spans
 
-SPANS = st.lists(st.tuples(st.integers(0, 200), st.integers(1, 300)), max_size=60)
-
-
-def laid_out(spans: list[tuple[int, int]]) -> tuple["np.ndarray", "np.ndarray"]:
-    """Starts and ends from gaps and lengths."""
-    ends = np.cumsum([gap + length for gap, length in spans]).astype(np.int64)
-    return ends - np.array([length for _, length in spans], np.int64), ends
+GAPS = st.integers(0, 200) | st.integers(WIDEST_GAP - 5, WIDEST_GAP + 5)
+SIZES = st.integers(0, 300) | st.integers(1 << 20, 6 << 20)
 
 
-@settings(deadline=None)
-@given(SPANS, st.integers(0, 5000), st.integers(0, 250), st.integers(1, 2000))
-def test_groups_cover_every_span_once_within_the_allowance(spans, allowance, widest, most):
-    starts, ends = laid_out(spans)
-    groups = group(starts, ends, allowance=allowance, widest=widest, most=most)
-    assert [at for first, last in groups for at in range(first, last)] == list(range(len(spans)))
-    wanted = int((ends - starts).sum())
-    read = sum(int(ends[last - 1] - starts[first]) for first, last in groups)
-    assert read - wanted <= allowance
-    for first, last in groups:
-        assert last > first
-        assert last - first == 1 or ends[last - 1] - starts[first] <= most
-        assert (starts[first + 1 : last] - ends[first : last - 1] <= widest).all()
+def laid_out(members: list[tuple[int, int]], header: int) -> list[Place]:
+    """Members of some gaps before them and bytes of content."""
+    places, end = [], 0
+    for gap, size in members:
+        start, end = end + gap, end + gap + header + size
+        places.append(Place("x", start, end, size, size, 0))
+    return places
 
 
 @settings(deadline=None)
-@given(SPANS)
-def test_neighbours_without_a_gap_cost_nothing_to_join(spans):
-    starts, ends = laid_out([(0, length) for _, length in spans])
-    assert len(group(starts, ends, allowance=0)) == bool(spans)
+@given(st.lists(st.tuples(GAPS, SIZES), max_size=60), st.integers(0, 60))
+def test_every_member_is_read_once_and_5_percent_more_at_most(members, header):
+    places = laid_out(members, header)
+    found = spans(places)
+    assert [at for span in found for at in range(span.first, span.last)] == list(range(len(places)))
+    content, headers = sum(place.stored for place in places), header * len(places)
+    read = sum(span.end - span.start for span in found)
+    assert content + headers <= read <= max((1 + SLACK) * content, content + headers)
+    for span in found:
+        own = places[span.first : span.last]
+        assert (span.start, span.end) == (own[0].start, own[-1].end)
+        assert span.memory == sum(place.size for place in own)
+        assert len(own) == 1 or span.end - span.start <= MOST_BYTES
+        assert all(b.start - a.end <= WIDEST_GAP for a, b in pairwise(own))
 
 
 @settings(deadline=None)
-@given(SPANS, st.randoms())
-def test_a_layout_reads_5_percent_more_than_the_members_at_most(spans, random):
-    shuffled = list(zip(*laid_out(spans), strict=True))
-    random.shuffle(shuffled)
-    starts, ends = (np.array(each, np.int64) for each in zip(*shuffled, strict=True)) if spans else (
-        np.zeros(0, np.int64),
-    ) * 2  # fmt: skip
-    stored = np.maximum(ends - starts - 1, 0)
-    names = [str(start) for start in starts]
-    layout = in_order(names, starts, ends, stored, stored)
-    assert [int(name) for name in layout.names] == sorted(map(int, names))
-    assert [names[row] for row in layout.rows] == list(layout.names)
-    cost = layout.cost()
-    headers = len(spans)
-    assert cost.transfer <= max(1.05 * cost.content, cost.content + headers)
-    assert cost.members == len(spans)
+@given(st.lists(st.integers(1, 300), max_size=60), st.integers(0, 60))
+def test_neighbours_without_a_gap_cost_nothing_to_join(sizes, header):
+    assert len(spans(laid_out([(0, size) for size in sizes], header))) == bool(sizes)

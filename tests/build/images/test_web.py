@@ -19,7 +19,7 @@ from image_web import FREE, PHOTO, QUICK, WatchedServer, fetched, photo, quick
 from m2kr.build.images import wikimedia
 from m2kr.build.images.decoders import TOO_MANY_BYTES
 from m2kr.build.images.hosts import Budget, HostRule
-from m2kr.build.images.runs import Fault as Told
+from m2kr.build.images.members import Fault as Told
 from m2kr.build.images.store import Store
 from m2kr.build.images.web import UNSAFE, fetch_urls, md5_name
 from m2kr.build.images.web_failures import FILE
