@@ -62,7 +62,8 @@ class Table:
     def values(self, column: str, rows: np.ndarray) -> list[Any]:
         """Values of a few rows."""
         reader = RowReader(shards_of(self.folder))
-        return [reader.value(column, int(row)) for row in rows]
+        found = [reader.value(column, int(row)) for row in rows]
+        return [sorted(ids) for ids in found] if column == IDS else found
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import io
 import struct
 import tarfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ HEAD_BYTES = 1 << 20
 PATIENCE = Policy(connect_timeout=10.0, read_timeout=20.0)
 SECONDS = 40.0  # a slow server's first bytes are parsed as far as they came by then
 UNPACKED = 16 << 20
+_PLENTY = 64 << 10  # from so much text on a line could be expected to end in it
 _FILE = "the file"
 _PACKED = {b"\x1f\x8b": "a gzip file", b"PK": "a zip archive"}
 _ENDINGS = {".gz": True, ".tgz": True, ".zip": True}
@@ -60,16 +61,20 @@ class Probed:
 
 def probe(asset: Asset, policy: Policy = PATIENCE) -> Probed:
     """Asks for a file's first megabyte and parses it, from the first address that is right."""
-    found = Probed(asset.name, "local", asset.size)
+    failed: list[Probed] = []
     for url in filter(is_http, asset.urls):
         try:
             start = http.start_of(url, asset.name, HEAD_BYTES, policy, seconds=SECONDS)
+            found = _judged(asset, start)
         except Failure as failure:
             found = Probed(asset.name, "unreachable", problem=failure.reason)
-            continue
-        if (found := _judged(asset, start)).status == "ok":
-            break
-    return found
+        if found.status == "ok":
+            return found
+        failed.append(replace(found, problem=f"{url}: {found.problem}"))
+    if not failed:
+        return Probed(asset.name, "local", asset.size)
+    worst = min(failed, key=lambda each: ("drift", "gated", "unreachable").index(each.status))
+    return replace(worst, problem="; ".join(each.problem for each in failed))
 
 
 def _judged(asset: Asset, start: http.Start) -> Probed:
@@ -161,11 +166,12 @@ def rows_in(head: bytes, name: str, shape: Shape | None, *, whole: bool) -> int 
     except _DAMAGE as error:
         raise InputError(f"it is damaged: {error}", expected=expected_rows(shape)) from error
     text = text.removeprefix(BOM)
+    plenty = len(text) >= _PLENTY
     if shape.kind != "json" and not whole:
         end, _ = record_end(text, shape.delimiter.encode() if shape.kind == "csv" else None)
         text = text[:end]
     if not text and not whole:
-        return None
+        return 0 if plenty else None
     faults: list[str] = []
     try:
         rows = _right_rows(text, shape, faults, whole=whole)

@@ -233,6 +233,14 @@ def test_a_member_behind_the_first_mb_is_no_drift() -> None:
         assert rows_in(data[:MB], name, TSV, whole=False) is None
 
 
+def test_much_text_without_a_line_is_drift(server: FaultyServer) -> None:
+    server.files["/a.jsonl"] = b"x" * 3 * MB
+    found = one(asked(server))
+    assert (found.status, found.rows) == ("drift", None)
+    assert "no rows" in found.problem
+    assert rows_in(b"x" * 4000, "v.jsonl", LINES, whole=False) is None
+
+
 def test_bombs_are_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("m2kr.build.probe.UNPACKED", 2 * MB)
     bomb, shape = b"1\t2\n" * 2 * MB, Shape("tsv", ("a", "b"))
@@ -297,7 +305,10 @@ def test_mirrors_in_order(server: FaultyServer) -> None:
     urls = [server.url(path) for path in ("/gone", "/b", "/a.jsonl")]
     assert one(asked(server, urls=tuple(urls))).rows == 7
     assert not server.gets("/a.jsonl")
-    assert one(asked(server, urls=(urls[0], server.url("/c")))).status == "drift"
+    server.fail("/a.jsonl", Fault(status=500))
+    found = one(asked(server, urls=(server.url("/c"), urls[2])))
+    assert found.status == "drift"
+    assert "without data_id, question" in found.problem and "HTTP 500" in found.problem
 
 
 def test_what_needs_no_network(server: FaultyServer) -> None:
