@@ -105,7 +105,7 @@ def evaluate(
             published protocol), or a `Searching` that says more; by default as a retriever's own
             ``searching`` says, which is exactly.
         audit: Queries that are searched exactly, too, to tell the recall of the other modes.
-        max_hours: What exact search may take by its estimate.
+        max_hours: What exact search may take; estimated after its first block.
         seeds: Indexes to build, with seeds that count up from that of ``search``. The scores are those
             of the first; ``search["seeds"]`` of the result has mean and range over all.
         cache: Whether encoded rows are kept below the data root, and found there. By default they

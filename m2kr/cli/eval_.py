@@ -122,7 +122,9 @@ def command(
     ] = None,
     max_hours: Annotated[
         float,
-        typer.Option("--max-hours", help="Stop where exact search would take longer than this."),
+        typer.Option(
+            "--max-hours", help="Stop exact search after its first block if it would take longer."
+        ),
     ] = 4.0,
     device: Annotated[
         str, typer.Option("--device", help="Of exact search: auto, cpu, cuda, cuda:1 ...")

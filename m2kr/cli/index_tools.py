@@ -9,7 +9,7 @@ from m2kr.cli import options
 
 if TYPE_CHECKING:
     from m2kr.search.late.contents import Contents
-    from m2kr.search.late.planning.plan import Plan
+    from m2kr.search.late.plan import Plan
 
 Folder = Annotated[Path, typer.Argument(help="A token store or an index.")]
 Expect = Annotated[
@@ -27,77 +27,48 @@ def plan(
     passages: Annotated[str, typer.Option("--passages", help="How many, such as 8.8M or 400k.")],
     tokens: Annotated[float, typer.Option("--tokens", help="Of a passage, on average.")],
     dim: Annotated[int, typer.Option("--dim", min=1, help="Numbers in a token's vector.")] = 128,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Vectors of a query.")] = 100,
-    k: Annotated[int, typer.Option("-k", min=1, help="Passages a query.")] = 100,
-    queries: Annotated[
-        str, typer.Option("--queries", help="How many, for the total time.")
-    ] = "1000",
     id_bytes: Annotated[float, typer.Option("--id-bytes", help="Of a passage's id.")] = 12.0,
-    threads: Annotated[int | None, typer.Option("--threads", min=1)] = None,
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate/--bytes-only", help="Time the engines, some 5 seconds.")
-    ] = True,
     json: options.Json = False,
 ) -> None:
-    """Tell what a pool will take: bytes on disk, and seconds a query on this machine.
+    """Tell what a pool will take on disk, as a token store and as a compressed index.
 
-    Bytes follow from the formats. Seconds are estimates: the engines run on a small random pool, and
-    on a quiet machine with a disk that keeps up; they double or halve with what the tokens are like.
+    Bytes follow from the formats. How long a search takes is known once its first block is done: exact
+    search then stops where that is more than --max-hours of m2kr eval.
     """
     from m2kr.cli import output
-    from m2kr.search.late.planning.plan import Pool, parse_count
-    from m2kr.search.late.planning.plan import plan as make_plan
+    from m2kr.search.late.plan import Pool, parse_count
+    from m2kr.search.late.plan import plan as make_plan
 
-    count, asked = parse_count(passages), parse_count(queries)
-    found = make_plan(
-        Pool(count, tokens, dim, id_bytes), rows=rows, k=k, threads=threads, calibrate=calibrate
-    )
+    planned = make_plan(Pool(parse_count(passages), tokens, dim, id_bytes))
     if json:
-        output.emit(found.as_dict() | {"queries": asked})
+        output.emit(planned.as_dict())
     else:
-        _show(found, asked)
+        _show(planned)
 
 
-def _show(found: "Plan", queries: int) -> None:
+def _show(planned: "Plan") -> None:
     from rich.table import Table
 
     from m2kr.cli import output
 
-    pool = found.pool
-    output.say(
-        f"{pool.passages:,} passages, {pool.all_tokens:,} tokens of {pool.dim} numbers; "
-        f"queries of {found.rows} rows, k = {found.k}"
-    )
+    pool = planned.pool
+    output.say(f"{pool.passages:,} passages, {pool.all_tokens:,} tokens of {pool.dim} numbers")
     table = Table("mode", box=None, pad_edge=False)
-    for name in (
-        "bytes",
-        "a passage",
-        *(("a query", f"{queries:,} queries") if found.seconds else ()),
-    ):
+    for name in ("bytes", "a passage"):
         table.add_column(name, justify="right")
-    rows = [("exact (token store)", "exact", found.store_bytes)]
-    for nbits, size in found.index_bytes.items():
-        # The codes' width hardly matters for the time, which is that of 4 bits.
-        rows.append((f"compressed, {nbits} bits", "compressed", size))
-    for name, mode, size in rows:
-        cells = [output.size(size), output.size(size / pool.passages)]
-        if found.seconds:
-            cells += [_time(found.seconds[mode]), _time(found.total(mode, queries))]
-        table.add_row(name, *cells)
-    output.console().print(table)
-    if found.seconds:
-        output.say(
-            f"Exact search reads the store once for all queries ({_time(found.seconds['exact pass'])})"
-            f" on {found.threads} threads; calibrated in {found.calibrated_in:.1f} s."
+    table.add_row(
+        "exact (token store)",
+        output.size(planned.store_bytes),
+        output.size(planned.store_bytes / pool.passages),
+    )
+    for nbits, size in planned.index_bytes.items():
+        table.add_row(
+            f"compressed, {nbits} bits", output.size(size), output.size(size / pool.passages)
         )
-    output.say(f"A compressed index has {found.centroids:,} centroids and is built from the store.")
-
-
-def _time(seconds: float) -> str:
-    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
-        if seconds >= size * (2 if unit != "s" else 1):
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds * 1000:.1f} ms"
+    output.console().print(table)
+    output.say(
+        f"A compressed index has {planned.centroids:,} centroids and is built from the store."
+    )
 
 
 def push(
@@ -167,7 +138,7 @@ SUBCOMMANDS = {
         plan,
         (
             "m2kr index plan --passages 8.8M --tokens 80 --dim 128",
-            "m2kr index plan --passages 400k --tokens 120 --rows 320 -k 500 --queries 5120",
+            "m2kr index plan --passages 400k --tokens 120 --id-bytes 20",
         ),
     ),
     "push": (push, ("m2kr index push index/ my-name/okvqa-index --private",)),

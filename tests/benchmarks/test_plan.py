@@ -1,22 +1,30 @@
-"""``m2kr index plan`` against what a pool then takes, in one run."""
+"""The time that exact search tells after its first block, against what it then takes."""
 
 from pathlib import Path
 
 import pytest
-from own_process import cost
+from benchmarks.late_corpus import Corpus
 
-SCRIPT = Path(__file__).with_name("plan_cost.py")
+from m2kr.search.late import exact
+from m2kr.search.late.store import TokenStore
+from m2kr.search.late.store_writer import TokenWriter
+
+K, QUERIES, THREADS = 100, 40, 2
 
 
 @pytest.mark.slow
-def test_a_plan_comes_true(tmp_path: Path) -> None:
-    """Bytes to a twentieth; seconds, which depend on what tokens are like, within a factor of 5."""
-    found = cost(SCRIPT, "check", tmp_path, 4_000)
-    assert found["centroids"][0] == found["centroids"][1]
-    planned, real = found["store"]
-    assert abs(planned / real - 1) < 0.001
-    planned, real = found["index"]
-    assert 1 <= planned / real < 1.05
-    for mode in ("exact", "compressed"):
-        planned, real = found[mode]
-        assert 1 / 5 < planned / real < 5, (mode, planned, real)
+def test_an_estimate_comes_true(tmp_path: Path) -> None:
+    """Seen: 1.7 to 1.9 of it, as the first block discards least; others use this machine's cores, too."""
+    corpus = Corpus(4_000)
+    with TokenWriter(tmp_path / "store", dim=128) as writer:
+        for number, tokens in enumerate(corpus.matrices(QUERIES)):
+            writer.append([f"passage{number:07}"], [tokens])
+    store, queries = TokenStore.open(tmp_path / "store"), corpus.queries()
+    exact.search(queries[:2], store, K, threads=THREADS)  # chooses its passes
+    told: list[float] = []
+    stats = exact.search(
+        queries, store, K, threads=THREADS, memory=160 << 20, check_seconds=told.append
+    )[2]
+    assert len(told) == 1
+    print(f"{told[0]:.2f} s told, {stats.seconds:.2f} s taken")
+    assert 1 / 2 < told[0] / stats.seconds < 4

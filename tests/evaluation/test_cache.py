@@ -34,6 +34,7 @@ from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result
 from m2kr.evaluation.retriever import Modalities
 from m2kr.evaluation.run import Run
+from m2kr.search.late import by_mode
 from m2kr.search.late.modes import Searching
 from m2kr.search.late.store import TokenStore
 
@@ -224,7 +225,8 @@ def test_three_seeds_give_mean_and_range(call):
     assert "2 seeds of exact search" in call("--seeds", 2, code=2)
 
 
-def test_what_cannot_be_asked_for_is_refused_on_the_command_line(call, app):
+def test_what_cannot_be_asked_for_is_refused_on_the_command_line(call, app, monkeypatch):
+    monkeypatch.setattr(by_mode, "_REFERENCE_BYTES", 1 << 10)
     assert "late-interaction retriever" in call("--search", "official", late=False, code=2)
     long = call("--max-hours", "1e-9", code=2)
     assert "exact search would take about" in long

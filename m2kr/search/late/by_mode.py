@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from m2kr import atomic
 from m2kr.data.row_hash import order_of
 from m2kr.errors import CheckError, InputError, UsageError
+from m2kr.search.late.duration import require_short
 from m2kr.search.late.modes import Searching
-from m2kr.search.late.planning.duration import require_short
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,7 +109,7 @@ def search(
 
     Raises:
         InputError: the dims differ.
-        UsageError: exact search would take more than ``max_hours``.
+        UsageError: by its first block, exact search would take more than ``max_hours``.
         CheckError: bytes of the store or the index differ from their checksum.
     """
     if queries.dim != documents.dim:
@@ -117,9 +118,8 @@ def search(
             expected="the same on both sides",
         )
     if searching.mode == "exact":
-        require_short(queries, documents, k, searching)
         if queries.tokens * documents.tokens < _WORTH_TORCH or find_spec("torch") is None:
-            return _reference(queries, documents, k, ranks)
+            return _reference(queries, documents, k, ranks, searching)
         return _exact(queries, documents, k, ranks, searching, memory, progress)
     if index is None:
         raise UsageError(
@@ -129,7 +129,11 @@ def search(
 
 
 def _reference(
-    queries: "TokenStore", documents: "TokenStore", k: int, ranks: "NDArray[np.int64]"
+    queries: "TokenStore",
+    documents: "TokenStore",
+    k: int,
+    ranks: "NDArray[np.int64]",
+    searching: Searching,
 ) -> Answer:
     from m2kr.search.late import reference
     from m2kr.search.topk import TopK
@@ -140,6 +144,9 @@ def _reference(
         for number, query in enumerate(rows):
             scores = reference.maxsim_many(query, block.tokens, block.offsets)
             best.push_block(scores[None, :], block.first, number)
+        if block.first == 0 and 0 < len(block.tokens) < documents.tokens:
+            share = documents.tokens / len(block.tokens)
+            require_short((time.perf_counter() - started) * share, searching)
     numbers, found = best.result()
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     cost = {"engine": "reference", "device": "cpu", **_each(seconds, cpu, len(queries))}
@@ -166,6 +173,7 @@ def _exact(
         threads=searching.threads,
         device=searching.device,
         progress=progress,
+        check_seconds=partial(require_short, searching=searching),
     )
     logger.info("exact search: %s", stats)
     cost = {

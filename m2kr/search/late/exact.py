@@ -13,7 +13,7 @@ So ids, order and scores are those of `reference.search`, on every device and wi
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -81,6 +81,7 @@ def search(
     device: str = "auto",
     passes: Sequence[str] | None = None,
     progress: "Progress | None" = None,
+    check_seconds: "Callable[[float], None] | None" = None,
 ) -> "tuple[NDArray[np.int64], NDArray[np.float64], Stats]":
     """The exact best ``k`` passages of every query, with canonical scores.
 
@@ -99,6 +100,8 @@ def search(
         passes: Names from `scanning.codings.PASSES`, first to last, instead of the best by
             `scanning.choose`.
         progress: Told of the pairs that are done.
+        check_seconds: Called once, after the first block of several (of each device), with the seconds
+            that all blocks will take at its speed; may raise to stop the search.
 
     Returns:
         Passage numbers (int64) and scores (float64), both (queries x min(k, distinct ids)), best
@@ -124,7 +127,7 @@ def search(
 
         every, told = [device, *more], progress or Silent()
         return sharded_devices.search(
-            queries, source, k, ranks, every, memory, threads, passes, told
+            queries, source, k, ranks, every, memory, threads, passes, told, check_seconds
         )
     rounded = canonical.rounded(queries, source.dim)
     live = [number for number, query in enumerate(rounded) if len(query.rows)]
@@ -137,7 +140,7 @@ def search(
             Batch([rounded[i] for i in live[first : first + plan.queries]], k, ranks)
             for first in range(0, len(live), plan.queries)
         ]
-        _read(source, plan, batches, pool, stats, progress or Silent())
+        _read(source, plan, batches, pool, stats, progress or Silent(), check_seconds)
     # A query without rows scores 0 with everything: the tie rule alone ranks the pool.
     _, firsts = np.unique(ranks, return_index=True)
     numbers = np.tile(firsts[:k], (len(queries), 1)).astype(np.int64)
@@ -189,10 +192,12 @@ def _read(
     pool: Workers,
     stats: Stats,
     progress: "Progress",
+    check_seconds: "Callable[[float], None] | None",
 ) -> None:
     """Reads the source once and searches each block for all queries."""
     import torch
 
+    started = time.perf_counter()
     queries = sum(len(batch.queries) for batch in batches)
     stats.pairs = queries * (len(source.offsets) - 1)
     progress.start(_TASK, stats.pairs, "pairs")
@@ -212,6 +217,10 @@ def _read(
                 stats.left[name] += count
             stats.scored += counts.scored
             progress.advance(_TASK, len(batch.queries) * len(block))
+        tokens = int(source.offsets[-1])
+        if check_seconds is not None and block.first == 0 and 0 < len(block.tokens) < tokens:
+            share = tokens / len(block.tokens)
+            check_seconds((time.perf_counter() - started) * share)
     progress.done(_TASK)
 
 

@@ -3,7 +3,7 @@
 ``exact`` is the reference and the default. ``compressed`` and ``official`` search an index that is
 built from the token store first, and may be audited: recall against exact search on some queries.
 A mode never changes by itself: where exact search would take longer than `Searching.max_hours`, it
-stops and says what else there is.
+stops after its first block and says what else there is.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ class Searching:
             what ``k`` and the pool decide: ``probes``, ``candidates``, ``scored``, or ``ncells``,
             ``threshold``, ``ndocs``, ``head_rows``.
         audit: Queries that are searched exactly, too, to tell the recall of the other modes.
-        max_hours: What exact search may take by its estimate.
+        max_hours: What exact search may take; estimated after its first block.
         threads: By default as many as torch uses.
         device: Of exact search: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` ...
 

@@ -224,6 +224,27 @@ def test_progress_counts_every_pair_once(monkeypatch):
     assert told.calls[-1] == ("done", 0)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+def test_the_time_is_estimated_once_after_the_first_of_several_blocks(monkeypatch, device):
+    pool = late_corpora.ordinary(np.random.default_rng(5), [4] * 60)
+    queries, ranks = [np.ones((2, late_corpora.DIM))], np.arange(60)
+    told, options = [], {"device": device, "memory": 1, "check_seconds": lambda s: told.append(s)}
+    right = exact.search(queries, flat(pool), 5, ranks, **options)[0]
+    assert told == []  # one block a device: it is done before anything is known
+    monkeypatch.setattr(exact, "TILE_TOKENS", 40)
+    assert exact.search(queries, flat(pool), 5, ranks, **options)[0].tolist() == right.tolist()
+    assert len(told) == device.count("cpu")
+    assert all(seconds > 0 for seconds in told)
+    # Empty passages first: nothing to divide by.
+    exact.search(queries, flat([pool[0][:0]] * 30 + pool), 5, np.arange(90), **options)
+
+    def stop(seconds):
+        raise UsageError("too long")
+
+    with pytest.raises(UsageError, match="too long"):
+        exact.search(queries, flat(pool), 5, ranks, **options | {"check_seconds": stop})
+
+
 @pytest.mark.parametrize("failure", ["gone", "wrong"])
 def test_a_pass_that_fails_its_trial_is_replaced_and_results_stay(monkeypatch, failure):
     """``torch._int_mm`` is private: it may vanish, or give something else."""

@@ -16,7 +16,7 @@ from m2kr.search.late.store import TokenStore
 from m2kr.search.late.workers import workers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -65,6 +65,7 @@ def search(
     threads: int | None,
     passes: "Sequence[str] | None",
     progress: "Progress",
+    check_seconds: "Callable[[float], None] | None" = None,
 ) -> "tuple[NDArray[np.int64], NDArray[np.float64], Stats]":
     """`exact.search` on a list of devices; the same device may occur more than once.
 
@@ -78,6 +79,7 @@ def search(
         threads: Shared out evenly, one a device at least.
         passes: As there.
         progress: As there.
+        check_seconds: As there; called by each device, whose own range it is about.
 
     Returns:
         As there; `Stats.device` lists the devices.
@@ -107,6 +109,7 @@ def search(
                 device=devices[number],
                 passes=passes,
                 progress=together,
+                check_seconds=check_seconds,
             )
         except _Stopped:
             raise

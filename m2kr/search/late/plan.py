@@ -1,18 +1,9 @@
-"""What a pool will take: bytes on disk, computed, and seconds a query, from a calibration.
+"""What a pool will take on disk, computed from the formats (`store_format`, `index.format`).
 
-Bytes follow from the formats (`store_format`, `index.format`). Seconds come from the true engines on
-this machine, run on a small random pool, and on one shard of the planned index at its true size:
-
-- exact search reads and codes every token once for all queries, and multiplies every query with
-  every token. Both grow with the tokens; few queries and many tell one from the other.
-- compressed search multiplies with all centroids, looks up inverted lists in every shard, and then
-  scores a number of passages that doesn't depend on the pool.
-
-Random tokens stand for the pool's, so seconds are estimates; reading from a slow disk comes on top.
+How long a search takes is told by the search itself, after its first block (`duration`).
 """
 
 import re
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,31 +79,15 @@ class Plan:
 
     Attributes:
         pool: Of what size.
-        rows: Rows of a query.
-        k: Passages asked for.
         store_bytes: Of the token store, which exact search reads.
         index_bytes: Of a compressed index, by bits a dimension.
         centroids: Of that index.
-        seconds: By mode: ``exact pass`` (reading and coding the pool once, whatever the number of
-            queries), ``exact`` and ``compressed`` (a query). Empty without a calibration.
-        threads: That those seconds hold for.
-        calibrated_in: Seconds that finding out took.
     """
 
     pool: Pool
-    rows: int
-    k: int
     store_bytes: int
     index_bytes: "Mapping[int, int]"
     centroids: int
-    seconds: "Mapping[str, float]"
-    threads: int
-    calibrated_in: float
-
-    def total(self, mode: str, queries: int) -> float:
-        """Seconds for so many queries; mode is ``exact`` or ``compressed``."""
-        once = self.seconds["exact pass"] if mode == "exact" else 0.0
-        return once + queries * self.seconds[mode]
 
     def as_dict(self) -> dict[str, Any]:
         """The same for JSON."""
@@ -120,56 +95,19 @@ class Plan:
             "passages": self.pool.passages,
             "tokens": self.pool.all_tokens,
             "dim": self.pool.dim,
-            "rows": self.rows,
-            "k": self.k,
             "store_bytes": self.store_bytes,
             "index_bytes": {str(nbits): size for nbits, size in self.index_bytes.items()},
             "centroids": self.centroids,
-            "seconds": dict(self.seconds),
-            "threads": self.threads,
-            "calibrated_in": self.calibrated_in,
         }
 
 
-def plan(
-    pool: Pool,
-    *,
-    rows: int = 100,
-    k: int = 100,
-    threads: int | None = None,
-    calibrate: bool = True,
-) -> Plan:
-    """What a pool takes on this machine.
-
-    Args:
-        pool: Its size.
-        rows: Rows of a query: its vectors of text and image.
-        k: Passages a query.
-        threads: By default as many as torch uses.
-        calibrate: Whether to run the engines, some 5 seconds; if not, there are bytes alone.
-
-    Raises:
-        UsageError: a number makes no sense.
-        MissingError: torch is not installed, and it was to be calibrated.
-    """
-    if rows < 1 or k < 1:
-        raise UsageError(f"rows is {rows} and k is {k}", expected="at least 1")
-    seconds: dict[str, float] = {}
-    started = time.perf_counter()
-    if calibrate:
-        from m2kr.search.late.planning import calibration
-
-        seconds, threads = calibration.calibrate(pool, rows=rows, k=k, threads=threads)
+def plan(pool: Pool) -> Plan:
+    """What a pool takes."""
     return Plan(
         pool,
-        rows,
-        k,
         store_bytes(pool),
         {nbits: index_bytes(pool, nbits) for nbits in NBITS if pool.dim * nbits % 8 == 0},
         centroids_of(pool),
-        seconds,
-        threads or 0,
-        time.perf_counter() - started,
     )
 
 

@@ -1,1 +1,0 @@
-"""What a pool will take in bytes and seconds."""
