@@ -220,13 +220,14 @@ def _write(
 
 def _show(chosen: list[_Passage], explained: "list[Explanation]") -> None:
     """Scores and their parts as a table."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from m2kr.cli import output
     from m2kr.preflmr.explain_text import PARTS
 
     kinds = list(explained[0].parts)
-    table = Table("passage", "relevant", "score", *(PARTS[kind] for kind in kinds))
+    heads = ("passage", "right", "score", *(PARTS[kind] for kind in kinds))
+    table = Table(*(Column(head, overflow="fold") for head in heads))
     for each, shown in zip(chosen, explained, strict=True):
         parts = [f"{shown.parts[k]:.2f} ({shown.share(shown.parts[k]):.0%})" for k in kinds]
         table.add_row(

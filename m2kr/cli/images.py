@@ -49,7 +49,11 @@ def command(
         typer.Option("--whole", help="Also read archives that can't be read in part."),
     ] = False,
     passages: Annotated[
-        bool, typer.Option("--passages", help="Passages' images, too, not only the queries'.")
+        bool,
+        typer.Option(
+            "--passages",
+            help="Passages' images, too, not only the queries'; always so for an imported source.",
+        ),
     ] = False,
     contact: Annotated[
         str | None,
@@ -127,7 +131,7 @@ def command(
         ask,
         only=tuple(from_ or ()),
         roots=tuple(images or ()),
-        passages=passages,
+        passages=passages or ask.passages,
         offline=offline,
         anew=recheck,
         web=Rules(contact=contact, thumb_width=width, retry_failed=retry),
@@ -148,7 +152,7 @@ def _ask(source: str, root: Path, splits: list[str] | None, edition: str | None)
         load(name, each, edition=folder.name, data=root) for each in splits or manifest["splits"]
     ]
     module: Any = builder(name) if name in builder_modules() else None  # None: a user's own source
-    return Ask(chosen, tuple(getattr(module, "IMAGE_ARCHIVES", ())))
+    return Ask(chosen, tuple(getattr(module, "IMAGE_ARCHIVES", ())), passages=module is None)
 
 
 def _gather(ask: "Ask", means: "Means", least: float, *, json: bool) -> None:

@@ -98,6 +98,8 @@ def show(ask: "Ask", done: "Gathered") -> None:
         example = next((e for e in done.coverage.examples if e["reason"] == reason), None)
         such = f", such as {example['img_path']}" if example else ""
         output.say(f"{n:,} {reason}{such}")
+    if not ask.archives and any(each.missing for each in done.coverage.splits):
+        output.say(f"give their folder or archive: m2kr images {split.source} --images PATH")
     for name, error in done.failed.items():
         output.say(f"{name}: {error}", json_mode=True)
     output.say(f"an image a row: {done.coverage.table}")

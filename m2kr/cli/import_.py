@@ -129,6 +129,17 @@ def command(
     if GRADES.name in columns:
         right = built.manifest.get("relevance_threshold", 1)
         output.say(f"judgements are graded: a passage is right from grade {right:g}")
+    for name, facts in built.manifest["splits"].items():
+        if not facts["judged"]:
+            output.say(
+                f"no right passage is given for the queries of {name}: "
+                + (
+                    "PR@K alone can be scored"
+                    if facts["with_answers"]
+                    else "searched, never scored"
+                )
+                + "; positives belong in the queries, or in a file: --qrels FILE"
+            )
     for name, each in counts.items():
         if each.total:
             output.say(f"images of {name}: {each.found:,} of {each.total:,} found")

@@ -61,16 +61,18 @@ def _spec(name: str, records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _show(spec: dict[str, Any], records: dict[str, dict[str, Any]], root: str) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from m2kr.cli import output
     from m2kr.data.load import edition_in_words
     from m2kr.sources import UNKNOWN, build_command, verdict
 
     output.say(f"{spec['title']} ({spec['name']}), task {spec['task']}")
-    for key in ("summary", "comparable", "licence", "homepage"):
-        if spec[key] and spec[key] != UNKNOWN:
+    for key in ("summary", "licence", "homepage"):
+        if spec[key]:
             output.say(f"{key}: {spec[key]}")
+    if not records and spec["comparable"] and spec["comparable"] != UNKNOWN:
+        output.say(verdict(spec["comparable"]))
     output.say(f"headline metric: {spec['headline']}")
     for kind in ("queries", "passages"):
         table = Table("column", "type", "null", "what it holds", title=kind, title_justify="left")
@@ -96,7 +98,7 @@ def _show(spec: dict[str, Any], records: dict[str, dict[str, Any]], root: str) -
             "judged",
             "with image",
             "with answers",
-            "pool",
+            Column("pool", overflow="fold"),
             "passages",
             title=f"edition {edition}: {edition_in_words(record)}",
             title_justify="left",

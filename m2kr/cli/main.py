@@ -198,7 +198,9 @@ def options(
 ) -> None:
     """Build, load and evaluate M2KR, the multimodal knowledge retrieval benchmark."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Formatter("%(name)s: %(message)s"))
+    handler.setFormatter(
+        Formatter("%(name)s: %(message)s" if verbose else "%(level)s: %(message)s")
+    )
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     logging.raiseExceptions = False  # where stderr is closed or full, a lost line is no error
 

@@ -60,10 +60,11 @@ def printable(text: str) -> str:
 
 
 class Formatter(logging.Formatter):
-    """Log lines of `printable` text."""
+    """Log lines of `printable` text; ``%(level)s`` is the level in small letters."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
+        record.level = record.levelname.lower()
         return printable(super().format(record))
 
 

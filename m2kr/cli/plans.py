@@ -184,5 +184,7 @@ def _size(file: Mapping[str, Any]) -> str:
 
 
 def _to_fetch(total: int, unknown: int) -> str:
-    more = f", and {unknown} files of unknown size" if unknown else ""
-    return f"to fetch: {output.size(total)}{more}"
+    parts = [output.size(total)] if total or not unknown else []
+    if unknown:
+        parts.append(f"{unknown} {'file' if unknown == 1 else 'files'} of unknown size")
+    return f"to fetch: {', and '.join(parts)}"

@@ -1,5 +1,6 @@
 """``m2kr build --shard``: one share of a build, and what is still to be done."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -45,12 +46,13 @@ def run(
                 "fresh": done.fresh,
             }
         )
-        output.say(_told(name, done), json_mode=json)
+        output.say(_told(name, done, root), json_mode=json)
     if json:
         output.emit({"data": str(root), "shards": results})
 
 
-def _told(name: str, built: ShardBuilt) -> str:
+def _told(name: str, built: ShardBuilt, root: Path) -> str:
+    merge = f"m2kr merge {shlex.quote(name)} --data {shlex.quote(str(root))}"
     if not built.fresh:
         return f"already built: {name} in {built.folder}"
     what = f"shard {built.shard} of {name}: {len(built.done)} parts and tables are complete"
@@ -58,6 +60,6 @@ def _told(name: str, built: ShardBuilt) -> str:
         count = len(built.waits_for)
         return (
             f"{what}; the {built.stage} need {count} of other shards: run this again when these are "
-            f"done, or leave the rest to m2kr merge {name}"
+            f"done, or leave the rest to {merge}"
         )
-    return f"{what}; when all shards are: m2kr merge {name}"
+    return f"{what}; when all shards are: {merge}"

@@ -1,5 +1,6 @@
 """``m2kr verify``."""
 
+from collections import Counter
 from typing import Annotated
 
 import typer
@@ -61,9 +62,11 @@ def command(
             }
         )
     else:
-        table = Table("edition", "table", "check", "result")
-        for e, f in findings:
-            table.add_row(e, f.table, f.check, "failed" if f.problem else "ok")
+        table = Table("edition", "checks passed", "failed")
+        passed = Counter(e for e, f in findings if not f.problem)
+        failed = Counter(e for e, _ in bad)
+        for e in dict.fromkeys(e for e, _ in findings):
+            table.add_row(e, f"{passed[e]:,}", f"{failed[e]:,}")
         output.console().print(table)
         for e, f in bad:
             output.say(f"{e}/{f.table}: {f.problem}; try: {f.fix}")

@@ -46,10 +46,27 @@ def check(retriever: object, where: str | None = None) -> None:
             expected="the attributes name, settings and modalities; the methods index and search",
             fix="subclass m2kr.EncoderRetriever, or see the protocol m2kr.Retriever",
         )
+    _require_encoders(retriever, where)
     name = user_attribute(retriever, "name")
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"its name is {name!r}", where=f"{kind}.name", expected="a text")
     reads(retriever)
+
+
+def _require_encoders(retriever: object, where: str | None) -> None:
+    """Refuses an encoder of one side only, before its first side is encoded."""
+    from m2kr.evaluation.retriever import EncoderRetriever as Base
+
+    if not isinstance(retriever, Base) or type(retriever).encode_stream is not Base.encode_stream:
+        return
+    for name in ("encode_query", "encode_document"):
+        if getattr(getattr(retriever, name), "__func__", None) is getattr(Base, name):
+            raise InputError(
+                f"{type(retriever).__name__} has no {name}(batch)",
+                where=where,
+                expected="encode_query(batch) and encode_document(batch)",
+                fix="encode_query = encode_document in the class, if both sides are encoded alike",
+            )
 
 
 def reads(retriever: object) -> Modalities:

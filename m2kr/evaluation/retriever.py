@@ -7,7 +7,16 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    TypeVar,
+    cast,
+    runtime_checkable,
+)
 
 import numpy as np
 
@@ -84,6 +93,13 @@ class Retriever(Protocol):
         ...
 
 
+class _ClassName:
+    """The name of the class that it is asked of."""
+
+    def __get__(self, _: object, owner: type) -> str:
+        return owner.__name__
+
+
 # Called by an encoder's stream with rows just encoded and the seconds they took.
 Report = Callable[[int, float], None]
 
@@ -100,6 +116,7 @@ class EncoderRetriever:
     is asked only for rows that were not encoded before, by this run or another.
 
     Attributes:
+        name: In tables and file names; by default the class's.
         modalities: What is read of queries and of passages: a `Modalities`, or a dict such as
             ``{"query": ["text", "image"], "passage": ["text"]}``.
         reads_images: True for texts and images on both sides, in place of `modalities`.
@@ -120,7 +137,7 @@ class EncoderRetriever:
             they were loaded (of m2kr's own: with their version); None if that can't be read.
     """
 
-    name: str = "encoder"
+    name: str = cast("str", _ClassName())
     identity: ClassVar[list[list[Any]] | None] = None
     modalities: Modalities | Mapping[str, Any] = Modalities()
     reads_images: bool | None = None

@@ -417,7 +417,16 @@ class Run:
 
     @staticmethod
     def from_ranx(run: Any) -> "Run":
-        """A run from a ``ranx.Run``."""
+        """A run from a ``ranx.Run``.
+
+        Raises:
+            InputError: it is something else.
+        """
+        if not hasattr(run, "run"):
+            raise InputError(
+                f"a {type(run).__name__} is no ranx.Run",
+                expected="a ranx.Run; Run.from_dict takes {query: {passage: score}}",
+            )
         rankings = {query: dict(scored.items()) for query, scored in run.run.items()}
         return Run.from_dict(rankings, name=run.name or "")
 

@@ -53,7 +53,8 @@ def require_judgements(split: "Split") -> None:
         raise MissingError(
             "the split has no judgements, so it can be searched but not scored",
             where=where(split),
-            fix="m2kr eval all ..., which writes the runs of such splits",
+            expected="queries with right passages (positives, or --qrels of an import) or answers",
+            fix="import it anew with them; or m2kr eval all, which writes the runs of such splits",
         )
 
 

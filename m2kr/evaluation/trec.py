@@ -250,7 +250,12 @@ def _form_of(data: bytes, first: int, path: Path) -> _Form:
         return _Form(len(names), mark, names, escaped)
     if len(cells) not in (3, 4) and len(cells) < 6:
         raise InputError(
-            f"not a line of a run: {len(cells)} columns", where=where, expected=_EXPECTED
+            f"not a line of a run: {len(cells)} columns",
+            where=where,
+            expected=_EXPECTED,
+            fix=f"m2kr.Run.from_pandas(pandas.read_csv({str(path)!r})).save('run.parquet')"
+            if head.count(b",") > 1
+            else None,
         )
     return _Form(min(len(cells), 6), mark)
 
@@ -397,7 +402,11 @@ def numbers(cells: list[bytes]) -> "NDArray[np.float64]":
     Raises:
         ValueError: one is none, or is not finite.
     """
-    values = np.array(list(map(float, cells)), np.float64)
+    try:
+        values = np.array(list(map(float, cells)), np.float64)
+    except ValueError:
+        bad = next(cell for cell in cells if not _is_number(cell))
+        raise ValueError(f"{_text(bad)[:40]!r} is no number") from None
     if not np.isfinite(values).all():
         raise ValueError("the score is not finite")
     if b"_" in b"".join(cells):

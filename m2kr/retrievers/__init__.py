@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import logging
 import pkgutil
+import shlex
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,9 @@ logger = logging.getLogger("m2kr.retrievers")
 
 GROUP = "m2kr.retrievers"
 REPLAY = "run:"
+_RUN_ENDINGS = frozenset(
+    (".trec", ".run", ".res", ".txt", ".tsv", ".csv", ".json", ".parquet", ".gz")
+)
 
 
 @cache
@@ -154,10 +158,16 @@ def _resolve(spec: str) -> str:
     """The known name for what was typed; case and ``-`` for ``_`` are forgiven."""
     wanted = spec.strip().lower().replace("-", "_")
     if wanted not in names():
+        if Path(spec).suffix in _RUN_ENDINGS:
+            raise UsageError(
+                "a run file is given as a retriever",
+                where=spec,
+                fix=shlex.join(("--retriever", f"run:{spec}")),
+            )
         near = difflib.get_close_matches(wanted, names(), n=1)
         raise UsageError(
             f"there is no retriever '{spec}'",
-            expected=f"one of {', '.join(names())}; or package.module:Class, or file.py:Class",
+            expected=f"one of {', '.join(names())}; or package.module:Class, file.py:Class, run:FILE",
             fix=f"did you mean '{near[0]}'?" if near else _with_class(spec),
         )
     return wanted

@@ -203,7 +203,12 @@ def _build(
 
 def _files(given: Given) -> Layout:
     if given.folder is not None:
-        raise UsageError("a folder alone does not say its layout", fix="--from beir|mbeir|ret-m2kr")
+        beir = any(given.folder.glob("corpus.jsonl*"))
+        raise UsageError(
+            "a folder alone does not say its layout",
+            where=str(given.folder),
+            fix="--from beir" if beir else "--from beir|mbeir|ret-m2kr",
+        )
     passages = the_one(given.passages, None, (), "passages")
     queries = the_one(given.queries, None, (), "queries")
     qrels = None if given.qrels is None else qrels_file(given.qrels)
