@@ -253,9 +253,6 @@ def _form_of(data: bytes, first: int, path: Path) -> _Form:
             f"not a line of a run: {len(cells)} columns",
             where=where,
             expected=_EXPECTED,
-            fix=f"m2kr.Run.from_pandas(pandas.read_csv({str(path)!r})).save('run.parquet')"
-            if head.count(b",") > 1
-            else None,
         )
     return _Form(min(len(cells), 6), mark)
 

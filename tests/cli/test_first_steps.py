@@ -5,7 +5,6 @@ import re
 import shlex
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from conftest import Cli
 from PIL import Image
@@ -50,16 +49,7 @@ def own(tmp_path: Path) -> Path:
 RANKING = {"q0": {"p0": 2.0, "p1": 1.0}, "q1": {"p2": 2.0, "p1": 1.0}}
 
 
-def test_a_run_is_evaluated_in_python_as_it_is(own: Path) -> None:
-    frame = pd.DataFrame(
-        [(q, p, s) for q, scores in RANKING.items() for p, s in scores.items()],
-        columns=["qid", "docno", "score"],
-    )
-    for run in (m2kr.Run.from_dict(RANKING, name="hers"), m2kr.Run.from_pandas(frame)):
-        results = m2kr.evaluate("tiles", [run, "oracle"], data=own / "data")
-        assert results[0].value("hit_rate@1") == 0.5
-        assert results[0].retriever["name"] == (run.name or "run")
-        assert results[1].value("hit_rate@1") == 1.0
+def test_what_is_no_run_of_ranx_is_told_so() -> None:
     with pytest.raises(InputError, match=r"Run\.from_dict"):
         m2kr.Run.from_ranx(RANKING)
 
@@ -77,7 +67,6 @@ def test_a_run_file_without_its_prefix_is_recognised(own: Path, cli: Cli) -> Non
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("qid,docno,score\nq0,p0,1.5\n", "Run.from_pandas"),
         ("q0 Q0 p0 1 high her\n", "'high' is no number"),
         ("q0 Q0 p0 1 nan her\n", "not finite"),
     ],
