@@ -1,7 +1,7 @@
 """How two built versions of a source differ: a join on id, table by table and column by column.
 
-Every value becomes a 64-bit digest, so that a column of a big table costs 8 bytes a row in whatever
-order its rows are; only the examples are read as they are.
+Every value becomes a 64-bit digest, so that a column of a big table costs 8 bytes a row (and the join of
+ids about 70) in whatever order its rows are; only the examples are read as they are.
 """
 
 import hashlib

@@ -82,22 +82,21 @@ def _texts(*values: Any) -> list[str]:
 
 
 def _show(source: dict[str, Any]) -> None:
-    from rich.table import Column, Table
-
     from m2kr.cli import output
 
-    heads = ("table", "what differs", "rows", "id", "values")
-    shown = Table(*(Column(head, overflow="fold") for head in heads))
     for table in source["tables"]:
-        rows = " ~ ".join(f"{n:,}" for n in dict.fromkeys(table["rows"]))
-        shown.add_row(table["name"], "equal" if table["equal"] else "", rows)
+        rows = ", ".join(
+            f"{n:,} rows in {side}" for side, n in zip("AB", table["rows"], strict=True)
+        )
+        notes = "; ".join(["equal"] * table["equal"] + table["notes"])
+        output.say(f"{table['name']} ({rows}): {notes or 'they differ'}")
         for each in table["differences"]:
-            shown.add_row("", each["what"], f"{each['rows']:,}")
+            output.say(f"  {each['what']}: {each['rows']:,} rows")
+            lone = each["what"] in ("only in A", "only in B")
             for row in each["examples"]:
-                shown.add_row("", "", "", row["id"], f"A {row['a']}\nB {row['b']}")
-        for note in table["notes"]:
-            shown.add_row("", note)
-    output.console().print(shown)
+                output.say(f"    {row['id']}")
+                for side in each["what"][-1] if lone else "AB":
+                    output.say(f"      {side} {row[side.lower()]}")
     for letter in "AB":
         if splits := source[f"splits_{letter.lower()}"]:
             output.say(f"only {letter} has the splits {', '.join(splits)}")
