@@ -3,11 +3,12 @@
 import io
 import os
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self, cast
 
 from m2kr.data.image_index import (
     DEFLATED,
@@ -19,38 +20,87 @@ from m2kr.data.image_index import (
     Member,
     Readable,
 )
-from m2kr.data.tar_headers import Damaged, Regular, regular_members
 from m2kr.errors import InputError
 
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
+_GNU = b"ustar  \0"
+_LONGEST = 1 << 20  # bytes of a tar header that extends another
+_LONG_HEADERS = {
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+}
 _LINK, _TYPE = 0o120000, 0o170000
 _MOST_MEMBERS = 50_000_000  # 2.3 GB of index; what has more is taken for a bomb
 
 
+class Header(tarfile.TarInfo):
+    """A tar header that is either right or an error; tarfile takes a bad one for the end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """The header in a block."""
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in _LONG_HEADERS and not 0 <= info.size <= _LONGEST:
+            raise tarfile.ReadError(f"a header of {info.size:,} bytes")
+        if buf[257:265] == _GNU and buf[345]:
+            # GNU keeps times where ustar has the beginning of a long name.
+            info.name = tarfile.nts(buf[:100], encoding, errors).rstrip("/")  # type: ignore[attr-defined]
+        return info
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
+        """The next header of an archive."""
+        before = cast("Any", tarfile_).offset
+        try:
+            info = super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error} at offset {before}") from error
+        if info.size < 0 or cast("Any", tarfile_).offset <= before:
+            raise tarfile.ReadError(f"a member of negative size at offset {before}")
+        return info
+
+
+class _LastHeader(Header):
+    """A header of an archive that may end without an end mark, as some programs leave it."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
+        """The next header of an archive."""
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.ReadError as error:
+            if isinstance(error.__cause__, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
+                raise tarfile.EOFHeaderError("no end mark") from error  # type: ignore[attr-defined]
+            raise
+
+
 def scan_tar(path: Path) -> Iterator[Member]:
-    """Regular members of an uncompressed tar.
-
-    Raises:
-        InputError: it is cut short or damaged.
-    """
-    for run in tar_runs(path):
-        places = zip(run.names, run.offsets.tolist(), run.sizes.tolist(), strict=True)
-        for name, offset, size in places:
-            yield name.decode("utf-8", "surrogateescape"), offset, size, size, 0, STORED
-
-
-def tar_runs(path: Path) -> Iterator[Regular]:
-    """Regular members of an uncompressed tar, many at a time.
+    """Regular members of an uncompressed tar; links, devices and sparse files are passed over.
 
     Raises:
         InputError: it is cut short or damaged.
     """
     try:
-        with path.open("rb", buffering=0) as file:
-            yield from regular_members(file.fileno(), os.fstat(file.fileno()).st_size)
-    except (Damaged, OSError) as error:
+        with (
+            path.open("rb", buffering=0) as file,
+            tarfile.open(fileobj=file, mode="r:", tarinfo=_LastHeader, encoding="utf-8") as tar,
+        ):
+            end = os.fstat(file.fileno()).st_size
+            while (info := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]
+                content = info.size if info.isreg() and not info.issparse() else 0
+                if info.offset_data + content > end:
+                    raise tarfile.ReadError(f"{info.name!r} ends after the file")
+                if info.isreg() and not info.issparse():
+                    yield info.name, info.offset_data, info.size, info.size, 0, STORED
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError) as error:
         raise InputError(
             f"the tar file is damaged: {error}",
             where=str(path),

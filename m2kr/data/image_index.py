@@ -18,7 +18,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from m2kr import atomic
-from m2kr.data.tar_headers import Regular
 from m2kr.errors import InputError, MissingError
 
 log = logging.getLogger("m2kr.data.images")
@@ -26,6 +25,23 @@ log = logging.getLogger("m2kr.data.images")
 # (name, offset, stored bytes, real bytes, crc32, zip compression method)
 Member = tuple[str, int, int, int, int, int]
 STORED, DEFLATED, ENCRYPTED, OVERLAPS = 0, 8, 99, 98  # the last two are ours
+
+
+@dataclass(frozen=True, slots=True)
+class Regular:
+    """Files that follow each other in a tar.
+
+    Attributes:
+        names: As stored, usually UTF-8.
+        offsets: Of their contents.
+        sizes: Bytes of their contents.
+    """
+
+    names: list[bytes]
+    offsets: "np.ndarray[Any, np.dtype[np.int64]]"
+    sizes: "np.ndarray[Any, np.dtype[np.int64]]"
+
+
 _PACK = struct.Struct("<16sQQQIH")
 _FIELDS = [("hi", "<u8"), ("lo", "<u8"), ("offset", "<u8"), ("stored", "<u8"), ("size", "<u8")]
 _ENTRY = np.dtype([*_FIELDS, ("crc", "<u4"), ("method", "<u2")])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from m2kr.data.image_archives import read_zip_member, scan_zip, tar_runs
+from m2kr.data.image_archives import read_zip_member, scan_tar, scan_zip
 from m2kr.data.image_index import (
     Entry,
     Identity,
@@ -19,7 +19,6 @@ from m2kr.data.image_index import (
 )
 from m2kr.data.image_shards import ShardsRoot, holds_shards
 from m2kr.data.image_tables import ArrowRoot
-from m2kr.data.tar_headers import Regular
 from m2kr.errors import InputError, MissingError
 
 
@@ -219,9 +218,9 @@ class ArchiveRoot(IndexedFile):
     def _find(self, name: str) -> Entry | None:
         return self.index(self._scan, is_zip=self._kind == "zip").find(self._inner + name)
 
-    def _scan(self) -> Iterator[Member] | Iterator[Regular]:
+    def _scan(self) -> Iterator[Member]:
         if self._kind == "tar":
-            return tar_runs(self.path)
+            return scan_tar(self.path)
         return scan_zip(self._parts(), str(self.path))
 
     def _parts(self) -> Parts:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from m2kr.data.image_index import Entry, IndexedFile, Parts, check_size, locked, stamp_of
-from m2kr.data.tar_headers import Regular
+from m2kr.data.image_index import Entry, IndexedFile, Parts, Regular, check_size, locked, stamp_of
 from m2kr.data.tar_offsets import BLOCK, TarOffsets
 from m2kr.errors import InputError
 

@@ -2,7 +2,7 @@
 
     python tar_cost.py STEP FILE MEMBERS
 
-Prints one JSON object. Steps: ``write`` (the tar, with holes for contents), ``scan`` (``tar_runs``, and a
+Prints one JSON object. Steps: ``write`` (the tar, with holes for contents), ``scan`` (``scan_tar``, and a
 bare loop over the headers, turn by turn), ``index`` (``cached_index``, saved, and such a loop), and
 ``cold`` (the same, each from disk).
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from m2kr.data.image_archives import tar_runs
+from m2kr.data.image_archives import scan_tar
 from m2kr.data.image_index import cached_index
 from m2kr.evaluation.environment import peak_memory
 
@@ -51,12 +51,12 @@ def bare(path: Path) -> int:
 
 
 def runs(path: Path) -> int:
-    return sum(len(run.names) for run in tar_runs(path))
+    return sum(1 for _ in scan_tar(path))
 
 
 def saved(path: Path) -> int:
     folder = path.with_name("cache")
-    count = len(cached_index(tar_runs(path), folder, [str(path)]))
+    count = len(cached_index(scan_tar(path), folder, [str(path)]))
     for file in folder.iterdir():
         file.unlink()
     return count

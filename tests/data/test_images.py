@@ -512,7 +512,7 @@ def test_the_index_is_kept_and_read_back(tmp_path, monkeypatch):
         pytest.fail("scanned again")
         yield
 
-    monkeypatch.setattr(image_roots, "tar_runs", again)
+    monkeypatch.setattr(image_roots, "scan_tar", again)
     assert ImageStore([path], cache=cache).read(NAMES[2]) == FILES[NAMES[2]]
     assert ImageStore([path / "a"], cache=cache).read("photo 1.png") == FILES[NAMES[1]]
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""The lean walk over tar headers, with Python's tarfile as the oracle."""
+"""Members of tars: those that tarfile gives, and damage of any kind is one error."""
 
 import io
 import struct
@@ -65,6 +65,7 @@ def test_every_tar_that_tarfile_writes_gives_the_same_members(
 ):
     path = tmp_path_factory.mktemp("tar") / "t.tar"
     pax = {"pax_headers": common} if format_ == tarfile.PAX_FORMAT else {}
+    written = 0
     with tarfile.open(path, "w", format=format_, **pax) as tar:
         for number, (name, kind, size) in enumerate(made):
             if kind == tarfile.AREGTYPE and name.endswith("/"):
@@ -73,13 +74,17 @@ def test_every_tar_that_tarfile_writes_gives_the_same_members(
             info.mtime, info.uid = mtime, number * 700_000
             try:
                 tar.addfile(info, io.BytesIO(b"\xab" * size))
+                written += 1
             except ValueError:  # a name or number too long for this format
                 continue
     raw = path.read_bytes()
     if cut is not None:  # without some of the zero blocks at the end
         path.write_bytes(raw[: len(raw.rstrip(b"\0")) // 512 * 512 + 512 * (cut + 1)])
-    # tarfile can't read its own archive of a global header alone.
-    assert walked(path) == (by_tarfile(path) if made else [])
+    if pax.get("pax_headers") and not written:
+        with pytest.raises(InputError, match="damaged"):  # a global header alone
+            walked(path)
+        return
+    assert walked(path) == by_tarfile(path)
 
 
 def many(path: Path, count: int, format_: int = tarfile.USTAR_FORMAT, prefix: str = "") -> Path:
@@ -210,15 +215,15 @@ def test_pax_headers_override_path_and_size(tmp_path):
         (header(size=b"\xff" * 12) + BODY, "negative size"),
         (header(size=b"77777777777\0") + BODY, "ends after the file"),
         (header(size=b"\x80" + b"\xff" * 11) + BODY, "ends after the file"),
-        (header(size=b"00000000z05\0") + BODY, "no number"),
-        (header() + BODY + header()[:300], "no header at offset 1024"),
-        (header() + BODY + b"\0" * 256 + b"x" * 256, "no header at offset 1024"),
-        (bytes(header()[:300]) + b"?" + header()[301:] + BODY, "no header at offset 0"),
+        (header(size=b"00000000z05\0") + BODY, "invalid header"),
+        (header() + BODY + header()[:300], "truncated header at offset 1024"),
+        (header() + BODY + b"\0" * 256 + b"x" * 256, "bad checksum at offset 1024"),
+        (bytes(header()[:300]) + b"?" + header()[301:] + BODY, "bad checksum at offset 0"),
         (header(size=b"%011o\0" % (2 << 20), kind=b"L") + bytes(3 << 20), "a header of 2,097,152"),
-        (pax((b"size", b"5")), "no member follows"),
-        (pax((b"size", b"-5")) + header() + BODY, "is no size"),
-        (header(size=b"00000000011\0", kind=b"x") + b"99 path=x\n".ljust(512, b"\0"), "broken pax"),
-        (header(size=b"00000000011\0", kind=b"x") + b"0 path=xx".ljust(512, b"\0"), "broken pax"),
+        (pax((b"size", b"5")), "offset 0"),
+        (pax((b"size", b"-5")) + header() + BODY, "offset 0"),
+        (header(size=b"00000000011\0", kind=b"x") + b"99 path=x\n".ljust(512, b"\0"), "offset 0"),
+        (header(size=b"00000000011\0", kind=b"x") + b"0 path=xx".ljust(512, b"\0"), "offset 0"),
     ],
 )
 def test_damage_is_one_clear_error(tmp_path, raw, message):
@@ -235,7 +240,7 @@ def test_damage_far_inside_names_its_place(tmp_path):
     at = raw.find(b"images/001500.jpg")
     raw[at] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(InputError, match=f"no header at offset {at}"):
+    with pytest.raises(InputError, match=f"bad checksum at offset {at}"):
         walked(path)
     path.write_bytes(raw[: at - 700])
     with pytest.raises(InputError, match=r"images/00149\d\.jpg' ends after the file"):

@@ -4,21 +4,14 @@ import io
 import tarfile
 from collections.abc import Iterator
 from functools import partial
-from typing import IO, Any, BinaryIO, Self, cast
+from typing import IO, Any, BinaryIO, cast
 
 from m2kr.build.archive.guard import Guard, Member, stream
 from m2kr.build.formats.inflate import Inflated
+from m2kr.data.image_archives import Header
 from m2kr.errors import UsageError
 
-_HEADER_LIMIT = 1 << 20
 _TRAILER_LIMIT = 1 << 20
-_LONG_HEADERS = {
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-}
 
 
 class TarReader:
@@ -109,29 +102,3 @@ class _Slice(io.RawIOBase):
             count = cast("Any", self._file).readinto(wanted) or 0
         self._at += count
         return cast("int", count)
-
-
-class Header(tarfile.TarInfo):
-    """A tar header that is either right or an error; tarfile takes a bad one for the end."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """The header in a block."""
-        info = super().frombuf(buf, encoding, errors)
-        if info.type in _LONG_HEADERS and not 0 <= info.size <= _HEADER_LIMIT:
-            raise tarfile.ReadError(f"a header of {info.size:,} bytes")
-        return info
-
-    @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
-        """The next header of an archive."""
-        before = cast("Any", tarfile_).offset
-        try:
-            info = super().fromtarfile(tarfile_)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(str(error)) from error
-        if info.size < 0 or cast("Any", tarfile_).offset <= before:
-            raise tarfile.ReadError("a member of negative size")
-        return info

@@ -6,8 +6,8 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from m2kr.build.archive.tars import Header
 from m2kr.build.images.tar_index import Row
+from m2kr.data.image_archives import Header
 from m2kr.data.tar_offsets import BLOCK
 from m2kr.errors import InputError
 

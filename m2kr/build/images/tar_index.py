@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from m2kr import atomic
 from m2kr.build.archive.guard import is_safe
-from m2kr.build.archive.tars import Header
 from m2kr.build.images.remote import JOBS, RemoteParts, Span
-from m2kr.data.image_archives import scan_tar
+from m2kr.data.image_archives import Header, scan_tar
 from m2kr.data.image_index import plain_name
 from m2kr.data.tar_offsets import BLOCK, TarFacts, index_schema
 from m2kr.errors import InputError
