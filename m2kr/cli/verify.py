@@ -1,11 +1,15 @@
 """``m2kr verify``."""
 
+import re
 from collections import Counter
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from m2kr.cli import options
+
+if TYPE_CHECKING:
+    from m2kr.build.verify import Finding
 
 EXAMPLES = (
     "m2kr verify",
@@ -62,14 +66,20 @@ def command(
             }
         )
     else:
-        table = Table("edition", "checks passed", "failed")
-        passed = Counter(e for e, f in findings if not f.problem)
-        failed = Counter(e for e, _ in bad)
-        for e in dict.fromkeys(e for e, _ in findings):
-            table.add_row(e, f"{passed[e]:,}", f"{failed[e]:,}")
+        table = Table("edition", "tables of", "checks passed", "failed")
+        rows = [(e, _tables_of(f), bool(f.problem)) for e, f in findings]
+        count = Counter(rows)
+        for e, of in dict.fromkeys((e, of) for e, of, _ in rows):
+            table.add_row(e, of, f"{count[e, of, False]:,}", f"{count[e, of, True]:,}")
         output.console().print(table)
         for e, f in bad:
             output.say(f"{e}/{f.table}: {f.problem}; try: {f.fix}")
         output.say(f"{len(findings) - len(bad)} checks passed, {len(bad)} failed; data root {root}")
     if bad:
         raise typer.Exit(1)
+
+
+def _tables_of(finding: "Finding") -> str:
+    """The source whose tables were checked, as their names begin; for the rest, what it is."""
+    name = re.match(r"([^/]+)_(data|passages|qrels|manifest|ledger)\b", finding.table)
+    return name[1] if name else f"({finding.check})"

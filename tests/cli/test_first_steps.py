@@ -121,9 +121,9 @@ def test_a_folder_of_beir_is_told_how_it_is_imported(tmp_path: Path, cli: Cli) -
     assert "--from beir\n" in refused.stderr
 
 
-def test_verify_shows_a_line_an_edition_and_each_fault(own: Path, cli: Cli) -> None:
+def test_verify_shows_a_line_a_source_and_each_fault(own: Path, cli: Cli) -> None:
     sound = cli("verify", "--data", "data", cwd=own).stdout
-    assert len([line for line in sound.splitlines() if "tiles" in line]) == 1
+    assert len([line for line in sound.splitlines() if "TILES" in line]) == 1
     (path,) = (own / "data" / "tiles").glob("*_data/test/*.arrow")
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
