@@ -155,7 +155,7 @@ class Index:
 
 def make_index(members: Iterable[Member | Regular]) -> Index:
     """An index of the members of an archive, in the order they are stored."""
-    parts = [_of_tar(m) if isinstance(m, Regular) else _of_members(m) for m in _in_bulk(members)]
+    parts = [_of_shard(m) if isinstance(m, Regular) else _of_members(m) for m in _in_bulk(members)]
     entries = np.concatenate([np.empty(0, _ENTRY), *parts])
     parts.clear()
     # By half of the hash: `Index.find` looks at all that have it, the last one first.
@@ -163,7 +163,7 @@ def make_index(members: Iterable[Member | Regular]) -> Index:
 
 
 def _in_bulk(members: Iterable[Member | Regular]) -> Iterator[list[Member] | Regular]:
-    """Single members by the thousand; a tar's come together already."""
+    """Single members by the thousand; those of a store's shards come together already."""
     few: list[Member] = []
     for member in members:
         if isinstance(member, Regular):
@@ -185,7 +185,7 @@ def _of_members(members: list[Member]) -> "np.ndarray[Any, Any]":
     return np.frombuffer(packed, _ENTRY)
 
 
-def _of_tar(members: Regular) -> "np.ndarray[Any, Any]":
+def _of_shard(members: Regular) -> "np.ndarray[Any, Any]":
     names, kept = _plain_names(members.names)
     entries = np.zeros(len(names), _ENTRY)
     digests = b"".join([hashlib.blake2b(name, digest_size=16).digest() for name in names])
