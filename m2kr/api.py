@@ -201,7 +201,7 @@ def _chosen(metrics: Any) -> list[str | Chosen]:
     words = metrics.split(",") if isinstance(metrics, str) else metrics
     words = [words] if isinstance(words, Chosen) or callable(words) else words
     found: list[str | Chosen] = []
-    for word in words:
+    for word in dict.fromkeys(words):
         if callable(word):
             found.append(own(word, 0))
         elif isinstance(word, str) and ".py:" in word:

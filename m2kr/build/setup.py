@@ -269,7 +269,7 @@ def set_up(
         full_ledger=ask.full_ledger,
     )
     inputs = _inputs(builder, assets, files, folder)
-    source = narrowed(source, chosen)
+    source = narrowed(target.source, chosen)  # what was prepared may have told its columns
     return Setup(target, source, choices, assets, inputs, _facts(builder, source, inputs, choices))
 
 

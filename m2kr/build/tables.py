@@ -27,6 +27,7 @@ from m2kr.progress import Progress
 from m2kr.schema import (
     BATCH_ROWS,
     ID_COLUMN,
+    LOST_IDS,
     SUFFIX,
     TableKind,
     arrow_schema,
@@ -180,7 +181,7 @@ def judgements(row: Row) -> list[tuple[str, float]]:
     judged: list[tuple[str, float]] = []
     for ids, grades in (
         ("pos_item_ids", "pos_item_grades"),
-        ("lost_item_ids", "lost_item_grades"),
+        (LOST_IDS.name, "lost_item_grades"),
     ):
         passages = row.get(ids) or ()
         judged += zip(passages, row.get(grades) or itertools.repeat(1, len(passages)), strict=True)
@@ -251,7 +252,7 @@ def _limited_pool(
 
 
 def _leave_out(row: dict[str, Any], positive: str, table: str, pool: str, ledger: Ledger) -> None:
-    """Takes a positive that the pool lacks out of a row, with its text."""
+    """Puts a positive that the pool lacks among those that count as never found, without its text."""
     if UPSTREAM_ROW not in row:
         raise CheckError(
             f"positive {positive!r} of query {row.get('question_id')!r} is not in the pool",
@@ -262,6 +263,7 @@ def _leave_out(row: dict[str, Any], positive: str, table: str, pool: str, ledger
     ledger.repair("positive not in the pool", file=file, row=number, detail=positive)
     ids, texts = list(row["pos_item_ids"]), list(row.get("pos_item_contents") or ())
     at = ids.index(positive)
+    row[LOST_IDS.name] = [*row.get(LOST_IDS.name, ()), positive]
     row["pos_item_ids"] = ids[:at] + ids[at + 1 :]
     row["pos_item_contents"] = texts[:at] + texts[at + 1 :]
 
@@ -311,8 +313,8 @@ class PoolReader:
     ) -> list[dict[str, Any]]:
         """Query rows with ``pos_item_contents`` read from the pool; other texts are repaired.
 
-        A positive that the pool lacks is left out, and told, of a row that says where it is from
-        (`UPSTREAM_ROW`).
+        A positive that the pool lacks counts as never found (`m2kr.schema.LOST_IDS`), and is told, in a
+        row that says where it is from (`UPSTREAM_ROW`).
 
         Raises:
             CheckError: a positive of another row is not in the pool.

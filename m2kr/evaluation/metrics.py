@@ -226,7 +226,8 @@ def parse(name: str) -> Chosen:
         )
     if match and stem in metrics():
         return Chosen(metrics()[stem], k, named=True)
-    near = difflib.get_close_matches(stem, metrics(), n=1)
+    headings = {m.label.partition("@")[0].lower(): m.name for m in reversed(metrics().values())}
+    near = [headings[stem]] if stem in headings else difflib.get_close_matches(stem, metrics(), n=1)
     raise UsageError(
         f"there is no metric '{name}'",
         expected=f"default, full, {', '.join(f'{m}@K' for m in metrics())}, or my_metric.py:fn@K",
@@ -244,7 +245,7 @@ def own(compute: Callable[..., Any], k: int) -> Chosen:
     Raises:
         UsageError: one of ours has its name.
     """
-    name = compute.__name__
+    name = getattr(compute, "__name__", type(compute).__name__)
     if name in metrics():
         raise UsageError(f"m2kr has a metric '{name}' of its own", fix="give yours another name")
 
@@ -252,7 +253,7 @@ def own(compute: Callable[..., Any], k: int) -> Chosen:
         try:
             scores = np.asarray(compute(judged, k), np.float64)
         except Exception as error:
-            place = last_frame(error, lambda file: file == Path(inspect.getfile(compute)))
+            place = last_frame(error, lambda file: file == _file_of(compute))
             raise InputError(one_line(error), where=place or f"metric {name}") from error
         if scores.shape != (len(judged.run),):
             raise InputError(
@@ -260,10 +261,22 @@ def own(compute: Callable[..., Any], k: int) -> Chosen:
                 where=f"metric {name}",
                 expected=f"a number for each of the {len(judged.run):,} queries, NaN if undefined",
             )
+        if np.isinf(scores).any():
+            raise InputError(
+                "it returned infinity", where=f"metric {name}", expected="numbers, NaN if undefined"
+            )
         return scores
 
     doc = (compute.__doc__ or "").strip().partition("\n")[0]
     return Chosen(Metric(name, f"{name}@{{k}}", checked, doc, default=False), k, named=True)
+
+
+def _file_of(compute: Callable[..., Any]) -> Path | None:
+    code = compute if inspect.isroutine(compute) or inspect.isclass(compute) else type(compute)
+    try:
+        return Path(inspect.getfile(code))
+    except (TypeError, OSError):
+        return None
 
 
 def choose(spec: Spec, depth: int | None = None) -> list[Chosen]:
@@ -275,7 +288,7 @@ def choose(spec: Spec, depth: int | None = None) -> list[Chosen]:
             to check the names alone.
 
     Raises:
-        UsageError: an unknown name, or nothing is left.
+        UsageError: an unknown name, or two metrics have one name.
     """
     words = [spec] if isinstance(spec, Chosen) else spec
     words = words.split(",") if isinstance(words, str) else words
@@ -293,6 +306,11 @@ def choose(spec: Spec, depth: int | None = None) -> list[Chosen]:
             ]
         else:
             found = [parse(word)]
+        for one in found:
+            if one.name in chosen and chosen[one.name].metric is not one.metric:
+                raise UsageError(
+                    f"two metrics are called '{one.name}'", fix="give the functions different names"
+                )
         # A name says more than a grid that holds it.
         chosen.update((one.name, one) for one in found if one.named or one.name not in chosen)
     return list(chosen.values())

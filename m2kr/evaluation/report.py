@@ -106,7 +106,22 @@ def notes(results: Sequence[Result]) -> list[str]:
     own = [
         f"{r.source}/{r.split}, {r.retriever['name']}: {note}" for r in results for note in r.notes
     ]
-    return [*legend, INTERVALS, *shared, *approximate, *dict.fromkeys([*kept, *own])]
+    fewer = [note for r in results for note in _undefined(r)]
+    return [*legend, INTERVALS, *shared, *approximate, *dict.fromkeys([*fewer, *kept, *own])]
+
+
+def _undefined(result: Result) -> Iterator[str]:
+    """Which of the shown means leave queries out, being undefined for them."""
+    headings: dict[int, list[str]] = {}
+    for name in shown_metrics([result]):
+        n = int((result.metrics.get(name) or {}).get("n") or 0)
+        if 0 < n < result.counts["queries"]:
+            headings.setdefault(n, []).append(heading(name))
+    for n, names in headings.items():
+        yield (
+            f"{result.source}/{result.split}: {', '.join(names)} over {n:,} of "
+            f"{result.counts['queries']:,} queries; undefined for the others"
+        )
 
 
 def _stems(results: Sequence[Result]) -> list[str]:

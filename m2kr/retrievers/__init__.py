@@ -184,8 +184,7 @@ def _with_class(spec: str) -> str | None:
 def _attribute(module: Any, name: str, spec: str) -> Callable[..., Any]:
     found = getattr(module, name, None)
     if not callable(found):
-        has = [n for n, v in vars(module).items() if isinstance(v, type) and not n.startswith("_")]
-        raise InputError(
-            f"there is no class '{name}'", where=spec, expected="one of " + ", ".join(has)
-        )
+        own = {n: v for n, v in vars(module).items() if callable(v) and not n.startswith("_")}
+        has = [n for n, v in own.items() if getattr(v, "__module__", "") == module.__name__]
+        raise InputError(f"there is no '{name}'", where=spec, expected="one of " + ", ".join(has))
     return found  # type: ignore[no-any-return]

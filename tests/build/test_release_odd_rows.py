@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import release_fixture as fixture
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import m2kr
@@ -127,11 +127,24 @@ def test_an_odd_query(kind: str, clean: dict[str, Built], tmp_path: Path) -> Non
     assert set(after - before) == ({rule} if rule else set())
     whole = rows_of(clean["oven"], "_data/test")
     found = rows_of(built, "_data/test")
+    lost = [row.pop("lost_item_ids", []) for row in found]
     added = {"a row again": 1, "an id three times, and the next is taken": 3}.get(kind, 0)
     assert len(found) == len(whole) + added, "a mean is over as many queries as the authors'"
     assert len({row["question_id"] for row in found}) == len(found)
     assert found[0] == whole[0]
-    if kind.startswith(("one positive", "a positive", "a tab", "no texts")):
+    if kind == "one positive more":
+        assert found == whole
+        assert lost[:2] == [[], ["gone"]]
+        assert not any(lost[2:])
+        (result,) = m2kr.evaluate(
+            "oven", "oracle", split="test", data=tmp_path / "data", metrics="full"
+        )
+        right = len(found[1]["pos_item_ids"])
+        for name in ("map@100", "set_recall@5"):
+            assert result.scores[name][1] == right / (right + 1), "what can't be found is missed"
+        assert result.scores["ndcg@10"][1] < 1
+        assert result.scores["hit_rate@5"][1] == 1
+    elif kind.startswith(("one positive", "a positive", "a tab", "no texts")):
         assert found == whole
     if kind in ("no other positive", "a blank dummy"):
         (result,) = m2kr.evaluate("oven", "bm25", split="test", data=tmp_path / "data")
@@ -166,6 +179,7 @@ def test_an_odd_passage(source: str, kind: str, clean: dict[str, Built], tmp_pat
     ),
     st.sampled_from(["okvqa", "msmarco", "kvqa"]),
 )
+@example([("an id three times, and the next is taken", 0), ("a row again", 9)], "okvqa")
 def test_odd_rows_together(
     tmp_path_factory: pytest.TempPathFactory, odd: list[Any], source: str
 ) -> None:

@@ -18,6 +18,8 @@ from m2kr import api
 from m2kr.cli import eval_, output
 from m2kr.cli.main import app
 from m2kr.errors import M2KRError, MissingError, UsageError
+from m2kr.evaluation.harness import score
+from m2kr.evaluation.report import as_text
 from m2kr.evaluation.retriever import Modalities
 from m2kr.evaluation.run import Run
 from m2kr.search.late.modes import Searching
@@ -246,6 +248,15 @@ def fails(judged, k):
 
 def hit_rate(judged, k):
     return judged.first_hit
+
+def endless(judged, k):
+    return judged.first_hit * float("inf")
+
+class Thing:
+    def __call__(self, judged, k):
+        return judged.first_hit
+
+thing = Thing()
 '''
 
 
@@ -274,11 +285,30 @@ def test_metrics_by_name_and_of_ones_own(root, tmp_path):
         ("short", "values of shape (1,)"),
         ("fails", "mine.py:13"),
         ("hit_rate", "give yours another name"),
-        ("nothing", "nothing"),
+        ("nothing", "found_at, short, fails"),
+        ("endless", "infinity"),
+        ("Thing", "no arguments"),
     ):
         code = 2 if name == "hit_rate" else 1
         refused = call(*common, "--metrics", f"{tmp_path / 'mine.py'}:{name}@2", code=code)
         assert message in refused.stderr
+    assert "Thing@2" in call(*common, "--metrics", f"{tmp_path / 'mine.py'}:thing@2").stdout
+    (tmp_path / "other.py").write_text(
+        "def found_at(judged, k):\n    return judged.first_hit * 2\n"
+    )
+    both = ",".join(f"{tmp_path / name}:found_at@2" for name in ("mine.py", "other.py"))
+    assert "two metrics are called 'found_at@2'" in call(*common, "--metrics", both, code=2).stderr
+    for heading, name in (("P@5", "precision@5"), ("PR@5", "pseudo_recall@5")):
+        assert f"'{name}'" in call(*common, "--metrics", heading, code=2).stderr
+
+
+def test_means_that_leave_queries_out_say_so():
+    run = Run.from_dict({q: {"p/apple": 1.0} for q in QUERIES}, name="r")
+    lines = as_text([score(toy_split(), run, "hit_rate@1,mrr@1,pseudo_recall@1")]).splitlines()
+    assert "toy/test: R@1, MRR@1, PR@1 over 3 of 4 queries; undefined for the others" in lines
+    whole = {q: of for q, of in QUERIES.items() if q in ("q1", "q2")}
+    lines = as_text([score(toy_split(queries=whole), run.select([*whole]), "hit_rate@1")])
+    assert "undefined for the others" not in lines
 
 
 def test_groups_and_short_answers_are_told():
@@ -291,8 +321,6 @@ def test_groups_and_short_answers_are_told():
     split = toy_split(queries=queries)
     split.manifest["groups"] = ["kind", "not_in_an_older_build"]
     run = Run.from_dict({q: {"p/bear": 1.0} for q in queries})
-    from m2kr.evaluation.harness import score
-
     result = score(split, run)
     assert set(result.groups) == {"kind"}
     # "A bear is a big animal that likes honey.": a and is are words of it, it is none.

@@ -404,7 +404,7 @@ def test_a_broken_retriever_or_entry_point_is_named_and_harms_no_other(tmp_path:
     told = json.loads(done.stdout.splitlines()[-1])
     assert (told["bm25"], told["oracle"]) == ("bm25", "oracle")
     assert "broken.py:2: import nothing_such: the retriever 'broken'" in told["broken"]
-    assert "the retriever 'empty': there is no class 'RETRIEVER'" in told["empty"]
+    assert "the retriever 'empty': there is no 'RETRIEVER'" in told["empty"]
     assert "the retriever 'theirs' (theirs:Mine)" in told["theirs"]
     assert "(nowhere.to_be:Found)" in told["my-own"]
     assert "entry points of two can't be read" in done.stderr

@@ -10,10 +10,10 @@ from m2kr.build.download import hub
 from m2kr.build.download.downloads import sha256_file
 from m2kr.build.registry import store_templates
 from m2kr.build.release.files import ReleaseTable, check_tables, find_table
-from m2kr.build.release.rows import normalised_passages, normalised_queries
+from m2kr.build.release.rows import lose_positives, normalised_passages, normalised_queries
 from m2kr.build.spec import Asset, BuildContext, Row
 from m2kr.errors import UsageError
-from m2kr.schema import SUFFIX
+from m2kr.schema import LOST_IDS, SUFFIX
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 REPO = "BByrneLab/multi_task_multi_modal_knowledge_retrieval_benchmark_M2KR"
 REVISION = "5d8cf441601d964ef1e7eb2c191d81f20323f6b0"
 # Raised when the same files give other rows; the version of a source is its other route's.
-VERSION = 2
+VERSION = 3
 LICENCE = "MIT (as tagged by the authors); the sources' own terms stay"
 _SIZES = {
     "WIT_passages": "8.4 GB",
@@ -48,6 +48,10 @@ class ReleaseBuilder:
         repair: Drop passages that occur twice; without, the pool stays the official one.
         any_counts: Accept other row counts than the pinned revision's.
 
+    Attributes:
+        loses: A right passage is not in its pool, so that queries have a column for such; known from
+            `prepare` on.
+
     Raises:
         UsageError: the release does not hold the source.
     """
@@ -59,6 +63,7 @@ class ReleaseBuilder:
     any_counts: bool = False
     inputs: list[dict[str, Any]] = field(default_factory=list)
     tables: dict[str, ReleaseTable] = field(default_factory=dict)
+    loses: bool = False
     _root: Path | None = None
 
     ROUTE = "release"
@@ -78,10 +83,12 @@ class ReleaseBuilder:
     def SOURCE(self) -> sources.Source:  # noqa: N802 - the builders' name for it
         """The source's spec; the choices of its other route don't apply.
 
-        A query without a right passage counts as missed: published means are over all queries.
+        A query without a right passage counts as missed, and so does a right passage that the pool
+        lacks: published means are over all queries.
         """
         own = replace(self._own, options=(), variants={}, rules=())
-        return replace(own, version=VERSION, unjudged="miss")
+        extra = (*own.query_columns, LOST_IDS) if self.loses else own.query_columns
+        return replace(own, version=VERSION, unjudged="miss", query_columns=extra)
 
     @property
     def told(self) -> dict[str, str]:
@@ -130,6 +137,14 @@ class ReleaseBuilder:
         names = [pattern.removesuffix("-*.parquet") for pattern in patterns]
         self.tables = {name: find_table(base, name) for name in names}
         check_tables(self._own, self.tables.values(), any_counts=self.any_counts)
+        config, pools = self._own.config, self._own.pools
+        self.loses = any(
+            lose_positives(
+                self.tables[f"{config}_{SUFFIX['queries']}/{split}"],
+                self.tables[f"{config}_{SUFFIX['passages']}/{pools[split]}"],
+            )
+            for split in splits
+        )
         self.inputs = [
             self._input(base, path) for table in self.tables.values() for path in table.files
         ]

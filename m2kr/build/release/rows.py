@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from m2kr.build.ledger import Ledger
 from m2kr.build.release.files import ReleaseTable
 from m2kr.build.spec import UPSTREAM_ROW, BuildContext, Row
+from m2kr.data.lookup import id_hashes
 from m2kr.data.parquet import ParquetReader
 from m2kr.errors import InputError
 from m2kr.schema import ID_COLUMN, Column, arrow_schema, columns, default_value
@@ -52,6 +53,41 @@ def normalised_queries(ctx: BuildContext, table: ReleaseTable) -> Iterator[Row]:
             row[UPSTREAM_ROW] = file, number
             ctx.ledger.use(file, number)
             yield row
+
+
+def lose_positives(queries: ReleaseTable, pool: ReleaseTable) -> bool:
+    """Whether a positive, but for those that are taken out, is not in the pool."""
+    known = np.sort(np.concatenate([id_hashes(ids) for ids in _cells_of(pool, "passage_id")]))
+
+    def lost(ids: pa.Array) -> bool:
+        return not np.isin(id_hashes(ids), known).all()
+
+    positives = _cells_of(queries, "pos_item_ids")
+    if not any(lost(pc.fill_null(pc.list_flatten(each), "")) for each in positives):
+        return False
+    quiet = Ledger("positives")  # some are lost, or the authors' dummy: only their texts tell
+    wanted = [c for c in columns("queries") if c.name.startswith("pos_item_")]
+    for file, _, batch in _batches(quiet, queries, tuple(wanted)):
+        for row in batch.to_pylist():
+            _keep_true_positives(quiet, file, 0, row)
+            if lost(pa.array(row["pos_item_ids"], pa.string())):
+                return True
+    return False
+
+
+def _cells_of(table: ReleaseTable, column: str) -> Iterator[pa.Array]:
+    """A column, batch by batch: ids, or lists of ids."""
+    is_id = column in ID_COLUMN.values()
+    wanted, empty = (pa.string(), "") if is_id else (pa.list_(pa.string()), [])
+    for path in table.files:
+        number = 1
+        with ParquetReader(path) as file:
+            try:
+                for batch in file.batches([column], rows=1 << 16):
+                    yield pc.fill_null(_typed(batch.column(0), wanted), pa.scalar(empty, wanted))
+                    number += len(batch)
+            except _UNREADABLE as error:
+                raise _unreadable(path, f"{path}, row {number} or after", error) from error
 
 
 def _keep_true_positives(ledger: Ledger, file: str, number: int, row: dict[str, Any]) -> None:
@@ -163,6 +199,7 @@ class _Ids:
         self._again = frozenset(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
         self._all = hashes if self._again else hashes[:0]
         self._times: Counter[str] = Counter()
+        self._given: set[str] = set()
 
     @property
     def any(self) -> bool:
@@ -181,9 +218,13 @@ class _Ids:
     def numbered(self, own: str, time: int) -> str:
         """An id for a row that has another one's: ``id#2``, or the next that nothing is called."""
         found = f"{own}#{time}"
-        while self._all[np.searchsorted(self._all, hash(found)) % len(self._all)] == hash(found):
+        while found in self._given or self._has(found):
             found += f"#{time}"
+        self._given.add(found)
         return found
+
+    def _has(self, own: str) -> bool:
+        return bool(self._all[np.searchsorted(self._all, hash(own)) % len(self._all)] == hash(own))
 
 
 def _named(ledger: Ledger, file: str, number: int, own: str) -> str:
