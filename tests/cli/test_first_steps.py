@@ -10,6 +10,7 @@ from conftest import Cli
 from PIL import Image
 
 import m2kr
+from m2kr.build.imports.importer import import_files
 from m2kr.errors import InputError, M2KRError, UsageError
 from m2kr.retrievers import create
 
@@ -114,11 +115,23 @@ def test_an_import_without_right_passages_says_so(own: Path, cli: Cli) -> None:
         m2kr.evaluate("typo", "bm25", data=own / "data")
 
 
+def test_misspelt_fields_of_records_are_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    queries = [{"id": "q", "question": "tile", "positive": ["p"], "anwers": ["a"], 7: 1}]
+    m2kr.from_records([{"id": "p", "text": "tile", "titel": "x"}], queries, data=tmp_path)
+    assert "passages: fields not used: 'titel' (for 'title'?)" in caplog.text
+    assert "queries: fields not used: 'anwers'" in caplog.text
+    assert "'positive' (for 'positives'?)" in caplog.text
+
+
 def test_a_folder_of_beir_is_told_how_it_is_imported(tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "corpus.jsonl").touch()
     refused = cli("import", "x", "set", "--data", "data", cwd=tmp_path, code=2)
     assert "--from beir\n" in refused.stderr
+    with pytest.raises(InputError, match="it is a folder"):
+        import_files("x", tmp_path / "set", tmp_path / "set", data=tmp_path / "data")
 
 
 def test_verify_shows_a_line_a_source_and_each_fault(own: Path, cli: Cli) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from m2kr import sources
@@ -24,7 +24,7 @@ from m2kr.build.imports.fields import (
 from m2kr.build.imports.idset import IdSet
 from m2kr.build.imports.layout import Layout
 from m2kr.build.imports.qrels import Judged, read_qrels
-from m2kr.build.imports.readers import Record, RecordFile
+from m2kr.build.imports.readers import Record
 from m2kr.data.load import read_manifest
 from m2kr.errors import InputError, UsageError
 from m2kr.paths import manifest_path
@@ -176,7 +176,7 @@ class ImportedBuilder:
             InputError: a record is wrong or an id used twice; names file, line and field.
         """
         ids, file = IdSet(), self.layout.passages
-        for n, record in _watched(file, PASSAGE_NAMES):
+        for n, record in watched(file, file.path, PASSAGE_NAMES):
             row = self._passage(n, record)
             ids.add(row["passage_id"], n)
             yield row
@@ -294,7 +294,7 @@ class ImportedBuilder:
             raise UsageError(f"{split!r} cannot name a split", expected="letters, digits and _")
         unseen = {query: entry.line for query, entry in (self._judged[split] or {}).items()}
         known = len(unseen)
-        for _ in itertools.islice(_watched(files.queries, QUERY_NAMES), _SAMPLE):
+        for _ in itertools.islice(watched(files.queries, files.queries.path, QUERY_NAMES), _SAMPLE):
             pass
         for n, row in self._rows(split):
             if row is not None:
@@ -346,25 +346,25 @@ def checked_threshold(value: Any) -> float:
     return float(value)
 
 
-def _watched(
-    file: RecordFile, names: Mapping[str, tuple[str, ...]]
+def watched(
+    records: Iterable[tuple[int, Record]], where: object, names: Mapping[str, tuple[str, ...]]
 ) -> Iterator[tuple[int, Record]]:
     """The records; the first ones' field names that look misspelt are warned about."""
     fields: set[str] = set()
-    for count, (n, record) in enumerate(file):
+    for count, (n, record) in enumerate(records):
         if count < _SAMPLE and len(fields) < _SAMPLE:
-            fields |= record.keys()
+            fields |= {name for name in record if isinstance(name, str)}
         if count == _SAMPLE - 1:
-            _warn(file, fields, names)
+            _warn(where, fields, names)
         yield n, record
     if len(fields):
-        _warn(file, fields, names)
+        _warn(where, fields, names)
 
 
-def _warn(file: RecordFile, fields: set[str], names: Mapping[str, tuple[str, ...]]) -> None:
+def _warn(where: object, fields: set[str], names: Mapping[str, tuple[str, ...]]) -> None:
     near = near_misses(fields, names)
     if near:
-        log.warning("%s: fields not used: %s", file.path, ", ".join(near))
+        log.warning("%s: fields not used: %s", where, ", ".join(near))
     fields.clear()
 
 

@@ -11,8 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from m2kr.build.imports import beir, mbeir, ret_m2kr
-from m2kr.build.imports.fields import Row, as_grade, as_id, passage_row, query_row
-from m2kr.build.imports.imported import ImportedBuilder
+from m2kr.build.imports.fields import (
+    PASSAGE_NAMES,
+    QUERY_NAMES,
+    Row,
+    as_grade,
+    as_id,
+    passage_row,
+    query_row,
+)
+from m2kr.build.imports.imported import ImportedBuilder, watched
 from m2kr.build.imports.layout import Given, Layout, SplitFiles, canonical_split, the_one
 from m2kr.build.imports.qrels import Judgement, judgements_of, qrels_file
 from m2kr.build.imports.readers import Record, RecordFile, record_file
@@ -89,10 +97,10 @@ def from_records(
     split = canonical_split(split)
     with tempfile.TemporaryDirectory(prefix="m2kr-") as folder:
         layout = Layout(
-            _spool(passages, Path(folder), "passages", passage_row),
+            _spool(passages, Path(folder), "passages", passage_row, PASSAGE_NAMES),
             {
                 split: SplitFiles(
-                    _spool(queries, Path(folder), "queries", query_row),
+                    _spool(queries, Path(folder), "queries", query_row, QUERY_NAMES),
                     _spool_qrels(qrels, Path(folder)),
                 )
             },
@@ -261,13 +269,19 @@ def _builder(
 
 
 def _spool(
-    records: Records, folder: Path, what: str, row_of: Callable[[Record, str], Row]
+    records: Records,
+    folder: Path,
+    what: str,
+    row_of: Callable[[Record, str], Row],
+    names: Mapping[str, tuple[str, ...]],
 ) -> RecordFile:
     """The caller's records as a file of checked rows, so that they can be read more than once."""
     file = RecordFile(folder / f"{what}.jsonl", f"{what}, record {{n}}")
     with file.path.open("w", encoding="utf-8") as out:
-        for n, record in enumerate(_dicts(records, what), 1):
-            row = row_of(_dict(record, file.where(n)), file.where(n))
+        numbered = enumerate(_dicts(records, what), 1)
+        dicts = ((n, _dict(record, file.where(n))) for n, record in numbered)
+        for n, record in watched(dicts, what, names):
+            row = row_of(record, file.where(n))
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
     return file
 

@@ -3,6 +3,7 @@
 import codecs
 import csv
 import json
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,6 +72,13 @@ def record_file(path: Path) -> RecordFile:
         MissingError: there is no such file.
         InputError: its name has another ending.
     """
+    if path.is_dir():
+        raise InputError(
+            "it is a folder",
+            where=str(path),
+            expected="a file of records",
+            fix=f"m2kr import NAME {shlex.quote(str(path))} --from beir|mbeir|ret-m2kr",
+        )
     if not path.is_file():
         raise MissingError("there is no such file", where=str(path), expected="a file of records")
     kind = _kind(path)
