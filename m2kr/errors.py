@@ -161,6 +161,10 @@ def from_system(error: BaseException) -> M2KRError | None:
             f"a text holds {error.object[error.start : error.end]!r}, which is no character",
             expected="text without half surrogate pairs",
         )
+    if type(error) is RuntimeError and str(error).startswith("Could not determine home"):
+        return UsageError(
+            "a path begins with ~ and a user whose home is not known", expected="the whole path"
+        )
     if isinstance(error, OverflowError):
         return InputError(f"a number or date is out of range: {_first_line(error)}")
     return None
@@ -260,7 +264,7 @@ def last_frame(error: BaseException, own: Callable[[Path], bool]) -> str | None:
         (f.filename, f.lineno, f.name, f.line) for f in traceback.extract_tb(error.__traceback__)
     ]
     if isinstance(error, SyntaxError):  # the file at fault was never run
-        frames.append((error.filename or "", error.lineno, "<module>", error.text))
+        frames.append((error.filename or "<unknown>", error.lineno, "<module>", error.text))
     for filename, number, name, line in reversed(frames):
         file = Path(filename)
         if filename.startswith("<") or not own(file):

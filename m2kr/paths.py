@@ -13,7 +13,7 @@ def data_root(path: str | os.PathLike[str] | None = None) -> Path:
     """The data root: the argument, else ``M2KR_DATA``, else the platform's user data folder.
 
     Raises:
-        UsageError: There is something else than a folder.
+        UsageError: There is something else than a folder, or its name is not UTF-8.
     """
     given = path if path is not None else os.environ.get(ENV)
     if path is None and not given:
@@ -23,6 +23,8 @@ def data_root(path: str | os.PathLike[str] | None = None) -> Path:
     root = Path(given or "").expanduser().absolute()
     if root.exists() and not root.is_dir():
         raise UsageError("the data root is no folder", where=str(root), expected="a folder")
+    if any("\ud800" <= c <= "\udfff" for c in str(root)):  # manifests couldn't hold it
+        raise UsageError("the name of the data root is not UTF-8", where=str(root))
     return root
 
 

@@ -43,14 +43,13 @@ class ParquetReader:
 
     def __init__(self, path: Path, *, memory_map: bool = False) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         self._path, self._map = path, memory_map
         try:
             self._size = path.stat().st_size
             if not path.is_file():
                 raise ValueError("it is no file")
-            self._file = pq.ParquetFile(path, memory_map=memory_map)
+            self._file = self._file_of()
             self._meta = self._file.metadata
             self.schema: pa.Schema = self._file.schema_arrow
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
@@ -198,13 +197,22 @@ class ParquetReader:
         if not coded:
             return self._file
         if self._coded is None:
-            import pyarrow.parquet as pq
-
             schema = self._meta.schema
             leaves = (schema.column(i) for i in range(self._meta.num_columns))
             texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
-            self._coded = pq.ParquetFile(self._path, memory_map=self._map, read_dictionary=texts)
+            self._coded = self._file_of(texts)
         return self._coded
+
+    def _file_of(self, texts: Sequence[str] = ()) -> Any:
+        """The file, these leaves as dictionaries; the checksums of its pages are held against them."""
+        import pyarrow.parquet as pq
+
+        return pq.ParquetFile(
+            self._path,
+            memory_map=self._map,
+            read_dictionary=list(texts),
+            page_checksum_verification=True,
+        )
 
     def _refusal(self, what: str, expected: str = "a whole Parquet file") -> InputError:
         return InputError(what[:300], where=str(self._path), expected=expected)

@@ -99,7 +99,9 @@ def key_of(
     try:
         if not isinstance(own, Mapping):
             raise TypeError(f"it is of type {type(own).__name__}")
-        told: dict[str, Any] = json.loads(json.dumps(key, allow_nan=False))
+        told: dict[str, Any] = json.loads(
+            json.dumps(key, allow_nan=False, ensure_ascii=False).encode()
+        )
     except (TypeError, ValueError) as error:
         raise InputError(
             f"cache_key({side!r}) can't be written as JSON: {error}",

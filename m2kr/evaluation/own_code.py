@@ -98,7 +98,9 @@ def own_code(owner: object, doing: str) -> Iterator[None]:
                 raise
             said = type(error)(error.what, where=frame, expected=error.expected, fix=error.fix)
             raise said from error
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # a panic of a library in Rust is no Exception
+            if isinstance(error, KeyboardInterrupt | GeneratorExit):
+                raise
             ours = module.partition(".")[0] == "m2kr" or ends_process(error)
             told = None if ours else _told(error, module, doing)
             if told is None:

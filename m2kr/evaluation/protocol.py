@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from m2kr.data.records import Passages, Queries
     from m2kr.evaluation.retriever import Retriever
 
+_HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: no file can hold it
 _PARTS = ("name", "settings", "modalities", "index", "search")
 
 
@@ -48,7 +50,7 @@ def check(retriever: object, where: str | None = None) -> None:
         )
     _require_encoders(retriever, where)
     name = user_attribute(retriever, "name")
-    if not isinstance(name, str) or not name.strip():
+    if not isinstance(name, str) or not name.strip() or _HALF.search(name):
         raise InputError(f"its name is {name!r}", where=f"{kind}.name", expected="a text")
     reads(retriever)
 
@@ -89,7 +91,8 @@ def settings_of(retriever: object) -> dict[str, Any]:
     """
     given = user_attribute(retriever, "settings")
     try:
-        settings: dict[str, Any] = json.loads(json.dumps(dict(given), allow_nan=False))
+        text = json.dumps(dict(given), allow_nan=False, ensure_ascii=False).encode()
+        settings: dict[str, Any] = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"settings can't be written as JSON: {error}",
@@ -100,8 +103,13 @@ def settings_of(retriever: object) -> dict[str, Any]:
 
 
 def noted(retriever: object, name: str, kind: type, default: Any) -> Any:
-    """What a retriever notes down of its work, if it does; what has another form means something else."""
-    value = getattr(retriever, name, default)
+    """What a retriever notes down of its work, if it does; what has another form means something else.
+
+    Raises:
+        RetrieverError: its own code raised something.
+    """
+    with own_code(retriever, f"reading {type(retriever).__name__}.{name}"):
+        value = getattr(retriever, name, default)
     return value if isinstance(value, kind) else default
 
 

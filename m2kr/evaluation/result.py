@@ -187,7 +187,7 @@ def _write_scores(
     aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         with atomic.create(aside) as file:
-            pq.write_table(table, file, compression="zstd")
+            pq.write_table(table, file, compression="zstd", write_page_checksum=True)
             file.flush()
             os.fsync(file.fileno())
         atomic.replace(aside, path)
@@ -200,7 +200,7 @@ def _read_scores(path: Path) -> "tuple[tuple[str, ...], dict[str, NDArray[np.flo
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
         ids = tuple(table.column("question_id").to_pylist())
     except (pa.ArrowException, OSError, KeyError) as error:
         raise InputError(f"not a table of per-query scores: {error}", where=str(path)) from error

@@ -110,7 +110,7 @@ def _write_parquet(run: Run, file: IO[bytes]) -> None:
     schema = pa.schema(fields, metadata={_META: json.dumps(facts, sort_keys=True).encode()})
     queries = pa.array(run.query_ids, pa.string())
     owner = np.repeat(np.arange(len(run)), counts)
-    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
         for start in range(0, len(owner), _GROUP_ROWS):
             part = slice(start, start + _GROUP_ROWS)
             columns = [

@@ -2,6 +2,8 @@
 
 import json
 import logging
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ logger = logging.getLogger("m2kr.evaluation")
 _EXPECTED = "{query: {passage: score}}, plain or in MTEB's {subset: {split: ...}}"
 _META = "mteb_model_meta"
 _MAX_BYTES = 1 << 30
+_PIECE = 1 << 20
 
 
 def write(run: Run, file: "IO[bytes] | gzip.GzipFile", *, mteb: bool = False) -> None:
@@ -49,7 +52,8 @@ def read(path: Path) -> Run:
         InputError: it is no JSON, holds something else than scores, or several subsets or splits.
     """
     with trec.opened(path) as file:
-        raw = file.read(_MAX_BYTES + 1)
+        # In pieces: a plain file's `read` takes memory for all that it may get.
+        raw = b"".join(islice(iter(partial(file.read, _PIECE), b""), _MAX_BYTES // _PIECE + 1))
     if len(raw) > _MAX_BYTES:
         raise InputError(
             f"over {_MAX_BYTES >> 30} GiB of JSON", expected="a run of that size as TREC or Parquet"

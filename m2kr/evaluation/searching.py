@@ -144,8 +144,7 @@ def equip(
         UsageError: it knows one way to search, and another is asked for.
     """
     check_search(retriever, searching)
-    members = getattr(retriever, "members", None)
-    for member in members if isinstance(members, tuple) else ():
+    for member in protocol.noted(retriever, "members", tuple, ()):
         equip(member, None, cache, fingerprints)
     if isinstance(retriever, EncoderRetriever):
         retriever.cache, retriever.fingerprints = cache, dict(fingerprints)

@@ -123,6 +123,7 @@ SYSTEM = [
     (requests.ConnectionError("no route"), errors.UpstreamError, "no route"),
     (MemoryError("Unable to allocate 5 GiB"), errors.M2KRError, "5 GiB"),
     (RecursionError("maximum recursion depth"), errors.InputError, "nested"),
+    (RuntimeError("Could not determine home directory."), errors.UsageError, "~"),
     (OverflowError("date value out of range"), errors.InputError, "date value"),
     (pa.ArrowInvalid("no\nsecond line"), errors.InputError, "no"),
     (pa.ArrowMemoryError("malloc of size 9 failed"), errors.M2KRError, "memory"),

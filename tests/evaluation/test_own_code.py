@@ -15,6 +15,7 @@ from evaluation.toys import PASSAGES, Dense, image_folder, toy_split
 import m2kr
 from m2kr.data.images import ImageStore
 from m2kr.errors import InputError, MissingError, RetrieverError, UsageError
+from m2kr.evaluation.cache import EmbeddingCache
 from m2kr.evaluation.harness import evaluate
 from m2kr.evaluation.modalities import modalities_of
 from m2kr.evaluation.searching import search
@@ -124,6 +125,7 @@ RAISED = {
     "raise StopIteration": "StopIteration",
     "raise BrokenPipeError": "BrokenPipeError",
     "assert not batch": "AssertionError",
+    "raise BaseException('a panic in Rust')": "BaseException: a panic in Rust",
 }
 
 
@@ -538,7 +540,11 @@ def test_what_is_no_retriever_is_said_before_anything_is_done() -> None:
     class Nameless(Dense):
         name = None
 
+    class Half(Dense):
+        name = "half \udcff"
+
     for wrong, message in (
+        (Half(), r"Half.name: its name is 'half \\udcff'"),
         (Dense, r"Dense is a class.*\n.*Dense\(\)"),
         (object(), "object is not a retriever: it has no name, settings"),
         (Nameless(), "its name is None"),
@@ -592,6 +598,29 @@ def test_attributes_of_ones_own_do_not_stand_in_for_ours() -> None:
 
     result = evaluate(toy_split(), Other(), k=3)
     assert result.value("hit_rate@1") is not None
+
+
+@pytest.mark.parametrize("part", ["settings", "cache_key"])
+def test_half_a_surrogate_pair_is_refused_where_it_stands(part: str, tmp_path: Path) -> None:
+    class Half(Dense):
+        @property
+        def settings(self):
+            return {"prompt": "\udcff" if part == "settings" else ""}
+
+        def cache_key(self, side):
+            return {"prompt": "\udcff"}
+
+    with pytest.raises(InputError, match=part):
+        evaluate(toy_split(), Half(), cache=EmbeddingCache(tmp_path))
+
+
+def test_attributes_that_are_computed_may_fail_in_one_line(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    path.write_text(
+        path.read_text() + "\n    def __getattr__(self, name):\n        raise RuntimeError(name)\n"
+    )
+    with pytest.raises(RetrieverError, match=r"raise RuntimeError\(name\)"):
+        evaluate(toy_split(), create(f"{path}:Mine"), k=3)
 
 
 @pytest.mark.parametrize("what", sorted(SEARCHED))

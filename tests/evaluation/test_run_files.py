@@ -1,5 +1,6 @@
 import gzip
 import logging
+import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,6 +44,25 @@ def test_every_suffix_is_known_and_files_repeat_byte_for_byte(form, tmp_path):
     one, other = run.save(tmp_path / f"x{form}"), run.save(tmp_path / f"y{form}")
     assert one.read_bytes() == other.read_bytes()
     assert Run.load(one) == run
+
+
+def test_no_flipped_byte_of_a_run_is_read(tmp_path):
+    draw = random.Random(1)
+    ranking = {
+        f"q{i}": {f"p{draw.randrange(999)}": draw.random() for _ in range(9)} for i in range(99)
+    }
+    path = Run.from_dict(ranking).save(tmp_path / "x.parquet")
+    right, whole, refused = Run.load(path), path.read_bytes(), 0
+    pages = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for _ in range(300):
+        at = draw.randrange(pages)
+        flipped = bytes([whole[at] ^ 1 << draw.randrange(8)])
+        path.write_bytes(whole[:at] + flipped + whole[at + 1 :])
+        try:
+            assert Run.load(path) == right, at
+        except InputError:
+            refused += 1
+    assert refused > 250
 
 
 def test_trec_text_is_as_others_write_it(tmp_path):
