@@ -1,6 +1,7 @@
 import gzip
 import logging
 import random
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -193,3 +194,13 @@ def test_unknown_names_and_absent_files(tmp_path):
         Run.from_dict({}).save(tmp_path / "x.csv")
     with pytest.raises(MissingError, match=r"x\.run"):
         Run.load(tmp_path / "x.run")
+
+
+def test_a_small_json_run_takes_little_memory(tmp_path):
+    path = Run.from_dict({"q": {"a": 1.5}}).save(tmp_path / "x.json")
+    tracemalloc.start()
+    try:
+        assert Run.load(path).query_ids == ("q",)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
