@@ -120,7 +120,7 @@ def test_our_tie_rule_sorts_and_a_disagreeing_rank_column_is_warned_about_once(t
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("q Q0 a 1 2 t\nq Q0 b 2 x t\n", r"x\.trec:2: .*float.*'x'"),
+        ("q Q0 a 1 2 t\nq Q0 b 2 x t\n", r"x\.trec:2: .*'x' is no number"),
         ("q Q0 a 1 2 t\n\nq Q0 b 2 nan t\n", r"x\.trec:3: .*not finite"),
         ("q Q0 a one 2 t\n", r"x\.trec:1: .*int"),
         ("q Q0 a 1 2 t\nq Q0 b 1\n", r"x\.trec:2: .*4 columns"),
