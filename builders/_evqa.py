@@ -10,12 +10,12 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from m2kr.build.archive.members import members
-from m2kr.build.formats.delimited import read_csv
-from m2kr.build.formats.json_stream import array_items, object_members
-from m2kr.build.ledger import Ledger
-from m2kr.build.sampling import keyed_hash
-from m2kr.build.spec import BuildContext
+from m2kr.building.formats.archives import members
+from m2kr.building.formats.delimited import read_csv
+from m2kr.building.formats.json_stream import array_items, object_members
+from m2kr.building.ledger import Ledger
+from m2kr.building.sampling import keyed_hash
+from m2kr.building.spec import BuildContext
 from m2kr.errors import InputError
 
 from ._rows import dropper

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from m2kr.build.ledger import Ledger
-from m2kr.build.spec import BuildContext
+from m2kr.building.ledger import Ledger
+from m2kr.building.spec import BuildContext
 
 from ._rows import json_records
 

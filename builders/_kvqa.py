@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from m2kr.build.formats.json_stream import object_members
-from m2kr.build.ledger import Ledger
-from m2kr.build.spec import BuildContext
+from m2kr.building.formats.json_stream import object_members
+from m2kr.building.ledger import Ledger
+from m2kr.building.spec import BuildContext
 from m2kr.errors import InputError
 
 from ._images import flat_path

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from m2kr.build.formats.json_stream import array_items
-from m2kr.build.ledger import Ledger
-from m2kr.build.sampling import keyed_hash
-from m2kr.build.spec import BuildContext
+from m2kr.building.formats.json_stream import array_items
+from m2kr.building.ledger import Ledger
+from m2kr.building.sampling import keyed_hash
+from m2kr.building.spec import BuildContext
 from m2kr.errors import InputError
 
 from ._images import coco_path

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from m2kr.build.archive.members import members
-from m2kr.build.formats.delimited import Block, read_tsv
-from m2kr.build.spec import BuildContext
+from m2kr.building.formats.archives import members
+from m2kr.building.formats.delimited import Block, read_tsv
+from m2kr.building.spec import BuildContext
 from m2kr.errors import CheckError
 
 from ._rows import dropper

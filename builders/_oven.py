@@ -11,11 +11,11 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from m2kr.build.formats.delimited import Fault
-from m2kr.build.formats.json_lines import read_json_lines
-from m2kr.build.ledger import Ledger
-from m2kr.build.sampling import keyed_hash
-from m2kr.build.spec import BuildContext
+from m2kr.building.formats.delimited import Fault
+from m2kr.building.formats.json_lines import read_json_lines
+from m2kr.building.ledger import Ledger
+from m2kr.building.sampling import keyed_hash
+from m2kr.building.spec import BuildContext
 
 from ._images import oven_ending, oven_path
 from ._rows import json_records, no_records, opened

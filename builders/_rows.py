@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from m2kr.build.archive.members import members
-from m2kr.build.formats.delimited import Fault
-from m2kr.build.formats.inflate import open_gzip
-from m2kr.build.formats.json_lines import read_json_lines
-from m2kr.build.ledger import Ledger
+from m2kr.building.formats.archives import members
+from m2kr.building.formats.delimited import Fault
+from m2kr.building.formats.gzip import open_gzip
+from m2kr.building.formats.json_lines import read_json_lines
+from m2kr.building.ledger import Ledger
 from m2kr.errors import InputError
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import orjson
 
-from m2kr.build.spec import BuildContext
+from m2kr.building.spec import BuildContext
 from m2kr.errors import InputError
 from m2kr.unicode_halves import loads
 

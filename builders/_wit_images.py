@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from m2kr.build.spec import BuildContext
+from m2kr.building.spec import BuildContext
 from m2kr.errors import InputError, MissingError
 
 from ._wit import files

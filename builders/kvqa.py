@@ -10,9 +10,9 @@ import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from m2kr.build.images.origins import ImageArchive
-from m2kr.build.sampling import keyed_hash
-from m2kr.build.spec import Asset, BuildContext, Row, Shape
+from m2kr.building.images.declared import ImageArchive
+from m2kr.building.sampling import keyed_hash
+from m2kr.building.spec import Asset, BuildContext, Row, Shape
 from m2kr.sources import Option, Rule, Source
 
 from ._images import hub

@@ -7,8 +7,8 @@ search engine, image captions and detected objects that aren't public: ours is a
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from m2kr.build.phrases import Passage, PhraseIndex
-from m2kr.build.spec import Asset, BuildContext, Row, Shape
+from m2kr.building.formats.phrase_index import Passage, PhraseIndex
+from m2kr.building.spec import Asset, BuildContext, Row, Shape
 from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source, Variant
 

@@ -10,28 +10,28 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from m2kr.api import evaluate
-    from m2kr.build.imports.importer import from_records
-    from m2kr.data.images import ImageStore
+    from m2kr.building.userdata.importer import from_records
+    from m2kr.data.images.store import ImageStore
     from m2kr.data.load import Split, load
     from m2kr.errors import M2KRError
-    from m2kr.evaluation.modalities import Modalities
     from m2kr.evaluation.result import Result
-    from m2kr.evaluation.retriever import EncoderRetriever, Retriever
-    from m2kr.evaluation.run import Run
+    from m2kr.retrieval.encoder import EncoderRetriever, Retriever
+    from m2kr.retrieval.modalities import Modalities
+    from m2kr.retrieval.run import Run
     from m2kr.sources import Source
 
 _PUBLIC = {
-    "EncoderRetriever": "m2kr.evaluation.retriever",
-    "ImageStore": "m2kr.data.images",
+    "EncoderRetriever": "m2kr.retrieval.encoder",
+    "ImageStore": "m2kr.data.images.store",
     "M2KRError": "m2kr.errors",
-    "Modalities": "m2kr.evaluation.modalities",
+    "Modalities": "m2kr.retrieval.modalities",
     "Result": "m2kr.evaluation.result",
-    "Retriever": "m2kr.evaluation.retriever",
-    "Run": "m2kr.evaluation.run",
+    "Retriever": "m2kr.retrieval.encoder",
+    "Run": "m2kr.retrieval.run",
     "Source": "m2kr.sources",
     "Split": "m2kr.data.load",
     "evaluate": "m2kr.api",
-    "from_records": "m2kr.build.imports.importer",
+    "from_records": "m2kr.building.userdata.importer",
     "load": "m2kr.data.load",
 }
 __all__ = [

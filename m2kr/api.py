@@ -8,35 +8,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from m2kr import paths
-from m2kr.data.images import Missing
+from m2kr.data.images.store import Missing
 from m2kr.data.load import Split, load
 from m2kr.errors import M2KRError, UsageError, plainly
-from m2kr.evaluation.cache import EmbeddingCache
 from m2kr.evaluation.harness import evaluate as evaluate_one
 from m2kr.evaluation.harness import plan
 from m2kr.evaluation.metrics import Chosen, Spec, choose, own
-from m2kr.evaluation.ordering import Ties
-from m2kr.evaluation.protocol import check, reads
 from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result, file_word
-from m2kr.evaluation.retriever import Progress, Retriever, RunRetriever
-from m2kr.evaluation.run import Run
 from m2kr.evaluation.scoring import is_judged, require_judgements
-from m2kr.evaluation.searching import (
+from m2kr.evaluation.seeds import over_seeds
+from m2kr.retrieval.cache import EmbeddingCache
+from m2kr.retrieval.encoder import Progress, Retriever, RunRetriever
+from m2kr.retrieval.ordering import Ties
+from m2kr.retrieval.protocol import check, reads
+from m2kr.retrieval.run import Run
+from m2kr.retrieval.search_split import (
     MissingQueries,
     check_search,
     complete,
     require_images,
     where,
 )
-from m2kr.evaluation.seeds import over_seeds
 from m2kr.retrievers import create, find
-from m2kr.search.late.modes import Searching
+from m2kr.search.config import Searching
 
 if TYPE_CHECKING:
     from os import PathLike
 
-    from m2kr.search.late.modes import Mode
+    from m2kr.search.config import Mode
 
 logger = logging.getLogger("m2kr")
 

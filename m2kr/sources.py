@@ -112,7 +112,7 @@ class Source:
         image_notes: Where the images are, for those who don't have them; builds don't fetch them.
         image_store: Store below the data root that its images are put in; sources whose images are
             the same share one. Its own name if empty.
-        image_names: Other names that its images may have; see `m2kr.data.image_names`.
+        image_names: Other names that its images may have; see `m2kr.data.images.names`.
         unjudged: What a query without a right passage counts as: ``undefined`` (left out of the
             mean), or ``miss`` where the published numbers count it so.
     """

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 from m2kr import sources
-from m2kr.build.run import build
+from m2kr.building.build import build
 
 # No deadlines: a busy machine is no defect. In CI the same examples each time: new ones are for us to find.
 settings.register_profile("m2kr", deadline=None, derandomize=bool(os.environ.get("CI")))

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from faulty_server import FaultyServer
 from upstream_fixture import LONG, UPSTREAM, Served, place_by_hand
 
-from m2kr.build.manifest import decisive
-from m2kr.build.run import Built, build
-from m2kr.build.tables import open_shards
+from m2kr.building.build import Built, build
+from m2kr.building.manifest import decisive
+from m2kr.building.table import open_shards
 
 EXPECTED = Path(__file__).parent / "fixtures" / "expected"
 GOLDEN = Path(__file__).parent / "golden"
@@ -192,7 +192,7 @@ def make(
         name: Source name.
         edition: Edition to build.
         options: Of the builder; by default those that the source's expected tables are for.
-        choices: As for `m2kr.build.run.build`.
+        choices: As for `m2kr.building.build.build`.
     """
     place_by_hand(root)
     if options is None:

@@ -6,8 +6,8 @@ import zlib
 
 from PIL import Image
 
-from m2kr.build.images.decoders import TOO_MANY_BYTES
-from m2kr.data import image_decode as rules
+from m2kr.building.images.decoders import TOO_MANY_BYTES
+from m2kr.data.images import decode as rules
 
 
 def picture(

@@ -7,12 +7,12 @@ from pathlib import Path
 from faulty_server import Fault, FaultyServer, Request
 from hostile_images import picture
 
-from m2kr.build.download.job import Policy
-from m2kr.build.images.hosts import Budget, HostRule, Rules
-from m2kr.build.images.members import Fault as Told
-from m2kr.build.images.members import Fetched
-from m2kr.build.images.store import Store
-from m2kr.build.images.web import fetch_urls
+from m2kr.building.fetch.policy import Policy
+from m2kr.building.images.from_urls import fetch_urls
+from m2kr.building.images.hosts import Budget, HostRule, Rules
+from m2kr.building.images.members import Fault as Told
+from m2kr.building.images.members import Fetched
+from m2kr.building.images.shard_writer import Store
 
 PHOTO = picture("JPEG")
 QUICK = Policy(attempts=3, backoff=0.01, connect_timeout=5, read_timeout=5, redirects=3)

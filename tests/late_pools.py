@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from m2kr.search.late.index.build import Pool
-from m2kr.search.late.sources import ArraySource
-from m2kr.search.late.store import TokenStore
-from m2kr.search.late.store_writer import TokenWriter
+from m2kr.search.index.build import Pool
+from m2kr.search.sources import ArraySource
+from m2kr.search.store.reader import TokenStore
+from m2kr.search.store.writer import TokenWriter
 
 DIM = 32
 

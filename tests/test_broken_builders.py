@@ -110,7 +110,7 @@ for wrong in ("minni", "okvqa", "conceptual-captions"):
         m2kr.load(wrong, data={root!r})
     except m2kr.M2KRError:
         pass
-print(*(name for name in sys.modules if name.startswith(("m2kr_builders", "m2kr.build"))))
+print(*(name for name in sys.modules if name.startswith(("m2kr_builders", "m2kr.building"))))
 """
 
 

@@ -15,11 +15,11 @@ from upstream_stubs import stub
 
 import m2kr
 from m2kr import sources
-from m2kr.build.manifest import describe
-from m2kr.build.release.align import AlignedBuilder
-from m2kr.build.release.route import ReleaseBuilder
-from m2kr.build.run import build
-from m2kr.build.setup import Ask
+from m2kr.building.build import build
+from m2kr.building.manifest import describe
+from m2kr.building.release.align import AlignedBuilder
+from m2kr.building.release.route import ReleaseBuilder
+from m2kr.building.request import Ask
 from m2kr.cli import eval_, info, list_, plans, shards
 from m2kr.data.load import edition_in_words
 from m2kr.errors import MissingError, UsageError

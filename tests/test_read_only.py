@@ -16,7 +16,7 @@ SCRIPT = textwrap.dedent(
     import numpy as np
     import m2kr
     from m2kr import sources
-    from m2kr.build.run import build
+    from m2kr.building.build import build
     from m2kr.errors import M2KRError
 
     class Late(m2kr.EncoderRetriever):

@@ -42,7 +42,7 @@ def run(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_the_traps_spring(traps: Path) -> None:
     """Or else nothing below would show anything."""
     done = subprocess.run(
-        [sys.executable, "-m", "m2kr.build.hashing"], capture_output=True, check=False, cwd=traps
+        [sys.executable, "-m", "m2kr.building.hashing"], capture_output=True, check=False, cwd=traps
     )
     assert done.returncode != 0
     assert sprung(traps)
@@ -66,9 +66,9 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 import pyarrow as pa
-from m2kr.build import children
-from m2kr.build.hashing import ShardHasher
-from m2kr.build.images.decoders import Decoders
+from m2kr.building import children
+from m2kr.building.hashing import ShardHasher
+from m2kr.building.images.decoders import Decoders
 from m2kr.schema import PASSAGE_COLUMNS, arrow_schema
 
 traps, shard, png, first = sys.argv[1:]

@@ -12,8 +12,8 @@ from conftest import Cli
 
 from m2kr import atomic
 from m2kr.errors import MissingError, UsageError
-from m2kr.evaluation.run import Run
-from m2kr.search.embeddings import EmbeddingWriter
+from m2kr.retrieval.run import Run
+from m2kr.search.store.dense import EmbeddingWriter
 
 RUN = Run.from_dict({"q": {"p": 1.0}})
 

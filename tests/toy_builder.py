@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from m2kr.build.run import build
-from m2kr.build.spec import Asset, BuildContext
+from m2kr.building.build import build
+from m2kr.building.spec import Asset, BuildContext
 from m2kr.sources import Source
 
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import upstream_wit
 
-from m2kr.build.run import build
-from m2kr.build.spec import Asset
+from m2kr.building.build import build
+from m2kr.building.spec import Asset
 from m2kr.paths import downloads
 from m2kr.sources import Source
 
@@ -185,8 +185,8 @@ if (
     # shard of it, with its share behind.
     import time
 
-    from m2kr.build.setup import Ask
-    from m2kr.build.shards import Shard, build_shard
+    from m2kr.building.request import Ask
+    from m2kr.building.shards import Shard, build_shard
 
     name, base, root, pool, *share = sys.argv[1:]
     real = importlib.import_module(f"m2kr_builders.{name}")

@@ -16,7 +16,7 @@ import pyarrow as pa
 import release_fixture as fixture
 
 from m2kr import sources
-from m2kr.build.spec import BuildContext
+from m2kr.building.spec import BuildContext
 from m2kr.schema import arrow_schema, columns
 
 # What the release alone can tell.

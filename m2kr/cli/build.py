@@ -115,8 +115,8 @@ def command(
     ever taken for whole.
     """
     from m2kr import paths, sources
-    from m2kr.build.routes import builder_for
-    from m2kr.build.run import build
+    from m2kr.building.build import build
+    from m2kr.building.release.routes import builder_for
     from m2kr.cli import output, plans
     from m2kr.errors import M2KRError, UsageError
 
@@ -154,7 +154,7 @@ def command(
 
         executor = RayExecutor(address)
     if shard is not None:
-        from m2kr.build.setup import Ask
+        from m2kr.building.request import Ask
         from m2kr.cli import shards
 
         if executor is not None:

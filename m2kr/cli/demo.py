@@ -26,7 +26,7 @@ def command(
     import time
 
     from m2kr import api, paths, sources
-    from m2kr.build.run import build
+    from m2kr.building.build import build
     from m2kr.cli import output
     from m2kr.cli.eval_ import show, stages
     from m2kr.retrievers import create

@@ -9,7 +9,7 @@ import typer
 from m2kr.cli import options
 
 if TYPE_CHECKING:
-    from m2kr.build.diff import TableDiff
+    from m2kr.building.diff import TableDiff
 
 EXAMPLES = (
     "m2kr diff m2kr/okvqa rebuilt/okvqa --split test",
@@ -38,7 +38,7 @@ def command(
     Tables whose files have equal hashes are not joined.
     """
     from m2kr import paths
-    from m2kr.build.diff import diff, find_versions
+    from m2kr.building.diff import diff, find_versions
     from m2kr.cli import output
 
     root = paths.data_root(data)

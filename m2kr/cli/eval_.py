@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from m2kr.cli.output import Bars
     from m2kr.evaluation.result import Result
-    from m2kr.search.late.modes import Mode, Searching
+    from m2kr.search.config import Mode, Searching
 
 EXAMPLES = (
     "m2kr eval mini --retriever bm25",
@@ -222,7 +222,7 @@ def _searching(
     device: str,
 ) -> "Searching":
     from m2kr.errors import UsageError
-    from m2kr.search.late.modes import Searching
+    from m2kr.search.config import Searching
 
     knobs: dict[str, Any] = {}
     widths: dict[str, float] = {}

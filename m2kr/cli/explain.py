@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from m2kr.data.load import Split
-    from m2kr.preflmr.explain import Explanation
-    from m2kr.preflmr.explain_page import Picture
+    from m2kr.report.explain.explanation import Explanation
+    from m2kr.report.explain.page import Picture
 
 EXAMPLES = (
     "m2kr explain okvqa --checkpoint LinWeizheDragon/PreFLMR_ViT-L --query-id OKVQA_1",
@@ -143,7 +143,7 @@ def _chosen(
     if passage_ids and run is not None:
         raise UsageError("--passage-id and --run are both given", expected="one of them")
     if run is not None:
-        from m2kr.evaluation.run import Run
+        from m2kr.retrieval.run import Run
 
         ranking = Run.load(run)
         found = ranking.passage_ids(query_id)[:top]
@@ -173,9 +173,9 @@ def _explain(
 ) -> "tuple[list[Explanation], Picture | None]":
     """The passages' scores taken apart, and the image with the part of it that the model sees."""
     from m2kr.preflmr import PreFLMR
-    from m2kr.preflmr.explain_model import explain_passages, seen
-    from m2kr.preflmr.explain_page import Picture
-    from m2kr.preflmr.sight import Sight
+    from m2kr.preflmr.model.image_features import Sight
+    from m2kr.report.explain.page import Picture
+    from m2kr.report.explain.run import explain_passages, seen
     from m2kr.retrievers._text_encoder import pick_device
 
     model = PreFLMR.from_pretrained(checkpoint, revision=revision, device=pick_device(device))
@@ -197,7 +197,7 @@ def _write(
     picture: "Picture | None",
 ) -> None:
     from m2kr import atomic
-    from m2kr.preflmr.explain_page import Heading, page
+    from m2kr.report.explain.page import Heading, page
 
     headings = [
         Heading(
@@ -223,7 +223,7 @@ def _show(chosen: list[_Passage], explained: "list[Explanation]") -> None:
     from rich.table import Column, Table
 
     from m2kr.cli import output
-    from m2kr.preflmr.explain_text import PARTS
+    from m2kr.report.explain.text import PARTS
 
     kinds = list(explained[0].parts)
     heads = ("passage", "right", "score", *(PARTS[kind] for kind in kinds))

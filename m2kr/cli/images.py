@@ -8,8 +8,8 @@ import typer
 from m2kr.cli import options
 
 if TYPE_CHECKING:
-    from m2kr.build.images.gather import Ask, Gathered
-    from m2kr.build.images.obtain import Means
+    from m2kr.building.images.from_archives import Means
+    from m2kr.building.images.gather import Ask, Gathered
 
 EXAMPLES = (
     "m2kr images okvqa --split test --plan",
@@ -113,7 +113,7 @@ def command(
     if source is None:
         raise UsageError("no source is given", fix="m2kr images okvqa --split test")
     output.say(f"data root: {root}", json_mode=json)
-    from m2kr.build.images.obtain import Means
+    from m2kr.building.images.from_archives import Means
 
     ask = _ask(source, root, split, edition)
     means = Means(
@@ -125,7 +125,7 @@ def command(
     )
     from dataclasses import replace
 
-    from m2kr.build.images.hosts import Rules
+    from m2kr.building.images.hosts import Rules
 
     ask = replace(
         ask,
@@ -143,7 +143,7 @@ def command(
 
 
 def _ask(source: str, root: Path, splits: list[str] | None, edition: str | None) -> "Ask":
-    from m2kr.build.images.gather import Ask
+    from m2kr.building.images.gather import Ask
     from m2kr.data.load import load, locate
     from m2kr.sources import builder, builder_modules
 
@@ -156,7 +156,7 @@ def _ask(source: str, root: Path, splits: list[str] | None, edition: str | None)
 
 
 def _gather(ask: "Ask", means: "Means", least: float, *, json: bool) -> None:
-    from m2kr.build.images.gather import gather, summary
+    from m2kr.building.images.gather import gather, summary
     from m2kr.cli import images_view, output
 
     with output.Bars() as bars:
@@ -181,8 +181,8 @@ def _gather(ask: "Ask", means: "Means", least: float, *, json: bool) -> None:
 def _make_index(tar: str, out: Path | None, *, json: bool) -> None:
     from contextlib import closing
 
-    from m2kr.build.images.remote import RemoteParts
-    from m2kr.build.images.tar_index import index_remote_tar, index_tar
+    from m2kr.building.images.remote_file import RemoteParts
+    from m2kr.building.images.tar_index import index_remote_tar, index_tar
     from m2kr.cli import output
     from m2kr.errors import MissingError
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from m2kr.cli import output
 
 if TYPE_CHECKING:
-    from m2kr.build.images.gather import Ask, Gathered
-    from m2kr.build.images.obtain import Means
-    from m2kr.build.images.origins import ImageArchive
+    from m2kr.building.images.declared import ImageArchive
+    from m2kr.building.images.from_archives import Means
+    from m2kr.building.images.gather import Ask, Gathered
     from m2kr.data.load import Split
 
 _HOW = {
@@ -20,8 +20,8 @@ _HOW = {
 
 def plan(ask: "Ask", means: "Means", *, json: bool) -> None:
     """Says what is needed, what of it is here, and where the rest can be had; uses no network."""
-    from m2kr.build.images.gather import absentees, chosen, store_of
-    from m2kr.build.images.needed import describe, needed
+    from m2kr.building.images.gather import absentees, chosen, store_of
+    from m2kr.building.images.needed import describe, needed
 
     wanted = [needed(split, passages=ask.passages) for split in ask.splits]
     absent = absentees(wanted, ask.splits[0])

@@ -8,7 +8,7 @@ import typer
 from m2kr.cli import index_search, index_shards, options
 
 if TYPE_CHECKING:
-    from m2kr.search.late.index.build import BuildSettings
+    from m2kr.search.index.build import BuildSettings
 
 Store = Annotated[Path, typer.Argument(help="A token store: a folder with store.json.")]
 Index = Annotated[Path, typer.Argument(help="An index: a folder with index.json.")]
@@ -45,9 +45,9 @@ def build(
 ) -> None:
     """Build a compressed index from a token store; the same command finishes one that was cut off."""
     from m2kr.cli import output
-    from m2kr.search.late.index.build import build as build_index
-    from m2kr.search.late.index.build import pool_of
-    from m2kr.search.late.store import TokenStore
+    from m2kr.search.index.build import build as build_index
+    from m2kr.search.index.build import pool_of
+    from m2kr.search.store.reader import TokenStore
 
     chosen = _settings(preset, nbits, centroids, seed, iterations)
     pool = pool_of(TokenStore.open(store))
@@ -62,12 +62,12 @@ def _settings(
     from dataclasses import replace
 
     from m2kr.errors import UsageError
-    from m2kr.search.late.index import official_index
-    from m2kr.search.late.index.build import BuildSettings
-    from m2kr.search.late.index.kmeans import Training
+    from m2kr.search.index import official_train
+    from m2kr.search.index.build import BuildSettings
+    from m2kr.search.index.kmeans import Training
 
     if preset == "official":
-        chosen = official_index.settings(seed, nbits or official_index.NBITS, centroids)
+        chosen = official_train.settings(seed, nbits or official_train.NBITS, centroids)
     elif preset == "compressed":
         chosen = BuildSettings("compressed", nbits or 4, centroids, Training(seed=seed))
     else:
@@ -89,9 +89,9 @@ def add(
     Ids that the index has from another store are refused: nothing is taken out of an index.
     """
     from m2kr.cli import output
-    from m2kr.search.late.index.build import add as add_to
-    from m2kr.search.late.index.build import pool_of
-    from m2kr.search.late.store import TokenStore
+    from m2kr.search.index.build import add as add_to
+    from m2kr.search.index.build import pool_of
+    from m2kr.search.store.reader import TokenStore
 
     pool = pool_of(TokenStore.open(store))
     with output.Bars() as bars:
@@ -108,7 +108,7 @@ def info(
 ) -> None:
     """Show what an index holds, how it was made and what it takes."""
     from m2kr.cli import output
-    from m2kr.search.late.index.files import IndexFiles
+    from m2kr.search.index.files import IndexFiles
 
     files = IndexFiles.open(index)
     if verify:

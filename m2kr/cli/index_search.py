@@ -11,8 +11,8 @@ from m2kr.cli import options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from m2kr.search.late.search_index import Found
-    from m2kr.search.late.store import TokenStore
+    from m2kr.search.search_index import Found
+    from m2kr.search.store.reader import TokenStore
 
 
 def search(
@@ -74,8 +74,8 @@ def search(
     """
     from m2kr.cli import output
     from m2kr.errors import UsageError
-    from m2kr.search.late import search_index
-    from m2kr.search.late.store import TokenStore
+    from m2kr.search import search_index
+    from m2kr.search.store.reader import TokenStore
 
     if audit and store is None:
         raise UsageError("an audit compares with exact search, which needs --store STORE")
@@ -111,7 +111,7 @@ def save(
     found: "Found", asked: "TokenStore", name: str, out: Path, more: dict[str, Any] | None = None
 ) -> str:
     """Writes a run; its name and metadata don't tell who searched."""
-    from m2kr.evaluation.run import Run
+    from m2kr.retrieval.run import Run
 
     run = Run.from_rows(
         asked.ids().to_pylist(),

@@ -8,7 +8,7 @@ import typer
 from m2kr.cli import index_search, options
 
 if TYPE_CHECKING:
-    from m2kr.search.late.store import TokenStore
+    from m2kr.search.store.reader import TokenStore
 
 
 def part(
@@ -25,11 +25,10 @@ def part(
     """Searches one share of a token store and writes what `merge` needs."""
     from m2kr.cli import output
     from m2kr.errors import UsageError
-    from m2kr.search.late import search_index
-    from m2kr.search.late.search_index import Found
-    from m2kr.search.late.sharded import parts as sharded_parts
-    from m2kr.search.late.sharded import ranges
-    from m2kr.search.late.store import TokenStore
+    from m2kr.search import search_index, shards
+    from m2kr.search import shard_files as sharded_parts
+    from m2kr.search.search_index import Found
+    from m2kr.search.store.reader import TokenStore
 
     number, of = sharded_parts.parse_share(share)
     if out is None or out.suffix != ".parquet":
@@ -43,9 +42,9 @@ def part(
     store = TokenStore.open(pool)
     store.require_whole()
     asked.require_whole()
-    span = ranges.spans(store, of)[number - 1]
+    span = shards.spans(store, of)[number - 1]
     with output.Bars() as bars:
-        found, stats = ranges.search_shard(
+        found, stats = shards.search_shard(
             asked.take(range(len(asked))),
             store,
             span,
@@ -56,8 +55,8 @@ def part(
         )
     facts = sharded_parts.Facts(
         *(number, of, span.first, span.last, len(store), k),
-        store=ranges.fingerprint(store),
-        queries=ranges.fingerprint(asked),
+        store=shards.fingerprint(store),
+        queries=shards.fingerprint(asked),
     )
     count = max(1, len(asked))
     whole = Found(
@@ -87,10 +86,10 @@ def merge(
     import numpy as np
 
     from m2kr.errors import InputError
-    from m2kr.evaluation.run import Run
-    from m2kr.search.late import search_index
-    from m2kr.search.late.search_index import Found
-    from m2kr.search.late.sharded import parts as sharded_parts
+    from m2kr.retrieval.run import Run
+    from m2kr.search import search_index
+    from m2kr.search import shard_files as sharded_parts
+    from m2kr.search.search_index import Found
 
     runs = {str(path): Run.load(path) for path in parts}
     facts = {

@@ -8,8 +8,8 @@ import typer
 from m2kr.cli import options
 
 if TYPE_CHECKING:
-    from m2kr.search.late.contents import Contents
-    from m2kr.search.late.plan import Plan
+    from m2kr.search.contents import Contents
+    from m2kr.search.plan import Plan
 
 Folder = Annotated[Path, typer.Argument(help="A token store or an index.")]
 Expect = Annotated[
@@ -36,8 +36,8 @@ def plan(
     search then stops where that is more than --max-hours of m2kr eval.
     """
     from m2kr.cli import output
-    from m2kr.search.late.plan import Pool, parse_count
-    from m2kr.search.late.plan import plan as make_plan
+    from m2kr.search.plan import Pool, parse_count
+    from m2kr.search.plan import plan as make_plan
 
     planned = make_plan(Pool(parse_count(passages), tokens, dim, id_bytes))
     if json:
@@ -83,7 +83,7 @@ def push(
 ) -> None:
     """Upload a token store or an index to the hub, verified, in one commit; needs HF_TOKEN."""
     from m2kr.cli import output
-    from m2kr.search.late.hub import push as upload
+    from m2kr.search.hub import push as upload
 
     with output.Bars() as bars:
         made, commit = upload(
@@ -105,7 +105,7 @@ def pull(
     from another pool is refused before anything big is fetched.
     """
     from m2kr.cli import output
-    from m2kr.search.late.hub import pull as fetch
+    from m2kr.search.hub import pull as fetch
 
     with output.Bars() as bars:
         pulled = fetch(

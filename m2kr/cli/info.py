@@ -46,7 +46,7 @@ def command(
 def _spec(name: str, records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """What the builder says of a source; where it has none that works, what its manifest says."""
     from m2kr import sources
-    from m2kr.build.manifest import describe
+    from m2kr.building.manifest import describe
     from m2kr.errors import InputError
 
     recorded: dict[str, Any] | None = next((each["source"] for each in records.values()), None)

@@ -40,8 +40,8 @@ def command(
     the bytes are those of a build in one process.
     """
     from m2kr import paths, sources
-    from m2kr.build.merge import find_shards, merge
-    from m2kr.build.routes import builder_for
+    from m2kr.building.merge import find_shards, merge
+    from m2kr.building.release.routes import builder_for
     from m2kr.cli import output
     from m2kr.cli.build import show
     from m2kr.errors import MissingError

@@ -28,7 +28,7 @@ def info(
     from m2kr.cli import output
 
     _needs_torch()
-    from m2kr.preflmr.info import describe
+    from m2kr.preflmr.checkpoint.info import describe
 
     found = describe(checkpoint, revision=revision)
     if json:
@@ -57,7 +57,7 @@ def embedded(
     from m2kr.cli import output
 
     _needs_torch("demo")
-    from m2kr.preflmr.embedded import assemble
+    from m2kr.preflmr.checkpoint.tiny import assemble
 
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         # It may hold a model that somebody trained from this one.

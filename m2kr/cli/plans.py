@@ -6,10 +6,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from m2kr import paths
-from m2kr.build.download.fetch import plan
-from m2kr.build.manifest import comparable
-from m2kr.build.options import chosen_splits, edition_name, resolve_options, rules_for, variant_of
-from m2kr.build.release.route import LICENCE, REPO, ReleaseBuilder, size_of
+from m2kr.building.fetch.fetch import plan
+from m2kr.building.manifest import comparable
+from m2kr.building.options import (
+    chosen_splits,
+    edition_name,
+    resolve_options,
+    rules_for,
+    variant_of,
+)
+from m2kr.building.release.route import LICENCE, REPO, ReleaseBuilder, size_of
 from m2kr.cli import output
 from m2kr.sources import RELEASED, UNKNOWN, Source, build_command, comparable_notes, verdict
 

@@ -22,8 +22,8 @@ def show(
     """
     from rich.table import Column, Table
 
-    from m2kr.build.options import resolve_options
-    from m2kr.build.probe import probe
+    from m2kr.building.options import resolve_options
+    from m2kr.building.probe import probe
 
     # The release route has no assets: a build checks it by its counts of rows.
     users: dict[str, list[str]] = {}

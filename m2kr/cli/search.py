@@ -8,7 +8,7 @@ import typer
 from m2kr.cli import options
 
 if TYPE_CHECKING:
-    from m2kr.evaluation.asking import Asked
+    from m2kr.retrieval.adhoc import Asked
 
 EXAMPLES = (
     'm2kr search mini --retriever bm25 --question "What do giraffes eat?"',
@@ -62,8 +62,8 @@ def command(
     from m2kr.cli import output
     from m2kr.cli.eval_ import stages
     from m2kr.data.load import load
-    from m2kr.evaluation.asking import Question, ask
-    from m2kr.evaluation.cache import EmbeddingCache
+    from m2kr.retrieval.adhoc import Question, ask
+    from m2kr.retrieval.cache import EmbeddingCache
     from m2kr.retrievers import create
 
     asked = Question(question, image, instruction)

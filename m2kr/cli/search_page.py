@@ -4,11 +4,11 @@ import base64
 import io
 from typing import TYPE_CHECKING
 
-from m2kr.preflmr.explain_style import STYLE
-from m2kr.preflmr.explain_text import escape
+from m2kr.report.explain.text import escape
+from m2kr.report.style import STYLE
 
 if TYPE_CHECKING:
-    from m2kr.evaluation.asking import Asked, Hit
+    from m2kr.retrieval.adhoc import Asked, Hit
 
 _LONGEST_SIDE = 720
 _POLICY = (

@@ -6,9 +6,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from m2kr.build.setup import Ask
-from m2kr.build.shards import Shard, ShardBuilt, build_shard
-from m2kr.build.spec import Builder
+from m2kr.building.request import Ask
+from m2kr.building.shards import Shard, ShardBuilt, build_shard
+from m2kr.building.spec import Builder
 from m2kr.cli import output, plans
 
 

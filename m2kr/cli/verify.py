@@ -9,7 +9,7 @@ import typer
 from m2kr.cli import options
 
 if TYPE_CHECKING:
-    from m2kr.build.verify import Finding
+    from m2kr.building.verify import Finding
 
 EXAMPLES = (
     "m2kr verify",
@@ -30,7 +30,7 @@ def command(
     from rich.table import Table
 
     from m2kr import paths
-    from m2kr.build.verify_root import verify_root
+    from m2kr.building.verify_root import verify_root
     from m2kr.cli import output
     from m2kr.data.load import known_source
     from m2kr.errors import MissingError

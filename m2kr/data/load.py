@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
 
-    from m2kr.data.images import ImageStore, Missing
+    from m2kr.data.images.store import ImageStore, Missing
     from m2kr.data.lookup import IdIndex
     from m2kr.data.records import Passages, Queries
     from m2kr.data.rows import RowReader
@@ -106,8 +106,8 @@ class Split:
         Its roots are looked for when an image is first asked for: nothing else needs them. Those given by
         the user are looked for at once.
         """
-        from m2kr.data.image_places import SourceRoots
-        from m2kr.data.images import ImageStore
+        from m2kr.data.images.places import SourceRoots
+        from m2kr.data.images.store import ImageStore
 
         source, data_root = self.manifest["source"], self.folder.parent
         roots = SourceRoots(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from PIL.Image import Image
 
-    from m2kr.data.images import ImageStore
+    from m2kr.data.images.store import ImageStore
 
 # What a retriever must not read: the right answers.
 _JUDGED = frozenset(

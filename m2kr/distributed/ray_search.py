@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from m2kr.distributed.ray_engine import RayCluster
 from m2kr.errors import CheckError, UsageError
 from m2kr.progress import Progress, Silent
-from m2kr.search.late.search_index import Found, check_options, exact_how, is_store
-from m2kr.search.late.sharded import ranges
-from m2kr.search.late.sharded.ranges import Part, Span
-from m2kr.search.late.store import TokenStore
-from m2kr.search.topk import id_ranks
+from m2kr.search import shards
+from m2kr.search.ranking import id_ranks
+from m2kr.search.search_index import Found, check_options, exact_how, is_store
+from m2kr.search.shards import Part, Span
+from m2kr.search.store.reader import TokenStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ def search_range(piece: StoreRange, queries: "Sequence[NDArray[np.floating]]") -
         CheckError: it is another; and as `exact.search`.
     """
     store = TokenStore.open(piece.folder)
-    seen = ranges.fingerprint(store)
+    seen = shards.fingerprint(store)
     if seen != piece.fingerprint:
         raise CheckError(
             "this is another store than the one that the search began with",
@@ -64,7 +64,7 @@ def search_range(piece: StoreRange, queries: "Sequence[NDArray[np.floating]]") -
             expected=f"fingerprint {piece.fingerprint[:16]}, not {seen[:16]}",
             fix="let every node see the same files at this path, and none of them change",
         )
-    part, _ = ranges.search_shard(
+    part, _ = shards.search_shard(
         queries, store, piece.span, piece.k, threads=piece.threads, device=piece.device
     )
     return part
@@ -122,10 +122,10 @@ def search(
     if device == "cuda" and not there.gpus:
         raise UsageError("--device cuda needs GPUs, the cluster has 0", fix="--device cpu")
     threads = threads or max(1, there.cpus * there.nodes // max(count, there.nodes))
-    fingerprint = ranges.fingerprint(pool)
+    fingerprint = shards.fingerprint(pool)
     pieces = [
         StoreRange(pool.folder.absolute(), fingerprint, span, k, threads, device)
-        for span in ranges.spans(pool, min(count, max(1, len(pool))))
+        for span in shards.spans(pool, min(count, max(1, len(pool))))
     ]
     start, cpu = time.perf_counter(), time.process_time()
     progress = progress or Silent()
@@ -144,7 +144,7 @@ def search(
         parts.append(part)
         progress.advance(_TASK, 1)
     ids = pool.ids()
-    numbers, scores = ranges.merge(parts, k, id_ranks(ids))
+    numbers, scores = shards.merge(parts, k, id_ranks(ids))
     progress.done(_TASK)
     each = max(1, len(queries))
     seconds, cpu = (time.perf_counter() - start) / each, (time.process_time() - cpu) / each

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from m2kr.evaluation.run import Run
+    from m2kr.retrieval.run import Run
 
 # Most queries are settled by their first texts, so those are read first and for all queries.
 _WAVES = (0, 1, 5, 20, 100)

@@ -12,19 +12,19 @@ from m2kr.errors import UsageError
 from m2kr.evaluation import experiment
 from m2kr.evaluation.environment import peak_memory, versions
 from m2kr.evaluation.metrics import Chosen, Spec, choose
-from m2kr.evaluation.ordering import Ties
-from m2kr.evaluation.protocol import check, noted, settings_of
-from m2kr.evaluation.protocol import reads as reads_of
 from m2kr.evaluation.result import Result
-from m2kr.evaluation.retriever import Modalities, Progress, Retriever, RunRetriever
-from m2kr.evaluation.run import Run
 from m2kr.evaluation.scoring import require_judgements, score_run
-from m2kr.evaluation.searching import MissingQueries, complete, search, stage
+from m2kr.retrieval.encoder import Modalities, Progress, Retriever, RunRetriever
+from m2kr.retrieval.ordering import Ties
+from m2kr.retrieval.protocol import check, noted, settings_of
+from m2kr.retrieval.protocol import reads as reads_of
+from m2kr.retrieval.run import Run
+from m2kr.retrieval.search_split import MissingQueries, complete, search, stage
 from m2kr.sources import UNKNOWN, comparable_notes
 
 if TYPE_CHECKING:
-    from m2kr.evaluation.cache import EmbeddingCache
-    from m2kr.search.late.modes import Searching
+    from m2kr.retrieval.cache import EmbeddingCache
+    from m2kr.search.config import Searching
 
 logger = logging.getLogger("m2kr.evaluation")
 
@@ -119,7 +119,7 @@ def evaluate(
 
     Args:
         split: A loaded split.
-        retriever: See `m2kr.evaluation.retriever.Retriever`.
+        retriever: See `m2kr.retrieval.encoder.Retriever`.
         k: Depth of the search; 500, the published protocol's, or a replayed run's own if absent.
         metrics: ``default``, ``full``, or names such as ``hit_rate@5``; see `choose`.
         workdir: Where the index goes; a temporary folder if absent.

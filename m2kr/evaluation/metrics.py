@@ -21,7 +21,7 @@ from m2kr.errors import InputError, UsageError, last_frame, one_line
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from m2kr.evaluation.judged import Judged
+    from m2kr.evaluation.judgements import Judged
 
 # The published K grid.
 GRID = (1, 5, 10, 20, 50, 100, 500)

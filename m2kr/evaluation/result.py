@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from m2kr.evaluation.run import Run
+    from m2kr.retrieval.run import Run
 
 FORMAT = "m2kr-result-1"
 _LONGEST_PART = 60  # characters; file names end at 255 bytes

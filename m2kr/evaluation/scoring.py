@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 
 from m2kr.data.lookup import gather
 from m2kr.errors import CheckError, MissingError
-from m2kr.evaluation.judged import Judged
+from m2kr.evaluation.judgements import Judged
 from m2kr.evaluation.metrics import Chosen
-from m2kr.evaluation.ordering import Ties
-from m2kr.evaluation.run import Run
-from m2kr.evaluation.searching import where
 from m2kr.evaluation.significance import bootstrap_interval
+from m2kr.retrieval.ordering import Ties
+from m2kr.retrieval.run import Run
+from m2kr.retrieval.search_split import where
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,23 +9,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from m2kr.preflmr.configuration import PreFLMRConfig
-    from m2kr.preflmr.encoding import Encoder
-    from m2kr.preflmr.image_processing import ImageProcessor
-    from m2kr.preflmr.modeling import PreFLMR
-    from m2kr.preflmr.presets import preset
-    from m2kr.preflmr.registration import register
-    from m2kr.preflmr.tokenization import ContextTokenizer, QueryTokenizer
+    from m2kr.preflmr.checkpoint.auto_classes import register
+    from m2kr.preflmr.encode.encoder import Encoder
+    from m2kr.preflmr.inputs.image_processing import ImageProcessor
+    from m2kr.preflmr.inputs.tokenization import ContextTokenizer, QueryTokenizer
+    from m2kr.preflmr.model.configuration import PreFLMRConfig
+    from m2kr.preflmr.model.modeling import PreFLMR
+    from m2kr.preflmr.model.presets import preset
 
 _PUBLIC = {
-    "ContextTokenizer": "tokenization",
-    "Encoder": "encoding",
-    "ImageProcessor": "image_processing",
-    "PreFLMR": "modeling",
-    "PreFLMRConfig": "configuration",
-    "QueryTokenizer": "tokenization",
-    "preset": "presets",
-    "register": "registration",
+    "ContextTokenizer": "inputs.tokenization",
+    "Encoder": "encode.encoder",
+    "ImageProcessor": "inputs.image_processing",
+    "PreFLMR": "model.modeling",
+    "PreFLMRConfig": "model.configuration",
+    "QueryTokenizer": "inputs.tokenization",
+    "preset": "model.presets",
+    "register": "checkpoint.auto_classes",
 }
 __all__ = [
     "ContextTokenizer",

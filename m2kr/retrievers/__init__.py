@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from m2kr.errors import InputError, UsageError, one_line
 
 if TYPE_CHECKING:
-    from m2kr.evaluation.retriever import Retriever
+    from m2kr.retrieval.encoder import Retriever
 
 __all__ = ["create", "find", "names"]
 
@@ -95,8 +95,8 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
     """
     if spec.startswith(REPLAY):
         return _replay(spec, settings)
-    from m2kr.evaluation.own_code import home_of, own_code, settle
-    from m2kr.evaluation.protocol import check
+    from m2kr.retrieval.own_code import home_of, own_code, settle
+    from m2kr.retrieval.protocol import check
     from m2kr.retrievers._settings import split_off
 
     factory = find(spec)
@@ -115,7 +115,7 @@ def _shown(settings: Mapping[str, object]) -> str:
 
 
 def _replay(spec: str, settings: Mapping[str, object] | None) -> "Retriever":
-    from m2kr.evaluation.retriever import RunRetriever
+    from m2kr.retrieval.encoder import RunRetriever
 
     if settings:
         raise UsageError("a run that is replayed has no settings", where=spec)
@@ -133,7 +133,7 @@ def _replay(spec: str, settings: Mapping[str, object] | None) -> "Retriever":
 
 def find(spec: str) -> Callable[..., Any]:
     """The class (or function) that makes a retriever; see `create`."""
-    from m2kr.evaluation.own_code import broken, load_file, load_module, settle
+    from m2kr.retrieval.own_code import broken, load_file, load_module, settle
 
     if ":" in spec:
         source, _, attribute = spec.rpartition(":")

@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 on images: probabilities of the 1,000 ImageNet classes.
 
-The network is that of `m2kr.preflmr.efficientnet`, which also says why images go two by two.
+The network is that of `m2kr.preflmr.model.efficientnet`, which also says why images go two by two.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from m2kr.preflmr.files import packaged
+from m2kr.preflmr.inputs.local_files import packaged
 from m2kr.retrievers._memo import MEMO, digest
 from m2kr.retrievers._packages import file_sha256, require
 from m2kr.retrievers._text_encoder import pick_device
@@ -37,7 +37,7 @@ class ImageClassifier:
 
     def __init__(self, device: str) -> None:
         require(("torch",), "demo", _NEEDED_FOR)
-        from m2kr.preflmr import efficientnet
+        from m2kr.preflmr.model import efficientnet
 
         efficientnet.extractor()  # looks for the packages
         self._device = device
@@ -45,7 +45,7 @@ class ImageClassifier:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the probabilities. JSON values."""
-        from m2kr.preflmr import efficientnet
+        from m2kr.preflmr.model import efficientnet
 
         return efficientnet.settings()
 
@@ -89,7 +89,7 @@ class ImageClassifier:
         return [row.copy() for values in spread(rows, parts, device) for row in values]
 
     def _load(self) -> tuple[Any, str]:
-        from m2kr.preflmr import efficientnet
+        from m2kr.preflmr.model import efficientnet
 
         device = pick_device(self._device)
         return efficientnet.network(device), device

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from m2kr.errors import UsageError
-from m2kr.evaluation.retriever import EncoderRetriever, Modalities, Report, Side
+from m2kr.retrieval.encoder import EncoderRetriever, Modalities, Report, Side
 from m2kr.retrievers._packages import ModelFiles, file_sha256, files_sha256, require
 from m2kr.retrievers._queries import query_text
 from m2kr.retrievers._text_encoder import pick_device
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from m2kr.data.records import Passages, Queries
-    from m2kr.preflmr.encoding import Encoder
-    from m2kr.preflmr.sides import Passage, Query
+    from m2kr.preflmr.encode.encoder import Encoder
+    from m2kr.preflmr.encode.queries_and_passages import Passage, Query
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -90,7 +90,7 @@ class LateInteraction(EncoderRetriever):
     @cached_property
     def _facts(self) -> dict[str, Any]:
         from m2kr.preflmr import ContextTokenizer, PreFLMRConfig, QueryTokenizer
-        from m2kr.preflmr.sight import facts
+        from m2kr.preflmr.model.image_features import facts
 
         local = Path(self._checkpoint).is_dir()
         longest = ContextTokenizer.from_pretrained(self._folder).maxlen
@@ -117,13 +117,13 @@ class LateInteraction(EncoderRetriever):
 
     @cached_property
     def _folder(self) -> Path:
-        from m2kr.preflmr.hub import local_folder
+        from m2kr.preflmr.inputs.files import local_folder
 
         return local_folder(self._checkpoint, self._revision)
 
     @cached_property
     def _files(self) -> ModelFiles:
-        from m2kr.preflmr import weights
+        from m2kr.preflmr.checkpoint import weights
 
         of_weights = {each.file for each in weights.describe(self._folder).values()}
         patterns = ("*.json", "*.txt", "*/*.json", "*/*.txt")
@@ -144,7 +144,7 @@ class LateInteraction(EncoderRetriever):
         import torch
 
         from m2kr.preflmr import PreFLMR
-        from m2kr.preflmr.encoding import Encoder
+        from m2kr.preflmr.encode.encoder import Encoder
 
         devices = [pick_device(each) for each in self._devices]
         dtype = getattr(torch, self._dtype)
@@ -163,8 +163,8 @@ class LateInteraction(EncoderRetriever):
     def encode_stream(
         self, records: "Passages | Queries", side: Side, report: Report
     ) -> "Iterator[list[np.ndarray]]":
-        """Rows batched by tokens, images decoded ahead; see `m2kr.preflmr.encoding`."""
-        from m2kr.preflmr.ahead import chunks
+        """Rows batched by tokens, images decoded ahead; see `m2kr.preflmr.encode.encoder`."""
+        from m2kr.preflmr.encode.ahead import chunks
 
         encoder = self._encoder
         before = time.perf_counter()
@@ -178,8 +178,8 @@ class LateInteraction(EncoderRetriever):
             before = time.perf_counter()
 
     def _asked(self, records: "Passages | Queries") -> "Iterator[Query]":
-        from m2kr.preflmr.image_input import ImageSource
-        from m2kr.preflmr.sides import Query
+        from m2kr.preflmr.encode.queries_and_passages import Query
+        from m2kr.preflmr.inputs.image_input import ImageSource
 
         for rows in records.batches(_READ):
             for row in rows:
@@ -194,7 +194,7 @@ class LateInteraction(EncoderRetriever):
 
 
 def _told(records: "Passages | Queries") -> "Iterator[Passage]":
-    from m2kr.preflmr.sides import Passage
+    from m2kr.preflmr.encode.queries_and_passages import Passage
 
     for rows in records.batches(_READ):
         for row in rows:

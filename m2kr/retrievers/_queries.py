@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 import numpy as np
 import pyarrow as pa
 
-from m2kr.evaluation.run import Run
+from m2kr.retrieval.run import Run
 
 
 def query_text(question: str, instruction: str) -> str:

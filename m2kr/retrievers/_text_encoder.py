@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2kr.errors import MissingError, UsageError
-from m2kr.preflmr.files import packaged
+from m2kr.preflmr.inputs.local_files import packaged
 from m2kr.retrievers._memo import MEMO, digest
 from m2kr.retrievers._packages import ModelFiles, file_sha256, require, stamps, version
 from m2kr.retrievers._threads import spread

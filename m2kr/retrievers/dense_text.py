@@ -7,8 +7,8 @@ from typing import Any
 
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
-from m2kr.evaluation.retriever import Batch, Encoded, EncoderRetriever, Modalities, Side
-from m2kr.evaluation.run import Run
+from m2kr.retrieval.encoder import Batch, Encoded, EncoderRetriever, Modalities, Side
+from m2kr.retrieval.run import Run
 from m2kr.retrievers._memo import MEMO
 from m2kr.retrievers._queries import query_text, without_rankings
 from m2kr.retrievers._text_encoder import text_encoder

@@ -16,16 +16,16 @@ import pyarrow.compute as pc
 from m2kr import retrievers
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
-from m2kr.evaluation import protocol
-from m2kr.evaluation.modalities import Modalities, modalities_of
-from m2kr.evaluation.run import Run
+from m2kr.retrieval import protocol
+from m2kr.retrieval.modalities import Modalities, modalities_of
+from m2kr.retrieval.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from m2kr.evaluation.retriever import Progress, Retriever
+    from m2kr.retrieval.encoder import Progress, Retriever
 
 Method = Literal["zscore", "rrf"]
 _RRF = 60  # Cormack et al., 2009

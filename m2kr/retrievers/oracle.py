@@ -8,8 +8,8 @@ import pyarrow.compute as pc
 
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
-from m2kr.evaluation.retriever import Modalities
-from m2kr.evaluation.run import Run
+from m2kr.retrieval.encoder import Modalities
+from m2kr.retrieval.run import Run
 from m2kr.schema import GRADES
 
 

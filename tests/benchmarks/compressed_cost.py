@@ -19,15 +19,15 @@ from exact_cost import EXACT_QUERIES, enough
 from late_corpus import Corpus
 
 from m2kr.evaluation.environment import peak_memory
-from m2kr.search.late import compressed, exact
-from m2kr.search.late.index import official_index
-from m2kr.search.late.index.build import BuildSettings, build, pool_of
-from m2kr.search.late.index.files import IndexFiles
-from m2kr.search.late.search_index import recall
-from m2kr.search.late.sources import ArraySource
-from m2kr.search.late.store import TokenStore
-from m2kr.search.late.store_writer import TokenWriter
-from m2kr.search.topk import id_ranks
+from m2kr.search.exact import search
+from m2kr.search.index import compressed, official_train
+from m2kr.search.index.build import BuildSettings, build, pool_of
+from m2kr.search.index.files import IndexFiles
+from m2kr.search.ranking import id_ranks
+from m2kr.search.search_index import recall
+from m2kr.search.sources import ArraySource
+from m2kr.search.store.reader import TokenStore
+from m2kr.search.store.writer import TokenWriter
 
 K, REPEATS = 100, 5
 CEILING_UP_TO = 10_000  # passages whose every code is scored
@@ -64,7 +64,7 @@ def build8(folder: Path, passages: int) -> dict:
 
 
 def build_official(folder: Path, passages: int) -> dict:
-    return built(folder, "official", official_index.settings())
+    return built(folder, "official", official_train.settings())
 
 
 def searched(folder: Path, name: str) -> dict:
@@ -75,17 +75,17 @@ def searched(folder: Path, name: str) -> dict:
     index = compressed.CompressedIndex(IndexFiles.open(folder / name))
     opened = peak_memory()
     compressed.search(queries[:4], index, K, ranks)
-    _, _, done = exact.search(queries[:4], store, K, ranks, memory=1 << 30)
+    _, _, done = search.search(queries[:4], store, K, ranks, memory=1 << 30)
     repeats = REPEATS if len(store) <= CEILING_UP_TO else 1
     timed = enough(queries, done) if repeats > 1 else queries
     costs: dict[str, list[float]] = {"exact": [], "compressed": []}
     for _ in range(repeats):
-        true, _, done = exact.search(timed, store, K, ranks, memory=1 << 30)
+        true, _, done = search.search(timed, store, K, ranks, memory=1 << 30)
         costs["exact"].append(done.cpu_seconds / len(timed))
         found, _, stats = compressed.search(timed, index, K, ranks)
         costs["compressed"].append(stats.cpu_seconds / len(timed))
     if timed is not queries:
-        true, _, _ = exact.search(queries, store, K, ranks, memory=1 << 30)
+        true, _, _ = search.search(queries, store, K, ranks, memory=1 << 30)
         found, _, stats = compressed.search(queries, index, K, ranks)
     told = {
         **{side: statistics.median(each) for side, each in costs.items()},
@@ -96,7 +96,7 @@ def searched(folder: Path, name: str) -> dict:
     }
     if len(store) <= CEILING_UP_TO:
         tokens = index.tokens(np.arange(len(store)))
-        whole, _, _ = exact.search(queries, ArraySource(tokens.tokens, tokens.offsets), K, ranks)
+        whole, _, _ = search.search(queries, ArraySource(tokens.tokens, tokens.offsets), K, ranks)
         told |= recalls("ceiling ", whole, true)
     return told
 
@@ -117,11 +117,11 @@ def search_official(folder: Path, passages: int) -> dict:
     store = TokenStore.open(folder / "store")
     queries = list(np.load(folder / "queries.npy"))[:40]
     ranks = id_ranks(store.ids())
-    arrays = official_index.arrays_of(IndexFiles.open(folder / "official"))
+    arrays = official_train.arrays_of(IndexFiles.open(folder / "official"))
     start = time.process_time()
-    found, _ = official_index.search(queries, arrays, K, ranks)
+    found, _ = official_train.search(queries, arrays, K, ranks)
     cpu = (time.process_time() - start) / len(queries)
-    true, _, _ = exact.search(queries, store, K, ranks)
+    true, _, _ = search.search(queries, store, K, ranks)
     return {"cpu": cpu, **recalls("", found, true)}
 
 

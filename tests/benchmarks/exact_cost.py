@@ -20,9 +20,9 @@ import torch
 from late_corpus import Corpus
 
 from m2kr.evaluation.environment import peak_memory
-from m2kr.search.late import exact
-from m2kr.search.late.store import TokenStore
-from m2kr.search.late.store_writer import TokenWriter
+from m2kr.search.exact import search
+from m2kr.search.store.reader import TokenStore
+from m2kr.search.store.writer import TokenWriter
 
 K, REPEATS = 100, 5
 EXACT_QUERIES, PLAIN_QUERIES, PACKED_QUERIES, PADDED_QUERIES = 200, 40, 4, 1
@@ -75,7 +75,7 @@ def cpu_seconds(function: Callable[[], object], queries: int) -> float:
     return (time.process_time() - start) / queries
 
 
-def enough(queries: list[np.ndarray], stats: exact.Stats) -> list[np.ndarray]:
+def enough(queries: list[np.ndarray], stats: search.Stats) -> list[np.ndarray]:
     """All, or where float32 is the fastest product some: it has no coding that queries share."""
     return queries if stats.passes != ("float32",) else queries[:PLAIN_QUERIES]
 
@@ -92,11 +92,11 @@ def compare(folder: Path, passages: int) -> dict:
     mask = torch.arange(longest) >= torch.from_numpy(store.lengths)[:, None]
     wide[~mask] = tokens
     costs: dict[str, list[float]] = {"exact": [], "packed": [], "padded": []}
-    _, _, stats = exact.search(queries[:4], store, K, memory=1 << 30)
+    _, _, stats = search.search(queries[:4], store, K, memory=1 << 30)
     queries = enough(queries, stats)
     few = rows[:PADDED_QUERIES]
     for _ in range(REPEATS):
-        numbers, _, stats = exact.search(queries, store, K, memory=1 << 30, threads=1)
+        numbers, _, stats = search.search(queries, store, K, memory=1 << 30, threads=1)
         costs["exact"].append(stats.cpu_seconds / len(queries))
         for name, run, count in (
             ("packed", lambda: packed(tokens, store.offsets, rows), PACKED_QUERIES),
@@ -121,7 +121,7 @@ def compare(folder: Path, passages: int) -> dict:
 def budget(folder: Path, passages: int) -> dict:
     store = TokenStore.open(folder / "store")
     memory = store.tokens * store.dim * 2 // 10
-    _, _, stats = exact.search(list(np.load(folder / "queries.npy")[:8]), store, K, memory=memory)
+    _, _, stats = search.search(list(np.load(folder / "queries.npy")[:8]), store, K, memory=memory)
     return {"memory": memory, "peak": peak_memory(), "read": stats.bytes_read}
 
 
@@ -136,7 +136,7 @@ def dense_file(folder: Path, rows: int) -> dict:
 
 
 def dense_budget(folder: Path, rows: int) -> dict:
-    from m2kr.search import dense
+    from m2kr.search.exact import dense
 
     passages = np.load(folder / "dense.npy", mmap_mode="r")
     memory = passages.nbytes // 10

@@ -20,12 +20,11 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 
-from m2kr.search.late import canonical, exact, reference
-from m2kr.search.late.scanning import batched, choose, codings, fused
-from m2kr.search.late.scanning.scan import code_block
-from m2kr.search.late.sources import ArraySource
-from m2kr.search.late.store import Block
-from m2kr.search.late.workers import workers
+from m2kr.concurrency import workers
+from m2kr.search.exact import canonical, choose, gpu_fused, gpu_rounds, quantise, reference, search
+from m2kr.search.exact.blocks import code_block
+from m2kr.search.sources import ArraySource
+from m2kr.search.store.reader import Block
 
 DIM = 128
 _MADE_AT_ONCE = 1 << 20  # tokens
@@ -104,17 +103,17 @@ def kernels(
         found[name] = {"tflops": flops / took / 1e12, "of peak": flops / took / most}
 
     with workers(torch.get_num_threads()) as pool:
-        parts = batched.parts(some, options.k, np.arange(passages), torch.device(device))
-        for name in codings.FLAT:
-            if name == "fused" and fused.shape(device, DIM) is None:
+        parts = gpu_rounds.parts(some, options.k, np.arange(passages), torch.device(device))
+        for name in quantise.FLAT:
+            if name == "fused" and gpu_fused.shape(device, DIM) is None:
                 continue
             storage = torch.empty((len(block.tokens), DIM), dtype=torch.float16, device=device)
-            coded = code_block(codings.PASSES[name], block, pool, storage)
-            columns = batched.BatchedBlock(block, coded, np.arange(passages))
+            coded = code_block(quantise.PASSES[name], block, pool, storage)
+            columns = gpu_rounds.BatchedBlock(block, coded, np.arange(passages))
             add(name, lambda columns=columns: [columns.upper(part) for part in parts])
     if options.device.startswith("cuda") and find_spec("flash_maxsim"):
         add("flash-maxsim", flash(block, some, device))
-    return {"shape": str(fused.shape(device, DIM)), **found}
+    return {"shape": str(gpu_fused.shape(device, DIM)), **found}
 
 
 def flash(block: Block, queries: list[canonical.Query], device: str) -> Callable[[], object]:
@@ -140,11 +139,11 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     flops = 2 * DIM * len(source.vectors) * options.rows * options.queries
     # The kernels come first: what they need compiled or measured isn't counted as a search's.
     by_kernel = kernels(options, source, queries, most)
-    usable = fused.shape(choose.named(options.device), DIM) is not None
+    usable = gpu_fused.shape(choose.named(options.device), DIM) is not None
     searches: dict[str, object] = {}
     results = []
     for name in ("fused", "fp16") if usable else ("fp16",):
-        numbers, scores, stats = exact.search(
+        numbers, scores, stats = search.search(
             queries,
             source,
             options.k,

@@ -20,8 +20,8 @@ import torch
 from preflmr_cost import passages, vocabulary
 
 from m2kr.preflmr import ContextTokenizer, PreFLMR, QueryTokenizer, preset
-from m2kr.preflmr.configuration import BertSettings, PreFLMRConfig
-from m2kr.preflmr.encoding import Encoder, Passage, Query
+from m2kr.preflmr.encode.encoder import Encoder, Passage, Query
+from m2kr.preflmr.model.configuration import BertSettings, PreFLMRConfig
 
 H100_BF16 = 989e12  # dense, from the data sheet
 

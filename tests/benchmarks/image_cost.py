@@ -16,7 +16,7 @@ import time
 import numpy as np
 from PIL import Image
 
-from m2kr.build.images.check import cores, verify_images
+from m2kr.building.images.check import cores, verify_images
 from m2kr.evaluation.environment import peak_memory
 
 ROUNDS = 3

@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 import orjson
 
-from m2kr.build.formats.json_stream import object_members
+from m2kr.building.formats.json_stream import object_members
 from m2kr.evaluation.environment import peak_memory
 
 TURN = 1_000

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from m2kr.build.phrases import PhraseIndex
+from m2kr.building.formats.phrase_index import PhraseIndex
 from m2kr.evaluation.environment import peak_memory
 
 WORDS = 100

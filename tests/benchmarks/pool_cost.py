@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from m2kr.build.run import build
-from m2kr.build.spec import Asset, BuildContext
-from m2kr.build.write import SHARD_ROWS, TableWriter
+from m2kr.building.build import build
+from m2kr.building.spec import Asset, BuildContext
+from m2kr.building.writer import SHARD_ROWS, TableWriter
 from m2kr.evaluation.environment import peak_memory
 from m2kr.schema import BATCH_ROWS, arrow_schema, columns
 from m2kr.sources import Source

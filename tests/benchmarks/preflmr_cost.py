@@ -23,10 +23,10 @@ import torch
 from PIL import Image
 
 from m2kr.preflmr import ContextTokenizer, PreFLMR, PreFLMRConfig, QueryTokenizer
-from m2kr.preflmr.batching import Batch, padded
-from m2kr.preflmr.configuration import TextSettings, VisionSettings
-from m2kr.preflmr.encoding import Encoder
-from m2kr.preflmr.image_processing import ImageProcessor
+from m2kr.preflmr.encode.batching import Batch, padded
+from m2kr.preflmr.encode.encoder import Encoder
+from m2kr.preflmr.inputs.image_processing import ImageProcessor
+from m2kr.preflmr.model.configuration import TextSettings, VisionSettings
 
 REPEATS = 3
 SYLLABLES = ("ta", "ri", "mo", "len", "sa", "ku", "per", "no", "vi", "dra")

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from m2kr.data.image_archives import scan_tar
-from m2kr.data.image_index import cached_index
+from m2kr.data.images.archives import scan_tar
+from m2kr.data.images.index import cached_index
 from m2kr.evaluation.environment import peak_memory
 
 ROUNDS = 5

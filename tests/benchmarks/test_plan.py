@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from benchmarks.late_corpus import Corpus
 
-from m2kr.search.late import exact
-from m2kr.search.late.store import TokenStore
-from m2kr.search.late.store_writer import TokenWriter
+from m2kr.search.exact import search
+from m2kr.search.store.reader import TokenStore
+from m2kr.search.store.writer import TokenWriter
 
 K, QUERIES, THREADS = 100, 40, 2
 
@@ -20,9 +20,9 @@ def test_an_estimate_comes_true(tmp_path: Path) -> None:
         for number, tokens in enumerate(corpus.matrices(QUERIES)):
             writer.append([f"passage{number:07}"], [tokens])
     store, queries = TokenStore.open(tmp_path / "store"), corpus.queries()
-    exact.search(queries[:2], store, K, threads=THREADS)  # chooses its passes
+    search.search(queries[:2], store, K, threads=THREADS)  # chooses its passes
     told: list[float] = []
-    stats = exact.search(
+    stats = search.search(
         queries, store, K, threads=THREADS, memory=160 << 20, check_seconds=told.append
     )[2]
     assert len(told) == 1

@@ -20,9 +20,9 @@ from isal import igzip
 from upstream import _filler
 
 from m2kr import sources
-from m2kr.build.choices import Choices
-from m2kr.build.options import resolve_options
-from m2kr.build.parts import PartJob, build_part
+from m2kr.building.choices import Choices
+from m2kr.building.options import resolve_options
+from m2kr.building.parts import PartJob, build_part
 from m2kr.evaluation.environment import peak_memory
 from m2kr.progress import Silent
 from m2kr_builders import _wit

@@ -19,12 +19,12 @@ from faulty_server import FaultyServer
 from upstream_fixture import Served, served_files
 
 import m2kr
-from m2kr.build.release.align import AlignedBuilder
-from m2kr.build.release.route import ReleaseBuilder
-from m2kr.build.run import build
-from m2kr.build.tables import open_shards
-from m2kr.build.verify import verify
-from m2kr.evaluation.retriever import Batch, EncoderRetriever
+from m2kr.building.build import build
+from m2kr.building.release.align import AlignedBuilder
+from m2kr.building.release.route import ReleaseBuilder
+from m2kr.building.table import open_shards
+from m2kr.building.verify import verify
+from m2kr.retrieval.encoder import Batch, EncoderRetriever
 from m2kr.schema import arrow_schema, columns
 
 NAMES = ("msmarco", "okvqa", "infoseek", "evqa", "kvqa", "cc3m", "oven", "llava", "wit", "iglue")

@@ -11,7 +11,7 @@ from faulty_server import FaultyServer
 from golden_tables import FIRST, golden, ids, make, rows_of, turned
 from upstream_fixture import served_files, tarred, text, zipped
 
-from m2kr.build.sampling import draw, keyed_numbers
+from m2kr.building.sampling import draw, keyed_numbers
 
 
 def changed(**files: Callable[[bytes], bytes]) -> dict[str, bytes]:

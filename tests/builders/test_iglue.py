@@ -17,9 +17,9 @@ from golden_tables import ids, ledger_of, make, rows_of
 from upstream_fixture import Served, text
 from upstream_wit import cells, upstream
 
-from m2kr.build.options import resolve_options
-from m2kr.build.probe import rows_in
-from m2kr.build.run import Built, build
+from m2kr.building.build import Built, build
+from m2kr.building.options import resolve_options
+from m2kr.building.probe import rows_in
 from m2kr_builders import iglue
 
 SAMPLES = os.environ.get("M2KR_UPSTREAM_SAMPLES")

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upstream_fixture import Served, gzipped, served_files
 
-from m2kr.build.ledger import Ledger
-from m2kr.build.phrases import Passage
-from m2kr.build.run import build
-from m2kr.build.spec import BuildContext
+from m2kr.building.build import build
+from m2kr.building.formats.phrase_index import Passage
+from m2kr.building.ledger import Ledger
+from m2kr.building.spec import BuildContext
 from m2kr_builders import _infoseek, infoseek
 
 SAMPLES = os.environ.get("M2KR_UPSTREAM_SAMPLES")

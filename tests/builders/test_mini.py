@@ -16,9 +16,9 @@ import pytest
 from golden_tables import hold_to_golden
 from PIL import Image
 
-from m2kr.build.ledger import Ledger
-from m2kr.build.run import Built
-from m2kr.build.spec import BuildContext
+from m2kr.building.build import Built
+from m2kr.building.ledger import Ledger
+from m2kr.building.spec import BuildContext
 from m2kr.instructions import TEMPLATES
 from m2kr_builders import mini
 

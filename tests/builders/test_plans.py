@@ -8,7 +8,7 @@ import pytest
 from conftest import Cli
 
 from m2kr import sources
-from m2kr.build.routes import builder_for
+from m2kr.building.release.routes import builder_for
 from m2kr.cli.build import command
 from m2kr.cli.plans import planned
 from m2kr.errors import UsageError

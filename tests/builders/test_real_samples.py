@@ -18,7 +18,7 @@ from faulty_server import FaultyServer
 from golden_tables import ids, make, rows_of
 from upstream_fixture import served_files, tarred, text
 
-from m2kr.build.spec import templates_of
+from m2kr.building.spec import templates_of
 from m2kr.instructions import TEMPLATES
 
 SAMPLES = os.environ.get("M2KR_UPSTREAM_SAMPLES")

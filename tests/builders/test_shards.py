@@ -16,10 +16,10 @@ from faulty_server import FaultyServer
 from golden_tables import FIRST, golden, make, tree
 from upstream_fixture import Served, place_by_hand
 
-from m2kr.build.merge import find_shards, merge
-from m2kr.build.run import Built
-from m2kr.build.setup import Ask
-from m2kr.build.shards import Shard, ShardBuilt, build_shard
+from m2kr.building.build import Built
+from m2kr.building.merge import find_shards, merge
+from m2kr.building.request import Ask
+from m2kr.building.shards import Shard, ShardBuilt, build_shard
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 
 

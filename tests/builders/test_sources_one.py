@@ -28,11 +28,11 @@ from golden_tables import (
 from upstream_fixture import Served, served_files
 
 from m2kr import sources
-from m2kr.build.download.fetch import fetch
-from m2kr.build.options import resolve_options
-from m2kr.build.run import Built
-from m2kr.build.verify import verify
-from m2kr.data.images import ImageStore
+from m2kr.building.build import Built
+from m2kr.building.fetch.fetch import fetch
+from m2kr.building.options import resolve_options
+from m2kr.building.verify import verify
+from m2kr.data.images.store import ImageStore
 from m2kr.instructions import TEMPLATES
 from m2kr.paths import downloads
 

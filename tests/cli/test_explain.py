@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from m2kr.cli import explain
 from m2kr.cli.main import guarded
 from m2kr.data.load import Split, load
-from m2kr.evaluation.run import Run
+from m2kr.retrieval.run import Run
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 QUERY = "okvqa/giraffe/diet"
@@ -135,10 +135,10 @@ def test_a_run_without_the_query(call: Explain, tmp_path: Path) -> None:
 
 def test_the_embedded_model_sees_by_its_frozen_network(call: Explain, tmp_path: Path) -> None:
     from m2kr.errors import MissingError
-    from m2kr.preflmr import embedded
+    from m2kr.preflmr.checkpoint import tiny
 
     try:
-        folder = embedded.assemble(tmp_path / "embedded")
+        folder = tiny.assemble(tmp_path / "embedded")
     except MissingError as error:
         pytest.skip(str(error))
     found = json.loads(call("--checkpoint", folder, "--json", "--out", "a.html").stdout)

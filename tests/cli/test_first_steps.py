@@ -10,7 +10,7 @@ from conftest import Cli
 from PIL import Image
 
 import m2kr
-from m2kr.build.imports.importer import import_files
+from m2kr.building.userdata.importer import import_files
 from m2kr.errors import InputError, M2KRError, UsageError
 from m2kr.retrievers import create
 

@@ -15,9 +15,9 @@ from m2kr.cli import search
 from m2kr.cli.main import guarded
 from m2kr.cli.search import cut
 from m2kr.data.load import Split, load
-from m2kr.evaluation.asking import Question, ask, instruction_for
-from m2kr.evaluation.retriever import Modalities
-from m2kr.evaluation.run import Run
+from m2kr.retrieval.adhoc import Question, ask, instruction_for
+from m2kr.retrieval.encoder import Modalities
+from m2kr.retrieval.run import Run
 
 QUESTION = "What do giraffes eat in the savanna?"
 

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr import errors
-from m2kr.build.imports.importer import from_records
+from m2kr.building.userdata.importer import from_records
 from m2kr.cli.output import printable
 
 M2KR = Path(sys.executable).with_name("m2kr")

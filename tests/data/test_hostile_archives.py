@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from m2kr.build.archive.members import Limits, members
-from m2kr.data.images import ImageStore
+from m2kr.building.formats.archives import Limits, members
+from m2kr.data.images.store import ImageStore
 from m2kr.errors import InputError, MissingError
 
 FILES = {f"p/{i}.jpg": bytes([65 + i]) * (i * 30 + 20) for i in range(8)}
@@ -178,7 +178,7 @@ ENTRIES = textwrap.dedent(
     """
     import io, struct, sys, tarfile
     from pathlib import Path
-    from m2kr.data.images import ImageStore
+    from m2kr.data.images.store import ImageStore
     from m2kr.evaluation.environment import peak_memory
 
     kind, path, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])

@@ -24,8 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from m2kr.data import image_roots
-from m2kr.data.images import ImageStore, black_image, clean_path
+from m2kr.data.images import roots
+from m2kr.data.images.store import ImageStore, black_image, clean_path
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError
 
 NAMES = [f"{folder}photo {i}.png" for i, folder in enumerate(("", "a/", "a/b/", "ü/", "z/" * 40))]
@@ -178,7 +178,7 @@ def test_a_store_travels_to_threads_and_processes(tmp_path, make):
 
 def test_a_worker_forked_while_a_thread_indexes_does_not_hang(tmp_path):
     """The child must not wait for a lock that a thread of its parent holds."""
-    from m2kr.data.image_index import locked
+    from m2kr.data.images.index import locked
 
     store = ImageStore([make_tar(tmp_path)])
     held, done = threading.Event(), threading.Event()
@@ -512,7 +512,7 @@ def test_the_index_is_kept_and_read_back(tmp_path, monkeypatch):
         pytest.fail("scanned again")
         yield
 
-    monkeypatch.setattr(image_roots, "scan_tar", again)
+    monkeypatch.setattr(roots, "scan_tar", again)
     assert ImageStore([path], cache=cache).read(NAMES[2]) == FILES[NAMES[2]]
     assert ImageStore([path / "a"], cache=cache).read("photo 1.png") == FILES[NAMES[1]]
     monkeypatch.undo()
@@ -540,7 +540,7 @@ def test_large_archives_are_indexed_in_bounded_memory(tmp_path):
             file.write(info.tobuf() + data + bytes(412))
         file.write(bytes(1024))
     code = f"""
-from m2kr.data.images import ImageStore
+from m2kr.data.images.store import ImageStore
 from m2kr.evaluation.environment import peak_memory
 store = ImageStore([{str(path)!r}])
 before = peak_memory()

@@ -117,7 +117,7 @@ def test_an_import_of_a_bomb_ends_in_one_line_within_2_gb(tmp_path: Path, name: 
 
 @pytest.mark.parametrize("name", ["rows", "texts"])
 def test_a_bomb_is_no_image_root(tmp_path: Path, name: str) -> None:
-    from m2kr.data.images import ImageStore
+    from m2kr.data.images.store import ImageStore
 
     columns = BOMBS[name]()
     count = len(columns["id"])

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.data.image_archives import scan_tar
-from m2kr.data.images import ImageStore
+from m2kr.data.images.archives import scan_tar
+from m2kr.data.images.store import ImageStore
 from m2kr.errors import InputError
 
 Found = list[tuple[str, int, int]]

@@ -21,8 +21,8 @@ import ray
 from ray.cluster_utils import Cluster
 from upstream_fixture import Served
 
-from m2kr.build.run import build
-from m2kr.build.spec import Asset, BuildContext, Row
+from m2kr.building.build import build
+from m2kr.building.spec import Asset, BuildContext, Row
 from m2kr.distributed.ray_engine import RayExecutor
 from m2kr.sources import Source
 
@@ -129,7 +129,7 @@ def main(root: Path, nodes: int, what: str, base: str) -> dict[str, Any]:
 
 
 def warm() -> str:
-    from m2kr.build import executors
+    from m2kr.building import executors
 
     time.sleep(0.5)  # long enough for every node to get some
     return executors.__name__

@@ -24,8 +24,8 @@ from ray.cluster_utils import Cluster
 from m2kr.distributed import ray_search
 from m2kr.distributed.ray_search import StoreRange, search_range
 from m2kr.errors import CheckError
-from m2kr.search.late.sharded.ranges import Part
-from m2kr.search.late.store import TokenStore
+from m2kr.search.shards import Part
+from m2kr.search.store.reader import TokenStore
 
 K = 20
 SMALL: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}

@@ -14,19 +14,19 @@ from late_pools import passages, queries, store
 
 from m2kr.distributed.ray_search import StoreRange, search_range
 from m2kr.errors import CheckError, MissingError
-from m2kr.search.late import exact
-from m2kr.search.late.sharded import ranges
-from m2kr.search.late.store import TokenStore
-from m2kr.search.late.store_writer import TokenWriter
-from m2kr.search.topk import id_ranks
+from m2kr.search import shards
+from m2kr.search.exact import search
+from m2kr.search.ranking import id_ranks
+from m2kr.search.store.reader import TokenStore
+from m2kr.search.store.writer import TokenWriter
 
 PROGRAM = Path(__file__).with_name("ray_search_cluster.py")
 TESTS = Path(__file__).parent.parent
 
 
 def pieces_of(tokens: TokenStore, count: int, k: int = 30) -> list[StoreRange]:
-    told = ranges.fingerprint(tokens)
-    spans = ranges.spans(tokens, count)
+    told = shards.fingerprint(tokens)
+    spans = shards.spans(tokens, count)
     return [StoreRange(tokens.folder, told, span, k, 1, "cpu") for span in spans]
 
 
@@ -39,8 +39,8 @@ def test_what_the_nodes_find_is_what_exact_search_finds(tmp_path: Path, count: i
     tokens = store(tmp_path / "store", pool, [f"p{number % 40:04}" for number in range(50)])
     rows = [*queries(rng, pool, 9), np.zeros((3, 32), np.float32)]
     parts = [search_range(piece, rows) for piece in pieces_of(tokens, count)]
-    numbers, scores = ranges.merge(parts, 30, id_ranks(tokens.ids()))
-    right, bits, _ = exact.search(rows, tokens, 30)
+    numbers, scores = shards.merge(parts, 30, id_ranks(tokens.ids()))
+    right, bits, _ = search.search(rows, tokens, 30)
     assert numbers.tolist() == right.tolist()
     assert scores.tobytes() == bits.tobytes()
 
@@ -96,7 +96,7 @@ def test_nodes_that_die_change_no_bit(tmp_path: Path) -> None:
     assert "another store" in told["refused"]
     rows = asked.take(range(len(asked)))
     with np.load(tmp_path / "found.npz") as found:
-        numbers, scores, _ = exact.search(rows, tokens, 20)
+        numbers, scores, _ = search.search(rows, tokens, 20)
         assert found["numbers"].tolist() == numbers.tolist()
         assert found["scores"].tobytes() == scores.tobytes()
 

@@ -22,26 +22,26 @@ from typer.testing import CliRunner
 
 import m2kr
 from m2kr import atomic, sources
-from m2kr.build.run import build
+from m2kr.building.build import build
 from m2kr.cli import eval_
 from m2kr.cli.main import guarded
-from m2kr.data.images import ImageStore
+from m2kr.data.images.store import ImageStore
 from m2kr.data.records import Passages
 from m2kr.errors import InputError, UsageError
-from m2kr.evaluation.cache import EmbeddingCache, held, key_of
 from m2kr.evaluation.harness import evaluate
 from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result
-from m2kr.evaluation.retriever import Modalities
-from m2kr.evaluation.run import Run
-from m2kr.search.late import by_mode
-from m2kr.search.late.modes import Searching
-from m2kr.search.late.store import TokenStore
+from m2kr.retrieval.cache import EmbeddingCache, held, key_of
+from m2kr.retrieval.encoder import Modalities
+from m2kr.retrieval.run import Run
+from m2kr.search import dispatch
+from m2kr.search.config import Searching
+from m2kr.search.store.reader import TokenStore
 
 ENCODER = """
 import os, signal, time
 import numpy as np
-from m2kr.evaluation.retriever import EncoderRetriever
+from m2kr.retrieval.encoder import EncoderRetriever
 
 class Words(EncoderRetriever):
     name = "words"
@@ -226,7 +226,7 @@ def test_three_seeds_give_mean_and_range(call):
 
 
 def test_what_cannot_be_asked_for_is_refused_on_the_command_line(call, app, monkeypatch):
-    monkeypatch.setattr(by_mode, "_REFERENCE_BYTES", 1 << 10)
+    monkeypatch.setattr(dispatch, "_REFERENCE_BYTES", 1 << 10)
     assert "late-interaction retriever" in call("--search", "official", late=False, code=2)
     long = call("--max-hours", "1e-9", code=2)
     assert "exact search would take about" in long
@@ -607,7 +607,7 @@ def test_two_at_one_entry_encode_it_once(tmp_path):
 def test_a_killed_owner_does_not_keep_an_entry(tmp_path):
     code = (
         "import os, pathlib, sys\n"
-        "from m2kr.evaluation.cache import held\n"
+        "from m2kr.retrieval.cache import held\n"
         "with held(pathlib.Path(sys.argv[1])):\n"
         "    os.kill(os.getpid(), 9)\n"
     )

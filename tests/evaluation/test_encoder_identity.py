@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from m2kr.evaluation.encoder_identity import identity_of
-from m2kr.evaluation.retriever import EncoderRetriever
+from m2kr.retrieval.encoder import EncoderRetriever
+from m2kr.retrieval.encoder_identity import identity_of
 
 ENCODER = """
-from m2kr.evaluation.retriever import EncoderRetriever
+from m2kr.retrieval.encoder import EncoderRetriever
 {imports}
 
 class Mine(EncoderRetriever):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import InputError, UsageError
-from m2kr.evaluation.searching import search
+from m2kr.retrieval.search_split import search
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'm2kr[models]'")
 

@@ -4,16 +4,16 @@ from evaluation.toys import PASSAGES, Dense, Late, image_folder, letters, toy_sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.data.images import ImageStore
+from m2kr.data.images.store import ImageStore
 from m2kr.errors import InputError, UsageError
-from m2kr.evaluation.retriever import (
+from m2kr.retrieval.encoder import (
     EncoderRetriever,
     Modalities,
     Retriever,
     RunRetriever,
 )
-from m2kr.evaluation.run import Run
-from m2kr.search.late.reference import maxsim
+from m2kr.retrieval.run import Run
+from m2kr.search.exact.reference import maxsim
 
 
 def searched(retriever, split, folder, k=10):

@@ -20,9 +20,9 @@ from m2kr.cli.main import app
 from m2kr.errors import M2KRError, MissingError, UsageError
 from m2kr.evaluation.harness import score
 from m2kr.evaluation.report import as_text
-from m2kr.evaluation.retriever import Modalities
-from m2kr.evaluation.run import Run
-from m2kr.search.late.modes import Searching
+from m2kr.retrieval.encoder import Modalities
+from m2kr.retrieval.run import Run
+from m2kr.search.config import Searching
 
 WORDS = ["tin", "lead", "zinc", "gold"]
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from evaluation.toys import PASSAGES, QUERIES, Dense, image_folder, toy_split
 
-from m2kr.data.images import ImageStore
+from m2kr.data.images.store import ImageStore
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.evaluation.harness import evaluate, score
 from m2kr.evaluation.report import rows
 from m2kr.evaluation.result import Result
-from m2kr.evaluation.retriever import Modalities, RunRetriever
-from m2kr.evaluation.run import Run
-from m2kr.evaluation.searching import search
 from m2kr.fingerprint import images_part
+from m2kr.retrieval.encoder import Modalities, RunRetriever
+from m2kr.retrieval.run import Run
+from m2kr.retrieval.search_split import search
 
 RANKING = {
     "q1": {"p/dog": 2, "p/apple": 1},

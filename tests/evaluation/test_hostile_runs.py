@@ -17,10 +17,10 @@ import pytest
 from conftest import Cli
 
 import m2kr
-from m2kr.build.imports.importer import from_records
+from m2kr.building.userdata.importer import from_records
 from m2kr.data.load import Split
 from m2kr.errors import M2KRError
-from m2kr.evaluation.run import Run
+from m2kr.retrieval.run import Run
 
 ODD = "[/red][bold]x\x1b[31m‮"
 IDS = ("p1", "p2", "[/red]", f"p{ODD}")

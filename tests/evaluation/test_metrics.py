@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from m2kr.errors import UsageError
 from m2kr.evaluation import answers as answers_module
-from m2kr.evaluation.judged import Judged
+from m2kr.evaluation.judgements import Judged
 from m2kr.evaluation.metrics import GRID, choose, heading, metrics, parse
-from m2kr.evaluation.run import Run
+from m2kr.retrieval.run import Run
 
 
 def judged(ranking, qrels, answers=None, texts=None, threshold=1):

@@ -13,12 +13,12 @@ import pytest
 from evaluation.toys import PASSAGES, Dense, image_folder, toy_split
 
 import m2kr
-from m2kr.data.images import ImageStore
+from m2kr.data.images.store import ImageStore
 from m2kr.errors import InputError, MissingError, RetrieverError, UsageError
-from m2kr.evaluation.cache import EmbeddingCache
 from m2kr.evaluation.harness import evaluate
-from m2kr.evaluation.modalities import modalities_of
-from m2kr.evaluation.searching import search
+from m2kr.retrieval.cache import EmbeddingCache
+from m2kr.retrieval.modalities import modalities_of
+from m2kr.retrieval.search_split import search
 from m2kr.retrievers import create
 
 PLACES = {
@@ -163,12 +163,12 @@ def test_our_own_bugs_stay_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("m2kr.evaluation.retriever.by_length", broken)
-    monkeypatch.setattr(broken, "__module__", "m2kr.evaluation.batches")
+    monkeypatch.setattr("m2kr.retrieval.encoder.by_length", broken)
+    monkeypatch.setattr(broken, "__module__", "m2kr.retrieval.batches")
     with pytest.raises(RetrieverError):  # a test's function stands in for ours: it lies outside
         evaluate(toy_split(), Dense(), k=3)
     monkeypatch.undo()
-    monkeypatch.setattr("m2kr.evaluation.retriever.rows_of", None)
+    monkeypatch.setattr("m2kr.retrieval.encoder.rows_of", None)
     with pytest.raises(TypeError, match="not callable"):
         evaluate(toy_split(), Dense(), k=3)
 

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from m2kr.evaluation.judged import Judged
+from m2kr.evaluation.judgements import Judged
 from m2kr.evaluation.metrics import parse
-from m2kr.evaluation.run import Run
+from m2kr.retrieval.run import Run
 
 ranx = pytest.importorskip("ranx")
 
@@ -89,9 +89,9 @@ def test_no_metric_loads_ranx():
 import sys
 sys.modules["ranx"] = None
 import pyarrow as pa
-from m2kr.evaluation.judged import Judged
+from m2kr.evaluation.judgements import Judged
 from m2kr.evaluation.metrics import choose
-from m2kr.evaluation.run import Run
+from m2kr.retrieval.run import Run
 table = pa.table({"question_id": ["q"], "passage_id": ["a"], "relevance": [1]})
 judged = Judged(Run.from_dict({"q": {"a": 1}}), table, [[]], lambda places: [])
 for one in choose("full", 500):

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 import m2kr
 from m2kr.cli import eval_, import_
 from m2kr.cli.main import guarded
-from m2kr.evaluation.cache import EmbeddingCache
-from m2kr.evaluation.searching import search
+from m2kr.retrieval.cache import EmbeddingCache
+from m2kr.retrieval.search_split import search
 from m2kr.retrievers import create
 
 METALS = ("copper", "iron", "gold", "silver", "zinc", "tin", "lead", "nickel")
@@ -25,7 +25,7 @@ ENCODER = """
 import zlib
 
 import numpy as np
-from m2kr.evaluation.retriever import EncoderRetriever
+from m2kr.retrieval.encoder import EncoderRetriever
 
 class Words(EncoderRetriever):
     name = "words"

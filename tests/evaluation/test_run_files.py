@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import InputError, MissingError, UsageError
-from m2kr.evaluation.run import Run
+from m2kr.retrieval.run import Run
 
 ids = st.text(st.characters(exclude_categories=["Cs"]), max_size=5) | st.sampled_from(
     ["", "%", "a b", "tab\there", "100%", "%20", "\u2028", "\x85", "\ufeffbom", "é\nü", "+pct"]

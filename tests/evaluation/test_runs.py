@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr.errors import InputError, UsageError
-from m2kr.evaluation.run import Run
+from m2kr.retrieval.run import Run
 
 ids = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 scores = st.floats(allow_nan=False, allow_infinity=False)

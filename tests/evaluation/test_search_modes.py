@@ -11,11 +11,11 @@ from m2kr.errors import UsageError
 from m2kr.evaluation.harness import evaluate, score
 from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result
-from m2kr.evaluation.retriever import Modalities, RunRetriever
-from m2kr.evaluation.run import Run
-from m2kr.search.late import by_mode
-from m2kr.search.late.modes import Searching
-from m2kr.search.late.reference import maxsim
+from m2kr.retrieval.encoder import Modalities, RunRetriever
+from m2kr.retrieval.run import Run
+from m2kr.search import dispatch
+from m2kr.search.config import Searching
+from m2kr.search.exact.reference import maxsim
 
 K = 10
 
@@ -168,7 +168,7 @@ def test_retrievers_that_search_one_way_are_refused_another_before_they_begin(mo
 
 def test_exact_search_that_would_take_too_long_stops_with_its_alternatives(split, monkeypatch):
     evaluate(split, Wide(), k=K, searching=Searching(max_hours=1e-9))  # one block: it is done
-    monkeypatch.setattr(by_mode, "_REFERENCE_BYTES", 1 << 12)
+    monkeypatch.setattr(dispatch, "_REFERENCE_BYTES", 1 << 12)
     with pytest.raises(UsageError, match="exact search would take about") as error:
         evaluate(split, Wide(), k=K, searching=Searching(max_hours=1e-9))
     for said in ("1e-09 hours (--max-hours)", "--search compressed", "--audit 200", "--max-hours "):

@@ -9,7 +9,7 @@ import pytest
 from evaluation.toys import toy_split
 
 from m2kr.evaluation.harness import score
-from m2kr.evaluation.run import Run
+from m2kr.retrieval.run import Run
 
 SAMPLES = os.environ.get("M2KR_UPSTREAM_SAMPLES", "")
 pytestmark = pytest.mark.skipif(

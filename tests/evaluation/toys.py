@@ -6,10 +6,10 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
-from m2kr.data.images import ImageStore
+from m2kr.data.images.store import ImageStore
 from m2kr.data.records import Passages, Queries
-from m2kr.evaluation.retriever import EncoderRetriever
 from m2kr.fingerprint import combine, pool_part, query_parts
+from m2kr.retrieval.encoder import EncoderRetriever
 
 PASSAGES = {
     "p/apple": "The apple is a red fruit.",

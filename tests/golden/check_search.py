@@ -25,16 +25,16 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from m2kr.cli import output
+from m2kr.concurrency import full_precision
 from m2kr.errors import InputError, M2KRError
-from m2kr.search.late import official
-from m2kr.search.late.index.codec import Codec
-from m2kr.search.late.official import IndexArrays, OfficialSettings
-from m2kr.search.late.workers import full_precision
+from m2kr.search.index import official
+from m2kr.search.index.codec import Codec
+from m2kr.search.index.official import IndexArrays, OfficialSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from m2kr.search.late.index.ivf import InvertedLists
+    from m2kr.search.index.ivf import InvertedLists
 
 SCORE_TOLERANCE = 1e-4
 TIE = 1e-6  # of the score

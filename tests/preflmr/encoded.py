@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from m2kr.data.images import black_image
+from m2kr.data.images.store import black_image
 from m2kr.preflmr import PreFLMR
 
 from .conftest import GOLDEN

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2kr.preflmr.ahead import ahead, chunks
-from m2kr.preflmr.batching import Batch, Costs, TokenRow, in_order, padded, plan, windows
-from m2kr.preflmr.image_input import ImageSource
+from m2kr.preflmr.encode.ahead import ahead, chunks
+from m2kr.preflmr.encode.batching import Batch, Costs, TokenRow, in_order, padded, plan, windows
+from m2kr.preflmr.inputs.image_input import ImageSource
 
 ROWS = st.lists(
     st.tuples(st.integers(3, 512), st.integers(0, 2), st.none() | st.integers(0, 3)), max_size=60

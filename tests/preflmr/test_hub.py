@@ -18,7 +18,7 @@ _LOAD = """
 import sys
 import torch
 from m2kr.preflmr import PreFLMR, QueryTokenizer
-from m2kr.preflmr.info import describe
+from m2kr.preflmr.checkpoint.info import describe
 local = PreFLMR.from_pretrained(sys.argv[1])
 for revision in (None, "main", sys.argv[3]):
     model = PreFLMR.from_pretrained(sys.argv[2], revision=revision)
@@ -34,7 +34,7 @@ print(describe(sys.argv[2])["checkpoint"])
 _FETCH = """
 import sys
 from m2kr.errors import M2KRError
-from m2kr.preflmr.hub import local_folder
+from m2kr.preflmr.inputs.files import local_folder
 try:
     print(local_folder(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None))
 except M2KRError as error:

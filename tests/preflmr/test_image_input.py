@@ -11,8 +11,8 @@ from PIL import Image
 
 from m2kr.errors import InputError, MissingError
 from m2kr.preflmr import PreFLMR
-from m2kr.preflmr.encoding import Encoder, Query, encode_passages, encode_queries
-from m2kr.preflmr.image_input import ImageSource
+from m2kr.preflmr.encode.encoder import Encoder, Query, encode_passages, encode_queries
+from m2kr.preflmr.inputs.image_input import ImageSource
 
 from .encoded import UNIT, arrays, differ, nonzero, picture, plain_queries
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr.preflmr import ContextTokenizer, PreFLMRConfig, QueryTokenizer, preset
-from m2kr.preflmr.masks import TokenMasks
+from m2kr.preflmr.model.masks import TokenMasks
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 COLON = 1024

@@ -9,8 +9,8 @@ import torch
 
 from m2kr.errors import InputError, UsageError
 from m2kr.preflmr import PreFLMR, PreFLMRConfig
-from m2kr.preflmr.configuration import BertSettings
-from m2kr.preflmr.mapping import TransformerMapping
+from m2kr.preflmr.model.configuration import BertSettings
+from m2kr.preflmr.model.mapping import TransformerMapping
 
 NAMES = ("tiny_preflmr", "tiny_flmr", "tiny_separate")
 Models = dict[str, PreFLMR]

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from m2kr.errors import UsageError
-from m2kr.preflmr import PreFLMR, checkpoint, preset
-from m2kr.preflmr.info import describe
+from m2kr.preflmr import PreFLMR, preset
+from m2kr.preflmr.checkpoint import load
+from m2kr.preflmr.checkpoint.info import describe
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ from m2kr.preflmr.info import describe
 )
 def test_released_sizes(name: str, millions: float, rows: int) -> None:
     chosen = preset(name)
-    model = checkpoint.empty(PreFLMR, chosen.config)
+    model = load.empty(PreFLMR, chosen.config)
     assert all(each.is_meta for each in model.parameters())
     assert sum(each.numel() for each in model.parameters()) / 1e6 == pytest.approx(
         millions, abs=0.05
@@ -81,7 +82,7 @@ def block(*attentions: str) -> set[str]:
 
 @pytest.mark.parametrize(("name", "vision"), [("vit-b", 12), ("vit-l", 24), ("vit-g", 48)])
 def test_tensor_names_are_the_official_ones(name: str, vision: int) -> None:
-    model = checkpoint.empty(PreFLMR, preset(name).config)
+    model = load.empty(PreFLMR, preset(name).config)
     assert set(model.state_dict()) == official_names(12, vision)
 
 
@@ -89,7 +90,7 @@ def test_tensor_names_are_the_official_ones(name: str, vision: int) -> None:
 def test_a_checkpoint_of_vit_ls_size_round_trips(golden: Path, tmp_path: Path) -> None:
     """Every tensor of ViT-L, in half precision (1.1 GB), under names of transformers 5 and aliases."""
     config = preset("vit-l").config
-    shapes = {n: t.shape for n, t in checkpoint.empty(PreFLMR, config).state_dict().items()}
+    shapes = {n: t.shape for n, t in load.empty(PreFLMR, config).state_dict().items()}
     draw = torch.Generator().manual_seed(1)
     state = {n: torch.empty(s).normal_(std=0.02, generator=draw).half() for n, s in shapes.items()}
     source = tmp_path / "source"

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import InputError
-from m2kr.preflmr import loss, scoring
-from m2kr.search.late import reference
+from m2kr.preflmr.model import loss, scoring
+from m2kr.search.exact import reference
 
 shapes = st.tuples(*(st.integers(1, 4) for _ in range(5)), st.integers(0, 99))
 

@@ -8,10 +8,10 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from m2kr.data.images import ImageStore
+from m2kr.data.images.store import ImageStore
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import MissingError
-from m2kr.evaluation.retriever import Retriever
+from m2kr.retrieval.encoder import Retriever
 from m2kr.retrievers import create
 from m2kr.retrievers._memo import MEMO
 

@@ -9,8 +9,8 @@ from retrievers.conftest import SETTINGS
 import m2kr
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import InputError, MissingError
-from m2kr.evaluation.cache import key_of
-from m2kr.evaluation.retriever import EncoderRetriever
+from m2kr.retrieval.cache import key_of
+from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrievers import create
 from m2kr.retrievers._text_encoder import MINILM
 
@@ -26,7 +26,7 @@ def encoder(name: str, **settings: object) -> EncoderRetriever:
 
 @pytest.fixture
 def minilm(tmp_path: Path) -> Path:
-    from m2kr.preflmr.files import packaged
+    from m2kr.preflmr.inputs.local_files import packaged
 
     try:
         source = packaged(MINILM, "model", "this test")

@@ -12,8 +12,8 @@ from m2kr.retrievers import create, names
 from m2kr.retrievers._settings import split_off
 
 OWN = """
-from m2kr.evaluation.retriever import Modalities
-from m2kr.evaluation.run import Run
+from m2kr.retrieval.encoder import Modalities
+from m2kr.retrieval.run import Run
 
 class Mine:
     name = "mine"

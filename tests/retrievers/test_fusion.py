@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
-from m2kr.evaluation.retriever import Retriever
+from m2kr.retrieval.encoder import Retriever
 from m2kr.retrievers import create
 from m2kr.retrievers.fusion import normalised
 
 Made = Callable[..., Retriever]
 
 MEMBERS = '''
-from m2kr.evaluation.retriever import Modalities
-from m2kr.evaluation.run import Run
+from m2kr.retrieval.encoder import Modalities
+from m2kr.retrieval.run import Run
 
 class Text:
     """Ranks p001, p002, p003 for every query."""

@@ -13,11 +13,11 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from m2kr.data.images import ImageStore
+from m2kr.data.images.store import ImageStore
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import MissingError, UsageError
-from m2kr.evaluation.retriever import Retriever
-from m2kr.preflmr.files import packaged
+from m2kr.preflmr.inputs.local_files import packaged
+from m2kr.retrieval.encoder import Retriever
 from m2kr.retrievers import create
 from m2kr.retrievers._image_encoder import class_names, image_classifier
 from m2kr.retrievers._memo import MEMO

@@ -13,19 +13,19 @@ from datasets import Dataset
 
 import m2kr
 from m2kr import sources
-from m2kr.build.run import build
-from m2kr.data.images import ImageStore, black_image
+from m2kr.building.build import build
+from m2kr.data.images.store import ImageStore, black_image
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError
-from m2kr.evaluation.cache import key_of
-from m2kr.evaluation.retriever import EncoderRetriever, Retriever
 from m2kr.instructions import join
 from m2kr.preflmr import PreFLMR
-from m2kr.preflmr.encoding import Encoder
+from m2kr.preflmr.encode.encoder import Encoder
+from m2kr.retrieval.cache import key_of
+from m2kr.retrieval.encoder import EncoderRetriever, Retriever
 from m2kr.retrievers import create
 from m2kr.retrievers._packages import file_sha256
-from m2kr.search.late.reference import maxsim
-from m2kr.search.late.store import TokenStore
+from m2kr.search.exact.reference import maxsim
+from m2kr.search.store.reader import TokenStore
 
 from .conftest import QUERIES, passage_rows, query_row
 

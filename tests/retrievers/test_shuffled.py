@@ -12,14 +12,14 @@ import pytest
 from datasets import Dataset
 from retrievers.conftest import QUERIES, SETTINGS, passage_rows
 
-from m2kr.data.images import ImageStore
+from m2kr.data.images.store import ImageStore
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import MissingError
-from m2kr.evaluation.cache import EmbeddingCache
-from m2kr.evaluation.retriever import EncoderRetriever
-from m2kr.evaluation.searching import equip
+from m2kr.retrieval.cache import EmbeddingCache
+from m2kr.retrieval.encoder import EncoderRetriever
+from m2kr.retrieval.search_split import equip
 from m2kr.retrievers import create, names
-from m2kr.search.late.modes import Searching
+from m2kr.search.config import Searching
 
 K = 5
 MODES = {

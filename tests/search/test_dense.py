@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import InputError, UsageError
-from m2kr.search import dense, topk
-from m2kr.search.topk import id_ranks
+from m2kr.search import ranking
+from m2kr.search.exact import dense
+from m2kr.search.ranking import id_ranks
 
 
 def naive(queries, passages, ranks, k, similarity="dot"):
@@ -49,7 +50,7 @@ def problems(draw):
 def sort_often():
     """Small problems would never fill the buffer; so let the known floor matter in them too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(topk, "_SPARE_PAIRS", 1)
+        patch.setattr(ranking, "_SPARE_PAIRS", 1)
         yield
 
 

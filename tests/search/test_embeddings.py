@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr.errors import CheckError, InputError, MissingError
-from m2kr.search.embeddings import CHUNK, Embeddings, EmbeddingWriter
+from m2kr.search.store.dense import CHUNK, Embeddings, EmbeddingWriter
 
 
 def write(folder, *parts, **options):

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.search.late import reference
-from m2kr.search.late.reference import EMPTY, maxsim, maxsim_many, search, similarities
+from m2kr.search.exact import reference
+from m2kr.search.exact.reference import EMPTY, maxsim, maxsim_many, search, similarities
 
 
 def naive(query, document, dtype=np.float16):

@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from m2kr.search.late.scanning import fused
+from m2kr.search.exact import gpu_fused
 
 TYPES = {
     "rows": "*fp16",
@@ -32,10 +32,10 @@ TYPES = {
 }
 
 
-def compiled(capability: int, shape: fused.Shape, dim: int = 128) -> dict:
-    kernel, _ = fused._compiled()
+def compiled(capability: int, shape: gpu_fused.Shape, dim: int = 128) -> dict:
+    kernel, _ = gpu_fused._compiled()
     known = {"ROWS": shape.rows, "PASSAGES": shape.passages, "DIM": dim, "WIDTH": dim}
-    known["PART"] = fused.PART
+    known["PART"] = gpu_fused.PART
     signature = {**TYPES, **dict.fromkeys(known, "constexpr")}
     names = list(signature)
     source = ASTSource(
@@ -71,5 +71,5 @@ def compiled(capability: int, shape: fused.Shape, dim: int = 128) -> dict:
 
 if __name__ == "__main__":
     for capability in (80, 90):
-        for shape in fused.SHAPES:
+        for shape in gpu_fused.SHAPES:
             print(json.dumps(compiled(capability, shape)))

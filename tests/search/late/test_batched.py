@@ -13,10 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import InputError
-from m2kr.search.late import canonical, exact, reference
-from m2kr.search.late.reference import EMPTY
-from m2kr.search.late.scanning import batched, choose, codings, fused, pairs, passes
-from m2kr.search.late.sources import ArraySource
+from m2kr.search.exact import (
+    canonical,
+    choose,
+    gpu_fused,
+    gpu_pairs,
+    gpu_rounds,
+    passes,
+    quantise,
+    reference,
+    search,
+)
+from m2kr.search.exact.reference import EMPTY
+from m2kr.search.sources import ArraySource
 
 DIM = late_corpora.DIM
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -31,7 +40,7 @@ def same(queries, pool, k, ranks=None, dim=DIM, **options):
     """Searches both ways, compares bits, gives what it took."""
     source = flat(pool, dim)
     ranks = np.arange(len(pool)) if ranks is None else ranks
-    numbers, scores, stats = exact.search(
+    numbers, scores, stats = search.search(
         queries,
         source,
         k,
@@ -58,10 +67,10 @@ def test_equals_the_reference_on_hostile_pools(seed, kind, count, longest, k, bl
     pool, ranks, queries = late_corpora.hostile(rng, kind, count, longest)
     with pytest.MonkeyPatch.context() as patch:
         # Small blocks, parts, products and chunks, so that a small pool has many.
-        patch.setattr(exact, "TILE_TOKENS", block)
-        patch.setattr(batched, "_PART_ROWS", 2 * fused.PART)
-        patch.setitem(batched._PRODUCTS, DEVICE, 64 * block)
-        patch.setitem(pairs._BYTES, DEVICE, 5000)
+        patch.setattr(search, "TILE_TOKENS", block)
+        patch.setattr(gpu_rounds, "_PART_ROWS", 2 * gpu_fused.PART)
+        patch.setitem(gpu_rounds._PRODUCTS, DEVICE, 64 * block)
+        patch.setitem(gpu_pairs._BYTES, DEVICE, 5000)
         same(queries, pool, k, ranks, memory=1)
 
 
@@ -85,7 +94,7 @@ def test_passages_without_tokens_come_last():
     pool = late_corpora.negative(rng, [3, 0, 2, 0])
     same([np.ones((2, DIM)), np.ones((40, DIM))], pool, 3)
     same([np.ones((2, DIM))], pool, 9)
-    found = exact.search([np.ones((2, DIM))], flat(pool), 9, np.arange(4), passes=("fp16",))
+    found = search.search([np.ones((2, DIM))], flat(pool), 9, np.arange(4), passes=("fp16",))
     assert found[0][0, 2:].tolist() == [1, 3]
     assert found[1][0, 2:].tolist() == [2 * EMPTY, 2 * EMPTY]
     same([np.ones((2, DIM))], [tokens[:0] for tokens in pool], 3)
@@ -96,7 +105,7 @@ def test_values_that_are_not_finite_are_refused(value):
     pool = late_corpora.ordinary(np.random.default_rng(7), [3, 3, 2])
     pool[1][2, 5] = value
     with pytest.raises(InputError, match="passage 1: "):
-        exact.search(
+        search.search(
             [np.ones((2, DIM))], flat(pool), 1, np.arange(3), passes=("fp16",), device=DEVICE
         )
 
@@ -106,14 +115,14 @@ def test_values_that_are_not_finite_are_refused(value):
 def test_parts_hold_every_query_once_and_fill_up_little(sizes):
     queries = [canonical.Query(np.full((n, 1), n, np.float16), 1.0) for n in sizes]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batched, "_PART_ROWS", 1000)
-        found = batched.parts(queries, 3, np.arange(9), torch.device("cpu"))
+        patch.setattr(gpu_rounds, "_PART_ROWS", 1000)
+        found = gpu_rounds.parts(queries, 3, np.arange(9), torch.device("cpu"))
     assert sorted(np.concatenate([part.numbers for part in found])) == list(range(len(sizes)))
     for part in found:
         count, width, _ = part.rows.shape
         own = [sizes[number] for number in part.numbers]
-        assert width % fused.PART == 0
-        assert all(width <= max(1.25 * passes.rounded(n, fused.PART), n) for n in own)
+        assert width % gpu_fused.PART == 0
+        assert all(width <= max(1.25 * passes.rounded(n, gpu_fused.PART), n) for n in own)
         assert count == 1 or count * width <= 1000
         assert (part.rows != 0).sum((1, 2)).tolist() == own
         assert part.rows.amax((1, 2)).tolist() == [float(np.float16(n)) for n in own]
@@ -131,14 +140,14 @@ def test_scores_of_pairs_are_the_reference_s(seed, kind, room):
     pool = [tokens for tokens in pool if len(tokens)]
     source = flat(pool)
     queries = canonical.rounded(late_corpora.queries(rng, pool, 4), DIM)
-    rows = np.zeros((4, fused.PART, DIM), np.float16)
+    rows = np.zeros((4, gpu_fused.PART, DIM), np.float16)
     for place, query in zip(rows, queries, strict=True):
         place[: len(query.rows)] = query.rows
     sizes = np.diff(source.offsets)
     chosen, passages = rng.integers(0, 4, 50), rng.integers(0, len(pool), 50)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(pairs._BYTES, DEVICE, room)
-        found = pairs.scores(
+        patch.setitem(gpu_pairs._BYTES, DEVICE, room)
+        found = gpu_pairs.scores(
             torch.from_numpy(rows).to(DEVICE),
             torch.from_numpy(source.vectors).to(DEVICE),
             torch.from_numpy(source.offsets[:-1]).to(DEVICE),
@@ -161,8 +170,8 @@ def test_float16_products_need_their_margin(monkeypatch, share):
     tokens[..., 0], tokens[..., 1] = 1.0, 2.0**-11 * (1 - 2.0**-10)
     rows = torch.zeros((64, DIM))
     rows[:, :2] = 1.0
-    monkeypatch.setattr(codings, "_FP16_UNIT", share * 2.0**-11)
-    one = codings.PASSES["fp16"]
+    monkeypatch.setattr(quantise, "_FP16_UNIT", share * 2.0**-11)
+    one = quantise.PASSES["fp16"]
     monkeypatch.setattr(passes.bounds, "_GRANTED", share * passes.bounds._GRANTED / 64)
     coded = one.code_tokens(tokens)
     asked = passes.code_queries(one, rows, [64])
@@ -205,9 +214,9 @@ def test_a_gpu_whose_kernel_fails_gets_plain_products_and_one_line(monkeypatch, 
     def broken(*args):
         raise OSError("no compiler\nat all")
 
-    fused.works.cache_clear()
-    fused._shape.cache_clear()
-    monkeypatch.setattr(fused, "maxsim", broken)
+    gpu_fused.works.cache_clear()
+    gpu_fused._shape.cache_clear()
+    monkeypatch.setattr(gpu_fused, "maxsim", broken)
     try:
         with caplog.at_level(logging.INFO, "m2kr.search"):
             assert choose.on_a_gpu(DEVICE) == ("fp16",)
@@ -218,8 +227,8 @@ def test_a_gpu_whose_kernel_fails_gets_plain_products_and_one_line(monkeypatch, 
         pool = late_corpora.ordinary(np.random.default_rng(4), [3, 9, 2])
         same(late_corpora.queries(np.random.default_rng(5), pool, 3), pool, 2, passes=("fused",))
     finally:
-        fused.works.cache_clear()
-        fused._shape.cache_clear()
+        gpu_fused.works.cache_clear()
+        gpu_fused._shape.cache_clear()
 
 
 def test_a_device_whose_float64_is_not_exact_leaves_scoring_to_the_cpu(monkeypatch, caplog):
@@ -229,17 +238,17 @@ def test_a_device_whose_float64_is_not_exact_leaves_scoring_to_the_cpu(monkeypat
     def emulated(left, right):
         return multiply(left, right) * (1 + 2.0**-50)
 
-    pairs.works.cache_clear()
+    gpu_pairs.works.cache_clear()
     monkeypatch.setattr(torch, "bmm", emulated)
     try:
         with caplog.at_level(logging.WARNING, "m2kr.search"):
-            assert not pairs.works(choose.named(DEVICE))
+            assert not gpu_pairs.works(choose.named(DEVICE))
             pool = late_corpora.ordinary(np.random.default_rng(6), [3, 9, 2, 5])
             same(late_corpora.queries(np.random.default_rng(7), pool, 3), pool, 2)
         assert len(caplog.records) == 1
     finally:
-        pairs.works.cache_clear()
+        gpu_pairs.works.cache_clear()
 
 
 def test_float64_products_of_this_machine_are_exact():
-    assert pairs.works(choose.named(DEVICE))
+    assert gpu_pairs.works(choose.named(DEVICE))

@@ -7,16 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.search.late import canonical, exact, reference
-from m2kr.search.late.scanning import bounds, codings, passes
-from m2kr.search.late.sources import ArraySource
+from m2kr.search.exact import bounds, canonical, passes, quantise, reference, search
+from m2kr.search.sources import ArraySource
 
-NAMES = list(codings.PASSES)
+NAMES = list(quantise.PASSES)
 
 
 def upper(name, pool, queries):
     """(passages of one length x queries) from one pass."""
-    one = codings.PASSES[name]
+    one = quantise.PASSES[name]
     rows = torch.from_numpy(np.concatenate([q.astype(np.float16) for q in queries])).float()
     coded = one.code_tokens(torch.from_numpy(np.stack(pool)))
     asked = passes.code_queries(one, rows, [len(q) for q in queries])
@@ -87,7 +86,7 @@ def test_a_smaller_margin_gives_a_wrong_answer(monkeypatch, name, share):
     pair = ArraySource(pool[[better, worse]].reshape(2, -1), np.array([0, 1, 2]))
 
     def first():
-        found = exact.search([query], pair, 1, np.arange(2), passes=(name,))
+        found = search.search([query], pair, 1, np.arange(2), passes=(name,))
         return found[0].tolist(), found[1].tolist()
 
     assert first() != ([[0]], [[right[better]]])
@@ -108,7 +107,7 @@ def test_lengths_are_never_too_short(dim):
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), kind=st.sampled_from(late_corpora.KINDS))
 def test_fast_canonical_scores_are_the_reference_s(seed, kind):
-    from m2kr.search.late.store import Block
+    from m2kr.search.store.reader import Block
 
     rng = np.random.default_rng(seed)
     pool = kind(rng, rng.integers(1, 30, 12))

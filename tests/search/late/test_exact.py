@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
-from m2kr.search.late import exact, reference
-from m2kr.search.late.reference import EMPTY
-from m2kr.search.late.scanning import choose, codings, scan
-from m2kr.search.late.sources import ArraySource
-from m2kr.search.late.store_writer import TokenWriter
+from m2kr.search.exact import blocks, choose, quantise, reference, search
+from m2kr.search.exact.reference import EMPTY
 from m2kr.search.mapped import file_of
+from m2kr.search.sources import ArraySource
+from m2kr.search.store.writer import TokenWriter
 
 PATHS = [("bf16",), ("int8",), ("int8", "bf16"), ("float32",)]
 
@@ -29,7 +28,7 @@ def same(queries, pool, k, ranks=None, **options):
     """Searches both ways, compares bits, gives what was found."""
     source = flat(pool)
     ranks = np.arange(len(pool)) if ranks is None else ranks
-    numbers, scores, stats = exact.search(queries, source, k, ranks, threads=2, **options)
+    numbers, scores, stats = search.search(queries, source, k, ranks, threads=2, **options)
     right = reference.search(queries, source.vectors, source.offsets, k, ranks)
     assert numbers.tolist() == right[0].tolist()
     assert scores.tobytes() == right[1].tobytes()
@@ -51,9 +50,9 @@ def test_equals_the_reference_on_hostile_pools(names, seed, kind, count, longest
     pool, ranks, queries = late_corpora.hostile(rng, kind, count, longest)
     with pytest.MonkeyPatch.context() as patch:
         # Small blocks and tiles, so that a small pool has many.
-        patch.setattr(exact, "TILE_TOKENS", block)
-        patch.setattr(scan, "TILE_TOKENS", max(block // 4, 1))
-        patch.setattr(scan, "GROUP_ROWS", 12)
+        patch.setattr(search, "TILE_TOKENS", block)
+        patch.setattr(blocks, "TILE_TOKENS", max(block // 4, 1))
+        patch.setattr(blocks, "GROUP_ROWS", 12)
         same(queries, pool, k, ranks, passes=names, memory=1)
 
 
@@ -68,7 +67,7 @@ def test_equals_the_reference_at_128_dimensions_and_512_tokens(names):
     queries[1][:20] = pool[-1][:20]
     source = flat(pool, 128)
     ranks = rng.permutation(len(pool))
-    numbers, scores, stats = exact.search(queries, source, 10, ranks, passes=names, threads=2)
+    numbers, scores, stats = search.search(queries, source, 10, ranks, passes=names, threads=2)
     right = reference.search(queries, source.vectors, source.offsets, 10, ranks)
     assert numbers.tolist() == right[0].tolist()
     assert scores.tobytes() == right[1].tobytes()
@@ -97,7 +96,7 @@ def test_queries_that_are_all_masked_rank_by_id():
 def test_nothing_to_do_is_done(queries, pool):
     rng = np.random.default_rng(4)
     rows = [np.ones((2, late_corpora.DIM))] * queries
-    numbers, scores, _ = exact.search(
+    numbers, scores, _ = search.search(
         rows, flat(late_corpora.ordinary(rng, [2] * pool)), 2, np.arange(pool)
     )
     assert numbers.shape == scores.shape == (queries, min(2, pool))
@@ -111,7 +110,7 @@ def test_a_store_is_searched_by_its_ids_and_equals_the_array(tmp_path):
         writer.append(ids, pool)
         store = writer.close()
     queries = late_corpora.queries(rng, pool, 4)
-    numbers, scores, stats = exact.search(queries, store, 7)
+    numbers, scores, stats = search.search(queries, store, 7)
     ranks = np.argsort(np.argsort(ids))
     right = reference.search(queries, flat(pool).vectors, flat(pool).offsets, 7, ranks)
     assert numbers.tolist() == right[0].tolist()
@@ -129,7 +128,7 @@ def test_a_flipped_byte_is_never_scored(tmp_path):
     content[100] ^= 1
     path.write_bytes(content)
     with pytest.raises(CheckError, match="passage 1 differs"):
-        exact.search([np.ones((1, late_corpora.DIM))], store, 1)
+        search.search([np.ones((1, late_corpora.DIM))], store, 1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -138,10 +137,10 @@ def test_values_that_are_not_finite_are_refused(value, names):
     pool = late_corpora.ordinary(np.random.default_rng(7), [3, 3, 2])
     query = np.ones((2, late_corpora.DIM), np.float32)
     with pytest.raises(InputError, match="query 1"):
-        exact.search([query, query * value], flat(pool), 1, np.arange(3))
+        search.search([query, query * value], flat(pool), 1, np.arange(3))
     pool[1][2, 5] = value
     with pytest.raises(InputError, match="passage 1: "):
-        exact.search([query], flat(pool), 1, np.arange(3), passes=names)
+        search.search([query], flat(pool), 1, np.arange(3), passes=names)
 
 
 def test_calls_that_make_no_sense_are_refused():
@@ -149,19 +148,19 @@ def test_calls_that_make_no_sense_are_refused():
     query, ranks = [np.ones((1, late_corpora.DIM))], np.arange(2)
     for options in ({"passes": ["fp8"]}, {"device": "abacus"}, {"passes": []}):
         with pytest.raises(UsageError):
-            exact.search(query, source, 1, ranks, **options)
+            search.search(query, source, 1, ranks, **options)
     with pytest.raises(UsageError, match="k is 0"):
-        exact.search(query, source, 0, ranks)
+        search.search(query, source, 0, ranks)
     with pytest.raises(UsageError, match="ranks"):
-        exact.search(query, source, 1)
+        search.search(query, source, 1)
     with pytest.raises(InputError, match="query 0"):
-        exact.search([np.ones((1, 3))], source, 1, ranks)
+        search.search([np.ones((1, 3))], source, 1, ranks)
 
 
 def test_without_torch_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingError, match="torch"):
-        exact.search([], flat([]), 1, np.arange(0))
+        search.search([], flat([]), 1, np.arange(0))
 
 
 def test_a_memory_mapped_array_is_read_from_its_file(tmp_path):
@@ -187,7 +186,7 @@ def test_threads_and_settings_of_the_process_do_not_matter_and_stay(threads):
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu", torch.bfloat16):
-            numbers, scores, _ = exact.search(
+            numbers, scores, _ = search.search(
                 queries, source, 9, np.arange(50), threads=threads, passes=("float32",)
             )
         assert torch.get_float32_matmul_precision() == "medium"
@@ -213,11 +212,11 @@ class Told:
 
 
 def test_progress_counts_every_pair_once(monkeypatch):
-    monkeypatch.setattr(exact, "TILE_TOKENS", 30)
+    monkeypatch.setattr(search, "TILE_TOKENS", 30)
     rng = np.random.default_rng(11)
     pool, told = late_corpora.ordinary(rng, [7] * 20), Told()
     queries = [np.ones((1, late_corpora.DIM))] * 3
-    _, _, stats = exact.search(queries, flat(pool), 2, np.arange(20), memory=1, progress=told)
+    _, _, stats = search.search(queries, flat(pool), 2, np.arange(20), memory=1, progress=told)
     assert told.calls[0] == ("start", 60)
     assert sum(n for what, n in told.calls if what == "advance") == stats.pairs == 60
     assert len([1 for what, _ in told.calls if what == "advance"]) > 3
@@ -229,20 +228,20 @@ def test_the_time_is_estimated_once_after_the_first_of_several_blocks(monkeypatc
     pool = late_corpora.ordinary(np.random.default_rng(5), [4] * 60)
     queries, ranks = [np.ones((2, late_corpora.DIM))], np.arange(60)
     told, options = [], {"device": device, "memory": 1, "check_seconds": lambda s: told.append(s)}
-    right = exact.search(queries, flat(pool), 5, ranks, **options)[0]
+    right = search.search(queries, flat(pool), 5, ranks, **options)[0]
     assert told == []  # one block a device: it is done before anything is known
-    monkeypatch.setattr(exact, "TILE_TOKENS", 40)
-    assert exact.search(queries, flat(pool), 5, ranks, **options)[0].tolist() == right.tolist()
+    monkeypatch.setattr(search, "TILE_TOKENS", 40)
+    assert search.search(queries, flat(pool), 5, ranks, **options)[0].tolist() == right.tolist()
     assert len(told) == device.count("cpu")
     assert all(seconds > 0 for seconds in told)
     # Empty passages first: nothing to divide by.
-    exact.search(queries, flat([pool[0][:0]] * 30 + pool), 5, np.arange(90), **options)
+    search.search(queries, flat([pool[0][:0]] * 30 + pool), 5, np.arange(90), **options)
 
     def stop(seconds):
         raise UsageError("too long")
 
     with pytest.raises(UsageError, match="too long"):
-        exact.search(queries, flat(pool), 5, ranks, **options | {"check_seconds": stop})
+        search.search(queries, flat(pool), 5, ranks, **options | {"check_seconds": stop})
 
 
 @pytest.mark.parametrize("failure", ["gone", "wrong"])
@@ -269,11 +268,11 @@ def test_a_pass_that_fails_its_trial_is_replaced_and_results_stay(monkeypatch, f
 
 
 def test_a_float32_that_is_not_one_stops_the_search(monkeypatch):
-    class Rough(codings.Float32):
+    class Rough(quantise.Float32):
         def widen(self, maxima):
             return maxima.bfloat16().float() * 0.99
 
-    monkeypatch.setitem(codings.PASSES, "float32", Rough())
+    monkeypatch.setitem(quantise.PASSES, "float32", Rough())
     choose.pipeline.cache_clear()
     try:
         with pytest.raises(CheckError, match="float32 products on cpu are wrong"):
@@ -289,7 +288,7 @@ def test_little_is_left_for_the_canonical_scorer():
     queries = [late_corpora.unit(rng.normal(size=(32, 128))) for _ in range(4)]
     left = {}
     for names in PATHS:
-        _, _, stats = exact.search(queries, flat(pool, 128), 5, np.arange(1000), passes=names)
+        _, _, stats = search.search(queries, flat(pool, 128), 5, np.arange(1000), passes=names)
         left[names] = stats.left[names[0]] / 4
         assert stats.scored / 4 <= 8
     assert left["float32",] <= left["bf16",] <= left["int8",] < 1000

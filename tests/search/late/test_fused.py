@@ -14,12 +14,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.search.late import canonical, exact, reference
-from m2kr.search.late.scanning import batched, bounds, choose, codings, fused
-from m2kr.search.late.scanning.scan import code_block
-from m2kr.search.late.sources import ArraySource
-from m2kr.search.late.store import Block
-from m2kr.search.late.workers import workers
+from m2kr.concurrency import workers
+from m2kr.search.exact import (
+    bounds,
+    canonical,
+    choose,
+    gpu_fused,
+    gpu_rounds,
+    quantise,
+    reference,
+    search,
+)
+from m2kr.search.exact.blocks import code_block
+from m2kr.search.sources import ArraySource
+from m2kr.search.store.reader import Block
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if find_spec("triton") is None:
@@ -29,13 +37,13 @@ if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("Triton was loaded without its interpreter", allow_module_level=True)
     os.environ["TRITON_INTERPRET"] = "1"
 
-SMALL = fused.Shape(64, 16, 4, 2)
+SMALL = gpu_fused.Shape(64, 16, 4, 2)
 
 
 def checked(tokens, starts, lengths, asked, shape=SMALL):
     """Compares with exact sums within what `bounds` grants; gives the found ones."""
     queries, rows, dim = asked.shape
-    found = fused.maxsim(
+    found = gpu_fused.maxsim(
         asked.view(-1, dim).to(DEVICE),
         queries,
         tokens.to(DEVICE),
@@ -73,7 +81,7 @@ def test_sums_of_maxima_for_any_lengths_places_and_rows(seed, kind, lengths, gap
         starts.append(sum(map(len, spaced)))
         spaced.append(tokens)
     order = np.argsort([len(tokens) for tokens in pool], kind="stable")
-    asked = rng.normal(size=(queries, parts * fused.PART, late_corpora.DIM)).astype(np.float16)
+    asked = rng.normal(size=(queries, parts * gpu_fused.PART, late_corpora.DIM)).astype(np.float16)
     asked[0, rng.integers(0, len(asked[0])) :] = 0
     checked(
         torch.from_numpy(np.concatenate(spaced)),
@@ -84,7 +92,7 @@ def test_sums_of_maxima_for_any_lengths_places_and_rows(seed, kind, lengths, gap
 
 
 @pytest.mark.parametrize("dim", [1, 7, 16, 96, 128, 256])
-@pytest.mark.parametrize("shape", [*fused.SHAPES, SMALL], ids=str)
+@pytest.mark.parametrize("shape", [*gpu_fused.SHAPES, SMALL], ids=str)
 def test_every_shape_and_dim(dim, shape):
     random = torch.Generator().manual_seed(1)
     lengths = np.array([1, 1, 2, 3, 5, 8, 13])
@@ -110,8 +118,8 @@ def test_passages_of_1_and_512_tokens_side_by_side():
 def test_nothing_to_multiply():
     rows = torch.ones((32, 16), dtype=torch.float16, device=DEVICE)
     none = torch.zeros(0, dtype=torch.int64, device=DEVICE)
-    assert fused.maxsim(rows, 1, rows, none, none.int(), SMALL).shape == (1, 0)
-    assert fused.add_in_order(rows.double()[:, :0]).shape == (0,)
+    assert gpu_fused.maxsim(rows, 1, rows, none, none.int(), SMALL).shape == (1, 0)
+    assert gpu_fused.add_in_order(rows.double()[:, :0]).shape == (0,)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (320, 129), (0, 5), (33, 128)])
@@ -120,7 +128,7 @@ def test_sums_in_order_to_the_bit(rows, columns):
     total = np.zeros(columns)
     for row in values:
         total += row
-    found = fused.add_in_order(torch.from_numpy(values).to(DEVICE)).cpu().numpy()
+    found = gpu_fused.add_in_order(torch.from_numpy(values).to(DEVICE)).cpu().numpy()
     assert found.tobytes() == total.tobytes()
 
 
@@ -132,7 +140,7 @@ def test_search_equals_the_reference(kind):
     queries, ranks = late_corpora.queries(rng, pool, 5), rng.permutation(40)
     source = ArraySource(np.concatenate(pool), np.cumsum([0, *map(len, pool)]))
     # One thread: the interpreter is not for several.
-    numbers, scores, stats = exact.search(
+    numbers, scores, stats = search.search(
         queries, source, 7, ranks, passes=("fused",), device=DEVICE, threads=1
     )
     right = reference.search(queries, source.vectors, source.offsets, 7, ranks)
@@ -141,7 +149,7 @@ def test_search_equals_the_reference(kind):
     assert stats.passes == ("fused", "float32")
 
 
-@pytest.mark.parametrize("name", codings.FLAT)
+@pytest.mark.parametrize("name", quantise.FLAT)
 @pytest.mark.parametrize("kind", late_corpora.KINDS)
 def test_bounds_of_a_block_are_never_below_and_hardly_above(name, kind):
     rng = np.random.default_rng(5)
@@ -154,10 +162,10 @@ def test_bounds_of_a_block_are_never_below_and_hardly_above(name, kind):
     device = torch.device(choose.named(DEVICE))
     storage = torch.empty(block.tokens.shape, dtype=torch.float16, device=device)
     with workers(1) as one:
-        columns = batched.BatchedBlock(
-            block, code_block(codings.PASSES[name], block, one, storage), np.arange(len(pool))
+        columns = gpu_rounds.BatchedBlock(
+            block, code_block(quantise.PASSES[name], block, one, storage), np.arange(len(pool))
         )
-        for part in batched.parts(queries, 3, np.arange(len(pool)), device):
+        for part in gpu_rounds.parts(queries, 3, np.arange(len(pool)), device):
             upper = columns.upper(part).cpu().double().numpy()
             assert upper.shape == (len(part.queries), len(pool))
             for bound, query in zip(upper, part.queries, strict=True):
@@ -172,7 +180,7 @@ def test_bounds_of_a_block_are_never_below_and_hardly_above(name, kind):
 def test_it_is_chosen_where_it_works():
     assert choose.works("fused", DEVICE)
     assert choose.on_a_gpu(DEVICE) == ("fused",)
-    assert fused.shape(DEVICE, fused.MOST_DIM + 1) is None
+    assert gpu_fused.shape(DEVICE, gpu_fused.MOST_DIM + 1) is None
 
 
 def in_float16(maxsim):
@@ -191,15 +199,15 @@ def without_the_last(maxsim):
 
 @pytest.mark.parametrize("fault", [in_float16, without_the_last])
 def test_one_that_is_wrong_is_left(monkeypatch, fault):
-    fused.works.cache_clear()
-    fused._shape.cache_clear()
-    monkeypatch.setattr(fused, "maxsim", fault(fused.maxsim))
+    gpu_fused.works.cache_clear()
+    gpu_fused._shape.cache_clear()
+    monkeypatch.setattr(gpu_fused, "maxsim", fault(gpu_fused.maxsim))
     try:
-        assert not fused.works(DEVICE)
+        assert not gpu_fused.works(DEVICE)
         assert choose.on_a_gpu(DEVICE) == ("fp16",)
     finally:
-        fused.works.cache_clear()
-        fused._shape.cache_clear()
+        gpu_fused.works.cache_clear()
+        gpu_fused._shape.cache_clear()
 
 
 @pytest.mark.slow
@@ -214,7 +222,7 @@ def test_it_compiles_for_gpus_that_are_not_here():
     )
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(found) == 2 * len(fused.SHAPES)
+    assert len(found) == 2 * len(gpu_fused.SHAPES)
     for one in found:
         print(one)
         assert one["shared"] <= {80: 163 << 10, 90: 227 << 10}[one["capability"]]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from m2kr import locks
 from m2kr.errors import CheckError, InputError, M2KRError, MissingError, UsageError
-from m2kr.search.late.store import TokenStore
-from m2kr.search.late.store_writer import TokenWriter
+from m2kr.search.store.reader import TokenStore
+from m2kr.search.store.writer import TokenWriter
 
 DIM = 6
 
@@ -154,7 +154,7 @@ ENDLESS = """
 import sys
 from pathlib import Path
 import numpy as np
-from m2kr.search.late.store_writer import TokenWriter
+from m2kr.search.store.writer import TokenWriter
 
 writer = TokenWriter(Path(sys.argv[1]), dim=6, shard_bytes=6000)
 number = writer.passages

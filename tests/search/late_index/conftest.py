@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from late_pools import passages, queries, store
 
-from m2kr.search.late.index import official_index
-from m2kr.search.late.index.build import BuildSettings, build, pool_of
-from m2kr.search.late.store import TokenStore
+from m2kr.search.index import official_train
+from m2kr.search.index.build import BuildSettings, build, pool_of
+from m2kr.search.store.reader import TokenStore
 
 LENGTHS = [*np.random.default_rng(4).integers(1, 14, 397).tolist(), 0, 0, 1]
 SMALL = BuildSettings(centroids=128)
@@ -41,5 +41,5 @@ def index_folder(token_store: TokenStore, tmp_path_factory: pytest.TempPathFacto
 def official_folder(token_store: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the official kind; not to be changed."""
     folder = tmp_path_factory.mktemp("official")
-    build(pool_of(token_store), folder, official_index.settings(seed=1, centroids=128))
+    build(pool_of(token_store), folder, official_train.settings(seed=1, centroids=128))
     return folder

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr.errors import InputError
-from m2kr.search.late.index.codec import Codec, pack, unpack
+from m2kr.search.index.codec import Codec, pack, unpack
 
 
 def codec(rng: np.random.Generator, nbits: int, dim: int, centroids: int = 7) -> Codec:

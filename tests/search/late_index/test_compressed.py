@@ -9,15 +9,16 @@ import torch
 from late_pools import DIM, ids, passages, pool, queries, store
 
 from m2kr.errors import CheckError, InputError, UsageError
-from m2kr.search.late import exact, official, reference
-from m2kr.search.late.compressed import CompressedIndex, SearchSettings, search
-from m2kr.search.late.index import format as layout
-from m2kr.search.late.index import kmeans, official_index
-from m2kr.search.late.index.build import BuildSettings, build, pool_of
-from m2kr.search.late.index.files import IndexFiles
-from m2kr.search.late.search_index import recall
-from m2kr.search.late.store import TokenStore
-from m2kr.search.topk import id_ranks
+from m2kr.search.exact import reference
+from m2kr.search.exact import search as exact
+from m2kr.search.index import format as layout
+from m2kr.search.index import kmeans, official, official_train
+from m2kr.search.index.build import BuildSettings, build, pool_of
+from m2kr.search.index.compressed import CompressedIndex, SearchSettings, search
+from m2kr.search.index.files import IndexFiles
+from m2kr.search.ranking import id_ranks
+from m2kr.search.search_index import recall
+from m2kr.search.store.reader import TokenStore
 
 NARROW = SearchSettings(probes=8, candidates=90, scored=30)
 
@@ -194,8 +195,8 @@ def test_the_official_preset_ranks_as_its_engine_does(
     official_folder: Path, index_folder: Path, asked: list[np.ndarray]
 ) -> None:
     files = IndexFiles.open(official_folder)
-    arrays = official_index.arrays_of(files)
-    numbers, scores = official_index.search(asked, arrays, 20, id_ranks(files.ids()))
+    arrays = official_train.arrays_of(files)
+    numbers, scores = official_train.search(asked, arrays, 20, id_ranks(files.ids()))
     steered = official.OfficialSettings.for_k(20)
     for query, row, values in zip(asked, numbers, scores, strict=True):
         trace = official.search(arrays, query, steered)
@@ -203,7 +204,7 @@ def test_the_official_preset_ranks_as_its_engine_does(
         assert row.tolist() == trace.documents[order].tolist()
         assert values.tolist() == trace.scores[order].tolist()
     with pytest.raises(UsageError, match="kind 'compressed'"):
-        official_index.arrays_of(IndexFiles.open(index_folder))
+        official_train.arrays_of(IndexFiles.open(index_folder))
 
 
 @pytest.mark.parametrize("seed", [1, 2])

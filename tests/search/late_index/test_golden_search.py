@@ -11,7 +11,7 @@ import pytest
 from golden.check_search import GoldenFile, check, check_folder, main
 
 from m2kr.errors import InputError
-from m2kr.search.late import official
+from m2kr.search.index import official
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "search"
 

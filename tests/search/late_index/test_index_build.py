@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from late_pools import DIM, ids, passages, pool, store
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
-from m2kr.search.late import compressed, search_index
-from m2kr.search.late.contents import contents_of
-from m2kr.search.late.index import format as layout
-from m2kr.search.late.index import official_index
-from m2kr.search.late.index.build import BuildSettings, add, build, pool_of, sample
-from m2kr.search.late.index.codec import Codec
-from m2kr.search.late.index.files import IndexFiles
-from m2kr.search.late.index.ivf import InvertedLists
-from m2kr.search.late.index.kmeans import Training
-from m2kr.search.late.index.scaled import ScaledCodec
-from m2kr.search.late.store import TokenStore
-from m2kr.search.late.store_writer import TokenWriter
+from m2kr.search import search_index
+from m2kr.search.contents import contents_of
+from m2kr.search.index import compressed, official_train
+from m2kr.search.index import format as layout
+from m2kr.search.index.build import BuildSettings, add, build, pool_of, sample
+from m2kr.search.index.codec import Codec
+from m2kr.search.index.files import IndexFiles
+from m2kr.search.index.ivf import InvertedLists
+from m2kr.search.index.kmeans import Training
+from m2kr.search.index.scaled import ScaledCodec
+from m2kr.search.store.reader import TokenStore
+from m2kr.search.store.writer import TokenWriter
 
 SMALL = BuildSettings(centroids=128)
 
@@ -101,9 +101,9 @@ def test_a_cut_build_goes_on_after_its_last_shard(
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from m2kr.search.late.index import writer as index_writer
-from m2kr.search.late.index.build import BuildSettings, build, pool_of
-from m2kr.search.late.store import TokenStore
+from m2kr.search.index import writer as index_writer
+from m2kr.search.index.build import BuildSettings, build, pool_of
+from m2kr.search.store.reader import TokenStore
 append = index_writer.IndexWriter.append
 def slowly(self, *args, **kwargs):
     append(self, *args, **kwargs)
@@ -287,14 +287,14 @@ def test_an_official_index_is_trained_by_its_rules(
     assert files.codes.tolist() == codec.nearest(tokens).tolist()
     packed = files.residuals(np.arange(400))
     assert packed.tobytes() == codec.encode(tokens, files.codes).tobytes()
-    again = build(pool_of(token_store), tmp_path, official_index.settings(seed=1, centroids=128))
+    again = build(pool_of(token_store), tmp_path, official_train.settings(seed=1, centroids=128))
     assert again.codec.centroids.tobytes() == codec.centroids.tobytes()
 
 
 def test_official_centroid_counts() -> None:
-    assert official_index.count_for(901_875) == 8192
-    assert official_index.count_for(96_513) == 4096
-    assert official_index.count_for(1) == 16
+    assert official_train.count_for(901_875) == 8192
+    assert official_train.count_for(96_513) == 4096
+    assert official_train.count_for(1) == 16
 
 
 def test_a_sample_is_whole_passages_drawn_by_the_seed() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2kr.search.late.index.ivf import InvertedLists, offsets_of, spans, tiles
+from m2kr.search.index.ivf import InvertedLists, offsets_of, spans, tiles
 
 lengths_lists = st.lists(st.integers(0, 9), max_size=20)
 

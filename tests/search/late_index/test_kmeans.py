@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from m2kr.errors import UsageError
-from m2kr.search.late.index.kmeans import Training, count_for, group, nearest, train
+from m2kr.search.index.kmeans import Training, count_for, group, nearest, train
 
 
 def unit(x: np.ndarray) -> np.ndarray:

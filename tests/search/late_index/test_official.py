@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import InputError, UsageError
-from m2kr.search.late.index.codec import Codec
-from m2kr.search.late.official import IndexArrays, OfficialSettings, search
+from m2kr.search.index.codec import Codec
+from m2kr.search.index.official import IndexArrays, OfficialSettings, search
 
 
 def index(

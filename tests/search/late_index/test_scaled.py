@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr.errors import InputError
-from m2kr.search.late.index.scaled import NBITS, ScaledCodec, pack, unpack
+from m2kr.search.index.scaled import NBITS, ScaledCodec, pack, unpack
 
 
 @given(nbits=st.sampled_from(NBITS), seed=st.integers(0, 2**32), tokens=st.integers(0, 5))

@@ -12,10 +12,10 @@ from typer.testing import CliRunner, Result
 
 from m2kr.cli import index as commands
 from m2kr.cli.main import guarded
-from m2kr.evaluation.run import Run
-from m2kr.search.late import exact
-from m2kr.search.late.index.build import BuildSettings, build, pool_of
-from m2kr.search.late.store import TokenStore
+from m2kr.retrieval.run import Run
+from m2kr.search.exact import search as exact
+from m2kr.search.index.build import BuildSettings, build, pool_of
+from m2kr.search.store.reader import TokenStore
 
 app = typer.Typer()
 for name, (function, _) in commands.SUBCOMMANDS.items():

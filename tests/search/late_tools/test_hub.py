@@ -15,12 +15,12 @@ from hub_server import HubServer
 from push_server import PushServer
 
 from m2kr.errors import CheckError, InputError, MissingError
-from m2kr.search.late.contents import Contents, contents_of, require
-from m2kr.search.late.hub import is_repo
-from m2kr.search.late.index.build import BuildSettings, build, pool_of
-from m2kr.search.late.index.files import IndexFiles
-from m2kr.search.late.store import TokenStore
-from m2kr.search.late.store_writer import TokenWriter
+from m2kr.search.contents import Contents, contents_of, require
+from m2kr.search.hub import is_repo
+from m2kr.search.index.build import BuildSettings, build, pool_of
+from m2kr.search.index.files import IndexFiles
+from m2kr.search.store.reader import TokenStore
+from m2kr.search.store.writer import TokenWriter
 
 DIM, TOKEN, REPO = 8, "hf_thisIsVerySecret", "lab/tokens"
 PROGRAM = """

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr.errors import UsageError
-from m2kr.search.late.index.build import BuildSettings, build, pool_of
-from m2kr.search.late.index.kmeans import Training
-from m2kr.search.late.plan import Pool, index_bytes, parse_count, plan, store_bytes
-from m2kr.search.late.store import TokenStore
-from m2kr.search.late.store_writer import TokenWriter
+from m2kr.search.index.build import BuildSettings, build, pool_of
+from m2kr.search.index.kmeans import Training
+from m2kr.search.plan import Pool, index_bytes, parse_count, plan, store_bytes
+from m2kr.search.store.reader import TokenStore
+from m2kr.search.store.writer import TokenWriter
 
 SHAPES = [(400, 20, 32), (150, 70, 128)]
 
@@ -60,7 +60,7 @@ def test_a_plan_loads_no_torch() -> None:
     import subprocess
 
     script = (
-        "import sys; from m2kr.search.late.plan import *;"
+        "import sys; from m2kr.search.plan import *;"
         "print(plan(Pool(8_800_000, 80)).store_bytes);"
         "assert 'torch' not in sys.modules"
     )

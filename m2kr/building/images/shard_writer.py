@@ -1,0 +1,249 @@
+"""Where fetched images land: plain tar shards that any reader of image roots opens in place."""
+
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from m2kr import atomic
+from m2kr.building.fetch.part import disk_error
+from m2kr.building.formats.limits import is_safe
+from m2kr.building.images.names import NameSet
+from m2kr.building.images.shards import TRAILER, foreign, member_bytes, whole_members
+from m2kr.building.images.tar_index import IndexWriter, Row
+from m2kr.data.images.index import MAX_BYTES
+from m2kr.data.images.shards import index_of, shard_name, shards_in
+from m2kr.data.images.tar_offsets import TarFacts, TarOffsets
+from m2kr.errors import InputError, M2KRError, UsageError
+from m2kr.locks import Held, hold
+
+SHARD_BYTES = 1 << 30
+SHARD_MEMBERS = 200_000
+BATCH_BYTES = 64 << 20
+
+
+class Store:
+    """A folder of tar shards, ``images-00000.tar`` and so on, that only grows; use it in ``with``.
+
+    Each shard has an offset index beside it (see `m2kr.data.images.tar_offsets`), so that opening a store
+    reads these and not the images. What is guaranteed:
+
+    - One process at a time writes; others wait for it.
+    - What `add` has returned from survives a kill of the process: the next `Store` takes over every
+      whole member behind the last commit, by its checksum, and cuts off a torn one.
+    - What `commit` has returned from survives a power cut. It happens every 64 MiB, and at the end.
+    - Readers see what was committed when they opened the folder, also while it grows.
+    - A shard has 1 GiB or 200,000 members at most, unless a single member is larger.
+
+    Args:
+        folder: Made if it isn't there.
+        shard_bytes: Of one shard.
+
+    Raises:
+        InputError: A tar in the folder is not the store's, or a shard was damaged.
+        M2KRError: The folder can't be written.
+    """
+
+    def __init__(self, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> None:
+        self.folder = folder
+        self._limit = shard_bytes
+        self._stack = ExitStack()
+        self._held: Held | None = None
+        self._names = NameSet()
+        self._file: BinaryIO | None = None
+        self._number = -1
+        self._end = self._committed = 0
+        self._rows: list[Row] = []
+        self._trailing = False  # something is behind the last member
+
+    def __enter__(self) -> Self:
+        try:
+            self._held = self._stack.enter_context(
+                hold(self.folder / ".lock", f"the image store {self.folder}")
+            )
+            self._load()
+        except OSError as error:
+            self._stack.close()
+            raise disk_error(self.folder, error) from error
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            if kind is None:
+                self._finish()
+            else:
+                # The error that is on its way matters more; what can't be saved is found next time.
+                with suppress(M2KRError):
+                    self._finish()
+        finally:
+            if self._file is not None:
+                self._file.close()
+            self._file = self._held = None
+            self._stack.close()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def has(self, name: str) -> bool:
+        """Whether an image of this name is there."""
+        return name in self._names
+
+    def names(self) -> Iterator[str]:
+        """The names of all images, in the order they were added."""
+        for number, shard in shards_in(self.folder).items():
+            if number == self._number:
+                yield from (row[0] for row in self._rows)
+            else:
+                for batch in TarOffsets(index_of(shard), checksum=False).batches():
+                    yield from batch.column(0).to_pylist()
+
+    def add(self, name: str, data: bytes) -> bool:
+        """Keeps an image, unless one of this name is there.
+
+        Args:
+            name: Its relative path, in normal form.
+            data: The image file.
+
+        Returns:
+            Whether it was added.
+
+        Raises:
+            InputError: The name is no such path, or the file larger than a reader takes.
+            M2KRError: It can't be written; nothing of it stays.
+        """
+        if self._held is None:
+            raise UsageError("an image store is used in a with block")
+        if not is_safe(name) or len(name.encode()) > 4096:
+            raise InputError(f"{name[:200]!r} is no path below an image root")
+        if len(data) > MAX_BYTES:
+            raise InputError(
+                f"{len(data):,} bytes in one image", where=name, expected=f"at most {MAX_BYTES:,}"
+            )
+        if name in self._names:
+            return False
+        raw, content = member_bytes(name, data)
+        full = self._end + len(raw) > self._limit or len(self._rows) >= SHARD_MEMBERS
+        try:
+            if self._file is None or (self._rows and full):
+                self._begin()
+            assert self._file is not None
+            if self._trailing:
+                self._file.truncate(self._end)
+                self._trailing = False
+            self._write(self._file, raw)
+        except OSError as error:
+            raise disk_error(self.folder, error) from error
+        header = raw[content - 512 : content]
+        self._rows.append((name, self._end + content, len(data), zlib.crc32(header)))
+        self._names.add(name)
+        self._end += len(raw)
+        if self._end - self._committed >= BATCH_BYTES:
+            self.commit()
+        return True
+
+    def commit(self) -> None:
+        """Makes what was added survive a power cut, and shows it to readers.
+
+        Raises:
+            M2KRError: Another process took the store over, or the disk failed.
+        """
+        if self._held is None or self._file is None or self._end == self._committed:
+            return
+        self._held.check()
+        try:
+            os.fsync(self._file.fileno())
+            self._write_index(self._number, self._rows, self._end)
+        except OSError as error:
+            raise disk_error(self.folder, error) from error
+        self._committed = self._end
+
+    def _load(self) -> None:
+        """Takes over what is there."""
+        shards = shards_in(self.folder)
+        for number, shard in shards.items():
+            if not index_of(shard).exists():
+                self._adopt(number, shard)
+        self._names = NameSet(self.names())
+        if shards:
+            self._reopen(*list(shards.items())[-1])
+
+    def _adopt(self, number: int, shard: Path) -> None:
+        """Makes a lost index anew, for a shard of which nothing else is missing."""
+        rows: list[Row] = []
+        end = 0
+        with shard.open("rb") as file:
+            for row, end in whole_members(file, 0):  # noqa: B007 - the last one is wanted
+                rows.append(row)
+            file.seek(end)
+            if not rows or file.read(len(TRAILER)).strip(b"\0"):
+                raise foreign(str(shard))
+        self._write_index(number, rows, end)
+
+    def _reopen(self, number: int, shard: Path) -> None:
+        """Goes on with the last shard, behind its last whole member."""
+        offsets = TarOffsets(index_of(shard), checksum=False)
+        file = self._file = shard.open("r+b", buffering=0)
+        self._number, self._trailing = number, True
+        self._end = self._committed = offsets.facts.size
+        if os.fstat(file.fileno()).st_size < self._end:
+            raise foreign(str(shard))
+        columns = ([*batch.to_pydict().values()] for batch in offsets.batches())
+        self._rows = [row for each in columns for row in zip(*each, strict=True)]
+        with shard.open("rb") as reader:
+            for row, end in whole_members(reader, self._end):
+                if row[0] not in self._names:
+                    self._names.add(row[0])
+                self._rows.append(row)
+                self._end = end
+        self.commit()
+
+    def _begin(self) -> None:
+        """Completes the shard and begins the next."""
+        self._finish()
+        self._names.settle()
+        if self._file is not None:
+            self._file.close()
+        self._number += 1
+        self._rows, self._end, self._committed = [], 0, 0
+        shard = self.folder / shard_name(self._number)
+        # The index first: a shard without one is not ours to cut.
+        self._write_index(self._number, [], 0)
+        self._file = shard.open("x+b", buffering=0)
+        self._trailing = False
+        atomic.fsync_dir(self.folder)
+
+    def _finish(self) -> None:
+        """Commits, and writes the end mark of a tar. The next member will replace it."""
+        if self._file is None:
+            return
+        self.commit()
+        try:
+            self._trailing = True
+            self._write(self._file, TRAILER)
+            self._file.truncate()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise disk_error(self.folder, error) from error
+
+    def _write(self, file: BinaryIO, data: bytes) -> None:
+        """Writes at the end of what is whole, all or nothing."""
+        try:
+            file.seek(self._end)
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            with suppress(OSError):
+                file.truncate(self._end)
+            raise
+
+    def _write_index(self, number: int, rows: list[Row], size: int) -> None:
+        name = shard_name(number)
+        with IndexWriter(index_of(self.folder / name)) as writer:
+            writer.add(rows)
+            writer.finish(TarFacts(name, size))

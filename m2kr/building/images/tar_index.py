@@ -1,0 +1,266 @@
+"""Making the offset index of a tar, from a local file or in one pass over a remote one."""
+
+import hashlib
+import io
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from m2kr import atomic
+from m2kr.building.formats.limits import is_safe
+from m2kr.building.images.remote_file import JOBS, RemoteParts, Span
+from m2kr.data.images.archives import Header, scan_tar
+from m2kr.data.images.index import plain_name
+from m2kr.data.images.tar_offsets import BLOCK, TarFacts, index_schema
+from m2kr.errors import InputError
+from m2kr.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+# name, offset of the content, its size, crc32 of the header before it
+Row = tuple[str, int, int, int]
+_GROUP_ROWS = 50_000
+_PIECE = 8 << 20
+
+
+def index_tar(tar: Path, index: Path, *, sha256: str | None = None) -> int:
+    """Writes the index of a local, uncompressed tar, and its checksum beside it.
+
+    Only regular files whose names are paths below the archive are entered.
+
+    Args:
+        tar: The archive.
+        index: The Parquet file to write; by custom ``<tar name>.index.parquet``.
+        sha256: Of the archive, if known; entered as it is.
+
+    Returns:
+        How many members it has.
+
+    Raises:
+        InputError: the tar is damaged, cut short or compressed.
+    """
+
+    def rows() -> Iterator[Row]:
+        with tar.open("rb", buffering=0) as file:
+            for name, offset, size, *_ in scan_tar(tar):
+                plain = _storable(name)
+                if plain is not None:
+                    header = os.pread(file.fileno(), BLOCK, offset - BLOCK)
+                    yield plain, offset, size, zlib.crc32(header)
+
+    size = tar.stat().st_size
+    writer = IndexWriter(index)
+    with writer:
+        writer.add(rows())
+        writer.finish(TarFacts(tar.name, size, sha256=sha256))
+    write_checksum(index)
+    return writer.count
+
+
+def index_remote_tar(
+    parts: RemoteParts, index: Path, *, jobs: int = JOBS, progress: Progress | None = None
+) -> int:
+    """Writes the index of a remote tar, all of which is read once for it, and none of it kept.
+
+    The sha256 of the archive is found on the way and entered.
+
+    Args:
+        parts: The archive.
+        index: The Parquet file to write.
+        jobs: Connections.
+        progress: Told of the bytes.
+
+    Returns:
+        How many members it has.
+
+    Raises:
+        WholeOnlyError: the server has no ranges, or the tar is compressed.
+        UpstreamError: it can't be read to its end.
+        InputError: it is damaged or no tar.
+    """
+    parts.refuse_packed()
+    progress = progress or Silent()
+    progress.start(parts.name, parts.size)
+    seen = partial(progress.advance, parts.name)
+    writer = IndexWriter(index)
+    with writer, closing(_pieces(parts, jobs)) as pieces:
+        stream = _Forward(pieces, seen)
+        try:
+            writer.add(_stream_rows(stream))
+        except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+            raise InputError(
+                f"the tar file is damaged: {error}",
+                where=parts.url,
+                expected="a whole, uncompressed tar archive",
+            ) from error
+        stream.seek(parts.size)
+        (url, _, etag), *more = parts.identity()
+        sha256 = stream.digest.hexdigest()
+        writer.finish(TarFacts(parts.name, parts.size, url, None if more else etag or None, sha256))
+    write_checksum(index)
+    progress.done(parts.name)
+    return writer.count
+
+
+def write_checksum(index: Path) -> None:
+    """Writes the sha256 of an index beside it, as ``sha256sum`` does."""
+    with index.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    atomic.write_text(index.with_name(index.name + ".sha256"), f"{digest}  {index.name}\n")
+
+
+class IndexWriter:
+    """Writes an index aside; it takes its place by `finish`. Use it in ``with``.
+
+    Args:
+        path: Of the index.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        self._writer: pq.ParquetWriter | None = None
+        self.count = 0
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Takes rows in, in the order of the archive."""
+        batch: list[Row] = []
+        for row in rows:
+            batch.append(row)
+            if len(batch) == _GROUP_ROWS:
+                self._write(batch)
+                batch = []
+        if batch:
+            self._write(batch)
+
+    def finish(self, facts: TarFacts) -> None:
+        """Completes the file with what is known of the archive."""
+        import pyarrow.parquet as pq
+
+        known = {key: value for key, value in asdict(facts).items() if value is not None}
+        schema = index_schema(known)
+        writer = self._opened()
+        writer.add_key_value_metadata(schema.metadata)
+        writer.close()
+        self._writer = None
+        with self._aside.open("rb") as file:
+            os.fsync(file.fileno())
+        atomic.replace(self._aside, self._path)
+        assert pq.read_metadata(self._path).num_rows == self.count
+
+    def _opened(self) -> "pq.ParquetWriter":
+        import pyarrow.parquet as pq
+
+        if self._writer is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            schema = index_schema().remove_metadata()
+            self._writer = pq.ParquetWriter(self._aside, schema, compression="zstd")
+        return self._writer
+
+    def _write(self, rows: list[Row]) -> None:
+        import pyarrow as pa
+
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        schema = index_schema().remove_metadata()
+        self._opened().write_table(pa.table(columns, schema=schema))
+        self.count += len(rows)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._aside.unlink(missing_ok=True)
+
+
+def _storable(name: str) -> str | None:
+    """The plain path of a member, if it is one that a table can hold."""
+    plain = plain_name(name)
+    return plain if plain and is_safe(plain) else None
+
+
+class _Summed(Header):
+    """A header that knows the crc32 of its block."""
+
+    crc = 0
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """The header in a block."""
+        info = super().frombuf(buf, encoding, errors)
+        info.crc = zlib.crc32(buf)
+        return info
+
+
+def _stream_rows(stream: "_Forward") -> Iterator[Row]:
+    with tarfile.open(fileobj=stream, mode="r:", tarinfo=_Summed) as tar:
+        while (info := tar.next()) is not None:
+            tar.members = []  # type: ignore[attr-defined]
+            plain = _storable(info.name)
+            if plain is not None and info.isreg() and not info.issparse():
+                yield plain, info.offset_data, info.size, info.crc  # type: ignore[attr-defined]
+
+
+def _pieces(parts: RemoteParts, jobs: int) -> Generator[bytes]:
+    """The whole archive in order."""
+    starts = range(0, parts.size, _PIECE)
+    spans = (Span(at, min(at + _PIECE, parts.size)) for at in starts)
+    return parts.ahead(spans, lambda span, near: near.read(span.start, span.end - span.start), jobs)
+
+
+class _Forward(io.RawIOBase):
+    """Pieces of a file as a stream that only goes forward, and hashes them.
+
+    Args:
+        pieces: They, in order.
+        seen: Told how many bytes each has.
+    """
+
+    def __init__(self, pieces: Iterator[bytes], seen: Callable[[int], object]) -> None:
+        self._pieces, self._seen = pieces, seen
+        self._start, self._data, self._at = 0, b"", 0
+        self.digest = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence != os.SEEK_SET or offset < self._start:
+            raise io.UnsupportedOperation("this stream only goes forward")
+        while offset > self._start + len(self._data) and self._next():
+            pass
+        self._at = offset
+        return offset
+
+    def readinto(self, buffer: Any) -> int:
+        done = 0
+        while done < len(buffer):
+            data = self._data[self._at - self._start :][: len(buffer) - done]
+            if not data and not self._next():
+                break
+            buffer[done : done + len(data)] = data
+            done += len(data)
+            self._at += len(data)
+        return done
+
+    def _next(self) -> bool:
+        data = next(self._pieces, b"")
+        if data:
+            self._start, self._data = self._start + len(self._data), data
+            self.digest.update(data)
+            self._seen(len(data))
+        return bool(data)

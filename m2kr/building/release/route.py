@@ -1,0 +1,214 @@
+"""The release route: the authors' normalised tables, re-written into our layout."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2kr import sources
+from m2kr.building.fetch import hub
+from m2kr.building.fetch.folder import sha256_file
+from m2kr.building.instructions import store_templates
+from m2kr.building.release.files import ReleaseTable, check_tables, find_table
+from m2kr.building.release.normalise import lose_positives, normalised_passages, normalised_queries
+from m2kr.building.spec import Asset, BuildContext, Row
+from m2kr.errors import UsageError
+from m2kr.schema import LOST_IDS, SUFFIX
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from m2kr.progress import Progress
+
+REPO = "BByrneLab/multi_task_multi_modal_knowledge_retrieval_benchmark_M2KR"
+REVISION = "5d8cf441601d964ef1e7eb2c191d81f20323f6b0"
+# Raised when the same files give other rows; the version of a source is its other route's.
+VERSION = 3
+LICENCE = "MIT (as tagged by the authors); the sources' own terms stay"
+_SIZES = {
+    "WIT_passages": "8.4 GB",
+    "WIT_data": "2.5 GB",
+    "Infoseek_data": "3.5 GB",
+    "MSMARCO_passages": "2.0 GB",
+}
+INSTEAD = (
+    "use the open copy aimagelab/ReT-M2KR (m2kr import NAME --from ret-m2kr), or a folder of the "
+    "same Parquet files: --from DIR"
+)
+
+
+@dataclass
+class ReleaseBuilder:
+    """A builder that reads a source from the authors' release.
+
+    Args:
+        name: Source name.
+        folder: A local copy of the release's files; the hub if absent.
+        revision: Commit of the hub's data set.
+        repair: Drop passages that occur twice; without, the pool stays the official one.
+        any_counts: Accept other row counts than the pinned revision's.
+
+    Attributes:
+        loses: A right passage is not in its pool, so that queries have a column for such; known from
+            `prepare` on.
+
+    Raises:
+        UsageError: the release does not hold the source.
+    """
+
+    name: str
+    folder: Path | None = None
+    revision: str = REVISION
+    repair: bool = True
+    any_counts: bool = False
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    tables: dict[str, ReleaseTable] = field(default_factory=dict)
+    loses: bool = False
+    _root: Path | None = None
+
+    ROUTE = "release"
+
+    def __post_init__(self) -> None:
+        if not self._own.released:
+            raise UsageError(
+                f"the authors' release does not hold {self.name}", fix=f"m2kr build {self.name}"
+            )
+
+    @property
+    def _own(self) -> sources.Source:
+        spec: sources.Source = sources.builder(self.name).SOURCE
+        return spec
+
+    @property
+    def SOURCE(self) -> sources.Source:  # noqa: N802 - the builders' name for it
+        """The source's spec; the choices of its other route don't apply.
+
+        A query without a right passage counts as missed, and so does a right passage that the pool
+        lacks: published means are over all queries.
+        """
+        own = replace(self._own, options=(), variants={}, rules=())
+        extra = (*own.query_columns, LOST_IDS) if self.loses else own.query_columns
+        return replace(own, version=VERSION, unjudged="miss", query_columns=extra)
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What this build was asked for, for its manifest."""
+        return {
+            "revision": "local files" if self.folder else self.revision,
+            "repair": "yes" if self.repair else "no",
+            "counts": "any" if self.any_counts else "checked",
+        }
+
+    @property
+    def note(self) -> str:
+        """Why scores on this build don't compare with published ones, though the route's do."""
+        return "row counts were not checked against the pinned release" if self.any_counts else ""
+
+    def patterns(self, splits: Sequence[str] | None = None) -> list[str]:
+        """Globs of the files that some query splits (all by default) need."""
+        source = self._own
+        chosen = list(source.pools) if splits is None else list(splits)
+        pools = dict.fromkeys(source.pools[split] for split in chosen)
+        names = [f"{source.config}_{SUFFIX['queries']}/{split}" for split in chosen]
+        names += [f"{source.config}_{SUFFIX['passages']}/{pool}" for pool in pools]
+        return [f"{name}-*.parquet" for name in names]
+
+    def prepare(
+        self,
+        root: Path,
+        splits: Sequence[str],
+        *,
+        offline: bool,
+        jobs: int,
+        progress: "Progress | None",  # noqa: ARG002 - the hub's client draws its own
+    ) -> None:
+        """Fetches the files of some splits, and checks them before anything is written.
+
+        Raises:
+            CheckError: a file is of a revision before June 2024, or not the pinned one.
+        """
+        self._root = root
+        patterns = self.patterns(splits)
+        base = self.folder
+        if base is None:
+            base = hub.snapshot(
+                REPO, self.revision, patterns, offline=offline, jobs=jobs, instead=INSTEAD
+            )
+        names = [pattern.removesuffix("-*.parquet") for pattern in patterns]
+        self.tables = {name: find_table(base, name) for name in names}
+        check_tables(self._own, self.tables.values(), any_counts=self.any_counts)
+        config, pools = self._own.config, self._own.pools
+        self.loses = any(
+            lose_positives(
+                self.tables[f"{config}_{SUFFIX['queries']}/{split}"],
+                self.tables[f"{config}_{SUFFIX['passages']}/{pools[split]}"],
+            )
+            for split in splits
+        )
+        self.inputs = [
+            self._input(base, path) for table in self.tables.values() for path in table.files
+        ]
+
+    def _input(self, base: Path, path: Path) -> dict[str, Any]:
+        inner, sha256, url = path.relative_to(base).as_posix(), sha256_file(path), None
+        if self.folder is None:
+            hub.check_blob(path, sha256)
+            url = f"hf://datasets/{REPO}@{base.name}/{inner}"  # the commit, if a branch was named
+        size = path.stat().st_size
+        return {
+            "name": f"release/{inner}",
+            "url": url,
+            "size": size,
+            "sha256": sha256,
+            "licence": LICENCE,
+        }
+
+    def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:  # noqa: ARG002
+        """Nothing: `prepare` has the files."""
+        return ()
+
+    def same_pools(self, options: Mapping[str, str]) -> list[list[str]]:  # noqa: ARG002
+        """Pools whose files are the same."""
+        hashes = {entry["name"].removeprefix("release/"): entry["sha256"] for entry in self.inputs}
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for name, table in self.tables.items():
+            config, split = name.split("/")
+            if config.endswith(SUFFIX["passages"]):
+                mine = tuple(hashes[f"{config}/{path.name}"] for path in table.files)
+                groups.setdefault(mine, []).append(split)
+        return list(groups.values())
+
+    def passages(self, ctx: BuildContext, pool: str) -> "Iterator[Row | pa.RecordBatch]":
+        """The pool of one split."""
+        table = self.tables[f"{self._own.config}_{SUFFIX['passages']}/{pool}"]
+        return normalised_passages(ctx, table, repair=self.repair)
+
+    def queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """The queries of one split."""
+        table = self.tables[f"{self._own.config}_{SUFFIX['queries']}/{split}"]
+        return normalised_queries(ctx, table)
+
+    def amend(self, record: dict[str, Any], staging: Path) -> dict[str, Any]:
+        """The manifest with the instructions that were seen; these go to the registry as well."""
+        from m2kr.building.table import read_batches
+
+        config, seen = self._own.config, dict[str, int]()
+        for split in record["splits"]:
+            for batch in read_batches(staging / f"{config}_{SUFFIX['queries']}" / split):
+                for pair in batch.column("instruction").value_counts().to_pylist():
+                    seen[pair["values"]] = seen.get(pair["values"], 0) + pair["counts"]
+        ranked = sorted(seen.items(), key=lambda pair: (-pair[1], pair[0]))
+        record["instructions"] = {"distinct": len(seen), "most": [list(p) for p in ranked[:50]]}
+        if self._root is not None and not record["partial"] and not self.any_counts:
+            origin = f"the release, {self.told['revision'][:12]}"
+            store_templates(self.name, seen, origin, self._root)
+        if not self.any_counts:
+            # The files' rows were counted before anything was dropped; what was is in the ledger.
+            record["count_warnings"] = []
+        record["comparable"] = sources.comparable_notes([record["comparable"], self.note])
+        return record
+
+
+def size_of(config: str) -> str:
+    """Roughly how large the files of a config such as ``WIT_data`` are, all splits together."""
+    return f"{config}: {_SIZES.get(config, 'under 140 MB')} in all splits"

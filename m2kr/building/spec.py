@@ -1,0 +1,206 @@
+"""What a builder declares (assets) and what the engine hands it (context)."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from m2kr import atomic
+from m2kr.errors import UsageError
+from m2kr.instructions import TEMPLATES, TemplateList
+from m2kr.locks import hold
+from m2kr.progress import Progress, Silent
+from m2kr.sources import Source, builder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from m2kr.building.ledger import Ledger
+
+Row = Mapping[str, Any]
+# Key of a query row that is no column: the upstream file and row that it came from.
+UPSTREAM_ROW = "upstream row"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the rows of a file look like, for a look at its first bytes (``--probe``).
+
+    Attributes:
+        kind: ``tsv`` (no quoting, no header), ``csv`` (quoted, with a header), ``jsonl``, ``json``
+            (one object or list).
+        names: Columns of a tsv or csv; keys that a JSON record must have.
+        delimiter: Of a csv.
+        member: Name of the member, in an archive; its first one if empty.
+        path: Key of a JSON object under which the list of records is; empty if the document itself
+            is the list, or the object whose values are the records.
+    """
+
+    kind: Literal["tsv", "csv", "jsonl", "json"]
+    names: tuple[str, ...]
+    delimiter: str = ","
+    member: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One upstream file.
+
+    Attributes:
+        name: Path under the downloads folder, such as ``mini/photos.zip``; assets of equal name are
+            one file, fetched once.
+        urls: Where to get it, mirrors after the first. ``http(s)://``, or ``package:module/path`` for
+            a file that travels inside an installed package.
+        size: Bytes, if published.
+        about: Bytes, roughly, where the exact size isn't published; for people and the disk check.
+        sha256: Hex digest, if published.
+        md5: Hex digest, if that is what upstream publishes.
+        git_blob: Git's id of the JSON file in a zip, if that is known of its content.
+        licence: Terms of the file.
+        manual: How to place the file by hand, where no URL works without a login, or not always.
+        images: The file or folder holds images and becomes an image root of the built source.
+        gate: What must be accepted or signed before it can be had, if anything.
+        shape: Its rows, where they can be looked at.
+    """
+
+    name: str
+    urls: tuple[str, ...] = ()
+    size: int | None = None
+    about: int | None = None
+    sha256: str | None = None
+    md5: str | None = None
+    git_blob: str | None = None
+    licence: str = ""
+    manual: str = ""
+    images: bool = False
+    gate: str = ""
+    shape: Shape | None = None
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What a builder's functions get: files, the ledger, the choices of this build.
+
+    Attributes:
+        source: The spec being built.
+        files: Local path of each asset by its name.
+        ledger: Where dropped, repaired and filtered rows are reported.
+        options: Every option of the source by name, defaults included.
+        seed: For keyed choices.
+        scratch: A folder that all tables of this build share until it is published.
+        derived: A folder for what is made from upstream files alone and kept for other builds.
+        templates: The instructions that rows are given.
+        progress: Told of long steps.
+        parts: Reads a part of this build; without it a part is made anew for each reader.
+    """
+
+    source: Source
+    files: Mapping[str, Path]
+    ledger: "Ledger"
+    options: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    scratch: Path | None = None
+    derived: Path | None = None
+    templates: TemplateList | None = None
+    progress: Progress = field(default_factory=Silent)
+    parts: "Callable[[str], Iterator[pa.RecordBatch]] | None" = None
+
+    def instruction(self, row_id: str) -> str:
+        """The instruction of one row, drawn from the source's list by seed and id alone."""
+        if self.templates is None:
+            raise UsageError(f"no instructions are registered for {self.source.name}")
+        return self.templates.choose(row_id, self.seed)
+
+    def count(self, option: str) -> int:
+        """The value of an option of kind ``count``."""
+        return int(self.options[option])
+
+    def once(self, name: str, make: Callable[[Path], None]) -> Path:
+        """A file or folder that the tables of this build share, made by the first that asks.
+
+        Args:
+            name: Its name.
+            make: Writes it at the path given; a half-written one is never used.
+        """
+        if self.scratch is None:
+            raise UsageError(f"{name} needs a build's scratch folder")
+        return made_once(self.scratch, name, make)
+
+    def part(self, name: str) -> "Iterator[pa.RecordBatch]":
+        """The batches of a part in order, read and dropped again; see `Builder`."""
+        if self.parts is not None:
+            return self.parts(name)
+        from m2kr.building.ledger import Ledger
+
+        made: Iterator[pa.RecordBatch] = builder(self.source.name).make_part(
+            replace(self, ledger=Ledger(f"{self.source.config}_parts/{name}")), name
+        )
+        return made
+
+
+def made_once(folder: Path, name: str, make: Callable[[Path], None]) -> Path:
+    """``folder/name``, made aside and moved there by one process while others wait."""
+    path = folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        with hold(folder / f".{name}.lock", f"making {path}") as held:
+            if not path.exists():
+                aside = folder / f".{name}.tmp"
+                atomic.discard(aside)
+                make(aside)
+                held.check()
+                atomic.replace(aside, path)
+    return path
+
+
+def templates_of(source: str) -> TemplateList | None:
+    """The built-in list of instructions for a source."""
+    return next((each for each in TEMPLATES.values() if source in each.used_for), None)
+
+
+class Builder(Protocol):
+    """A module in ``builders/``.
+
+    Functions are called in several processes and may be re-run: the same inputs must give the same
+    rows in the same order. A module may also have
+
+    - ``same_pools(options)``: groups of passage splits that hold the same rows; they are built once;
+    - ``all_passages(ctx, pool)`` and ``all_queries(ctx, split)``: every row that the benchmark could
+      have taken, before the rules that choose; ``--align release`` chooses among these;
+    - ``RELEASE_KEYS``: by kind of table the columns that a row of ours and the same row of the
+      release have in common, where that isn't the id;
+    - ``ALIGN_OPTIONS``: options that ``--align release`` sets;
+    - ``IMAGE_ARCHIVES``: where its images can be had (`m2kr.building.images.declared.ImageArchive`);
+    - ``parts(options, splits)``: names of parts, and ``make_part(ctx, name)``: the record batches of
+      one, all of one schema and of some thousand rows each.
+
+    A part is what several tables read, or a share of what one table needs: made once, before any
+    table, from upstream files alone (it can't read other parts). Parts are made side by side with
+    ``--jobs``, ``--shard`` and ``--engine ray``, so work is worth cutting into as many as upstream
+    has files. Tables read one by ``ctx.part(name)``. It has a ledger of its own, whose flows must add
+    up whatever ``--limit`` says; ``out`` there counts the part's rows. A table that accounts for the
+    rows of a part calls that input ``parts/NAME``. Parts go when the build is published.
+    """
+
+    @property
+    def SOURCE(self) -> Source:  # noqa: N802 - a constant in a module
+        """What is built."""
+        ...
+
+    def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:
+        """The upstream files that these options need."""
+        ...
+
+    def passages(self, ctx: BuildContext, pool: str) -> "Iterator[Row | pa.RecordBatch]":
+        """The rows of one passage split. Columns left out take their default."""
+        ...
+
+    def queries(self, ctx: BuildContext, split: str) -> Iterable[Row]:
+        """The rows of one query split.
+
+        ``pos_item_contents`` is filled in by the engine. Where a row brings texts of its own, those
+        that differ from the pool's are noted in the ledger; it then needs `UPSTREAM_ROW`, too. Of
+        a row with this a positive that the pool lacks is left out, and noted.
+        """
+        ...

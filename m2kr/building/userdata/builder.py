@@ -1,0 +1,404 @@
+"""The builder of a source made from a user's own files."""
+
+import hashlib
+import itertools
+import json
+import logging
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from m2kr import sources
+from m2kr.building.userdata.fields import (
+    PASSAGE_NAMES,
+    QUERY_NAMES,
+    Row,
+    near_misses,
+    passage_row,
+    query_id,
+    query_row,
+    task_of,
+    without_positives,
+)
+from m2kr.building.userdata.idset import IdSet
+from m2kr.building.userdata.layouts import Layout
+from m2kr.building.userdata.qrels import Judged, read_qrels
+from m2kr.building.userdata.readers import Record
+from m2kr.data.load import read_manifest
+from m2kr.errors import InputError, UsageError
+from m2kr.paths import manifest_path
+from m2kr.schema import GRADES, LOST_GRADES, LOST_IDS, Column
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from m2kr.building.spec import Asset, BuildContext
+
+log = logging.getLogger("m2kr.building")
+
+VERSION = 2  # of imported sources: raised when the same files give other rows
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
+_TAKEN = ("all", "downloads")
+_SAMPLE = 1000  # records whose field names are looked at, and about as many names
+
+
+def checked_name(name: str) -> str:
+    """The source name for what a user typed: lower case, safe, and no source of the benchmark.
+
+    Raises:
+        UsageError: it is none of that.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot name a source", expected="letters, digits, - and _, a letter first"
+        )
+    wanted = sources.normalise(name)
+    labels = {n for source in sources.sources().values() for n in (source.config, *source.aliases)}
+    if wanted in {*sources.builder_names(), *map(sources.normalise, labels)}:
+        raise UsageError(f"'{name}' is a source of the benchmark", expected="a name of your own")
+    if wanted in _TAKEN:
+        raise UsageError(f"'{name}' has a meaning of its own", expected="another name")
+    return name.lower()
+
+
+class ImportedBuilder:
+    """A builder over a user's files. Making one reads all queries and checks every one of them.
+
+    Args:
+        name: Source name.
+        layout: The files.
+        instruction: Instruction of queries whose record has none; the layout's own by default.
+        drop_missing: Take judged passages that are not in the pool for ones that can't be found, and
+            leave out judgements of unknown queries, in place of raising.
+        relevance_threshold: Grade from which a passage counts as right.
+
+    Raises:
+        InputError: a query or judgement is wrong; names file, line and field.
+        UsageError: the name can't be used.
+    """
+
+    ROUTE = "import"
+
+    def __init__(
+        self,
+        name: str,
+        layout: Layout,
+        *,
+        instruction: str | None = None,
+        drop_missing: bool = False,
+        relevance_threshold: float = 1,
+    ) -> None:
+        self.layout = layout
+        self.relevance_threshold = checked_threshold(relevance_threshold)
+        self.instruction = instruction
+        self.drop_missing = drop_missing
+        self.folder: Path | None = None  # the edition's, for `prepare`
+        self.replaces = True  # other content of this name there, or refuses to
+        self.told: dict[str, str] = {}  # what the import was asked for, for its manifest
+        self._pool: IdSet | None = None
+        self._judged: dict[str, dict[str, Judged] | None] = {
+            split: read_qrels(files.qrels) if files.qrels else None
+            for split, files in layout.splits.items()
+        }
+        # By split, judged queries that are not there, and the lines that name them.
+        self._unknown: dict[str, dict[str, int]] = {}
+        name = checked_name(name)
+        for split, files in layout.splits.items():
+            if files.qrels and not self._judged[split]:
+                raise InputError("there are no judgements", where=files.qrels.label)
+        tasks: set[str] = set()
+        grades: set[float] = set()
+        for split in layout.splits:
+            self._check_queries(split, tasks, grades)
+        self._check_grades(grades)
+        self._graded = bool(grades - {1})
+        extra = [GRADES] if self._graded else []
+        extra += [LOST_IDS, LOST_GRADES] if drop_missing else []
+        self.SOURCE = _source(name, tuple(layout.splits), tasks, extra)
+        self.image_roots = tuple(str(root.absolute()) for root in layout.images)
+        for _ in itertools.islice(layout.passages, _SAMPLE):
+            pass  # what can't be read is refused before all of it is hashed
+        self.inputs = tuple(_inputs(layout))
+
+    @property
+    def content(self) -> str:
+        """Hash of what the import was given and asked for; hex."""
+        facts = [self.SOURCE.name, [*self.SOURCE.pools], *self._facts()]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def _facts(self) -> list[Any]:
+        return [self.told, [[file["name"], file["sha256"]] for file in self.inputs]]
+
+    def prepare(self, root: "Path", splits: Sequence[str], **how: Any) -> None:  # noqa: ARG002
+        """Refuses to replace what should stay; the build's lock is held.
+
+        Raises:
+            UsageError: the edition holds another source whose files would have the same names, or one
+                of this name with other content that must not be replaced.
+        """
+        if self.folder is None:
+            return
+        path = manifest_path(self.folder, self.SOURCE.config)
+        if not path.exists():
+            return
+        name = self.SOURCE.name
+        remove = f"m2kr remove {name} --edition {self.folder.name} --data {root}"
+        try:
+            old = read_manifest(path)
+        except InputError as error:
+            if self.replaces:
+                return  # what is damaged is made anew
+            raise InputError(error.what, where=error.where, fix=remove) from error
+        other = old["source"]["name"]
+        if other != name:
+            raise UsageError(
+                f"'{name}' can't be told from '{other}', which is already in {self.folder}",
+                expected="another edition, or a name that differs in letters or digits",
+            )
+        inputs = [[file["name"], file["sha256"]] for file in old["inputs"]]
+        if not self.replaces and self._facts() != [old["options"], inputs]:
+            raise UsageError(
+                f"there is already a source '{name}' with other content in {self.folder}",
+                expected="another name, or none: then the data get a place of their own",
+                fix=remove,
+            )
+
+    def assets(self, options: Mapping[str, str]) -> "Sequence[Asset]":  # noqa: ARG002
+        """Nothing: the files are here."""
+        return ()
+
+    def passages(self, ctx: "BuildContext", pool: str) -> Iterator[Row]:  # noqa: ARG002
+        """The passages, in file order.
+
+        Raises:
+            InputError: a record is wrong or an id used twice; names file, line and field.
+        """
+        ids, file = IdSet(), self.layout.passages
+        for n, record in watched(file, file.path, PASSAGE_NAMES):
+            row = self._passage(n, record)
+            ids.add(row["passage_id"], n)
+            yield row
+        self._seal(ids)
+
+    def _passage(self, n: int, record: Record) -> Row:
+        file, titled = self.layout.passages, self.layout.title_in_text
+        return passage_row(record, file.where(n), flat=file.flat, title_in_text=titled)
+
+    def _seal(self, ids: IdSet) -> None:
+        if not len(ids):
+            raise InputError("there are no passages", where=self.layout.passages.label)
+        ids.seal(self.layout.passages, "passage_id")
+        self._pool = ids
+
+    def _pool_ids(self) -> IdSet:
+        """The passage ids: remembered from building the pool, read again where that was done before."""
+        if self._pool is None:
+            ids = IdSet()
+            for n, record in self.layout.passages:
+                ids.add(self._passage(n, record)["passage_id"], n)
+            self._seal(ids)
+        assert self._pool is not None
+        return self._pool
+
+    def queries(self, ctx: "BuildContext", split: str) -> Iterator[Row]:
+        """The queries of a split, in file order.
+
+        Raises:
+            InputError: a positive is not among the passages; names file, line and id.
+        """
+        pool, file = self._pool_ids(), self.layout.splits[split].queries
+        known = missing = 0
+        for n, row in self._rows(split):
+            if row is None:
+                ctx.ledger.filter("not judged in this split")
+                continue
+            grades = dict(zip(row["pos_item_ids"], row["pos_item_grades"], strict=True))
+            lost = {i: grade for i, grade in grades.items() if i not in pool}
+            known, missing = known + len(grades) - len(lost), missing + len(lost)
+            for passage in lost:
+                self._refuse_lost(passage, row["question_id"], file.where(n))
+            if lost:
+                rule, detail = "positive not among the passages", ", ".join(lost)[:1000]
+                ctx.ledger.repair(
+                    f"{rule}: counts as never found", file=file.path.name, row=n, detail=detail
+                )
+            if self.drop_missing:
+                row["lost_item_ids"], row["lost_item_grades"] = list(lost), list(lost.values())
+                grades = {i: grade for i, grade in grades.items() if i not in lost}
+            row["pos_item_ids"], row["pos_item_grades"] = list(grades), list(grades.values())
+            if not self._graded:
+                del row["pos_item_grades"]
+            yield row
+        if missing and not known:
+            raise InputError(
+                f"none of {missing:,} judged passages is among the passages",
+                where=self.layout.passages.label,
+                expected="ids of passages as the judgements have them",
+            )
+        files = self.layout.splits[split]
+        for query, line in self._unknown[split].items():
+            assert files.qrels is not None
+            rule = "judgements of a query that is not there"
+            ctx.ledger.drop(rule, file=files.qrels.path.name, row=line, detail=query[:1000])
+
+    def _refuse_lost(self, passage: str, query: str, where: str) -> None:
+        """Raises for a judged passage that the pool lacks, unless such are to be taken as they are."""
+        pool = self._pool_ids()
+        parts = [part.strip(" '\"") for part in re.split(r"[;|]", passage)]
+        several = len(parts) > 1 and any(part in pool for part in parts)
+        if not several:
+            parts = [part.strip("'\"") for part in re.split(r"[\s,]+", passage)]
+            several = len(parts) > 1 and all(part in pool for part in parts)
+        if several:
+            raise InputError(
+                f"positive {passage!r} of query {query!r} looks like a list of ids: the whole is not "
+                "among the passages, parts of it are",
+                where=where,
+                expected=f"a JSON list: {json.dumps(parts, ensure_ascii=False)}",
+            )
+        if not self.drop_missing:
+            raise InputError(
+                f"positive {passage!r} of query {query!r} is not among the passages",
+                where=where,
+                expected=f"ids of passages in {self.layout.passages.label}",
+                fix="--drop-missing to count such passages as never found",
+            )
+
+    def _rows(self, split: str) -> Iterator[tuple[int, Row | None]]:
+        """Line numbers and rows; None for a query that belongs to other splits."""
+        files, judged = self.layout.splits[split], self._judged[split]
+        file = files.queries
+        for n, record in file:
+            where = file.where(n)
+            if judged is not None:
+                entry = judged.get(query_id(record, where))
+                if entry is None and files.only_judged:
+                    yield n, None
+                    continue
+                record = without_positives(record)
+            row = query_row(record, where, flat=file.flat)
+            if judged is not None:
+                row["pos_item_ids"] = list(entry.grades) if entry else []
+                row["pos_item_grades"] = list(entry.grades.values()) if entry else []
+            if not row["instruction"].strip():
+                given = self.instruction
+                row["instruction"] = self.layout.instruct(record, row) if given is None else given
+            yield n, row
+
+    def _check_queries(self, split: str, tasks: set[str], grades: set[float]) -> None:
+        """Checks all queries of a split; adds what they consist of and which grades they have."""
+        files, ids = self.layout.splits[split], IdSet()
+        if not _SPLIT.fullmatch(split):
+            raise UsageError(f"{split!r} cannot name a split", expected="letters, digits and _")
+        unseen = {query: entry.line for query, entry in (self._judged[split] or {}).items()}
+        known = len(unseen)
+        for _ in itertools.islice(watched(files.queries, files.queries.path, QUERY_NAMES), _SAMPLE):
+            pass
+        for n, row in self._rows(split):
+            if row is not None:
+                ids.add(row["question_id"], n)
+                unseen.pop(row["question_id"], None)
+                tasks.add(task_of(row))
+                grades.update(row["pos_item_grades"])
+        ids.seal(files.queries, "question_id")
+        if unseen and files.qrels and (not self.drop_missing or len(unseen) == known):
+            query, line = next(iter(unseen.items()))
+            raise InputError(
+                f"query {query!r} is not among the queries"
+                + (", nor is any other" if len(unseen) == known > 1 else ""),
+                where=files.qrels.where(line),
+                expected=f"ids of queries in {files.queries.label}",
+                fix="--drop-missing to leave such judgements out" if len(unseen) < known else None,
+            )
+        if not len(ids):
+            raise InputError(f"there are no queries of '{split}'", where=files.queries.label)
+        self._unknown[split] = unseen
+
+    def _check_grades(self, grades: set[float]) -> None:
+        """Refuses judgements of which none says that a passage is right."""
+        if grades and max(grades) < self.relevance_threshold:
+            raise InputError(
+                f"no passage is right: the highest grade is {max(grades):g}, and passages are right "
+                f"from grade {self.relevance_threshold:g}",
+                where=", ".join(
+                    dict.fromkeys((s.qrels or s.queries).label for s in self.layout.splits.values())
+                ),
+                fix=f"--relevance-threshold {max(grades):g}, or a lower one",
+            )
+
+    def amend(self, record: dict[str, Any], staging: "Path") -> dict[str, Any]:  # noqa: ARG002
+        """The manifest with what only an import has."""
+        if self.relevance_threshold != 1:
+            record["relevance_threshold"] = self.relevance_threshold
+        return record
+
+
+def checked_threshold(value: Any) -> float:
+    """A relevance threshold.
+
+    Raises:
+        UsageError: it is not a number above 0.
+    """
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UsageError(f"--relevance-threshold {value}", expected="a number above 0, such as 2")
+    return float(value)
+
+
+def watched(
+    records: Iterable[tuple[int, Record]], where: object, names: Mapping[str, tuple[str, ...]]
+) -> Iterator[tuple[int, Record]]:
+    """The records; the first ones' field names that look misspelt are warned about."""
+    fields: set[str] = set()
+    for count, (n, record) in enumerate(records):
+        if count < _SAMPLE and len(fields) < _SAMPLE:
+            fields |= {name for name in record if isinstance(name, str)}
+        if count == _SAMPLE - 1:
+            _warn(where, fields, names)
+        yield n, record
+    if len(fields):
+        _warn(where, fields, names)
+
+
+def _warn(where: object, fields: set[str], names: Mapping[str, tuple[str, ...]]) -> None:
+    near = near_misses(fields, names)
+    if near:
+        log.warning("%s: fields not used: %s", where, ", ".join(near))
+    fields.clear()
+
+
+def _source(
+    name: str, splits: tuple[str, ...], tasks: set[str], columns: Sequence[Column]
+) -> sources.Source:
+    main = "test" if "test" in splits else splits[0]
+    return sources.Source(
+        name=name,
+        config=name.upper().replace("-", "_"),
+        title=f"{name} (imported)",
+        task=tasks.pop() if len(tasks) == 1 else "mixed",  # type: ignore[arg-type]
+        pools=dict.fromkeys(splits, f"{main}_passages"),
+        headline="hit_rate@5",
+        licence="as stated by its owner",
+        version=VERSION,
+        summary="Made from a user's own files.",
+        default_edition=name,
+        query_columns=tuple(columns),
+        comparable="not a source of the benchmark",
+    )
+
+
+def _inputs(layout: Layout) -> Iterator[dict[str, Any]]:
+    files = {f"passages/{layout.passages.path.name}": layout.passages.path}
+    for split, parts in layout.splits.items():
+        files[f"queries/{split}/{parts.queries.path.name}"] = parts.queries.path
+        if parts.qrels:
+            files[f"qrels/{split}/{parts.qrels.path.name}"] = parts.qrels.path
+    files |= {path.name: path for path in layout.also}
+    known: dict[Path, str] = {}
+    for name, path in files.items():
+        if path not in known:
+            with path.open("rb") as stream:
+                known[path] = hashlib.file_digest(stream, "sha256").hexdigest()
+        size = path.stat().st_size
+        yield {"name": name, "url": None, "size": size, "sha256": known[path], "licence": ""}

@@ -1,0 +1,450 @@
+"""From a user's record to a row of our tables: under which names a field may come, and what it may hold."""
+
+import contextlib
+import difflib
+import itertools
+import json
+import math
+import numbers
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any, NoReturn
+
+from m2kr.building.userdata.readers import Record, parse_json
+from m2kr.data.images.store import clean_path
+from m2kr.errors import InputError
+from m2kr.instructions import TEMPLATES
+from m2kr.unicode_halves import mended_text
+
+Row = dict[str, Any]
+
+# Names of a column of grades, without case and punctuation.
+GRADE_NAMES = frozenset(
+    (
+        *("score", "relevance", "rel", "label", "grade", "gain", "rating", "judgment", "judgement"),
+        *("relevancegrade", "relevancelabel", "relevancescore", "relevancejudgment"),
+        *("relevancejudgement", "relevant", "isrelevant", "qrel"),
+    )
+)
+# What separates the answers of a cell that may hold several, and what other languages' lists look like.
+_SEPARATORS = ";|\n"
+_LIST = re.compile(r"""\s*(["']\s*\[.*\]\s*["']|\{.*\}|\((.*,.*)\))\s*""", re.DOTALL)
+_SURELY_GRADES = frozenset(
+    (
+        *("positemgrades", "positivegrades", "positivesgrades", "posgrades", "grades"),
+        *("gains", "relevances", "relevancegrades"),
+    )
+)
+_GRADES_BESIDE = frozenset(name.removesuffix("s") for name in _SURELY_GRADES) | GRADE_NAMES
+_ITEM_IDS = frozenset(("id", "did", "docid", "docno", "passageid", "corpusid", "pid"))
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+# Column -> accepted names, ours first. The first one that holds something counts. They cover BEIR
+# (_id, text, title), M-BEIR (qid, query_txt, query_img_path, pos_cand_list, did, txt) and ReT-M2KR
+# (data_id, image_path, passage_id, answer, passage_text, passage_image_path).
+PASSAGE_NAMES: dict[str, tuple[str, ...]] = {
+    "passage_id": ("passage_id", "_id", "id", "docid", "doc_id", "did"),
+    "passage_content": ("passage_content", "text", "contents", "content", "passage_text", "txt"),
+    "language": ("language", "lang"),
+    "title": ("title",),
+    "img_id": ("img_id",),
+    "img_path": ("img_path", "image_path", "image", "passage_image_path"),
+}
+QUERY_NAMES: dict[str, tuple[str, ...]] = {
+    "question_id": ("question_id", "_id", "id", "query_id", "qid", "data_id"),
+    "question": ("question", "query", "text", "query_txt"),
+    "instruction": ("instruction",),
+    "img_id": ("img_id",),
+    "img_path": ("img_path", "image_path", "image", "query_img_path"),
+    "image_id": ("image_id",),
+    "pos_item_ids": ("pos_item_ids", "positives", "positive_ids", "pos_cand_list", "passage_id"),
+    "answers": ("answers", "answer"),
+    "gold_answer": ("gold_answer",),
+    "question_type": ("question_type",),
+}
+
+
+def passage_row(
+    record: Record, where: str, *, flat: bool = False, title_in_text: bool = False
+) -> Row:
+    """The passage row of a record.
+
+    Args:
+        record: Fields under any of `PASSAGE_NAMES`; others are left alone.
+        where: The record's place, for errors.
+        flat: Values are text, lists are JSON.
+        title_in_text: The text becomes ``title text``, as BEIR's tools index it.
+
+    Raises:
+        InputError: a field is missing or holds something else; names place and field.
+    """
+    get = _Getter(record, PASSAGE_NAMES, where, flat)
+    path = get.path("img_path")
+    title = get.text("title")
+    text = get.text("passage_content")
+    if text is None and path is None and not (title and title_in_text):
+        get.missing("passage_content", "a text (or an image)")
+    if title_in_text:
+        text = f"{title or ''} {text or ''}".strip()
+    return {
+        "passage_id": get.identifier("passage_id"),
+        "passage_content": text or "",
+        "language": get.text("language") or "en",
+        "title": title,
+        "img_id": get.label("img_id"),
+        "img_path": path,
+    }
+
+
+def query_row(record: Record, where: str, *, flat: bool = False) -> Row:
+    """The query row of a record; ``instruction`` is ``""`` where the record has none.
+
+    Args:
+        record: Fields under any of `QUERY_NAMES`; others are left alone.
+        where: The record's place, for errors.
+        flat: Values are text, lists are JSON.
+
+    Raises:
+        InputError: a field is missing or holds something else; names place and field.
+    """
+    get = _Getter(record, QUERY_NAMES, where, flat)
+    path = get.path("img_path")
+    question = get.text("question") or ""
+    grades = get.grades()
+    if path is None and not question.strip():
+        get.missing("question", "a text, an image path in 'img_path', or both")
+    return {
+        "question_id": get.identifier("question_id"),
+        "question": question if question.strip() else "",
+        "instruction": get.text("instruction") or "",
+        "img_id": get.label("img_id"),
+        "img_path": path,
+        "image_id": get.label("image_id"),
+        "pos_item_ids": list(grades),
+        "pos_item_grades": list(grades.values()),
+        "answers": get.answers(),
+        "gold_answer": get.label("gold_answer"),
+        "question_type": get.label("question_type"),
+    }
+
+
+def query_id(record: Record, where: str) -> str:
+    """The id of a query record.
+
+    Raises:
+        InputError: there is none.
+    """
+    return _Getter(record, QUERY_NAMES, where, flat=False).identifier("question_id")
+
+
+def without_positives(record: Record) -> Record:
+    """A query record without what it says of right passages."""
+    return {name: v for name, v in record.items() if name not in QUERY_NAMES["pos_item_ids"]}
+
+
+def task_of(row: Row) -> str:
+    """What a query row consists of: ``I2T``, ``Q2T`` or ``IQ2T``."""
+    if row["img_path"] is None:
+        return "Q2T"
+    return "IQ2T" if row["question"] else "I2T"
+
+
+_LISTS = {"I2T": "wit", "Q2T": "msmarco", "IQ2T": "iq2t"}
+
+
+def template_instruction(row: Row) -> str:
+    """The benchmark's instruction for a row of this task; it depends on the row's id alone."""
+    return TEMPLATES[_LISTS[task_of(row)]].choose(row["question_id"])
+
+
+def near_misses(fields: Iterable[str], names: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Fields that no column takes but that look like a misspelt one, as ``'x' (for 'y'?)``."""
+    known = [name for accepted in names.values() for name in accepted]
+    found = []
+    for field in sorted(field for field in set(fields) - set(known) if len(field) < 64):
+        if simple(field) in _SURELY_GRADES:
+            continue
+        near = difflib.get_close_matches(field.lower(), known, n=1, cutoff=0.8)
+        if near:
+            found.append(f"'{field}' (for '{near[0]}'?)")
+    return found
+
+
+@lru_cache(10_000)
+def simple(name: str) -> str:
+    """A column's name without case and punctuation: ``Query-ID`` -> ``queryid``."""
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+def shown_names(names: Iterable[str]) -> str:
+    """Names of columns for a message."""
+    return ", ".join(f"'{name:.40}'" for name in itertools.islice(names, 12)) or "none"
+
+
+def as_id(value: object, where: str, name: str) -> str:
+    """An id.
+
+    Args:
+        value: A text that is not blank, or a whole number.
+        where: The record's place.
+        name: The field's.
+
+    Raises:
+        InputError: it is neither.
+    """
+    expected = "an id: a text that is not blank, or a whole number"
+    if not isinstance(value, bool) and isinstance(value, numbers.Integral):
+        return str(int(value))
+    text = _string(value, where, name, expected)
+    if not text.strip():
+        _wrong(value, where, name, expected)
+    return text
+
+
+def as_grade(value: object, where: str, name: str = "grade") -> float:
+    """A grade of relevance.
+
+    Args:
+        value: A finite number, the text of one, or whether the passage is right.
+        where: The record's place.
+        name: The field's.
+
+    Raises:
+        InputError: it is none of that: null, blank, NaN or words say nothing of relevance.
+    """
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip(" ")):
+        value = float(value)
+    if isinstance(value, numbers.Real | Decimal) or type(value).__name__ in ("bool", "bool_"):
+        with contextlib.suppress(ValueError, OverflowError):
+            grade = float(value)  # type: ignore[arg-type]
+            if math.isfinite(grade):
+                return grade
+    raise InputError(
+        f"field '{name}': {_describe(value)} is no number",
+        where=where,
+        expected="the grade of a passage, such as 0, 1 or 2",
+    )
+
+
+def _wrong(value: object, where: str, name: str, expected: str) -> NoReturn:
+    raise InputError(
+        f"field '{name}' is {_describe(value)}", where=where, expected=expected
+    ) from None
+
+
+def _describe(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, str) and not value.strip():
+        return "blank"
+    kind = type(value).__name__
+    return f"{value!r:.60}" if isinstance(value, str | int | float) else f"a {kind}"
+
+
+def _string(value: object, where: str, name: str, expected: str) -> str:
+    if not isinstance(value, str):
+        _wrong(value, where, name, expected)
+    return mended_text(str(value))
+
+
+def is_missing(value: object) -> bool:
+    """None, NaN, NaT and pandas' NA: what an absent value looks like in a data frame."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, float) and math.isnan(value)
+
+
+class _Getter:
+    """Takes typed values out of one record."""
+
+    def __init__(
+        self, record: Record, names: Mapping[str, tuple[str, ...]], where: str, flat: bool
+    ) -> None:
+        self._record, self._names, self._where, self._flat = record, names, where, flat
+
+    def _value(self, column: str) -> tuple[str, Any]:
+        for name in self._names[column]:
+            value = self._record.get(name)
+            if value is not None and not is_missing(value):
+                return name, value
+        return column, None
+
+    def _wrong(self, name: str, value: object, expected: str) -> NoReturn:
+        _wrong(value, self._where, name, expected)
+
+    def missing(self, column: str, expected: str) -> NoReturn:
+        """Raises the error for an absent field."""
+        others = ", ".join(self._names[column][1:])
+        present = any(name in self._record for name in self._names[column])
+        here = "" if present else f"; its fields: {shown_names(self._record)}"
+        raise InputError(
+            f"field '{column}' is missing",
+            where=self._where,
+            expected=expected
+            + (f"; the field may also be called {others}" if others else "")
+            + here,
+            fix="name the columns in the first line; cells are split at commas in .csv and at tabs in "
+            ".tsv files"
+            if here and self._flat
+            else None,
+        )
+
+    def text(self, column: str) -> str | None:
+        """A text, or None."""
+        name, value = self._value(column)
+        return None if value is None else _string(value, self._where, name, "a text")
+
+    def label(self, column: str) -> str | None:
+        """A text or number as text, or None."""
+        name, value = self._value(column)
+        return None if value is None else self._scalar(name, value, "a text or a number")
+
+    def _scalar(self, name: str, value: Any, expected: str) -> str:
+        if not isinstance(value, bool):
+            if isinstance(value, numbers.Integral):
+                return str(int(value))
+            if isinstance(value, numbers.Real) and math.isfinite(value):
+                return str(float(value))
+        return _string(value, self._where, name, expected)
+
+    def identifier(self, column: str) -> str:
+        """An id."""
+        name, value = self._value(column)
+        if value is None:
+            self.missing(column, "an id: a text or a whole number")
+        return as_id(value, self._where, name)
+
+    def grades(self) -> dict[str, float]:
+        """Grades above 0 by the id of the passage.
+
+        The positives are ids, with their grades in a list beside them or without, a mapping from id
+        to grade, or records of both. M-BEIR's card has ``{"did": id}``, its files have the id.
+        """
+        name, value = self._value("pos_item_ids")
+        if isinstance(value, str) and _LIST.fullmatch(value):
+            try:
+                value = parse_json(value)  # grades by id
+            except ValueError:
+                self._wrong(name, value, 'a JSON list, such as ["a", "b"]')
+        if isinstance(value, Mapping):
+            pairs = [*value.items()]
+        else:
+            items = self._items(name, value)
+            beside = self._grades_beside(len(items))
+            pairs = [
+                self._pair(item, 1.0 if beside is None else grade)
+                for item, grade in zip(items, beside or items, strict=True)
+            ]
+        found: dict[str, float] = {}
+        for item, given in pairs:
+            row_id, grade = as_id(item, self._where, name), as_grade(given, self._where, name)
+            if found.setdefault(row_id, grade) != grade:
+                self._wrong(
+                    name, row_id, f"one grade for a passage: {grade:g} or {found[row_id]:g}"
+                )
+        return {row_id: grade for row_id, grade in found.items() if grade > 0}
+
+    def _pair(self, item: Any, grade: object) -> tuple[Any, object]:
+        """The id and the grade of one of the positives."""
+        if isinstance(item, dict):
+            keys = {simple(str(key)): key for key in item}
+            ids, grades = keys.keys() & _ITEM_IDS, keys.keys() & GRADE_NAMES
+            if len(ids) == 1 and len(grades) <= 1 and len(keys) == len(ids) + len(grades):
+                return item[keys[ids.pop()]], item[keys[grades.pop()]] if grades else grade
+        if isinstance(item, tuple) and len(item) == 2 and not isinstance(item[1], str):
+            return item[0], item[1]  # as of a map in Parquet
+        return item, grade
+
+    def _grades_beside(self, count: int) -> list[float] | None:
+        """The list of grades beside as many positives, if there is one.
+
+        Fields such as ``score`` may hold it or something else, and are refused where that matters.
+        """
+        for name, value in self._record.items():
+            if not count or simple(name).removesuffix("s") not in _GRADES_BESIDE:
+                continue
+            sure = simple(name) in _SURELY_GRADES
+            try:
+                grades = [as_grade(g, self._where, name) for g in self._items(name, value)]
+            except InputError:
+                if sure:
+                    raise
+                continue
+            if sure and len(grades) != count:
+                raise InputError(
+                    f"field '{name}' has {len(grades)} grades for {count} positives",
+                    where=self._where,
+                    expected="one for each, in the same order",
+                )
+            if sure:
+                return grades
+            if len(grades) == count and any(grade != 1 for grade in grades):
+                raise InputError(
+                    f"field '{name}' may hold the grades of the positives, or something else",
+                    where=self._where,
+                    expected="grades in a field 'pos_item_grades'",
+                    fix=f"rename '{name}' to 'pos_item_grades', or to what it is",
+                )
+        return None
+
+    def answers(self) -> list[str]:
+        """Answers; ReT-M2KR has ``{"wikidata": value, ...}`` for numbers, and scores that value."""
+        name, value = self._value("answers")
+        if isinstance(value, str) and not self._is_list(value):
+            # In a column of one answer a comma is part of it; where there may be several it is not sure.
+            several = _SEPARATORS + ("," if self._flat and name.endswith("s") else "")
+            marks = [mark for mark in several if mark in value]
+            if marks or _LIST.fullmatch(value):
+                raise InputError(
+                    f"field '{name}' is {_describe(value)}: one answer or several?",
+                    where=self._where,
+                    expected="a JSON list: "
+                    + json.dumps([value], ensure_ascii=False)
+                    + (f" or {_as_list(value, marks)}" if marks else ""),
+                )
+        items = self._items(name, value)
+        plain = (i["wikidata"] if isinstance(i, dict) and "wikidata" in i else i for i in items)
+        return [self._scalar(name, item, "a text, or a list of texts") for item in plain]
+
+    def _items(self, name: str, value: Any) -> list[Any]:
+        """The items of a list, of the JSON text of one, or of a single value."""
+        if isinstance(value, str) and self._is_list(value):
+            try:
+                value = parse_json(value)
+            except ValueError:
+                self._wrong(name, value, 'a JSON list, such as ["a", "b"]')
+        if hasattr(value, "tolist"):  # numpy, as data frames give lists read from Parquet
+            value = value.tolist()
+        if isinstance(value, list | tuple | set | frozenset):
+            ordered = sorted(value, key=str) if isinstance(value, set | frozenset) else value
+            return list(ordered)
+        return [] if value is None else [value]
+
+    def _is_list(self, text: str) -> bool:
+        """Whether a text can only be meant as that of a JSON list."""
+        text = text.strip()
+        return text.startswith("[") and (self._flat or text.endswith("]"))
+
+    def path(self, column: str) -> str | None:
+        """A path below an image root, or None."""
+        name, value = self._value(column)
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        if value is None or (isinstance(value, str) and not value):
+            return None
+        expected = "a path below an image root, such as photos/cat.jpg"
+        path = _string(value, self._where, name, expected)
+        try:
+            return clean_path(path)
+        except InputError as error:
+            raise InputError(
+                f"field '{name}': {error.what}", where=self._where, expected=expected
+            ) from error
+
+
+def _as_list(value: str, marks: Sequence[str]) -> str:
+    parts = [part.strip() for part in re.split(f"[{re.escape(''.join(marks))}]+", value)]
+    return json.dumps(parts, ensure_ascii=False)

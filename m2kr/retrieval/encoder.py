@@ -1,0 +1,529 @@
+"""What a retriever is: the protocol, and a base class for encoders."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    TypeVar,
+    cast,
+    runtime_checkable,
+)
+
+import numpy as np
+
+from m2kr import atomic
+from m2kr.data.records import Passages, Queries
+from m2kr.errors import CheckError, InputError, UsageError
+from m2kr.retrieval.batches import Batch, Side, by_length, make
+from m2kr.retrieval.encoder_output import Encoded, Form, rows_of
+from m2kr.retrieval.modalities import Modalities, Modality, readable
+from m2kr.retrieval.own_code import own_code
+from m2kr.retrieval.run import Run
+from m2kr.search.config import Searching
+
+if TYPE_CHECKING:
+    from m2kr.retrieval import encoded
+    from m2kr.retrieval.cache import EmbeddingCache
+    from m2kr.search.index.files import IndexFiles
+
+__all__ = [
+    "Batch",
+    "Encoded",
+    "EncoderRetriever",
+    "Modalities",
+    "Modality",
+    "Progress",
+    "Report",
+    "Retriever",
+    "RunRetriever",
+    "Side",
+]
+
+logger = logging.getLogger("m2kr.evaluation")
+
+# Below a side's rows.
+INDEXES = "indexes"
+# Both sides' rows and an index may be damaged, each once.
+_MOST_DAMAGED = 3
+T = TypeVar("T")
+# Called with the stage ("encode document"), rows done and rows in all.
+Progress = Callable[[str, int, int], None]
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """Anything that indexes passages and answers queries with ranked ids.
+
+    It may also have ``seconds``, a mapping (``encode document``, ``encode query``), which the
+    result reports apart, ``progress`` (a `Progress`), which `evaluate` sets, ``reused``, rows by
+    stage that were encoded before, ``index_bytes``, and ``searched``: how it searched, which becomes
+    `Result.search`.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name in tables and file names."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Everything that changes its scores, as JSON values; kept in the result."""
+        ...
+
+    @property
+    def modalities(self) -> Modalities | Mapping[str, Any]:
+        """What it reads of queries and passages; see `m2kr.retrieval.modalities.modalities_of`."""
+        ...
+
+    def index(self, passages: Passages, *, workdir: Path) -> None:
+        """Takes in the pool; files go below ``workdir``, which outlives the search."""
+        ...
+
+    def search(self, queries: Queries, k: int) -> Run:
+        """Ranks up to ``k`` passages for every query; each query is in the run, if only with none."""
+        ...
+
+
+class _ClassName:
+    """The name of the class that it is asked of."""
+
+    def __get__(self, _: object, owner: type) -> str:
+        return owner.__name__
+
+
+# Called by an encoder's stream with rows just encoded and the seconds they took.
+Report = Callable[[int, float], None]
+
+
+class EncoderRetriever:
+    """A retriever from two functions: write `encode_query` and `encode_document`.
+
+    Both return either a 2-D array (rows x dim: dense retrieval, inner product or cosine) or a list
+    of 2-D arrays (tokens x dim each: late interaction, MaxSim), of numpy or torch, on any device.
+    All-zero token rows count as masked. How rows are batched must not change what a row encodes to;
+    that is the encoder's duty. What reads ``batch.images`` says so in `modalities`.
+
+    An encoder that batches by itself overrides `encode_stream` instead. One that also has `cache_key`
+    is asked only for rows that were not encoded before, by this run or another.
+
+    Attributes:
+        name: In tables and file names; by default the class's.
+        modalities: What is read of queries and of passages: a `Modalities`, or a dict such as
+            ``{"query": ["text", "image"], "passage": ["text"]}``.
+        reads_images: True for texts and images on both sides, in place of `modalities`.
+        batch_size: Rows per call of the encoder.
+        similarity: ``dot`` or ``cosine``, for dense encoders; MaxSim always takes dot products.
+        memory: Bytes that a search may use for its blocks.
+        searching: How token vectors are searched; dense ones always are exactly.
+        cache: Where rows are kept across runs; None for the working folder alone.
+        fingerprints: Of the split that is searched, recorded in the token store.
+        progress: Called after each batch with the stage, rows done and rows in all.
+        seconds: Time spent in the encoder, by side.
+        reused: Rows by stage that had been encoded before.
+        searched: How the last search went: mode and settings. None for dense vectors.
+        search_cost: What it took.
+        index_bytes: On disk, of what is searched: array, token store or index.
+        version: Of a shipped encoder, a number that is raised when it encodes to something else.
+        identity: Names of the classes that it is made of, with the hash of their source as it was when
+            they were loaded (of m2kr's own: with their version); None if that can't be read.
+    """
+
+    name: str = cast("str", _ClassName())
+    identity: ClassVar[list[list[Any]] | None] = None
+    modalities: Modalities | Mapping[str, Any] = Modalities()
+    reads_images: bool | None = None
+    batch_size: int = 32
+    similarity: Literal["dot", "cosine"] = "dot"
+    memory: int = 512 << 20
+    progress: Progress | None = None
+    searching: Searching = Searching()
+    cache: "EmbeddingCache | None" = None
+    fingerprints: Mapping[str, str] = MappingProxyType({})
+    reused: Mapping[str, int] = MappingProxyType({})
+    searched: Mapping[str, Any] | None = None
+    search_cost: Mapping[str, Any] = MappingProxyType({})
+    index_bytes: int = 0
+    # Rows are sorted by length inside windows of this many batches, so little padding is encoded.
+    # A window is also what a kill may cost.
+    _window_batches: ClassVar[int] = 16
+    # Attributes that `--set` sets, with their types, where __init__ doesn't take them.
+    settable: ClassVar[Mapping[str, Any]] = {
+        "batch_size": int,
+        "similarity": Literal["dot", "cosine"],
+    }
+    # Defaults of the class, so that a subclass's __init__ need not call ours.
+    seconds: Mapping[str, float] = MappingProxyType({})
+    _workdir: Path | None = None
+    _passages: Passages | None = None
+    _documents: "encoded.Encoded | None" = None
+    _index: "IndexFiles | None" = None
+    _form: Form | None = None
+    _folders: AbstractSet[Path] = frozenset()  # that rows were read from
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        from m2kr.retrieval.encoder_identity import identity_of
+
+        # Now: later its file may be edited, and what runs is what was loaded.
+        cls.identity = identity_of(cls)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Everything that changes the scores; extend it in a subclass."""
+        return {"similarity": self.similarity}
+
+    def encode_query(self, batch: Batch) -> Encoded:  # noqa: ARG002
+        """The vectors of a batch of queries."""
+        raise UsageError(f"{type(self).__name__} has no encode_query(batch)")
+
+    def encode_document(self, batch: Batch) -> Encoded:  # noqa: ARG002
+        """The vectors of a batch of passages."""
+        raise UsageError(f"{type(self).__name__} has no encode_document(batch)")
+
+    def cache_key(self, side: Side) -> Mapping[str, Any] | None:  # noqa: ARG002
+        """All of one's own that decides what a side's rows are encoded to: weights, lengths, type.
+
+        JSON values: of each file that it reads, the hash. None, unless a subclass says better: rows
+        are then not kept. The class's source with the files beside it that it imports, the rows and
+        their images need not be named; see `m2kr.retrieval.cache`.
+        """
+        return None
+
+    def index(self, passages: Passages, *, workdir: Path) -> None:
+        """Encodes the pool onto disk, and builds the index that `searching` asks for.
+
+        Raises:
+            UsageError: vectors are dense, and `searching` is not exact.
+            InputError: rows are of mixed forms, or values can't be stored.
+        """
+        self._check_settings()
+        self._workdir, self._passages = workdir, None
+        self._again_if_damaged(lambda: self._index_pool(passages, workdir))
+        self._passages = passages
+
+    def _index_pool(self, passages: Passages, workdir: Path) -> None:
+        from m2kr.retrieval.encoded import nbytes
+        from m2kr.retrieval.steps import Steps
+        from m2kr.search import dispatch
+        from m2kr.search.store.reader import TokenStore
+
+        self._documents = self._index = self.searched = self._form = None
+        self.search_cost = {}
+        with self._place(passages, "document", workdir / "documents") as (folder, key):
+            documents = self._encode(passages, "document", folder, key)
+            self.index_bytes = nbytes(documents, folder)
+            if isinstance(documents, TokenStore):
+                steps = Steps(self.progress)
+                self._index = dispatch.build(
+                    documents, folder / INDEXES, self.searching, steps, spare=workdir / INDEXES
+                )
+            if self._index is not None:
+                with_store = self.searching.final == "exact"
+                self.index_bytes = self._index.nbytes() + self.index_bytes * with_store
+        self._documents = documents
+        if len(documents):
+            self._form = _form(documents)
+
+    def search(self, queries: Queries, k: int) -> Run:
+        """Encodes the queries and searches as `searching` says.
+
+        Raises:
+            UsageError: nothing was indexed, or exact search would take longer than it may.
+            InputError: queries and passages were not encoded alike.
+        """
+        return self._again_if_damaged(lambda: self._search_pool(queries, k))
+
+    def _search_pool(self, queries: Queries, k: int) -> Run:
+        if self._passages is None or self._workdir is None:
+            raise UsageError("search() came before index()", fix="retriever.index(passages, ...)")
+        if self._documents is None:  # they were found damaged
+            self._index_pool(self._passages, self._workdir)
+        from m2kr.retrieval.steps import Steps
+        from m2kr.search import dispatch
+        from m2kr.search.ranking import id_ranks
+        from m2kr.search.store.dense import Embeddings
+        from m2kr.search.store.reader import TokenStore
+
+        with self._place(queries, "query", self._workdir / "queries") as (folder, key):
+            asked = self._encode(queries, "query", folder, key)
+        ids, pool = self._passages.ids, self._documents
+        if isinstance(asked, Embeddings) and isinstance(pool, Embeddings):
+            rows, scores = asked.search(
+                pool, k, id_ranks(ids), similarity=self.similarity, memory=self.memory
+            )
+        elif isinstance(asked, TokenStore) and isinstance(pool, TokenStore):
+            found = dispatch.search(
+                asked,
+                pool,
+                k,
+                id_ranks(ids),
+                self.searching,
+                index=self._index,
+                memory=self.memory,
+                progress=Steps(self.progress),
+            )
+            rows, scores = found.numbers, found.scores
+            self.searched, self.search_cost = found.how, found.cost
+        else:
+            raise InputError(
+                "queries and passages are encoded in different forms",
+                expected="a 2-D array on both sides, or a list of 2-D arrays on both",
+            )
+        return Run.from_rows(queries.ids.to_pylist(), ids, rows, scores, name=self.name)
+
+    def _again_if_damaged(self, do: Callable[[], T]) -> T:
+        """What a function returns; it is called again where kept bytes were found to be changed."""
+        for _ in range(_MOST_DAMAGED):
+            try:
+                return do()
+            except (CheckError, InputError) as error:
+                if not self._forget_damaged(error):
+                    raise
+                logger.warning("what was kept is damaged, so it is made again: %s", error)
+        return do()
+
+    def _forget_damaged(self, error: CheckError | InputError) -> bool:
+        """Removes the kept rows, or the index, that an error is about; False if it is about none."""
+        from m2kr.retrieval.cache import held
+
+        for folder in self._folders:
+            for part in (folder / INDEXES, folder):
+                if error.where is not None and Path(error.where).is_relative_to(part):
+                    if atomic.writable(folder):
+                        with held(folder):
+                            atomic.discard(part)
+                    else:  # it stays as it is, and is done without
+                        self.cache = None
+                    self._documents = self._index = None
+                    return True
+        return False
+
+    def encode_stream(
+        self, records: Passages | Queries, side: Side, report: Report
+    ) -> Iterator[list[np.ndarray]]:
+        """All rows of one side, encoded, in order, some at a time.
+
+        Args:
+            records: What to encode.
+            side: ``query`` or ``document``.
+            report: To be called as rows get done, for progress and `seconds`.
+        """
+        encode = self.encode_query if side == "query" else self.encode_document
+        number = 0
+        for window in records.batches(self.batch_size * self._window_batches):
+            parts: list[np.ndarray | None] = [None] * len(window)
+            for places in by_length(window, side, self.batch_size):
+                batch = make(records, [window[i] for i in places], side)
+                number += 1
+                where = (
+                    f"{type(self).__name__}.encode_{side} of batch {number} "
+                    f"({len(batch)} {_ROWS[side]}: {_some(batch.ids)})"
+                )
+                before = time.perf_counter()
+                with own_code(self, where):
+                    encoded = encode(batch)
+                spent = time.perf_counter() - before
+                rows, form = rows_of(encoded, batch.ids, where)
+                self._check_same(form, where)
+                for place, row in zip(places, rows, strict=True):
+                    parts[place] = row
+                report(len(batch), spent)
+            yield [part for part in parts if part is not None]
+
+    def _check_same(self, form: Form, where: str) -> None:
+        """Refuses rows of another form than those before, on this side or the other."""
+        if self._form is not None and form != self._form:
+            raise InputError(
+                f"returned {form}, and before, {self._form}",
+                where=where,
+                expected="one form and one dimension for all batches, of queries and passages alike",
+            )
+        self._form = form
+
+    @contextmanager
+    def _place(
+        self, records: Passages | Queries, side: Side, own: Path
+    ) -> Iterator[tuple[Path, Mapping[str, Any] | None]]:
+        """The folder for a side's rows, held while it is written, and the key they are known by."""
+        from m2kr.retrieval import encoded
+        from m2kr.retrieval.cache import held, key_of
+
+        key = key_of(self, records, side)
+        entry = self.cache.entry(key) if self.cache is not None and key is not None else None
+        self._folders = {*self._folders, entry or own}
+        if entry is None:
+            yield own, key
+            return
+        if not atomic.writable(entry):  # it may be read all the same, without a lock
+            whole = encoded.is_whole(entry, records, key)
+            if not whole:
+                logger.warning("nothing is cached: %s may only be read", entry.parent)
+            yield (entry if whole else own), key
+            return
+        with held(entry):
+            yield entry, key
+
+    def _encode(
+        self, records: Passages | Queries, side: Side, folder: Path, key: Mapping[str, Any] | None
+    ) -> "encoded.Encoded":
+        from m2kr.retrieval.encoded import encode
+        from m2kr.retrieval.protocol import settings_of
+
+        settings = settings_of(self)
+        stage, done, spent = f"encode {side}", 0, 0.0
+        self.reused = {**self.reused, stage: 0}
+
+        def report(rows: int, seconds: float) -> None:
+            nonlocal done, spent
+            done, spent = done + rows, spent + seconds
+            if self.progress:
+                self.progress(stage, done, len(records))
+
+        def stream(left: Passages | Queries) -> Iterator[list[np.ndarray]]:
+            nonlocal done
+            done = len(records) - len(left)
+            return self._checked_stream(left, side, report)
+
+        found, before = encode(
+            records,
+            stream,
+            folder,
+            key=key,
+            about={"retriever": self.name, "rows": len(records), "settings": settings},
+            meta=self._meta(records, side, settings),
+            check=self._check_form,
+        )
+        if before < len(records) and key is not None and key["images"] is not None:
+            self._require_same_images(records, side, folder, key)
+        self.reused = {**self.reused, stage: self.reused[stage] + before}
+        self.seconds = {**self.seconds, stage: spent}
+        logger.info(
+            "%s: %d rows, %d of them encoded before, %.1f s in the encoder",
+            stage, len(records), before, spent,
+        )  # fmt: skip
+        return found
+
+    def _require_same_images(
+        self, records: Passages | Queries, side: Side, folder: Path, key: Mapping[str, Any]
+    ) -> None:
+        """Refuses rows of images that were written while they were encoded: the key is of the old ones."""
+        from m2kr.retrieval.cache import key_of
+
+        now = key_of(self, records, side)
+        if now is None or now["images"] != key["images"]:
+            atomic.discard(folder)
+            raise InputError(
+                f"images of the {_ROWS[side]} were written while they were encoded",
+                expected="image roots that nothing writes to meanwhile",
+                fix="run it again",
+            )
+
+    def _checked_stream(
+        self, records: Passages | Queries, side: Side, report: Report
+    ) -> Iterator[list[np.ndarray]]:
+        """What `encode_stream` gives; checked here where a subclass has one of its own."""
+        records = readable(records, self, side)
+        where = f"{type(self).__name__}.encode_stream of the {_ROWS[side]}"
+        with own_code(self, where):
+            stream = iter(self.encode_stream(records, side, report))
+        own = type(self).encode_stream is not EncoderRetriever.encode_stream
+        done = 0
+        while True:
+            with own_code(self, where):
+                rows: Any = next(stream, _END)
+            if rows is _END:
+                return
+            if own and not (isinstance(rows, list) and not rows):
+                ids = records.ids.slice(done, len(rows) if hasattr(rows, "__len__") else 1)
+                rows, form = rows_of(rows, ids.to_pylist(), where)
+                self._check_same(form, where)
+            done += len(rows)
+            yield rows
+
+    def _meta(
+        self, records: Passages | Queries, side: Side, settings: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What a token store says of itself. ``eval`` is that of the split it was begun for."""
+        known = {
+            "retriever": self.name,
+            "checkpoint": settings.get("weights_sha256"),
+            "pool" if side == "document" else "queries": records.fingerprint,
+            "eval": self.fingerprints.get("eval"),
+            "rows": len(records),
+            "settings": settings,
+        }
+        return {name: value for name, value in known.items() if value}
+
+    def _check_settings(self) -> None:
+        if type(self.batch_size) is not int or self.batch_size < 1:
+            raise UsageError(f"batch_size is {self.batch_size!r}", expected="a whole number from 1")
+        if self.similarity not in ("dot", "cosine"):
+            raise UsageError(f"similarity is {self.similarity!r}", expected="dot or cosine")
+
+    def _check_form(self, late: bool) -> None:
+        if late and self.similarity != "dot":
+            raise UsageError(
+                f"{self.name} makes token vectors, whose MaxSim takes inner products",
+                expected="similarity=dot; for cosine, vectors of unit length",
+            )
+        if not late and self.searching.mode != "exact":
+            raise UsageError(
+                f"{self.name} makes one vector a row, and those are searched exactly",
+                expected=f"a late-interaction retriever for {self.searching.mode} search",
+                fix="--search exact",
+            )
+
+
+_END = object()
+_ROWS = {"query": "queries", "document": "passages"}
+
+
+def _form(documents: "encoded.Encoded") -> Form:
+    from m2kr.search.store.dense import Embeddings
+
+    if isinstance(documents, Embeddings):
+        return Form(late=False, dim=documents.shape[1])
+    return Form(late=True, dim=documents.dim)
+
+
+def _some(ids: Sequence[str]) -> str:
+    """A few ids, for a message."""
+    return ", ".join(map(repr, ids[:2])) + (" …" if len(ids) > 2 else "")
+
+
+class RunRetriever:
+    """Replays a run: whatever made it, it is evaluated like any retriever.
+
+    Args:
+        run: A run, or a run file (see `Run.load`).
+        name: Name in tables; by default the run's own, or the file's stem.
+
+    Attributes:
+        run: The run, with what it recorded of its making in its metadata.
+        file: Name of the file, if it was one.
+    """
+
+    modalities = Modalities(frozenset(), frozenset())
+
+    def __init__(self, run: Run | str | Path, name: str | None = None) -> None:
+        self.run = run if isinstance(run, Run) else Run.load(run)
+        self.file = "" if isinstance(run, Run) else Path(run).name
+        self.name = name or self.run.name or self.file.split(".")[0] or "run"
+        self.settings: Mapping[str, Any] = self.run.recorded.get("settings", {})
+        self.searched: Mapping[str, Any] | None = self.run.recorded.get("search")
+
+    def index(self, passages: Passages, *, workdir: Path) -> None:
+        """Does nothing: the ranking is already made."""
+
+    def search(self, queries: Queries, k: int) -> Run:  # noqa: ARG002
+        """The whole run as it was saved. Queries that it lacks stay lacking."""
+        return self.run

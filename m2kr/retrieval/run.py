@@ -1,0 +1,461 @@
+"""Ranked results: what a retriever returns, what a run file holds, what metrics are computed from."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from m2kr.errors import InputError, MissingError, UsageError
+from m2kr.retrieval.ordering import (
+    Ties,
+    check_repeats,
+    check_scores,
+    digest,
+    encode_ids,
+    tie_rule,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import ArrayLike, NDArray
+
+
+_RECORDED = ("settings", "modalities", "arguments", "fingerprints", "images", "search")
+
+
+def _is_coverage(images: Mapping[str, Any]) -> bool:
+    numbers = all(type(images.get(n)) is int for n in ("found", "total"))
+    return not images or (numbers and isinstance(images.get("policy"), str))
+
+
+def _is_search(search: Mapping[str, Any]) -> bool:
+    audit, seeds = search.get("audit") or {}, search.get("seeds")
+    return not search or (
+        isinstance(search.get("mode"), str)
+        and isinstance(audit, Mapping)
+        and all(type(share) in (int, float) for share in audit.values())
+        and seeds is None
+    )
+
+
+class Run:
+    """Ranked passages for each query; it can't be changed, and equal rankings are equal runs.
+
+    Whatever order the rows come in, THE tie rule is applied: score descending, then passage id
+    ascending by code points (the order of its UTF-8 bytes). Held flat: an int32 code and a float64
+    score a row, so 5,120 queries x 500 take 31 MB plus each distinct id once.
+
+    Args:
+        query_ids: Queries in order, each once; a query may have no rows.
+        counts: Rows of each query.
+        passage_ids: The rows' passage ids, query after query: strings or an Arrow string array,
+            plain or dictionary-encoded.
+        scores: The rows' scores, any numbers that float64 holds.
+        name: What made it, for tables and file names.
+        metadata: JSON values kept with it; they don't enter equality or `sha256`.
+
+    Raises:
+        InputError: a repeated query, a passage twice under one query, a NaN or infinite score.
+
+    Example:
+        >>> run = Run.from_dict({"q1": {"b": 1.0, "a": 1.0, "c": 2.0}})
+        >>> run.passage_ids("q1")
+        ['c', 'a', 'b']
+    """
+
+    __slots__ = (
+        "_codes",
+        "_digest",
+        "_offsets",
+        "_places",
+        "_scores",
+        "_vocabulary",
+        "metadata",
+        "name",
+        "query_ids",
+    )
+
+    def __init__(
+        self,
+        query_ids: Iterable[str],
+        counts: "ArrayLike",
+        passage_ids: "Sequence[str] | pa.Array",
+        scores: "ArrayLike",
+        *,
+        name: str = "",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        queries = tuple(query_ids)
+        lengths = np.asarray(counts, np.int64).reshape(-1)
+        values = np.asarray(scores, np.float64).reshape(-1) + 0.0  # -0.0 becomes 0.0
+        codes, vocabulary = encode_ids(passage_ids)
+        if len(lengths) != len(queries) or not lengths.sum() == len(codes) == len(values):
+            raise InputError(
+                f"a run of {len(queries)} queries got {len(lengths)} counts that sum to "
+                f"{lengths.sum()}, {len(codes)} passage ids and {len(values)} scores",
+                expected="one count a query; one id and one score a row",
+            )
+        owner = np.repeat(np.arange(len(queries)), lengths)
+        check_scores(values, owner, queries, codes, vocabulary)
+        order = tie_rule(owner, codes, values)
+        if order is not None:
+            codes, values = codes[order], values[order]
+        check_repeats(owner, codes, queries, vocabulary)
+        self._set(queries, _offsets(lengths), codes, vocabulary, values, name, metadata)
+
+    def _set(
+        self,
+        query_ids: tuple[str, ...],
+        offsets: "NDArray[np.int64]",
+        codes: "NDArray[np.int32]",
+        vocabulary: pa.Array,
+        scores: "NDArray[np.float64]",
+        name: str,
+        metadata: Mapping[str, Any] | None,
+    ) -> None:
+        places = {query_id: place for place, query_id in enumerate(query_ids)}
+        if len(places) < len(query_ids):
+            twice = next(q for place, q in enumerate(query_ids) if places[q] != place)
+            raise InputError(f"query '{twice}' is in the run twice", expected="each query once")
+        self.query_ids, self.name, self.metadata = query_ids, name, dict(metadata or {})
+        self._places, self._offsets, self._codes = places, offsets, codes
+        self._vocabulary, self._scores, self._digest = vocabulary, scores, ""
+        for array in (offsets, codes, scores):
+            array.setflags(write=False)
+
+    @classmethod
+    def from_dict(
+        cls, ranking: Mapping[str, Mapping[str, float]], *, name: str = "", **metadata: Any
+    ) -> Self:
+        """A run from ``{query id: {passage id: score}}``."""
+        return cls.from_lists(
+            list(ranking),
+            [list(scored) for scored in ranking.values()],
+            [list(scored.values()) for scored in ranking.values()],
+            name=name,
+            metadata=metadata,
+        )
+
+    @classmethod
+    def from_lists(
+        cls,
+        query_ids: Sequence[str],
+        passage_ids: Sequence[Sequence[str]],
+        scores: "Sequence[ArrayLike]",
+        *,
+        name: str = "",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """A run from one list of passage ids and one of scores per query."""
+        flat = [passage for ids in passage_ids for passage in ids]
+        values = [np.asarray(part, np.float64).reshape(-1) for part in scores]
+        counts = [len(ids) for ids in passage_ids]
+        if counts != [len(part) for part in values]:
+            raise InputError("a query's passage ids and scores differ in number")
+        joined = np.concatenate(values) if values else np.empty(0)
+        return cls(query_ids, counts, flat, joined, name=name, metadata=metadata)
+
+    @classmethod
+    def from_rows(
+        cls,
+        query_ids: Sequence[str],
+        ids: "pa.Array | pa.ChunkedArray",
+        rows: "NDArray[np.int64]",
+        scores: "NDArray[np.float64]",
+        *,
+        name: str = "",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """A run from what a search returns: rows of the pool, without a string per result.
+
+        Args:
+            query_ids: Queries in the order of ``rows``.
+            ids: The pool's id column.
+            rows: (queries x k) rows of the pool; -1 pads a shorter list.
+            scores: (queries x k) scores; ignored where the row is -1.
+            name: What made the run.
+            metadata: JSON values kept with it.
+        """
+        from m2kr.data.lookup import gather
+
+        real = rows >= 0
+        used, codes = np.unique(rows[real], return_inverse=True)
+        column = ids if isinstance(ids, pa.ChunkedArray) else pa.chunked_array([ids])
+        names = pa.array(gather(column, used), pa.large_string())
+        found = pa.DictionaryArray.from_arrays(codes.astype(np.int32), names)
+        return cls(query_ids, real.sum(1), found, scores[real], name=name, metadata=metadata)
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return len(self.query_ids)
+
+    def __contains__(self, query_id: object) -> bool:
+        return query_id in self._places
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r}, {len(self)} queries, {len(self._codes)} rows)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and self.sha256() == other.sha256()
+
+    def __hash__(self) -> int:
+        return hash(self.sha256())
+
+    def _slice(self, query_id: str) -> slice:
+        if query_id not in self._places:
+            raise UsageError(f"query '{query_id}' is not in the run", expected="one of query_ids")
+        place = self._places[query_id]
+        return slice(int(self._offsets[place]), int(self._offsets[place + 1]))
+
+    def passage_ids(self, query_id: str) -> list[str]:
+        """The passages of one query, best first."""
+        codes = pa.array(self._codes[self._slice(query_id)])
+        return self._vocabulary.take(codes).to_pylist()  # type: ignore[no-any-return]
+
+    def scores(self, query_id: str) -> "NDArray[np.float64]":
+        """The scores of one query, in the order of `passage_ids`."""
+        return self._scores[self._slice(query_id)]
+
+    def items(self) -> Iterator[tuple[str, list[str], "NDArray[np.float64]"]]:
+        """Query id, passage ids and scores, query after query."""
+        for query_id in self.query_ids:
+            yield query_id, self.passage_ids(query_id), self.scores(query_id)
+
+    def to_dict(self) -> dict[str, dict[str, float]]:
+        """``{query id: {passage id: score}}``, best first."""
+        return {q: dict(zip(ids, s.tolist(), strict=True)) for q, ids, s in self.items()}
+
+    @property
+    def offsets(self) -> "NDArray[np.int64]":
+        """Where each query's rows begin in `codes` and `flat_scores`, and one end more."""
+        return self._offsets
+
+    @property
+    def vocabulary(self) -> pa.Array:
+        """Every passage id in the run once, ascending; an Arrow large_string array."""
+        return self._vocabulary
+
+    @property
+    def codes(self) -> "NDArray[np.int32]":
+        """Per row its passage as a place in `vocabulary`."""
+        return self._codes
+
+    @property
+    def flat_scores(self) -> "NDArray[np.float64]":
+        """Per row its score."""
+        return self._scores
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What its metadata tell of how it was made, as an evaluation of ours writes it.
+
+        Anybody may have written them: what has another form is left out.
+        """
+        said = self.metadata
+        found = {n: said[n] for n in _RECORDED if isinstance(said.get(n), Mapping)}
+        if not _is_coverage(found.get("images", {})):
+            del found["images"]
+        if not _is_search(found.get("search", {})):
+            del found["search"]
+        return found
+
+    @property
+    def depth(self) -> int | None:
+        """How deep whoever made it was asked to go; None where the run doesn't say."""
+        k = self.metadata.get("k")
+        return k if type(k) is int and k > 0 else None
+
+    def counts(self) -> "NDArray[np.int64]":
+        """Rows of each query."""
+        return np.diff(self._offsets)
+
+    def top(self, k: int) -> "Run":
+        """The first ``k`` passages of every query."""
+        counts = self.counts()
+        if not len(counts) or counts.max() <= k:
+            return self
+        place = np.arange(len(self._codes)) - np.repeat(self._offsets[:-1], counts)
+        return self._derive(self.query_ids, np.minimum(counts, k), place < k)
+
+    def select(self, query_ids: Sequence[str]) -> "Run":
+        """The given queries only, in the given order.
+
+        Raises:
+            UsageError: one of them is not in the run.
+        """
+        if tuple(query_ids) == self.query_ids:
+            return self
+        slices = [self._slice(query_id) for query_id in query_ids]
+        rows = [np.arange(s.start, s.stop) for s in slices]
+        picked = np.concatenate(rows) if rows else np.empty(0, np.int64)
+        return self._derive(tuple(query_ids), np.array([len(r) for r in rows], np.int64), picked)
+
+    def named(self, name: str, **metadata: Any) -> "Run":
+        """The same rankings under another name, with metadata added."""
+        run = Run.__new__(Run)
+        merged = {**self.metadata, **metadata}
+        run._set(
+            self.query_ids,
+            self._offsets,
+            self._codes,
+            self._vocabulary,
+            self._scores,
+            name,
+            merged,
+        )
+        return run
+
+    def with_empty(self, query_ids: Sequence[str]) -> "Run":
+        """The run with further queries that have no results."""
+        if not query_ids:
+            return self
+        run = Run.__new__(Run)
+        offsets = np.concatenate([self._offsets, np.full(len(query_ids), self._offsets[-1])])
+        run._set(
+            (*self.query_ids, *query_ids),
+            offsets,
+            self._codes,
+            self._vocabulary,
+            self._scores,
+            self.name,
+            self.metadata,
+        )
+        return run
+
+    def ordered(self, ties: Ties) -> "Run":
+        """The same rows, those that score alike in another order; see `m2kr.retrieval.ordering.Ties`.
+
+        For scoring: every other way to make a run, or to read one, brings THE tie rule back.
+        """
+        owner = np.repeat(np.arange(len(self)), self.counts())
+        order = tie_rule(owner, self._codes, self._scores, ties)
+        if order is None:
+            return self
+        run = Run.__new__(Run)
+        run._set(
+            self.query_ids,
+            self._offsets,
+            self._codes[order],
+            self._vocabulary,
+            self._scores[order],
+            self.name,
+            self.metadata,
+        )
+        return run
+
+    def _derive(
+        self, query_ids: tuple[str, ...], counts: "NDArray[np.int64]", rows: "NDArray[Any]"
+    ) -> "Run":
+        used, codes = np.unique(self._codes[rows], return_inverse=True)
+        run = Run.__new__(Run)
+        run._set(
+            query_ids,
+            _offsets(counts),
+            codes.astype(np.int32),
+            self._vocabulary.take(pa.array(used)),
+            self._scores[rows],
+            self.name,
+            self.metadata,
+        )
+        return run
+
+    def sha256(self) -> str:
+        """Hash of the rankings: ids, order and score bits, whatever the file format or query order."""
+        if not self._digest:
+            self._digest = digest(
+                self.query_ids, self._offsets, self._codes, self._vocabulary, self._scores
+            )
+        return self._digest
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A frame of ``q_id, doc_id, score, rank``, best first; queries without results are lost."""
+        import pandas as pd
+
+        counts = self.counts()
+        ids = self._vocabulary.take(pa.array(self._codes))
+        return pd.DataFrame(
+            {
+                "q_id": np.repeat(np.array(self.query_ids, object), counts),
+                "doc_id": ids.to_numpy(zero_copy_only=False),
+                "score": self._scores,
+                "rank": np.arange(len(ids)) - np.repeat(self._offsets[:-1], counts) + 1,
+            }
+        )
+
+    @staticmethod
+    def from_pandas(frame: "pd.DataFrame", *, name: str = "") -> "Run":
+        """A run from a frame with columns such as ``q_id, doc_id, score`` or ``qid, docno, rank``.
+
+        Levels of its index that have such a name are columns, too. Where there is a score, a rank is
+        only compared with it.
+
+        Raises:
+            InputError: a column is lacking, holds nulls or the wrong type.
+        """
+        from m2kr.retrieval import run_io
+
+        named = [level for level in frame.index.names if level is not None]
+        table = pa.Table.from_pandas(frame.reset_index(named), preserve_index=False)
+        return run_io.from_table(table, name)
+
+    def to_ranx(self) -> Any:
+        """A ``ranx.Run`` of the same name. It orders passages that score alike by itself.
+
+        Raises:
+            MissingError: ranx is not installed.
+            UsageError: no query has results, which ranx can't hold.
+        """
+        try:
+            import ranx
+        except ImportError as error:
+            raise MissingError("ranx is not installed", fix="pip install ranx") from error
+        if not len(self._codes):
+            raise UsageError("ranx can't hold a run without results")
+        return ranx.Run(self.to_dict(), name=self.name or None)
+
+    @staticmethod
+    def from_ranx(run: Any) -> "Run":
+        """A run from a ``ranx.Run``.
+
+        Raises:
+            InputError: it is something else.
+        """
+        if not hasattr(run, "run"):
+            raise InputError(
+                f"a {type(run).__name__} is no ranx.Run",
+                expected="a ranx.Run; Run.from_dict takes {query: {passage: score}}",
+            )
+        rankings = {query: dict(scored.items()) for query, scored in run.run.items()}
+        return Run.from_dict(rankings, name=run.name or "")
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the form that the name says, whole or not at all.
+
+        ``.parquet`` keeps everything. ``.json`` (``{query: {passage: score}}``) and ``.mteb.json`` lose
+        metadata; TREC (``.trec .run .txt .res``) and ``.tsv`` queries without results, too (logged).
+        All but Parquet also as ``.gz``.
+        """
+        from m2kr.retrieval import run_io
+
+        return run_io.save(self, Path(path))
+
+    @staticmethod
+    def load(path: str | Path) -> "Run":
+        """Reads a run file, ours or another tool's: Parquet, JSON, or text (see `trec`).
+
+        The name says which, or else the content. A column without a name that counts up from 0 or 1
+        in every query is ranks; what can be read in two ways is refused.
+
+        Raises:
+            MissingError: no such file.
+            InputError: a line or column is not as it should be; names file and line.
+        """
+        from m2kr.retrieval import run_io
+
+        return run_io.load(Path(path))
+
+
+def _offsets(counts: "NDArray[np.int64]") -> "NDArray[np.int64]":
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

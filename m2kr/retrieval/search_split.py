@@ -1,0 +1,288 @@
+"""Searching one split with one retriever: images checked before, the run checked after."""
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from m2kr.errors import CheckError, InputError, MissingError, UsageError
+from m2kr.fingerprint import images_part
+from m2kr.retrieval import protocol
+from m2kr.retrieval.encoder import EncoderRetriever, Progress, Retriever, RunRetriever
+from m2kr.retrieval.modalities import Modalities
+from m2kr.retrieval.ordering import Ties
+from m2kr.retrieval.run import Run
+
+if TYPE_CHECKING:
+    from m2kr.data.images.store import ImageStore
+    from m2kr.data.load import Split
+    from m2kr.data.records import Passages, Queries
+    from m2kr.retrieval.cache import EmbeddingCache
+    from m2kr.search.config import Searching
+
+logger = logging.getLogger("m2kr.evaluation")
+
+MissingQueries = Literal["error", "empty"]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What searching a split gave.
+
+    Attributes:
+        run: Every query of the split, in its order, cut at k. Its metadata say how it was made, with
+            ``images`` (coverage and policy, as in `Result.images`).
+        seconds: ``encode``, ``index`` and ``search``.
+        lacking: Queries that the run lacked.
+        index_bytes: What is searched, on disk.
+        how: As `Result.search`.
+    """
+
+    run: Run
+    seconds: Mapping[str, float]
+    lacking: int
+    index_bytes: int
+    how: Mapping[str, Any] | None = None
+
+
+def search(
+    split: "Split",
+    retriever: Retriever,
+    *,
+    k: int = 500,
+    workdir: str | Path | None = None,
+    searching: "Searching | None" = None,
+    cache: "EmbeddingCache | None" = None,
+    missing_queries: MissingQueries = "error",
+    ties: Ties = "m2kr",
+    progress: Progress | None = None,
+) -> Search:
+    """The checked rankings of a retriever on a split; needs no judgements.
+
+    Args:
+        split: A loaded split.
+        retriever: What ranks its pool.
+        k: Depth.
+        workdir: Where the index goes; a temporary folder if absent.
+        searching: How token vectors are searched; by default as the retriever says, which is exactly
+            if nobody told it otherwise.
+        cache: Where encoded rows are kept across runs, for retrievers that say what decides them.
+        missing_queries: What queries that the run lacks lead to: an error, or an empty ranking.
+        ties: Which passages of equal score come first where the run is cut; the run is in that order.
+        progress: Called with stage, rows done and rows in all.
+
+    Raises:
+        UsageError: k is not positive, or the retriever doesn't search as it is asked to.
+        MissingError: images are not there.
+        CheckError: the run lacks queries, or names queries or passages that don't exist.
+    """
+    if k < 1:
+        raise UsageError(f"k is {k}", expected="at least 1")
+    if not len(split.queries_view) or not len(split.passages_view):
+        raise InputError("the split has no queries or no passages", where=where(split))
+    protocol.check(retriever)
+    reads = protocol.reads(retriever)
+    images = require_images(split, reads)
+    settings = protocol.settings_of(retriever)
+    equip(retriever, searching, cache, split.fingerprints)
+    if progress is not None and hasattr(retriever, "progress"):
+        retriever.progress = progress
+    with _folder(workdir) as folder:
+        before, clock = _size(folder), time.perf_counter()
+        with stage(progress, "index", len(split.passages_view)):
+            protocol.index(retriever, split.passages_view, folder)
+        written, indexed = _size(folder) - before, time.perf_counter()
+        with stage(progress, "search", len(split.queries_view)):
+            run = protocol.search(retriever, split.queries_view, k)
+        searched = time.perf_counter()
+    encoder = protocol.noted(retriever, "seconds", Mapping, {})
+    documents, queries = encoder.get("encode document", 0.0), encoder.get("encode query", 0.0)
+    seconds = {
+        "encode": documents + queries,
+        "index": indexed - clock - documents,
+        "search": searched - indexed - queries,
+    }
+    seen = image_fingerprint(split, reads)
+    facts = {
+        "source": split.source,
+        "split": split.split,
+        "edition": split.edition,
+        "fingerprints": {**split.fingerprints, **({"images": seen} if seen else {})},
+        "images": images,
+        "k": k,
+        "settings": settings,
+        "modalities": reads.as_dict(),
+    }
+    how = protocol.noted(retriever, "searched", Mapping, None)
+    # Exact search gives one result, whatever it is done with: only another is worth a word.
+    if how and how.get("mode") != "exact":
+        facts["search"] = dict(how)
+    if isinstance(retriever, RunRetriever):  # what it recorded stays
+        facts = {"k": min(k, run.depth)} if run.depth else {}
+    checked, lacking = complete(split, run, k, missing_queries, ties)
+    checked = checked.named(retriever.name, **facts)
+    cost = protocol.noted(retriever, "search_cost", Mapping, {})
+    index_bytes = protocol.noted(retriever, "index_bytes", int, written)
+    how = {**how, **cost} if how else None
+    return Search(checked, seconds, lacking, index_bytes, how)
+
+
+def equip(
+    retriever: Retriever,
+    searching: "Searching | None",
+    cache: "EmbeddingCache | None",
+    fingerprints: Mapping[str, str],
+) -> None:
+    """Tells a retriever how to search and where to keep what it encodes.
+
+    Raises:
+        UsageError: it knows one way to search, and another is asked for.
+    """
+    check_search(retriever, searching)
+    for member in protocol.noted(retriever, "members", tuple, ()):
+        equip(member, None, cache, fingerprints)
+    if isinstance(retriever, EncoderRetriever):
+        retriever.cache, retriever.fingerprints = cache, dict(fingerprints)
+        if searching is not None:
+            retriever.searching = searching
+
+
+def check_search(retriever: Retriever, searching: "Searching | None") -> None:
+    """Refuses a search that the retriever doesn't have.
+
+    Raises:
+        UsageError: it knows one way to search, and another is asked for.
+    """
+    other = searching is not None and searching.mode != "exact"
+    if searching is not None and other and not isinstance(retriever, EncoderRetriever):
+        raise UsageError(
+            f"{retriever.name} has no {searching.mode} search",
+            expected="a late-interaction retriever, such as preflmr",
+            fix="--search exact",
+        )
+
+
+def complete(
+    split: "Split",
+    run: Run,
+    k: int,
+    missing_queries: MissingQueries = "error",
+    ties: Ties = "m2kr",
+) -> tuple[Run, int]:
+    """The run in the split's query order, cut at k, and how many queries were not in it.
+
+    Passages of equal score are in the order of ``ties``.
+
+    Raises:
+        CheckError: it names queries that the split lacks, or lacks some and ``missing_queries`` is
+            ``error``.
+    """
+    queries = split.queries_view.ids.to_pylist()
+    known = set(queries)
+    lacking = [query for query in queries if query not in run]
+    unknown = [query for query in run.query_ids if query not in known]
+    if unknown or (lacking and missing_queries == "error"):
+        wrong, what = (unknown, "has unknown") if unknown else (lacking, "lacks")
+        same = "check that source, split and edition are those that the run was made for"
+        raise CheckError(
+            f"the run {what} {len(wrong):,} queries (of {len(queries):,}), such as "
+            + ", ".join(map(repr, wrong[:3])),
+            where=f"run '{run.name}' on {where(split)}",
+            expected="each query of the split, with an empty list where nothing is found",
+            fix=same if unknown else f"{same}; --missing-queries empty counts them as not found",
+        )
+    if len(lacking) == len(queries):
+        logger.warning("the run '%s' has none of the queries of %s", run.name, where(split))
+    run = run.with_empty(lacking)
+    made_for = run.recorded.get("fingerprints", {}).get("pool")
+    if made_for and made_for != split.fingerprints["pool"]:
+        logger.warning("the run '%s' was made for another pool than %s has", run.name, where(split))
+    return run.select(queries).ordered(ties).top(k), len(lacking)
+
+
+def where(split: "Split") -> str:
+    """How messages name a split."""
+    return f"{split.source}/{split.split} ({split.edition})"
+
+
+@contextmanager
+def _folder(workdir: str | Path | None) -> Iterator[Path]:
+    if workdir is not None:
+        Path(workdir).mkdir(parents=True, exist_ok=True)
+        yield Path(workdir)
+    else:
+        with tempfile.TemporaryDirectory(prefix="m2kr-", ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+
+
+@contextmanager
+def stage(progress: Progress | None, stage: str, total: int) -> Iterator[None]:
+    """Tells the hook that a stage begins and, if all goes well, that it is over."""
+    if progress:
+        progress(stage, 0, total)
+    yield
+    if progress:
+        progress(stage, total, total)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def require_images(split: "Split", modalities: Modalities) -> dict[str, Any] | None:
+    """Coverage of the images that a retriever will read, checked before anything is encoded.
+
+    Raises:
+        MissingError: some are not there, and the policy is ``error``.
+    """
+    sides: list[Queries | Passages] = []
+    if "image" in modalities.query:
+        sides.append(split.queries_view)
+    if "image" in modalities.passage:
+        sides.append(split.passages_view)
+    if not sides:
+        return None
+    columns = (side.dataset.data.column("img_path").chunks for side in sides)
+    paths = chain.from_iterable(chunk.to_pylist() for chunk in chain.from_iterable(columns))
+    if split.images is None:
+        example = next((path for path in paths if path is not None), None)
+        if example is not None:
+            raise MissingError(
+                f"rows name images such as '{example}', and there is no image root",
+                where=where(split),
+                fix="--images DIR",
+            )
+        return {"policy": "error", "total": 0, "found": 0, "missing": []}
+    coverage = split.images.require(paths)
+    return {
+        "policy": split.images.missing,
+        "total": coverage.total,
+        "found": coverage.found,
+        "missing": list(coverage.missing),
+    }
+
+
+def image_fingerprint(split: "Split", modalities: Modalities) -> str | None:
+    """The ``images`` fingerprint of the queries; None for a retriever that reads none of them.
+
+    A missing image is told from none: under the policy ``black`` a retriever is given another input.
+    """
+    if "image" not in modalities.query:
+        return None
+    queries, images = split.queries_view, split.images
+    paths = queries.column("img_path")
+    return images_part(
+        (query, None if path is None else _seen(images, path))
+        for query, path in zip(queries.ids.to_pylist(), paths, strict=True)
+    )
+
+
+def _seen(images: "ImageStore | None", path: str) -> str | None:
+    if images is None:
+        return None
+    return images.sha256(path) or f"missing: {images.missing}"

@@ -1,0 +1,718 @@
+"""Run text: TREC lines (``qid Q0 docid rank score tag``) and tables of three or four columns.
+
+Read are TREC's six columns, with anything after them (UniIR's seventh); ``qid docid score`` and
+``qid docid rank`` (Tevatron, MS MARCO), with a tag or not; ``qid docid rank score`` (ColBERT); and any
+order of columns under a header that names them. Blanks or tabs part columns; where tabs do and there
+are blanks inside cells, they belong to the cells. Where neither makes a run's line, commas or semicolons
+do, as of CSV. Lines that begin with ``#`` are comments, as for
+trec_eval from version 10 on.
+
+Written ids that hold blanks, ``%`` or control characters, or begin with ``#``, are percent-encoded,
+and the tag (in a table the header's names) then ends in ``+pct``. Scores are written so that they read
+back as the same float64.
+"""
+
+import codecs
+import csv
+import gzip
+import io
+import logging
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Literal, cast
+from urllib.parse import quote, unquote
+
+import numpy as np
+import pyarrow as pa
+
+from m2kr.errors import InputError
+from m2kr.packed import LONGEST, packed_by
+from m2kr.retrieval.ordering import encode_ids
+from m2kr.retrieval.run import Run
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+logger = logging.getLogger("m2kr.evaluation")
+
+ESCAPED = "+pct"
+_BLOCK, _MAX_LINE = 1 << 22, 1 << 16
+_FREE, _RATIO = 64 << 20, 300  # bytes that a gzip file may unpack to, and times its own size
+_BLANK = np.isin(np.arange(256), list(b" \t\n\r\x0b\x0c"))  # where bytes.split() splits
+# What any reader might take for a blank, a line end, a comment or an escape, and the byte order mark.
+_UNSAFE = re.compile(r"^#|[\s%\x00-\x1f\x7f-\x9f\ufeff]")
+_COMMENTED_ROW = re.compile(rb"^#\S+[ \t]+Q0[ \t]", re.MULTILINE)
+_COMMENT = re.compile(rb"^[ \t\r\x0b\x0c]*#.*", re.MULTILINE)
+
+Role = Literal["query", "passage", "rank", "score"]
+# Names that columns have in headers, frames and Parquet files; the first is what we write.
+NAMES: Mapping[Role, tuple[str, ...]] = {
+    "query": ("q_id", "qid", "query_id", "query", "question_id", "topic_id", "topic"),
+    "passage": ("doc_id", "docno", "docid", "pid", "passage_id", "corpus_id", "document_id", "doc"),
+    "rank": ("rank", "position"),
+    "score": ("score", "sim", "similarity", "relevance_score"),
+}
+_EXPECTED = (
+    "qid Q0 docid rank score tag, or qid docid score, parted by blanks, tabs or commas; UTF-8, numbers "
+    "finite"
+)
+_MARKS = (b"\t", b",", b";")
+
+
+def _escape(text: str) -> str:
+    # A lone % is no escape, so it can stand for the empty id.
+    return _UNSAFE.sub(lambda m: quote(m[0], safe=""), text) or "%"
+
+
+def _unescape(text: str) -> str:
+    return "" if text == "%" else unquote(text, errors="strict")
+
+
+def write(run: Run, file: "IO[bytes] | gzip.GzipFile", path: Path, *, table: bool = False) -> None:
+    """Writes a run's lines: TREC's, or a table of ids and scores under a header.
+
+    Args:
+        run: The run.
+        file: Where to.
+        path: For messages.
+        table: ``q_id, doc_id, score``, parted by tabs.
+    """
+    passages = run.vocabulary.to_pylist()
+    tag, queries = run.name or "m2kr", run.query_ids
+    texts = [*run.query_ids, *passages, *([] if table else [tag])]
+    escaped = tag.endswith(ESCAPED) or "" in texts or any(map(_UNSAFE.search, texts))
+    if escaped:
+        queries = tuple(map(_escape, queries))
+        passages = [_escape(passage) for passage in passages]
+        tag = _escape(tag) + ESCAPED
+    if lost := int((run.counts() == 0).sum()):
+        logger.warning(
+            "%s: %d queries have no results, which its lines can't say; Parquet and JSON keep them",
+            path,
+            lost,
+        )
+    if table:
+        mark = ESCAPED if escaped else ""
+        file.write(f"q_id{mark}\tdoc_id{mark}\tscore\n".encode())
+    for place, query in enumerate(queries):
+        rows = slice(int(run.offsets[place]), int(run.offsets[place + 1]))
+        pairs = zip(run.codes[rows].tolist(), run.flat_scores[rows].tolist(), strict=True)
+        if table:
+            lines = [f"{query}\t{passages[code]}\t{score!r}\n" for code, score in pairs]
+        else:
+            lines = [
+                f"{query} Q0 {passages[code]} {rank} {score!r} {tag}\n"
+                for rank, (code, score) in enumerate(pairs, 1)
+            ]
+        file.write("".join(lines).encode())
+
+
+def roles_of(names: Iterable[str]) -> dict[Role, int]:
+    """Which column is what, by the names that are in use; an unknown name is nothing.
+
+    Case and punctuation don't matter.
+    """
+    plain = [_simple(name.removesuffix(ESCAPED)) for name in names]
+    found: dict[Role, int] = {}
+    for role, known in NAMES.items():
+        place = next((plain.index(name) for name in map(_simple, known) if name in plain), None)
+        if place is not None:
+            found[role] = place
+    return found
+
+
+def _simple(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How the lines of a file are to be split, decided by its first lines.
+
+    Attributes:
+        width: Columns; six of a TREC line, which may have more.
+        mark: What alone parts columns: a tab, a comma or a semicolon; empty for blanks of any sort.
+        header: The first line's names, if it has names.
+        escaped: Ids are percent-encoded, as the header says.
+    """
+
+    width: int
+    mark: bytes = b""
+    header: tuple[str, ...] = ()
+    escaped: bool = False
+
+    @property
+    def trec(self) -> bool:
+        """Whether these are TREC's columns."""
+        return self.width == 6 and not self.header
+
+    @property
+    def roles(self) -> dict[Role, int]:
+        """What is known of the columns before their values are seen."""
+        if self.header:
+            return roles_of(self.header)
+        if self.trec:
+            return {"query": 0, "passage": 2, "rank": 3, "score": 4}
+        if self.width == 3:
+            return {"query": 0, "passage": 1, "score": 2}
+        return {"query": 0, "passage": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Some lines: ids, and numbers where the form says what they are.
+
+    Attributes:
+        queries: Ids.
+        passages: Ids.
+        ranks: Of the rank column, if there is one.
+        scores: Of the score column, or the third of three columns, which may be ranks.
+        columns: All cells, where four columns have no names.
+        pointed: The third of three columns is written with decimal points, as ranks rarely are.
+        tag: Of these lines.
+    """
+
+    queries: pa.Array
+    passages: pa.Array
+    ranks: "NDArray[np.int64] | None" = None
+    scores: "NDArray[np.float64] | None" = None
+    columns: tuple[list[bytes], ...] = ()
+    pointed: bool = False
+    tag: str = ""
+
+
+def read(path: Path) -> Run:
+    """A run from text, in any of the forms above.
+
+    Raises:
+        InputError: a line can't be read, or the columns can be read in two ways; names both.
+    """
+    form: _Form | None = None
+    blocks: list[_Rows] = []
+    for first, raw in _blocks(path):
+        data = _without_comments(raw, path)
+        if not data.strip():
+            continue
+        if form is None:
+            form = _form_of(data, first, path)
+            if form.header:
+                before, _, data = data.partition(form_line(data))
+                data = before + data
+        try:
+            block = _parse(data, form)
+        except ValueError:
+            raise _fault(data, form, first, path) from None
+        if block is not None:
+            blocks.append(block)
+    if form is None or not blocks:
+        return Run((), (), [], [], name=path.name.split(".")[0])
+    return _assembled(form, blocks, path)
+
+
+def form_line(data: bytes) -> bytes:
+    """The first line that isn't blank."""
+    return next(line for line in data.split(b"\n") if line.strip())
+
+
+def _without_comments(data: bytes, path: Path) -> bytes:
+    """The lines with those that begin with ``#`` emptied, so that the others keep their numbers."""
+    if b"#" not in data:
+        return data
+    plain, count = _COMMENT.subn(b"", data)
+    if rows := len(_COMMENTED_ROW.findall(data)):
+        logger.warning(
+            "%s: %d lines begin with # and look like rows; they are skipped as comments", path, rows
+        )
+    elif count:
+        logger.info("%s: %d comment lines are skipped", path, count)
+    return plain
+
+
+def _form_of(data: bytes, first: int, path: Path) -> _Form:
+    """How a file's lines are to be split, by its first lines."""
+    head = form_line(data)
+    where = f"{path}:{first + data[: data.index(head)].count(10)}"
+    mark = next((mark for mark in _MARKS if _is_mark(mark, head, data)), b"")
+    cells = [cell.strip() for cell in _cells(head, mark)[0]] if mark else head.split()
+    names = tuple(map(_text, cells))
+    roles = roles_of(names)
+    if {"query", "passage"} <= set(roles) and not _has_numbers(cells):
+        if not roles.keys() & {"rank", "score"}:
+            raise InputError(
+                f"the header's columns are {', '.join(map(repr, names))}: none is a score or a rank",
+                where=where,
+                expected=f"one called {NAMES['score'][0]} or {NAMES['rank'][0]}",
+            )
+        escaped = any(name.endswith(ESCAPED) for name in names)
+        return _Form(len(names), mark, names, escaped)
+    if len(cells) not in (3, 4) and len(cells) < 6:
+        raise InputError(
+            f"not a line of a run: {len(cells)} columns",
+            where=where,
+            expected=_EXPECTED,
+        )
+    return _Form(min(len(cells), 6), mark)
+
+
+def _is_mark(mark: bytes, head: bytes, data: bytes) -> bool:
+    """Whether a character parts the columns, and not blanks of any sort."""
+    try:
+        cells = _cells(head, mark)[0]
+    except ValueError:
+        return False
+    if mark == b"\t":
+        return _tab_columns(data) == len(cells) and _widths(data) != {len(cells)} and _reads(cells)
+    blank = head.split()
+    return _reads(cells) and (not _reads(blank) or all(cell.endswith(mark) for cell in blank[:-1]))
+
+
+def _cells(data: bytes, mark: bytes) -> list[list[bytes]]:
+    """The cells of whole lines, split at a tab, or as CSV at another character.
+
+    Raises:
+        ValueError: the lines are no CSV.
+    """
+    if mark == b"\t":
+        return [line.split(mark) for line in data.split(b"\n") if line.strip()]
+    lines = io.StringIO(data.decode(), newline="")
+    try:
+        rows = [*csv.reader(lines, delimiter=mark.decode(), skipinitialspace=True, strict=True)]
+    except csv.Error as error:
+        raise ValueError(f"no CSV: {error}") from error
+    return [[cell.encode() for cell in row] for row in rows if any(map(str.strip, row))]
+
+
+def _has_numbers(cells: list[bytes]) -> bool:
+    """Whether there are numbers where a line of that many columns has them."""
+    if len(cells) >= 6:
+        return _is_number(cells[3]) and _is_number(cells[4])
+    return any(map(_is_number, cells[2:]))
+
+
+def _is_number(cell: bytes) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _reads(cells: list[bytes]) -> bool:
+    """Whether cells can be those of a run's line or of its header."""
+    if {"query", "passage"} <= set(roles_of(map(_text, cells))):
+        return True
+    return (len(cells) in (3, 4) or len(cells) >= 6) and _has_numbers(cells)
+
+
+def _text(cell: bytes) -> str:
+    return cell.decode("utf-8", errors="replace").strip()
+
+
+def _tab_columns(data: bytes) -> int:
+    """The number of columns that tabs part every line into, 0 if it is not one number."""
+    raw = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(raw == 10)
+    tabs = np.diff(np.concatenate([[0], np.cumsum(raw == 9)[ends], [(raw == 9).sum()]]))
+    full = [bool(line.strip()) for line in data.split(b"\n")]
+    counts = set(tabs[np.array(full)].tolist())
+    return counts.pop() + 1 if len(counts) == 1 else 0
+
+
+def _parse(data: bytes, form: _Form) -> _Rows | None:
+    """The columns of some whole lines, split at once and not line by line: much faster.
+
+    Raises:
+        ValueError: a line doesn't have the form, or a value is not what it should be.
+    """
+    columns = _split(data, form)
+    if not columns[0]:
+        return None
+    roles, tag, escaped = form.roles, "", form.escaped
+    if form.trec:
+        tags = set(columns[5])
+        escaped = any(each.endswith(ESCAPED.encode()) for each in tags)
+        tag = min(tags).decode()
+    ranks = _whole_numbers(columns[roles["rank"]]) if "rank" in roles else None
+    scores = numbers(columns[roles["score"]]) if "score" in roles else None
+    queries, passages = columns[roles["query"]], columns[roles["passage"]]
+    if escaped:
+        queries, passages = list(map(_plain, queries)), list(map(_plain, passages))
+        tag = _unescape(tag.removesuffix(ESCAPED))
+    nameless = tuple(columns) if form.width == 4 and not form.header else ()
+    pointed = form.width == 3 and b"." in b"".join(columns[2])
+    return _Rows(_strings(queries), _strings(passages), ranks, scores, nameless, pointed, tag)
+
+
+def _split(data: bytes, form: _Form) -> list[list[bytes]]:
+    width = form.width
+    if form.mark:
+        rows = _cells(data, form.mark)
+        counts = {len(row) for row in rows}
+        if any(n != width and not (form.trec and n > width) for n in counts):
+            raise ValueError(f"{' or '.join(map(str, sorted(counts)))} columns")
+        cells = [[cell.strip() for cell in row] for row in rows]
+        if form.trec:
+            _refuse_two_rows(cell for row in cells for cell in row[6:])
+            cells = [[*row[:5], (row[5].split() or [b""])[0]] for row in cells]
+        return [[row[i] for row in cells] for i in range(width)]
+    widths = _widths(data)
+    if not widths:
+        return [[] for _ in range(width)]
+    if form.trec and min(widths) >= 6:
+        if len(widths) > 1:  # trailing text of any length
+            lines = [line.split(None, 6) for line in data.split(b"\n") if line.strip()]
+            _refuse_two_rows(cell for line in lines for cell in b" ".join(line[6:]).split())
+            return [[line[i] for line in lines] for i in range(6)]
+        real = min(widths)
+        fields = data.split()
+        for extra in range(6, real):
+            _refuse_two_rows(fields[extra::real])
+        return [fields[i::real] for i in range(6)]
+    if widths != {width}:
+        raise ValueError(f"{' or '.join(map(str, sorted(widths)))} columns")
+    fields = data.split()
+    return [fields[i::width] for i in range(width)]
+
+
+def _refuse_two_rows(trailing: Iterable[bytes]) -> None:
+    """Text after the sixth column means nothing, but for a second row whose line end was lost."""
+    if b"Q0" in trailing:
+        raise ValueError("two rows on one line")
+
+
+def _widths(block: bytes) -> set[int]:
+    """The numbers of columns that occur in some lines; empty lines don't count."""
+    raw = np.frombuffer(block, np.uint8)
+    blank = _BLANK[raw]
+    starts = ~blank
+    starts[1:] &= blank[:-1]
+    before = np.concatenate([[0], np.cumsum(starts)[raw == 10], [starts.sum()]])
+    return set(np.unique(np.diff(before)).tolist()) - {0}
+
+
+def numbers(cells: list[bytes]) -> "NDArray[np.float64]":
+    """The numbers that some cells hold.
+
+    Raises:
+        ValueError: one is none, or is not finite.
+    """
+    try:
+        values = np.array(list(map(float, cells)), np.float64)
+    except ValueError:
+        bad = next(cell for cell in cells if not _is_number(cell))
+        raise ValueError(f"{_text(bad)[:40]!r} is no number") from None
+    if not np.isfinite(values).all():
+        raise ValueError("the score is not finite")
+    if b"_" in b"".join(cells):
+        raise ValueError("an underscore in a number")
+    return values
+
+
+def _whole_numbers(cells: list[bytes]) -> "NDArray[np.int64]":
+    try:
+        return np.array(list(map(int, cells)), np.int64)
+    except OverflowError:
+        raise ValueError("a rank is beyond 64 bits") from None
+    except ValueError as error:  # frames write ranks as 1.0
+        values = np.array([float(cell) if _is_number(cell) else np.nan for cell in cells])
+        if (np.abs(values) < 2**53).all() and (values == np.floor(values)).all():
+            return values.astype(np.int64)
+        raise error from None
+
+
+def _strings(ids: Iterable[bytes]) -> pa.Array:
+    return pa.array(ids, pa.large_binary()).cast(pa.large_string())
+
+
+def _plain(raw: bytes) -> bytes:
+    return _unescape(raw.decode()).encode() if b"%" in raw else raw
+
+
+def _fault(block: bytes, form: _Form, first: int, path: Path) -> InputError:
+    """The error for the first line of a block that can't be read, found by halving."""
+    lines = block.split(b"\n")
+    good, bad = 0, len(lines)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if _reason(lines[:middle], form):
+            bad = middle
+        else:
+            good = middle
+    return InputError(
+        f"not a line of a run: {_reason([lines[good]], form) or 'the number of columns changes'}",
+        where=f"{path}:{first + good}",
+        expected=_EXPECTED if not form.header else "columns " + ", ".join(form.header),
+    )
+
+
+def _reason(lines: list[bytes], form: _Form) -> str:
+    try:
+        _parse(b"\n".join(lines), form)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Whole lines, some megabytes at a time, and the number of the first."""
+    number, rest, begun = 1, b"", False
+    try:
+        with opened(path) as file:
+            while data := file.read(_BLOCK):
+                if not begun:
+                    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                        raise InputError("UTF-16 text", where=str(path), expected="UTF-8")
+                    data, begun = data.removeprefix(codecs.BOM_UTF8), True
+                if b"\r" in data:  # line ends of Windows, and of nothing but CR
+                    data += file.read(1) if data.endswith(b"\r") else b""
+                    data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+                whole, end, rest = (rest + data).rpartition(b"\n")
+                if end:
+                    yield number, whole
+                    number += whole.count(10) + 1
+                if len(rest) > _MAX_LINE:
+                    raise InputError("a line is over 64 kB", where=f"{path}:{number}")
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(
+            f"can't be read after line {number}: {error}", where=str(path), fix="copy it again"
+        ) from error
+    yield number, rest
+
+
+def opened(path: Path) -> IO[bytes]:
+    """A file's bytes, unpacked if they are gzip's, whatever it is called.
+
+    Raises:
+        InputError: it is packed in another way.
+    """
+    with path.open("rb") as file:
+        packed = packed_by(file.read(LONGEST))
+    if packed not in ("", "gzip"):
+        raise InputError(
+            f"the file is packed by {packed}", where=str(path), expected="plain or gzip"
+        )
+    if packed or path.name.lower().endswith(".gz"):
+        return cast("IO[bytes]", _Unpacked(path))
+    return path.open("rb")
+
+
+class _Unpacked(gzip.GzipFile):
+    """The content of a gzip file that may not grow without end, as one of line feeds alone does."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "rb")
+        self._path, self._most = path, max(_FREE, _RATIO * path.stat().st_size)
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = size if size is not None and size >= 0 else self._most + 1
+        parts = []
+        while left > 0 and (part := super().read(min(left, _BLOCK))):
+            parts.append(part)
+            left -= len(part)
+            if self.tell() > self._most:
+                raise InputError(
+                    f"unpacks to more than {self._most:,} bytes",
+                    where=str(self._path),
+                    expected=f"at most {_RATIO} times its own size",
+                )
+        return b"".join(parts)
+
+
+def _assembled(form: _Form, blocks: list[_Rows], path: Path) -> Run:
+    """The run of all blocks, once it is known what their columns are."""
+    queries = pa.concat_arrays([block.queries for block in blocks])
+    passages = pa.concat_arrays([block.passages for block in blocks])
+    ranks = [block.ranks for block in blocks if block.ranks is not None]
+    scores = [block.scores for block in blocks if block.scores is not None]
+    given = np.concatenate(ranks) if ranks else None
+    values = np.concatenate(scores) if scores else None
+    tag = next((block.tag for block in blocks if block.tag), "")
+    if not form.header and form.width < 6:
+        owner = queries.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        if values is None:
+            columns = [[cell for b in blocks for cell in b.columns[i]] for i in range(4)]
+            passages, values, given, tag = _of_four(columns, passages, owner, path)
+        if given is None:
+            values = _scores_of(values, owner, any(block.pointed for block in blocks), path)
+    if values is None and given is not None:
+        values, given = -given.astype(np.float64), None
+    assert values is not None
+    name = tag or path.name.split(".")[0]
+    return assemble(queries, passages, values, name, ranks=given, where=str(path))
+
+
+def _scores_of(
+    values: "NDArray[np.float64]", owner: "NDArray[np.int64]", pointed: bool, path: Path
+) -> "NDArray[np.float64]":
+    """Scores from a column without a name that holds scores or ranks.
+
+    Raises:
+        InputError: it can be either.
+    """
+    kind = kind_of(values, owner)
+    if kind == ("ranks" if pointed else "unclear"):
+        raise InputError(
+            "a column of whole numbers can be read in two ways: as ranks (the lowest is best) and as "
+            "scores (the highest is best)",
+            where=str(path),
+            expected="ranks that count up from 0 or from 1 in every query's lines, or scores that "
+            "don't rise; or a first line that names the columns",
+            fix="put the line 'qid pid rank', or 'qid pid score', on top of the file",
+        )
+    if kind == "ranks":
+        logger.info("%s: the third column is read as ranks", path)
+        return -values
+    if kind == "rising":
+        logger.warning(
+            "%s: scores rise down every query's lines, and the highest counts as best; distances "
+            "have to be negated first",
+            path,
+        )
+    return values
+
+
+def kind_of(
+    values: "NDArray[np.float64]", owner: "NDArray[np.int64]"
+) -> Literal["ranks", "scores", "rising", "unclear"]:
+    """What a column of numbers is, by how they run down the lines of each query.
+
+    ``ranks``: they count up from 0, or from 1, in all queries. ``rising``: scores that rise in all.
+    ``unclear``: whole numbers that are neither that nor scores for sure: they rise in all queries, or
+    no query has one twice and they begin at 0 or 1, as ranks out of order would.
+    """
+    order = np.argsort(owner, kind="stable")
+    owner, values = owner[order], values[order]
+    inner = np.diff(owner) == 0
+    rises = (values[1:] > values[:-1])[inner]
+    if not rises.any():  # one passage a query, or best first
+        return "scores"
+    rising = bool(rises.all())
+    if (values != np.floor(values)).any():
+        return "rising" if rising else "scores"
+    first = np.flatnonzero(np.concatenate([[True], ~inner]))
+    position = np.arange(len(values)) - np.repeat(first, np.diff([*first, len(values)]))
+    if any(np.array_equal(values, position + start) for start in (0, 1)):
+        return "ranks"
+    ranked = np.lexsort((values, owner))
+    repeats = (values[ranked][1:] == values[ranked][:-1]) & inner
+    if rising or (values.min() in (0, 1) and not repeats.any()):
+        return "unclear"
+    return "scores"
+
+
+def _of_four(
+    columns: list[list[bytes]], passages: pa.Array, owner: "NDArray[np.int64]", path: Path
+) -> "tuple[pa.Array, NDArray[np.float64], NDArray[np.int64] | None, str]":
+    """Passages, scores, ranks and tag of four columns without names.
+
+    Raises:
+        InputError: they can be read in no way, or in two.
+    """
+    second, third, fourth = columns[1:]
+    expected = "qid docid rank score, qid docid score tag, or a first line that names the columns"
+    if set(second) <= {b"Q0", b"q0"} and all(map(_is_number, fourth)):
+        return _strings(third), _finite(fourth, path), None, ""
+    if set(second) <= {b"0"}:
+        raise InputError(
+            "four columns with 0 in the second are judgements (qid 0 docid grade)",
+            where=str(path),
+            expected=expected,
+        )
+    if not all(map(_is_number, third)):
+        raise InputError(
+            "the third of four columns is no number", where=str(path), expected=expected
+        )
+    if not all(map(_is_number, fourth)):
+        return passages, _finite(third, path), None, min(fourth).decode()
+    readings = [
+        (ranks, scores)
+        for ranks, scores in ((third, fourth), (fourth, third))
+        if _agree(_finite(ranks, path), _finite(scores, path), owner)
+    ]
+    if len(readings) == 1 or (readings and third == fourth):  # one passage a query: no matter
+        ranks, scores = (_finite(cells, path) for cells in readings[0])
+        return passages, scores, ranks.astype(np.int64), ""
+    raise InputError(
+        "the last two of four columns can be read in two ways: as rank and score, and as score and "
+        "rank",
+        where=str(path),
+        expected=expected,
+        fix="put the line 'qid docid rank score' on top of the file",
+    )
+
+
+def _finite(cells: list[bytes], path: Path) -> "NDArray[np.float64]":
+    try:
+        return numbers(cells)
+    except ValueError as error:
+        raise InputError(str(error), where=str(path), expected="finite numbers") from error
+
+
+def _agree(
+    ranks: "NDArray[np.float64]", scores: "NDArray[np.float64]", owner: "NDArray[np.int64]"
+) -> bool:
+    """Whether numbers are ranks from 0 or 1, each once a query, that order as the scores do."""
+    order = np.lexsort((ranks, owner))
+    owner, ranks, scores = owner[order], ranks[order], scores[order]
+    inner = np.diff(owner) == 0
+    first = np.flatnonzero(np.concatenate([[True], ~inner]))
+    return (
+        bool(np.isin(ranks[first], (0, 1)).all())
+        and bool((np.diff(ranks)[inner] == 1).all())
+        and bool((scores[1:] <= scores[:-1])[inner].all())
+    )
+
+
+def assemble(
+    queries: pa.Array,
+    passages: pa.Array,
+    scores: "NDArray[np.float64]",
+    name: str,
+    metadata: dict[str, object] | None = None,
+    ranks: "NDArray[np.int64] | None" = None,
+    where: str = "",
+) -> Run:
+    """A run from rows in any order; queries come in the order in which they first appear."""
+    coded = queries.dictionary_encode()
+    codes, vocabulary = encode_ids(passages)
+    owner = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    if (np.diff(owner) < 0).any():
+        order = np.argsort(owner, kind="stable")
+        owner, codes, scores = owner[order], codes[order], scores[order]
+        ranks = None if ranks is None else ranks[order]
+    if ranks is not None:
+        _compare_ranks(owner, scores, ranks, where)
+    passages = pa.DictionaryArray.from_arrays(pa.array(codes), vocabulary)
+    counts = np.bincount(owner, minlength=len(coded.dictionary))
+    return Run(coded.dictionary.to_pylist(), counts, passages, scores, name=name, metadata=metadata)
+
+
+def _compare_ranks(
+    owner: "NDArray[np.int64]",
+    scores: "NDArray[np.float64]",
+    ranks: "NDArray[np.int64]",
+    where: str,
+) -> None:
+    """Warns of ranks that put a passage before one with a higher score: scores count, as everywhere."""
+    inner = np.diff(owner) == 0
+    falls = (scores[1:] <= scores[:-1])[inner].all()
+    if not (falls and (ranks[1:] >= ranks[:-1])[inner].all()):
+        order = np.lexsort((ranks, -scores, owner))  # passages that score alike by rank
+        wrong = (ranks[order][1:] < ranks[order][:-1]) & inner
+        if wrong.any():
+            logger.warning(
+                "%s: the rank column disagrees with the scores in %d of %d queries; the scores count",
+                where,
+                len(np.unique(owner[:-1][wrong])),
+                owner[-1] + 1,
+            )
+    tied, apart = scores[1:] == scores[:-1], ranks[1:] != ranks[:-1]
+    if inner.any() and (tied & apart)[inner].all():
+        logger.warning(
+            "%s: in every query all scores are equal, so passage ids decide, not the rank column; for "
+            "ranks give the columns qid pid rank",
+            where,
+        )

@@ -1,0 +1,248 @@
+"""Exact MaxSim search: the canonical top-k, found with cheap passes that only discard.
+
+The tokens are read block by block, once, whatever the number of queries. In each block
+
+1. a cheap pass bounds the score of every passage from above (`scanning.passes`, `scanning.bounds`);
+2. the canonical scorer takes the passages with the highest bounds: the k-th best score so far is
+   now near the final one;
+3. passages whose bound is below it are discarded; what is left meets narrower passes, the last in
+   float32, whose margin is 1e-4 a query row;
+4. the canonical scorer decides among the few that remain.
+
+So ids, order and scores are those of `reference.search`, on every device and with every pass.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from m2kr.concurrency import Workers, workers
+from m2kr.errors import UsageError, missing_dependency
+from m2kr.progress import Silent
+from m2kr.search.exact import canonical
+from m2kr.search.exact.blocks import code_block
+from m2kr.search.exact.devices import resolve
+from m2kr.search.exact.passes import GROUP_ROWS, ROUND_TOKENS, TILE_TOKENS, Pass
+from m2kr.search.exact.quantise import PASSES
+from m2kr.search.exact.rounds import Batch
+from m2kr.search.ranking import id_ranks
+from m2kr.search.sources import TokenSource, read_ahead
+from m2kr.search.store.reader import TokenStore, spans
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from m2kr.progress import Progress
+
+MEMORY = 512 << 20
+_A_THREAD = 24 << 20  # a tile's products, or a few thousand tokens in float64
+_TASK = "exact search"
+
+
+@dataclass(slots=True)
+class Stats:
+    """What a search did.
+
+    Attributes:
+        device: Where the cheap passes ran.
+        passes: Their names, first to last.
+        threads: Threads that worked.
+        pairs: Queries times passages.
+        left: How many pairs each pass left over, by its name.
+        scored: Pairs that the canonical scorer saw.
+        seconds: Elapsed.
+        cpu_seconds: Used by this process meanwhile, all threads together.
+        bytes_read: Of token vectors.
+    """
+
+    device: str
+    passes: tuple[str, ...]
+    threads: int
+    pairs: int = 0
+    left: dict[str, int] = field(default_factory=dict)
+    scored: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    bytes_read: int = 0
+
+
+def search(
+    queries: "Sequence[NDArray[np.floating]]",
+    source: TokenSource,
+    k: int,
+    ranks: "NDArray[np.int64] | None" = None,
+    *,
+    memory: int = MEMORY,
+    threads: int | None = None,
+    device: str = "auto",
+    passes: Sequence[str] | None = None,
+    progress: "Progress | None" = None,
+    check_seconds: "Callable[[float], None] | None" = None,
+) -> "tuple[NDArray[np.int64], NDArray[np.float64], Stats]":
+    """The exact best ``k`` passages of every query, with canonical scores.
+
+    Args:
+        queries: One (rows x dim) matrix a query; lengths may differ. Rounded to float16, and
+            all-zero rows are left out, as `reference` says.
+        source: A `TokenStore`, or an `ArraySource`.
+        k: Passages per query.
+        ranks: Per passage the rank of its id (`topk.id_ranks`), which breaks ties; by default that
+            of the store's ids.
+        memory: Bytes for the blocks and what is computed on them, on the host and again on the
+            device. The queries and results come on top, and so do some 30 MB a thread.
+        threads: By default as many as torch uses.
+        device: ``cpu``, ``cuda``, ``cuda:1`` ...; ``auto`` takes CUDA if there is one. Of a list,
+            ``cuda:0,cuda:1``, each searches a range of the pool: same results, `sharded.devices`.
+        passes: Names from `scanning.codings.PASSES`, first to last, instead of the best by
+            `scanning.choose`.
+        progress: Told of the pairs that are done.
+        check_seconds: Called once, after the first block of several (of each device), with the seconds
+            that all blocks will take at its speed; may raise to stop the search.
+
+    Returns:
+        Passage numbers (int64) and scores (float64), both (queries x min(k, distinct ids)), best
+        first; and what it took.
+
+    Raises:
+        InputError: a value is NaN, infinite or too big, or the dims differ.
+        CheckError: a passage of the store differs from its checksum.
+        UsageError: ``k``, ``passes`` or ``device`` make no sense, or ranks are needed.
+        MissingError: torch isn't installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise missing_dependency("torch", "models", "exact late-interaction search") from error
+
+    started, cpu = time.perf_counter(), time.process_time()
+    if ranks is None:
+        ranks = id_ranks(ids_of(source))
+    device, *more = resolve(device)
+    if more:
+        from m2kr.search import devices as sharded_devices
+
+        every, told = [device, *more], progress or Silent()
+        return sharded_devices.search(
+            queries, source, k, ranks, every, memory, threads, passes, told, check_seconds
+        )
+    rounded = canonical.rounded(queries, source.dim)
+    live = [number for number, query in enumerate(rounded) if len(query.rows)]
+    threads = threads or torch.get_num_threads()
+    with workers(threads) as pool:
+        names = _names(passes, device, pool)
+        stats = Stats(device, names, threads, left=dict.fromkeys(names, 0))
+        plan = _plan(source, names, len(live), memory - threads * _A_THREAD)
+        batches = [
+            Batch([rounded[i] for i in live[first : first + plan.queries]], k, ranks)
+            for first in range(0, len(live), plan.queries)
+        ]
+        _read(source, plan, batches, pool, stats, progress or Silent(), check_seconds)
+    # A query without rows scores 0 with everything: the tie rule alone ranks the pool.
+    _, firsts = np.unique(ranks, return_index=True)
+    numbers = np.tile(firsts[:k], (len(queries), 1)).astype(np.int64)
+    scores = np.zeros(numbers.shape)
+    for batch, first in zip(batches, range(0, len(live), plan.queries), strict=True):
+        places = live[first : first + plan.queries]
+        numbers[places], scores[places] = batch.best.result()
+    stats.seconds = time.perf_counter() - started
+    stats.cpu_seconds = time.process_time() - cpu
+    return numbers, scores, stats
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What fits the memory.
+
+    Attributes:
+        coded: The passes whose codes are made for whole blocks.
+        tokens: Tokens a block.
+        room: Tokens of the biggest block, and what a product may go on behind them.
+        queries: Queries whose bounds for a block are held at once.
+    """
+
+    coded: tuple[Pass, ...]
+    tokens: int
+    room: int
+    queries: int
+
+
+def _plan(source: TokenSource, names: tuple[str, ...], queries: int, memory: int) -> _Plan:
+    """Blocks take up to three quarters of the memory, bounds an eighth."""
+    coded = tuple(PASSES[name] for name in names[: max(1, len(names) - 1)])
+    # Two blocks are in memory, as one is read ahead; and 40 bytes a token are more than enough for
+    # what is kept per passage.
+    width = source.dim * (2 * 2 + sum(one.dtype.itemsize for one in coded)) + 40
+    tokens = max(TILE_TOKENS, memory * 3 // 4 // width)
+    cuts = spans(source.offsets, tokens)
+    room = max((int(source.offsets[b] - source.offsets[a]) for a, b in cuts), default=0)
+    passages = max((b - a for a, b in cuts), default=1)
+    # Besides its bounds, a query has codes: of 400 rows, to be safe.
+    most = max(1, memory // 8 // (5 * passages + 4 * GROUP_ROWS * source.dim))
+    return _Plan(coded, tokens, room + ROUND_TOKENS, min(most, max(1, queries)))
+
+
+def _read(
+    source: TokenSource,
+    plan: _Plan,
+    batches: "list[Batch]",
+    pool: Workers,
+    stats: Stats,
+    progress: "Progress",
+    check_seconds: "Callable[[float], None] | None",
+) -> None:
+    """Reads the source once and searches each block for all queries."""
+    import torch
+
+    started = time.perf_counter()
+    queries = sum(len(batch.queries) for batch in batches)
+    stats.pairs = queries * (len(source.offsets) - 1)
+    progress.start(_TASK, stats.pairs, "pairs")
+    stores = [
+        torch.zeros((plan.room, source.dim), dtype=one.dtype, device=stats.device)
+        for one in plan.coded
+    ]
+    for block in read_ahead(source, plan.tokens) if queries else ():
+        coded = [
+            code_block(one, block, pool, store)
+            for one, store in zip(plan.coded, stores, strict=True)
+        ]
+        stats.bytes_read += block.tokens.nbytes
+        for batch in batches:
+            counts = batch.search(block, coded, pool)
+            for name, count in zip(stats.passes, counts.left, strict=False):
+                stats.left[name] += count
+            stats.scored += counts.scored
+            progress.advance(_TASK, len(batch.queries) * len(block))
+        tokens = int(source.offsets[-1])
+        if check_seconds is not None and block.first == 0 and 0 < len(block.tokens) < tokens:
+            share = tokens / len(block.tokens)
+            check_seconds((time.perf_counter() - started) * share)
+    progress.done(_TASK)
+
+
+def ids_of(source: TokenSource) -> "pa.ChunkedArray":
+    """The ids of a store's passages.
+
+    Raises:
+        UsageError: it is no store, so it has none.
+    """
+    if not isinstance(source, TokenStore):
+        raise UsageError("the ranks of the passages' ids are needed", fix="topk.id_ranks(ids)")
+    return source.ids()
+
+
+def _names(asked: Sequence[str] | None, device: str, pool: Workers) -> tuple[str, ...]:
+    """The passes to use; the last one is float32, which alone has a margin that hardly matters."""
+    if asked is None:
+        from m2kr.search.exact.choose import pipeline
+
+        names = pool.map(pipeline, [device])[0]
+    else:
+        names = tuple(asked)
+    if not names or not set(names) <= set(PASSES):
+        raise UsageError(f"there are no passes {list(names)}", expected=f"some of {list(PASSES)}")
+    return names if names[-1] == "float32" else (*names, "float32")

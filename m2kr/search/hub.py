@@ -1,0 +1,290 @@
+"""Token stores and indexes on the Hugging Face hub, as data sets: pushed and pulled whole and verified.
+
+A repository holds the folder's files as they are. The hub's client honours ``HF_TOKEN``,
+``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_OFFLINE`` and proxy variables.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2kr import atomic
+from m2kr.errors import CheckError, InputError, M2KRError, MissingError, UpstreamError, UsageError
+from m2kr.search import contents
+from m2kr.search.contents import SETTINGS, Contents, contents_of
+from m2kr.search.index import format as index_format
+from m2kr.search.store import format
+
+if TYPE_CHECKING:
+    from m2kr.progress import Progress
+
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_TYPE = "dataset"
+
+
+def is_repo(text: str) -> bool:
+    """Whether a text can be a repository's name, ``owner/name``."""
+    return bool(_REPO.fullmatch(text)) and ".." not in text
+
+
+def push(
+    folder: Path,
+    repo: str,
+    *,
+    private: bool = False,
+    replace: bool = False,
+    revision: str | None = None,
+    progress: "Progress | None" = None,
+) -> tuple[Contents, str]:
+    """Uploads a token store or an index as a data set, verified before the first byte leaves.
+
+    All of it is one commit (which the client's ``upload_folder`` doesn't promise), so whoever pulls
+    sees the old one or the new one. Big files that the hub has already are not sent again; a push that
+    was cut off goes on when it is called again.
+
+    Args:
+        folder: A token store or an index.
+        repo: ``owner/name``; made if need be.
+        private: Whether it is private, if it is made.
+        replace: Whether what another model or pool left there may be replaced.
+        revision: Branch; by default ``main``.
+        progress: Told of the files as they are verified.
+
+    Returns:
+        What was pushed, and the commit.
+
+    Raises:
+        UsageError: the repository's name is none.
+        CheckError: a file is damaged, or the repository holds something else.
+        UpstreamError: the hub refuses or fails.
+    """
+    _check_repo(repo)
+    pushed = contents_of(folder)
+    contents.verify(folder, pushed, progress=progress)
+    with _hub(repo, "pushing to"):
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+        api = HfApi()
+        # Neither public nor private by our choice: an organisation has a default.
+        api.create_repo(repo, repo_type=_TYPE, private=private or None, exist_ok=True)
+        listed = api.list_repo_files(repo, repo_type=_TYPE, revision=revision)
+        if not replace and set(SETTINGS.values()) & set(listed):
+            _require_same(pushed.facts(), _facts(repo, revision)[0])
+        gone = {name for name in listed if contents.is_file_of_ours(name)} - set(pushed.names)
+        added = [CommitOperationAdd(name, str(folder / name)) for name in pushed.names]
+        done = api.create_commit(
+            repo,
+            [*added, *(CommitOperationDelete(name) for name in sorted(gone))],
+            repo_type=_TYPE,
+            revision=revision,
+            commit_message=f"{pushed.kind} of {pushed.passages:,} passages",
+        )
+        return pushed, str(done.oid)
+
+
+def _require_same(facts: Mapping[str, Any], there: Mapping[str, Any]) -> None:
+    for name in ["kind", *sorted({*facts, *there})]:
+        if facts.get(name) != there.get(name):
+            held = "an index" if there["kind"] == "index" else "a store"
+            whose = "" if name == "kind" else f" whose {name} is {there.get(name)}"
+            raise CheckError(
+                f"the repository holds {held}{whose}",
+                expected=f"{name} = {facts.get(name)}",
+                fix="push to another repository, or replace what is there: --replace",
+            )
+
+
+def pull(
+    repo: str,
+    folder: Path,
+    *,
+    revision: str | None = None,
+    expected: Mapping[str, Any] | None = None,
+    progress: "Progress | None" = None,
+) -> Contents:
+    """Fetches a token store or an index that was pushed; it appears when it is whole and verified.
+
+    Files go through the hub's cache, so a pull that was cut off goes on, and are linked from there
+    where the file system can: they take no space twice.
+
+    Args:
+        repo: ``owner/name``, a data set.
+        folder: Must not exist, be empty, or hold the same already.
+        revision: Commit, tag or branch; by default the newest.
+        expected: See `contents.require`; checked before anything but the settings is fetched.
+        progress: Told of the files as they are verified.
+
+    Raises:
+        UsageError: the repository's name is none.
+        InputError: it holds no store or index, or the folder holds something else.
+        CheckError: it is not as expected, not whole, or a file differs from its SHA-256.
+        MissingError: offline, and the cache lacks it; or there is no folder to make it in.
+        UpstreamError: the hub refuses or fails.
+    """
+    _check_repo(repo)
+    with _hub(repo, "pulling from"):
+        from huggingface_hub import snapshot_download
+
+        facts, commit = _facts(repo, revision)
+        contents.require(facts, expected or {}, repo)
+        cached = Path(
+            snapshot_download(
+                repo, repo_type=_TYPE, revision=commit, allow_patterns=list(contents.PATTERNS)
+            )
+        )
+    try:
+        pulled = contents_of(cached)
+        if _holds(folder, pulled):
+            contents.verify(folder, pulled, progress=progress)
+            return pulled
+        contents.verify(cached, pulled, progress=progress)
+    except CheckError as error:
+        if Path(error.where or "").is_relative_to(folder):
+            raise
+        name = Path(error.where or "").name
+        raise CheckError(
+            f"what the data set holds is not whole: {name}: {error.what}",
+            where=_page(repo),
+            fix="push it again; if only this machine's copy is bad, delete that in the hub's cache",
+        ) from error
+    with _replacing(folder) as aside:
+        for name in pulled.names:
+            atomic.link((cached / name).resolve(), aside / name)
+    return pulled
+
+
+def _facts(repo: str, revision: str | None) -> tuple[dict[str, Any], str]:
+    """The facts of what a repository holds, by its settings alone; and the commit it is of."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    unreached: LocalEntryNotFoundError | None = None
+    for kind, name in SETTINGS.items():
+        try:
+            path = Path(hf_hub_download(repo, name, repo_type=_TYPE, revision=revision))
+        except LocalEntryNotFoundError as error:
+            unreached = error  # offline, the cache of an index has no store.json
+            continue
+        except EntryNotFoundError:
+            continue
+        # A hub's snapshots lie in folders named by commit.
+        formats = {"store": format, "index": index_format}
+        settings = formats[kind].read_settings(path.parent).as_dict()
+        return contents.facts_of(kind, settings), path.parent.name
+    if unreached is not None:
+        raise unreached
+    raise _nothing_of_ours(repo, f"there is no {' and no '.join(SETTINGS.values())}")
+
+
+def _holds(folder: Path, pulled: Contents) -> bool:
+    """Whether a folder holds just this already; False if it is not there, or empty.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    try:
+        same = folder.is_dir() and contents_of(folder) == pulled
+    except M2KRError:
+        same = False
+    if not same:
+        raise InputError(
+            "something else is there already",
+            where=str(folder),
+            fix="use another folder, or delete this one",
+        )
+    return True
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A new folder aside, which takes the place of ``folder`` at the end of the ``with`` block.
+
+    Raises:
+        MissingError: there is no folder for it to be in.
+    """
+    folder = folder.absolute()
+    if not folder.parent.is_dir():
+        raise MissingError("there is no such folder", where=str(folder.parent))
+    aside = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    atomic.discard(aside)
+    try:
+        aside.mkdir()
+        yield aside
+        atomic.fsync_dir(aside)
+        # An empty folder is replaced; one that has been filled meanwhile is not.
+        aside.rename(folder)
+        atomic.fsync_dir(folder.parent)
+    finally:
+        atomic.discard(aside)
+
+
+def _check_repo(repo: str) -> None:
+    if not is_repo(repo):
+        raise UsageError(f"'{repo}' is no repository", expected="owner/name")
+
+
+def _nothing_of_ours(repo: str, what: str) -> InputError:
+    return InputError(
+        f"the data set holds no token store or index: {what}",
+        where=_page(repo),
+        expected="what m2kr index push uploads",
+    )
+
+
+def _page(repo: str) -> str:
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    return f"{endpoint.rstrip('/')}/datasets/{repo}"
+
+
+@contextmanager
+def _hub(repo: str, doing: str) -> Iterator[None]:
+    """Turns what the hub's client raises into our errors, and shows its bars on terminals alone."""
+    from huggingface_hub import constants, errors
+    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
+
+    bars = sys.stderr.isatty()
+    if not bars:
+        disable_progress_bars()
+    try:
+        yield
+    except M2KRError:
+        raise
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise UpstreamError(
+            "the hub has no such data set or revision, or this account may not see it",
+            where=_page(repo),
+            fix="check the name; private ones need HF_TOKEN",
+        ) from error
+    except Exception as error:
+        # The client lets through its HTTP library's own errors, too, and these differ by version.
+        local = isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled)
+        if local and constants.HF_HUB_OFFLINE:
+            raise MissingError(
+                "it isn't in the hub's cache, and going online is forbidden",
+                where=_page(repo),
+                fix="run once without HF_HUB_OFFLINE",
+            ) from error
+        raise _failed(repo, doing, error) from error
+    finally:
+        if not bars:
+            enable_progress_bars()
+
+
+def _failed(repo: str, doing: str, error: Exception) -> UpstreamError:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    text = re.sub(r"https?://\S+", "…", str(error)).strip().split("\n")[0]
+    text = f"HTTP {status}: {text}" if status else f"{type(error).__name__}: {text}"
+    denied = status in {401, 403}
+    return UpstreamError(
+        f"{doing} the hub failed: {text}"[:300],
+        where=_page(repo),
+        fix="set HF_TOKEN to a token that may do this"
+        if denied
+        else "run the same command again: it goes on where it stopped",
+    )

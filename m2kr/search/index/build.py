@@ -1,0 +1,456 @@
+"""Building compressed indexes from token stores: sample, train, code; and adding to them.
+
+Everything streams: a sample of the tokens is in memory for training, then some ten thousand at a
+time. A build that was killed goes on where its last complete shard ended, when it is called again;
+training, which comes first, is done again unless it was finished.
+"""
+
+import json
+import logging
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from hashlib import blake2b as blake2
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from m2kr import locks
+from m2kr.concurrency import full_precision
+from m2kr.data.row_hash import order_of
+from m2kr.errors import InputError, UsageError, missing_dependency
+from m2kr.progress import Silent
+from m2kr.search.index import codec, kmeans, scaled
+from m2kr.search.index import format as layout
+from m2kr.search.index.codec import Codec
+from m2kr.search.index.files import (
+    IndexFiles,
+    lacking,
+    read_codec,
+    read_ids,
+    read_records,
+    require_whole,
+)
+from m2kr.search.index.writer import IndexWriter, save
+from m2kr.search.store.reader import TokenStore, spans
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import AbstractContextManager
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from m2kr.progress import Progress
+    from m2kr.search.index.writer import Encoder
+    from m2kr.search.sources import TokenSource
+
+logger = logging.getLogger("m2kr.search")
+
+MOST_SAMPLED = 1 << 21  # tokens in memory for training: 512 MB at 128 dimensions
+_SAMPLED_A_CENTROID = 16
+_CODED_AT_ONCE = 1 << 15  # tokens
+_HASHED_AT_ONCE = 1 << 16  # ids
+_TASK = "code tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSettings:
+    """How an index is made. All of it is stored in the index.
+
+    Attributes:
+        kind: ``compressed``, or ``official`` for what the published protocol searches.
+        nbits: Bits a dimension. The official protocol has 8.
+        centroids: How many; None for the kind's own rule (`kmeans.count_for`,
+            `official_index.count_for`). Never more than the tokens of the sample.
+        training: k-means.
+    """
+
+    kind: layout.Kind = "compressed"
+    nbits: int = 4
+    centroids: int | None = None
+    training: kmeans.Training = field(default_factory=kmeans.Training)
+
+    def __post_init__(self) -> None:
+        known = codec.NBITS if self.kind == "official" else scaled.NBITS
+        if self.nbits not in known:
+            raise UsageError(f"{self.nbits} bits a dimension", expected=f"one of {known}")
+        if self.centroids is not None and self.centroids < 1:
+            raise UsageError(f"{self.centroids} centroids", expected="at least 1")
+
+    def asked(self) -> dict[str, Any]:
+        """What the caller chose, as JSON: an index is only gone on with under the same choice."""
+        return {"centroids_asked": self.centroids, **asdict(self.training)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pool:
+    """Passages to index.
+
+    Attributes:
+        source: Their tokens.
+        ids: Their ids.
+        identity: What tells this source from others, also after passages were appended to it.
+        meta: What decides what the vectors are.
+        shards: Digests of its own shards, which stay when it grows.
+    """
+
+    source: "TokenSource"
+    ids: "pa.ChunkedArray | pa.Array"
+    identity: str
+    meta: "Mapping[str, Any]" = field(default_factory=dict)
+    shards: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def pool_of(store: TokenStore) -> Pool:
+    """The passages of a token store, known by its first shard.
+
+    Raises:
+        CheckError: the store is not complete, or a file of ids was changed.
+    """
+    store.require_whole()
+    firsts = [dict(shard.sha256) for shard in store.shards[:1]]
+    shards = tuple(_digest(dict(shard.sha256)) for shard in store.shards)
+    return Pool(store, store.ids(), _digest([dict(store.meta), firsts]), store.meta, shards)
+
+
+def _digest(value: object) -> str:
+    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def build(
+    pool: Pool,
+    folder: Path,
+    settings: BuildSettings | None = None,
+    *,
+    shard_passages: int = layout.MOST_PASSAGES,
+    progress: "Progress | None" = None,
+) -> IndexFiles:
+    """Builds an index, or finishes one that was begun with the same settings.
+
+    How many passages it is to hold is written before the first of them: until they are there, it is
+    not searched.
+
+    Args:
+        pool: What to index.
+        folder: Made if need be.
+        settings: How.
+        shard_passages: Passages after which a shard is complete, and safe from a kill.
+        progress: Told of iterations and tokens.
+
+    Raises:
+        InputError: the pool is empty, or the folder holds an index with other settings.
+        UsageError: another process is writing to it.
+        M2KRError: another process took it over, see `locks.Held.check`.
+        MissingError: torch isn't installed.
+    """
+    settings = settings or BuildSettings()
+    _need_torch()
+    if not int(pool.source.offsets[-1]):
+        raise InputError("there is no token to index", expected="a store with passages")
+    folder.mkdir(parents=True, exist_ok=True)
+    with _writing(folder) as held:
+        if (folder / layout.SETTINGS).exists():
+            _same(folder, settings, pool)
+            _expect(pool, folder)
+        else:
+            layout.write_expected(folder, {pool.identity: _expected_of(pool)})
+            _train(pool, folder, held, settings, progress or Silent())
+        _append(pool, folder, held, shard_passages, progress or Silent())
+    return IndexFiles.open(folder)
+
+
+def opened(pool: Pool, folder: Path, settings: BuildSettings) -> IndexFiles:
+    """An index that was built with these settings, without a lock: nothing is written.
+
+    Raises:
+        InputError: it has other settings.
+        CheckError: it is damaged, or its build was cut off.
+    """
+    _same(folder, settings, pool)
+    files = IndexFiles.open(folder)
+    files.require_whole()
+    return files
+
+
+def add(
+    pool: Pool,
+    folder: Path,
+    *,
+    shard_passages: int = layout.MOST_PASSAGES,
+    progress: "Progress | None" = None,
+) -> IndexFiles:
+    """Adds the passages of a pool that the index doesn't have yet, in new shards.
+
+    The centroids stay those it was trained with: a pool that is much unlike them is coded less
+    well, which `compressed.audit` shows.
+
+    Raises:
+        InputError: the pool's vectors are of another dim or another model (``meta``).
+        MissingError: there is no index, or torch isn't installed.
+        UsageError: another process is writing to it.
+        M2KRError: another process took it over, see `locks.Held.check`.
+    """
+    _need_torch()
+    found = layout.read_settings(folder)
+    _same_vectors(folder, found, pool)
+    with _writing(folder) as held:
+        _expect(pool, folder)
+        _append(pool, folder, held, shard_passages, progress or Silent())
+    return IndexFiles.open(folder)
+
+
+def _expected_of(pool: Pool) -> layout.Expected:
+    return layout.Expected(len(pool), pool.shards)
+
+
+def _expect(pool: Pool, folder: Path) -> None:
+    """Writes down that an index is to hold a pool, if it can be what the index has of it goes on with.
+
+    Raises:
+        InputError: the index has other passages of a pool that began alike, or the ids of another.
+        CheckError: another pool is not all in it yet.
+    """
+    settings = layout.read_settings(folder)
+    records = read_records(folder, settings)
+    held: dict[str, int] = {}
+    for record in records:
+        held[record.source] = held.get(record.source, 0) + record.passages
+    expected = layout.read_expected(folder)
+    if expected is None:
+        expected = {source: layout.Expected(count) for source, count in held.items()}
+        first = next(iter(held), pool.identity)
+        others_whole = first == pool.identity or lacking(folder, settings, records) is None
+    else:
+        others_whole = all(
+            held.get(source, 0) == each.passages
+            for source, each in expected.items()
+            if source != pool.identity
+        )
+    if not others_whole:
+        require_whole(folder, lacking(folder, settings, records))
+    known = expected.get(pool.identity, layout.Expected(0))
+    done = held.get(pool.identity, 0)
+    own = read_ids(folder, settings, [r for r in records if r.source == pool.identity])
+    if (
+        known.passages > len(pool)
+        or known.shards != pool.shards[: len(known.shards)]
+        or order_of(own) != order_of(pool.ids.slice(0, done))
+    ):
+        raise InputError(
+            "the index was built from another version of this token store",
+            where=str(folder),
+            expected="the same store, perhaps with passages that were added to it since",
+            fix="build it again, in another folder",
+        )
+    others = read_ids(folder, settings, [r for r in records if r.source != pool.identity])
+    _refuse_known(pool.ids.slice(done), others, folder)
+    if known != _expected_of(pool):
+        layout.write_expected(folder, expected | {pool.identity: _expected_of(pool)})
+
+
+def _refuse_known(
+    ids: "pa.ChunkedArray | pa.Array", there: "pa.ChunkedArray", folder: Path
+) -> None:
+    import pyarrow.compute as pc
+
+    if not len(there):
+        return
+    again = ids.filter(pc.is_in(ids, value_set=there.combine_chunks()))
+    if len(again):
+        raise InputError(
+            f"it has {len(again):,} of these passages already, such as "
+            + ", ".join(map(repr, again.slice(0, 3).to_pylist())),
+            where=str(folder),
+            expected="new passages alone: nothing is taken out of an index",
+            fix="m2kr index build STORE INDEX, in a new folder, from a store with each passage once",
+        )
+
+
+def _writing(folder: Path) -> "AbstractContextManager[locks.Held]":
+    return locks.hold(folder / ".lock", f"the index {folder}", wait=False)
+
+
+def _need_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise missing_dependency("torch", "models", "building a compressed index") from error
+
+
+def _same(folder: Path, settings: BuildSettings, pool: Pool) -> None:
+    found = layout.read_settings(folder)
+    _same_vectors(folder, found, pool)
+    wanted = {"kind": settings.kind, "nbits": settings.nbits, **settings.asked()}
+    there = {"kind": found.kind, "nbits": found.nbits, **found.training}
+    for name, value in wanted.items():
+        if there.get(name) != value:
+            raise InputError(
+                f"the index here was begun with {name} {there.get(name)!r}, not {value!r}",
+                where=str(folder),
+                fix="use another folder, or delete this one",
+            )
+
+
+def _same_vectors(folder: Path, found: layout.Settings, pool: Pool) -> None:
+    if pool.source.dim != found.dim:
+        raise InputError(
+            f"the pool's tokens have {pool.source.dim} dimensions, the index's {found.dim}",
+            where=str(folder),
+        )
+    for name in sorted({*pool.meta, *found.meta}):
+        if pool.meta.get(name) != found.meta.get(name):
+            raise InputError(
+                f"the pool was encoded with {name} {pool.meta.get(name)!r}, "
+                f"the index's passages with {found.meta.get(name)!r}",
+                where=str(folder),
+                fix="index what the same model encoded",
+            )
+
+
+def _train(
+    pool: Pool, folder: Path, held: locks.Held, settings: BuildSettings, progress: "Progress"
+) -> None:
+    from m2kr.search.index import official_train
+
+    tokens = int(pool.source.offsets[-1])
+    if settings.kind == "official":
+        trained = official_train.train(pool, settings, progress)
+    else:
+        count = settings.centroids or kmeans.count_for(tokens)
+        wanted = min(MOST_SAMPLED, _SAMPLED_A_CENTROID * max(count, 1 << 14))
+        drawn = sample(pool, wanted, settings.training.seed)
+        count = min(count, len(drawn))
+        centroids = kmeans.train(drawn, count, settings.training, progress)
+        trained = {layout.CENTROIDS: centroids.astype("<f2")}, {"sample_tokens": len(drawn)}
+    arrays, facts = trained
+    held.check()
+    for name, array in arrays.items():
+        save(folder / name, array)
+    layout.write_settings(
+        folder,
+        layout.Settings(
+            settings.kind,
+            pool.source.dim,
+            settings.nbits,
+            len(arrays[layout.CENTROIDS]),
+            {**settings.asked(), **facts, "pool_tokens": tokens},
+            pool.meta,
+            {name: layout.sha256_of(folder / name) for name in arrays},
+        ),
+    )
+
+
+def sample(pool: Pool, wanted: int, seed: int) -> "NDArray[np.float16]":
+    """The tokens of passages drawn by `drawing_order`, at least ``wanted`` if there are as many."""
+    offsets, order = pool.source.offsets, drawing_order(pool.ids, seed)
+    sums = np.cumsum(offsets[order + 1] - offsets[order])
+    return read_passages(pool.source, order[: int(np.searchsorted(sums, wanted)) + 1])
+
+
+def drawing_order(ids: "pa.ChunkedArray | pa.Array", seed: int) -> "NDArray[np.int64]":
+    """The order in which passages are drawn for a sample: by a keyed hash of their ids.
+
+    So what an index is trained on, and with it every score, doesn't depend on the order of rows.
+    """
+    blake2b, key = partial(blake2, key=seed.to_bytes(8, "little"), digest_size=8), bytearray()
+    for start in range(0, len(ids), _HASHED_AT_ONCE):
+        names = ids.slice(start, _HASHED_AT_ONCE).to_pylist()
+        key += b"".join([blake2b(name.encode()).digest() for name in names])
+    return np.argsort(np.frombuffer(key, "<u8"), kind="stable")
+
+
+def read_passages(source: "TokenSource", passages: "NDArray[np.int64]") -> "NDArray[np.float16]":
+    """The tokens of some passages, one passage's after another's, in the order given."""
+    lengths = source.offsets[passages + 1] - source.offsets[passages]
+    ends = np.cumsum(lengths)
+    found = np.empty((int(lengths.sum()), source.dim), np.float16)
+    rising = np.argsort(passages, kind="stable")
+    # Neighbours are read at once.
+    for run in np.split(rising, np.flatnonzero(np.diff(passages[rising]) != 1) + 1):
+        if not len(run):
+            continue
+        part, at = source.read(int(passages[run[0]]), int(passages[run[-1]]) + 1), 0
+        for place in run.tolist():
+            end, length = int(ends[place]), int(lengths[place])
+            found[end - length : end] = part[at : at + length]
+            at += length
+    return found
+
+
+class _Compressed:
+    """`index.writer.Encoder` of our own kind."""
+
+    def __init__(self, codec: scaled.ScaledCodec, training: kmeans.Training) -> None:
+        import torch
+
+        self._codec, self._training = codec, training
+        self._centroids: torch.Tensor = torch.from_numpy(codec.centroids)
+        self._groups = kmeans.group(self._centroids, training)
+
+    def encode(
+        self, tokens: "NDArray[np.float16]"
+    ) -> "tuple[NDArray[np.integer], NDArray[np.uint8], NDArray[np.float16]]":
+        import torch
+
+        given = torch.from_numpy(tokens)
+        codes = kmeans.nearest(given, self._centroids, self._training, self._groups)[0].numpy()
+        return codes, *self._codec.encode(tokens, codes)
+
+
+class _Official:
+    """`index.writer.Encoder` of the official kind: the exactly nearest centroid, official buckets."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+
+    def encode(
+        self, tokens: "NDArray[np.float16]"
+    ) -> "tuple[NDArray[np.integer], NDArray[np.uint8], None]":
+        with full_precision():
+            codes = self._codec.nearest(tokens)
+        return codes, self._codec.encode(tokens, codes), None
+
+
+def _encoder(folder: Path) -> "Encoder":
+    settings = layout.read_settings(folder)
+    codec = read_codec(folder, settings)
+    if isinstance(codec, Codec):
+        return _Official(codec)
+    known = {name: settings.training[name] for name in asdict(kmeans.Training())}
+    return _Compressed(codec, kmeans.Training(**known))
+
+
+def _append(
+    pool: Pool, folder: Path, held: locks.Held, shard_passages: int, progress: "Progress"
+) -> None:
+    """Codes the passages that no complete shard holds."""
+    records = read_records(folder, layout.read_settings(folder))
+    done = sum(record.passages for record in records if record.source == pool.identity)
+    if done > len(pool):
+        raise InputError(
+            f"the index holds {done} passages of this pool, which has {len(pool)}",
+            where=str(folder),
+            fix="build it again, in another folder",
+        )
+    offsets = pool.source.offsets
+    progress.start(_TASK, int(offsets[-1] - offsets[done]), "tokens")
+    with IndexWriter(folder, held, _encoder(folder), shard_passages=shard_passages) as writer:
+        while done < len(pool):
+            last = min(len(pool), done + writer.room)
+            for first, end in spans(offsets[done : last + 1], _CODED_AT_ONCE):
+                first, end = first + done, end + done
+                writer.append(
+                    pool.ids.slice(first, end - first).to_pylist(),
+                    pool.source.read(first, end),
+                    np.diff(offsets[first : end + 1]).tolist(),
+                    source=pool.identity,
+                    first=first,
+                )
+                progress.advance(_TASK, int(offsets[end] - offsets[first]))
+            done = last
+    progress.done(_TASK)

@@ -1,0 +1,356 @@
+"""Reading a compressed index: checked as it is opened, and residuals as they are read.
+
+Opening reads all but the residuals (some 6 bytes a token) and compares SHA-256 sums. Residuals stay
+on disk; those of a passage are compared with its CRC-32 whenever they are read. So a flipped byte
+is an error, never a score.
+"""
+
+import hashlib
+import io
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from m2kr.data.row_hash import order_of
+from m2kr.errors import CheckError, UsageError
+from m2kr.search.index import format as layout
+from m2kr.search.index.codec import Codec
+from m2kr.search.index.ivf import InvertedLists, offsets_of
+from m2kr.search.index.scaled import ScaledCodec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from m2kr.search.store.reader import TokenStore
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IndexShard:
+    """One shard.
+
+    Attributes:
+        record: What its record says.
+        lists: Its inverted lists; passages are counted from its first.
+        residuals: (tokens x bytes) uint8, on disk.
+        crcs: CRC-32 of each passage's residuals.
+    """
+
+    record: layout.Shard
+    lists: InvertedLists
+    residuals: "NDArray[np.uint8]"
+    crcs: "NDArray[np.uint32]"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IndexFiles:
+    """The passages of the complete shards, numbered in the order they were written.
+
+    Attributes:
+        folder: Where it lies.
+        settings: What holds for all of it.
+        codec: What reads tokens back; the class tells the kind.
+        shards: In order.
+        codes: The centroid of each token, all shards.
+        sizes: float16, the step size of each token; empty in the official kind.
+        offsets: int64; passage i owns the tokens ``offsets[i]:offsets[i + 1]``.
+        firsts: int64, the first passage of each shard, and the number of passages.
+        unfinished: What it lacks, as a sentence says it; None for a whole index.
+    """
+
+    folder: Path
+    settings: layout.Settings
+    codec: Codec | ScaledCodec
+    shards: "Sequence[IndexShard]"
+    codes: "NDArray[np.integer]"
+    sizes: "NDArray[np.float16]"
+    offsets: "NDArray[np.int64]"
+    firsts: "NDArray[np.int64]"
+    unfinished: str | None = None
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Opens an index, to be looked at; who searches it calls `require_whole` first.
+
+        Raises:
+            MissingError: there is none.
+            InputError: it is of another format.
+            CheckError: a file was changed, cut short or removed.
+        """
+        settings = layout.read_settings(folder)
+        codec = read_codec(folder, settings)
+        records = read_records(folder, settings)
+        tokens = sum(record.tokens for record in records)
+        # uint32 only where an index needs it: codes are what grows in memory.
+        codes = np.empty(tokens, code_type(settings.centroids))
+        sizes = np.empty(tokens if settings.kind == "compressed" else 0, np.float16)
+        shards, lengths, at = [], [np.zeros(0, np.int32)], 0
+        for record in records:
+            reader = _Reader(folder, record, settings)
+            codes[at : at + record.tokens] = reader.codes()
+            if len(sizes):
+                sizes[at : at + record.tokens] = reader.table("sizes", record.tokens)
+            lengths.append(reader.lengths())
+            shards.append(
+                IndexShard(
+                    record,
+                    reader.lists(),
+                    reader.residuals(codec.packed_bytes),
+                    reader.table("crc32", record.passages),
+                )
+            )
+            at += record.tokens
+        firsts = np.cumsum([0, *(record.passages for record in records)], dtype=np.int64)
+        offsets = offsets_of(np.concatenate(lengths))
+        lacks = lacking(folder, settings, records)
+        return cls(folder, settings, codec, shards, codes, sizes, offsets, firsts, lacks)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def require_whole(self) -> None:
+        """Refuses an index whose build was cut off.
+
+        Raises:
+            CheckError: it lacks passages.
+        """
+        require_whole(self.folder, self.unfinished)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all passages."""
+        return int(self.offsets[-1])
+
+    def nbytes(self) -> int:
+        """Bytes of all its files."""
+        return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
+
+    def ids(self) -> "pa.ChunkedArray":
+        """The passages' ids, one chunk a shard at least, checked by SHA-256.
+
+        Raises:
+            CheckError: a file of ids was changed.
+        """
+        return read_ids(self.folder, self.settings, [shard.record for shard in self.shards])
+
+    def residuals(self, passages: "NDArray[np.int64]") -> "NDArray[np.uint8]":
+        """Packed residuals of some passages, one passage's after another's.
+
+        Raises:
+            UsageError: there is no such passage.
+            CheckError: a passage's residuals differ from their checksum.
+        """
+        from isal.isal_zlib import crc32
+
+        if len(passages) and not 0 <= int(passages.min()) <= int(passages.max()) < len(self):
+            raise UsageError(f"there are {len(self)} passages", expected="numbers from 0")
+        starts = self.offsets[passages]
+        places = offsets_of(self.offsets[passages + 1] - starts)
+        found = np.empty((int(places[-1]), self.codec.packed_bytes), np.uint8)
+        homes = np.searchsorted(self.firsts, passages, side="right") - 1
+        inside = starts - self.offsets[self.firsts[homes]]
+        chosen = zip(
+            passages.tolist(),
+            homes.tolist(),
+            inside.tolist(),
+            pairwise(places.tolist()),
+            strict=True,
+        )
+        # Passage by passage: whole runs of bytes are copied faster than rows are picked.
+        for passage, home, at, (start, end) in chosen:
+            shard, part = self.shards[home], found[start:end]
+            part[:] = shard.residuals[at : at + end - start]
+            if crc32(part.data) != shard.crcs[passage - int(self.firsts[home])]:
+                name = layout.names(shard.record.number, self.settings.kind)["residuals"]
+                raise layout.damaged(
+                    self.folder / name,
+                    f"passage {passage} differs from its checksum: a byte was changed",
+                )
+        return found
+
+    def verify(self) -> None:
+        """Compares every byte of the index with the SHA-256 sums of its records.
+
+        Raises:
+            CheckError: a file was changed; names it.
+        """
+        sums = [self.settings.sha256, *(shard.record.sha256 for shard in self.shards)]
+        for name, expected in (pair for each in sums for pair in each.items()):
+            if layout.sha256_of(self.folder / name) != expected:
+                raise layout.damaged(self.folder / name)
+
+
+def code_type(centroids: int) -> "type[np.uint16 | np.uint32]":
+    """The type of tokens' codes."""
+    return np.uint16 if centroids <= 1 << 16 else np.uint32
+
+
+def read_codec(folder: Path, settings: layout.Settings) -> Codec | ScaledCodec:
+    """The codec of an index, its files checked.
+
+    Raises:
+        CheckError: one was changed.
+    """
+    arrays = [
+        _array(folder, name, settings.sha256).astype(np.float32)
+        for name in layout.codec_names(settings.kind)
+    ]
+    if settings.kind == "official":
+        codec: Codec | ScaledCodec = Codec(*arrays)
+    else:
+        codec = ScaledCodec(arrays[0], settings.nbits)
+    told = (settings.centroids, settings.dim, settings.nbits)
+    if (*codec.centroids.shape, codec.nbits) != told:
+        raise layout.damaged(folder / layout.SETTINGS, "it doesn't describe the codec beside it")
+    return codec
+
+
+def read_records(folder: Path, settings: layout.Settings) -> list[layout.Shard]:
+    """The records of all complete shards.
+
+    Raises:
+        CheckError: one is damaged, missing before another, or of other settings.
+    """
+    own = layout.sha256_of(folder / layout.SETTINGS)
+    records: list[layout.Shard] = []
+    while record := layout.read_record(folder, len(records), settings.kind):
+        if record.settings != own:
+            raise layout.damaged(folder / layout.SETTINGS, "it changed since a shard was written")
+        records.append(record)
+    if len(list(folder.glob("shard-*.json"))) != len(records):
+        raise CheckError(
+            "the record of a shard is missing",
+            where=str(folder / layout.record_name(len(records))),
+            fix="restore it from a copy, or build the index again",
+        )
+    return records
+
+
+def read_ids(
+    folder: Path, settings: layout.Settings, records: "Sequence[layout.Shard]"
+) -> "pa.ChunkedArray":
+    """Ids of the passages of some shards, checked by SHA-256.
+
+    Raises:
+        CheckError: a file of ids was changed.
+    """
+    import pyarrow as pa
+
+    chunks = []
+    for record in records:
+        name = layout.names(record.number, settings.kind)["ids"]
+        data = checked_bytes(folder, name, record.sha256)
+        with pa.ipc.open_stream(pa.py_buffer(data)) as stream:
+            chunks += stream.read_all().column("id").chunks
+    return pa.chunked_array(chunks, pa.string())
+
+
+def lacking(
+    folder: Path, settings: layout.Settings, records: "Sequence[layout.Shard]"
+) -> str | None:
+    """What an index lacks of the passages that are expected, as a sentence says it; None if nothing.
+
+    Raises:
+        CheckError: what is expected is damaged, or isn't what the records are of.
+    """
+    expected = layout.read_expected(folder)
+    held = sum(record.passages for record in records)
+    if expected is not None:
+        if not {record.source for record in records} <= set(expected):
+            raise layout.damaged(folder / layout.EXPECTED, "it lacks what a shard is of")
+        wanted = sum(each.passages for each in expected.values())
+        return None if held == wanted else f"it holds {held:,} of {wanted:,} passages"
+    # Made before that was kept: the tokens of the pool that it was trained on are known.
+    first = records[0].source if records else None
+    tokens = sum(record.tokens for record in records if record.source == first)
+    wanted = int(settings.training.get("pool_tokens", 0))
+    return None if tokens >= wanted else f"it holds {tokens:,} of {wanted:,} tokens"
+
+
+def require_whole(folder: Path, lacks: str | None) -> None:
+    """Refuses an index that lacks something, see `lacking`."""
+    if lacks is not None:
+        raise CheckError(
+            f"its build was cut off: {lacks}",
+            where=str(folder),
+            expected="a whole index: a search of this one would miss the others in silence",
+            fix="the command that was cut off finishes it: m2kr index build STORE INDEX, or index add",
+        )
+
+
+def require_same_passages(files: IndexFiles, store: "TokenStore") -> None:
+    """Refuses a token store whose passages are not those of an index, number by number.
+
+    Raises:
+        UsageError: they are others, or lie in another order.
+        CheckError: a file of ids was changed.
+    """
+    if not np.array_equal(store.offsets, files.offsets) or order_of(store.ids()) != order_of(
+        files.ids()
+    ):
+        raise UsageError(
+            "the token store holds other passages than the index, or the same in another order",
+            where=str(store.folder),
+            expected=f"the store that {files.folder} was built from",
+        )
+
+
+def checked_bytes(folder: Path, name: str, sums: "dict[str, str] | Any") -> bytes:
+    """A whole file, compared with its SHA-256."""
+    path = folder / name
+    data = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != sums[name]:
+        raise layout.damaged(path)
+    return data
+
+
+def _array(folder: Path, name: str, sums: "dict[str, str] | Any") -> "NDArray[Any]":
+    data = checked_bytes(folder, name, sums)
+    array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    return array
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    folder: Path
+    record: layout.Shard
+    settings: layout.Settings
+
+    def path(self, part: str) -> Path:
+        return self.folder / layout.names(self.record.number, self.settings.kind)[part]
+
+    def table(self, part: str, rows: int) -> "NDArray[Any]":
+        found = _array(self.folder, self.path(part).name, self.record.sha256)
+        if found.shape != (rows,):
+            raise layout.damaged(self.path(part), f"it has shape {found.shape}, not ({rows},)")
+        return found
+
+    def codes(self) -> "NDArray[np.integer]":
+        codes = self.table("codes", self.record.tokens)
+        if len(codes) and int(codes.max()) >= self.settings.centroids:
+            raise layout.damaged(self.path("codes"), "it names a centroid that is not there")
+        return codes
+
+    def lengths(self) -> "NDArray[np.int32]":
+        lengths = self.table("lengths", self.record.passages)
+        if int(lengths.sum()) != self.record.tokens:
+            raise layout.damaged(self.path("lengths"), "it doesn't add up to the shard's tokens")
+        return lengths
+
+    def lists(self) -> InvertedLists:
+        offsets = self.table("lists", self.settings.centroids + 1).astype(np.int64)
+        return InvertedLists(self.table("members", int(offsets[-1])), offsets)
+
+    def residuals(self, width: int) -> "NDArray[np.uint8]":
+        path, shape = self.path("residuals"), (self.record.tokens, width)
+        size = path.stat().st_size if path.is_file() else -1
+        if size != shape[0] * shape[1]:
+            raise layout.damaged(path, f"it has {size} bytes instead of {shape[0] * shape[1]}")
+        if not size:
+            return np.zeros(shape, np.uint8)
+        return np.asarray(np.memmap(path, np.uint8, "r", shape=shape))

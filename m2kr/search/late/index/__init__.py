@@ -1,1 +1,0 @@
-"""Compressed indexes: codes, files, building, and how a search narrows a pool."""

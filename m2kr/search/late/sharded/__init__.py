@@ -1,1 +1,0 @@
-"""Exact search in shards: ranges of a store, devices, and their merging."""

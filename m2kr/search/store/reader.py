@@ -1,0 +1,282 @@
+"""Reading a token store: the vectors of a pool's tokens on disk, checked as they are read.
+
+`store_format` documents the files, `store_writer` writes them. Tokens are read into buffers of a
+given size, not through a memory map, so that a process stays as small as it asked to be. Every
+passage that is read is compared with its CRC-32, which finds any flipped byte.
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from m2kr.errors import CheckError, UsageError
+from m2kr.search.mapped import fill
+from m2kr.search.records import sha256_of
+from m2kr.search.store import format as layout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive passages.
+
+    Attributes:
+        first: Number of the first one.
+        tokens: (all tokens x dim) float16, passage after passage.
+        offsets: int64; passage ``first + i`` owns ``tokens[offsets[i]:offsets[i + 1]]``.
+    """
+
+    first: int
+    tokens: "NDArray[np.float16]"
+    offsets: "NDArray[np.int64]"
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenStore:
+    """The passages of the complete shards, numbered in the order they were written.
+
+    Attributes:
+        folder: Where it lies.
+        dim: Numbers in a vector.
+        meta: What the writer's caller recorded.
+        shards: The records of the shards.
+        lengths: int32, tokens of each passage.
+        offsets: int64, one more than passages: where each passage begins among all tokens.
+    """
+
+    folder: Path
+    dim: int
+    meta: "Mapping[str, Any]"
+    shards: "Sequence[layout.Shard]"
+    lengths: "NDArray[np.int32]"
+    offsets: "NDArray[np.int64]"
+    _crcs: "NDArray[np.uint32]"
+    _starts: "NDArray[np.int64]"  # first passage of each shard, and the number of passages
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Opens a store; reads 8 bytes a passage, and checks their SHA-256.
+
+        Raises:
+            MissingError: there is none.
+            InputError: it is of another format.
+            CheckError: a record, lengths, checksums or settings were changed, or a file is cut short.
+        """
+        settings = layout.read_settings(folder)
+        settings_sha256 = sha256_of(folder / layout.SETTINGS)
+        shards: list[layout.Shard] = []
+        lengths: list[NDArray[Any]] = [np.zeros(0, np.int32)]
+        crcs: list[NDArray[Any]] = [np.zeros(0, np.uint32)]
+        while shard := layout.read_record(folder, len(shards)):
+            if shard.settings != settings_sha256:
+                raise layout.damaged(
+                    folder / layout.SETTINGS, "it changed since a shard was written"
+                )
+            tokens, *tables, _ = layout.names(shard.number)
+            for name, into in zip(tables, (lengths, crcs), strict=True):
+                into.append(_table(folder, name, shard))
+            size = (folder / tokens).stat().st_size if (folder / tokens).is_file() else -1
+            right = shard.tokens * settings.dim * layout.DTYPE.itemsize
+            if size != right or int(lengths[-1].sum()) != shard.tokens:
+                raise layout.damaged(folder / tokens, f"it has {size} bytes instead of {right}")
+            shards.append(shard)
+        every = np.concatenate(lengths)
+        return cls(
+            folder,
+            settings.dim,
+            settings.meta,
+            shards,
+            every,
+            np.concatenate([[0], np.cumsum(every, dtype=np.int64)]),
+            np.concatenate(crcs),
+            np.cumsum([0, *(shard.passages for shard in shards)], dtype=np.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def unfinished(self) -> str | None:
+        """What it lacks, as a sentence says it, if its writer was cut off or is at it; else None.
+
+        It is known if the writer was told how many rows there are (``rows`` in ``meta``), or died
+        within a shard.
+        """
+        wanted, number = self.meta.get("rows"), len(self.shards)
+        if type(wanted) is int and len(self) < wanted:
+            return f"it holds {len(self):,} of {wanted:,} passages"
+        begun = (layout.names(number)[0], layout.journal_name(number))
+        if any((self.folder / name).exists() for name in begun):
+            return f"the shard behind its {len(self):,} passages is not complete"
+        return None
+
+    def require_whole(self) -> None:
+        """Refuses a store that is not complete: a search or an index would miss the rest in silence.
+
+        Raises:
+            CheckError: it lacks passages.
+        """
+        if self.unfinished:
+            raise CheckError(
+                f"its writing was cut off, or goes on: {self.unfinished}",
+                where=str(self.folder),
+                expected="a whole token store",
+                fix="run the command that writes it again: it goes on where it ended",
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all passages."""
+        return int(self.offsets[-1])
+
+    def ids(self) -> "pa.ChunkedArray":
+        """The passages' ids, as one string column of a chunk per shard, checked by SHA-256.
+
+        Raises:
+            CheckError: a file of ids was changed.
+        """
+        import pyarrow as pa
+
+        chunks = []
+        for shard in self.shards:
+            name = layout.names(shard.number)[3]
+            data = _checked_bytes(self.folder, name, shard)
+            with pa.ipc.open_stream(pa.py_buffer(data)) as stream:
+                chunks += stream.read_all().column("id").chunks
+        return pa.chunked_array(chunks, pa.string())
+
+    def read(
+        self, first: int, last: int, out: "NDArray[np.float16] | None" = None
+    ) -> "NDArray[np.float16]":
+        """The tokens of passages ``first`` to ``last - 1``, (all their tokens x dim).
+
+        Args:
+            first: Number of the first passage.
+            last: One past the last.
+            out: (at least as many tokens x dim) float16, C-contiguous, to read into; the result
+                is then its beginning.
+
+        Raises:
+            UsageError: there are no such passages, or ``out`` is too small.
+            CheckError: a passage differs from its checksum.
+        """
+        if not 0 <= first <= last <= len(self):
+            raise UsageError(f"passages {first} to {last} of {len(self)} were asked for")
+        base = int(self.offsets[first])
+        count = int(self.offsets[last]) - base
+        if out is None:
+            out = np.empty((count, self.dim), layout.DTYPE)
+        elif len(out) < count:
+            raise UsageError(f"{count} tokens don't fit the {len(out)} rows of the buffer")
+        tokens = out[:count]
+        shard = int(np.searchsorted(self._starts, first, side="right")) - 1
+        while first < last:
+            end = min(last, int(self._starts[shard + 1]))
+            self._read_from(shard, first, end, tokens[int(self.offsets[first]) - base :])
+            first, shard = end, shard + 1
+        return tokens
+
+    def _read_from(self, shard: int, first: int, last: int, out: "NDArray[np.float16]") -> None:
+        from isal.isal_zlib import crc32
+
+        path = self.folder / layout.names(shard)[0]
+        spans = self.offsets[first : last + 1] * (self.dim * layout.DTYPE.itemsize)
+        start = int(self.offsets[self._starts[shard]]) * self.dim * layout.DTYPE.itemsize
+        view = out.reshape(-1).view(np.uint8).data[: int(spans[-1] - spans[0])]
+        try:
+            with path.open("rb", buffering=0) as file:
+                file.seek(int(spans[0]) - start)
+                whole = fill(file, view)
+        except FileNotFoundError as error:
+            raise layout.damaged(path, "it is gone") from error
+        if not whole:
+            raise layout.damaged(path, "it ends before its last passage")
+        places = (spans - spans[0]).tolist()
+        wanted = self._crcs[first:last].tolist()
+        for number, (a, b) in enumerate(pairwise(places)):
+            if crc32(view[a:b]) != wanted[number]:
+                raise layout.damaged(
+                    path, f"passage {first + number} differs from its checksum: a byte was changed"
+                )
+
+    def blocks(self, nbytes: int) -> Iterator[Block]:
+        """All passages in order, read in blocks of at most ``nbytes`` (or one passage, if longer).
+
+        A block's arrays are overwritten by the next block.
+
+        Raises:
+            CheckError: a passage differs from its checksum.
+        """
+        spans = self.spans(nbytes)
+        most = max((int(self.offsets[b] - self.offsets[a]) for a, b in spans), default=0)
+        buffer = np.empty((most, self.dim), layout.DTYPE)
+        for first, last in spans:
+            tokens = self.read(first, last, buffer)
+            yield Block(first, tokens, self.offsets[first : last + 1] - self.offsets[first])
+
+    def spans(self, nbytes: int) -> list[tuple[int, int]]:
+        """How `blocks` cuts the pool: (first passage, one past the last) of each block."""
+        rows = max(1, nbytes // (self.dim * layout.DTYPE.itemsize))
+        return spans(self.offsets, rows)
+
+    def take(self, numbers: "Sequence[int] | NDArray[np.integer]") -> "list[NDArray[np.float16]]":
+        """The token matrices of some passages, in the order asked for.
+
+        Raises:
+            UsageError: there is no such passage.
+            CheckError: a passage differs from its checksum.
+        """
+        return [self.read(int(number), int(number) + 1) for number in numbers]
+
+    def verify(self) -> None:
+        """Compares every byte of the store with the SHA-256 sums of its records.
+
+        Raises:
+            CheckError: a file was changed; names it.
+        """
+        for shard in self.shards:
+            for name, expected in shard.sha256.items():
+                layout.check_sha256(self.folder, name, expected)
+
+
+def spans(offsets: "NDArray[np.int64]", rows: int) -> list[tuple[int, int]]:
+    """Cuts passages into runs of at most ``rows`` tokens, or of one passage if it is longer."""
+    cuts = []
+    first, n = 0, len(offsets) - 1
+    while first < n:
+        end = int(np.searchsorted(offsets, offsets[first] + rows, side="right")) - 1
+        last = min(n, max(first + 1, end))
+        cuts.append((first, last))
+        first = last
+    return cuts
+
+
+def _table(folder: Path, name: str, shard: layout.Shard) -> "NDArray[Any]":
+    data = _checked_bytes(folder, name, shard)
+    table: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    if table.shape != (shard.passages,):
+        raise layout.damaged(folder / name, f"it has shape {table.shape}, not {shard.passages}")
+    return table
+
+
+def _checked_bytes(folder: Path, name: str, shard: layout.Shard) -> bytes:
+    import hashlib
+
+    path = folder / name
+    data = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(data).hexdigest() != shard.sha256[name]:
+        raise layout.damaged(path)
+    return data
