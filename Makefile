@@ -50,5 +50,5 @@ $(STAMPS)/demo: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/demo
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[demo,metrics]" --group dev
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[demo]" --group dev
 	@touch $@

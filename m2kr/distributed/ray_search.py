@@ -33,7 +33,7 @@ class StoreRange:
 
     Attributes:
         folder: Of the store.
-        fingerprint: `ranges.fingerprint` of the store.
+        fingerprint: `shards.fingerprint` of the store.
         span: The range.
         k: Passages a query.
         threads: As `exact.search`.

@@ -124,7 +124,7 @@ def evaluate(
         metrics: ``default``, ``full``, or names such as ``hit_rate@5``; see `choose`.
         workdir: Where the index goes; a temporary folder if absent.
         out: Folder that the result is saved in.
-        searching: How token vectors are searched; see `searching.search`.
+        searching: How token vectors are searched; see `search_split.search`.
         cache: Where encoded rows are kept across runs.
         missing_queries: What queries that the run lacks lead to: ``error``, or ``empty`` rankings,
             which are counted in the result (as trec_eval -c does).

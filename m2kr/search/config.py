@@ -1,4 +1,4 @@
-"""The three modes of late-interaction search, and all that may be set about them; see `by_mode`.
+"""The three modes of late-interaction search, and all that may be set about them; see `dispatch`.
 
 ``exact`` is the reference and the default. ``compressed`` and ``official`` search an index that is
 built from the token store first, and may be audited: recall against exact search on some queries.

@@ -1,6 +1,6 @@
 """Exact search on several devices of one process: each has a range of the pool to itself.
 
-Devices share nothing but the queries. Results are merged as those of any ranges are (`ranges`), so
+Devices share nothing but the queries. Results are merged as those of any ranges are (`shards`), so
 they are the ones that a single device gives.
 """
 
@@ -117,7 +117,7 @@ def search(
             together.stopped = True
             raise
 
-    # What `workers` sets is the process's. Set here already, it stays set until the last device has
+    # What `concurrency` sets is the process's. Set here already, it stays set until the last device has
     # finished, whichever that is.
     with workers(1), ThreadPoolExecutor(len(devices), "m2kr-device") as pool:
         futures = [pool.submit(one, number) for number in range(len(devices))]

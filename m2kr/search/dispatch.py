@@ -101,7 +101,7 @@ def search(
         queries: Their rows.
         documents: The pool's tokens.
         k: Passages a query.
-        ranks: Per passage the rank of its id (`topk.id_ranks`), which breaks ties.
+        ranks: Per passage the rank of its id (`ranking.id_ranks`), which breaks ties.
         searching: How.
         index: From `build`; None for exact search.
         memory: Bytes that exact search may use for its blocks.

@@ -1,4 +1,4 @@
-"""What a pool will take on disk, computed from the formats (`store_format`, `index.format`).
+"""What a pool will take on disk, computed from the formats (`store.format`, `index.format`).
 
 How long a search takes is told by the search itself, after its first block (`duration`).
 """

@@ -109,7 +109,7 @@ def search_files(
         files: The index.
         queries: As there.
         k: As there.
-        ranks: Per passage the rank of its id (`topk.id_ranks`), if that is known.
+        ranks: Per passage the rank of its id (`ranking.id_ranks`), if that is known.
         steer: Given the kind's usual settings for ``k``, `compressed.SearchSettings` or
             `official.OfficialSettings`, those to use.
         store: As there.

@@ -49,7 +49,7 @@ class Facts:
         last: One past its last.
         passages: Of the whole store.
         k: Passages a query.
-        store: `ranges.fingerprint` of the store.
+        store: `shards.fingerprint` of the store.
         queries: And of the queries.
     """
 

@@ -3,7 +3,7 @@
 A passage's canonical score depends on its tokens and the query alone, so the best k of the pool
 are among the best k of its ranges, to the bits. Ties go by id across ranges as they do within one,
 and an id that several ranges hold is kept once: with its best score and, of equal ones, the first
-passage. Both are what `topk.TopK` does with whatever it is given, in any order.
+passage. Both are what `ranking.TopK` does with whatever it is given, in any order.
 
 Ranges are consecutive passages of about equal tokens, which is what search costs. They begin where
 a shard of the store does if one begins near enough (`cut`): then whoever searches a range reads

@@ -42,7 +42,7 @@ class PreFLMR(Parts):
 
     _warned = False
     config_class: Any = (
-        None  # set by `registration.register`, which transformers' Auto classes need
+        None  # set by `auto_classes.register`, which transformers' Auto classes need
     )
 
     def __init__(

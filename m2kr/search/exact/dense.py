@@ -92,9 +92,9 @@ def search(
     Args:
         queries: (queries x dim) float16 or float32, possibly memory-mapped.
         passages: (rows x dim) float16 or float32, possibly memory-mapped; read once, in order. Or
-            rows that are checked as they are read, such as `embeddings.Embeddings`.
+            rows that are checked as they are read, such as `store.dense.Embeddings`.
         k: Passages per query.
-        ranks: Per passage the rank of its id (`topk.id_ranks`), which breaks ties.
+        ranks: Per passage the rank of its id (`ranking.id_ranks`), which breaks ties.
         similarity: Inner product (``dot``) or ``cosine``.
         memory: Bytes for the blocks in work; results come on top (at most 32 bytes x queries x k).
 

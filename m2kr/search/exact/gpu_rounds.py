@@ -3,7 +3,7 @@
 Bounds, the choice among them and the canonical scores of what is left stay on the device; pairs and
 their scores alone come back, to be ranked. Queries are cut into parts of similar numbers of rows, each
 with its own `TopK`; threads take parts, so that the device works on one while another is ranked
-(`turns`).
+(`gpu_slots`).
 
 Everything here runs on the CPU too, where it is slower than `rounds` but as right.
 """
@@ -91,7 +91,7 @@ def parts(
 def _runs(sizes: "NDArray[np.int64]") -> "Iterator[tuple[int, int]]":
     """Spans of ascending sizes: of together `_PART_ROWS` rows at most, or of one query.
 
-    None needs more than a quarter more rows than another, or one more `fused.PART`.
+    None needs more than a quarter more rows than another, or one more `gpu_fused.PART`.
     """
     start = 0
     for number in range(1, len(sizes) + 1):
@@ -109,7 +109,7 @@ class BatchedBlock:
 
     Args:
         block: The tokens on the host.
-        coded: The same in codes of a pass of `codings.FLAT`.
+        coded: The same in codes of a pass of `quantise.FLAT`.
         ranks: The ranks of the passages' ids.
 
     Attributes:

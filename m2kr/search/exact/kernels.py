@@ -1,4 +1,4 @@
-"""The programs of `fused`, in Triton's language: what each means is said there.
+"""The programs of `gpu_fused`, in Triton's language: what each means is said there.
 
 Import it where Triton is installed, only.
 """
@@ -23,7 +23,7 @@ def maxsim(
     WIDTH: tl.constexpr,
     PART: tl.constexpr,
 ) -> None:
-    """See `fused.maxsim`; ``all_rows`` counts what is in ``rows``, ``PART`` rows are one part."""
+    """See `gpu_fused.maxsim`; ``all_rows`` counts what is in ``rows``, ``PART`` rows are one part."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * PASSAGES + tl.arange(0, PASSAGES)
     place = tl.arange(0, WIDTH)
@@ -59,7 +59,7 @@ def maxsim(
 def add_in_order(
     values: tl.tensor, sums: tl.tensor, rows: tl.tensor, columns: tl.tensor, COLUMNS: tl.constexpr
 ) -> None:
-    """See `fused.add_in_order`."""
+    """See `gpu_fused.add_in_order`."""
     column = tl.program_id(0).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < columns
     total = tl.zeros((COLUMNS,), tl.float64)

@@ -2,7 +2,7 @@
 
 Each pass codes tokens and query rows coarsely, multiplies the codes with torch and takes maxima over
 each passage. `bounds` proves that what comes out, plus a margin, is never below the canonical score.
-The passes themselves are in `codings`.
+The passes themselves are in `quantise`.
 
 A product's output is much bigger than its inputs, so products are cut into tiles whose output stays
 in the cache until its maxima are taken. Passages of a tile have the same length, which makes the

@@ -250,7 +250,7 @@ class Fp16:
 
 
 class Fused(Fp16):
-    """As `Fp16`, but a whole block at once, and nothing is rounded to float16: see `fused`.
+    """As `Fp16`, but a whole block at once, and nothing is rounded to float16: see `gpu_fused`.
 
     Its sums over rows take maxima of exact products added in float32, in an unknown order.
     """

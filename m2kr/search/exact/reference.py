@@ -126,7 +126,7 @@ def search(
         tokens: (all tokens x dim), possibly memory-mapped; read block by block, once.
         offsets: Where each document's tokens begin, and one end more.
         k: Documents per query.
-        ranks: Per document the rank of its id (`topk.id_ranks`), which breaks ties.
+        ranks: Per document the rank of its id (`ranking.id_ranks`), which breaks ties.
         dtype: The stored type.
 
     Returns:

@@ -91,7 +91,7 @@ class Batch:
         return counts
 
     def _search_flat(self, block: "Block", coded: "CodedBlock", workers: "Workers") -> Counts:
-        """The same in few big steps, `batched`. No pass need follow: this one's margin is small."""
+        """The same in few big steps, `gpu_rounds`. No pass need follow: this one's margin is small."""
         if not self._parts:
             self._parts = gpu_rounds.parts(self.queries, self._k, self._ranks, coded.codes.device)
             self.best = gpu_rounds.Best(self._parts)

@@ -90,7 +90,7 @@ def search(
             all-zero rows are left out, as `reference` says.
         source: A `TokenStore`, or an `ArraySource`.
         k: Passages per query.
-        ranks: Per passage the rank of its id (`topk.id_ranks`), which breaks ties; by default that
+        ranks: Per passage the rank of its id (`ranking.id_ranks`), which breaks ties; by default that
             of the store's ids.
         memory: Bytes for the blocks and what is computed on them, on the host and again on the
             device. The queries and results come on top, and so do some 30 MB a thread.

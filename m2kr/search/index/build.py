@@ -63,7 +63,7 @@ class BuildSettings:
         kind: ``compressed``, or ``official`` for what the published protocol searches.
         nbits: Bits a dimension. The official protocol has 8.
         centroids: How many; None for the kind's own rule (`kmeans.count_for`,
-            `official_index.count_for`). Never more than the tokens of the sample.
+            `official_train.count_for`). Never more than the tokens of the sample.
         training: k-means.
     """
 

@@ -193,7 +193,7 @@ def search(
         queries: One (rows x dim) matrix a query, rounded to float16; all-zero rows are left out.
         index: What to search.
         k: Passages a query.
-        ranks: Per passage the rank of its id (`topk.id_ranks`), which breaks ties; by default that
+        ranks: Per passage the rank of its id (`ranking.id_ranks`), which breaks ties; by default that
             of the index's ids.
         settings: `SearchSettings.suited` by default; steps are never narrower than ``k``.
         store: The token store that the index was built from, for exact final scores.

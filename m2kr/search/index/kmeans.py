@@ -83,7 +83,7 @@ def count_for(tokens: int) -> int:
     Up to a million tokens that is what the official 16 times their root comes to. Beyond, the kinds
     of tokens grow faster than that root; where a centroid stands for several kinds, the steps of a
     search that look at centroids alone lose passages. The official rule, which rounds the power
-    down, is `official_index.count_for`.
+    down, is `official_train.count_for`.
     """
     return 1 << min(_MOST_BITS, max(0, round(math.log2(0.6 * max(2, tokens) ** 0.75))))
 

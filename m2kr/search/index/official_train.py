@@ -120,7 +120,7 @@ def search(
         queries: One (rows x dim) matrix a query, as encoded: the official code doesn't round them.
         index: From `arrays_of`.
         k: Passages a query.
-        ranks: Per passage the rank of its id (`topk.id_ranks`), which breaks ties of the scores.
+        ranks: Per passage the rank of its id (`ranking.id_ranks`), which breaks ties of the scores.
         settings: `OfficialSettings.for_k(k)` by default. The official searcher keeps the settings
             of its first call; here each call has its own.
         threads: By default as many as torch uses.

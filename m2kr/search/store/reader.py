@@ -1,6 +1,6 @@
 """Reading a token store: the vectors of a pool's tokens on disk, checked as they are read.
 
-`store_format` documents the files, `store_writer` writes them. Tokens are read into buffers of a
+`store.format` documents the files, `store.writer` writes them. Tokens are read into buffers of a
 given size, not through a memory map, so that a process stays as small as it asked to be. Every
 passage that is read is compared with its CRC-32, which finds any flipped byte.
 """

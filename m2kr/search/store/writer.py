@@ -44,7 +44,7 @@ class TokenWriter:
     Args:
         folder: Made if need be.
         dim: Numbers in a vector.
-        meta: See `store_format.Settings`; must be what the folder has, if it has a store.
+        meta: See `store.format.Settings`; must be what the folder has, if it has a store.
         shard_bytes: Bytes of vectors after which a shard is closed.
         sync_seconds: Least time between two syncs of the open shard, which read and write 30 bytes
             a passage of it; None for no syncs.
