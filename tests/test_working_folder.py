@@ -58,6 +58,15 @@ def test_a_build_in_processes(traps: Path, tmp_path: Path) -> None:
     assert sprung(traps) == []
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Ray's test clusters need Linux")
+def test_a_build_on_ray(traps: Path, tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("m2kr")
+    words = ("build", "mini", "--limit", 20, "--engine", "ray", "--address", "local")
+    run(program, *words, "--data", tmp_path / "data", cwd=traps)
+    assert sprung(traps) == []
+
+
 # As from a notebook: the working folder is the first place where modules are looked for.
 CHILDREN = """
 import sys

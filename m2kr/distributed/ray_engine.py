@@ -8,10 +8,11 @@ goes on from the last whole shard.
 import importlib.util
 import logging
 import socket
+import sys
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import chdir, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,12 +75,14 @@ class RayCluster:
             if port.isdecimal():
                 # Ray itself keeps trying a dead address for many minutes.
                 socket.create_connection((host, int(port)), _CONNECT).close()
-            ray.init(
-                address=self._address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                include_dashboard=False if self._address == "local" else None,
-            )
+            # Ray puts the folder that it is called in on its workers' path, before all else.
+            with chdir(Path(sys.executable).anchor):
+                ray.init(
+                    address=self._address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    include_dashboard=False if self._address == "local" else None,
+                )
         except (OSError, OverflowError, ValueError, RuntimeError) as error:
             raise M2KRError(
                 f"no Ray cluster is at {self._address!r}: {str(error).splitlines()[0]}",
