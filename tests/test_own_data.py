@@ -135,8 +135,12 @@ def test_all_is_every_edition_of_every_source(tmp_path: Path, cli: Cli) -> None:
     for text in ("tin melts", "zinc boils"):
         m2kr.from_records({"p": text}, queries, data=tmp_path)
     m2kr.from_records({"p": "tin"}, queries, name="own", data=tmp_path)
-    shown = cli("eval", "all", "-r", "random", "--data", tmp_path, "--json", cwd=tmp_path).stdout
-    results = json.loads(shown)["results"]
+    m2kr.from_records({"p": "tin"}, queries, name="taught", split="train", data=tmp_path)
+    done = cli("eval", "all", "-r", "random", "--data", tmp_path, "--json", cwd=tmp_path)
+    assert "left out: taught (taught): there is no split 'test'" in done.stderr
+    results = json.loads(done.stdout)["results"]
     assert [r["source"] for r in results] == ["mine", "mine", "own"]
     assert len({r["fingerprints"]["eval"] for r in results}) == 3
     assert len(list((tmp_path / "results").glob("*.json"))) == 3
+    nowhere = ("eval", "all", "-r", "random", "--split", "valid", "--data", tmp_path)
+    assert "nothing that is built has a split 'valid'" in cli(*nowhere, code=2).stderr

@@ -157,19 +157,34 @@ def command(
     from m2kr import api, paths
     from m2kr.cli import output
     from m2kr.data.load import Split, built, load
+    from m2kr.errors import UsageError
 
     root = paths.data_root(data)
     searching = _searching(search, nbits, seed, audit, search_set or [], max_hours, device)
     wanted: list[str | Split] = [*source.split(",")]
-    if source == "all":
-        roots = images or ()
-        wanted = [
-            load(name, split, edition=each, data=root, images=roots, missing_images=missing_images)
-            for name, editions in sorted(built(root).items())
-            for each in editions
-            if edition in (None, each)
-        ]
     output.say(f"data root: {root}", json_mode=json)
+    if source == "all":
+        wanted, lacking = [], []
+        for name, each in [(n, e) for n, editions in sorted(built(root).items()) for e in editions]:
+            if edition not in (None, each):
+                continue
+            try:
+                wanted.append(
+                    load(
+                        name,
+                        split,
+                        edition=each,
+                        data=root,
+                        images=images or (),
+                        missing_images=missing_images,
+                    )
+                )
+            except UsageError as error:  # it has other splits, as CC3M, which is for training alone
+                lacking.append(f"left out: {name} ({each}): {error.what}")
+        if lacking and not wanted:
+            raise UsageError(f"nothing that is built has a split '{split}'", where=str(root))
+        for line in lacking:
+            output.say(line, json_mode=json)
     with output.Bars() as bars:
         results = api.evaluate(
             wanted if len(wanted) != 1 else wanted[0],
