@@ -20,6 +20,8 @@ def data_root(path: str | os.PathLike[str] | None = None) -> Path:
         import platformdirs
 
         return Path(platformdirs.user_data_dir("m2kr", appauthor=False))
+    if not os.fspath(given or ""):
+        raise UsageError("the data root has no name", expected="a folder; is a variable unset?")
     root = Path(given or "").expanduser().absolute()
     if root.exists() and not root.is_dir():
         raise UsageError("the data root is no folder", where=str(root), expected="a folder")

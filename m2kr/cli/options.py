@@ -5,10 +5,20 @@ from typing import Annotated
 
 import typer
 
+
+def folder(text: str) -> Path:
+    """The folder that is named; an empty name, as of an unset variable, is none."""
+    if not text:
+        raise typer.BadParameter("an empty name; is a variable unset?")
+    return Path(text)
+
+
 Data = Annotated[
     Path | None,
     typer.Option(
         "--data",
+        parser=folder,
+        metavar="FOLDER",
         help="Data root; else $M2KR_DATA, else the user data folder.",
         show_default=False,
     ),

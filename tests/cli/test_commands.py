@@ -73,6 +73,7 @@ def test_usage_errors_are_2(cli: Cli, tmp_path: Path) -> None:
     assert "did you mean 'mini'" in cli("build", "minni", "--data", tmp_path, code=2).stderr
     cli("build", code=2)
     cli("build", "mini", "--no-such-option", code=2)
+    assert "is a variable unset?" in cli("list", "--data", "", code=2).stderr
     assert "--set" in cli("eval", "mini", "-r", "bm25", "--set", "k1", code=2).stderr
 
 
