@@ -736,3 +736,15 @@ def test_any_judgements_are_read_or_our_error(tmp_path_factory, data):
         assert str(path) in str(error)
         return
     assert all(entry.line >= 1 for entry in judged.values())
+
+
+@pytest.mark.parametrize("name", ["docno", "pid", "did", "docid"])
+@pytest.mark.parametrize("text", ["passage", "contents"])
+@pytest.mark.parametrize("right", ["relevant_docs", "gold_ids", "positives"])
+def test_names_that_other_tools_give(tmp_path: Path, name: str, text: str, right: str) -> None:
+    passages = [{name: "p1", text: "Tin melts."}, {name: "p2", text: "Lead melts."}]
+    split = m2kr.from_records(
+        passages, [{"qid": "q", "query": "tin", right: ["p2"]}], data=tmp_path
+    )
+    assert split.passages["passage_id"][:] == ["p1", "p2"]
+    assert split.query("q")["pos_item_ids"] == ["p2"]

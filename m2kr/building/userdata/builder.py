@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("m2kr.building")
 
-VERSION = 2  # of imported sources: raised when the same files give other rows
+VERSION = 3  # of imported sources: raised when the same files give other rows
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
 _TAKEN = ("all", "downloads")

@@ -46,8 +46,10 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 # (_id, text, title), M-BEIR (qid, query_txt, query_img_path, pos_cand_list, did, txt) and ReT-M2KR
 # (data_id, image_path, passage_id, answer, passage_text, passage_image_path).
 PASSAGE_NAMES: dict[str, tuple[str, ...]] = {
-    "passage_id": ("passage_id", "_id", "id", "docid", "doc_id", "did"),
-    "passage_content": ("passage_content", "text", "contents", "content", "passage_text", "txt"),
+    "passage_id": ("passage_id", "_id", "id", "docid", "doc_id", "did", "docno", "pid"),
+    "passage_content": (
+        *("passage_content", "text", "contents", "content", "passage_text", "passage", "txt"),
+    ),
     "language": ("language", "lang"),
     "title": ("title",),
     "img_id": ("img_id",),
@@ -60,7 +62,10 @@ QUERY_NAMES: dict[str, tuple[str, ...]] = {
     "img_id": ("img_id",),
     "img_path": ("img_path", "image_path", "image", "query_img_path"),
     "image_id": ("image_id",),
-    "pos_item_ids": ("pos_item_ids", "positives", "positive_ids", "pos_cand_list", "passage_id"),
+    "pos_item_ids": (
+        *("pos_item_ids", "positives", "positive_ids", "pos_cand_list", "passage_id"),
+        *("relevant_docs", "relevant_ids", "gold_ids"),
+    ),
     "answers": ("answers", "answer"),
     "gold_answer": ("gold_answer",),
     "question_type": ("question_type",),
