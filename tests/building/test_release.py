@@ -679,7 +679,7 @@ def test_limit_keeps_positives(files: Path, tmp_path: Path) -> None:
 KILLED = """
 import sys, time
 from pathlib import Path
-from m2kr.building.release import rows as release_rows
+from m2kr.building.release import normalise as release_rows
 from m2kr.building.release.route import ReleaseBuilder
 from m2kr.building.build import build
 

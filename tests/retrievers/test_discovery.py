@@ -95,7 +95,7 @@ def test_an_entry_point_of_another_package_is_found(tmp_path: Path) -> None:
     ("text", "spec", "error", "says"),
     [
         (OWN, "own.py:Half", InputError, "settings, modalities, index, search"),
-        (OWN, "own.py:Nine", InputError, "one of Modalities, Run, Mine, Half"),
+        (OWN, "own.py:Nine", InputError, "one of Mine, Half"),
         ("import not_there_at_all", "own.py:Mine", InputError, "ModuleNotFoundError"),
         ("def broken(:", "own.py:Mine", InputError, "SyntaxError"),
         (OWN, "other.py:Mine", MissingError, "other.py"),

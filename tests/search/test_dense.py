@@ -149,7 +149,8 @@ def test_memory_is_bounded(tmp_path):
     code = f"""
         import numpy as np
         from m2kr.evaluation.environment import peak_memory
-        from m2kr.search import dense, topk
+        from m2kr.search import ranking as topk
+        from m2kr.search.exact import dense
         path = {str(tmp_path / "pool.npy")!r}
         pool = np.lib.format.open_memmap(path, "w+", np.float32, (200_000, 64))
         rng = np.random.default_rng(0)

@@ -231,7 +231,9 @@ def ids_of(source: TokenSource) -> "pa.ChunkedArray":
         UsageError: it is no store, so it has none.
     """
     if not isinstance(source, TokenStore):
-        raise UsageError("the ranks of the passages' ids are needed", fix="topk.id_ranks(ids)")
+        raise UsageError(
+            "the ranks of the passages' ids are needed", fix="m2kr.search.ranking.id_ranks(ids)"
+        )
     return source.ids()
 
 
