@@ -21,7 +21,9 @@ def script() -> ModuleType:
     return found
 
 
-@pytest.mark.parametrize(("least", "code"), [("0", 0), ("1e9", 1)])
+@pytest.mark.parametrize(
+    ("least", "code"), [("0", 0), pytest.param("1e9", 1, marks=pytest.mark.slow)]
+)
 def test_it_runs_and_says_whether_enough_was_reached(
     script: ModuleType, capsys: pytest.CaptureFixture[str], least: str, code: int
 ) -> None:
