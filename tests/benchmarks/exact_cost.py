@@ -24,7 +24,7 @@ from m2kr.search.exact import search
 from m2kr.search.store.reader import TokenStore
 from m2kr.search.store.writer import TokenWriter
 
-K, REPEATS = 100, 5
+K, REPEATS = 100, 3
 EXACT_QUERIES, PLAIN_QUERIES, PACKED_QUERIES, PADDED_QUERIES = 200, 40, 4, 1
 
 

@@ -6,6 +6,8 @@ import pytest
 from own_process import cost
 
 STEPS = Path(__file__).with_name("exact_cost.py")
+INFO = Path("/proc/cpuinfo")
+CPU = INFO.read_text(encoding="utf-8") if INFO.is_file() else ""
 MB = 1 << 20
 
 
@@ -22,6 +24,9 @@ def test_exact_maxsim(tmp_path: Path) -> None:
         # A processor that multiplies int8 and bf16 no faster, as one with AVX2 alone: seen 1.3 to 1.5
         # and 2.7 to 3.1.
         least = {"packed": 1.0, "padded": 2.0}
+    elif "amx_int8" not in CPU:
+        # int8 and bf16 by AVX-512 alone: seen 1.9 to 2.8 and 4.4 to 5.6.
+        least = {"packed": 1.5, "padded": 3.5}
     else:
         # Wanted: 3 and 10. Seen on a busy machine: 2.8 to 3.7, and 9.9 to 10.8.
         least = {"packed": 2.5, "padded": 8.0}
