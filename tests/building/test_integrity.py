@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from conftest import Cli
 from resign import resign
@@ -121,8 +122,13 @@ def every_flip_is_found(root: Path, each: int, seed: int) -> int:
     assert {".arrow", ".npy", ".json", ".parquet", ".md", ".tar"} <= {p.suffix for p in paths}
     assert not problems(root)
     count = 0
+    writers = {p: pq.read_metadata(p).created_by for p in paths if p.suffix == ".parquet"}
     for path, at in flips(paths, each, seed):
         said = problems(root)
+        if not said and path.name.endswith(".index.parquet"):
+            # The name of the pyarrow that wrote an index is no data, and another's is as good.
+            assert pq.read_metadata(path).created_by != writers[path]
+            continue
         assert said, f"verify missed the flip at {at} of {path}"
         name = path.name if path.is_relative_to(root / "tiny") else "images"
         assert any(name in line for line in said), said
