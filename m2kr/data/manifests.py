@@ -90,7 +90,8 @@ def read_manifests(edition: Path) -> tuple[dict[str, Manifest], dict[Path, M2KRE
             record = read_manifest(path)
             sound[record["source"]["name"]] = record
         except M2KRError as error:
-            damaged[path] = error
+            if os.path.lexists(path):  # else it was replaced or removed meanwhile
+                damaged[path] = error
     return sound, damaged
 
 

@@ -40,7 +40,7 @@ def test_memory_stays_within_the_budget(tmp_path: Path) -> None:
     cost(STEPS, "write", tmp_path, passages)
     found = cost(STEPS, "budget", tmp_path, passages)
     assert found["read"] >= 9.9 * found["memory"]
-    assert found["peak"] <= found["memory"] + 600 * MB
+    assert found["peak"] <= found["memory"] + 500 * MB
 
 
 @pytest.mark.slow

@@ -583,9 +583,7 @@ def test_readers_beside_a_writer_never_get_a_mixture(tmp_path: Path) -> None:
                 judged = {row["passage_id"] for row in split.qrels}
                 row = split.passage("p7")["passage_content"]
             except M2KRError as error:
-                assert any(
-                    w in str(error) for w in ("built", "no source", "not here", "No such")
-                ), error
+                assert any(w in str(error) for w in ("built", "no source", "not here")), error
                 refused += 1
                 continue
             assert texts == questions == {row.split(" number")[0]}
