@@ -6,6 +6,7 @@ every row points to. So the footer's claims are held against the file's size bef
 the longest text of each dictionary decides in which way its rows are read.
 """
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,7 @@ class ParquetReader:
                 raise ValueError("it is no file")
             self._file = self._file_of()
             self._meta = self._file.metadata
+            self._footer = self._footer_of()
             self.schema: pa.Schema = self._file.schema_arrow
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
             raise self._refusal(
@@ -64,6 +66,7 @@ class ParquetReader:
     def close(self) -> None:
         """Ends the use of the file."""
         self._file.close()
+        self._footer.close(force=True)
         if self._coded is not None:
             self._coded.close()
 
@@ -79,14 +82,14 @@ class ParquetReader:
         Raises:
             InputError: it is damaged, or a bomb.
         """
-        self._check_group(number, columns)
-        coded = self._is_suspicious(number, columns, rows=self._meta.row_group(number).num_rows)
+        rows = self._meta.row_group(number).num_rows
+        coded = self._check_group(number, columns, rows=rows)
         try:
             table = self._opened(coded).read_row_group(number, columns=columns, use_threads=False)
             self._check_bytes(_validated(table))
         except _errors() as error:
             raise self._refusal(f"the file is damaged: {error}") from error
-        if table.num_rows != self._meta.row_group(number).num_rows:
+        if table.num_rows != rows:
             raise self._refusal(f"the file is damaged: row group {number} lacks rows")
         return table
 
@@ -105,8 +108,7 @@ class ParquetReader:
         names = list(self.schema.names) if columns is None else list(columns)
         unpacked = 0
         for number in range(self.groups):
-            self._check_group(number, names)
-            coded = self._is_suspicious(number, names, rows=rows)
+            coded = self._check_group(number, names, rows=rows)
             chosen = self._opened(coded).iter_batches(
                 rows, row_groups=[number], columns=names, use_threads=False
             )
@@ -157,8 +159,10 @@ class ParquetReader:
                 f"at most {most:,} in a file of this size",
             )
 
-    def _check_group(self, number: int, columns: Sequence[str]) -> None:
-        for chunk in self._chunks(number, columns):
+    def _check_group(self, number: int, columns: Sequence[str], *, rows: int) -> bool:
+        """Refuses a row group that unpacks to too much; whether its texts must be read as dictionaries."""
+        chunks = self._chunks(number, columns)
+        for chunk in chunks:
             name = chunk.path_in_schema.partition(".")[0]
             self._check_values(f"values in column {name!r}", chunk.num_values)
             size, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
@@ -168,15 +172,24 @@ class ParquetReader:
                     f"row group {number} has {packed:,} bytes of column {name!r} that unpack to {size:,}",
                     f"at most {_RATIO} times as many, and {_CHUNK:,}: write smaller row groups",
                 )
+        return self._is_suspicious(number, chunks, rows)
 
     def _chunks(self, number: int, columns: Sequence[str]) -> list[Any]:
+        """What the footer says of the columns' chunks, if it agrees with itself."""
+        try:
+            # What is wrong there raises in a read; where pyarrow is asked for it, it ends the process.
+            self._footer.read_row_group(number, columns=columns, use_threads=False)
+        except _NoBytes:
+            pass
+        except _errors() as error:
+            raise self._refusal(f"the file is damaged: {error}") from error
         group = self._meta.row_group(number)
-        chunks = [group.column(i) for i in range(group.num_columns)]
-        return [c for c in chunks if _is_of(c.path_in_schema, columns)]
+        paths = (self._meta.schema.column(i).path for i in range(self._meta.num_columns))
+        return [group.column(i) for i, path in enumerate(paths) if _is_of(path, columns)]
 
-    def _is_suspicious(self, number: int, columns: Sequence[str], *, rows: int) -> bool:
+    def _is_suspicious(self, number: int, chunks: Sequence[Any], rows: int) -> bool:
         """Whether the rows could take much memory, if each has its dictionary's longest text."""
-        texts = [c for c in self._chunks(number, columns) if _has_dictionary(c)]
+        texts = [c for c in chunks if _has_dictionary(c)]
         # Not even all of its bytes as one text in every value would be much.
         texts = [c for c in texts if c.total_uncompressed_size * _at_once(c, rows) > _STEP]
         if not texts:
@@ -214,8 +227,25 @@ class ParquetReader:
             page_checksum_verification=True,
         )
 
+    def _footer_of(self) -> Any:
+        """The file without its pages; a read looks at all that the footer says of them first."""
+        import pyarrow.parquet as pq
+
+        return pq.ParquetFile(_Pageless(self._path), metadata=self._meta, pre_buffer=True)
+
     def _refusal(self, what: str, expected: str = "a whole Parquet file") -> InputError:
         return InputError(what[:300], where=str(self._path), expected=expected)
+
+
+class _NoBytes(Exception):
+    """Bytes were asked for."""
+
+
+class _Pageless(io.FileIO):
+    """A file that is only as long as it is."""
+
+    def read(self, *_: Any) -> bytes:
+        raise _NoBytes
 
 
 def _errors() -> tuple[type[BaseException], ...]:
