@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from m2kr.search.index.build import Pool
-from m2kr.search.sources import ArraySource
-from m2kr.search.store.reader import TokenStore
+from m2kr.search.index.settings import Pool
+from m2kr.search.store.reader import ArraySource, TokenStore
 from m2kr.search.store.writer import TokenWriter
 
 DIM = 32

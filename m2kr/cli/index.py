@@ -8,7 +8,7 @@ import typer
 from m2kr.cli import index_search, index_shards, options
 
 if TYPE_CHECKING:
-    from m2kr.search.index.build import BuildSettings
+    from m2kr.search.index.settings import BuildSettings
 
 Store = Annotated[Path, typer.Argument(help="A token store: a folder with store.json.")]
 Index = Annotated[Path, typer.Argument(help="An index: a folder with index.json.")]
@@ -46,7 +46,7 @@ def build(
     """Build a compressed index from a token store; the same command finishes one that was cut off."""
     from m2kr.cli import output
     from m2kr.search.index.build import build as build_index
-    from m2kr.search.index.build import pool_of
+    from m2kr.search.index.settings import pool_of
     from m2kr.search.store.reader import TokenStore
 
     chosen = _settings(preset, nbits, centroids, seed, iterations)
@@ -63,8 +63,8 @@ def _settings(
 
     from m2kr.errors import UsageError
     from m2kr.search.index import official_train
-    from m2kr.search.index.build import BuildSettings
     from m2kr.search.index.kmeans import Training
+    from m2kr.search.index.settings import BuildSettings
 
     if preset == "official":
         chosen = official_train.settings(seed, nbits or official_train.NBITS, centroids)
@@ -90,7 +90,7 @@ def add(
     """
     from m2kr.cli import output
     from m2kr.search.index.build import add as add_to
-    from m2kr.search.index.build import pool_of
+    from m2kr.search.index.settings import pool_of
     from m2kr.search.store.reader import TokenStore
 
     pool = pool_of(TokenStore.open(store))

@@ -25,12 +25,11 @@ def part(
     """Searches one share of a token store and writes what `merge` needs."""
     from m2kr.cli import output
     from m2kr.errors import UsageError
-    from m2kr.search import search_index, shards
-    from m2kr.search import shard_files as sharded_parts
+    from m2kr.search import devices, search_index, shard_files, shards
     from m2kr.search.search_index import Found
     from m2kr.search.store.reader import TokenStore
 
-    number, of = sharded_parts.parse_share(share)
+    number, of = shard_files.parse_share(share)
     if out is None or out.suffix != ".parquet":
         raise UsageError("a shard's part is written as Parquet", fix="--out part.parquet")
     if not search_index.is_store(pool) and (pool / "index.json").is_file():
@@ -44,7 +43,7 @@ def part(
     asked.require_whole()
     span = shards.spans(store, of)[number - 1]
     with output.Bars() as bars:
-        found, stats = shards.search_shard(
+        found, stats = devices.search_shard(
             asked.take(range(len(asked))),
             store,
             span,
@@ -53,7 +52,7 @@ def part(
             device=device,
             progress=bars,
         )
-    facts = sharded_parts.Facts(
+    facts = shard_files.Facts(
         *(number, of, span.first, span.last, len(store), k),
         store=shards.fingerprint(store),
         queries=shards.fingerprint(asked),
@@ -87,15 +86,12 @@ def merge(
 
     from m2kr.errors import InputError
     from m2kr.retrieval.run import Run
-    from m2kr.search import search_index
-    from m2kr.search import shard_files as sharded_parts
+    from m2kr.search import search_index, shard_files
     from m2kr.search.search_index import Found
 
     runs = {str(path): Run.load(path) for path in parts}
-    facts = {
-        name: sharded_parts.Facts.of_metadata(run.metadata, name) for name, run in runs.items()
-    }
-    sharded_parts.check(facts)
+    facts = {name: shard_files.Facts.of_metadata(run.metadata, name) for name, run in runs.items()}
+    shard_files.check(facts)
     name, first = next(iter(runs.items()))
     for other, run in runs.items():
         if run.query_ids != first.query_ids:
@@ -109,7 +105,7 @@ def merge(
         for run in runs.values()
     ]
     k = next(iter(facts.values())).k
-    ids, rows, scores = sharded_parts.merge_named(named, len(first), k)
+    ids, rows, scores = shard_files.merge_named(named, len(first), k)
     found = Found(rows, scores, ids, search_index.exact_how(k), 0.0, 0.0)
     saved = Run.from_rows(
         first.query_ids, ids, rows, scores, name=first.name, metadata={"search": found.how}

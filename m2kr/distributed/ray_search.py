@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from m2kr.distributed.ray_engine import RayCluster
 from m2kr.errors import CheckError, UsageError
 from m2kr.progress import Progress, Silent
-from m2kr.search import shards
+from m2kr.search import devices, shards
 from m2kr.search.ranking import id_ranks
 from m2kr.search.search_index import Found, check_options, exact_how, is_store
 from m2kr.search.shards import Part, Span
@@ -64,7 +64,7 @@ def search_range(piece: StoreRange, queries: "Sequence[NDArray[np.floating]]") -
             expected=f"fingerprint {piece.fingerprint[:16]}, not {seen[:16]}",
             fix="let every node see the same files at this path, and none of them change",
         )
-    part, _ = shards.search_shard(
+    part, _ = devices.search_shard(
         queries, store, piece.span, piece.k, threads=piece.threads, device=piece.device
     )
     return part

@@ -249,6 +249,7 @@ class EncoderRetriever:
             self._index_pool(self._passages, self._workdir)
         from m2kr.retrieval.steps import Steps
         from m2kr.search import dispatch
+        from m2kr.search.exact import dense
         from m2kr.search.ranking import id_ranks
         from m2kr.search.store.dense import Embeddings
         from m2kr.search.store.reader import TokenStore
@@ -257,8 +258,10 @@ class EncoderRetriever:
             asked = self._encode(queries, "query", folder, key)
         ids, pool = self._passages.ids, self._documents
         if isinstance(asked, Embeddings) and isinstance(pool, Embeddings):
-            rows, scores = asked.search(
-                pool, k, id_ranks(ids), similarity=self.similarity, memory=self.memory
+            rows, scores = dense.search(
+                *(asked.vectors, pool, k, id_ranks(ids)),
+                similarity=self.similarity,
+                memory=self.memory,
             )
         elif isinstance(asked, TokenStore) and isinstance(pool, TokenStore):
             found = dispatch.search(

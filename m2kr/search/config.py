@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from m2kr.errors import UsageError
 
 if TYPE_CHECKING:
-    from m2kr.search.index.build import BuildSettings
+    from m2kr.search.index.settings import BuildSettings
 
 Mode = Literal["exact", "compressed", "official"]
 Final = Literal["compressed", "exact"]
@@ -98,8 +98,8 @@ class Searching:
             UsageError: there are no codes of so many bits.
         """
         from m2kr.search.index import official_train
-        from m2kr.search.index.build import BuildSettings
         from m2kr.search.index.kmeans import Training
+        from m2kr.search.index.settings import BuildSettings
 
         nbits = self.nbits or _NBITS[self.mode]
         if self.mode == "official":

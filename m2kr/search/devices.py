@@ -1,28 +1,33 @@
-"""Exact search on several devices of one process: each has a range of the pool to itself.
+"""Exact search of a whole pool or of a range, on one device or on several of one process.
 
-Devices share nothing but the queries. Results are merged as those of any ranges are (`shards`), so
-they are the ones that a single device gives.
+Each device has a range to itself, and shares nothing with the others but the queries. Results are
+merged as those of any ranges are (`shards`), so they are the ones that a single device gives.
 """
 
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from m2kr.concurrency import workers
+from m2kr.errors import InputError
+from m2kr.progress import Silent
 from m2kr.search import shards
 from m2kr.search.exact import canonical
-from m2kr.search.exact.search import Stats
-from m2kr.search.store.reader import TokenStore
+from m2kr.search.exact import search as exact_search
+from m2kr.search.exact.search import MEMORY, Stats
+from m2kr.search.ranking import id_ranks
+from m2kr.search.store.reader import TokenStore, ids_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from m2kr.progress import Progress
-    from m2kr.search.sources import TokenSource
+    from m2kr.search.store.reader import TokenSource
 
 
 class _Stopped(Exception):
@@ -59,57 +64,65 @@ def search(
     queries: "Sequence[NDArray[np.floating]]",
     source: "TokenSource",
     k: int,
-    ranks: "NDArray[np.int64]",
-    devices: "Sequence[str]",
-    memory: int,
-    threads: int | None,
-    passes: "Sequence[str] | None",
-    progress: "Progress",
-    check_seconds: "Callable[[float], None] | None" = None,
+    ranks: "NDArray[np.int64] | None" = None,
+    *,
+    device: str = "auto",
+    memory: int = MEMORY,
+    threads: int | None = None,
+    progress: "Progress | None" = None,
+    **options: Any,
 ) -> "tuple[NDArray[np.int64], NDArray[np.float64], Stats]":
-    """`exact.search` on a list of devices; the same device may occur more than once.
+    """`exact.search` on one device or several, with the same results.
 
     Args:
         queries: As there.
         source: As there.
         k: As there.
         ranks: As there.
-        devices: Their names, each of which is there.
+        device: As there, or several with commas between, ``cuda:0,cuda:1``: each searches a range of
+            the pool. The same one may occur more than once.
         memory: Shared out evenly on the host; each device takes its share of its own besides.
         threads: Shared out evenly, one a device at least.
-        passes: As there.
         progress: As there.
-        check_seconds: As there; called by each device, whose own range it is about.
+        options: As there: passes, and check_seconds, which each device calls about its own range.
 
     Returns:
         As there; `Stats.device` lists the devices.
     """
+    devices = [exact_search.resolve(name.strip()) for name in device.split(",")]
+    if len(devices) == 1:
+        return exact_search.search(
+            *(queries, source, k, ranks),
+            device=devices[0],
+            memory=memory,
+            threads=threads,
+            progress=progress,
+            **options,
+        )
     import torch
 
     started, cpu = time.perf_counter(), time.process_time()
+    if ranks is None:
+        ranks = id_ranks(ids_of(source))
     if isinstance(source, TokenStore):
         spans = shards.spans(source, len(devices))
     else:
         spans = shards.cut(source.offsets, len(devices))
     share = max(1, (threads or torch.get_num_threads()) // len(devices))
+    progress = progress or Silent()
     # Refuses broken queries before any device starts.
     live = sum(len(query.rows) > 0 for query in canonical.rounded(queries, source.dim))
     together = _Together(progress, live * (len(source.offsets) - 1))
 
     def one(number: int) -> tuple[shards.Part, Stats]:
         try:
-            return shards.search_shard(
-                queries,
-                source,
-                spans[number],
-                k,
-                ranks,
+            return search_shard(
+                *(queries, source, spans[number], k, ranks),
                 memory=memory // len(devices),
                 threads=share,
                 device=devices[number],
-                passes=passes,
                 progress=together,
-                check_seconds=check_seconds,
+                **options,
             )
         except _Stopped:
             raise
@@ -135,6 +148,45 @@ def search(
     stats.seconds = time.perf_counter() - started
     stats.cpu_seconds = time.process_time() - cpu
     return numbers, scores, stats
+
+
+def search_shard(
+    queries: "Sequence[NDArray[np.floating]]",
+    source: "TokenSource",
+    span: shards.Span,
+    k: int,
+    ranks: "NDArray[np.int64] | None" = None,
+    **options: Any,
+) -> tuple[shards.Part, Stats]:
+    """The exact best ``k`` passages of a range for every query, with canonical scores.
+
+    Args:
+        queries: As for `search`.
+        source: The whole pool.
+        span: The range.
+        k: Passages per query.
+        ranks: Per passage of the whole pool the rank of its id; by default of the store's ids.
+        options: Of `search`: memory, threads, device, passes, progress.
+
+    Raises:
+        UsageError: the pool has no such range; and as `search`.
+        InputError: as `search`.
+        CheckError: as `search`.
+    """
+    piece, first = shards.slice_of(source, span), span.first
+    if ranks is None:
+        ranks = id_ranks(ids_of(source).slice(first, len(span)))
+    else:
+        # Ranks are places among distinct ids, so those of a range count its own alone.
+        ranks = np.unique(ranks[first : span.last], return_inverse=True)[1].astype(np.int64)
+    try:
+        numbers, scores, stats = search(queries, piece, k, ranks, **options)
+    except InputError as error:
+        if not first or not (error.where or "").startswith("passage"):
+            raise
+        where = f"{error.where} of those from {first} on"
+        raise InputError(error.what, where=where, expected=error.expected, fix=error.fix) from error
+    return shards.Part(span, np.where(numbers >= 0, numbers + first, -1), scores), stats
 
 
 def _added(every: "Sequence[Stats]") -> Stats:

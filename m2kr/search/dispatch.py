@@ -68,11 +68,12 @@ def build(
     if searching.mode == "exact":
         return None
     from m2kr.search.index import build as index_build
+    from m2kr.search.index.settings import pool_of
 
     settings = searching.build_settings()
     told = json.dumps({"kind": settings.kind, "nbits": settings.nbits, **settings.asked()})
     name = f"{settings.kind}-{settings.nbits}bit-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
-    pool = index_build.pool_of(store)
+    pool = pool_of(store)
     if not atomic.writable(folder) and (folder / name).exists():
         files = index_build.opened(pool, folder / name, settings)
     else:
@@ -123,7 +124,7 @@ def search(
         return _exact(queries, documents, k, ranks, searching, memory, progress)
     if index is None:
         raise UsageError(
-            f"{searching.mode} search needs its index", fix="by_mode.build(store, ...)"
+            f"{searching.mode} search needs its index", fix="dispatch.build(store, ...)"
         )
     return _indexed(queries, documents, k, ranks, searching, index)
 
@@ -162,9 +163,9 @@ def _exact(
     memory: int,
     progress: "Progress | None",
 ) -> Answer:
-    from m2kr.search.exact import search as exact
+    from m2kr.search import devices
 
-    numbers, scores, stats = exact.search(
+    numbers, scores, stats = devices.search(
         queries.take(range(len(queries))),
         documents,
         k,

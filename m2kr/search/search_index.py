@@ -8,7 +8,7 @@ import numpy as np
 
 from m2kr.data.row_hash import order_of
 from m2kr.errors import UsageError
-from m2kr.search.exact import search as exact
+from m2kr.search import devices
 from m2kr.search.index import compressed, official, official_train
 from m2kr.search.index.files import IndexFiles
 from m2kr.search.ranking import id_ranks
@@ -79,12 +79,12 @@ def search(
         k: Passages a query.
         store: The index's token store: final scores are exact. Not for the official protocol.
         threads: By default as many as torch uses.
-        device: Of exact search, as `exact.search`. An index is searched on the CPU.
+        device: Of exact search, as `devices.search`. An index is searched on the CPU.
         progress: Told of exact search.
 
     Raises:
         UsageError: a device or a token store is given where none is of use.
-        M2KRError: as `exact.search`, `compressed.search` and `index.official_index.search`.
+        M2KRError: as `devices.search`, `compressed.search` and `official_train.search`.
     """
     check_options(folder, store, device)
     queries.require_whole()
@@ -174,7 +174,7 @@ def _exact(
 ) -> Found:
     store.require_whole()
     ids, count = store.ids(), max(1, len(queries))
-    numbers, scores, stats = exact.search(
+    numbers, scores, stats = devices.search(
         queries.take(range(len(queries))),
         store,
         k,
@@ -216,7 +216,7 @@ def audit(found: Found, queries: "TokenStore", store: "TokenStore", count: int) 
         )
     chosen = np.unique(np.linspace(0, len(queries) - 1, min(count, len(queries))).astype(np.int64))
     k = found.numbers.shape[1]
-    true, _, _ = exact.search(queries.take(chosen), store, k)
+    true, _, _ = devices.search(queries.take(chosen), store, k)
     return {
         f"recall@{depth}": recall(found.numbers[chosen], true, depth)
         for depth in sorted({*(each for each in RECALL_AT if each < k), k})

@@ -1,4 +1,4 @@
-"""Exact search of a pool in ranges: cut it, search each range alone, merge to the very same result.
+"""A pool in ranges: cut it, search each range alone (`devices`), merge to the very same result.
 
 A passage's canonical score depends on its tokens and the query alone, so the best k of the pool
 are among the best k of its ranges, to the bits. Ties go by id across ranges as they do within one,
@@ -15,21 +15,19 @@ import hashlib
 import json
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from m2kr.errors import CheckError, InputError, UsageError
-from m2kr.search.exact import search
-from m2kr.search.ranking import TopK, id_ranks
+from m2kr.errors import CheckError, UsageError
+from m2kr.search.ranking import TopK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from m2kr.search.sources import TokenSource
-    from m2kr.search.store.reader import TokenStore
+    from m2kr.search.store.reader import TokenSource, TokenStore
 
 # How far, in shares, a cut may move to begin with a shard: the longest range is then at most a
 # quarter longer than the mean.
@@ -140,38 +138,6 @@ def spans(store: "TokenStore", count: int) -> list[Span]:
     return cut(store.offsets, count, np.cumsum([0, *sizes]))
 
 
-def search_shard(
-    queries: "Sequence[NDArray[np.floating]]",
-    source: "TokenSource",
-    span: Span,
-    k: int,
-    ranks: "NDArray[np.int64] | None" = None,
-    **options: Any,
-) -> tuple[Part, search.Stats]:
-    """The exact best ``k`` passages of a range for every query, with canonical scores.
-
-    Args:
-        queries: As for `exact.search`.
-        source: The whole pool.
-        span: The range.
-        k: Passages per query.
-        ranks: Per passage of the whole pool the rank of its id; by default of the store's ids.
-        options: Of `exact.search`: memory, threads, device, passes, progress.
-
-    Raises:
-        UsageError: the pool has no such range; and as `exact.search`.
-        InputError: as `exact.search`.
-        CheckError: as `exact.search`.
-    """
-    piece = slice_of(source, span)
-    if ranks is None:
-        own = own_ranks(source, span)
-    else:
-        # Ranks are places among distinct ids, so those of a range count its own alone.
-        own = np.unique(ranks[span.first : span.last], return_inverse=True)[1].astype(np.int64)
-    return search_slice(queries, piece, k, own, **options)
-
-
 def slice_of(source: "TokenSource", span: Span) -> Slice:
     """A range of a source.
 
@@ -182,34 +148,6 @@ def slice_of(source: "TokenSource", span: Span) -> Slice:
         raise UsageError(f"{span} of {len(source.offsets) - 1:,} were asked for")
     offsets = source.offsets[span.first : span.last + 1]
     return Slice(source, span, offsets - offsets[0])
-
-
-def own_ranks(source: "TokenSource", span: Span) -> "NDArray[np.int64]":
-    """The ranks of a range's ids among themselves.
-
-    Raises:
-        UsageError: the source is no store, so it has no ids.
-    """
-    return id_ranks(search.ids_of(source).slice(span.first, len(span)))
-
-
-def search_slice(
-    queries: "Sequence[NDArray[np.floating]]",
-    piece: Slice,
-    k: int,
-    own: "NDArray[np.int64]",
-    **options: Any,
-) -> tuple[Part, search.Stats]:
-    """`search_shard` of what is cut already, given the ranks of its ids among themselves."""
-    first = piece.span.first
-    try:
-        numbers, scores, stats = search.search(queries, piece, k, own, **options)
-    except InputError as error:
-        if not first or not (error.where or "").startswith("passage"):
-            raise
-        where = f"{error.where} of those from {first} on"
-        raise InputError(error.what, where=where, expected=error.expected, fix=error.fix) from error
-    return Part(piece.span, np.where(numbers >= 0, numbers + first, -1), scores), stats
 
 
 def merge(

@@ -23,8 +23,7 @@ import torch
 from m2kr.concurrency import workers
 from m2kr.search.exact import canonical, choose, gpu_fused, gpu_rounds, quantise, reference, search
 from m2kr.search.exact.blocks import code_block
-from m2kr.search.sources import ArraySource
-from m2kr.search.store.reader import Block
+from m2kr.search.store.reader import ArraySource, Block
 
 DIM = 128
 _MADE_AT_ONCE = 1 << 20  # tokens

@@ -11,39 +11,24 @@ zero) at most 2**-125 a step, times an input's size.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from m2kr.errors import InputError, UsageError
-from m2kr.search.mapped import read_rows
 from m2kr.search.ranking import TopK
 from m2kr.search.store.dense import CHUNK
+from m2kr.search.store.mapped import read_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from m2kr.search.store.dense import Embeddings
 
 _UNIT = 2.0**-24
 _TINY = 2.0**-125
 _PAIRS = 512  # pairs scored at a time: what stays in the processor's cache
 _LONGEST = 1e18  # squared, still below float32's 3.4e38: no partial sum overflows
-
-
-class Rows(Protocol):
-    """Vectors that are read piece by piece."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows, and dimensions of each."""
-        ...
-
-    def __len__(self) -> int:
-        """Rows."""
-        ...
-
-    def read(self, first: int, last: int) -> "NDArray[np.floating]":
-        """Rows ``first`` to ``last - 1``."""
-        ...
 
 
 def fold_sum(terms: "NDArray[np.float64]") -> "NDArray[np.float64]":
@@ -80,7 +65,7 @@ def lengths(vectors: "NDArray[np.floating]") -> "NDArray[np.float64]":
 
 def search(
     queries: "NDArray[np.floating]",
-    passages: "NDArray[np.floating] | Rows",
+    passages: "NDArray[np.floating] | Embeddings",
     k: int,
     ranks: "NDArray[np.int64]",
     *,
@@ -92,7 +77,7 @@ def search(
     Args:
         queries: (queries x dim) float16 or float32, possibly memory-mapped.
         passages: (rows x dim) float16 or float32, possibly memory-mapped; read once, in order. Or
-            rows that are checked as they are read, such as `store.dense.Embeddings`.
+            embeddings on disk, checked as they are read.
         k: Passages per query.
         ranks: Per passage the rank of its id (`ranking.id_ranks`), which breaks ties.
         similarity: Inner product (``dot``) or ``cosine``.
@@ -102,10 +87,17 @@ def search(
         Rows of ``passages`` and float64 scores, both (queries x min(k, distinct ids)), best first.
 
     Raises:
-        InputError: a vector is NaN, infinite or longer than 1e18 (float32 products would overflow).
+        InputError: a vector is NaN, infinite or longer than 1e18 (float32 products would overflow), or
+            the dims differ.
+        CheckError: bytes of embeddings differ from their checksum.
     """
     if similarity not in ("dot", "cosine"):
         raise UsageError(f"there is no similarity '{similarity}'", expected="dot or cosine")
+    if len(queries) and len(passages) and queries.shape[1:] != passages.shape[1:]:
+        raise InputError(
+            f"query vectors have {queries.shape[1]} dimensions, passage vectors {passages.shape[1]}",
+            expected="the same on both sides",
+        )
     sizes = _checked_lengths(queries, "a query vector")
     live = np.flatnonzero(sizes > 0)
     best = TopK(len(live), ranks, k)

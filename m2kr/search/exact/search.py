@@ -2,7 +2,7 @@
 
 The tokens are read block by block, once, whatever the number of queries. In each block
 
-1. a cheap pass bounds the score of every passage from above (`scanning.passes`, `scanning.bounds`);
+1. a cheap pass bounds the score of every passage from above (`exact.passes`, `exact.bounds`);
 2. the canonical scorer takes the passages with the highest bounds: the k-th best score so far is
    now near the final one;
 3. passages whose bound is below it are discarded; what is left meets narrower passes, the last in
@@ -24,16 +24,13 @@ from m2kr.errors import UsageError, missing_dependency
 from m2kr.progress import Silent
 from m2kr.search.exact import canonical
 from m2kr.search.exact.blocks import code_block
-from m2kr.search.exact.devices import resolve
 from m2kr.search.exact.passes import GROUP_ROWS, ROUND_TOKENS, TILE_TOKENS, Pass
 from m2kr.search.exact.quantise import PASSES
 from m2kr.search.exact.rounds import Batch
 from m2kr.search.ranking import id_ranks
-from m2kr.search.sources import TokenSource, read_ahead
-from m2kr.search.store.reader import TokenStore, spans
+from m2kr.search.store.reader import TokenSource, ids_of, read_ahead, spans
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from numpy.typing import NDArray
 
     from m2kr.progress import Progress
@@ -95,13 +92,13 @@ def search(
         memory: Bytes for the blocks and what is computed on them, on the host and again on the
             device. The queries and results come on top, and so do some 30 MB a thread.
         threads: By default as many as torch uses.
-        device: ``cpu``, ``cuda``, ``cuda:1`` ...; ``auto`` takes CUDA if there is one. Of a list,
-            ``cuda:0,cuda:1``, each searches a range of the pool: same results, `sharded.devices`.
-        passes: Names from `scanning.codings.PASSES`, first to last, instead of the best by
-            `scanning.choose`.
+        device: ``cpu``, ``cuda``, ``cuda:1`` ...; ``auto`` takes CUDA if there is one. `devices.search`
+            searches on several.
+        passes: Names from `quantise.PASSES`, first to last, instead of the best by
+            `exact.choose`.
         progress: Told of the pairs that are done.
-        check_seconds: Called once, after the first block of several (of each device), with the seconds
-            that all blocks will take at its speed; may raise to stop the search.
+        check_seconds: Called once, after the first block of several, with the seconds that all blocks will
+            take at its speed; may raise to stop the search.
 
     Returns:
         Passage numbers (int64) and scores (float64), both (queries x min(k, distinct ids)), best
@@ -113,22 +110,12 @@ def search(
         UsageError: ``k``, ``passes`` or ``device`` make no sense, or ranks are needed.
         MissingError: torch isn't installed.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise missing_dependency("torch", "models", "exact late-interaction search") from error
+    device = resolve(device)
+    import torch
 
     started, cpu = time.perf_counter(), time.process_time()
     if ranks is None:
         ranks = id_ranks(ids_of(source))
-    device, *more = resolve(device)
-    if more:
-        from m2kr.search import devices as sharded_devices
-
-        every, told = [device, *more], progress or Silent()
-        return sharded_devices.search(
-            queries, source, k, ranks, every, memory, threads, passes, told, check_seconds
-        )
     rounded = canonical.rounded(queries, source.dim)
     live = [number for number, query in enumerate(rounded) if len(query.rows)]
     threads = threads or torch.get_num_threads()
@@ -224,17 +211,32 @@ def _read(
     progress.done(_TASK)
 
 
-def ids_of(source: TokenSource) -> "pa.ChunkedArray":
-    """The ids of a store's passages.
+def resolve(device: str) -> str:
+    """A device's name; of ``auto`` CUDA if there is one.
 
     Raises:
-        UsageError: it is no store, so it has none.
+        UsageError: it isn't here.
+        MissingError: torch isn't installed.
     """
-    if not isinstance(source, TokenStore):
+    try:
+        import torch
+    except ImportError as error:
+        raise missing_dependency("torch", "models", "exact late-interaction search") from error
+
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda" if there else "cpu"
+    try:
+        named = torch.device(device)
+        right = named.type == "cpu" or (named.type == "cuda" and (named.index or 0) < there)
+    except RuntimeError:
+        right = False
+    if not right:
         raise UsageError(
-            "the ranks of the passages' ids are needed", fix="m2kr.search.ranking.id_ranks(ids)"
+            f"there is no device '{device}' here",
+            expected="auto, cpu, a CUDA device such as cuda:0, or several with commas between",
         )
-    return source.ids()
+    return device
 
 
 def _names(asked: Sequence[str] | None, device: str, pool: Workers) -> tuple[str, ...]:

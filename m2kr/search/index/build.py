@@ -5,24 +5,20 @@ time. A build that was killed goes on where its last complete shard ended, when 
 training, which comes first, is done again unless it was finished.
 """
 
-import json
 import logging
-from dataclasses import asdict, dataclass, field
-from functools import partial
-from hashlib import blake2b as blake2
-from hashlib import sha256
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from m2kr import locks
 from m2kr.concurrency import full_precision
 from m2kr.data.row_hash import order_of
-from m2kr.errors import InputError, UsageError, missing_dependency
+from m2kr.errors import InputError, missing_dependency
 from m2kr.progress import Silent
-from m2kr.search.index import codec, kmeans, scaled
 from m2kr.search.index import format as layout
+from m2kr.search.index import kmeans, official_train
 from m2kr.search.index.codec import Codec
 from m2kr.search.index.files import (
     IndexFiles,
@@ -32,11 +28,12 @@ from m2kr.search.index.files import (
     read_records,
     require_whole,
 )
+from m2kr.search.index.scaled import ScaledCodec
+from m2kr.search.index.settings import MOST_SAMPLED, BuildSettings, Pool, sample
 from m2kr.search.index.writer import IndexWriter, save
-from m2kr.search.store.reader import TokenStore, spans
+from m2kr.search.store.reader import spans
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
     import pyarrow as pa
@@ -44,82 +41,12 @@ if TYPE_CHECKING:
 
     from m2kr.progress import Progress
     from m2kr.search.index.writer import Encoder
-    from m2kr.search.sources import TokenSource
 
 logger = logging.getLogger("m2kr.search")
 
-MOST_SAMPLED = 1 << 21  # tokens in memory for training: 512 MB at 128 dimensions
 _SAMPLED_A_CENTROID = 16
 _CODED_AT_ONCE = 1 << 15  # tokens
-_HASHED_AT_ONCE = 1 << 16  # ids
 _TASK = "code tokens"
-
-
-@dataclass(frozen=True, slots=True)
-class BuildSettings:
-    """How an index is made. All of it is stored in the index.
-
-    Attributes:
-        kind: ``compressed``, or ``official`` for what the published protocol searches.
-        nbits: Bits a dimension. The official protocol has 8.
-        centroids: How many; None for the kind's own rule (`kmeans.count_for`,
-            `official_train.count_for`). Never more than the tokens of the sample.
-        training: k-means.
-    """
-
-    kind: layout.Kind = "compressed"
-    nbits: int = 4
-    centroids: int | None = None
-    training: kmeans.Training = field(default_factory=kmeans.Training)
-
-    def __post_init__(self) -> None:
-        known = codec.NBITS if self.kind == "official" else scaled.NBITS
-        if self.nbits not in known:
-            raise UsageError(f"{self.nbits} bits a dimension", expected=f"one of {known}")
-        if self.centroids is not None and self.centroids < 1:
-            raise UsageError(f"{self.centroids} centroids", expected="at least 1")
-
-    def asked(self) -> dict[str, Any]:
-        """What the caller chose, as JSON: an index is only gone on with under the same choice."""
-        return {"centroids_asked": self.centroids, **asdict(self.training)}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Pool:
-    """Passages to index.
-
-    Attributes:
-        source: Their tokens.
-        ids: Their ids.
-        identity: What tells this source from others, also after passages were appended to it.
-        meta: What decides what the vectors are.
-        shards: Digests of its own shards, which stay when it grows.
-    """
-
-    source: "TokenSource"
-    ids: "pa.ChunkedArray | pa.Array"
-    identity: str
-    meta: "Mapping[str, Any]" = field(default_factory=dict)
-    shards: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-def pool_of(store: TokenStore) -> Pool:
-    """The passages of a token store, known by its first shard.
-
-    Raises:
-        CheckError: the store is not complete, or a file of ids was changed.
-    """
-    store.require_whole()
-    firsts = [dict(shard.sha256) for shard in store.shards[:1]]
-    shards = tuple(_digest(dict(shard.sha256)) for shard in store.shards)
-    return Pool(store, store.ids(), _digest([dict(store.meta), firsts]), store.meta, shards)
-
-
-def _digest(value: object) -> str:
-    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def build(
@@ -315,8 +242,6 @@ def _same_vectors(folder: Path, found: layout.Settings, pool: Pool) -> None:
 def _train(
     pool: Pool, folder: Path, held: locks.Held, settings: BuildSettings, progress: "Progress"
 ) -> None:
-    from m2kr.search.index import official_train
-
     tokens = int(pool.source.offsets[-1])
     if settings.kind == "official":
         trained = official_train.train(pool, settings, progress)
@@ -345,47 +270,10 @@ def _train(
     )
 
 
-def sample(pool: Pool, wanted: int, seed: int) -> "NDArray[np.float16]":
-    """The tokens of passages drawn by `drawing_order`, at least ``wanted`` if there are as many."""
-    offsets, order = pool.source.offsets, drawing_order(pool.ids, seed)
-    sums = np.cumsum(offsets[order + 1] - offsets[order])
-    return read_passages(pool.source, order[: int(np.searchsorted(sums, wanted)) + 1])
-
-
-def drawing_order(ids: "pa.ChunkedArray | pa.Array", seed: int) -> "NDArray[np.int64]":
-    """The order in which passages are drawn for a sample: by a keyed hash of their ids.
-
-    So what an index is trained on, and with it every score, doesn't depend on the order of rows.
-    """
-    blake2b, key = partial(blake2, key=seed.to_bytes(8, "little"), digest_size=8), bytearray()
-    for start in range(0, len(ids), _HASHED_AT_ONCE):
-        names = ids.slice(start, _HASHED_AT_ONCE).to_pylist()
-        key += b"".join([blake2b(name.encode()).digest() for name in names])
-    return np.argsort(np.frombuffer(key, "<u8"), kind="stable")
-
-
-def read_passages(source: "TokenSource", passages: "NDArray[np.int64]") -> "NDArray[np.float16]":
-    """The tokens of some passages, one passage's after another's, in the order given."""
-    lengths = source.offsets[passages + 1] - source.offsets[passages]
-    ends = np.cumsum(lengths)
-    found = np.empty((int(lengths.sum()), source.dim), np.float16)
-    rising = np.argsort(passages, kind="stable")
-    # Neighbours are read at once.
-    for run in np.split(rising, np.flatnonzero(np.diff(passages[rising]) != 1) + 1):
-        if not len(run):
-            continue
-        part, at = source.read(int(passages[run[0]]), int(passages[run[-1]]) + 1), 0
-        for place in run.tolist():
-            end, length = int(ends[place]), int(lengths[place])
-            found[end - length : end] = part[at : at + length]
-            at += length
-    return found
-
-
 class _Compressed:
     """`index.writer.Encoder` of our own kind."""
 
-    def __init__(self, codec: scaled.ScaledCodec, training: kmeans.Training) -> None:
+    def __init__(self, codec: ScaledCodec, training: kmeans.Training) -> None:
         import torch
 
         self._codec, self._training = codec, training

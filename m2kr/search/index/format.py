@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from m2kr import atomic
 from m2kr.errors import CheckError, InputError, MissingError
-from m2kr.search import records
+from m2kr.search.store import format as store_format
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,7 +88,7 @@ class Shard:
         number: 0, 1, 2 ...
         passages: How many.
         tokens: How many, all passages together.
-        source: What the passages were read from, see `index.build.Pool`.
+        source: What the passages were read from, see `index.settings.Pool`.
         first: Number of its first passage there.
         settings: SHA-256 of ``index.json``.
         sha256: SHA-256 of each of its files, by name.
@@ -147,7 +147,7 @@ def read_settings(folder: Path) -> Settings:
             expected=f"a folder with {SETTINGS}",
             fix="m2kr index build STORE INDEX",
         )
-    found = records.read_json(path)
+    found = store_format.read_json(path)
     if found.get("format") != FORMAT or found.get("version") != VERSION:
         raise InputError(
             f"it says format {found.get('format')!r}, version {found.get('version')!r}",
@@ -172,7 +172,7 @@ def read_settings(folder: Path) -> Settings:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What an index is to hold of one source, see `index.build.Pool`.
+    """What an index is to hold of one source, see `index.settings.Pool`.
 
     Attributes:
         passages: How many.
@@ -204,7 +204,7 @@ def read_expected(folder: Path) -> dict[str, Expected] | None:
     try:
         found = {
             source: Expected(each["passages"], tuple(each["shards"]))
-            for source, each in records.read_json(path)["sources"].items()
+            for source, each in store_format.read_json(path)["sources"].items()
         }
         whole = all(
             type(each.passages) is int
@@ -247,7 +247,7 @@ def read_record(folder: Path, number: int, kind: Kind) -> Shard | None:
     if not path.exists():
         return None
     try:
-        found = records.read_json(path)
+        found = store_format.read_json(path)
         passages, tokens, first = found["passages"], found["tokens"], found["first"]
         source, settings, sha256 = found["source"], found["settings"], found["sha256"]
         whole = (
@@ -266,7 +266,7 @@ def read_record(folder: Path, number: int, kind: Kind) -> Shard | None:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, hexadecimal; that of nothing if there is no file."""
-    return records.sha256_of(path) if path.is_file() else hashlib.sha256().hexdigest()
+    return store_format.sha256_of(path) if path.is_file() else hashlib.sha256().hexdigest()
 
 
 def damaged(path: Path, what: str = "its bytes are not those that were written") -> CheckError:

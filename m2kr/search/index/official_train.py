@@ -14,6 +14,13 @@ from m2kr.search.index import format as layout
 from m2kr.search.index import kmeans, official
 from m2kr.search.index.codec import Codec
 from m2kr.search.index.files import IndexFiles
+from m2kr.search.index.settings import (
+    MOST_SAMPLED,
+    BuildSettings,
+    Pool,
+    drawing_order,
+    read_passages,
+)
 from m2kr.search.ranking import TopK
 
 if TYPE_CHECKING:
@@ -22,17 +29,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from m2kr.progress import Progress
-    from m2kr.search.index.build import BuildSettings, Pool
 
 ITERATIONS = 20
 NBITS = 8
 _HELD_OUT, _MOST_HELD_OUT = 0.05, 50_000  # share of the sample, tokens
 
 
-def settings(seed: int = 0, nbits: int = NBITS, centroids: int | None = None) -> "BuildSettings":
+def settings(seed: int = 0, nbits: int = NBITS, centroids: int | None = None) -> BuildSettings:
     """How the published protocol builds its index: 8 bits, 20 iterations of k-means."""
-    from m2kr.search.index.build import BuildSettings
-
     # Official k-means always runs to its last iteration.
     training = kmeans.Training(seed=seed, iterations=ITERATIONS, tolerance=-1.0)
     return BuildSettings("official", nbits, centroids, training)
@@ -44,17 +48,15 @@ def count_for(tokens: int) -> int:
 
 
 def train(
-    pool: "Pool", settings: "BuildSettings", progress: "Progress"
+    pool: Pool, settings: BuildSettings, progress: "Progress"
 ) -> "tuple[dict[str, NDArray[Any]], dict[str, Any]]":
     """The codec's arrays by file name, and what is to be recorded of the training.
 
     As in the official code: 16 √(120 n) of n passages are sampled (here at most
-    `index.build.MOST_SAMPLED` tokens); a twentieth of their tokens is held out; centroids come from
+    `settings.MOST_SAMPLED` tokens); a twentieth of their tokens is held out; centroids come from
     k-means of the rest, are scaled to length 1 and rounded to float16; bucket cutoffs and weights
     are quantiles of the held-out residuals.
     """
-    from m2kr.search.index.build import MOST_SAMPLED, drawing_order, read_passages
-
     source, seed = pool.source, settings.training.seed
     random = np.random.default_rng(seed)
     passages = len(pool)

@@ -14,13 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Literal, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from m2kr import atomic
 from m2kr.errors import CheckError, InputError, MissingError
-from m2kr.search.mapped import fill
+from m2kr.search.store.mapped import fill
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -106,31 +106,6 @@ class Embeddings:
     def vectors(self) -> "NDArray[np.float32]":
         """All rows in memory, checked."""
         return self.read(0, len(self))
-
-    def search(
-        self,
-        documents: "Embeddings",
-        k: int,
-        ranks: "NDArray[np.int64]",
-        *,
-        similarity: Literal["dot", "cosine"],
-        memory: int,
-    ) -> "tuple[NDArray[np.int64], NDArray[np.float64]]":
-        """Exact top-k of these (query) embeddings in ``documents``; see `dense.search`.
-
-        Raises:
-            InputError: the dims differ.
-            CheckError: bytes differ from their checksum.
-        """
-        if len(self) and len(documents) and self.shape[1] != documents.shape[1]:
-            raise InputError(
-                f"query vectors have {self.shape[1]} dimensions, passage vectors "
-                f"{documents.shape[1]}",
-                expected="the same on both sides",
-            )
-        from m2kr.search.exact import dense
-
-        return dense.search(self.vectors, documents, k, ranks, similarity=similarity, memory=memory)
 
 
 @dataclass(frozen=True, slots=True)

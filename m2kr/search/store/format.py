@@ -17,6 +17,8 @@ The type is float16. bfloat16 takes as many bytes and, for the unit vectors that
 uses, is eight times coarser.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +27,6 @@ import numpy as np
 
 from m2kr import atomic
 from m2kr.errors import CheckError, InputError, MissingError
-from m2kr.search import records
-from m2kr.search.records import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "m2kr-token-store", 1
 SETTINGS = "store.json"
 DTYPE = np.dtype("<f2")
+_MOST_JSON = 1 << 20
+_PIECE = 1 << 20  # read at once to hash a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def names(number: int) -> tuple[str, str, str, str]:
 
 
 def journal_name(number: int) -> str:
-    """File name of what is known of a shard that is not complete; see `open_shard`."""
+    """File name of what is known of a shard that is not complete; see `store.writer`."""
     return f"open-{number:05}.part"
 
 
@@ -115,7 +117,7 @@ def read_settings(folder: Path) -> Settings:
         raise MissingError(
             "there is no token store here", where=str(folder), expected=f"a folder with {SETTINGS}"
         )
-    found = records.read_json(path)
+    found = read_json(path)
     if found.get("format") != FORMAT or found.get("version") != VERSION:
         raise InputError(
             f"it says format {found.get('format')!r}, version {found.get('version')!r}",
@@ -156,7 +158,7 @@ def read_record(folder: Path, number: int) -> Shard | None:
     if not path.exists():
         return None
     try:
-        found = records.read_json(path)
+        found = read_json(path)
         passages, tokens = found["passages"], found["tokens"]
         sha256, settings = found["sha256"], found["settings"]
         whole = (
@@ -174,6 +176,32 @@ def read_record(folder: Path, number: int) -> Shard | None:
             fix="restore it from a copy, or encode the pool again",
         )
     return Shard(number, passages, tokens, settings, sha256)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal, read piece by piece."""
+    found = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            found.update(piece)
+    return found.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a small JSON file.
+
+    Raises:
+        InputError: it can't be read as one.
+    """
+    try:
+        if path.stat().st_size > _MOST_JSON:
+            raise ValueError("too big")
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:
+        raise InputError(f"it can't be read as JSON ({error})", where=str(path)) from error
+    if not isinstance(found, dict):
+        raise InputError("it is no JSON object", where=str(path))
+    return found
 
 
 def check_sha256(folder: Path, name: str, expected: str) -> None:

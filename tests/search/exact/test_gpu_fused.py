@@ -26,8 +26,7 @@ from m2kr.search.exact import (
     search,
 )
 from m2kr.search.exact.blocks import code_block
-from m2kr.search.sources import ArraySource
-from m2kr.search.store.reader import Block
+from m2kr.search.store.reader import ArraySource, Block
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if find_spec("triton") is None:

@@ -7,7 +7,8 @@ import pytest
 from late_pools import passages, queries, store
 
 from m2kr.search.index import official_train
-from m2kr.search.index.build import BuildSettings, build, pool_of
+from m2kr.search.index.build import build
+from m2kr.search.index.settings import BuildSettings, pool_of
 from m2kr.search.store.reader import TokenStore
 
 LENGTHS = [*np.random.default_rng(4).integers(1, 14, 397).tolist(), 0, 0, 1]

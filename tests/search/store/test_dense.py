@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr.errors import CheckError, InputError, MissingError
+from m2kr.search.exact import dense
 from m2kr.search.store.dense import CHUNK, Embeddings, EmbeddingWriter
 
 
@@ -89,7 +90,7 @@ def test_mixed_shapes_and_values_that_do_not_fit_are_refused(tmp_path, rows):
 def test_the_two_sides_must_have_one_dim(tmp_path):
     one, other = write(tmp_path / "a", [np.ones(3)]), write(tmp_path / "c", [np.ones(4)])
     with pytest.raises(InputError, match="dimensions"):
-        one.search(other, 1, np.arange(1), similarity="dot", memory=1 << 20)
+        dense.search(one.vectors, other, 1, np.arange(1))
 
 
 def test_another_array_is_refused(tmp_path):
@@ -123,7 +124,7 @@ def test_every_changed_byte_is_found_before_a_row_is_scored(tmp_path):
     def search():
         ranks = np.arange(len(vectors))
         pool = Embeddings.open(tmp_path)
-        return queries.search(pool, 3, ranks, similarity="dot", memory=1 << 16)
+        return dense.search(queries.vectors, pool, 3, ranks, memory=1 << 16)
 
     right = search()[1].tolist()
     for name in ("vectors.npy", "vectors.json"):

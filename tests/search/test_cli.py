@@ -13,8 +13,9 @@ from typer.testing import CliRunner, Result
 from m2kr.cli import index as commands
 from m2kr.cli.main import guarded
 from m2kr.retrieval.run import Run
-from m2kr.search.exact import search as exact
-from m2kr.search.index.build import BuildSettings, build, pool_of
+from m2kr.search.exact import search
+from m2kr.search.index.build import build
+from m2kr.search.index.settings import BuildSettings, pool_of
 from m2kr.search.store.reader import TokenStore
 
 app = typer.Typer()
@@ -57,7 +58,7 @@ def test_a_store_is_searched_exactly(tokens: TokenStore, asked: TokenStore, tmp_
         *("exact", "exact", 20),
         "cpu,cpu",
     )
-    numbers, scores, _ = exact.search(asked.take(range(len(asked))), tokens, 20)
+    numbers, scores, _ = search.search(asked.take(range(len(asked))), tokens, 20)
     ids = tokens.ids().to_pylist()
     found = Run.load(out)
     for place, query in enumerate(asked.ids().to_pylist()):

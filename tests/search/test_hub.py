@@ -17,8 +17,9 @@ from push_server import PushServer
 from m2kr.errors import CheckError, InputError, MissingError
 from m2kr.search.contents import Contents, contents_of, require
 from m2kr.search.hub import is_repo
-from m2kr.search.index.build import BuildSettings, build, pool_of
+from m2kr.search.index.build import build
 from m2kr.search.index.files import IndexFiles
+from m2kr.search.index.settings import BuildSettings, pool_of
 from m2kr.search.store.reader import TokenStore
 from m2kr.search.store.writer import TokenWriter
 

@@ -9,13 +9,14 @@ import torch
 from late_pools import DIM, ids, passages, pool, queries, store
 
 from m2kr.errors import CheckError, InputError, UsageError
+from m2kr.search import devices
 from m2kr.search.exact import reference
-from m2kr.search.exact import search as exact
 from m2kr.search.index import format as layout
 from m2kr.search.index import kmeans, official, official_train
-from m2kr.search.index.build import BuildSettings, build, pool_of
+from m2kr.search.index.build import build
 from m2kr.search.index.compressed import CompressedIndex, SearchSettings, search
 from m2kr.search.index.files import IndexFiles
+from m2kr.search.index.settings import BuildSettings, pool_of
 from m2kr.search.ranking import id_ranks
 from m2kr.search.search_index import recall
 from m2kr.search.store.reader import TokenStore
@@ -65,7 +66,7 @@ def test_narrowing_keeps_what_exact_search_finds(
     index: CompressedIndex, asked: list[np.ndarray], token_store: TokenStore
 ) -> None:
     numbers, _, stats = search(asked, index, 10, settings=NARROW, store=token_store)
-    true, _, _ = exact.search(asked, token_store, 10)
+    true, _, _ = devices.search(asked, token_store, 10)
     assert recall(numbers, true, 10) >= 0.95
     assert recall(numbers, true, 1) == 1.0
     assert stats.left == {"candidates": 90 * 12, "scored": 30 * 12}

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr.errors import UsageError
-from m2kr.search.index.build import BuildSettings, build, pool_of
+from m2kr.search.index.build import build
 from m2kr.search.index.kmeans import Training
+from m2kr.search.index.settings import BuildSettings, pool_of
 from m2kr.search.plan import Pool, index_bytes, parse_count, plan, store_bytes
 from m2kr.search.store.reader import TokenStore
 from m2kr.search.store.writer import TokenWriter

@@ -25,7 +25,7 @@ from m2kr.search.exact import (
     search,
 )
 from m2kr.search.exact.reference import EMPTY
-from m2kr.search.sources import ArraySource
+from m2kr.search.store.reader import ArraySource
 
 DIM = late_corpora.DIM
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

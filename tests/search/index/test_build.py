@@ -20,12 +20,13 @@ from m2kr.search import search_index
 from m2kr.search.contents import contents_of
 from m2kr.search.index import compressed, official_train
 from m2kr.search.index import format as layout
-from m2kr.search.index.build import BuildSettings, add, build, pool_of, sample
+from m2kr.search.index.build import add, build
 from m2kr.search.index.codec import Codec
 from m2kr.search.index.files import IndexFiles
 from m2kr.search.index.ivf import InvertedLists
 from m2kr.search.index.kmeans import Training
 from m2kr.search.index.scaled import ScaledCodec
+from m2kr.search.index.settings import BuildSettings, pool_of, sample
 from m2kr.search.store.reader import TokenStore
 from m2kr.search.store.writer import TokenWriter
 
@@ -102,7 +103,8 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from m2kr.search.index import writer as index_writer
-from m2kr.search.index.build import BuildSettings, build, pool_of
+from m2kr.search.index.build import build
+from m2kr.search.index.settings import BuildSettings, pool_of
 from m2kr.search.store.reader import TokenStore
 append = index_writer.IndexWriter.append
 def slowly(self, *args, **kwargs):

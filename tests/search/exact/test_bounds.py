@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.search.exact import bounds, canonical, passes, quantise, reference, search
-from m2kr.search.sources import ArraySource
+from m2kr.search.store.reader import ArraySource
 
 NAMES = list(quantise.PASSES)
 

@@ -14,12 +14,9 @@ from hypothesis import strategies as st
 from late_pools import passages, queries, store
 
 from m2kr.errors import CheckError, InputError, UsageError
-from m2kr.search import shard_files as sharded_parts
-from m2kr.search import shards
-from m2kr.search.exact import search
+from m2kr.search import devices, shard_files, shards
 from m2kr.search.shards import Part, Span
-from m2kr.search.sources import ArraySource
-from m2kr.search.store.reader import TokenStore
+from m2kr.search.store.reader import ArraySource, TokenStore
 from m2kr.search.store.writer import TokenWriter
 
 Matrices = list[np.ndarray]
@@ -61,11 +58,13 @@ def test_any_split_merges_to_the_bits_of_one_search(
     bounds = sorted([0, count, *(min(each, count) for each in cuts)])
     source = flat(pool)
     parts = [
-        shards.search_shard(asked, source, Span(*span), k, ranks, threads=1, passes=("float32",))[0]
+        devices.search_shard(asked, source, Span(*span), k, ranks, threads=1, passes=("float32",))[
+            0
+        ]
         for span in pairwise(bounds)
     ]
     numbers, scores = shards.merge([parts[i] for i in rng.permutation(len(parts))], k, ranks)
-    right, bits, _ = search.search(asked, source, k, ranks, threads=1, passes=("float32",))
+    right, bits, _ = devices.search(asked, source, k, ranks, threads=1, passes=("float32",))
     assert numbers.tolist() == right.tolist()
     assert scores.tobytes() == bits.tobytes()
     # By ids alone, as from run files: the same ids in the same order.
@@ -74,7 +73,7 @@ def test_any_split_merges_to_the_bits_of_one_search(
     for part in parts:
         at = np.nonzero(part.numbers >= 0)
         named.append((at[0], ids.take(pa.array(part.numbers[at])), part.scores[at]))
-    column, rows, values = sharded_parts.merge_named(named, len(asked), k)
+    column, rows, values = shard_files.merge_named(named, len(asked), k)
     assert values.tobytes() == bits.tobytes()
     found = column.take(pa.array(rows.reshape(-1))).to_pylist()
     assert found == ids.take(pa.array(right.reshape(-1))).to_pylist()
@@ -118,8 +117,8 @@ def test_ranges_begin_with_shards_that_are_fine_enough(tmp_path: Path) -> None:
     assert 7 <= min(sizes) <= max(sizes) <= 10
 
 
-@pytest.mark.parametrize("devices", ["cpu,cpu", "cpu, cpu ,cpu", "cpu,auto"])
-def test_a_list_of_devices_finds_the_same(devices: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("several", ["cpu,cpu", "cpu, cpu ,cpu", "cpu,auto"])
+def test_a_list_of_devices_finds_the_same(several: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     pool = passages(rng, rng.integers(0, 9, 300).tolist())
     names = [f"p{number % 280:03}" for number in rng.permutation(300)]
@@ -127,12 +126,12 @@ def test_a_list_of_devices_finds_the_same(devices: str, tmp_path: Path) -> None:
     asked = [*queries(rng, pool, 5), np.zeros((2, 32), np.float32)]
     told = Told()
     threads = torch.get_num_threads()
-    numbers, scores, stats = search.search(asked, source, 20, device=devices, progress=told)
+    numbers, scores, stats = devices.search(asked, source, 20, device=several, progress=told)
     assert torch.get_num_threads() == threads
-    right, bits, one = search.search(asked, source, 20)
+    right, bits, one = devices.search(asked, source, 20)
     assert numbers.tolist() == right.tolist()
     assert scores.tobytes() == bits.tobytes()
-    assert stats.device == ",".join(["cpu"] * (devices.count(",") + 1))
+    assert stats.device == ",".join(["cpu"] * (several.count(",") + 1))
     assert (stats.pairs, stats.bytes_read) == (one.pairs, one.bytes_read)
     assert told.calls == [("start", 5 * 300), ("advanced", 5 * 300), ("done", 0)]
 
@@ -159,10 +158,10 @@ def test_a_device_that_is_not_there_or_fails_is_told() -> None:
     asked, ranks = [np.ones((2, late_corpora.DIM))], np.arange(40)
     for wrong in ("cpu,tpu", "cpu,", ","):
         with pytest.raises(UsageError, match="there is no device"):
-            search.search(asked, flat(pool), 3, ranks, device=wrong)
+            devices.search(asked, flat(pool), 3, ranks, device=wrong)
     pool[33][1, 2] = np.nan
     with pytest.raises(InputError, match="NaN") as error:
-        search.search(asked, flat(pool), 3, ranks, device="cpu,cpu", memory=1)
+        devices.search(asked, flat(pool), 3, ranks, device="cpu,cpu", memory=1)
     assert error.value.where == "passage 13 of those from 20 on"
 
 
@@ -180,7 +179,7 @@ def test_parts_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UsageError, match="of \\[1, 2\\] queries"):
         shards.merge([Part(Span(0, 5), *none), Part(Span(5, 10), *two)], 3, ranks)
     with pytest.raises(UsageError, match="were asked for"):
-        shards.search_shard([], flat([]), Span(0, 1), 3, np.arange(0))
+        devices.search_shard([], flat([]), Span(0, 1), 3, np.arange(0))
     with pytest.raises(UsageError, match="into 0 ranges"):
         shards.cut(np.array([0, 3]), 0)
 

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
+from m2kr.search import devices
 from m2kr.search.exact import blocks, choose, quantise, reference, search
 from m2kr.search.exact.reference import EMPTY
-from m2kr.search.mapped import file_of
-from m2kr.search.sources import ArraySource
+from m2kr.search.store.mapped import file_of
+from m2kr.search.store.reader import ArraySource
 from m2kr.search.store.writer import TokenWriter
 
 PATHS = [("bf16",), ("int8",), ("int8", "bf16"), ("float32",)]
@@ -228,20 +229,20 @@ def test_the_time_is_estimated_once_after_the_first_of_several_blocks(monkeypatc
     pool = late_corpora.ordinary(np.random.default_rng(5), [4] * 60)
     queries, ranks = [np.ones((2, late_corpora.DIM))], np.arange(60)
     told, options = [], {"device": device, "memory": 1, "check_seconds": lambda s: told.append(s)}
-    right = search.search(queries, flat(pool), 5, ranks, **options)[0]
+    right = devices.search(queries, flat(pool), 5, ranks, **options)[0]
     assert told == []  # one block a device: it is done before anything is known
     monkeypatch.setattr(search, "TILE_TOKENS", 40)
-    assert search.search(queries, flat(pool), 5, ranks, **options)[0].tolist() == right.tolist()
+    assert devices.search(queries, flat(pool), 5, ranks, **options)[0].tolist() == right.tolist()
     assert len(told) == device.count("cpu")
     assert all(seconds > 0 for seconds in told)
     # Empty passages first: nothing to divide by.
-    search.search(queries, flat([pool[0][:0]] * 30 + pool), 5, np.arange(90), **options)
+    devices.search(queries, flat([pool[0][:0]] * 30 + pool), 5, np.arange(90), **options)
 
     def stop(seconds):
         raise UsageError("too long")
 
     with pytest.raises(UsageError, match="too long"):
-        search.search(queries, flat(pool), 5, ranks, **options | {"check_seconds": stop})
+        devices.search(queries, flat(pool), 5, ranks, **options | {"check_seconds": stop})
 
 
 @pytest.mark.parametrize("failure", ["gone", "wrong"])
