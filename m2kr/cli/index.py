@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from m2kr.cli import index_search, index_shards, options
+from m2kr.cli import index_search, options
 
 if TYPE_CHECKING:
     from m2kr.search.index.settings import BuildSettings
@@ -159,5 +159,4 @@ SUBCOMMANDS = {
     "add": (add, ("m2kr index add index/ more_tokens/",)),
     "info": (info, ("m2kr index info index/", "m2kr index info index/ --verify")),
     **index_search.SUBCOMMANDS,
-    **index_shards.SUBCOMMANDS,
 }
