@@ -186,7 +186,7 @@ def _from_os(error: OSError) -> M2KRError:
         return M2KRError(
             f"the disk is full or the quota used up: {reason}",
             where=where,
-            fix="free some space and run the same command again",
+            fix="free some space and run the same command again: it goes on",
         )
     if error.errno in _FORBIDDEN:
         return M2KRError(

@@ -152,7 +152,7 @@ def test_a_file_that_cannot_be_written_is_one_error_and_resumes(server, tmp_path
     process = child(tmp_path, server.url("/a.bin"), most=1_000_000)
     output, errors = process.communicate(timeout=300)
     error = json.loads(output)
-    assert (error["exit_code"], "cannot write" in error["what"]) == (1, True), errors
+    assert (error["exit_code"], "File too large" in error["what"]) == (1, True), errors
     assert arrived(tmp_path) == 1_000_000
     assert finish(tmp_path, server.url("/a.bin")) == BODY
     assert server.ranges("/a.bin") == [None, "bytes=1000000-"]
@@ -183,7 +183,7 @@ def test_a_disk_error_stops_the_other_files_too(server, tmp_path):
     (tmp_path / ".partial/b.bin.part").mkdir(parents=True)
     files = [Asset(name, (server.url("/a.bin"),)) for name in ("a.bin", "b.bin")]
     start = time.monotonic()
-    with pytest.raises(M2KRError, match="cannot write"):
+    with pytest.raises(M2KRError, match="Is a directory"):
         fetch(files, tmp_path, policy=Policy(spare=0))
     assert time.monotonic() - start < 1
     assert not (tmp_path / "a.bin").exists()

@@ -19,7 +19,7 @@ from m2kr.building.fetch.plan import PlanItem, plan, validated
 from m2kr.building.fetch.policy import Job, Meter, Policy, Reach
 from m2kr.building.fetch.transfer import is_local, transfer
 from m2kr.building.spec import Asset
-from m2kr.errors import CheckError, M2KRError, MissingError, UpstreamError
+from m2kr.errors import CheckError, M2KRError, MissingError, UpstreamError, plainly
 from m2kr.locks import Held, hold
 from m2kr.progress import Progress, Silent
 
@@ -149,15 +149,10 @@ class _Fetch:
         )
 
     def _guarded(self, work: Callable[[Asset], T], asset: Asset) -> T:
-        try:
-            if self.stop.is_set():
-                raise Stopped
+        if self.stop.is_set():
+            raise Stopped
+        with plainly(downloads.places(self.folder, asset.name).target):
             return work(asset)
-        except OSError as error:
-            if self.stop.is_set():
-                raise Stopped from error
-            target = downloads.places(self.folder, asset.name).target
-            raise part.disk_error(target, error) from error
 
     def present(self, asset: Asset) -> bool:
         """Whether the right file is there; False if it is to be fetched.

@@ -1,20 +1,18 @@
 """A file that is still arriving: its bytes, their running hashes, and where they come from."""
 
-import errno
 import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from m2kr import atomic
 from m2kr.building.fetch.folder import Digest, Places, digest_file
-from m2kr.errors import M2KRError
+from m2kr.errors import M2KRError, plainly
 
 _CHECK_SECONDS = 1.0
 
@@ -92,7 +90,7 @@ class Part:
     def restart(self, origin: Origin | None) -> None:
         """Throws the bytes away; those to come are from ``origin``."""
         self._own()
-        with _disk_errors(self._at):
+        with plainly(self._at.target):
             self._file.truncate(0)
             self.digest = Digest(md5=self._md5)
             self.origin = origin
@@ -110,7 +108,7 @@ class Part:
         if time.monotonic() - self._checked > _CHECK_SECONDS:
             self._own()
         rest = memoryview(block)
-        with _disk_errors(self._at):
+        with plainly(self._at.target):
             while rest:
                 written = self._file.write(rest)
                 self.digest.update(rest[:written])
@@ -119,7 +117,7 @@ class Part:
     def sync(self) -> bool:
         """Flushes to disk; False if the file isn't what was written, since someone else wrote too."""
         self._own()
-        with _disk_errors(self._at):
+        with plainly(self._at.target):
             os.fsync(self._file.fileno())
             return os.fstat(self._file.fileno()).st_size == self.size
 
@@ -142,26 +140,3 @@ class Part:
                 self._check()
                 self.path.unlink(missing_ok=True)
                 self._at.origin.unlink(missing_ok=True)
-
-
-@contextmanager
-def _disk_errors(at: Places) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise disk_error(at.target, error) from error
-
-
-def disk_error(path: Path, error: OSError) -> M2KRError:
-    """Our error for a file that can't be written."""
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return M2KRError(
-            f"the disk is full or the quota used up: {error.strerror}",
-            where=str(path),
-            fix="free some space and run the command again: it goes on from what has arrived",
-        )
-    return M2KRError(
-        f"cannot write: {error.strerror or error}",
-        where=str(error.filename or path),
-        expected="a folder this user may write to",
-    )

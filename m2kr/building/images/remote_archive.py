@@ -12,7 +12,6 @@ from typing import BinaryIO, NamedTuple, Self
 import numpy as np
 
 from m2kr import atomic
-from m2kr.building.fetch.part import disk_error
 from m2kr.building.fetch.policy import Policy
 from m2kr.building.formats.limits import Limits, is_safe
 from m2kr.building.images.members import Fault, OnFault
@@ -30,7 +29,7 @@ from m2kr.data.images.index import (
     cached_index,
 )
 from m2kr.data.images.tar_offsets import BLOCK, TarOffsets
-from m2kr.errors import CheckError, InputError
+from m2kr.errors import CheckError, InputError, plainly
 from m2kr.locks import hold
 from m2kr.progress import Progress, Silent
 
@@ -284,10 +283,8 @@ class _Directory:
         before = min(size, max(0, self._tail_at - offset))
         data = b""
         if before:
-            try:
+            with plainly(self._path):
                 data = self._kept(offset, before)
-            except OSError as error:
-                raise disk_error(self._path, error) from error
         if size > before:
             if self._tail is None:
                 self._tail = self._parts.read(self._tail_at, _TAIL)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from m2kr import atomic
-from m2kr.building.fetch.part import disk_error
 from m2kr.building.formats.limits import is_safe
 from m2kr.building.images.names import NameSet
 from m2kr.building.images.shards import TRAILER, foreign, member_bytes, whole_members
@@ -16,7 +15,7 @@ from m2kr.building.images.tar_index import IndexWriter, Row
 from m2kr.data.images.index import MAX_BYTES
 from m2kr.data.images.shards import index_of, shard_name, shards_in
 from m2kr.data.images.tar_offsets import TarFacts, TarOffsets
-from m2kr.errors import InputError, M2KRError, UsageError
+from m2kr.errors import InputError, M2KRError, UsageError, plainly
 from m2kr.locks import Held, hold
 
 SHARD_BYTES = 1 << 30
@@ -60,13 +59,11 @@ class Store:
 
     def __enter__(self) -> Self:
         try:
-            self._held = self._stack.enter_context(
-                hold(self.folder / ".lock", f"the image store {self.folder}")
-            )
-            self._load()
-        except OSError as error:
-            self._stack.close()
-            raise disk_error(self.folder, error) from error
+            with plainly(self.folder):
+                self._held = self._stack.enter_context(
+                    hold(self.folder / ".lock", f"the image store {self.folder}")
+                )
+                self._load()
         except BaseException:
             self._stack.close()
             raise
@@ -128,7 +125,7 @@ class Store:
             return False
         raw, content = member_bytes(name, data)
         full = self._end + len(raw) > self._limit or len(self._rows) >= SHARD_MEMBERS
-        try:
+        with plainly(self.folder):
             if self._file is None or (self._rows and full):
                 self._begin()
             assert self._file is not None
@@ -136,8 +133,6 @@ class Store:
                 self._file.truncate(self._end)
                 self._trailing = False
             self._write(self._file, raw)
-        except OSError as error:
-            raise disk_error(self.folder, error) from error
         header = raw[content - 512 : content]
         self._rows.append((name, self._end + content, len(data), zlib.crc32(header)))
         self._names.add(name)
@@ -155,11 +150,9 @@ class Store:
         if self._held is None or self._file is None or self._end == self._committed:
             return
         self._held.check()
-        try:
+        with plainly(self.folder):
             os.fsync(self._file.fileno())
             self._write_index(self._number, self._rows, self._end)
-        except OSError as error:
-            raise disk_error(self.folder, error) from error
         self._committed = self._end
 
     def _load(self) -> None:
@@ -222,13 +215,11 @@ class Store:
         if self._file is None:
             return
         self.commit()
-        try:
+        with plainly(self.folder):
             self._trailing = True
             self._write(self._file, TRAILER)
             self._file.truncate()
             os.fsync(self._file.fileno())
-        except OSError as error:
-            raise disk_error(self.folder, error) from error
 
     def _write(self, file: BinaryIO, data: bytes) -> None:
         """Writes at the end of what is whole, all or nothing."""

@@ -12,8 +12,8 @@ from typing import Self
 
 import orjson
 
-from m2kr.building.fetch.part import disk_error
 from m2kr.building.images.names import NameSet
+from m2kr.errors import plainly
 
 FILE = "failed-urls.jsonl"
 _LINE = 1 << 16
@@ -39,10 +39,8 @@ class Failures:
         self._waiting: list[bytes] = []
 
     def __enter__(self) -> Self:
-        try:
+        with plainly(self._path):
             self._load()
-        except OSError as error:
-            raise disk_error(self._path, error) from error
         return self
 
     def __exit__(self, *failure: object) -> None:
@@ -71,13 +69,10 @@ class Failures:
         """Writes what waits, for good."""
         if not self._waiting:
             return
-        try:
-            with self._path.open("ab") as file:
-                file.write(b"".join(self._waiting))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise disk_error(self._path, error) from error
+        with plainly(self._path), self._path.open("ab") as file:
+            file.write(b"".join(self._waiting))
+            file.flush()
+            os.fsync(file.fileno())
         self._waiting.clear()
 
     def _load(self) -> None:

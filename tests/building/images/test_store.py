@@ -307,7 +307,7 @@ def test_a_full_disk_is_one_error_and_costs_one_image(tmp_path):
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "cannot write" in json.loads(done.stdout)["what"]
+    assert "File too large" in json.loads(done.stdout)["what"]
     check(tmp_path, {"a.jpg": b"a" * 9000, "c.jpg": b"c" * 900})
 
 
