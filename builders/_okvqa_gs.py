@@ -6,9 +6,10 @@ from typing import Any
 
 import orjson
 
+from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.formats.delimited import read_csv
 from m2kr.building.ledger import Ledger
-from m2kr.building.spec import Asset, BuildContext, Row, Shape
+from m2kr.building.spec import BuildContext, Row
 from m2kr.errors import InputError
 from m2kr.unicode_halves import loads
 

@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from m2kr import atomic
+from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.fetch.folder import sha256_of
 from m2kr.building.formats.delimited import Block, Fault, read_csv
 from m2kr.building.formats.gzip import open_gzip
 from m2kr.building.formats.phrase_index import Hit, Passage, PhraseIndex
-from m2kr.building.spec import Asset, BuildContext, Row, Shape
+from m2kr.building.spec import BuildContext, Row
 from m2kr.errors import UsageError
 from m2kr.schema import arrow_schema, columns
 

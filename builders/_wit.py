@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.formats.delimited import read_csv
 from m2kr.building.ledger import Ledger
-from m2kr.building.spec import Asset, BuildContext, Shape
+from m2kr.building.spec import BuildContext
 from m2kr.schema import Column, arrow_schema, columns
 
 from ._rows import dropper, opened

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import orjson
 import pyarrow as pa
 
+from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.formats.json_stream import object_members
 from m2kr.building.images.declared import ImageArchive
 from m2kr.building.ledger import Ledger
 from m2kr.building.sampling import keyed_hash
-from m2kr.building.spec import Asset, BuildContext, Row, Shape
+from m2kr.building.spec import BuildContext, Row
 from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source
 

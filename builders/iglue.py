@@ -10,8 +10,9 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.ledger import Ledger
-from m2kr.building.spec import Asset, BuildContext, Row, Shape
+from m2kr.building.spec import BuildContext, Row
 from m2kr.sources import Option, Rule, Source
 
 from . import _wit

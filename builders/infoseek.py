@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.formats.phrase_index import Passage, PhraseIndex
 from m2kr.building.images.declared import ImageArchive
 from m2kr.building.sampling import draw, keyed_hash, keyed_numbers
-from m2kr.building.spec import Asset, BuildContext, Row, Shape
+from m2kr.building.spec import BuildContext, Row
 from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source
 

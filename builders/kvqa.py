@@ -10,9 +10,10 @@ import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.images.declared import ImageArchive
 from m2kr.building.sampling import keyed_hash
-from m2kr.building.spec import Asset, BuildContext, Row, Shape
+from m2kr.building.spec import BuildContext, Row
 from m2kr.sources import Option, Rule, Source
 
 from ._images import hub

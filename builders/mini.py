@@ -14,7 +14,8 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from m2kr.building.spec import Asset, BuildContext, Row
+from m2kr.building.fetch.assets import Asset
+from m2kr.building.spec import BuildContext, Row
 from m2kr.instructions import TEMPLATES, keyed_choice
 from m2kr.schema import Column
 from m2kr.sources import Source

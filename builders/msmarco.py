@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.sampling import draw, keyed_hash, keyed_numbers
-from m2kr.building.spec import Asset, BuildContext, Row, Shape
+from m2kr.building.spec import BuildContext, Row
 from m2kr.schema import Column, arrow_schema, columns
 from m2kr.sources import Option, Rule, Source, Variant
 

@@ -7,8 +7,9 @@ search engine, image captions and detected objects that aren't public: ours is a
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.formats.phrase_index import Passage, PhraseIndex
-from m2kr.building.spec import Asset, BuildContext, Row, Shape
+from m2kr.building.spec import BuildContext, Row
 from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source, Variant
 

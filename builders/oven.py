@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.sampling import draw
-from m2kr.building.spec import Asset, BuildContext, Row, Shape
+from m2kr.building.spec import BuildContext, Row
 from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source
 

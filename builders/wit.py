@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from m2kr.building.fetch.assets import Asset
 from m2kr.building.sampling import draw, keyed_hash
-from m2kr.building.spec import Asset, BuildContext, Row
+from m2kr.building.spec import BuildContext, Row
 from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m2kr.building.build import build
-from m2kr.building.spec import Asset, BuildContext
+from m2kr.building.fetch.assets import Asset
+from m2kr.building.spec import BuildContext
 from m2kr.sources import Source
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import upstream_wit
 
 from m2kr.building.build import build
-from m2kr.building.spec import Asset
+from m2kr.building.fetch.assets import Asset
 from m2kr.paths import downloads
 from m2kr.sources import Source
 

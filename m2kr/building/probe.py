@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from m2kr.building.fetch import http
+from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.fetch.connection import is_http
 from m2kr.building.fetch.policy import Failure, Policy
 from m2kr.building.formats.archives import members
@@ -21,7 +22,6 @@ from m2kr.building.formats.delimited import Fault, read_csv, read_tsv
 from m2kr.building.formats.json_lines import read_json_lines
 from m2kr.building.formats.json_stream import array_items, object_members
 from m2kr.building.formats.limits import is_litter, normal_name
-from m2kr.building.spec import Asset, Shape
 from m2kr.errors import CheckError, InputError
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 
 from m2kr.building.build import build
-from m2kr.building.spec import Asset, BuildContext
+from m2kr.building.fetch.assets import Asset
+from m2kr.building.spec import BuildContext
 from m2kr.building.writer import SHARD_ROWS, TableWriter
 from m2kr.evaluation.environment import peak_memory
 from m2kr.schema import BATCH_ROWS, arrow_schema, columns

@@ -25,11 +25,11 @@ from upstream import cached_msmarco
 
 from m2kr import sources
 from m2kr.building.build import build
+from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.fetch import fetch
 from m2kr.building.formats.archives import members
 from m2kr.building.formats.delimited import Fault, read_tsv
 from m2kr.building.options import resolve_options
-from m2kr.building.spec import Asset
 from m2kr.building.table import Choices, TableJob, build_table
 from m2kr.building.writer import TableWriter
 from m2kr.evaluation.environment import peak_memory

@@ -19,8 +19,8 @@ from faulty_server import FOREVER, Fault, FaultyServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.fetch import Policy, fetch, headers_for, plan, sha256_file, sha256_of
-from m2kr.building.spec import Asset
 from m2kr.errors import CheckError, InputError, M2KRError, MissingError, UpstreamError
 
 BODY = random.Random(1).randbytes(300_000)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from faulty_server import FOREVER, Fault, FaultyServer
 
+from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.fetch import Policy, fetch
-from m2kr.building.spec import Asset
 from m2kr.errors import M2KRError
 
 BODY = random.Random(3).randbytes(2_000_000)
@@ -28,7 +28,7 @@ CHILD = textwrap.dedent(
     import json, logging, resource, signal, sys
     from pathlib import Path
     from m2kr.building.fetch.fetch import Policy, fetch
-    from m2kr.building.spec import Asset
+    from m2kr.building.fetch.assets import Asset
     from m2kr.errors import M2KRError
 
     # Jobs of a script's background ignore it.

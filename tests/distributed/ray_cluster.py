@@ -22,7 +22,8 @@ from ray.cluster_utils import Cluster
 from upstream_fixture import Served
 
 from m2kr.building.build import build
-from m2kr.building.spec import Asset, BuildContext, Row
+from m2kr.building.fetch.assets import Asset
+from m2kr.building.spec import BuildContext, Row
 from m2kr.distributed.ray_engine import RayExecutor
 from m2kr.sources import Source
 

@@ -13,12 +13,12 @@ from typing import TypeVar
 from m2kr import atomic
 from m2kr.building.fetch import folder as downloads
 from m2kr.building.fetch import pages, part
+from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.connection import headers_for
 from m2kr.building.fetch.folder import Digest, Stopped, Verified, Want, sha256_file, sha256_of
 from m2kr.building.fetch.plan import PlanItem, plan, validated
 from m2kr.building.fetch.policy import Job, Meter, Policy, Reach
 from m2kr.building.fetch.transfer import is_local, transfer
-from m2kr.building.spec import Asset
 from m2kr.errors import CheckError, M2KRError, MissingError, UpstreamError, plainly
 from m2kr.locks import Held, hold
 from m2kr.progress import Progress, Silent

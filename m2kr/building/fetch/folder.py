@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from m2kr import atomic
-from m2kr.building.spec import Asset
+from m2kr.building.fetch.assets import Asset
 from m2kr.errors import InputError, MissingError
 from m2kr.locks import hold
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from m2kr.building.fetch import folder as downloads
 from m2kr.building.fetch import part
+from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.transfer import supported
-from m2kr.building.spec import Asset
 from m2kr.errors import InputError
 
 State = Literal["present", "partial", "missing", "manual"]

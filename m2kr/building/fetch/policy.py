@@ -4,9 +4,9 @@ import threading
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.folder import Stopped, Want
 from m2kr.building.fetch.part import Part
-from m2kr.building.spec import Asset
 from m2kr.progress import Progress
 
 

@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.fetch import fetch
 from m2kr.building.fetch.policy import Policy
 from m2kr.building.formats.archives import members
@@ -16,7 +17,6 @@ from m2kr.building.images.remote_archive import RemoteTar, RemoteZip
 from m2kr.building.images.remote_file import JOBS, RemoteParts
 from m2kr.building.images.shard_writer import Store
 from m2kr.building.images.tar_index import index_remote_tar
-from m2kr.building.spec import Asset
 from m2kr.data.images.index import MAX_BYTES
 from m2kr.data.images.names import alternatives
 from m2kr.data.images.tar_offsets import TarOffsets

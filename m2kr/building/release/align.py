@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from m2kr import sources
+from m2kr.building.fetch.assets import Asset
 from m2kr.building.ledger import Ledger
 from m2kr.building.release.match import ReleaseRows, as_batches, row_blocks
 from m2kr.building.release.route import ReleaseBuilder
-from m2kr.building.spec import Asset, BuildContext, Row
+from m2kr.building.spec import BuildContext, Row
 from m2kr.building.table import PoolReader
 from m2kr.data.lookup import FILE as INDEX
 from m2kr.errors import UsageError

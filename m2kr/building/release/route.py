@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from m2kr import sources
 from m2kr.building.fetch import hub
+from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.folder import sha256_file
 from m2kr.building.instructions import store_templates
 from m2kr.building.release.files import ReleaseTable, check_tables, find_table
 from m2kr.building.release.normalise import lose_positives, normalised_passages, normalised_queries
-from m2kr.building.spec import Asset, BuildContext, Row
+from m2kr.building.spec import BuildContext, Row
 from m2kr.errors import UsageError
 from m2kr.schema import LOST_IDS, SUFFIX
 

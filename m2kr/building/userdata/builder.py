@@ -33,7 +33,8 @@ from m2kr.schema import GRADES, LOST_GRADES, LOST_IDS, Column
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from m2kr.building.spec import Asset, BuildContext
+    from m2kr.building.fetch.assets import Asset
+    from m2kr.building.spec import BuildContext
 
 log = logging.getLogger("m2kr.building")
 

@@ -1,0 +1,60 @@
+"""The upstream files that a builder declares."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the rows of a file look like, for a look at its first bytes (``--probe``).
+
+    Attributes:
+        kind: ``tsv`` (no quoting, no header), ``csv`` (quoted, with a header), ``jsonl``, ``json``
+            (one object or list).
+        names: Columns of a tsv or csv; keys that a JSON record must have.
+        delimiter: Of a csv.
+        member: Name of the member, in an archive; its first one if empty.
+        path: Key of a JSON object under which the list of records is; empty if the document itself
+            is the list, or the object whose values are the records.
+    """
+
+    kind: Literal["tsv", "csv", "jsonl", "json"]
+    names: tuple[str, ...]
+    delimiter: str = ","
+    member: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One upstream file.
+
+    Attributes:
+        name: Path under the downloads folder, such as ``mini/photos.zip``; assets of equal name are
+            one file, fetched once.
+        urls: Where to get it, mirrors after the first. ``http(s)://``, or ``package:module/path`` for
+            a file that travels inside an installed package.
+        size: Bytes, if published.
+        about: Bytes, roughly, where the exact size isn't published; for people and the disk check.
+        sha256: Hex digest, if published.
+        md5: Hex digest, if that is what upstream publishes.
+        git_blob: Git's id of the JSON file in a zip, if that is known of its content.
+        licence: Terms of the file.
+        manual: How to place the file by hand, where no URL works without a login, or not always.
+        images: The file or folder holds images and becomes an image root of the built source.
+        gate: What must be accepted or signed before it can be had, if anything.
+        shape: Its rows, where they can be looked at.
+    """
+
+    name: str
+    urls: tuple[str, ...] = ()
+    size: int | None = None
+    about: int | None = None
+    sha256: str | None = None
+    md5: str | None = None
+    git_blob: str | None = None
+    licence: str = ""
+    manual: str = ""
+    images: bool = False
+    gate: str = ""
+    shape: Shape | None = None
