@@ -6,7 +6,7 @@ Names are imported when first used, so that ``import m2kr`` stays fast.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from m2kr._version import __version__
 
 if TYPE_CHECKING:
     from m2kr.api import evaluate

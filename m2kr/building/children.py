@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import m2kr
-
 _SAFE = "PYTHONSAFEPATH"
 
 
@@ -45,7 +43,7 @@ def spawning() -> Iterator[None]:
 def _paths() -> list[str]:
     """Where modules are looked for, without the current folder."""
     paths = [path for path in sys.path if not _is_current(path)]
-    home = str(Path(m2kr.__file__).parents[1])
+    home = str(Path(__file__).parents[2])
     # m2kr is run from a checkout that isn't installed.
     return [*paths, home] if _is_current(home) and home not in paths else paths
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from m2kr import __version__
+from m2kr._version import __version__
 from m2kr.building.parts import Stats
 from m2kr.fingerprint import combine
 from m2kr.instructions import TemplateList

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
-from m2kr import __version__
+from m2kr._version import __version__
 from m2kr.cli import (
     build,
     demo,

@@ -4,6 +4,8 @@ import platform
 import sys
 from pathlib import Path
 
+from m2kr._version import __version__
+
 # Named in a result only where the evaluation had loaded them.
 _PACKAGES = ("torch", "transformers", "datasets", "bm25s", "ranx")
 
@@ -13,10 +15,8 @@ def versions() -> dict[str, str]:
     import numpy as np
     import pyarrow as pa
 
-    import m2kr
-
     found = {
-        "m2kr": m2kr.__version__,
+        "m2kr": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "numpy": np.__version__,

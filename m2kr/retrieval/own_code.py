@@ -25,7 +25,6 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import m2kr
 from m2kr.errors import (
     InputError,
     M2KRError,
@@ -124,7 +123,7 @@ def _told(error: BaseException, module: str, doing: str) -> RetrieverError | Non
     return RetrieverError(f"{one_line(error)}\n  while:    {doing}", where=frame or module, fix=fix)
 
 
-_M2KR = Path(m2kr.__file__).parent
+_M2KR = Path(__file__).parents[1]
 
 
 @cache

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from retrievers.conftest import SETTINGS
 
-import m2kr
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import InputError, MissingError
 from m2kr.retrieval.cache import key_of
@@ -109,7 +108,8 @@ def test_a_shipped_encoder_is_known_by_its_version(
     assert key is not None
     kind = next(each for each in type(one).__mro__ if "version" in vars(each))
     assert key["encoder"] == [[kind.__qualname__, 1]]
-    monkeypatch.setattr(m2kr, "__version__", "99.0")
+    for module in ("m2kr", "m2kr._version"):
+        monkeypatch.setattr(f"{module}.__version__", "99.0")
     assert key_of(one, passages, "document") == key
 
 

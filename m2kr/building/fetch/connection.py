@@ -11,7 +11,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 import urllib3.exceptions
 
-from m2kr import __version__
+from m2kr._version import __version__
 from m2kr.building.fetch.addresses import may_be_private, mount
 from m2kr.building.fetch.policy import Failure, Policy
 
