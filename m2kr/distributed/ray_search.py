@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from m2kr.distributed.ray_engine import RayCluster
 from m2kr.errors import CheckError, UsageError
 from m2kr.progress import Progress, Silent
+from m2kr.ranking import id_ranks
 from m2kr.search import devices, shards
-from m2kr.search.ranking import id_ranks
 from m2kr.search.search_index import Found, check_options, exact_how, is_store
 from m2kr.search.shards import Part, Span
 from m2kr.search.store.reader import TokenStore

@@ -247,10 +247,10 @@ class EncoderRetriever:
             raise UsageError("search() came before index()", fix="retriever.index(passages, ...)")
         if self._documents is None:  # they were found damaged
             self._index_pool(self._passages, self._workdir)
+        from m2kr.ranking import id_ranks
         from m2kr.retrieval.steps import Steps
         from m2kr.search import dispatch
         from m2kr.search.exact import dense
-        from m2kr.search.ranking import id_ranks
         from m2kr.search.store.dense import Embeddings
         from m2kr.search.store.reader import TokenStore
 

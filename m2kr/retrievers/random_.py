@@ -8,9 +8,9 @@ import numpy as np
 
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
+from m2kr.ranking import id_ranks
 from m2kr.retrieval.encoder import Modalities
 from m2kr.retrieval.run import Run
-from m2kr.search.ranking import id_ranks
 
 
 class Random:

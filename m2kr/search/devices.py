@@ -14,11 +14,11 @@ import numpy as np
 from m2kr.concurrency import workers
 from m2kr.errors import InputError
 from m2kr.progress import Silent
+from m2kr.ranking import id_ranks
 from m2kr.search import shards
 from m2kr.search.exact import canonical
 from m2kr.search.exact import search as exact_search
 from m2kr.search.exact.search import MEMORY, Stats
-from m2kr.search.ranking import id_ranks
 from m2kr.search.store.reader import TokenStore, ids_of
 
 if TYPE_CHECKING:

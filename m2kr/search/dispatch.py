@@ -136,8 +136,8 @@ def _reference(
     ranks: "NDArray[np.int64]",
     searching: Searching,
 ) -> Answer:
+    from m2kr.ranking import TopK
     from m2kr.search.exact import reference
-    from m2kr.search.ranking import TopK
 
     started, cpu = time.perf_counter(), time.process_time()
     rows, best = queries.take(range(len(queries))), TopK(len(queries), ranks, k)

@@ -8,10 +8,10 @@ import numpy as np
 
 from m2kr.data.row_hash import order_of
 from m2kr.errors import UsageError
+from m2kr.ranking import id_ranks
 from m2kr.search import devices
 from m2kr.search.index import compressed, official, official_train
 from m2kr.search.index.files import IndexFiles
-from m2kr.search.ranking import id_ranks
 from m2kr.search.store import format
 from m2kr.search.store.reader import TokenStore
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
-from m2kr.search.ranking import TopK, id_ranks
+from m2kr.ranking import TopK, id_ranks
 from m2kr.search.shards import Span, check_cover
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from m2kr.errors import CheckError, UsageError
-from m2kr.search.ranking import TopK
+from m2kr.ranking import TopK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,9 +14,9 @@ from late_pools import passages, queries, store
 
 from m2kr.distributed.ray_search import StoreRange, search_range
 from m2kr.errors import CheckError, MissingError
+from m2kr.ranking import id_ranks
 from m2kr.search import shards
 from m2kr.search.exact import search
-from m2kr.search.ranking import id_ranks
 from m2kr.search.store.reader import TokenStore
 from m2kr.search.store.writer import TokenWriter
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from m2kr.errors import InputError, UsageError
-from m2kr.search.ranking import TopK
+from m2kr.ranking import TopK
 from m2kr.search.store.dense import CHUNK
 from m2kr.search.store.mapped import read_rows
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from m2kr.ranking import TopK
 from m2kr.search.exact import bounds, canonical, gpu_fused, gpu_pairs, passes
 from m2kr.search.exact.blocks import by_passage
 from m2kr.search.exact.canonical import by_length
 from m2kr.search.exact.gpu_slots import turn
 from m2kr.search.exact.reference import EMPTY
-from m2kr.search.ranking import TopK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from m2kr.ranking import TopK
 from m2kr.search.exact import canonical, gpu_rounds
 from m2kr.search.exact.blocks import CodedBlock, by_passage, code, narrow, scan, uncoded
 from m2kr.search.exact.gpu_slots import settled
 from m2kr.search.exact.quantise import FLAT
-from m2kr.search.ranking import TopK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,12 +22,12 @@ import numpy as np
 from m2kr.concurrency import Workers, workers
 from m2kr.errors import UsageError, missing_dependency
 from m2kr.progress import Silent
+from m2kr.ranking import id_ranks
 from m2kr.search.exact import canonical
 from m2kr.search.exact.blocks import code_block
 from m2kr.search.exact.passes import GROUP_ROWS, ROUND_TOKENS, TILE_TOKENS, Pass
 from m2kr.search.exact.quantise import PASSES
 from m2kr.search.exact.rounds import Batch
-from m2kr.search.ranking import id_ranks
 from m2kr.search.store.reader import TokenSource, ids_of, read_ahead, spans
 
 if TYPE_CHECKING:

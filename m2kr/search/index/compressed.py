@@ -14,13 +14,13 @@ import numpy as np
 
 from m2kr.concurrency import workers
 from m2kr.errors import UsageError, missing_dependency
+from m2kr.ranking import TopK, id_ranks
 from m2kr.search.exact import canonical
 from m2kr.search.index import candidates as funnel
 from m2kr.search.index import rescore as final
 from m2kr.search.index.files import IndexFiles, require_same_passages
 from m2kr.search.index.ivf import offsets_of, spans
 from m2kr.search.index.scaled import ScaledCodec
-from m2kr.search.ranking import TopK, id_ranks
 from m2kr.search.store.reader import Block
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import numpy as np
 
 from m2kr.concurrency import workers
 from m2kr.errors import UsageError
+from m2kr.ranking import TopK
 from m2kr.search.index import format as layout
 from m2kr.search.index import kmeans, official
 from m2kr.search.index.codec import Codec
@@ -21,7 +22,6 @@ from m2kr.search.index.settings import (
     drawing_order,
     read_passages,
 )
-from m2kr.search.ranking import TopK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

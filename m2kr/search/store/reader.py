@@ -310,7 +310,7 @@ def ids_of(source: TokenSource) -> "pa.ChunkedArray":
     """
     if not isinstance(source, TokenStore):
         raise UsageError(
-            "the ranks of the passages' ids are needed", fix="m2kr.search.ranking.id_ranks(ids)"
+            "the ranks of the passages' ids are needed", fix="m2kr.ranking.id_ranks(ids)"
         )
     return source.ids()
 

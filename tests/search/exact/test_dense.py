@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import InputError, UsageError
+from m2kr.ranking import id_ranks
 from m2kr.search import ranking
 from m2kr.search.exact import dense
-from m2kr.search.ranking import id_ranks
 
 
 def naive(queries, passages, ranks, k, similarity="dot"):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import UsageError
-from m2kr.search.ranking import TopK, id_ranks
+from m2kr.ranking import TopK, id_ranks
 
 ids_of_pool = st.lists(st.sampled_from(["a", "b", "é", "z", "Ω", "\U0001f600"]), min_size=1)
 
