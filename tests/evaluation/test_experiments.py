@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation.toys import QUERIES, Dense, Late, image_folder, toy_split
 from rich.console import Console
+from support.toys import QUERIES, Dense, Late, image_folder, toy_split
 from typer.testing import CliRunner
 
 import m2kr

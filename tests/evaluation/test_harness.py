@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from evaluation.toys import PASSAGES, QUERIES, Dense, image_folder, toy_split
+from support.toys import PASSAGES, QUERIES, Dense, image_folder, toy_split
 
 from m2kr.data.images.store import ImageStore
 from m2kr.errors import CheckError, InputError, MissingError, UsageError

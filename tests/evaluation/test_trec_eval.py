@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from evaluation.toys import toy_split
+from support.toys import toy_split
 
 from m2kr.evaluation.harness import score
 from m2kr.retrieval.run import Run

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import typer
-from evaluation.test_cache import Counted, CountedDense
-from evaluation.toys import PASSAGES, QUERIES, toy_split
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from retrieval.test_cache import Counted, CountedDense
+from support.toys import PASSAGES, QUERIES, toy_split
 from typer.testing import CliRunner
 
 import m2kr

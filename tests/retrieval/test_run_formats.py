@@ -12,9 +12,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from evaluation.toys import toy_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.toys import toy_split
 
 from m2kr.errors import CheckError, InputError, UsageError
 from m2kr.evaluation.harness import evaluate, score

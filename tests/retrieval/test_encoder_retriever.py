@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from evaluation.toys import PASSAGES, Dense, Late, image_folder, letters, toy_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.toys import PASSAGES, Dense, Late, image_folder, letters, toy_split
 
 from m2kr.data.images.store import ImageStore
 from m2kr.errors import InputError, UsageError

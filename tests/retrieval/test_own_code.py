@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation.toys import PASSAGES, Dense, image_folder, toy_split
+from support.toys import PASSAGES, Dense, image_folder, toy_split
 
 import m2kr
 from m2kr.data.images.store import ImageStore

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from evaluation.toys import Dense, Late, toy_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.toys import Dense, Late, toy_split
 
 from m2kr.errors import InputError, UsageError
 from m2kr.retrieval.search_split import search

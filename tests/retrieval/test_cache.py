@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 from datasets import Dataset
-from evaluation.toys import PASSAGES, QUERIES, Late, image_folder, toy_split
+from support.toys import PASSAGES, QUERIES, Late, image_folder, toy_split
 from typer.testing import CliRunner
 
 import m2kr

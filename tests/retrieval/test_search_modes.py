@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from evaluation.toys import PASSAGES, QUERIES, Dense, Late, letters, toy_split
+from support.toys import PASSAGES, QUERIES, Dense, Late, letters, toy_split
 
 from m2kr.errors import UsageError
 from m2kr.evaluation.harness import evaluate, score
