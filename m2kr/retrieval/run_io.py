@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m2kr import atomic
-from m2kr.data.parquet import ParquetReader
 from m2kr.errors import InputError, MissingError, UsageError, plainly
+from m2kr.parquet import ParquetReader
 from m2kr.retrieval import run_json, trec
 from m2kr.retrieval.run import Run
 

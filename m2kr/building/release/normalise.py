@@ -22,8 +22,8 @@ from m2kr.building.ledger import Ledger
 from m2kr.building.release.files import ReleaseTable
 from m2kr.building.spec import UPSTREAM_ROW, BuildContext, Row
 from m2kr.data.lookup import id_hashes
-from m2kr.data.parquet import ParquetReader
 from m2kr.errors import InputError
+from m2kr.parquet import ParquetReader
 from m2kr.schema import ID_COLUMN, Column, arrow_schema, columns, default_value
 
 _BATCH = 1_000

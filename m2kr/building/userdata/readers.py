@@ -316,7 +316,7 @@ def _delimited(file: RecordFile, kind: str) -> Iterator[tuple[int, Record]]:
 
 
 def _parquet(file: RecordFile) -> Iterator[tuple[int, Record]]:
-    from m2kr.data.parquet import ParquetReader
+    from m2kr.parquet import ParquetReader
 
     n = 0
     with ParquetReader(file.path) as table:

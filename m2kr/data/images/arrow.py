@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr.data.images.index import Entry, IndexedFile, Member, check_size, locked
-from m2kr.data.parquet import ParquetReader
 from m2kr.errors import InputError
+from m2kr.parquet import ParquetReader
 
 if TYPE_CHECKING:
     import pyarrow as pa

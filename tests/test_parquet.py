@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.data.parquet import ParquetReader
 from m2kr.errors import InputError
+from m2kr.parquet import ParquetReader
 
 M2KR = Path(sys.executable).with_name("m2kr")
 ROWS = 6_000_000
@@ -168,7 +168,7 @@ def test_sound_tables_are_read_as_they_are(
     path = tmp_path_factory.getbasetemp() / "sound.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, row_group_size=group)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("m2kr.data.parquet._STEP", step_bytes)  # some are read by way of dictionaries
+        patch.setattr("m2kr.parquet._STEP", step_bytes)  # some are read by way of dictionaries
         with ParquetReader(path) as file:
             batches = list(file.batches(rows=step))
             assert [row for batch in batches for row in batch.to_pylist()] == rows
@@ -202,7 +202,7 @@ FLIPS = textwrap.dedent(
     """
     import sys
     from pathlib import Path
-    from m2kr.data.parquet import ParquetReader
+    from m2kr.parquet import ParquetReader
     from m2kr.errors import InputError
     path = Path(sys.argv[1])
     whole = path.read_bytes()
