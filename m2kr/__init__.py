@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from m2kr.data.load import Split, load
     from m2kr.errors import M2KRError
     from m2kr.evaluation.result import Result
-    from m2kr.retrieval.encoder import EncoderRetriever, Retriever
+    from m2kr.retrieval.encoder import EncoderRetriever
     from m2kr.retrieval.modalities import Modalities
+    from m2kr.retrieval.protocol import Retriever
     from m2kr.retrieval.run import Run
     from m2kr.sources import Source
 
@@ -26,7 +27,7 @@ _PUBLIC = {
     "M2KRError": "m2kr.errors",
     "Modalities": "m2kr.retrieval.modalities",
     "Result": "m2kr.evaluation.result",
-    "Retriever": "m2kr.retrieval.encoder",
+    "Retriever": "m2kr.retrieval.protocol",
     "Run": "m2kr.retrieval.run",
     "Source": "m2kr.sources",
     "Split": "m2kr.data.load",

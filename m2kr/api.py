@@ -19,9 +19,10 @@ from m2kr.evaluation.result import Result, file_word
 from m2kr.evaluation.scoring import is_judged, require_judgements
 from m2kr.evaluation.seeds import over_seeds
 from m2kr.retrieval.cache import EmbeddingCache
-from m2kr.retrieval.encoder import Progress, Retriever, RunRetriever
+from m2kr.retrieval.calling import check, reads
 from m2kr.retrieval.ordering import Ties
-from m2kr.retrieval.protocol import check, reads
+from m2kr.retrieval.protocol import Progress, Retriever
+from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
 from m2kr.retrieval.search_split import (
     MissingQueries,

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from m2kr.retrieval.encoder import EncoderRetriever, RunRetriever
-from m2kr.retrieval.protocol import settings_of
+from m2kr.retrieval.encoder import EncoderRetriever
+from m2kr.retrieval.own_code import settings_of
+from m2kr.retrieval.replay import RunRetriever
 
 if TYPE_CHECKING:
     from m2kr.data.load import Split
-    from m2kr.retrieval.encoder import Retriever
+    from m2kr.retrieval.protocol import Retriever
     from m2kr.search.config import Searching
 
 # Of `Searching`, what changes how fast it is and not what is found.

@@ -14,10 +14,13 @@ from m2kr.evaluation.environment import peak_memory, versions
 from m2kr.evaluation.metrics import Chosen, Spec, choose
 from m2kr.evaluation.result import Result
 from m2kr.evaluation.scoring import require_judgements, score_run
-from m2kr.retrieval.encoder import Modalities, Progress, Retriever, RunRetriever
+from m2kr.retrieval.calling import check, noted
+from m2kr.retrieval.calling import reads as reads_of
+from m2kr.retrieval.modalities import Modalities
 from m2kr.retrieval.ordering import Ties
-from m2kr.retrieval.protocol import check, noted, settings_of
-from m2kr.retrieval.protocol import reads as reads_of
+from m2kr.retrieval.own_code import settings_of
+from m2kr.retrieval.protocol import Progress, Retriever
+from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
 from m2kr.retrieval.search_split import MissingQueries, complete, search, stage
 from m2kr.sources import UNKNOWN, comparable_notes
@@ -119,7 +122,7 @@ def evaluate(
 
     Args:
         split: A loaded split.
-        retriever: See `m2kr.retrieval.encoder.Retriever`.
+        retriever: See `m2kr.retrieval.protocol.Retriever`.
         k: Depth of the search; 500, the published protocol's, or a replayed run's own if absent.
         metrics: ``default``, ``full``, or names such as ``hit_rate@5``; see `choose`.
         workdir: Where the index goes; a temporary folder if absent.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from m2kr.errors import InputError, MissingError, UsageError
 from m2kr.instructions import TEMPLATES
-from m2kr.retrieval import protocol
+from m2kr.retrieval import calling
 from m2kr.retrieval.search_split import equip, stage
 from m2kr.schema import QUERY_COLUMNS, arrow_schema, default_value
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from m2kr.data.load import Split
     from m2kr.data.records import Queries
     from m2kr.retrieval.cache import EmbeddingCache
-    from m2kr.retrieval.encoder import Modalities, Progress, Retriever
+    from m2kr.retrieval.modalities import Modalities
+    from m2kr.retrieval.protocol import Progress, Retriever
 
 _ID = "asked"
 _READ = 1000
@@ -152,8 +153,8 @@ def ask(
     """
     if k < 1:
         raise UsageError(f"k is {k}", expected="at least 1")
-    protocol.check(retriever)
-    reads = protocol.reads(retriever)
+    calling.check(retriever)
+    reads = calling.reads(retriever)
     notes = _unread(retriever.name, reads, question)
     question.picture()  # before the pool is indexed
     _require_images(split, reads)
@@ -170,9 +171,9 @@ def ask(
         work.mkdir()
         started = time.perf_counter()
         with stage(progress, "index", len(pool)):
-            protocol.index(retriever, pool, work)
+            calling.index(retriever, pool, work)
         indexed = time.perf_counter()
-        run = protocol.search(retriever, question.queries(instruction, asked), k)
+        run = calling.search(retriever, question.queries(instruction, asked), k)
         seconds = {"index": indexed - started, "search": time.perf_counter() - indexed}
     if _ID not in run:
         raise UsageError(

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from m2kr.retrieval.modalities import Undeclared
+from m2kr.retrieval.modalities import Side, Undeclared
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from m2kr.data.records import Passages, Queries
 
     Images = Sequence[Image | None]
-
-Side = Literal["query", "document"]
 
 
 class Batch:

@@ -23,7 +23,8 @@ from m2kr.retrieval.own_code import own_code
 
 if TYPE_CHECKING:
     from m2kr.data.records import Passages, Queries
-    from m2kr.retrieval.encoder import EncoderRetriever, Side
+    from m2kr.retrieval.encoder import EncoderRetriever
+    from m2kr.retrieval.modalities import Side
 
 logger = logging.getLogger("m2kr.evaluation")
 

@@ -1,4 +1,4 @@
-"""What a retriever is: the protocol, and a base class for encoders."""
+"""A retriever from two functions that encode: a base class."""
 
 import logging
 import time
@@ -12,10 +12,8 @@ from typing import (
     Any,
     ClassVar,
     Literal,
-    Protocol,
     TypeVar,
     cast,
-    runtime_checkable,
 )
 
 import numpy as np
@@ -23,10 +21,11 @@ import numpy as np
 from m2kr import atomic
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import CheckError, InputError, UsageError
-from m2kr.retrieval.batches import Batch, Side, by_length, make
+from m2kr.retrieval.batches import Batch, by_length, make
 from m2kr.retrieval.encoder_output import Encoded, Form, rows_of
-from m2kr.retrieval.modalities import Modalities, Modality, readable
-from m2kr.retrieval.own_code import own_code
+from m2kr.retrieval.modalities import Modalities, Side, readable
+from m2kr.retrieval.own_code import own_code, settings_of
+from m2kr.retrieval.protocol import Progress, Steps
 from m2kr.retrieval.run import Run
 from m2kr.search.config import Searching
 
@@ -35,19 +34,6 @@ if TYPE_CHECKING:
     from m2kr.retrieval.cache import EmbeddingCache
     from m2kr.search.index.files import IndexFiles
 
-__all__ = [
-    "Batch",
-    "Encoded",
-    "EncoderRetriever",
-    "Modalities",
-    "Modality",
-    "Progress",
-    "Report",
-    "Retriever",
-    "RunRetriever",
-    "Side",
-]
-
 logger = logging.getLogger("m2kr.evaluation")
 
 # Below a side's rows.
@@ -55,42 +41,6 @@ INDEXES = "indexes"
 # Both sides' rows and an index may be damaged, each once.
 _MOST_DAMAGED = 3
 T = TypeVar("T")
-# Called with the stage ("encode document"), rows done and rows in all.
-Progress = Callable[[str, int, int], None]
-
-
-@runtime_checkable
-class Retriever(Protocol):
-    """Anything that indexes passages and answers queries with ranked ids.
-
-    It may also have ``seconds``, a mapping (``encode document``, ``encode query``), which the
-    result reports apart, ``progress`` (a `Progress`), which `evaluate` sets, ``reused``, rows by
-    stage that were encoded before, ``index_bytes``, and ``searched``: how it searched, which becomes
-    `Result.search`.
-    """
-
-    @property
-    def name(self) -> str:
-        """Name in tables and file names."""
-        ...
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Everything that changes its scores, as JSON values; kept in the result."""
-        ...
-
-    @property
-    def modalities(self) -> Modalities | Mapping[str, Any]:
-        """What it reads of queries and passages; see `m2kr.retrieval.modalities.modalities_of`."""
-        ...
-
-    def index(self, passages: Passages, *, workdir: Path) -> None:
-        """Takes in the pool; files go below ``workdir``, which outlives the search."""
-        ...
-
-    def search(self, queries: Queries, k: int) -> Run:
-        """Ranks up to ``k`` passages for every query; each query is in the run, if only with none."""
-        ...
 
 
 class _ClassName:
@@ -212,7 +162,6 @@ class EncoderRetriever:
 
     def _index_pool(self, passages: Passages, workdir: Path) -> None:
         from m2kr.retrieval.encoded import nbytes
-        from m2kr.retrieval.steps import Steps
         from m2kr.search import dispatch
         from m2kr.search.store.reader import TokenStore
 
@@ -248,7 +197,6 @@ class EncoderRetriever:
         if self._documents is None:  # they were found damaged
             self._index_pool(self._passages, self._workdir)
         from m2kr.ranking import id_ranks
-        from m2kr.retrieval.steps import Steps
         from m2kr.search import dispatch
         from m2kr.search.exact import dense
         from m2kr.search.store.dense import Embeddings
@@ -379,7 +327,6 @@ class EncoderRetriever:
         self, records: Passages | Queries, side: Side, folder: Path, key: Mapping[str, Any] | None
     ) -> "encoded.Encoded":
         from m2kr.retrieval.encoded import encode
-        from m2kr.retrieval.protocol import settings_of
 
         settings = settings_of(self)
         stage, done, spent = f"encode {side}", 0, 0.0
@@ -501,32 +448,3 @@ def _form(documents: "encoded.Encoded") -> Form:
 def _some(ids: Sequence[str]) -> str:
     """A few ids, for a message."""
     return ", ".join(map(repr, ids[:2])) + (" …" if len(ids) > 2 else "")
-
-
-class RunRetriever:
-    """Replays a run: whatever made it, it is evaluated like any retriever.
-
-    Args:
-        run: A run, or a run file (see `Run.load`).
-        name: Name in tables; by default the run's own, or the file's stem.
-
-    Attributes:
-        run: The run, with what it recorded of its making in its metadata.
-        file: Name of the file, if it was one.
-    """
-
-    modalities = Modalities(frozenset(), frozenset())
-
-    def __init__(self, run: Run | str | Path, name: str | None = None) -> None:
-        self.run = run if isinstance(run, Run) else Run.load(run)
-        self.file = "" if isinstance(run, Run) else Path(run).name
-        self.name = name or self.run.name or self.file.split(".")[0] or "run"
-        self.settings: Mapping[str, Any] = self.run.recorded.get("settings", {})
-        self.searched: Mapping[str, Any] | None = self.run.recorded.get("search")
-
-    def index(self, passages: Passages, *, workdir: Path) -> None:
-        """Does nothing: the ranking is already made."""
-
-    def search(self, queries: Queries, k: int) -> Run:  # noqa: ARG002
-        """The whole run as it was saved. Queries that it lacks stay lacking."""
-        return self.run

@@ -9,9 +9,9 @@ from m2kr.errors import InputError
 
 if TYPE_CHECKING:
     from m2kr.data.records import Passages, Queries
-    from m2kr.retrieval.batches import Side
 
 Modality = Literal["text", "image"]
+Side = Literal["query", "document"]
 _EXAMPLE = 'modalities = {"query": ["text", "image"], "passage": ["text"]}'
 _TEXT: frozenset[Modality] = frozenset({"text"})
 
@@ -115,7 +115,7 @@ def _named(given: Any, side: str) -> frozenset[Modality]:
 class Undeclared:
     """Stands where the images of a side would be that a retriever doesn't declare to read."""
 
-    def __init__(self, retriever: object, side: "Side") -> None:
+    def __init__(self, retriever: object, side: Side) -> None:
         self._who, self._side = type(retriever).__name__, side
         self._declared = modalities_of(retriever)
 
@@ -145,7 +145,7 @@ class Undeclared:
 Records = TypeVar("Records", bound="Passages | Queries")
 
 
-def readable(records: Records, retriever: object, side: "Side") -> Records:
+def readable(records: Records, retriever: object, side: Side) -> Records:
     """Records as a retriever may read them: their images raise, unless it declares to read them."""
     reads = modalities_of(retriever)
     if "image" in (reads.query if side == "query" else reads.passage):

@@ -9,6 +9,7 @@ a file that lies there.
 import ast
 import importlib
 import importlib.util
+import json
 import logging
 import os
 import sys
@@ -364,3 +365,23 @@ def user_attribute(retriever: object, name: str) -> Any:
     """
     with own_code(retriever, f"reading {type(retriever).__name__}.{name}"):
         return getattr(retriever, name)
+
+
+def settings_of(retriever: object) -> dict[str, Any]:
+    """A retriever's settings as they will be read back from JSON.
+
+    Raises:
+        InputError: they can't be written as JSON.
+        RetrieverError: the property raised something.
+    """
+    given = user_attribute(retriever, "settings")
+    try:
+        text = json.dumps(dict(given), allow_nan=False, ensure_ascii=False).encode()
+        settings: dict[str, Any] = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"settings can't be written as JSON: {error}",
+            where=f"retriever {getattr(retriever, 'name', type(retriever).__name__)}",
+            expected="a dict of numbers, strings, true, false, null, lists and objects",
+        ) from error
+    return settings

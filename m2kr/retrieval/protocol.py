@@ -1,142 +1,88 @@
-"""Calling a retriever: what it says of itself is checked, and so is the run that it gives."""
+"""What a retriever is, and what it reports of its progress."""
 
-import inspect
-import json
-import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from m2kr.errors import InputError
-from m2kr.retrieval.modalities import Modalities, modalities_of, readable
-from m2kr.retrieval.own_code import own_code, user_attribute
-from m2kr.retrieval.run import Run
+from m2kr.retrieval.modalities import Modalities
 
 if TYPE_CHECKING:
     from m2kr.data.records import Passages, Queries
-    from m2kr.retrieval.encoder import Retriever
+    from m2kr.retrieval.run import Run
 
-_HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: no file can hold it
-_PARTS = ("name", "settings", "modalities", "index", "search")
+# Called with the stage ("encode document"), rows done and rows in all.
+Progress = Callable[[str, int, int], None]
 
 
-def check(retriever: object, where: str | None = None) -> None:
-    """Refuses what is no retriever, or describes itself in a form that can't be read.
+@runtime_checkable
+class Retriever(Protocol):
+    """Anything that indexes passages and answers queries with ranked ids.
 
-    Its settings aren't looked at: for some, a checkpoint has to be fetched and hashed first.
+    It may also have ``seconds``, a mapping (``encode document``, ``encode query``), which the
+    result reports apart, ``progress`` (a `Progress`), which `evaluate` sets, ``reused``, rows by
+    stage that were encoded before, ``index_bytes``, and ``searched``: how it searched, which becomes
+    `Result.search`.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name in tables and file names."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Everything that changes its scores, as JSON values; kept in the result."""
+        ...
+
+    @property
+    def modalities(self) -> Modalities | Mapping[str, Any]:
+        """What it reads of queries and passages; see `m2kr.retrieval.modalities.modalities_of`."""
+        ...
+
+    def index(self, passages: "Passages", *, workdir: Path) -> None:
+        """Takes in the pool; files go below ``workdir``, which outlives the search."""
+        ...
+
+    def search(self, queries: "Queries", k: int) -> "Run":
+        """Ranks up to ``k`` passages for every query; each query is in the run, if only with none."""
+        ...
+
+
+class Steps:
+    """A `m2kr.progress.Progress` that calls a function with task, units done and units in all.
+
+    Tasks whose end isn't known are not reported.
 
     Args:
-        retriever: What should be one.
-        where: How it was named, for the error.
-
-    Raises:
-        InputError: it lacks a part, is a class, or a part has a wrong form.
-        RetrieverError: one of its properties raised something.
+        report: The function; None for silence.
     """
-    kind = type(retriever).__name__
-    if isinstance(retriever, type):
-        raise InputError(
-            f"{retriever.__name__} is a class, not a retriever",
-            where=where,
-            expected=f"an object of it: {retriever.__name__}()",
-        )
-    parts = [p for p in _PARTS if p != "modalities" or not hasattr(type(retriever), "reads_images")]
-    lacking = [p for p in parts if inspect.getattr_static(retriever, p, retriever) is retriever]
-    if lacking:
-        raise InputError(
-            f"{kind} is not a retriever: it has no {', '.join(lacking)}",
-            where=where,
-            expected="the attributes name, settings and modalities; the methods index and search",
-            fix="subclass m2kr.EncoderRetriever, or see the protocol m2kr.Retriever",
-        )
-    _require_encoders(retriever, where)
-    name = user_attribute(retriever, "name")
-    if not isinstance(name, str) or not name.strip() or _HALF.search(name):
-        raise InputError(f"its name is {name!r}", where=f"{kind}.name", expected="a text")
-    reads(retriever)
 
+    def __init__(self, report: Progress | None) -> None:
+        self._report = report
+        self._tasks: dict[str, tuple[int, int]] = {}
+        self._lock = Lock()
 
-def _require_encoders(retriever: object, where: str | None) -> None:
-    """Refuses an encoder of one side only, before its first side is encoded."""
-    from m2kr.retrieval.encoder import EncoderRetriever as Base
+    def start(self, name: str, total: int | None, unit: str = "B") -> None:  # noqa: ARG002
+        """A task begins."""
+        if self._report and total:
+            with self._lock:
+                self._tasks[name] = 0, total
+                self._report(name, 0, total)
 
-    if not isinstance(retriever, Base) or type(retriever).encode_stream is not Base.encode_stream:
-        return
-    for name in ("encode_query", "encode_document"):
-        if getattr(getattr(retriever, name), "__func__", None) is getattr(Base, name):
-            raise InputError(
-                f"{type(retriever).__name__} has no {name}(batch)",
-                where=where,
-                expected="encode_query(batch) and encode_document(batch)",
-                fix="encode_query = encode_document in the class, if both sides are encoded alike",
-            )
+    def advance(self, name: str, n: int) -> None:
+        """``n`` more units are done."""
+        with self._lock:
+            if self._report and name in self._tasks:
+                done, total = self._tasks[name]
+                # Its end is for `done` to tell.
+                done = min(done + n, total - 1)
+                self._tasks[name] = done, total
+                self._report(name, done, total)
 
-
-def reads(retriever: object) -> Modalities:
-    """What a retriever declares to read.
-
-    Raises:
-        InputError: it declares it in a form that can't be read.
-        RetrieverError: a property of it raised something.
-    """
-    with own_code(retriever, f"reading {type(retriever).__name__}.modalities"):
-        return modalities_of(retriever)
-
-
-def settings_of(retriever: object) -> dict[str, Any]:
-    """A retriever's settings as they will be read back from JSON.
-
-    Raises:
-        InputError: they can't be written as JSON.
-        RetrieverError: the property raised something.
-    """
-    given = user_attribute(retriever, "settings")
-    try:
-        text = json.dumps(dict(given), allow_nan=False, ensure_ascii=False).encode()
-        settings: dict[str, Any] = json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"settings can't be written as JSON: {error}",
-            where=f"retriever {getattr(retriever, 'name', type(retriever).__name__)}",
-            expected="a dict of numbers, strings, true, false, null, lists and objects",
-        ) from error
-    return settings
-
-
-def noted(retriever: object, name: str, kind: type, default: Any) -> Any:
-    """What a retriever notes down of its work, if it does; what has another form means something else.
-
-    Raises:
-        RetrieverError: its own code raised something.
-    """
-    with own_code(retriever, f"reading {type(retriever).__name__}.{name}"):
-        value = getattr(retriever, name, default)
-    return value if isinstance(value, kind) else default
-
-
-def index(retriever: "Retriever", passages: "Passages", workdir: Path) -> None:
-    """Has a retriever take in a pool, whose images it can only read if it declares to.
-
-    Raises:
-        RetrieverError: its own code raised something.
-    """
-    with own_code(retriever, f"{type(retriever).__name__}.index of {len(passages):,} passages"):
-        retriever.index(readable(passages, retriever, "document"), workdir=workdir)
-
-
-def search(retriever: "Retriever", queries: "Queries", k: int) -> Run:
-    """Has a retriever rank ``k`` passages for each query.
-
-    Raises:
-        InputError: it gave no `Run`.
-        RetrieverError: its own code raised something.
-    """
-    kind = type(retriever).__name__
-    with own_code(retriever, f"{kind}.search for {len(queries):,} queries"):
-        run: object = retriever.search(readable(queries, retriever, "query"), k)
-    if isinstance(run, Run):
-        return run if run.name else run.named(retriever.name)
-    raise InputError(
-        f"returned {'None' if run is None else type(run).__name__}",
-        where=f"{kind}.search",
-        expected="a Run, such as m2kr.Run.from_dict({query id: {passage id: score}})",
-    )
+    def done(self, name: str) -> None:
+        """A task is complete."""
+        with self._lock:
+            if self._report and name in self._tasks:
+                total = self._tasks.pop(name)[1]
+                self._report(name, total, total)

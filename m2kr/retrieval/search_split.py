@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.fingerprint import images_part
-from m2kr.retrieval import protocol
-from m2kr.retrieval.encoder import EncoderRetriever, Progress, Retriever, RunRetriever
+from m2kr.retrieval import calling
+from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.modalities import Modalities
 from m2kr.retrieval.ordering import Ties
+from m2kr.retrieval.own_code import settings_of
+from m2kr.retrieval.protocol import Progress, Retriever
+from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
 
 if TYPE_CHECKING:
@@ -85,22 +88,22 @@ def search(
         raise UsageError(f"k is {k}", expected="at least 1")
     if not len(split.queries_view) or not len(split.passages_view):
         raise InputError("the split has no queries or no passages", where=where(split))
-    protocol.check(retriever)
-    reads = protocol.reads(retriever)
+    calling.check(retriever)
+    reads = calling.reads(retriever)
     images = require_images(split, reads)
-    settings = protocol.settings_of(retriever)
+    settings = settings_of(retriever)
     equip(retriever, searching, cache, split.fingerprints)
     if progress is not None and hasattr(retriever, "progress"):
         retriever.progress = progress
     with _folder(workdir) as folder:
         before, clock = _size(folder), time.perf_counter()
         with stage(progress, "index", len(split.passages_view)):
-            protocol.index(retriever, split.passages_view, folder)
+            calling.index(retriever, split.passages_view, folder)
         written, indexed = _size(folder) - before, time.perf_counter()
         with stage(progress, "search", len(split.queries_view)):
-            run = protocol.search(retriever, split.queries_view, k)
+            run = calling.search(retriever, split.queries_view, k)
         searched = time.perf_counter()
-    encoder = protocol.noted(retriever, "seconds", Mapping, {})
+    encoder = calling.noted(retriever, "seconds", Mapping, {})
     documents, queries = encoder.get("encode document", 0.0), encoder.get("encode query", 0.0)
     seconds = {
         "encode": documents + queries,
@@ -118,7 +121,7 @@ def search(
         "settings": settings,
         "modalities": reads.as_dict(),
     }
-    how = protocol.noted(retriever, "searched", Mapping, None)
+    how = calling.noted(retriever, "searched", Mapping, None)
     # Exact search gives one result, whatever it is done with: only another is worth a word.
     if how and how.get("mode") != "exact":
         facts["search"] = dict(how)
@@ -126,8 +129,8 @@ def search(
         facts = {"k": min(k, run.depth)} if run.depth else {}
     checked, lacking = complete(split, run, k, missing_queries, ties)
     checked = checked.named(retriever.name, **facts)
-    cost = protocol.noted(retriever, "search_cost", Mapping, {})
-    index_bytes = protocol.noted(retriever, "index_bytes", int, written)
+    cost = calling.noted(retriever, "search_cost", Mapping, {})
+    index_bytes = calling.noted(retriever, "index_bytes", int, written)
     how = {**how, **cost} if how else None
     return Search(checked, seconds, lacking, index_bytes, how)
 
@@ -144,7 +147,7 @@ def equip(
         UsageError: it knows one way to search, and another is asked for.
     """
     check_search(retriever, searching)
-    for member in protocol.noted(retriever, "members", tuple, ()):
+    for member in calling.noted(retriever, "members", tuple, ()):
         equip(member, None, cache, fingerprints)
     if isinstance(retriever, EncoderRetriever):
         retriever.cache, retriever.fingerprints = cache, dict(fingerprints)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from m2kr.errors import InputError, UsageError, one_line
 
 if TYPE_CHECKING:
-    from m2kr.retrieval.encoder import Retriever
+    from m2kr.retrieval.protocol import Retriever
 
 __all__ = ["create", "find", "names"]
 
@@ -95,8 +95,8 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
     """
     if spec.startswith(REPLAY):
         return _replay(spec, settings)
+    from m2kr.retrieval.calling import check
     from m2kr.retrieval.own_code import home_of, own_code, settle
-    from m2kr.retrieval.protocol import check
     from m2kr.retrievers._settings import split_off
 
     factory = find(spec)
@@ -115,7 +115,7 @@ def _shown(settings: Mapping[str, object]) -> str:
 
 
 def _replay(spec: str, settings: Mapping[str, object] | None) -> "Retriever":
-    from m2kr.retrieval.encoder import RunRetriever
+    from m2kr.retrieval.replay import RunRetriever
 
     if settings:
         raise UsageError("a run that is replayed has no settings", where=spec)

@@ -16,13 +16,15 @@ import numpy as np
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import MissingError, UsageError
 from m2kr.ranking import TopK, id_ranks
-from m2kr.retrieval.encoder import Modalities, Progress
+from m2kr.retrieval.modalities import Modalities
 from m2kr.retrieval.run import Run
 from m2kr.retrievers._memo import MEMO
 from m2kr.retrievers._queries import query_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from m2kr.retrieval.protocol import Progress
 
 logger = logging.getLogger("m2kr.retrievers")
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from m2kr import retrievers
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
-from m2kr.retrieval import protocol
+from m2kr.retrieval import calling
 from m2kr.retrieval.modalities import Modalities, modalities_of
 from m2kr.retrieval.run import Run
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from m2kr.retrieval.encoder import Progress, Retriever
+    from m2kr.retrieval.protocol import Progress, Retriever
 
 Method = Literal["zscore", "rrf"]
 _RRF = 60  # Cormack et al., 2009
@@ -124,7 +124,7 @@ class Fusion:
             self._pass_progress(member)
             folder = workdir / f"member{place}"
             folder.mkdir(parents=True, exist_ok=True)
-            protocol.index(member, passages, folder)
+            calling.index(member, passages, folder)
 
     def search(self, queries: Queries, k: int) -> Run:
         """Has every member search, and adds up what they say."""
@@ -132,7 +132,7 @@ class Fusion:
         runs, heard = [], []
         for member in self._members.values():
             self._pass_progress(member)
-            runs.append(protocol.search(member, queries, max(k, self._depth)))
+            runs.append(calling.search(member, queries, max(k, self._depth)))
             heard.append(asked | (modalities_of(member).query != {"text"}))
         ids = queries.ids.to_pylist()
         added = [

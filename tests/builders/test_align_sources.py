@@ -24,7 +24,8 @@ from m2kr.building.release.align import AlignedBuilder
 from m2kr.building.release.route import ReleaseBuilder
 from m2kr.building.table import open_shards
 from m2kr.building.verify import verify
-from m2kr.retrieval.encoder import Batch, EncoderRetriever
+from m2kr.retrieval.batches import Batch
+from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.schema import arrow_schema, columns
 
 NAMES = ("msmarco", "okvqa", "infoseek", "evqa", "kvqa", "cc3m", "oven", "llava", "wit", "iglue")

@@ -32,7 +32,7 @@ from m2kr.evaluation.harness import evaluate
 from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result
 from m2kr.retrieval.cache import EmbeddingCache, held, key_of
-from m2kr.retrieval.encoder import Modalities
+from m2kr.retrieval.modalities import Modalities
 from m2kr.retrieval.run import Run
 from m2kr.search import dispatch
 from m2kr.search.config import Searching

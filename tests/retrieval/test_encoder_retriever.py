@@ -6,12 +6,10 @@ from support.toys import PASSAGES, Dense, Late, image_folder, letters, toy_split
 
 from m2kr.data.images.store import ImageStore
 from m2kr.errors import InputError, UsageError
-from m2kr.retrieval.encoder import (
-    EncoderRetriever,
-    Modalities,
-    Retriever,
-    RunRetriever,
-)
+from m2kr.retrieval.encoder import EncoderRetriever
+from m2kr.retrieval.modalities import Modalities
+from m2kr.retrieval.protocol import Retriever
+from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
 from m2kr.search.exact.reference import maxsim
 

@@ -11,7 +11,8 @@ from m2kr.errors import UsageError
 from m2kr.evaluation.harness import evaluate, score
 from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result
-from m2kr.retrieval.encoder import Modalities, RunRetriever
+from m2kr.retrieval.modalities import Modalities
+from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
 from m2kr.search import dispatch
 from m2kr.search.config import Searching

@@ -11,7 +11,7 @@ from PIL import Image
 from m2kr.data.images.store import ImageStore
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import MissingError
-from m2kr.retrieval.encoder import Retriever
+from m2kr.retrieval.protocol import Retriever
 from m2kr.retrievers import create
 from m2kr.retrievers._memo import MEMO
 

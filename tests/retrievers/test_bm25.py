@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
-from m2kr.retrieval.encoder import Retriever
+from m2kr.retrieval.protocol import Retriever
 from m2kr.retrievers import create
 
 Made = Callable[..., Retriever]

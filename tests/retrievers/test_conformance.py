@@ -11,7 +11,8 @@ from datasets import Dataset
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import MissingError, UsageError
 from m2kr.retrieval.cache import EmbeddingCache
-from m2kr.retrieval.encoder import EncoderRetriever, Retriever
+from m2kr.retrieval.encoder import EncoderRetriever
+from m2kr.retrieval.protocol import Retriever
 from m2kr.retrieval.run import Run
 from m2kr.retrievers import create, names
 from m2kr.retrievers._memo import MEMO

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
-from m2kr.retrieval.encoder import Retriever
+from m2kr.retrieval.protocol import Retriever
 from m2kr.retrievers import create
 from m2kr.retrievers.fusion import normalised
 
 Made = Callable[..., Retriever]
 
 MEMBERS = '''
-from m2kr.retrieval.encoder import Modalities
+from m2kr.retrieval.modalities import Modalities
 from m2kr.retrieval.run import Run
 
 class Text:

@@ -17,7 +17,7 @@ from m2kr.data.images.store import ImageStore
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import MissingError, UsageError
 from m2kr.preflmr.inputs.local_files import packaged
-from m2kr.retrieval.encoder import Retriever
+from m2kr.retrieval.protocol import Retriever
 from m2kr.retrievers import create
 from m2kr.retrievers._image_encoder import class_names, image_classifier
 from m2kr.retrievers._memo import MEMO

@@ -21,7 +21,8 @@ from m2kr.instructions import join
 from m2kr.preflmr import PreFLMR
 from m2kr.preflmr.encode.encoder import Encoder
 from m2kr.retrieval.cache import key_of
-from m2kr.retrieval.encoder import EncoderRetriever, Retriever
+from m2kr.retrieval.encoder import EncoderRetriever
+from m2kr.retrieval.protocol import Retriever
 from m2kr.retrievers import create
 from m2kr.retrievers._packages import file_sha256
 from m2kr.search.exact.reference import maxsim

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr.data.records import Passages, Queries
-from m2kr.retrieval.encoder import Retriever
+from m2kr.retrieval.protocol import Retriever
 from m2kr.retrievers.random_ import draw
 
 Made = Callable[..., Retriever]
