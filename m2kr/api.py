@@ -32,7 +32,7 @@ from m2kr.retrieval.search_split import (
     where,
 )
 from m2kr.retrievers import create, find
-from m2kr.search.config import Searching
+from m2kr.search.config import SearchConfig
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -73,7 +73,7 @@ def evaluate(
     missing_queries: MissingQueries = "error",
     ties: Ties = "m2kr",
     label: str = "",
-    search: str | Searching | None = None,
+    search: str | SearchConfig | None = None,
     audit: int = 0,
     max_hours: float = 4.0,
     seeds: int = 1,
@@ -103,7 +103,7 @@ def evaluate(
             ``trec9`` (the higher; see `m2kr.evaluation.harness.evaluate`).
         label: Put behind the retrievers' names in tables and file names.
         search: How late-interaction retrievers search: ``exact``, ``compressed``, ``official`` (the
-            published protocol), or a `Searching` that says more; by default as a retriever's own
+            published protocol), or a `SearchConfig` that says more; by default as a retriever's own
             ``searching`` says, which is exactly.
         audit: Queries that are searched exactly, too, to tell the recall of the other modes.
         max_hours: What exact search may take; estimated after its first block.
@@ -221,7 +221,7 @@ def _check(
     retriever: Retriever,
     metrics: list[str | Chosen],
     k: int | None,
-    searching: Searching | None,
+    searching: SearchConfig | None,
     missing_queries: MissingQueries,
 ) -> None:
     """Checks depth, search, a replayed run's queries and the images of one evaluation to come."""
@@ -246,10 +246,12 @@ def _require_folder(folder: Path) -> None:
             pass
 
 
-def _searching(search: str | Searching | None, audit: int, max_hours: float) -> Searching | None:
+def _searching(
+    search: str | SearchConfig | None, audit: int, max_hours: float
+) -> SearchConfig | None:
     """The search that was asked for; None to leave it to the retrievers."""
-    plain = Searching()
-    if isinstance(search, Searching):
+    plain = SearchConfig()
+    if isinstance(search, SearchConfig):
         return replace(
             search,
             audit=audit or search.audit,
@@ -257,10 +259,10 @@ def _searching(search: str | Searching | None, audit: int, max_hours: float) -> 
         )
     if search is None and not audit and max_hours == plain.max_hours:
         return None
-    return Searching(mode=cast("Mode", search or plain.mode), audit=audit, max_hours=max_hours)
+    return SearchConfig(mode=cast("Mode", search or plain.mode), audit=audit, max_hours=max_hours)
 
 
-def _seeded(searching: Searching | None, seeds: int) -> list[Searching | None]:
+def _seeded(searching: SearchConfig | None, seeds: int) -> list[SearchConfig | None]:
     if seeds == 1:
         return [searching]
     if seeds < 1 or searching is None or searching.mode == "exact":

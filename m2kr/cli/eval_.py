@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from m2kr.cli.output import Bars
     from m2kr.evaluation.result import Result
-    from m2kr.search.config import Mode, Searching
+    from m2kr.search.config import Mode, SearchConfig
 
 EXAMPLES = (
     "m2kr eval mini --retriever bm25",
@@ -223,7 +223,7 @@ def command(
             output.say(f"  {result.name}.json")
 
 
-# Settings of `Searching` that ``--search-set`` has; all others are widths.
+# Settings of `SearchConfig` that ``--search-set`` has; all others are widths.
 _KNOBS = {"centroids": int, "iterations": int, "threads": int, "final": str}
 
 
@@ -235,9 +235,9 @@ def _searching(
     pairs: list[str],
     max_hours: float,
     device: str,
-) -> "Searching":
+) -> "SearchConfig":
     from m2kr.errors import UsageError
-    from m2kr.search.config import Searching
+    from m2kr.search.config import SearchConfig
 
     knobs: dict[str, Any] = {}
     widths: dict[str, float] = {}
@@ -249,7 +249,7 @@ def _searching(
                 widths[name] = float(text)
         except ValueError as error:
             raise UsageError(f"--search-set {name}={text}", expected="a number") from error
-    return Searching(
+    return SearchConfig(
         mode=mode,
         nbits=nbits,
         seed=seed,

@@ -14,9 +14,9 @@ from m2kr.retrieval.replay import RunRetriever
 if TYPE_CHECKING:
     from m2kr.data.load import Split
     from m2kr.retrieval.protocol import Retriever
-    from m2kr.search.config import Searching
+    from m2kr.search.config import SearchConfig
 
-# Of `Searching`, what changes how fast it is and not what is found.
+# Of `SearchConfig`, what changes how fast it is and not what is found.
 _COSTS = {"max_hours", "threads", "device"}
 _LONGEST = 500  # characters of an argument that is kept as it is
 
@@ -36,7 +36,7 @@ def of_split(split: "Split") -> dict[str, Any]:
 
 
 def of_retriever(
-    retriever: "Retriever", given: Mapping[str, Any], searching: "Searching | None"
+    retriever: "Retriever", given: Mapping[str, Any], searching: "SearchConfig | None"
 ) -> dict[str, Any]:
     """Which retriever: its class, the arguments it was made with, and how it searches."""
     if isinstance(retriever, RunRetriever):

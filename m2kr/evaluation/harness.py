@@ -27,7 +27,7 @@ from m2kr.sources import UNKNOWN, comparable_notes
 
 if TYPE_CHECKING:
     from m2kr.retrieval.cache import EmbeddingCache
-    from m2kr.search.config import Searching
+    from m2kr.search.config import SearchConfig
 
 logger = logging.getLogger("m2kr.evaluation")
 
@@ -109,7 +109,7 @@ def evaluate(
     metrics: Spec = "default",
     workdir: str | Path | None = None,
     out: str | Path | None = None,
-    searching: "Searching | None" = None,
+    searching: "SearchConfig | None" = None,
     cache: "EmbeddingCache | None" = None,
     missing_queries: MissingQueries = "error",
     ties: Ties = "m2kr",

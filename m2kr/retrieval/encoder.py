@@ -27,7 +27,7 @@ from m2kr.retrieval.modalities import Modalities, Side, readable
 from m2kr.retrieval.own_code import own_code, settings_of
 from m2kr.retrieval.protocol import Progress, Steps
 from m2kr.retrieval.run import Run
-from m2kr.search.config import Searching
+from m2kr.search.config import SearchConfig
 
 if TYPE_CHECKING:
     from m2kr.retrieval import encoded
@@ -95,7 +95,7 @@ class EncoderRetriever:
     similarity: Literal["dot", "cosine"] = "dot"
     memory: int = 512 << 20
     progress: Progress | None = None
-    searching: Searching = Searching()
+    searching: SearchConfig = SearchConfig()
     cache: "EmbeddingCache | None" = None
     fingerprints: Mapping[str, str] = MappingProxyType({})
     reused: Mapping[str, int] = MappingProxyType({})

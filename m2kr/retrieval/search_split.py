@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from m2kr.data.load import Split
     from m2kr.data.records import Passages, Queries
     from m2kr.retrieval.cache import EmbeddingCache
-    from m2kr.search.config import Searching
+    from m2kr.search.config import SearchConfig
 
 logger = logging.getLogger("m2kr.evaluation")
 
@@ -59,7 +59,7 @@ def search(
     *,
     k: int = 500,
     workdir: str | Path | None = None,
-    searching: "Searching | None" = None,
+    searching: "SearchConfig | None" = None,
     cache: "EmbeddingCache | None" = None,
     missing_queries: MissingQueries = "error",
     ties: Ties = "m2kr",
@@ -137,7 +137,7 @@ def search(
 
 def equip(
     retriever: Retriever,
-    searching: "Searching | None",
+    searching: "SearchConfig | None",
     cache: "EmbeddingCache | None",
     fingerprints: Mapping[str, str],
 ) -> None:
@@ -155,7 +155,7 @@ def equip(
             retriever.searching = searching
 
 
-def check_search(retriever: Retriever, searching: "Searching | None") -> None:
+def check_search(retriever: Retriever, searching: "SearchConfig | None") -> None:
     """Refuses a search that the retriever doesn't have.
 
     Raises:

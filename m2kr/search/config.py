@@ -2,7 +2,7 @@
 
 ``exact`` is the reference and the default. ``compressed`` and ``official`` search an index that is
 built from the token store first, and may be audited: recall against exact search on some queries.
-A mode never changes by itself: where exact search would take longer than `Searching.max_hours`, it
+A mode never changes by itself: where exact search would take longer than `SearchConfig.max_hours`, it
 stops after its first block and says what else there is.
 """
 
@@ -22,7 +22,7 @@ _NBITS = {"compressed": 4, "official": 8}
 
 
 @dataclass(frozen=True, slots=True)
-class Searching:
+class SearchConfig:
     """How token vectors are searched. All of it is in the result.
 
     Attributes:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from m2kr import atomic
 from m2kr.data.row_hash import order_of
 from m2kr.errors import CheckError, InputError, UsageError
-from m2kr.search.config import Searching
+from m2kr.search.config import SearchConfig
 from m2kr.search.duration import require_short
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Answer:
 def build(
     store: "TokenStore",
     folder: Path,
-    searching: Searching,
+    searching: SearchConfig,
     progress: "Progress | None" = None,
     *,
     spare: Path | None = None,
@@ -90,7 +90,7 @@ def search(
     documents: "TokenStore",
     k: int,
     ranks: "NDArray[np.int64]",
-    searching: Searching,
+    searching: SearchConfig,
     *,
     index: "IndexFiles | None" = None,
     memory: int,
@@ -134,7 +134,7 @@ def _reference(
     documents: "TokenStore",
     k: int,
     ranks: "NDArray[np.int64]",
-    searching: Searching,
+    searching: SearchConfig,
 ) -> Answer:
     from m2kr.ranking import TopK
     from m2kr.search.exact import reference
@@ -159,7 +159,7 @@ def _exact(
     documents: "TokenStore",
     k: int,
     ranks: "NDArray[np.int64]",
-    searching: Searching,
+    searching: SearchConfig,
     memory: int,
     progress: "Progress | None",
 ) -> Answer:
@@ -192,7 +192,7 @@ def _indexed(
     documents: "TokenStore",
     k: int,
     ranks: "NDArray[np.int64]",
-    searching: Searching,
+    searching: SearchConfig,
     index: "IndexFiles",
 ) -> Answer:
     from m2kr.search import search_index
@@ -229,7 +229,7 @@ def _indexed(
     return Answer(found.numbers, found.scores, how, cost)
 
 
-def _steered(settings: T, searching: Searching) -> T:
+def _steered(settings: T, searching: SearchConfig) -> T:
     """The settings with the caller's own widths.
 
     Raises:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from m2kr.errors import UsageError
 
 if TYPE_CHECKING:
-    from m2kr.search.config import Searching
+    from m2kr.search.config import SearchConfig
 
 
-def require_short(seconds: float, searching: "Searching") -> None:
+def require_short(seconds: float, searching: "SearchConfig") -> None:
     """Stops a search that would take more than ``searching.max_hours``.
 
     Args:

@@ -22,7 +22,7 @@ from m2kr.evaluation.harness import score
 from m2kr.evaluation.report import as_text
 from m2kr.retrieval.modalities import Modalities
 from m2kr.retrieval.run import Run
-from m2kr.search.config import Searching
+from m2kr.search.config import SearchConfig
 
 WORDS = ["tin", "lead", "zinc", "gold"]
 
@@ -95,11 +95,11 @@ def test_experiments_that_differ_in_one_thing_leave_a_result_each(root, tmp_path
         run(retriever=f"run:{tmp_path / 'a.trec'}")
         run(retriever=f"run:{tmp_path / 'b.trec'}")
         for searching in (
-            Searching("exact"),
-            Searching("compressed", centroids=2),
-            Searching("compressed", centroids=2, seed=1),
-            Searching("compressed", centroids=2, nbits=8),
-            Searching("compressed", centroids=2, widths={"probes": 1}),
+            SearchConfig("exact"),
+            SearchConfig("compressed", centroids=2),
+            SearchConfig("compressed", centroids=2, seed=1),
+            SearchConfig("compressed", centroids=2, nbits=8),
+            SearchConfig("compressed", centroids=2, widths={"probes": 1}),
         ):
             run(retriever=Late(), search=searching)
 

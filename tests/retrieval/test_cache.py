@@ -35,7 +35,7 @@ from m2kr.retrieval.cache import EmbeddingCache, held, key_of
 from m2kr.retrieval.modalities import Modalities
 from m2kr.retrieval.run import Run
 from m2kr.search import dispatch
-from m2kr.search.config import Searching
+from m2kr.search.config import SearchConfig
 from m2kr.search.store.reader import TokenStore
 
 ENCODER = """
@@ -553,7 +553,7 @@ class Padded(Counted):
 @pytest.mark.parametrize("mode", ["compressed", "official"])
 def test_whatever_byte_of_an_index_changes_no_score_does(tmp_path, mode):
     split, cache = toy_split(), EmbeddingCache(tmp_path)
-    options = {"k": 5, "cache": cache, "searching": Searching(mode=mode, centroids=8)}
+    options = {"k": 5, "cache": cache, "searching": SearchConfig(mode=mode, centroids=8)}
     right = evaluate(split, Padded(), **options).run
     random = np.random.default_rng(2)
     files = [

@@ -15,7 +15,7 @@ from m2kr.retrieval.modalities import Modalities
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
 from m2kr.search import dispatch
-from m2kr.search.config import Searching
+from m2kr.search.config import SearchConfig
 from m2kr.search.exact.reference import maxsim
 
 K = 10
@@ -64,7 +64,7 @@ def test_exact_search_is_the_default_and_the_result_says_so(split, exact):
 
 @pytest.mark.parametrize("mode", ["compressed", "official"])
 def test_an_index_is_searched_audited_and_told_of(split, exact, mode, tmp_path):
-    searching = Searching(mode, seed=3, centroids=16, audit=3)
+    searching = SearchConfig(mode, seed=3, centroids=16, audit=3)
     found = evaluate(split, Wide(), k=K, searching=searching, workdir=tmp_path, out=tmp_path)
     told = found.search
     assert told["mode"] == mode
@@ -107,7 +107,7 @@ def _path(folder, result):
 
 
 def test_final_scores_may_be_those_of_the_token_store(split, exact):
-    searching = Searching("compressed", centroids=16, final="exact")
+    searching = SearchConfig("compressed", centroids=16, final="exact")
     found = evaluate(split, Wide(), k=K, searching=searching)
     ours, theirs = found.run.to_dict(), exact.run.to_dict()
     for query, scores in ours.items():
@@ -120,19 +120,19 @@ def test_final_scores_may_be_those_of_the_token_store(split, exact):
 
 
 def test_widths_are_the_callers_and_recorded(split):
-    searching = Searching("official", centroids=16, widths={"ndocs": 12, "threshold": 0.3})
+    searching = SearchConfig("official", centroids=16, widths={"ndocs": 12, "threshold": 0.3})
     told = evaluate(split, Wide(), k=K, searching=searching).search
     assert (told["ndocs"], told["threshold"], told["ncells"]) == (12, 0.3, 2)
-    searching = Searching("compressed", centroids=16, widths={"probes": 3})
+    searching = SearchConfig("compressed", centroids=16, widths={"probes": 3})
     assert evaluate(split, Wide(), k=K, searching=searching).search["probes"] == 3
     with pytest.raises(UsageError, match="compressed search has no 'ncells'"):
-        wrong = Searching("compressed", centroids=16, widths={"ncells": 3})
+        wrong = SearchConfig("compressed", centroids=16, widths={"ncells": 3})
         evaluate(split, Wide(), k=K, searching=wrong)
 
 
 def test_another_seed_is_another_index(split):
     told = [
-        evaluate(split, Wide(), k=K, searching=Searching("compressed", centroids=8, seed=seed))
+        evaluate(split, Wide(), k=K, searching=SearchConfig("compressed", centroids=8, seed=seed))
         for seed in (0, 1)
     ]
     assert [each.search["training"]["seed"] for each in told] == [0, 1]
@@ -161,22 +161,22 @@ def test_retrievers_that_search_one_way_are_refused_another_before_they_begin(mo
     one = Once(2)
     one._window_batches = 1
     with pytest.raises(UsageError, match=f"late-interaction retriever for {mode} search"):
-        evaluate(toy_split(), one, k=5, searching=Searching(mode))
+        evaluate(toy_split(), one, k=5, searching=SearchConfig(mode))
     with pytest.raises(UsageError, match=f"words has no {mode} search"):
-        evaluate(toy_split(), Words(), k=5, searching=Searching(mode))
-    assert evaluate(toy_split(), Dense(), k=5, searching=Searching()).search is None
+        evaluate(toy_split(), Words(), k=5, searching=SearchConfig(mode))
+    assert evaluate(toy_split(), Dense(), k=5, searching=SearchConfig()).search is None
 
 
 def test_exact_search_that_would_take_too_long_stops_with_its_alternatives(split, monkeypatch):
-    evaluate(split, Wide(), k=K, searching=Searching(max_hours=1e-9))  # one block: it is done
+    evaluate(split, Wide(), k=K, searching=SearchConfig(max_hours=1e-9))  # one block: it is done
     monkeypatch.setattr(dispatch, "_REFERENCE_BYTES", 1 << 12)
     with pytest.raises(UsageError, match="exact search would take about") as error:
-        evaluate(split, Wide(), k=K, searching=Searching(max_hours=1e-9))
+        evaluate(split, Wide(), k=K, searching=SearchConfig(max_hours=1e-9))
     for said in ("1e-09 hours (--max-hours)", "--search compressed", "--audit 200", "--max-hours "):
         assert said in str(error.value)
     # The limit that it names is enough.
     named = float(str(error.value).partition("or --max-hours ")[2].partition(";")[0])
-    assert evaluate(split, Wide(), k=K, searching=Searching(max_hours=10 * named)).search
+    assert evaluate(split, Wide(), k=K, searching=SearchConfig(max_hours=10 * named)).search
 
 
 @pytest.mark.parametrize(
@@ -194,14 +194,14 @@ def test_exact_search_that_would_take_too_long_stops_with_its_alternatives(split
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(UsageError, match=message):
-        Searching(**settings)
+        SearchConfig(**settings)
 
 
 def test_a_retriever_may_come_with_a_search_of_its_own(split):
     one = Wide()
-    one.searching = Searching("compressed", centroids=16)
+    one.searching = SearchConfig("compressed", centroids=16)
     assert evaluate(split, one, k=K).search["mode"] == "compressed"
-    assert evaluate(split, one, k=K, searching=Searching()).search["mode"] == "exact"
+    assert evaluate(split, one, k=K, searching=SearchConfig()).search["mode"] == "exact"
 
 
 def test_results_of_older_versions_have_no_search(tmp_path, exact):

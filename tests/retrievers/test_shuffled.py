@@ -19,14 +19,14 @@ from m2kr.retrieval.cache import EmbeddingCache
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.search_split import equip
 from m2kr.retrievers import create, names
-from m2kr.search.config import Searching
+from m2kr.search.config import SearchConfig
 
 K = 5
 MODES = {
     "exact": None,
-    "compressed": Searching(mode="compressed", centroids=16),
-    "compressed, exact in the end": Searching(mode="compressed", centroids=16, final="exact"),
-    "official": Searching(mode="official", centroids=16),
+    "compressed": SearchConfig(mode="compressed", centroids=16),
+    "compressed, exact in the end": SearchConfig(mode="compressed", centroids=16, final="exact"),
+    "official": SearchConfig(mode="official", centroids=16),
 }
 EVERY = [(name, mode) for name in names() for mode in (MODES if name == "preflmr" else ["exact"])]
 Scores = dict[str, dict[str, float]]
