@@ -75,7 +75,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 import pyarrow as pa
-from m2kr.building import children
+from m2kr import children
 from m2kr.building.hashing import ShardHasher
 from m2kr.building.images.decoders import Decoders
 from m2kr.schema import PASSAGE_COLUMNS, arrow_schema

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol, cast
 
-from m2kr.building import children
+from m2kr import children
 from m2kr.building.hashing import die_with_parent
 from m2kr.building.parts import PartJob, Stats, build_part
 from m2kr.building.spec import Builder

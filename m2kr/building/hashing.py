@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from m2kr.building import children
+from m2kr import children
 from m2kr.data.lookup import id_hashes
 from m2kr.fingerprint import Fingerprint, pool_digests
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from m2kr.building import card
 from m2kr.building.adopt import adopt
-from m2kr.building.images.check_store import check_store
+from m2kr.building.images.shard_writer import check_store
 from m2kr.building.verify import Finding, verify
 from m2kr.data.file_checks import OTHER_BYTES, hashes
 from m2kr.data.images.places import SourceRoots

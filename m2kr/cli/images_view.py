@@ -20,8 +20,8 @@ _HOW = {
 
 def plan(ask: "Ask", means: "Means", *, json: bool) -> None:
     """Says what is needed, what of it is here, and where the rest can be had; uses no network."""
+    from m2kr.building.images.coverage import describe, needed
     from m2kr.building.images.gather import absentees, chosen, store_of
-    from m2kr.building.images.needed import describe, needed
 
     wanted = [needed(split, passages=ask.passages) for split in ask.splits]
     absent = absentees(wanted, ask.splits[0])

@@ -75,7 +75,7 @@ def command(
     searched, not scored. Images are not copied. A source of the same name is replaced.
     """
     from m2kr import paths
-    from m2kr.building.images.needed import count_images
+    from m2kr.building.images.coverage import count_images
     from m2kr.building.userdata.importer import import_files
     from m2kr.cli import output
     from m2kr.cli.build import show

@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 
 from m2kr import atomic
 from m2kr.building.images.check import ImageLimits, verify_images
-from m2kr.building.images.needed import Needed
 from m2kr.data.images.shards import holds_shards
+from m2kr.data.images.store import Coverage, ImageStore, clean_path
+from m2kr.errors import InputError
 from m2kr.progress import Progress
 
 if TYPE_CHECKING:
-    from m2kr.data.images.store import ImageStore
+    from m2kr.data.load import Split
 
 SCHEMA = pa.schema(
     [
@@ -41,6 +42,28 @@ OK, DAMAGED, MISSING = "ok", "damaged", "missing"
 _ROOTS = b"m2kr.image_roots"
 _BATCH = 10_000
 Row = tuple[str, str, str, str, int, int, str]
+
+
+@dataclass(frozen=True)
+class Needed:
+    """The distinct image paths of one split.
+
+    Attributes:
+        split: Its name.
+        paths: They, in the order met, as the tables have them.
+        rows: Queries with an image.
+    """
+
+    split: str
+    paths: pa.Array
+    rows: int
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self.paths), _BATCH):
+            yield from self.paths.slice(start, _BATCH).to_pylist()
 
 
 @dataclass(frozen=True)
@@ -70,7 +93,7 @@ class SplitCoverage:
 
 
 @dataclass(frozen=True)
-class Coverage:
+class ImageCoverage:
     """What a look at the images of some splits found.
 
     Attributes:
@@ -90,15 +113,15 @@ class Coverage:
 
 def examine(
     wanted: Sequence[Needed],
-    images: "ImageStore | None",
+    images: ImageStore | None,
     table: Path,
-    why: "dict[str, tuple[str, str]]",
+    why: dict[str, tuple[str, str]],
     *,
     jobs: int | None = None,
     limits: ImageLimits | None = None,
     anew: bool = False,
     progress: Progress,
-) -> Coverage:
+) -> ImageCoverage:
     """Decodes what is here and not known to be sound, and writes the table.
 
     Args:
@@ -132,15 +155,15 @@ def examine(
             out.add(row)
     progress.done(task)
     wrong = pq.read_table(table, columns=["img_path", "status"], filters=[("status", "!=", OK)])
-    return Coverage(
+    return ImageCoverage(
         [_of_split(each, wrong) for each in wanted], dict(counted), examples, checked, table
     )
 
 
 def _found(
     paths: pa.Array,
-    images: "ImageStore | None",
-    why: "dict[str, tuple[str, str]]",
+    images: ImageStore | None,
+    why: dict[str, tuple[str, str]],
     jobs: int | None,
     limits: ImageLimits | None,
 ) -> Iterator[Row]:
@@ -168,7 +191,7 @@ def _of_split(each: Needed, wrong: pa.Table) -> SplitCoverage:
     return SplitCoverage(each.split, each.rows, len(each), ok, damaged, missing)
 
 
-def _own_roots(images: "ImageStore | None") -> str:
+def _own_roots(images: ImageStore | None) -> str:
     """What the user's own roots are now; stores of shards only grow and are left out."""
     if images is None:
         return ""
@@ -250,3 +273,56 @@ class _Table:
             atomic.replace(self._aside, self._path)
         else:
             self._aside.unlink(missing_ok=True)
+
+
+def needed(split: "Split", *, passages: bool = False) -> Needed:
+    """The images of a split's queries, and of its pool if asked; a null path needs none."""
+    tables = [split.queries, *([split.passages] if passages else [])]
+    columns = [table.data.column("img_path") for table in tables]
+    chunks = [pc.drop_null(chunk) for column in columns for chunk in column.chunks]
+    rows = sum(len(chunk) for chunk in chunks)
+    # Each chunk first: a column as a whole may have more text than one array takes.
+    few = [pc.unique(chunk).cast(pa.large_string()) for chunk in chunks]
+    return Needed(split.split, pc.unique(pa.chunked_array(few, pa.large_string())), rows)
+
+
+def addresses(split: "Split", paths: set[str]) -> dict[str, str]:
+    """The address of each image whose row has one in ``image_url``; nothing if the source has none."""
+    found: dict[str, str] = {}
+    for table in (split.queries, split.passages):
+        if not {"img_path", "image_url"} <= set(table.column_names):
+            continue
+        named, urls = (table.data.column(name) for name in ("img_path", "image_url"))
+        for chunk, own in zip(named.chunks, urls.chunks, strict=True):
+            for path, url in zip(chunk.to_pylist(), own.to_pylist(), strict=True):
+                if url and path in paths:
+                    found.setdefault(path, url)
+    return found
+
+
+def lacking(wanted: Needed, images: ImageStore | None) -> Iterator[str]:
+    """The paths that no root has.
+
+    Raises:
+        InputError: a path of the tables is unsafe.
+    """
+    for path in wanted:
+        try:
+            clean_path(path)
+        except InputError as error:
+            raise InputError(
+                error.what, where=f"img_path of {wanted.split}", expected=error.expected
+            ) from error
+        if images is None or not images.exists(path):
+            yield path
+
+
+def count_images(split: "Split") -> Coverage:
+    """How many of the distinct images that a split's queries and pool name are here; none is decoded."""
+    wanted = needed(split, passages=True)
+    return (split.images or ImageStore(())).coverage(wanted)
+
+
+def describe(images: Any) -> list[str]:
+    """Where images are looked for, for people."""
+    return [] if images is None else [str(root) for root in images.roots]

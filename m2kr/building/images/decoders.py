@@ -14,7 +14,7 @@ from json import loads
 from queue import SimpleQueue
 from typing import IO, Any, Self, cast
 
-from m2kr.building import children
+from m2kr import children
 from m2kr.building.images.decoder import LENGTH, READY, VERDICT
 from m2kr.data.images.decode import MAX_PIXELS
 from m2kr.data.images.index import MAX_BYTES

@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from m2kr import atomic
 from m2kr.building.images.check import ImageLimits
-from m2kr.building.images.coverage import Coverage, examine
+from m2kr.building.images.coverage import (
+    ImageCoverage,
+    Needed,
+    addresses,
+    examine,
+    lacking,
+    needed,
+)
 from m2kr.building.images.declared import ImageArchive
 from m2kr.building.images.from_archives import NOT_INSIDE, Means, Taken, obtain
-from m2kr.building.images.needed import Needed, addresses, lacking, needed
 from m2kr.building.images.shard_writer import Store
 from m2kr.data.images.places import add_roots, store_folder
 from m2kr.data.images.roots import open_root
@@ -65,7 +71,7 @@ class Gathered:
         report: The JSON file.
     """
 
-    coverage: Coverage
+    coverage: ImageCoverage
     taken: list[Taken]
     failed: dict[str, M2KRError]
     report: Path
@@ -210,7 +216,7 @@ def chosen(archives: Sequence[ImageArchive], only: Sequence[str]) -> list[ImageA
 
 
 def summary(
-    ask: Ask, coverage: Coverage, taken: Sequence[Taken], failed: Mapping[str, M2KRError]
+    ask: Ask, coverage: ImageCoverage, taken: Sequence[Taken], failed: Mapping[str, M2KRError]
 ) -> dict[str, Any]:
     """The report as JSON."""
     split = ask.splits[0]

@@ -11,9 +11,8 @@ from m2kr.building.fetch.connection import blocks, must_decode, open_url, refusa
 from m2kr.building.fetch.policy import Failure
 from m2kr.building.images.decoders import TOO_MANY_BYTES
 from m2kr.building.images.hosts import Rules
-from m2kr.building.images.sniff import ENOUGH, looks_like, may_be_image
 from m2kr.building.images.web_guard import PrivateAddress, Redirected
-from m2kr.data.images.decode import EMPTY, NO_IMAGE
+from m2kr.data.images.decode import EMPTY, ENOUGH, NO_IMAGE, looks_like, may_be_image
 
 log = logging.getLogger("m2kr.building.images")
 

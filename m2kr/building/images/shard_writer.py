@@ -1,26 +1,39 @@
-"""Where fetched images land: plain tar shards that any reader of image roots opens in place."""
+"""The store of fetched images: plain tar shards that any reader of image roots opens in place.
 
+Writing it, taking it over after a kill, and checking it byte for byte.
+"""
+
+import hashlib
+import io
 import os
+import tarfile
+import tempfile
 import zlib
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
+import numpy as np
+
 from m2kr import atomic
 from m2kr.building.formats.limits import is_safe
-from m2kr.building.images.names import NameSet
-from m2kr.building.images.shards import TRAILER, foreign, member_bytes, whole_members
 from m2kr.building.images.tar_index import IndexWriter, Row
+from m2kr.data.images.archives import Header
 from m2kr.data.images.index import MAX_BYTES
 from m2kr.data.images.shards import index_of, shard_name, shards_in
-from m2kr.data.images.tar_offsets import TarFacts, TarOffsets
-from m2kr.errors import InputError, M2KRError, UsageError, plainly
+from m2kr.data.images.tar_offsets import BLOCK, TarFacts, TarOffsets
+from m2kr.errors import InputError, M2KRError, UsageError, from_system, one_line, plainly
 from m2kr.locks import Held, hold
+from m2kr.progress import Progress, Silent
 
 SHARD_BYTES = 1 << 30
 SHARD_MEMBERS = 200_000
 BATCH_BYTES = 64 << 20
+_TRAILER = bytes(2 * BLOCK)
+_DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError)
+_HASH = np.dtype([("hi", "<u8"), ("lo", "<u8")])
 
 
 class Store:
@@ -123,7 +136,7 @@ class Store:
             )
         if name in self._names:
             return False
-        raw, content = member_bytes(name, data)
+        raw, content = _member_bytes(name, data)
         full = self._end + len(raw) > self._limit or len(self._rows) >= SHARD_MEMBERS
         with plainly(self.folder):
             if self._file is None or (self._rows and full):
@@ -170,11 +183,11 @@ class Store:
         rows: list[Row] = []
         end = 0
         with shard.open("rb") as file:
-            for row, end in whole_members(file, 0):  # noqa: B007 - the last one is wanted
+            for row, end in _whole_members(file, 0):  # noqa: B007 - the last one is wanted
                 rows.append(row)
             file.seek(end)
-            if not rows or file.read(len(TRAILER)).strip(b"\0"):
-                raise foreign(str(shard))
+            if not rows or file.read(len(_TRAILER)).strip(b"\0"):
+                raise _foreign(str(shard))
         self._write_index(number, rows, end)
 
     def _reopen(self, number: int, shard: Path) -> None:
@@ -184,11 +197,11 @@ class Store:
         self._number, self._trailing = number, True
         self._end = self._committed = offsets.facts.size
         if os.fstat(file.fileno()).st_size < self._end:
-            raise foreign(str(shard))
+            raise _foreign(str(shard))
         columns = ([*batch.to_pydict().values()] for batch in offsets.batches())
         self._rows = [row for each in columns for row in zip(*each, strict=True)]
         with shard.open("rb") as reader:
-            for row, end in whole_members(reader, self._end):
+            for row, end in _whole_members(reader, self._end):
                 if row[0] not in self._names:
                     self._names.add(row[0])
                 self._rows.append(row)
@@ -217,7 +230,7 @@ class Store:
         self.commit()
         with plainly(self.folder):
             self._trailing = True
-            self._write(self._file, TRAILER)
+            self._write(self._file, _TRAILER)
             self._file.truncate()
             os.fsync(self._file.fileno())
 
@@ -238,3 +251,168 @@ class Store:
         with IndexWriter(index_of(self.folder / name)) as writer:
             writer.add(rows)
             writer.finish(TarFacts(name, size))
+
+
+def check_store(folder: Path, progress: Progress | None = None) -> str:
+    """Reads all shards and indexes of a store; what is wrong with the first bad one, or nothing.
+
+    Args:
+        folder: The store.
+        progress: Told of the images.
+    """
+    bars = progress or Silent()
+    for shard in shards_in(folder).values():
+        bars.start(shard.name, None, "images")
+        try:
+            problem = _shard(shard, bars)
+        except Exception as error:  # noqa: BLE001 - a shard that can't be checked is damaged
+            ours = from_system(error)
+            problem = ours.what if ours else one_line(error)
+        bars.done(shard.name)
+        if problem:
+            return f"{shard}: {problem}"
+    return ""
+
+
+def _shard(shard: Path, bars: Progress) -> str:
+    index = index_of(shard)
+    offsets = TarOffsets(index, checksum=False)
+    rows: list[Row] = []
+    with shard.open("rb") as file:
+        end = 0
+        for row in _rows(offsets):
+            name, offset, size, header = row
+            file.seek(offset)
+            raw, content = _member_bytes(name, file.read(size))
+            file.seek(end)
+            if offset != end + content or file.read(len(raw)) != raw:
+                return f"the image {name!r} is not as it was written"
+            if zlib.crc32(raw[content - 512 : content]) != header:
+                return f"its index is damaged at {name!r}"
+            end += len(raw)
+            rows.append(row)
+            bars.advance(shard.name, 1)
+        if end != offsets.facts.size:
+            return "its index names another size"
+        return _behind(file, end) or _index(index, TarFacts(shard.name, end), rows)
+
+
+def _rows(offsets: TarOffsets) -> Iterator[Row]:
+    for batch in offsets.batches():
+        yield from zip(*batch.to_pydict().values(), strict=True)
+
+
+def _behind(file: BinaryIO, end: int) -> str:
+    """What follows the last image of the index: zeros, or images of a writer that was killed."""
+    for _, after in _whole_members(file, end):
+        end = after
+    file.seek(end)
+    zeros = all(not piece.strip(b"\0") for piece in iter(lambda: file.read(1 << 20), b""))
+    return "" if zeros else "something that is no image follows the last one"
+
+
+def _index(index: Path, facts: TarFacts, rows: list[Row]) -> str:
+    """The bytes of the index, where this pyarrow is the one that wrote it."""
+    import pyarrow.parquet as pq
+
+    with tempfile.TemporaryDirectory(prefix="m2kr-") as folder:
+        again = Path(folder, index.name)
+        with IndexWriter(again) as writer:
+            writer.add(rows)
+            writer.finish(facts)
+        if pq.read_metadata(again).created_by != pq.read_metadata(index).created_by:
+            return ""
+        same = again.read_bytes() == index.read_bytes()
+    return "" if same else "its index is damaged"
+
+
+def _member_bytes(name: str, data: bytes) -> tuple[bytes, int]:
+    """A member as it stands in a shard, and at which byte of it its content begins.
+
+    The owner's name, which nobody needs, holds the crc32 of the content: see `_whole_members`.
+    """
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(data), 0o644
+    info.uname = f"{zlib.crc32(data):08x}"
+    header = info.tobuf(tarfile.PAX_FORMAT, "utf-8")
+    return header + data + bytes(-len(data) % BLOCK), len(header)
+
+
+def _whole_members(file: BinaryIO, start: int) -> Iterator[tuple[Row, int]]:
+    """The members from an offset on that are all there, and where each ends, blocks filled up.
+
+    Args:
+        file: A shard.
+        start: Of a member.
+    """
+    end = file.seek(0, io.SEEK_END)
+    while start < end:
+        file.seek(start)
+        try:
+            with tarfile.open(fileobj=file, mode="r:", tarinfo=Header) as tar:
+                info = tar.next()
+        except _DAMAGE:
+            return
+        if info is None:
+            return
+        file.seek(info.offset_data - BLOCK)
+        header, data = file.read(BLOCK), file.read(info.size)
+        start = info.offset_data + info.size + -info.size % BLOCK
+        if start > end or info.uname != f"{zlib.crc32(data):08x}":
+            return
+        yield (info.name, info.offset_data, info.size, zlib.crc32(header)), start
+
+
+def _foreign(shard: str) -> InputError:
+    """The error for a tar in the folder of a store that the store didn't write."""
+    return InputError(
+        "this is no shard of an image store, or one that was damaged",
+        where=shard,
+        expected="the tar that m2kr wrote, with its index beside it",
+        fix="move it elsewhere (it can be an image root of its own)",
+    )
+
+
+class NameSet:
+    """Remembers names by 128-bit hashes.
+
+    Args:
+        names: To begin with.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._settled = np.zeros(0, _HASH)
+        self._new: set[bytes] = set()
+        for name in names:
+            self.add(name)
+            if len(self._new) >= 1 << 20:
+                self.settle()
+        self.settle()
+
+    def __len__(self) -> int:
+        return len(self._settled) + len(self._new)
+
+    def __contains__(self, name: str) -> bool:
+        digest = _digest(name)
+        if digest in self._new:
+            return True
+        hi, lo = np.frombuffer(digest, _HASH)[0]
+        column = self._settled["hi"]
+        first, last = bisect_left(column, hi), bisect_right(column, hi)
+        return bool((self._settled["lo"][first:last] == lo).any())
+
+    def add(self, name: str) -> None:
+        """Takes a name in that is not there yet."""
+        self._new.add(_digest(name))
+
+    def settle(self) -> None:
+        """Moves names from a set, which takes 100 bytes each, to the sorted array."""
+        if self._new:
+            new = np.frombuffer(b"".join(self._new), _HASH)
+            both = np.concatenate([self._settled, new])
+            self._settled = both[np.argsort(both["hi"], kind="stable")]
+            self._new.clear()
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=16).digest()

@@ -12,7 +12,7 @@ from typing import Self
 
 import orjson
 
-from m2kr.building.images.names import NameSet
+from m2kr.building.images.shard_writer import NameSet
 from m2kr.errors import plainly
 
 FILE = "failed-urls.jsonl"

@@ -16,8 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.building.images.names import NameSet
-from m2kr.building.images.shard_writer import Store
+from m2kr.building.images.shard_writer import NameSet, Store
 from m2kr.data.images.store import ImageStore
 from m2kr.errors import InputError, M2KRError, UsageError
 

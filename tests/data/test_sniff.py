@@ -5,8 +5,7 @@ from hostile_images import FAULTY, SOUND, picture
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2kr.building.images.sniff import ENOUGH, looks_like, may_be_image
-from m2kr.data.images.decode import FORMATS, ImageFault, open_rgb
+from m2kr.data.images.decode import ENOUGH, FORMATS, ImageFault, looks_like, may_be_image, open_rgb
 
 
 @pytest.mark.parametrize("name", SOUND)

@@ -43,7 +43,7 @@ def spawning() -> Iterator[None]:
 def _paths() -> list[str]:
     """Where modules are looked for, without the current folder."""
     paths = [path for path in sys.path if not _is_current(path)]
-    home = str(Path(__file__).parents[2])
+    home = str(Path(__file__).parents[1])
     # m2kr is run from a checkout that isn't installed.
     return [*paths, home] if _is_current(home) and home not in paths else paths
 
