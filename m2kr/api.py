@@ -18,10 +18,11 @@ from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result, file_word
 from m2kr.evaluation.scoring import is_judged, require_judgements
 from m2kr.evaluation.seeds import over_seeds
+from m2kr.progress import SILENT, Progress
 from m2kr.retrieval.cache import EmbeddingCache
 from m2kr.retrieval.calling import check, reads
 from m2kr.retrieval.ordering import Ties
-from m2kr.retrieval.protocol import Progress, Retriever
+from m2kr.retrieval.protocol import Retriever
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
 from m2kr.retrieval.search_split import (
@@ -80,7 +81,7 @@ def evaluate(
     cache: bool | None = None,
     out: "str | PathLike[str] | None" = None,
     workdir: "str | PathLike[str] | None" = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Results:
     """Evaluates retrievers on splits with M2KR's metrics.
 
@@ -115,7 +116,7 @@ def evaluate(
             own; the same one has the same.
         workdir: Folder for encoded rows and indexes; a temporary one if absent. An evaluation that
             was cut off goes on with what it finds there.
-        progress: Called with (stage, done, total).
+        progress: Told of the stages; see `m2kr.progress.Progress`.
 
     Returns:
         One result for each source and retriever; ``print`` them for a table.

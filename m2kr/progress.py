@@ -1,5 +1,7 @@
 """How long work reports its progress; only the command line draws it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -11,7 +13,7 @@ class Progress(Protocol):
         ...
 
     def advance(self, name: str, n: int) -> None:
-        """``n`` more units are done."""
+        """``n`` more units are done; means nothing of a task that has not begun."""
         ...
 
     def done(self, name: str) -> None:
@@ -19,14 +21,23 @@ class Progress(Protocol):
         ...
 
 
-class Silent:
-    """The progress of a caller that does not want any."""
-
+class _Silent:
     def start(self, name: str, total: int | None, unit: str = "B") -> None:
-        """Nothing."""
+        pass
 
     def advance(self, name: str, n: int) -> None:
-        """Nothing."""
+        pass
 
     def done(self, name: str) -> None:
-        """Nothing."""
+        pass
+
+
+SILENT: Progress = _Silent()  # of a caller that wants none
+
+
+@contextmanager
+def task(progress: Progress, name: str, total: int | None, unit: str = "rows") -> Iterator[None]:
+    """Reports that a task begins and, if all goes well, that it is over."""
+    progress.start(name, total, unit)
+    yield
+    progress.done(name)

@@ -11,14 +11,14 @@ from m2kr.building.publish import listed_files
 from m2kr.building.verify import verify_tables
 from m2kr.data.manifests import EARLIER, Manifest, config_of, manifest_text, signed
 from m2kr.errors import M2KRError, from_system
-from m2kr.progress import Progress, Silent
+from m2kr.progress import SILENT, Progress
 from m2kr.schema import MANIFEST_FORMAT
 from m2kr.sources import UNKNOWN
 
 log = logging.getLogger("m2kr.building")
 
 
-def adopt(path: Path, progress: Progress | None = None) -> Manifest | None:
+def adopt(path: Path, progress: Progress = SILENT) -> Manifest | None:
     """Signs the manifest of an earlier m2kr if all that it says is so; the source's lock must be held.
 
     Args:
@@ -41,7 +41,7 @@ def adopt(path: Path, progress: Progress | None = None) -> Manifest | None:
         if not old["comparable"] and old["route"] != "release":
             old["comparable"] = UNKNOWN  # it was assumed where nothing was known
         record = signed(old | {"format": MANIFEST_FORMAT, "files": files})
-        for finding in verify_tables(edition, record, set(), progress or Silent()):
+        for finding in verify_tables(edition, record, set(), progress):
             if finding.problem:
                 log.warning("%s: %s: %s", path, finding.table, finding.problem)
                 return None

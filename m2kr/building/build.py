@@ -16,7 +16,7 @@ from m2kr.building.spec import Builder
 from m2kr.data.manifests import read_manifest
 from m2kr.errors import M2KRError, plainly
 from m2kr.locks import hold
-from m2kr.progress import Progress
+from m2kr.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def build(
     force: bool = False,
     seed: int = 0,
     full_ledger: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     executor: Executor | None = None,
 ) -> Built:
     """Builds one source into an edition; waits if another process is building it.
@@ -97,7 +97,7 @@ def build(
     return Built(target.folder, record, fresh)
 
 
-def _read_only(target: Target, *, offline: bool, jobs: int, progress: Progress | None) -> Built:
+def _read_only(target: Target, *, offline: bool, jobs: int, progress: Progress) -> Built:
     """What is built already, in a root that may only be read: no lock is written.
 
     Raises:

@@ -20,7 +20,7 @@ from m2kr.data.manifests import read_manifests
 from m2kr.data.rows import RowReader, shards_of
 from m2kr.errors import MissingError, UsageError
 from m2kr.paths import editions
-from m2kr.progress import Progress, Silent
+from m2kr.progress import SILENT, Progress
 from m2kr.schema import GRADES, ID_COLUMN, SUFFIX, TableKind
 from m2kr.sources import split_name
 
@@ -99,7 +99,7 @@ class TableDiff:
 
 
 def diff(
-    a: Version, b: Version, split: str | None, examples: int, progress: Progress | None = None
+    a: Version, b: Version, split: str | None, examples: int, progress: Progress = SILENT
 ) -> tuple[list[TableDiff], dict[str, dict[str, bool]]]:
     """Compares the tables that two versions both have, and their fingerprints.
 
@@ -137,8 +137,7 @@ def diff(
             expected=f"{a.name} has {', '.join(in_a)}; {b.name} has {', '.join(in_b)}",
         )
     tables = [
-        _table(kind, a.table(kind, x), b.table(kind, y), examples, progress or Silent())
-        for kind, x, y in pairs
+        _table(kind, a.table(kind, x), b.table(kind, y), examples, progress) for kind, x, y in pairs
     ]
     one, other = a.manifest["fingerprints"], b.manifest["fingerprints"]
     return tables, {s: {p: one[s].get(p) == other[s].get(p) for p in PARTS} for s in splits}

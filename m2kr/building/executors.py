@@ -16,7 +16,7 @@ from m2kr.building.hashing import die_with_parent
 from m2kr.building.parts import PartJob, Stats, build_part
 from m2kr.building.spec import Builder
 from m2kr.building.table import TableJob, build_table
-from m2kr.progress import Progress, Silent
+from m2kr.progress import SILENT, Progress
 
 Job = PartJob | TableJob
 
@@ -53,11 +53,11 @@ def task_of(builder: Builder | ModuleType, job: Job) -> Task:
     return Task(cast("Builder", builder), job)
 
 
-def perform(task: Task, progress: Progress | None = None) -> Stats:
+def perform(task: Task, progress: Progress = SILENT) -> Stats:
     """Makes it, or takes it as it is if it is complete; the same bytes in whatever process."""
     if isinstance(task.job, PartJob):
-        return build_part(task.loaded, task.job, progress or Silent())
-    return build_table(task.loaded, task.job, progress or Silent())
+        return build_part(task.loaded, task.job, progress)
+    return build_table(task.loaded, task.job, progress)
 
 
 class Executor(Protocol):

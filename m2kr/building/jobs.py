@@ -14,7 +14,7 @@ from m2kr.building.spec import Builder
 from m2kr.building.table import TableJob
 from m2kr.data.manifests import manifest_text, signed
 from m2kr.paths import manifest_path
-from m2kr.progress import Progress, Silent
+from m2kr.progress import SILENT, Progress
 from m2kr.schema import SUFFIX
 from m2kr.sources import Source
 
@@ -45,12 +45,12 @@ class Stages:
     """
 
     def __init__(
-        self, builder: Builder, source: Source, choices: Choices, progress: Progress | None = None
+        self, builder: Builder, source: Source, choices: Choices, progress: Progress = SILENT
     ) -> None:
         self.builder = builder
         self.source = source
         self.choices = choices
-        self.progress = progress or Silent()
+        self.progress = progress
         self.parts: list[PartJob] = part_jobs(builder, choices)
         self.pools = list(dict.fromkeys(source.pools.values()))
 

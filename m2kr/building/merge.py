@@ -24,7 +24,7 @@ from m2kr.data.lookup import FILE as INDEX
 from m2kr.data.manifests import read_manifest
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.locks import hold
-from m2kr.progress import Progress
+from m2kr.progress import SILENT, Progress
 from m2kr.schema import SUFFIX
 from m2kr.sources import Source
 
@@ -159,7 +159,7 @@ def merge(
     *,
     offline: bool = False,
     jobs: int = 1,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     executor: Executor | None = None,
 ) -> Built:
     """Publishes a build whose shards are all there; the bytes are those of a build in one process.

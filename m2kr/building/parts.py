@@ -17,7 +17,7 @@ from m2kr.building.ledger import Ledger
 from m2kr.building.spec import BuildContext, Builder
 from m2kr.errors import CheckError
 from m2kr.locks import hold
-from m2kr.progress import Progress, Silent
+from m2kr.progress import SILENT, Progress
 from m2kr.sources import Source
 
 Stats = dict[str, Any]
@@ -75,7 +75,7 @@ def part_jobs(builder: Builder, choices: Choices) -> list[PartJob]:
 
 
 def context(
-    builder: Builder, choices: Choices, ledger: Ledger, progress: Progress | None = None
+    builder: Builder, choices: Choices, ledger: Ledger, progress: Progress = SILENT
 ) -> BuildContext:
     """What the builder is given for a table or a part."""
     return BuildContext(
@@ -87,7 +87,7 @@ def context(
         scratch=choices.staging / "scratch",
         derived=choices.derived,
         templates=choices.templates,
-        progress=progress or Silent(),
+        progress=progress,
         parts=lambda name: read_part(builder, choices, name),
     )
 
@@ -174,7 +174,7 @@ def read_part(builder: Builder, choices: Choices, name: str) -> Iterator[pa.Reco
             expected="a name that parts() gives for these options and splits",
             fix="report this as a defect of the source's builder",
         )
-    rows, there = int(build_part(builder, job, Silent())["rows"]), 0
+    rows, there = int(build_part(builder, job, SILENT)["rows"]), 0
     try:
         with pa.OSFile(str(job.file)) as file:
             for batch in pa.ipc.open_stream(file):

@@ -31,7 +31,7 @@ from m2kr.building.spec import Builder, templates_of
 from m2kr.data.manifests import EarlierManifestError, Manifest, read_manifest
 from m2kr.errors import InputError, UsageError
 from m2kr.paths import downloads, manifest_path
-from m2kr.progress import Progress
+from m2kr.progress import SILENT, Progress
 from m2kr.schema import MANIFEST_FORMAT
 from m2kr.sources import Source
 
@@ -232,7 +232,7 @@ class Setup:
 
 
 def set_up(
-    target: Target, *, offline: bool = False, jobs: int = 1, progress: Progress | None = None
+    target: Target, *, offline: bool = False, jobs: int = 1, progress: Progress = SILENT
 ) -> Setup:
     """Fetches what a build needs and says what it is; the target's lock must be held.
 

@@ -20,7 +20,7 @@ from m2kr.building.request import Ask, Setup, Target, set_up, target_of
 from m2kr.building.spec import Builder
 from m2kr.errors import CheckError, UsageError
 from m2kr.locks import Busy, hold, take
-from m2kr.progress import Progress
+from m2kr.progress import SILENT, Progress
 
 FOLDER = "shards"  # below the staging folder
 
@@ -86,7 +86,7 @@ def build_shard(
     *,
     offline: bool = False,
     jobs: int = 1,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     asked: Mapping[str, Any] | None = None,
 ) -> ShardBuilt:
     """Does one shard's share of the parts; of the pools if all parts are there; then of the queries.

@@ -10,7 +10,7 @@ from m2kr.building.fetch.assets import Asset
 from m2kr.errors import UsageError
 from m2kr.instructions import TEMPLATES, TemplateList
 from m2kr.locks import hold
-from m2kr.progress import Progress, Silent
+from m2kr.progress import SILENT, Progress
 from m2kr.sources import Source, builder
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class BuildContext:
     scratch: Path | None = None
     derived: Path | None = None
     templates: TemplateList | None = None
-    progress: Progress = field(default_factory=Silent)
+    progress: Progress = SILENT
     parts: "Callable[[str], Iterator[pa.RecordBatch]] | None" = None
 
     def instruction(self, row_id: str) -> str:

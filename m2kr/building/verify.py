@@ -18,7 +18,7 @@ from m2kr.data.manifests import manifest_text, read_manifest, rebuild_command
 from m2kr.errors import M2KRError, from_system, one_line
 from m2kr.fingerprint import combine, image_paths_part, pool_part, query_parts
 from m2kr.paths import manifest_path
-from m2kr.progress import Progress, Silent
+from m2kr.progress import SILENT, Progress
 from m2kr.schema import ID_COLUMN, SUFFIX, Column, arrow_schema, qrels_columns
 
 Manifest = Mapping[str, Any]
@@ -42,7 +42,7 @@ class Finding:
     fix: str = ""
 
 
-def verify(edition: Path, manifest: Manifest, progress: Progress | None = None) -> list[Finding]:
+def verify(edition: Path, manifest: Manifest, progress: Progress = SILENT) -> list[Finding]:
     """Checks every file and table of one source against its manifest; reads each shard twice.
 
     Args:
@@ -50,7 +50,7 @@ def verify(edition: Path, manifest: Manifest, progress: Progress | None = None) 
         manifest: The source's manifest.
         progress: Told of each table, in rows.
     """
-    bars, fix = progress or Silent(), rebuild_command(manifest, edition)
+    bars, fix = progress, rebuild_command(manifest, edition)
     config = manifest["source"]["config"]
     stamps = Stamps(edition, config)
     findings = [_manifest(edition, manifest, fix)]

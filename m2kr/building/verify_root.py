@@ -23,7 +23,7 @@ from m2kr.data.manifests import (
 from m2kr.errors import M2KRError, from_system, one_line
 from m2kr.locks import hold
 from m2kr.paths import editions
-from m2kr.progress import Progress, Silent
+from m2kr.progress import SILENT, Progress
 from m2kr.sources import normalise
 
 Manifest = Mapping[str, Any]
@@ -33,7 +33,7 @@ def verify_root(
     root: Path,
     source: str | None = None,
     edition: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Iterator[tuple[str, Finding]]:
     """Checks all that is built under a data root; nothing that is damaged ends it.
 
@@ -46,7 +46,7 @@ def verify_root(
     Yields:
         Edition names and what was checked there.
     """
-    bars, stores = progress or Silent(), set[Path]()
+    bars, stores = progress, set[Path]()
 
     def named(manifests: Mapping[Path, M2KRError]) -> dict[Path, M2KRError]:
         return {

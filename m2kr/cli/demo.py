@@ -28,7 +28,7 @@ def command(
     from m2kr import api, paths, sources
     from m2kr.building.build import build
     from m2kr.cli import output
-    from m2kr.cli.eval_ import show, stages
+    from m2kr.cli.eval_ import show
     from m2kr.retrievers import create
 
     root = paths.data_root(data)
@@ -45,7 +45,7 @@ def command(
             edition=built.folder.name,
             data=root,
             out=out,
-            progress=stages(bars),
+            progress=bars,
         )
     if json:
         output.emit(

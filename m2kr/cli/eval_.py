@@ -8,9 +8,8 @@ import typer
 from m2kr.cli import options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from m2kr.cli.output import Bars
     from m2kr.evaluation.result import Result
     from m2kr.search.config import Mode, SearchConfig
 
@@ -204,7 +203,7 @@ def command(
             seeds=seeds,
             cache=cache,
             out=out,
-            progress=stages(bars),
+            progress=bars,
         )
     if json:
         told: dict[str, Any] = {"data": str(root), "results": [r.as_dict() for r in results]}
@@ -259,22 +258,6 @@ def _searching(
         device=device,
         **knobs,
     )
-
-
-def stages(bars: "Bars") -> "Callable[[str, int, int], None]":
-    """The harness's progress calls as bars."""
-    seen: dict[str, int] = {}
-
-    def advance(stage: str, done: int, total: int) -> None:
-        if stage not in seen:
-            bars.start(stage, total, "rows")
-        bars.advance(stage, done - seen.get(stage, 0))
-        seen[stage] = done
-        if done >= total:
-            bars.done(stage)
-            del seen[stage]
-
-    return advance
 
 
 def show(results: "Sequence[Result]") -> None:

@@ -60,7 +60,6 @@ def command(
     """
     from m2kr import atomic, paths
     from m2kr.cli import output
-    from m2kr.cli.eval_ import stages
     from m2kr.data.load import load
     from m2kr.retrieval.adhoc import Question, ask
     from m2kr.retrieval.cache import EmbeddingCache
@@ -80,7 +79,7 @@ def command(
             asked,
             k,
             cache=EmbeddingCache.below(root),
-            progress=stages(bars),
+            progress=bars,
         )
     where = f"{loaded.source}/{loaded.pool}, edition {loaded.edition}"
     if html is not None:

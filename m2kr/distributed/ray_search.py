@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from m2kr.distributed.ray_engine import RayCluster
 from m2kr.errors import CheckError, UsageError
-from m2kr.progress import Progress, Silent
+from m2kr.progress import SILENT, Progress
 from m2kr.ranking import id_ranks
 from m2kr.search import devices, shards
 from m2kr.search.search_index import Found, check_options, exact_how, is_store
@@ -78,7 +78,7 @@ def search(
     store: TokenStore | None = None,
     threads: int | None = None,
     device: str = "auto",
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     address: str = "auto",
     jobs: int | None = None,
 ) -> Found:
@@ -128,7 +128,6 @@ def search(
         for span in shards.spans(pool, min(count, max(1, len(pool))))
     ]
     start, cpu = time.perf_counter(), time.process_time()
-    progress = progress or Silent()
     progress.start(_TASK, len(pieces), "shards")
     results = cluster.map(
         search_range,

@@ -14,15 +14,16 @@ from m2kr.evaluation.environment import peak_memory, versions
 from m2kr.evaluation.metrics import Chosen, Spec, choose
 from m2kr.evaluation.result import Result
 from m2kr.evaluation.scoring import require_judgements, score_run
+from m2kr.progress import SILENT, Progress, task
 from m2kr.retrieval.calling import check, noted
 from m2kr.retrieval.calling import reads as reads_of
 from m2kr.retrieval.modalities import Modalities
 from m2kr.retrieval.ordering import Ties
 from m2kr.retrieval.own_code import settings_of
-from m2kr.retrieval.protocol import Progress, Retriever
+from m2kr.retrieval.protocol import Retriever
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
-from m2kr.retrieval.search_split import MissingQueries, complete, search, stage
+from m2kr.retrieval.search_split import MissingQueries, complete, search
 from m2kr.sources import UNKNOWN, comparable_notes
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def evaluate(
     label: str = "",
     arguments: Mapping[str, Any] | None = None,
     unjudged: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Result:
     """The scores of a retriever on a split.
 
@@ -136,7 +137,7 @@ def evaluate(
         label: Put behind the retriever's name in tables and file names.
         arguments: What the retriever was made with, where its attributes don't tell.
         unjudged: A split without judgements is searched and not scored, in place of an error.
-        progress: Called with stage, rows done and rows in all.
+        progress: Told of the stages.
 
     Raises:
         UsageError: an unknown metric, one deeper than the search, or a search that the retriever
@@ -178,7 +179,7 @@ def evaluate(
         who["arguments"] = made_with
         run = run.named(run.name, arguments=made_with)
     index_bytes = found.index_bytes / len(split.passages_view) if found.index_bytes else None
-    with stage(progress, "score", len(split.queries_view)):
+    with task(progress, "score", len(split.queries_view)):
         result = _result(
             split,
             run,

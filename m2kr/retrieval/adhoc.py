@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from m2kr.errors import InputError, MissingError, UsageError
 from m2kr.instructions import TEMPLATES
+from m2kr.progress import SILENT, Progress, task
 from m2kr.retrieval import calling
-from m2kr.retrieval.search_split import equip, stage
+from m2kr.retrieval.search_split import equip
 from m2kr.schema import QUERY_COLUMNS, arrow_schema, default_value
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from m2kr.data.records import Queries
     from m2kr.retrieval.cache import EmbeddingCache
     from m2kr.retrieval.modalities import Modalities
-    from m2kr.retrieval.protocol import Progress, Retriever
+    from m2kr.retrieval.protocol import Retriever
 
 _ID = "asked"
 _READ = 1000
@@ -134,7 +135,7 @@ def ask(
     k: int = 5,
     *,
     cache: "EmbeddingCache | None" = None,
-    progress: "Progress | None" = None,
+    progress: Progress = SILENT,
 ) -> Asked:
     """The best passages of a split's pool for a query that is not in the split.
 
@@ -144,7 +145,7 @@ def ask(
         question: What is asked.
         k: Passages.
         cache: Where the pool's encoded rows are kept, as for evaluations.
-        progress: Called with stage, rows done and rows in all.
+        progress: Told of the stages.
 
     Raises:
         UsageError: the retriever reads nothing of what is asked, or only replays a run.
@@ -162,7 +163,7 @@ def ask(
     if instruction is None:
         instruction = instruction_for(split, question)
     equip(retriever, None, cache, split.fingerprints)
-    if progress is not None and hasattr(retriever, "progress"):
+    if hasattr(retriever, "progress"):
         retriever.progress = progress
     pool = split.passages_view
     with tempfile.TemporaryDirectory(prefix="m2kr-", ignore_cleanup_errors=True) as scratch:
@@ -170,7 +171,7 @@ def ask(
         asked.mkdir()
         work.mkdir()
         started = time.perf_counter()
-        with stage(progress, "index", len(pool)):
+        with task(progress, "index", len(pool)):
             calling.index(retriever, pool, work)
         indexed = time.perf_counter()
         run = calling.search(retriever, question.queries(instruction, asked), k)

@@ -21,11 +21,11 @@ import numpy as np
 from m2kr import atomic
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import CheckError, InputError, UsageError
+from m2kr.progress import SILENT, Progress, task
 from m2kr.retrieval.batches import Batch, by_length, make
 from m2kr.retrieval.encoder_output import Encoded, Form, rows_of
 from m2kr.retrieval.modalities import Modalities, Side, readable
 from m2kr.retrieval.own_code import own_code, settings_of
-from m2kr.retrieval.protocol import Progress, Steps
 from m2kr.retrieval.run import Run
 from m2kr.search.config import SearchConfig
 
@@ -76,7 +76,7 @@ class EncoderRetriever:
         searching: How token vectors are searched; dense ones always are exactly.
         cache: Where rows are kept across runs; None for the working folder alone.
         fingerprints: Of the split that is searched, recorded in the token store.
-        progress: Called after each batch with the stage, rows done and rows in all.
+        progress: Told of the rows after each batch.
         seconds: Time spent in the encoder, by side.
         reused: Rows by stage that had been encoded before.
         searched: How the last search went: mode and settings. None for dense vectors.
@@ -94,7 +94,7 @@ class EncoderRetriever:
     batch_size: int = 32
     similarity: Literal["dot", "cosine"] = "dot"
     memory: int = 512 << 20
-    progress: Progress | None = None
+    progress: Progress = SILENT
     searching: SearchConfig = SearchConfig()
     cache: "EmbeddingCache | None" = None
     fingerprints: Mapping[str, str] = MappingProxyType({})
@@ -171,9 +171,12 @@ class EncoderRetriever:
             documents = self._encode(passages, "document", folder, key)
             self.index_bytes = nbytes(documents, folder)
             if isinstance(documents, TokenStore):
-                steps = Steps(self.progress)
                 self._index = dispatch.build(
-                    documents, folder / INDEXES, self.searching, steps, spare=workdir / INDEXES
+                    documents,
+                    folder / INDEXES,
+                    self.searching,
+                    self.progress,
+                    spare=workdir / INDEXES,
                 )
             if self._index is not None:
                 with_store = self.searching.final == "exact"
@@ -220,7 +223,7 @@ class EncoderRetriever:
                 self.searching,
                 index=self._index,
                 memory=self.memory,
-                progress=Steps(self.progress),
+                progress=self.progress,
             )
             rows, scores = found.numbers, found.scores
             self.searched, self.search_cost = found.how, found.cost
@@ -329,29 +332,28 @@ class EncoderRetriever:
         from m2kr.retrieval.encoded import encode
 
         settings = settings_of(self)
-        stage, done, spent = f"encode {side}", 0, 0.0
+        stage, spent = f"encode {side}", 0.0
         self.reused = {**self.reused, stage: 0}
 
         def report(rows: int, seconds: float) -> None:
-            nonlocal done, spent
-            done, spent = done + rows, spent + seconds
-            if self.progress:
-                self.progress(stage, done, len(records))
+            nonlocal spent
+            spent += seconds
+            self.progress.advance(stage, rows)
 
         def stream(left: Passages | Queries) -> Iterator[list[np.ndarray]]:
-            nonlocal done
-            done = len(records) - len(left)
+            self.progress.advance(stage, len(records) - len(left))
             return self._checked_stream(left, side, report)
 
-        found, before = encode(
-            records,
-            stream,
-            folder,
-            key=key,
-            about={"retriever": self.name, "rows": len(records), "settings": settings},
-            meta=self._meta(records, side, settings),
-            check=self._check_form,
-        )
+        with task(self.progress, stage, len(records)):
+            found, before = encode(
+                records,
+                stream,
+                folder,
+                key=key,
+                about={"retriever": self.name, "rows": len(records), "settings": settings},
+                meta=self._meta(records, side, settings),
+                check=self._check_form,
+            )
         if before < len(records) and key is not None and key["images"] is not None:
             self._require_same_images(records, side, folder, key)
         self.reused = {**self.reused, stage: self.reused[stage] + before}

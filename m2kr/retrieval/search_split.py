@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.fingerprint import images_part
+from m2kr.progress import SILENT, Progress, task
 from m2kr.retrieval import calling
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.modalities import Modalities
 from m2kr.retrieval.ordering import Ties
 from m2kr.retrieval.own_code import settings_of
-from m2kr.retrieval.protocol import Progress, Retriever
+from m2kr.retrieval.protocol import Retriever
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
 
@@ -63,7 +64,7 @@ def search(
     cache: "EmbeddingCache | None" = None,
     missing_queries: MissingQueries = "error",
     ties: Ties = "m2kr",
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Search:
     """The checked rankings of a retriever on a split; needs no judgements.
 
@@ -77,7 +78,7 @@ def search(
         cache: Where encoded rows are kept across runs, for retrievers that say what decides them.
         missing_queries: What queries that the run lacks lead to: an error, or an empty ranking.
         ties: Which passages of equal score come first where the run is cut; the run is in that order.
-        progress: Called with stage, rows done and rows in all.
+        progress: Told of the stages.
 
     Raises:
         UsageError: k is not positive, or the retriever doesn't search as it is asked to.
@@ -93,14 +94,14 @@ def search(
     images = require_images(split, reads)
     settings = settings_of(retriever)
     equip(retriever, searching, cache, split.fingerprints)
-    if progress is not None and hasattr(retriever, "progress"):
+    if hasattr(retriever, "progress"):
         retriever.progress = progress
     with _folder(workdir) as folder:
         before, clock = _size(folder), time.perf_counter()
-        with stage(progress, "index", len(split.passages_view)):
+        with task(progress, "index", len(split.passages_view)):
             calling.index(retriever, split.passages_view, folder)
         written, indexed = _size(folder) - before, time.perf_counter()
-        with stage(progress, "search", len(split.queries_view)):
+        with task(progress, "search", len(split.queries_view)):
             run = calling.search(retriever, split.queries_view, k)
         searched = time.perf_counter()
     encoder = calling.noted(retriever, "seconds", Mapping, {})
@@ -221,16 +222,6 @@ def _folder(workdir: str | Path | None) -> Iterator[Path]:
     else:
         with tempfile.TemporaryDirectory(prefix="m2kr-", ignore_cleanup_errors=True) as folder:
             yield Path(folder)
-
-
-@contextmanager
-def stage(progress: Progress | None, stage: str, total: int) -> Iterator[None]:
-    """Tells the hook that a stage begins and, if all goes well, that it is over."""
-    if progress:
-        progress(stage, 0, total)
-    yield
-    if progress:
-        progress(stage, total, total)
 
 
 def _size(folder: Path) -> int:

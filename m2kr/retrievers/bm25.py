@@ -15,6 +15,7 @@ import numpy as np
 
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import MissingError, UsageError
+from m2kr.progress import SILENT, Progress
 from m2kr.ranking import TopK, id_ranks
 from m2kr.retrieval.modalities import Modalities
 from m2kr.retrieval.run import Run
@@ -24,7 +25,6 @@ from m2kr.retrievers._queries import query_text
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from m2kr.retrieval.protocol import Progress
 
 logger = logging.getLogger("m2kr.retrievers")
 
@@ -49,7 +49,7 @@ class BM25:
         stemmer: A Snowball language such as ``english``, or None, which suits every language.
 
     Attributes:
-        progress: Called with stage, rows done and rows in all.
+        progress: Told of the rows of the tasks ``index`` and ``search``.
         reused: Rows of each stage that this process had computed before.
 
     Raises:
@@ -82,7 +82,7 @@ class BM25:
             "k1": float(k1), "b": float(b), "method": method, "stopwords": stopwords,
             "stemmer": stemmer,
         }  # fmt: skip
-        self.progress: Progress | None = None
+        self.progress: Progress = SILENT
         self.reused: dict[str, int] = {}
         self._passages: Passages | None = None
 
@@ -109,15 +109,13 @@ class BM25:
         logging.getLogger("bm25s").setLevel(logging.WARNING)
         stopwords = self.settings["stopwords"]
         words = Tokenizer(stopwords=None if stopwords == "none" else stopwords, stemmer=self._stem)
-        rows, done = _Rows(), 0
+        rows = _Rows()
         for chunk in passages.dataset.data.column("passage_content").chunks:
             for start in range(0, len(chunk), _ROWS):
                 texts = chunk.slice(start, _ROWS).to_pylist()
                 for ids in words.streaming_tokenize(texts, update_vocab=True, allow_empty=False):
                     rows.append(ids)
-                done += len(texts)
-                if self.progress:
-                    self.progress("index", done, len(passages))
+                self.progress.advance("index", len(texts))
         return words, rows
 
     def search(self, queries: Queries, k: int) -> Run:
@@ -138,8 +136,7 @@ class BM25:
             if len(hits) > k:
                 hits = hits[scores[hits] >= np.partition(scores[hits], -k)[-k]]
             best.push(np.full(len(hits), place), hits, scores[hits])
-            if self.progress:
-                self.progress("search", place + 1, len(queries))
+            self.progress.advance("search", 1)
         rows, found = best.result()
         return Run.from_rows(
             queries.ids.to_pylist(), self._passages.ids, rows, found, name=self.name

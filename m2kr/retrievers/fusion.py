@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from m2kr import retrievers
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
+from m2kr.progress import SILENT, Progress
 from m2kr.retrieval import calling
 from m2kr.retrieval.modalities import Modalities, modalities_of
 from m2kr.retrieval.run import Run
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from m2kr.retrieval.protocol import Progress, Retriever
+    from m2kr.retrieval.protocol import Retriever
 
 Method = Literal["zscore", "rrf"]
 _RRF = 60  # Cormack et al., 2009
@@ -82,7 +83,7 @@ class Fusion:
             )
         self._members: dict[str, Retriever] = {m: _member(m, device) for m in members}
         self._weights, self._method, self._depth = weights, method, depth
-        self.progress: Progress | None = None
+        self.progress: Progress = SILENT
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -7,15 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from m2kr.errors import CheckError, InputError, MissingError
-from m2kr.progress import Silent
+from m2kr.progress import SILENT, Progress
 from m2kr.search.index import format as index_format
 from m2kr.search.store import format
-
-if TYPE_CHECKING:
-    from m2kr.progress import Progress
 
 Kind = Literal["store", "index"]
 SETTINGS: Mapping[Kind, str] = {"store": format.SETTINGS, "index": index_format.SETTINGS}
@@ -122,13 +119,12 @@ def _of_index(folder: Path) -> Contents:
     return Contents("index", passages, tokens, settings.as_dict(), tuple(records), sums)
 
 
-def verify(folder: Path, contents: Contents, *, progress: "Progress | None" = None) -> None:
+def verify(folder: Path, contents: Contents, *, progress: Progress = SILENT) -> None:
     """Compares every byte of a folder's files with the SHA-256 sums of its records.
 
     Raises:
         CheckError: one differs or is gone; names it.
     """
-    progress = progress or Silent()
     progress.start(_TASK, len(contents.sha256), "files")
     for name, sha256 in contents.sha256.items():
         format.check_sha256(folder, name, sha256)

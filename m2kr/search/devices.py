@@ -13,7 +13,7 @@ import numpy as np
 
 from m2kr.concurrency import workers
 from m2kr.errors import InputError
-from m2kr.progress import Silent
+from m2kr.progress import SILENT, Progress
 from m2kr.ranking import id_ranks
 from m2kr.search import shards
 from m2kr.search.exact import canonical
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from m2kr.progress import Progress
     from m2kr.search.store.reader import TokenSource
 
 
@@ -69,7 +68,7 @@ def search(
     device: str = "auto",
     memory: int = MEMORY,
     threads: int | None = None,
-    progress: "Progress | None" = None,
+    progress: Progress = SILENT,
     **options: Any,
 ) -> "tuple[NDArray[np.int64], NDArray[np.float64], Stats]":
     """`exact.search` on one device or several, with the same results.
@@ -109,7 +108,6 @@ def search(
     else:
         spans = shards.cut(source.offsets, len(devices))
     share = max(1, (threads or torch.get_num_threads()) // len(devices))
-    progress = progress or Silent()
     # Refuses broken queries before any device starts.
     live = sum(len(query.rows) > 0 for query in canonical.rounded(queries, source.dim))
     together = _Together(progress, live * (len(source.offsets) - 1))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from m2kr import atomic
 from m2kr.data.row_hash import order_of
 from m2kr.errors import CheckError, InputError, UsageError
+from m2kr.progress import SILENT, Progress
 from m2kr.search.config import SearchConfig
 from m2kr.search.duration import require_short
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from m2kr.progress import Progress
     from m2kr.search.index.files import IndexFiles
     from m2kr.search.store.reader import TokenStore
 
@@ -52,7 +52,7 @@ def build(
     store: "TokenStore",
     folder: Path,
     searching: SearchConfig,
-    progress: "Progress | None" = None,
+    progress: Progress = SILENT,
     *,
     spare: Path | None = None,
 ) -> "IndexFiles | None":
@@ -94,7 +94,7 @@ def search(
     *,
     index: "IndexFiles | None" = None,
     memory: int,
-    progress: "Progress | None" = None,
+    progress: Progress = SILENT,
 ) -> Answer:
     """The best ``k`` passages of every query.
 
@@ -161,7 +161,7 @@ def _exact(
     ranks: "NDArray[np.int64]",
     searching: SearchConfig,
     memory: int,
-    progress: "Progress | None",
+    progress: Progress,
 ) -> Answer:
     from m2kr.search import devices
 

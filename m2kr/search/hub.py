@@ -10,17 +10,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from m2kr import atomic
 from m2kr.errors import CheckError, InputError, M2KRError, MissingError, UpstreamError, UsageError
+from m2kr.progress import SILENT, Progress
 from m2kr.search import contents
 from m2kr.search.contents import SETTINGS, Contents, contents_of
 from m2kr.search.index import format as index_format
 from m2kr.search.store import format
-
-if TYPE_CHECKING:
-    from m2kr.progress import Progress
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _TYPE = "dataset"
@@ -38,7 +36,7 @@ def push(
     private: bool = False,
     replace: bool = False,
     revision: str | None = None,
-    progress: "Progress | None" = None,
+    progress: Progress = SILENT,
 ) -> tuple[Contents, str]:
     """Uploads a token store or an index as a data set, verified before the first byte leaves.
 
@@ -104,7 +102,7 @@ def pull(
     *,
     revision: str | None = None,
     expected: Mapping[str, Any] | None = None,
-    progress: "Progress | None" = None,
+    progress: Progress = SILENT,
 ) -> Contents:
     """Fetches a token store or an index that was pushed; it appears when it is whole and verified.
 

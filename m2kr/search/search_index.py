@@ -8,6 +8,7 @@ import numpy as np
 
 from m2kr.data.row_hash import order_of
 from m2kr.errors import UsageError
+from m2kr.progress import SILENT, Progress
 from m2kr.ranking import id_ranks
 from m2kr.search import devices
 from m2kr.search.index import compressed, official, official_train
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from m2kr.progress import Progress
 
 RECALL_AT = (1, 10, 100, 500)
 
@@ -68,7 +68,7 @@ def search(
     store: "TokenStore | None" = None,
     threads: int | None = None,
     device: str = "auto",
-    progress: "Progress | None" = None,
+    progress: Progress = SILENT,
 ) -> Found:
     """Searches an index or a token store for the queries of a token store.
 
@@ -170,7 +170,7 @@ def _exact(
     k: int,
     threads: int | None,
     device: str,
-    progress: "Progress | None",
+    progress: Progress,
 ) -> Found:
     store.require_whole()
     ids, count = store.ids(), max(1, len(queries))

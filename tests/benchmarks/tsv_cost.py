@@ -33,7 +33,7 @@ from m2kr.building.options import resolve_options
 from m2kr.building.table import Choices, TableJob, build_table
 from m2kr.building.writer import TableWriter
 from m2kr.evaluation.environment import peak_memory
-from m2kr.progress import Silent
+from m2kr.progress import SILENT
 from m2kr.schema import arrow_schema, columns
 
 COLUMNS = columns("passages")
@@ -143,7 +143,7 @@ def pool_table(folder: Path, passages: int) -> dict:
     shutil.rmtree(folder / "staging", ignore_errors=True)
     start = time.perf_counter()
     choices = Choices(folder / "staging", files, options, tuple(builder.SOURCE.pools))
-    stats = build_table(builder, TableJob("passages", "train_passages", choices), Silent())
+    stats = build_table(builder, TableJob("passages", "train_passages", choices), SILENT)
     return {"seconds": time.perf_counter() - start, "rows": stats["rows"]}
 
 

@@ -24,7 +24,7 @@ from m2kr.building.choices import Choices
 from m2kr.building.options import resolve_options
 from m2kr.building.parts import PartJob, build_part
 from m2kr.evaluation.environment import peak_memory
-from m2kr.progress import Silent
+from m2kr.progress import SILENT
 from m2kr_builders import _wit
 
 FILE = "train-00000"
@@ -86,7 +86,7 @@ def ours(folder: Path, rows: int) -> dict:
     options = resolve_options(builder.SOURCE, {})
     choices = Choices(staging, {name: folder / "wit.tsv.gz"}, options, ("train",))
     start = time.perf_counter()
-    stats = build_part(builder, PartJob(FILE, choices), Silent())
+    stats = build_part(builder, PartJob(FILE, choices), SILENT)
     return {"seconds": time.perf_counter() - start, "english": stats["rows"]}
 
 

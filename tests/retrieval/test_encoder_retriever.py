@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.progress import Recorder
 from support.toys import PASSAGES, Dense, Late, image_folder, letters, toy_split
 
 from m2kr.data.images.store import ImageStore
@@ -104,10 +105,14 @@ def test_batches_carry_texts_instructions_and_images_only_where_they_are_read(tm
 
 
 def test_progress_and_encoder_seconds_are_reported(tmp_path):
-    calls, retriever = [], Dense(3)
-    retriever.progress = lambda *call: calls.append(call)
+    told, retriever = Recorder(), Dense(3)
+    retriever.progress = told
     searched(retriever, toy_split(), tmp_path)
-    assert calls == [(f"encode {side}", n, 4) for side in ("document", "query") for n in (3, 4)]
+    assert [call for call in told.calls if call[::2] != ("advance", 0)] == [
+        (call, f"encode {side}", n)
+        for side in ("document", "query")
+        for call, n in (("start", 4), ("advance", 3), ("advance", 1), ("done", 0))
+    ]
     assert set(retriever.seconds) == {"encode document", "encode query"}
     assert min(retriever.seconds.values()) > 0
 

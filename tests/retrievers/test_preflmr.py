@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from support.progress import Recorder
 
 import m2kr
 from m2kr import sources
@@ -152,12 +153,14 @@ def test_lower_precision_is_a_setting(made: Made, passages: Passages, queries: Q
 
 def test_progress_and_seconds_are_reported(passages: Passages, tmp_path: Path) -> None:
     retriever: Any = create("flmr", {"checkpoint": str(GOLDEN / "tiny_flmr"), "device": "cpu"})
-    calls: list[tuple[str, int, int]] = []
-    retriever.progress = lambda *call: calls.append(call)
+    told = Recorder()
+    retriever.progress = told
     many = Passages(Dataset.from_list(passage_rows([f"a river {n}" for n in range(300)])), None, "")
     retriever.index(many, workdir=tmp_path)
-    assert [call[1] for call in calls] == [128, 256, 300]
-    assert {call[::2] for call in calls} == {("encode document", 300)}
+    assert [call for call in told.calls if call[::2] != ("advance", 0)] == [
+        (call, "encode document", n)
+        for call, n in (("start", 300), *[("advance", n) for n in (128, 128, 44)], ("done", 0))
+    ]
     assert retriever.seconds["encode document"] > 0
 
 

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from late_pools import passages, queries, store
+from support.progress import Recorder
 
 from m2kr.errors import CheckError, InputError, UsageError
 from m2kr.search import devices, shard_files, shards
@@ -124,7 +125,7 @@ def test_a_list_of_devices_finds_the_same(several: str, tmp_path: Path) -> None:
     names = [f"p{number % 280:03}" for number in rng.permutation(300)]
     source = store(tmp_path, pool, names)
     asked = [*queries(rng, pool, 5), np.zeros((2, 32), np.float32)]
-    told = Told()
+    told = Recorder()
     threads = torch.get_num_threads()
     numbers, scores, stats = devices.search(asked, source, 20, device=several, progress=told)
     assert torch.get_num_threads() == threads
@@ -133,23 +134,11 @@ def test_a_list_of_devices_finds_the_same(several: str, tmp_path: Path) -> None:
     assert scores.tobytes() == bits.tobytes()
     assert stats.device == ",".join(["cpu"] * (several.count(",") + 1))
     assert (stats.pairs, stats.bytes_read) == (one.pairs, one.bytes_read)
-    assert told.calls == [("start", 5 * 300), ("advanced", 5 * 300), ("done", 0)]
-
-
-class Told:
-    """What a progress was told, advances added up."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, int]] = []
-
-    def start(self, name: str, total: int | None, unit: str = "B") -> None:
-        self.calls += [("start", total or 0), ("advanced", 0)]
-
-    def advance(self, name: str, n: int) -> None:
-        self.calls[1] = ("advanced", self.calls[1][1] + n)
-
-    def done(self, name: str) -> None:
-        self.calls.append(("done", 0))
+    assert told.calls[0] == ("start", "exact search", 5 * 300)
+    assert told.advanced() == 5 * 300
+    assert [call for call in told.calls if call[0] != "advance"][1:] == [
+        ("done", "exact search", 0)
+    ]
 
 
 def test_a_device_that_is_not_there_or_fails_is_told() -> None:

@@ -21,7 +21,7 @@ from m2kr.building.fetch.policy import Job, Meter, Policy, Reach
 from m2kr.building.fetch.transfer import is_local, transfer
 from m2kr.errors import CheckError, M2KRError, MissingError, UpstreamError, plainly
 from m2kr.locks import Held, hold
-from m2kr.progress import Progress, Silent
+from m2kr.progress import SILENT, Progress
 
 __all__ = ["PlanItem", "Policy", "fetch", "headers_for", "plan", "sha256_file", "sha256_of"]
 log = logging.getLogger("m2kr.building.fetch.fetch")
@@ -35,7 +35,7 @@ def fetch(
     *,
     jobs: int = 4,
     offline: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     policy: Policy | None = None,
     check: Callable[[Asset, Path], None] | None = None,
 ) -> dict[str, Path]:
@@ -63,7 +63,7 @@ def fetch(
         M2KRError: The disk is too small, full or not writable.
     """
     unique = validated(assets, folder)
-    run = _Fetch(folder, offline, progress or Silent(), policy or Policy(), check)
+    run = _Fetch(folder, offline, progress, policy or Policy(), check)
     present = run.each(run.present, unique, jobs)
     absent = [a for a, there in zip(unique, present, strict=True) if not there]
     _refuse_unreachable(absent, folder, offline=offline)

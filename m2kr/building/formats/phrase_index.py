@@ -22,7 +22,7 @@ import numpy as np
 from m2kr.atomic import replace
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError
 from m2kr.locks import Held, hold
-from m2kr.progress import Progress, Silent
+from m2kr.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -258,7 +258,7 @@ class PhraseIndex:
 
     @classmethod
     def build(
-        cls, path: Path, rows: "Batches", *, key: str, progress: Progress | None = None
+        cls, path: Path, rows: "Batches", *, key: str, progress: Progress = SILENT
     ) -> "PhraseIndex":
         """Opens the index of this key at ``path``, or makes it first.
 
@@ -287,7 +287,7 @@ class PhraseIndex:
             with _explained(part, "run the command again: it goes on where it stopped"):
                 try:
                     with closing(_open_part(part, f"{FORMAT} {key}")) as db:
-                        _fill(db, rows, held, progress or Silent())
+                        _fill(db, rows, held, progress)
                         _merge(db, held)
                 except sqlite3.Error as error:
                     if _code(error) in DAMAGED:  # the next run starts afresh

@@ -30,7 +30,7 @@ from m2kr.building.images.web_guard import may_follow, open_session
 from m2kr.building.images.web_schedule import Schedule
 from m2kr.data.images.decode import EMPTY, NO_IMAGE
 from m2kr.errors import InputError
-from m2kr.progress import Progress, Silent
+from m2kr.progress import SILENT, Progress
 
 log = logging.getLogger("m2kr.building.images")
 
@@ -60,7 +60,7 @@ def fetch_urls(
     *,
     rules: Rules | None = None,
     jobs: int = JOBS,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Fetched:
     """Fetches what the store hasn't got. After a kill, the same call goes on where it was.
 
@@ -85,7 +85,7 @@ def fetch_urls(
         UsageError: a host requires a contact and none is given. What came until then stays.
         M2KRError: the store can't be written.
     """
-    run = _Run(store, on_fault, rules or Rules(), jobs, progress or Silent())
+    run = _Run(store, on_fault, rules or Rules(), jobs, progress)
     pairs = wanted.items() if isinstance(wanted, Mapping) else wanted
     run.progress.start(_TASK, len(wanted) if isinstance(wanted, Sized) else None, "images")
     with Failures(store.folder, FINAL, forget=run.rules.retry_failed) as failures:

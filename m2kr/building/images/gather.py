@@ -24,7 +24,7 @@ from m2kr.data.images.places import add_roots, store_folder
 from m2kr.data.images.roots import open_root
 from m2kr.data.load import Split
 from m2kr.errors import M2KRError, UsageError
-from m2kr.progress import Progress, Silent
+from m2kr.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from m2kr.building.images.hosts import Rules
@@ -83,7 +83,7 @@ def gather(
     *,
     limits: ImageLimits | None = None,
     checkers: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Gathered:
     """Fetches the images that some splits need and are nowhere yet, and checks all of them.
 
@@ -100,7 +100,6 @@ def gather(
         MissingError: a root is not there.
         M2KRError: the store can't be written.
     """
-    progress = progress or Silent()
     folder = store_of(ask.splits[0], means.folder)
     usable = chosen(ask.archives, ask.only)
     web = WEB in ask.only

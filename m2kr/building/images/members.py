@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from m2kr.building.images.remote_file import JOBS
 from m2kr.building.images.shard_writer import Store
 from m2kr.errors import InputError
-from m2kr.progress import Progress
+from m2kr.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from m2kr.building.images.remote_archive import RemoteArchive
@@ -60,7 +60,7 @@ def fetch_members(
     on_fault: OnFault,
     *,
     jobs: int = JOBS,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Fetched:
     """Fetches what the store hasn't got. After a kill, the same call goes on where it was.
 

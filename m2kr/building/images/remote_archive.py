@@ -31,7 +31,7 @@ from m2kr.data.images.index import (
 from m2kr.data.images.tar_offsets import BLOCK, TarOffsets
 from m2kr.errors import CheckError, InputError, plainly
 from m2kr.locks import hold
-from m2kr.progress import Progress, Silent
+from m2kr.progress import SILENT, Progress
 
 SLACK = 0.05  # bytes read for nothing, by bytes wanted
 WIDEST_GAP = 64 << 10
@@ -108,7 +108,7 @@ class RemoteArchive:
         on_fault: OnFault,
         *,
         jobs: int = JOBS,
-        progress: Progress | None = None,
+        progress: Progress = SILENT,
     ) -> None:
         """Gives the content of members to ``sink``, in the order of the archive.
 
@@ -123,7 +123,6 @@ class RemoteArchive:
             M2KRError: the archive as a whole can't be read (see ``open``), or a header is not the one
                 that was indexed. It is then closed.
         """
-        progress = progress or Silent()
         places: list[Place] = []
         for place in self._places(names):
             if isinstance(place, Fault):
@@ -192,7 +191,7 @@ class RemoteZip(RemoteArchive):
         self._limits = limits or Limits(member_bytes=MAX_BYTES)
         self._index: Index | None = None
 
-    def open(self, progress: Progress | None = None) -> Index:
+    def open(self, progress: Progress = SILENT) -> Index:
         """The index of its members, fetched if it isn't in the cache.
 
         Raises:
@@ -213,7 +212,7 @@ class RemoteZip(RemoteArchive):
             key = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
             with (
                 hold(self._cache / f"zip-{key}.lock", f"the directory of {self.name}"),
-                _Directory(self.parts, self._cache / f"zip-{key}", progress or Silent()) as source,
+                _Directory(self.parts, self._cache / f"zip-{key}", progress) as source,
             ):
                 members = scan_zip(source, self.parts.url)
                 self._index = cached_index(members, self._cache, identity, is_zip=True)

@@ -26,7 +26,7 @@ from m2kr.data.images.shards import index_of, shard_name, shards_in
 from m2kr.data.images.tar_offsets import BLOCK, TarFacts, TarOffsets
 from m2kr.errors import InputError, M2KRError, UsageError, from_system, one_line, plainly
 from m2kr.locks import Held, hold
-from m2kr.progress import Progress, Silent
+from m2kr.progress import SILENT, Progress
 
 SHARD_BYTES = 1 << 30
 SHARD_MEMBERS = 200_000
@@ -253,14 +253,14 @@ class Store:
             writer.finish(TarFacts(name, size))
 
 
-def check_store(folder: Path, progress: Progress | None = None) -> str:
+def check_store(folder: Path, progress: Progress = SILENT) -> str:
     """Reads all shards and indexes of a store; what is wrong with the first bad one, or nothing.
 
     Args:
         folder: The store.
         progress: Told of the images.
     """
-    bars = progress or Silent()
+    bars = progress
     for shard in shards_in(folder).values():
         bars.start(shard.name, None, "images")
         try:

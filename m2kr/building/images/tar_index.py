@@ -19,7 +19,7 @@ from m2kr.data.images.archives import Header, scan_tar
 from m2kr.data.images.index import plain_name
 from m2kr.data.images.tar_offsets import BLOCK, TarFacts, index_schema
 from m2kr.errors import InputError
-from m2kr.progress import Progress, Silent
+from m2kr.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -65,7 +65,7 @@ def index_tar(tar: Path, index: Path, *, sha256: str | None = None) -> int:
 
 
 def index_remote_tar(
-    parts: RemoteParts, index: Path, *, jobs: int = JOBS, progress: Progress | None = None
+    parts: RemoteParts, index: Path, *, jobs: int = JOBS, progress: Progress = SILENT
 ) -> int:
     """Writes the index of a remote tar, all of which is read once for it, and none of it kept.
 
@@ -86,7 +86,6 @@ def index_remote_tar(
         InputError: it is damaged or no tar.
     """
     parts.refuse_packed()
-    progress = progress or Silent()
     progress.start(parts.name, parts.size)
     seen = partial(progress.advance, parts.name)
     writer = IndexWriter(index)

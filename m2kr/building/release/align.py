@@ -22,6 +22,7 @@ from m2kr.building.spec import BuildContext, Row
 from m2kr.building.table import PoolReader
 from m2kr.data.lookup import FILE as INDEX
 from m2kr.errors import UsageError
+from m2kr.progress import Progress
 from m2kr.schema import SUFFIX, TableKind, arrow_schema, columns
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from m2kr.building.spec import Builder
-    from m2kr.progress import Progress
 
 UPSTREAM = "rows of the sources route"
 VERSION = 1  # raised when the same files give other rows
@@ -93,7 +93,7 @@ class AlignedBuilder:
         *,
         offline: bool,
         jobs: int,
-        progress: "Progress | None",
+        progress: Progress,
     ) -> None:
         """Builds the release route, where it isn't built yet.
 

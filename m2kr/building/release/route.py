@@ -14,12 +14,12 @@ from m2kr.building.release.files import ReleaseTable, check_tables, find_table
 from m2kr.building.release.normalise import lose_positives, normalised_passages, normalised_queries
 from m2kr.building.spec import BuildContext, Row
 from m2kr.errors import UsageError
+from m2kr.progress import Progress
 from m2kr.schema import LOST_IDS, SUFFIX
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from m2kr.progress import Progress
 
 REPO = "BByrneLab/multi_task_multi_modal_knowledge_retrieval_benchmark_M2KR"
 REVISION = "5d8cf441601d964ef1e7eb2c191d81f20323f6b0"
@@ -121,7 +121,7 @@ class ReleaseBuilder:
         *,
         offline: bool,
         jobs: int,
-        progress: "Progress | None",  # noqa: ARG002 - the hub's client draws its own
+        progress: Progress,  # noqa: ARG002 - the hub's client draws its own
     ) -> None:
         """Fetches the files of some splits, and checks them before anything is written.
 

@@ -26,11 +26,11 @@ from m2kr.building.userdata.qrels import Judgement, judgements_of, qrels_file
 from m2kr.building.userdata.readers import Record, RecordFile, record_file
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError, plainly
 from m2kr.paths import data_root
+from m2kr.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from m2kr.building.build import Built
     from m2kr.data.load import Split
-    from m2kr.progress import Progress
 
 LayoutName = Literal["files", "beir", "mbeir", "ret-m2kr"]
 Records = Any  # Iterable[Mapping[str, Any]] | Mapping[str, Any] | a data frame of any library
@@ -146,7 +146,7 @@ def import_files(
     relevance_threshold: float = 1,
     limit: int | None = None,
     force: bool = False,
-    progress: "Progress | None" = None,
+    progress: Progress = SILENT,
 ) -> "Built":
     """What the build of a source from a user's files left behind.
 

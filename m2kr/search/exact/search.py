@@ -21,7 +21,7 @@ import numpy as np
 
 from m2kr.concurrency import Workers, workers
 from m2kr.errors import UsageError, missing_dependency
-from m2kr.progress import Silent
+from m2kr.progress import SILENT, Progress
 from m2kr.ranking import id_ranks
 from m2kr.search.exact import canonical
 from m2kr.search.exact.blocks import code_block
@@ -33,7 +33,6 @@ from m2kr.search.store.reader import TokenSource, ids_of, read_ahead, spans
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from m2kr.progress import Progress
 
 MEMORY = 512 << 20
 _A_THREAD = 24 << 20  # a tile's products, or a few thousand tokens in float64
@@ -77,7 +76,7 @@ def search(
     threads: int | None = None,
     device: str = "auto",
     passes: Sequence[str] | None = None,
-    progress: "Progress | None" = None,
+    progress: Progress = SILENT,
     check_seconds: "Callable[[float], None] | None" = None,
 ) -> "tuple[NDArray[np.int64], NDArray[np.float64], Stats]":
     """The exact best ``k`` passages of every query, with canonical scores.
@@ -127,7 +126,7 @@ def search(
             Batch([rounded[i] for i in live[first : first + plan.queries]], k, ranks)
             for first in range(0, len(live), plan.queries)
         ]
-        _read(source, plan, batches, pool, stats, progress or Silent(), check_seconds)
+        _read(source, plan, batches, pool, stats, progress, check_seconds)
     # A query without rows scores 0 with everything: the tie rule alone ranks the pool.
     _, firsts = np.unique(ranks, return_index=True)
     numbers = np.tile(firsts[:k], (len(queries), 1)).astype(np.int64)
@@ -178,7 +177,7 @@ def _read(
     batches: "list[Batch]",
     pool: Workers,
     stats: Stats,
-    progress: "Progress",
+    progress: Progress,
     check_seconds: "Callable[[float], None] | None",
 ) -> None:
     """Reads the source once and searches each block for all queries."""

@@ -16,7 +16,7 @@ from m2kr import locks
 from m2kr.concurrency import full_precision
 from m2kr.data.row_hash import order_of
 from m2kr.errors import InputError, missing_dependency
-from m2kr.progress import Silent
+from m2kr.progress import SILENT, Progress
 from m2kr.search.index import format as layout
 from m2kr.search.index import kmeans, official_train
 from m2kr.search.index.codec import Codec
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from m2kr.progress import Progress
     from m2kr.search.index.writer import Encoder
 
 logger = logging.getLogger("m2kr.search")
@@ -55,7 +54,7 @@ def build(
     settings: BuildSettings | None = None,
     *,
     shard_passages: int = layout.MOST_PASSAGES,
-    progress: "Progress | None" = None,
+    progress: Progress = SILENT,
 ) -> IndexFiles:
     """Builds an index, or finishes one that was begun with the same settings.
 
@@ -86,8 +85,8 @@ def build(
             _expect(pool, folder)
         else:
             layout.write_expected(folder, {pool.identity: _expected_of(pool)})
-            _train(pool, folder, held, settings, progress or Silent())
-        _append(pool, folder, held, shard_passages, progress or Silent())
+            _train(pool, folder, held, settings, progress)
+        _append(pool, folder, held, shard_passages, progress)
     return IndexFiles.open(folder)
 
 
@@ -109,7 +108,7 @@ def add(
     folder: Path,
     *,
     shard_passages: int = layout.MOST_PASSAGES,
-    progress: "Progress | None" = None,
+    progress: Progress = SILENT,
 ) -> IndexFiles:
     """Adds the passages of a pool that the index doesn't have yet, in new shards.
 
@@ -127,7 +126,7 @@ def add(
     _same_vectors(folder, found, pool)
     with _writing(folder) as held:
         _expect(pool, folder)
-        _append(pool, folder, held, shard_passages, progress or Silent())
+        _append(pool, folder, held, shard_passages, progress)
     return IndexFiles.open(folder)
 
 
@@ -240,7 +239,7 @@ def _same_vectors(folder: Path, found: layout.Settings, pool: Pool) -> None:
 
 
 def _train(
-    pool: Pool, folder: Path, held: locks.Held, settings: BuildSettings, progress: "Progress"
+    pool: Pool, folder: Path, held: locks.Held, settings: BuildSettings, progress: Progress
 ) -> None:
     tokens = int(pool.source.offsets[-1])
     if settings.kind == "official":
@@ -314,7 +313,7 @@ def _encoder(folder: Path) -> "Encoder":
 
 
 def _append(
-    pool: Pool, folder: Path, held: locks.Held, shard_passages: int, progress: "Progress"
+    pool: Pool, folder: Path, held: locks.Held, shard_passages: int, progress: Progress
 ) -> None:
     """Codes the passages that no complete shard holds."""
     records = read_records(folder, layout.read_settings(folder))

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from m2kr.errors import UsageError
-from m2kr.progress import Silent
+from m2kr.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from m2kr.progress import Progress
 
 logger = logging.getLogger("m2kr.search")
 
@@ -92,7 +91,7 @@ def train(
     sample: "NDArray[np.float16]",
     count: int,
     settings: Training | None = None,
-    progress: "Progress | None" = None,
+    progress: Progress = SILENT,
 ) -> "NDArray[np.float32]":
     """Centroids (count x dim) of a sample of tokens (tokens x dim).
 
@@ -103,7 +102,7 @@ def train(
     """
     import torch
 
-    settings, progress = settings or Training(), progress or Silent()
+    settings, progress = settings or Training(), progress
     if not 1 <= count <= len(sample):
         raise UsageError(
             f"{count} centroids can't be had of {len(sample)} tokens",

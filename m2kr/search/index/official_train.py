@@ -10,6 +10,7 @@ import numpy as np
 
 from m2kr.concurrency import workers
 from m2kr.errors import UsageError
+from m2kr.progress import Progress
 from m2kr.ranking import TopK
 from m2kr.search.index import format as layout
 from m2kr.search.index import kmeans, official
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from m2kr.progress import Progress
 
 ITERATIONS = 20
 NBITS = 8
@@ -48,7 +48,7 @@ def count_for(tokens: int) -> int:
 
 
 def train(
-    pool: Pool, settings: BuildSettings, progress: "Progress"
+    pool: Pool, settings: BuildSettings, progress: Progress
 ) -> "tuple[dict[str, NDArray[Any]], dict[str, Any]]":
     """The codec's arrays by file name, and what is to be recorded of the training.
 

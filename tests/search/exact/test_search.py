@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.progress import Recorder
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.search import devices
@@ -198,30 +199,16 @@ def test_threads_and_settings_of_the_process_do_not_matter_and_stay(threads):
     assert scores.tobytes() == right[1].tobytes()
 
 
-class Told:
-    def __init__(self):
-        self.calls = []
-
-    def start(self, name, total, unit="B"):
-        self.calls.append(("start", total))
-
-    def advance(self, name, n):
-        self.calls.append(("advance", n))
-
-    def done(self, name):
-        self.calls.append(("done", 0))
-
-
 def test_progress_counts_every_pair_once(monkeypatch):
     monkeypatch.setattr(search, "TILE_TOKENS", 30)
     rng = np.random.default_rng(11)
-    pool, told = late_corpora.ordinary(rng, [7] * 20), Told()
+    pool, told = late_corpora.ordinary(rng, [7] * 20), Recorder()
     queries = [np.ones((1, late_corpora.DIM))] * 3
     _, _, stats = search.search(queries, flat(pool), 2, np.arange(20), memory=1, progress=told)
-    assert told.calls[0] == ("start", 60)
-    assert sum(n for what, n in told.calls if what == "advance") == stats.pairs == 60
-    assert len([1 for what, _ in told.calls if what == "advance"]) > 3
-    assert told.calls[-1] == ("done", 0)
+    assert told.calls[0] == ("start", "exact search", 60)
+    assert told.advanced() == stats.pairs == 60
+    assert len([1 for what, _, _ in told.calls if what == "advance"]) > 3
+    assert told.calls[-1] == ("done", "exact search", 0)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
