@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import itertools
 import json
 import logging
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image
 
 import m2kr
 from m2kr.building.remove import remove
-from m2kr.building.userdata.fields import passage_row, query_row
+from m2kr.building.userdata.fields import PASSAGE_NAMES, QUERY_NAMES, passage_row, query_row
 from m2kr.building.userdata.importer import import_files
 from m2kr.building.userdata.qrels import qrels_file, read_qrels
 from m2kr.building.userdata.readers import record_file
@@ -371,6 +372,7 @@ def test_parquet_nan_and_null_are_absent(tmp_path):
         ("p.jsonl", b'{"id":"a","text":"t"}\n{"id":', ["line 2", "not JSON"]),
         ("p.jsonl", b'[{"id":"a"}]', ["line 1", "JSON list", "jq"]),
         ("p.jsonl", b'{"id":"a","text":"t","x":NaN}', ["line 1", "NaN"]),
+        ("p.jsonl", b'{"id":"a","text":"\\u00e9","x":NaN}', ["line 1", "NaN"]),
         ("p.jsonl", b'{"id":"a","text":"\xff"}', ["line 1", "not UTF-8", "iconv"]),
         ("p.jsonl", b"[" * 100_000, ["line 1", "nested too deeply"]),
         ("p.jsonl", b'{"id":' + b"9" * 5000 + b"}", ["line 1"]),
@@ -748,3 +750,41 @@ def test_names_that_other_tools_give(tmp_path: Path, name: str, text: str, right
     )
     assert split.passages["passage_id"][:] == ["p1", "p2"]
     assert split.query("q")["pos_item_ids"] == ["p2"]
+
+
+OTHER_NAMES = [
+    (read, column, names)
+    for read, accepted in ((passage_row, PASSAGE_NAMES), (query_row, QUERY_NAMES))
+    for column, names in accepted.items()
+    if len(names) > 2
+]
+
+
+@pytest.mark.parametrize(("read", "column", "names"), OTHER_NAMES)
+def test_names_of_one_field_that_hold_different_things_are_refused(read, column, names):
+    good = {"passage_id": "p", "passage_content": "t"}
+    if read is query_row:
+        good = {"question_id": "q", "question": "?"}
+    ours, *others = names
+    record = {k: v for k, v in good.items() if k != column}
+    for one, other in itertools.permutations(others, 2):
+        with pytest.raises(InputError) as caught:
+            read(record | {one: "a.jpg", other: "b.jpg"}, "here")
+        for word in (f"'{one}' is 'a.jpg'", f"'{other}' is 'b.jpg'", *names):
+            assert word in str(caught.value)
+        for same in (
+            {one: "a.jpg", other: "a.jpg"},
+            {ours: "a.jpg", one: "b.jpg"},
+            {one: "a.jpg", other: None},
+        ):
+            assert read(record | same, "here")[column] in ("a.jpg", ["a.jpg"])
+
+
+def test_names_of_one_field_may_say_the_same_in_other_words():
+    passage = {"id": 7, "pid": "7", "text": "t", "image_path": "a.jpg", "image": {"bytes": b""}}
+    row = passage_row(passage, "here")
+    assert (row["passage_id"], row["img_path"]) == ("7", "a.jpg")
+    query = {"qid": 1, "query": "?", "positives": ["a", "b"], "gold_ids": '["b", "a"]'}
+    assert query_row(query, "here")["pos_item_ids"] == ["a", "b"]
+    with pytest.raises(InputError, match="'positives' is .*'gold_ids' is "):
+        query_row(query | {"positives": {"a": 2, "b": 1}}, "here")

@@ -188,6 +188,8 @@ def test_a_grade_of_0_is_never_right(tmp_path, column):
         ("q.tsv", "qid\tdid\tstars\nq0\td0\t0\n", ["line 1", "'stars'", "split at tabs", "'score'"]),
         ("q.tsv", "qid\tdid\tscore\tlabel\nq0\td0\t1\t0\n", ["'score', 'label'"]),
         ("q.tsv", "qid\tq_id\tdid\tscore\nq0\tq0\td0\t1\n", ["line 1", "'qid', 'q_id'"]),
+        ("q.tsv", "qid\tdocid\tpid\tscore\nq0\td0\td1\t1\n", ["line 1", "'docid', 'pid'"]),
+        ("q.jsonl", '{"query_id":"q0","topic_id":"q1","did":"d0","score":1}', ["'query_id', 'topic_id'"]),
         ("q.tsv", "frage\tdid\tscore\nq0\td0\t1\n", ["line 1", "'frage'", "can't be told"]),
         ("q.csv", "qid;did;score\nq0;d0;1\n", ["line 1", "1 columns", "qid;did;score"]),
         ("q.txt", "qid,did,score\nq0,d0,1\n", ["line 1", "1 columns"]),

@@ -8,10 +8,10 @@ import math
 import numbers
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from m2kr.building.userdata.readers import Record, parse_json
 from m2kr.data.images.store import clean_path
@@ -20,6 +20,7 @@ from m2kr.instructions import TEMPLATES
 from m2kr.unicode_halves import mended_text
 
 Row = dict[str, Any]
+_Value = TypeVar("_Value")
 
 # Names of a column of grades, without case and punctuation.
 GRADE_NAMES = frozenset(
@@ -42,7 +43,7 @@ _GRADES_BESIDE = frozenset(name.removesuffix("s") for name in _SURELY_GRADES) | 
 _ITEM_IDS = frozenset(("id", "did", "docid", "docno", "passageid", "corpusid", "pid"))
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
-# Column -> accepted names, ours first. The first one that holds something counts. They cover BEIR
+# Column -> accepted names, ours first. Ours decides; of the others all must say the same. They cover BEIR
 # (_id, text, title), M-BEIR (qid, query_txt, query_img_path, pos_cand_list, did, txt) and ReT-M2KR
 # (data_id, image_path, passage_id, answer, passage_text, passage_image_path).
 PASSAGE_NAMES: dict[str, tuple[str, ...]] = {
@@ -270,12 +271,32 @@ class _Getter:
     ) -> None:
         self._record, self._names, self._where, self._flat = record, names, where, flat
 
-    def _value(self, column: str) -> tuple[str, Any]:
-        for name in self._names[column]:
-            value = self._record.get(name)
-            if value is not None and not is_missing(value):
-                return name, value
-        return column, None
+    def _read(self, column: str, read: Callable[[str, Any], _Value]) -> _Value | None:
+        """What a field holds, or None.
+
+        Raises:
+            InputError: it can't be read, or two fields with other names than ours hold different things.
+        """
+        record, accepted = self._record, self._names[column]
+        present = [n for n in accepted if (v := record.get(n)) is not None and not is_missing(v)]
+        if not present:
+            return None
+        name, *rivals = present
+        value = read(name, record[name])
+        for rival in rivals if name != accepted[0] else ():
+            try:
+                same = read(rival, record[rival]) == value
+            except InputError:
+                continue  # such as the image itself beside its path
+            if not same:
+                raise InputError(
+                    f"field '{name}' is {record[name]!r:.60}, field '{rival}' is "
+                    f"{record[rival]!r:.60}: which one counts can't be told",
+                    where=self._where,
+                    expected=f"one of {', '.join(accepted)}",
+                    fix=f"call the right one '{accepted[0]}', or leave the other out",
+                )
+        return value
 
     def _wrong(self, name: str, value: object, expected: str) -> NoReturn:
         _wrong(value, self._where, name, expected)
@@ -299,13 +320,11 @@ class _Getter:
 
     def text(self, column: str) -> str | None:
         """A text, or None."""
-        name, value = self._value(column)
-        return None if value is None else _string(value, self._where, name, "a text")
+        return self._read(column, lambda name, v: _string(v, self._where, name, "a text"))
 
     def label(self, column: str) -> str | None:
         """A text or number as text, or None."""
-        name, value = self._value(column)
-        return None if value is None else self._scalar(name, value, "a text or a number")
+        return self._read(column, lambda name, v: self._scalar(name, v, "a text or a number"))
 
     def _scalar(self, name: str, value: Any, expected: str) -> str:
         if not isinstance(value, bool):
@@ -317,10 +336,10 @@ class _Getter:
 
     def identifier(self, column: str) -> str:
         """An id."""
-        name, value = self._value(column)
-        if value is None:
+        row_id = self._read(column, lambda name, value: as_id(value, self._where, name))
+        if row_id is None:
             self.missing(column, "an id: a text or a whole number")
-        return as_id(value, self._where, name)
+        return row_id
 
     def grades(self) -> dict[str, float]:
         """Grades above 0 by the id of the passage.
@@ -328,7 +347,9 @@ class _Getter:
         The positives are ids, with their grades in a list beside them or without, a mapping from id
         to grade, or records of both. M-BEIR's card has ``{"did": id}``, its files have the id.
         """
-        name, value = self._value("pos_item_ids")
+        return self._read("pos_item_ids", self._grades) or {}
+
+    def _grades(self, name: str, value: Any) -> dict[str, float]:
         if isinstance(value, str) and _LIST.fullmatch(value):
             try:
                 value = parse_json(value)  # grades by id
@@ -397,7 +418,9 @@ class _Getter:
 
     def answers(self) -> list[str]:
         """Answers; ReT-M2KR has ``{"wikidata": value, ...}`` for numbers, and scores that value."""
-        name, value = self._value("answers")
+        return self._read("answers", self._answers) or []
+
+    def _answers(self, name: str, value: Any) -> list[str]:
         if isinstance(value, str) and not self._is_list(value):
             # In a column of one answer a comma is part of it; where there may be several it is not sure.
             several = _SEPARATORS + ("," if self._flat and name.endswith("s") else "")
@@ -435,15 +458,15 @@ class _Getter:
 
     def path(self, column: str) -> str | None:
         """A path below an image root, or None."""
-        name, value = self._value(column)
+        return self._read(column, self._path) or None
+
+    def _path(self, name: str, value: Any) -> str:
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
-        if value is None or (isinstance(value, str) and not value):
-            return None
         expected = "a path below an image root, such as photos/cat.jpg"
         path = _string(value, self._where, name, expected)
         try:
-            return clean_path(path)
+            return clean_path(path) if path else ""
         except InputError as error:
             raise InputError(
                 f"field '{name}': {error.what}", where=self._where, expected=expected

@@ -24,6 +24,7 @@ _PASSAGE = (
     *("corpusid", "passageid", "documentid", "docid", "docno", "did", "pid"),
     *("document", "doc", "passage"),
 )
+_MAY_BE_TEXTS = {"topic", "query", "document", "doc", "passage"}
 _UNUSED = ("iteration", "iter", "q0", "run", "task", "taskid", "split")
 _EXPECTED = "'query-id corpus-id score' (BEIR), 'qid 0 docid rel' (TREC) or 'qid docid'"
 # Columns of query, passage and grade by the number of columns, where no line names them. TREC has
@@ -134,18 +135,21 @@ def _named(names: Sequence[str], where: str, what: str) -> Places | None:
         InputError: which one holds the grades can't be told.
     """
     plain = [simple(name) for name in names]
-    query, passage = (
-        next((plain.index(name) for name in accepted if name in plain), None)
-        for accepted in (_QUERY, _PASSAGE)
-    )
-    if query is None or passage is None:
-        return None
-    if plain.count(plain[query]) > 1 or plain.count(plain[passage]) > 1:
-        raise InputError(
-            "two of the names stand for the same",
-            where=where,
-            expected=f"one for the query and one for the passage; {what}: {shown_names(names)}",
-        )
+    sides: list[int] = []
+    for accepted in (_QUERY, _PASSAGE):
+        surest = next((name for name in accepted if name in plain), None)
+        if surest is None:
+            return None
+        ids = {surest, *accepted} - (_MAY_BE_TEXTS - {surest})
+        places = [i for i, name in enumerate(plain) if name in ids]
+        if len(places) > 1:
+            raise InputError(
+                f"two of the names stand for the same: {shown_names([names[i] for i in places])}",
+                where=where,
+                expected=f"one for the query and one for the passage; {what}: {shown_names(names)}",
+            )
+        sides += places
+    query, passage = sides
     grades = [i for i, name in enumerate(plain) if name in GRADE_NAMES]
     known = {*_QUERY, *_PASSAGE, *_UNUSED, "indexlevel0"}  # the last is pandas' index in Parquet
     others = [i for i, name in enumerate(plain) if name not in known]

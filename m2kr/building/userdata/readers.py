@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from m2kr.building.formats.gzip import open_gzip
 from m2kr.errors import InputError, MissingError
 from m2kr.packed import LONGEST, packed_by
-from m2kr.unicode_halves import mended_bytes, mended_json
+from m2kr.unicode_halves import mended_bytes
 
 MAX_LINE = 16 * 1024 * 1024
 _BATCH_ROWS = 256
@@ -201,14 +201,12 @@ def _no_constant(name: str) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """The value of one JSON text; halves of surrogate pairs are U+FFFD.
+    """The value of one JSON text; its texts may hold halves of surrogate pairs.
 
     Raises:
         ValueError: it is not JSON (NaN and Infinity are not), or nested too deeply.
     """
     try:
-        if "\\u" in text:
-            text = mended_json(text.encode()).decode()
         return json.loads(text, parse_constant=_no_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
