@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from isal import igzip
 
 from m2kr.building.formats.ahead import ahead
-from m2kr.building.formats.archives import Limits
 from m2kr.building.formats.delimited import Block, Fault, read_csv, read_tsv
 from m2kr.building.formats.gzip import open_gzip
+from m2kr.building.formats.limits import Limits
 from m2kr.errors import InputError, MissingError
 
 Numbered = list[tuple[int, tuple[str, ...]]]

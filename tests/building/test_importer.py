@@ -786,5 +786,5 @@ def test_names_of_one_field_may_say_the_same_in_other_words():
     assert (row["passage_id"], row["img_path"]) == ("7", "a.jpg")
     query = {"qid": 1, "query": "?", "positives": ["a", "b"], "gold_ids": '["b", "a"]'}
     assert query_row(query, "here")["pos_item_ids"] == ["a", "b"]
-    with pytest.raises(InputError, match="'positives' is .*'gold_ids' is "):
+    with pytest.raises(InputError, match=r"'positives' is .*'gold_ids' is "):
         query_row(query | {"positives": {"a": 2, "b": 1}}, "here")

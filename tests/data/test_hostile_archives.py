@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from m2kr.building.formats.archives import Limits, members
+from m2kr.building.formats.archives import members
+from m2kr.building.formats.limits import Limits
 from m2kr.data.images.store import ImageStore
 from m2kr.errors import InputError, MissingError
 
