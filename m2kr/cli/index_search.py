@@ -11,7 +11,7 @@ from m2kr.cli import options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from m2kr.search.search_index import Found
+    from m2kr.search.dispatch import SearchResult
     from m2kr.search.store.reader import TokenStore
 
 
@@ -74,7 +74,7 @@ def search(
     """
     from m2kr.cli import output
     from m2kr.errors import UsageError
-    from m2kr.search import search_index
+    from m2kr.search import dispatch
     from m2kr.search.store.reader import TokenStore
 
     if audit and store is None:
@@ -91,33 +91,37 @@ def search(
         return
     stored = TokenStore.open(store) if store is not None else None
     with output.Bars() as bars:
-        look: Callable[..., Found] = search_index.search
+        look: Callable[..., SearchResult] = dispatch.search_folder
         if engine == "ray":
             from m2kr.distributed import ray_search
 
             look = partial(ray_search.search, address=address, jobs=jobs)
-        found = look(pool, asked, k, store=stored, threads=threads, device=device, progress=bars)
-    told = found.facts()
+        result = look(pool, asked, k, store=stored, threads=threads, device=device, progress=bars)
+    told = result.facts()
     if audit and stored is not None:
-        told["recall"] = search_index.audit(found, asked, stored, audit)
+        told["recall"] = dispatch.audit(result, asked, stored, audit)
     if out is not None:
-        told["run"] = _save(found, asked, pool.resolve().name, out)
+        told["run"] = _save(result, asked, pool.resolve().name, out)
     _show(told, json=json)
 
 
 def _save(
-    found: "Found", asked: "TokenStore", name: str, out: Path, more: dict[str, Any] | None = None
+    result: "SearchResult",
+    asked: "TokenStore",
+    name: str,
+    out: Path,
+    more: dict[str, Any] | None = None,
 ) -> str:
     """Writes a run; its name and metadata don't tell who searched."""
     from m2kr.retrieval.run import Run
 
     run = Run.from_rows(
         asked.ids().to_pylist(),
-        found.ids,
-        found.numbers,
-        found.scores,
+        result.ids,
+        result.rows,
+        result.scores,
         name=name,
-        metadata={"search": found.how, **(more or {})},
+        metadata={"search": result.how, **(more or {})},
     )
     return str(run.save(out))
 
@@ -155,14 +159,14 @@ def _search_share(
     """Searches one share of a token store and writes what `merge` needs."""
     from m2kr.cli import output
     from m2kr.errors import UsageError
-    from m2kr.search import devices, search_index, shard_files, shards
-    from m2kr.search.search_index import Found
+    from m2kr.search import devices, dispatch, shard_files, shards
+    from m2kr.search.dispatch import SearchResult
     from m2kr.search.store.reader import TokenStore
 
     number, of = shard_files.parse_share(share)
     if out is None or out.suffix != ".parquet":
         raise UsageError("a shard's part is written as Parquet", fix="--out part.parquet")
-    if not search_index.is_store(pool) and (pool / "index.json").is_file():
+    if not dispatch.is_store(pool) and (pool / "index.json").is_file():
         raise UsageError(
             "each step of an index's search chooses from the whole pool, so jobs can't each do a share",
             where=str(pool),
@@ -187,15 +191,10 @@ def _search_share(
         store=shards.fingerprint(store),
         queries=shards.fingerprint(asked),
     )
-    count = max(1, len(asked))
-    whole = Found(
-        found.numbers,
-        found.scores,
-        store.ids(),
-        search_index.exact_how(k),
-        stats.cpu_seconds / count,
-        stats.seconds / count,
-        {"shard": f"{number}/{of}", "passages": len(span), "device": stats.device},
+    work = {"shard": f"{number}/{of}", "passages": len(span), "device": stats.device}
+    spent = dispatch.per_query(stats.seconds, stats.cpu_seconds, len(asked))
+    whole = SearchResult(
+        *(found.numbers, found.scores, store.ids()), dispatch.exact_how(k), work | spent
     )
     run = _save(whole, asked, pool.resolve().name, out, facts.as_metadata())
     _show(whole.facts() | {"run": run}, json=json)
@@ -216,8 +215,7 @@ def merge(
 
     from m2kr.errors import InputError
     from m2kr.retrieval.run import Run
-    from m2kr.search import search_index, shard_files
-    from m2kr.search.search_index import Found
+    from m2kr.search import dispatch, shard_files
 
     runs = {str(path): Run.load(path) for path in parts}
     facts = {name: shard_files.Facts.of_metadata(run.metadata, name) for name, run in runs.items()}
@@ -236,11 +234,11 @@ def merge(
     ]
     k = next(iter(facts.values())).k
     ids, rows, scores = shard_files.merge_named(named, len(first), k)
-    found = Found(rows, scores, ids, search_index.exact_how(k), 0.0, 0.0)
+    how = dispatch.exact_how(k)
     saved = Run.from_rows(
-        first.query_ids, ids, rows, scores, name=first.name, metadata={"search": found.how}
+        first.query_ids, ids, rows, scores, name=first.name, metadata={"search": how}
     ).save(out)
-    _show({"queries": len(first), **found.how, "shards": len(runs), "run": str(saved)}, json=json)
+    _show({"queries": len(first), **how, "shards": len(runs), "run": str(saved)}, json=json)
 
 
 SUBCOMMANDS = {

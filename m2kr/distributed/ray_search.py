@@ -14,7 +14,7 @@ from m2kr.errors import CheckError, UsageError
 from m2kr.progress import SILENT, Progress
 from m2kr.ranking import id_ranks
 from m2kr.search import devices, shards
-from m2kr.search.search_index import Found, check_options, exact_how, is_store
+from m2kr.search.dispatch import SearchResult, check_options, exact_how, is_store, per_query
 from m2kr.search.shards import Part, Span
 from m2kr.search.store.reader import TokenStore
 
@@ -81,8 +81,8 @@ def search(
     progress: Progress = SILENT,
     address: str = "auto",
     jobs: int | None = None,
-) -> Found:
-    """What `search_index.search` finds in a token store, by the nodes of a cluster.
+) -> SearchResult:
+    """What `dispatch.search_folder` finds in a token store, by the nodes of a cluster.
 
     Args:
         folder: The token store.
@@ -145,6 +145,6 @@ def search(
     ids = pool.ids()
     numbers, scores = shards.merge(parts, k, id_ranks(ids))
     progress.done(_TASK)
-    each = max(1, len(queries))
-    seconds, cpu = (time.perf_counter() - start) / each, (time.process_time() - cpu) / each
-    return Found(numbers, scores, ids, exact_how(k), cpu, seconds, {"shards": len(pieces)})
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    stats = {"shards": len(pieces), **per_query(seconds, cpu, len(queries))}
+    return SearchResult(numbers, scores, ids, exact_how(k), stats)

@@ -171,7 +171,7 @@ class EncoderRetriever:
             documents = self._encode(passages, "document", folder, key)
             self.index_bytes = nbytes(documents, folder)
             if isinstance(documents, TokenStore):
-                self._index = dispatch.build(
+                self._index = dispatch.build_index(
                     documents,
                     folder / INDEXES,
                     self.searching,
@@ -215,18 +215,14 @@ class EncoderRetriever:
                 memory=self.memory,
             )
         elif isinstance(asked, TokenStore) and isinstance(pool, TokenStore):
-            found = dispatch.search(
-                asked,
-                pool,
-                k,
-                id_ranks(ids),
-                self.searching,
+            result = dispatch.search_tokens(
+                *(asked, pool, k, ids, self.searching),
                 index=self._index,
                 memory=self.memory,
                 progress=self.progress,
             )
-            rows, scores = found.numbers, found.scores
-            self.searched, self.search_cost = found.how, found.cost
+            rows, scores = result.rows, result.scores
+            self.searched, self.search_cost = result.how, result.stats
         else:
             raise InputError(
                 "queries and passages are encoded in different forms",

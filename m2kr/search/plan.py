@@ -1,6 +1,6 @@
 """What a pool will take on disk, computed from the formats (`store.format`, `index.format`).
 
-How long a search takes is told by the search itself, after its first block (`duration`).
+How long a search takes is told by the search itself, after its first block (`dispatch`).
 """
 
 import re

@@ -20,12 +20,12 @@ from late_corpus import Corpus
 
 from m2kr.evaluation.environment import peak_memory
 from m2kr.ranking import id_ranks
+from m2kr.search.dispatch import recall
 from m2kr.search.exact import search
 from m2kr.search.index import compressed, official_train
 from m2kr.search.index.build import build
 from m2kr.search.index.files import IndexFiles
 from m2kr.search.index.settings import BuildSettings, pool_of
-from m2kr.search.search_index import recall
 from m2kr.search.store.reader import ArraySource, TokenStore
 from m2kr.search.store.writer import TokenWriter
 

@@ -72,7 +72,7 @@ def main(store: Path, queries: Path, out: Path, nodes: int) -> dict[str, Any]:
         ray_search.search_range = slow
         found = ray_search.search(store, asked, K, address=cluster.address)
         thread.join(10)
-        np.savez(out, numbers=found.numbers, scores=found.scores)
+        np.savez(out, numbers=found.rows, scores=found.scores)
         at = {mark.name: mark.read_text().split() for mark in marks.glob("at-*")}
         ray_search.search_range = of_another
         refused = ""
@@ -85,7 +85,7 @@ def main(store: Path, queries: Path, out: Path, nodes: int) -> dict[str, Any]:
             "asked": {name: len(by) for name, by in at.items()},
             "nodes": len({node for by in at.values() for node in by}),
             "moved": [name for name, by in at.items() if victim.node_id in by and len(set(by)) > 1],
-            **found.work,
+            "shards": found.stats["shards"],
             "refused": refused,
         }
     finally:

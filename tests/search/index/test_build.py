@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from late_pools import DIM, ids, passages, pool, store
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
-from m2kr.search import search_index
+from m2kr.search import dispatch
 from m2kr.search.contents import contents_of
 from m2kr.search.index import compressed, official_train
 from m2kr.search.index import format as layout
@@ -343,7 +343,7 @@ def test_an_index_that_was_cut_off_is_not_searched_before_it_is_finished(
     assert files.unfinished is not None
     assert len(files) == 150 * shards
     for search in (
-        lambda: search_index.search(cut, token_store, 3),
+        lambda: dispatch.search_folder(cut, token_store, 3),
         lambda: compressed.search([], compressed.CompressedIndex(files), 3),
         lambda: contents_of(cut),
     ):
@@ -368,7 +368,7 @@ def test_an_addition_that_was_cut_off_is_found_and_finished(tmp_path: Path) -> N
     right = contents(index)
     cut_after(index, 3)
     with pytest.raises(CheckError, match="120 of 140 passages"):
-        search_index.search(index, TokenStore.open(tmp_path / "other"), 3)
+        dispatch.search_folder(index, TokenStore.open(tmp_path / "other"), 3)
     with pytest.raises(CheckError, match="120 of 140 passages"):
         build(pool_of(TokenStore.open(tmp_path / "store")), index, SMALL)
     add(more, index, shard_passages=10)
@@ -424,10 +424,10 @@ def test_a_store_in_another_order_does_not_serve_an_index(
     order[same[0]], order[same[1]] = same[1], same[0]  # lengths stay as they are
     mixed = store(tmp_path, [matrices[i] for i in order], [ids(400)[i] for i in order])
     with pytest.raises(UsageError, match="in another order"):
-        search_index.search(index_folder, token_store, 3, store=mixed)
-    found = search_index.search(index_folder, token_store, 3)
+        dispatch.search_folder(index_folder, token_store, 3, store=mixed)
+    found = dispatch.search_folder(index_folder, token_store, 3)
     with pytest.raises(UsageError, match="one order"):
-        search_index.audit(found, token_store, mixed, 3)
+        dispatch.audit(found, token_store, mixed, 3)
 
 
 @pytest.mark.parametrize("sync", [None, 0.0])
@@ -443,7 +443,7 @@ def test_a_store_that_was_cut_off_is_neither_indexed_nor_searched(
     assert len(cut) == 3
     for use in (
         lambda: pool_of(cut),
-        lambda: search_index.search(tmp_path, cut, 3),
+        lambda: dispatch.search_folder(tmp_path, cut, 3),
         lambda: contents_of(tmp_path),
     ):
         with pytest.raises(CheckError, match="cut off, or goes on"):

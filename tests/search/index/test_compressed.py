@@ -11,6 +11,7 @@ from late_pools import DIM, ids, passages, pool, queries, store
 from m2kr.errors import CheckError, InputError, UsageError
 from m2kr.ranking import id_ranks
 from m2kr.search import devices
+from m2kr.search.dispatch import recall
 from m2kr.search.exact import reference
 from m2kr.search.index import format as layout
 from m2kr.search.index import kmeans, official, official_train
@@ -18,7 +19,6 @@ from m2kr.search.index.build import build
 from m2kr.search.index.compressed import CompressedIndex, SearchSettings, search
 from m2kr.search.index.files import IndexFiles
 from m2kr.search.index.settings import BuildSettings, pool_of
-from m2kr.search.search_index import recall
 from m2kr.search.store.reader import TokenStore
 
 NARROW = SearchSettings(probes=8, candidates=90, scored=30)
