@@ -7,7 +7,7 @@ from pathlib import Path
 from faulty_server import Fault, FaultyServer, Request
 from hostile_images import picture
 
-from m2kr.building.fetch.policy import Policy
+from m2kr.building.fetch.retry import Policy
 from m2kr.building.images.from_urls import fetch_urls
 from m2kr.building.images.hosts import Budget, HostRule, Rules
 from m2kr.building.images.members import Fault as Told

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from m2kr.building.fetch import http
 from m2kr.building.fetch.assets import Asset, Shape
-from m2kr.building.fetch.connection import is_http
-from m2kr.building.fetch.policy import Failure, Policy
+from m2kr.building.fetch.http import is_http
+from m2kr.building.fetch.retry import Failure, Policy
 from m2kr.building.formats.archives import members
 from m2kr.building.formats.csv_blocks import BOM, record_end
 from m2kr.building.formats.delimited import Fault, read_csv, read_tsv

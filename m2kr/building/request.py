@@ -15,7 +15,8 @@ from m2kr.building import card, manifest, publish
 from m2kr.building.adopt import adopt
 from m2kr.building.choices import Choices, narrowed
 from m2kr.building.fetch.assets import Asset
-from m2kr.building.fetch.fetch import fetch, sha256_of
+from m2kr.building.fetch.fetch import fetch
+from m2kr.building.fetch.folder import sha256_of
 from m2kr.building.instructions import registered_templates
 from m2kr.building.jobs import Stages
 from m2kr.building.options import (

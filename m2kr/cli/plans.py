@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from m2kr import paths
-from m2kr.building.fetch.fetch import plan
+from m2kr.building.fetch.fetch import plan_downloads
 from m2kr.building.manifest import comparable
 from m2kr.building.options import (
     chosen_splits,
@@ -74,7 +74,7 @@ def planned(
 
 def _items(builder: Any, options: Mapping[str, str], root: Path) -> Iterator[tuple[Any, Any]]:
     assets = builder.assets(options)
-    yield from zip(assets, plan(assets, paths.downloads(root)), strict=True)
+    yield from zip(assets, plan_downloads(assets, paths.downloads(root)), strict=True)
 
 
 def _file(asset: Any, item: Any) -> dict[str, Any]:

@@ -20,7 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.building.fetch.assets import Asset
-from m2kr.building.fetch.fetch import Policy, fetch, headers_for, plan, sha256_file, sha256_of
+from m2kr.building.fetch.fetch import fetch, plan_downloads
+from m2kr.building.fetch.folder import sha256_file, sha256_of
+from m2kr.building.fetch.http import headers_for
+from m2kr.building.fetch.retry import Policy
 from m2kr.errors import CheckError, InputError, M2KRError, MissingError, UpstreamError
 
 BODY = random.Random(1).randbytes(300_000)
@@ -593,7 +596,7 @@ def test_the_plan_says_what_would_happen(server, tmp_path):
     with pytest.raises(UpstreamError):
         get(tmp_path, asset(server.url("/a.bin"), size=len(BODY), name="part.bin"))
     asked = len(server.requests)
-    items = plan(
+    items = plan_downloads(
         [
             asset(server.url("/x"), name="here.bin", licence="MIT"),
             asset(server.url("/a.bin"), name="part.bin"),

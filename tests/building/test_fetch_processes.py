@@ -15,7 +15,8 @@ import pytest
 from faulty_server import FOREVER, Fault, FaultyServer
 
 from m2kr.building.fetch.assets import Asset
-from m2kr.building.fetch.fetch import Policy, fetch
+from m2kr.building.fetch.fetch import fetch
+from m2kr.building.fetch.retry import Policy
 from m2kr.errors import M2KRError
 
 BODY = random.Random(3).randbytes(2_000_000)
@@ -27,7 +28,8 @@ CHILD = textwrap.dedent(
     """
     import json, logging, resource, signal, sys
     from pathlib import Path
-    from m2kr.building.fetch.fetch import Policy, fetch
+    from m2kr.building.fetch.retry import Policy
+    from m2kr.building.fetch.fetch import fetch
     from m2kr.building.fetch.assets import Asset
     from m2kr.errors import M2KRError
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from m2kr.building.fetch import addresses, pages
 from m2kr.building.fetch.assets import Asset
-from m2kr.building.fetch.fetch import Policy, fetch
+from m2kr.building.fetch.fetch import fetch
+from m2kr.building.fetch.retry import Policy
 from m2kr.errors import CheckError, UpstreamError
 
 BODY = random.Random(5).randbytes(100_000)

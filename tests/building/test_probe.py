@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from m2kr import sources
 from m2kr.building.fetch.assets import Asset, Shape
-from m2kr.building.fetch.fetch import Policy
+from m2kr.building.fetch.retry import Policy
 from m2kr.building.probe import HEAD_BYTES, Probed, probe, rows_in
 from m2kr.cli import probes
 from m2kr.cli.main import app

@@ -18,7 +18,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from m2kr.building.fetch.policy import Failure
+from m2kr.building.fetch.retry import Failure
 
 # Set to 1, redirects of downloads to addresses in private networks are followed.
 ENV = "M2KR_PRIVATE_REDIRECTS"

@@ -4,29 +4,39 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from m2kr import atomic
-from m2kr.building.fetch import folder as downloads
-from m2kr.building.fetch import pages, part
+from m2kr.building.fetch import pages
 from m2kr.building.fetch.assets import Asset
-from m2kr.building.fetch.connection import headers_for
-from m2kr.building.fetch.folder import Digest, Stopped, Verified, Want, sha256_file, sha256_of
-from m2kr.building.fetch.plan import PlanItem, plan, validated
-from m2kr.building.fetch.policy import Job, Meter, Policy, Reach
-from m2kr.building.fetch.transfer import is_local, transfer
-from m2kr.errors import CheckError, M2KRError, MissingError, UpstreamError, plainly
+from m2kr.building.fetch.folder import (
+    LOCK_FILE,
+    Digest,
+    ExpectedFile,
+    VerifiedFile,
+    digest_file,
+    expected_file,
+    first_seen,
+    paths_of,
+    read_verified,
+    remember,
+    write_verified,
+)
+from m2kr.building.fetch.part import Part, part_size, read_origin
+from m2kr.building.fetch.retry import Policy, Stopped
+from m2kr.building.fetch.transfer import Job, Meter, Reach, is_local, supported, transfer
+from m2kr.errors import CheckError, InputError, M2KRError, MissingError, UpstreamError, plainly
 from m2kr.locks import Held, hold
 from m2kr.progress import SILENT, Progress
 
-__all__ = ["PlanItem", "Policy", "fetch", "headers_for", "plan", "sha256_file", "sha256_of"]
 log = logging.getLogger("m2kr.building.fetch.fetch")
 
 T = TypeVar("T")
+State = Literal["present", "partial", "missing", "manual"]
 
 
 def fetch(
@@ -62,7 +72,7 @@ def fetch(
         UpstreamError: No address of a file gave the expected bytes.
         M2KRError: The disk is too small, full or not writable.
     """
-    unique = validated(assets, folder)
+    unique = _validated(assets, folder)
     run = _Fetch(folder, offline, progress, policy or Policy(), check)
     present = run.each(run.present, unique, jobs)
     absent = [a for a, there in zip(unique, present, strict=True) if not there]
@@ -151,7 +161,7 @@ class _Fetch:
     def _guarded(self, work: Callable[[Asset], T], asset: Asset) -> T:
         if self.stop.is_set():
             raise Stopped
-        with plainly(downloads.places(self.folder, asset.name).target):
+        with plainly(paths_of(self.folder, asset.name).target):
             return work(asset)
 
     def present(self, asset: Asset) -> bool:
@@ -160,24 +170,24 @@ class _Fetch:
         Raises:
             CheckError: A wrong file was placed by hand.
         """
-        at = downloads.places(self.folder, asset.name)
+        at = paths_of(self.folder, asset.name)
         if at.target.is_dir():
             return self._present_folder(asset, at.target)
         if not at.target.exists():
             return False
-        want = downloads.wanted(asset, downloads.first_seen(self.folder))
-        old, stat = downloads.read_verified(at.verified), at.target.stat()
+        expected = expected_file(asset, first_seen(self.folder))
+        old, stat = read_verified(at.verified), at.target.stat()
         new = old
-        if new is None or not new.covers(stat) or (want.md5 and not new.md5):
-            digest = downloads.digest_file(at.target, md5=bool(want.md5), stop=self.stop)
+        if new is None or not new.covers(stat) or (expected.md5 and not new.md5):
+            digest = digest_file(at.target, md5=bool(expected.md5), stop=self.stop)
             url = old.url if old is not None else None
-            new = Verified(digest.size, stat.st_mtime_ns, digest.sha256, digest.md5, url)
-        problem = want.problem(new.size, new.sha256, new.md5)
-        if problem is None and not want.hashed:
+            new = VerifiedFile(digest.size, stat.st_mtime_ns, digest.sha256, digest.md5, url)
+        problem = expected.problem(new.size, new.sha256, new.md5)
+        if problem is None and not expected.hashed:
             problem = pages.instead_of(at.target, asset.name)
         if problem is None:
             self._check(asset, at.target)
-            self._note(asset, want, old, new)
+            self._note(asset, expected, old, new)
             return True
         if new.url is not None and asset.urls:
             log.warning("%s changed since it was fetched (%s): fetched again", at.target, problem)
@@ -185,7 +195,7 @@ class _Fetch:
         raise CheckError(
             f"a file placed by hand is not the right one: {problem}",
             where=str(at.target),
-            expected=str(want),
+            expected=str(expected),
             fix="copy it again, or delete it" + (" to have it fetched" if asset.urls else ""),
         )
 
@@ -205,14 +215,16 @@ class _Fetch:
             )
         return any(path.iterdir())
 
-    def _note(self, asset: Asset, want: Want, old: Verified | None, new: Verified) -> None:
+    def _note(
+        self, asset: Asset, expected: ExpectedFile, old: VerifiedFile | None, new: VerifiedFile
+    ) -> None:
         """Remembers what was verified, where the folder is ours to write."""
         if not os.access(self.folder, os.W_OK):
             return
         if new != old:
-            downloads.write_verified(downloads.places(self.folder, asset.name).verified, new)
-        if not want.hashed:
-            downloads.remember(self.folder, asset.name, new)
+            write_verified(paths_of(self.folder, asset.name).verified, new)
+        if not expected.hashed:
+            remember(self.folder, asset.name, new)
 
     def check_space(self, assets: Sequence[Asset]) -> None:
         """Refuses to begin what can't end.
@@ -220,7 +232,7 @@ class _Fetch:
         Raises:
             M2KRError: The known sizes, less what has arrived, don't fit on the disk.
         """
-        sizes = zip(assets, plan(assets, self.folder), strict=True)
+        sizes = zip(assets, plan_downloads(assets, self.folder), strict=True)
         need = sum(max(0, (i.size or a.about or 0) - i.have) for a, i in sizes)
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
@@ -234,48 +246,52 @@ class _Fetch:
 
     def obtain(self, asset: Asset) -> None:
         """Fetches one file, or waits until another process has."""
-        at = downloads.places(self.folder, asset.name)
+        at = paths_of(self.folder, asset.name)
         what = f"the download of {asset.name}"
         with hold(at.lock, what, cancelled=self.stop.is_set) as held:
             if self.present(asset):
                 return
             if self.offline:
                 asset = replace(asset, urls=tuple(filter(is_local, asset.urls)))
-            want = downloads.wanted(asset, downloads.first_seen(self.folder))
+            expected = expected_file(asset, first_seen(self.folder))
             meter = Meter(asset.name, self.progress)
-            md5 = want.md5 is not None
+            md5 = expected.md5 is not None
             try:
-                with part.Part(at, md5=md5, check=held.check, stop=self.stop) as bytes_:
+                with Part(at, md5=md5, check=held.check, stop=self.stop) as bytes_:
                     reasons = transfer(
-                        Job(asset, want, bytes_, self.policy, self.stop, meter, self.reach)
+                        Job(asset, expected, bytes_, self.policy, self.stop, meter, self.reach)
                     )
                     if len(reasons) == len(asset.urls):
-                        raise self._failed(asset, want, reasons)
+                        raise self._failed(asset, expected, reasons)
                     url = asset.urls[len(reasons)]
                     try:
                         self._check(asset, at.part)
                     except M2KRError:
                         bytes_.restart(None)
                         raise
-                self._publish(asset, want, bytes_.digest, url, held)
+                self._publish(asset, expected, bytes_.digest, url, held)
             finally:
                 meter.done()
 
-    def _publish(self, asset: Asset, want: Want, digest: Digest, url: str, held: Held) -> None:
+    def _publish(
+        self, asset: Asset, expected: ExpectedFile, digest: Digest, url: str, held: Held
+    ) -> None:
         """Moves a verified part to its place, last: a crash before loses no bytes and no first sight."""
-        at = downloads.places(self.folder, asset.name)
+        at = paths_of(self.folder, asset.name)
         mtime = at.part.stat().st_mtime_ns
-        new = Verified(digest.size, mtime, digest.sha256, digest.md5, url)
-        if not want.hashed:
-            downloads.remember(self.folder, asset.name, new)
-        downloads.write_verified(at.verified, new)
+        new = VerifiedFile(digest.size, mtime, digest.sha256, digest.md5, url)
+        if not expected.hashed:
+            remember(self.folder, asset.name, new)
+        write_verified(at.verified, new)
         at.target.parent.mkdir(parents=True, exist_ok=True)
         held.check()
         atomic.replace(at.part, at.target)
         at.origin.unlink(missing_ok=True)
         log.info("%s: %s bytes from %s", asset.name, f"{digest.size:,}", url)
 
-    def _failed(self, asset: Asset, want: Want, reasons: list[tuple[str, str]]) -> M2KRError:
+    def _failed(
+        self, asset: Asset, expected: ExpectedFile, reasons: list[tuple[str, str]]
+    ) -> M2KRError:
         lines = "".join(f"\n    {url}: {reason}" for url, reason in reasons)
         target = self.folder / asset.name
         if all(is_local(url) for url in asset.urls):
@@ -286,15 +302,15 @@ class _Fetch:
         fix = f"run the same command later (it resumes), or put the file by hand at {target}"
         if asset.manual:
             fix += f" ({asset.manual})"
-        if want.locked:
-            lock = self.folder / downloads.LOCK_FILE
+        if expected.locked:
+            lock = self.folder / LOCK_FILE
             fix += f"; to accept a file that upstream changed, delete the entry {asset.name!r} in {lock}"
         return UpstreamError(
             f"none of {len(reasons)} addresses gave this file:{lines}"
             if len(reasons) > 1
             else f"the only address didn't give this file:{lines}",
             where=asset.name,
-            expected=str(want),
+            expected=str(expected),
             fix=fix,
         )
 
@@ -306,3 +322,84 @@ def _joined(errors: list[M2KRError]) -> M2KRError:
     gravest = max(errors, key=lambda error: (type(error) is M2KRError, error.exit_code))
     texts = "\n".join(str(error) for error in errors)
     return type(gravest)(f"{len(errors)} files failed\n{texts}")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedDownload:
+    """What a fetch would do for one file.
+
+    Attributes:
+        name: The asset's name.
+        size: Bytes of the whole file, if known.
+        have: Bytes of it that are here.
+        state: ``present``, ``partial`` (will be resumed), ``missing`` (will be fetched) or ``manual``
+            (has to be placed by hand).
+        url: The first address, if any.
+        licence: Terms of the file.
+    """
+
+    name: str
+    size: int | None
+    have: int
+    state: State
+    url: str | None
+    licence: str
+
+
+def plan_downloads(assets: Sequence[Asset], folder: Path) -> list[PlannedDownload]:
+    """What ``fetch`` would do, by a look at names and sizes; reads no file and asks no server."""
+    locked = first_seen(folder)
+    seen = {name: entry["size"] for name, entry in locked.items()}
+    return [_plan_one(a, folder, seen.get(a.name)) for a in _validated(assets, folder)]
+
+
+def _plan_one(asset: Asset, folder: Path, seen: int | None) -> PlannedDownload:
+    at = paths_of(folder, asset.name)
+    size = seen if asset.size is None else asset.size
+    state: State = "missing"
+    have = part_size(at)
+    if at.target.is_dir():
+        size, have = None, 0
+        state = "present"
+    elif at.target.is_file() and size in {None, at.target.stat().st_size}:
+        size = have = at.target.stat().st_size
+        state = "present"
+    elif not asset.urls:
+        state = "manual"
+    elif have:
+        state = "partial"
+        origin = read_origin(at)
+        size = origin.total if size is None and origin is not None else size
+    url = asset.urls[0] if asset.urls else None
+    return PlannedDownload(asset.name, size, have, state, url, asset.licence)
+
+
+def _validated(assets: Iterable[Asset], folder: Path) -> list[Asset]:
+    """One asset a name, in order, all of them safe.
+
+    Raises:
+        InputError: A name or URL is unsafe, or two assets of one name differ.
+    """
+    unique: dict[str, Asset] = {}
+    for asset in assets:
+        paths_of(folder, asset.name)
+        for url in asset.urls:
+            if not supported(url):
+                # Not the URL itself: it may hold a password.
+                raise InputError(
+                    "an address of this file can't be used",
+                    where=asset.name,
+                    expected="http://…, https://… (no password in it) or package:module/path",
+                )
+        known = unique.setdefault(asset.name, asset)
+        if _identity(known) != _identity(asset):
+            raise InputError(
+                f"two different files are called {asset.name!r}",
+                where=asset.name,
+                expected="one name for one file: equal urls, size and hashes",
+            )
+    return list(unique.values())
+
+
+def _identity(asset: Asset) -> tuple[object, ...]:
+    return asset.urls, asset.size, asset.sha256, asset.md5

@@ -20,6 +20,7 @@ from typing import Any
 
 from m2kr import atomic
 from m2kr.building.fetch.assets import Asset
+from m2kr.building.fetch.retry import Stopped
 from m2kr.errors import InputError, MissingError
 from m2kr.locks import hold
 
@@ -28,12 +29,8 @@ _BLOCK = 1 << 20
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')
 
 
-class Stopped(Exception):
-    """Work given up because something else failed or the user interrupted; never shown."""
-
-
 @dataclass(frozen=True, slots=True)
-class Places:
+class DownloadPaths:
     """The paths that belong to one asset.
 
     Attributes:
@@ -51,7 +48,7 @@ class Places:
     verified: Path
 
 
-def places(folder: Path, name: str) -> Places:
+def paths_of(folder: Path, name: str) -> DownloadPaths:
     """The paths of an asset under a downloads folder.
 
     Raises:
@@ -65,7 +62,7 @@ def places(folder: Path, name: str) -> Places:
             expected="a relative path with '/', no part of it empty or starting with '.'",
         )
     partial = folder / ".partial"
-    return Places(
+    return DownloadPaths(
         folder / name,
         partial / f"{name}.part",
         partial / f"{name}.part.json",
@@ -127,7 +124,7 @@ def sha256_file(path: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class ExpectedFile:
     """What an asset's bytes must be; None where nobody knows.
 
     Attributes:
@@ -167,20 +164,20 @@ class Want:
         return ", ".join(fact for fact in facts if fact) or "a file that is not empty"
 
 
-def wanted(asset: Asset, locked: Mapping[str, Mapping[str, Any]]) -> Want:
+def expected_file(asset: Asset, locked: Mapping[str, Mapping[str, Any]]) -> ExpectedFile:
     """What is published about an asset, else what ``lock.json`` (``first_seen``) remembers."""
     if asset.sha256 or asset.md5:
         sha256 = asset.sha256.lower() if asset.sha256 else None
-        return Want(asset.size, sha256, asset.md5.lower() if asset.md5 else None)
+        return ExpectedFile(asset.size, sha256, asset.md5.lower() if asset.md5 else None)
     entry = locked.get(asset.name)
     if entry is None:
-        return Want(asset.size, None, None)
+        return ExpectedFile(asset.size, None, None)
     # Not the size: a changed file shall be told by both hashes, and its size would be refused first.
-    return Want(asset.size, entry["sha256"], None, locked=True)
+    return ExpectedFile(asset.size, entry["sha256"], None, locked=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class VerifiedFile:
     """What was found when a finished file was last hashed.
 
     Attributes:
@@ -202,16 +199,16 @@ class Verified:
         return (self.size, self.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
 
 
-def read_verified(path: Path) -> Verified | None:
-    """The record at ``Places.verified``; None if there is none that can be read."""
+def read_verified(path: Path) -> VerifiedFile | None:
+    """The record at ``DownloadPaths.verified``; None if there is none that can be read."""
     try:
-        return Verified(**json.loads(path.read_bytes()))
+        return VerifiedFile(**json.loads(path.read_bytes()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
-def write_verified(path: Path, record: Verified) -> None:
-    """Writes the record at ``Places.verified``."""
+def write_verified(path: Path, record: VerifiedFile) -> None:
+    """Writes the record at ``DownloadPaths.verified``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_json(path, asdict(record))
 
@@ -242,7 +239,7 @@ def first_seen(folder: Path) -> dict[str, dict[str, Any]]:
     return dict(entries)
 
 
-def remember(folder: Path, name: str, file: Verified) -> None:
+def remember(folder: Path, name: str, file: VerifiedFile) -> None:
     """Enters a file into ``lock.json`` unless it is there."""
     entry = {"url": file.url, "size": file.size, "sha256": file.sha256}
     with hold(folder / ".partial" / f"{LOCK_FILE}.lock", str(folder / LOCK_FILE)) as held:
@@ -260,7 +257,7 @@ def sha256_of(asset: Asset, folder: Path) -> str:
     Raises:
         MissingError: The file isn't there.
     """
-    at = places(folder, asset.name)
+    at = paths_of(folder, asset.name)
     if at.target.is_dir():
         return _sha256_listing(at.target)
     if not at.target.is_file():

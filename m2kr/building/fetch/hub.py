@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from m2kr.building.fetch.retry import Failure, Policy, persist
 from m2kr.errors import CheckError, MissingError, UpstreamError
 
 log = logging.getLogger("m2kr.building.fetch.hub")
 
-_PAUSES = (1, 4)  # seconds between attempts at a download
+_PATIENCE = Policy(attempts=3)
 
 
 def page(repo: str) -> str:
@@ -135,16 +136,16 @@ def _persistent(download: Callable[[], str]) -> Path:
     """
     from huggingface_hub import errors
 
-    for pause in _PAUSES:
+    def attempt() -> Path:
         try:
             return Path(download())
         except errors.HfHubHTTPError as error:
             status = _status(error)
             if status is None or status < 500:
                 raise
-            log.warning("the hub answers HTTP %d; trying again in %d s", status, pause)
-            time.sleep(pause)
-    return Path(download())
+            raise Failure(_words(error), again=True) from error
+
+    return persist(attempt, _PATIENCE, log=log.warning)
 
 
 def _status(error: BaseException | None) -> int | None:
@@ -167,15 +168,19 @@ def _refused(repo: str, why: str, instead: str) -> UpstreamError:
 
 
 def _failed(repo: str, error: Exception, instead: str) -> UpstreamError:
-    text = re.sub(r"https?://\S+", "…", str(error)).strip().split("\n")[0]
-    status = _status(error)
-    text = f"HTTP {status}: {text}" if status else f"{type(error).__name__}: {text}"
-    fix = "run the same command again: it resumes" + (f"; or {instead}" if instead else "")
+    text = error.reason if isinstance(error, Failure) else _words(error)
     return UpstreamError(
         f"fetching from the hub failed: {text}"[:300],
         where=page(repo),
-        fix=fix,
+        fix="run the same command again: it resumes" + (f"; or {instead}" if instead else ""),
     )
+
+
+def _words(error: Exception) -> str:
+    """An error of the client in one line without addresses, which may be signed."""
+    status = _status(error)
+    text = re.sub(r"https?://\S+", "…", str(error)).strip().split("\n")[0]
+    return f"HTTP {status}: {text}" if status else f"{type(error).__name__}: {text}"
 
 
 def check_blob(path: Path, sha256: str) -> None:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from m2kr import atomic
-from m2kr.building.fetch.folder import Digest, Places, digest_file
+from m2kr.building.fetch.folder import Digest, DownloadPaths, digest_file
 from m2kr.errors import M2KRError, plainly
 
 _CHECK_SECONDS = 1.0
@@ -34,7 +34,7 @@ class Origin:
     total: int | None = None
 
 
-def read_origin(at: Places) -> Origin | None:
+def read_origin(at: DownloadPaths) -> Origin | None:
     """The origin of a part; None if it can't be read, and then the part is of no use."""
     try:
         return Origin(**json.loads(at.origin.read_bytes()))
@@ -42,7 +42,7 @@ def read_origin(at: Places) -> Origin | None:
         return None
 
 
-def part_size(at: Places) -> int:
+def part_size(at: DownloadPaths) -> int:
     """Bytes that an unfinished download can go on from."""
     usable = at.part.is_file() and read_origin(at) is not None
     return at.part.stat().st_size if usable else 0
@@ -65,7 +65,7 @@ class Part:
     """
 
     def __init__(
-        self, at: Places, *, md5: bool, check: Callable[[], None], stop: threading.Event
+        self, at: DownloadPaths, *, md5: bool, check: Callable[[], None], stop: threading.Event
     ) -> None:
         self.path = at.part
         self._at = at

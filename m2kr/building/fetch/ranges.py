@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import requests
 
-from m2kr.building.fetch.connection import blocks, must_decode, open_url, refusal, total_of
-from m2kr.building.fetch.policy import Failure, Policy
+from m2kr.building.fetch.http import blocks, must_decode, open_url, refusal, total_of
+from m2kr.building.fetch.retry import Failure, Policy
 
 _EXPIRED = {400, 401, 403, 404, 410}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.fetch import fetch
-from m2kr.building.fetch.policy import Policy
+from m2kr.building.fetch.retry import Policy
 from m2kr.building.formats.archives import members
 from m2kr.building.formats.limits import Limits
 from m2kr.building.images.declared import ImageArchive

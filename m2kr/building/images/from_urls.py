@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
 
-from m2kr.building.fetch.connection import is_http
+from m2kr.building.fetch.http import is_http
 from m2kr.building.formats.limits import is_safe
 from m2kr.building.images.decoders import TOO_MANY_BYTES
 from m2kr.building.images.hosts import Rules, contact_needed
@@ -250,9 +250,8 @@ class _Run:
             self._fault(item, answer.rule, answer.detail)
 
     def _backoff(self, times: int) -> float:
-        policy = self.rules.policy
-        most = min(policy.backoff * 2.0 ** (times - 1), policy.backoff_cap)
-        return most * random.uniform(0.5, 1.0)  # noqa: S311 - to spread, not to hide
+        spread = random.uniform(0.5, 1.0)  # noqa: S311 - to spread, not to hide
+        return self.rules.policy.pause(times) * spread
 
     def _gone_with(self, host: str, item: Item) -> bool:
         """Whether a host was given up, and the item with it."""

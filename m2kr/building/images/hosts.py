@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import requests
 
 from m2kr._version import __version__
-from m2kr.building.fetch.policy import Policy
+from m2kr.building.fetch.retry import Policy
 from m2kr.building.images import wikimedia
 from m2kr.errors import UsageError
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import requests
 
-from m2kr.building.fetch.connection import blocks, must_decode, open_url, refusal, total_of
-from m2kr.building.fetch.policy import Failure
+from m2kr.building.fetch.http import blocks, must_decode, open_url, refusal, total_of
+from m2kr.building.fetch.retry import Failure
 from m2kr.building.images.decoders import TOO_MANY_BYTES
 from m2kr.building.images.hosts import Rules
 from m2kr.building.images.web_guard import PrivateAddress, Redirected

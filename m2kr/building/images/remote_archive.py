@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple, Self
 import numpy as np
 
 from m2kr import atomic
-from m2kr.building.fetch.policy import Policy
+from m2kr.building.fetch.retry import Policy
 from m2kr.building.formats.limits import Limits, is_safe
 from m2kr.building.images.members import Fault, OnFault
 from m2kr.building.images.remote_file import JOBS, Near, RemoteParts, Span, Urls

@@ -7,16 +7,16 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import requests
 
-from m2kr.building.fetch.connection import is_http, open_session
-from m2kr.building.fetch.folder import Stopped
-from m2kr.building.fetch.policy import Failure, Policy
+from m2kr.building.fetch.http import is_http, open_session
 from m2kr.building.fetch.ranges import Address, Changed, NotInParts, Version, read_range
+from m2kr.building.fetch.retry import Failure, Policy, persist
 from m2kr.data.images.roots import PACKED
 from m2kr.errors import InputError, UpstreamError
 
@@ -303,33 +303,28 @@ class _Part:
                         self._failures.append((address.url, failure))
 
     def _persist(self, address: Address, start: int, end: int, data: bytearray) -> None:
-        policy, failures, farthest = self._policy, 0, 0
-        while not self.stop.is_set():
+        def attempt() -> None:
             # Another server's ETag says nothing: there, only the size counts.
             known = self._said.get(address) or (Version(self.first.total) if self._said else None)
             before = len(data)
             try:
                 with self._session() as session:
-                    said = read_range(session, address, start + before, end, known, policy, data)
+                    said = read_range(
+                        session, address, start + before, end, known, self._policy, data
+                    )
                 with self._lock:
                     self._said.setdefault(address, said)
-                return
-            except Failure as failure:
-                if not failure.again:
-                    raise
-                progress = len(data) >= farthest + policy.step
-                failures = 1 if progress else failures + 1
-                farthest = len(data) if progress else farthest
-                if failures >= policy.attempts:
-                    raise Failure(f"{failure.reason} ({failures} attempts)") from failure
-                wait = min(policy.backoff * 2 ** (failures - 1), policy.backoff_cap)
-                wait = max(wait, min(failure.wait or 0.0, policy.retry_after_cap))
-                log.info("%s: %s; again in %.3g s", address.url, failure.reason, wait)
-                self.stop.wait(wait)
             finally:
                 with self._lock:
                     self.received += len(data) - before
-        raise Stopped
+
+        persist(
+            attempt,
+            self._policy,
+            log=partial(log.info, "%s: %s", address.url),
+            stop=self.stop,
+            received=lambda: len(data),
+        )
 
     def _failed(self) -> UpstreamError:
         for _, failure in self._failures:

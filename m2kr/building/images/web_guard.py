@@ -10,7 +10,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 
 from m2kr.building.fetch.addresses import PrivateAddress, is_public, mount
-from m2kr.building.fetch.connection import is_http
+from m2kr.building.fetch.http import is_http
 
 __all__ = ["PrivateAddress", "Redirected", "is_public", "may_follow", "open_session"]
 

@@ -15,7 +15,7 @@ from faulty_server import FaultyServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.building.fetch.policy import Policy
+from m2kr.building.fetch.retry import Policy
 from m2kr.building.formats.limits import Limits
 from m2kr.building.images.members import Fault
 from m2kr.building.images.remote_archive import RemoteZip

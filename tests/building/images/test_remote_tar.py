@@ -18,7 +18,7 @@ from faulty_server import FOREVER, Fault, FaultyServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.building.fetch.policy import Policy
+from m2kr.building.fetch.retry import Policy
 from m2kr.building.images.members import fetch_members
 from m2kr.building.images.remote_archive import RemoteTar
 from m2kr.building.images.remote_file import RemoteParts, WholeOnlyError

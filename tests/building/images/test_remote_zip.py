@@ -13,7 +13,7 @@ import pytest
 from faulty_server import FOREVER, Fault, FaultyServer, OnDisk
 from sparse_zip import SparseZip, make_sparse_zip
 
-from m2kr.building.fetch.policy import Policy
+from m2kr.building.fetch.retry import Policy
 from m2kr.building.images.members import Fault as MemberFault
 from m2kr.building.images.members import fetch_members
 from m2kr.building.images.remote_archive import RemoteZip
