@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from m2kr.building.formats.archives import members
-from m2kr.building.formats.delimited import Block, read_tsv
+from m2kr.building.formats.delimited import RecordBlock, read_tsv
 from m2kr.building.spec import BuildContext
 from m2kr.errors import CheckError
 
@@ -37,7 +37,7 @@ def among(numbers: "NDArray[np.int64]", chosen: "NDArray[np.int64]") -> "NDArray
     return chosen[at] == numbers if len(chosen) else np.zeros(len(numbers), bool)
 
 
-def blocks_of(ctx: BuildContext, file: str, names: Sequence[str]) -> Iterator[Block]:
+def blocks_of(ctx: BuildContext, file: str, names: Sequence[str]) -> Iterator[RecordBlock]:
     for member in members(ctx.files[TAR]):
         if member.name == file:
             with member.open() as stream:

@@ -11,7 +11,7 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from m2kr.building.formats.delimited import Fault
+from m2kr.building.formats.delimited import BadRecord
 from m2kr.building.formats.json_lines import read_json_lines
 from m2kr.building.ledger import Ledger
 from m2kr.building.sampling import keyed_hash
@@ -208,7 +208,7 @@ def _select(source: Path, wanted: Mapping[str, set[str]], path: Path) -> int:
                 writer.write_batch(pa.RecordBatch.from_pylist(pending, schema=_SELECTED))
                 pending.clear()
 
-        def fault(found: Fault) -> None:
+        def fault(found: BadRecord) -> None:
             nonlocal last
             last = found.row
             note(problem="unreadable record", detail=f"{found.problem}: {found.text}")

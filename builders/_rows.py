@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from m2kr.building.formats.archives import members
-from m2kr.building.formats.delimited import Fault
+from m2kr.building.formats.delimited import BadRecord
 from m2kr.building.formats.gzip import open_gzip
 from m2kr.building.formats.json_lines import read_json_lines
 from m2kr.building.ledger import Ledger
 from m2kr.errors import InputError
 
 
-def dropper(ledger: Ledger, file: str, *, count: bool = False) -> Callable[[Fault], None]:
+def dropper(ledger: Ledger, file: str, *, count: bool = False) -> Callable[[BadRecord], None]:
     """Enters each faulty record of a file into the ledger; ``count`` if its reader doesn't count it."""
 
-    def drop(fault: Fault) -> None:
+    def drop(fault: BadRecord) -> None:
         if count:
             ledger.read(file)
         detail = f"{fault.problem}: {fault.text}"

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from m2kr import atomic
 from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.fetch.folder import sha256_of
-from m2kr.building.formats.delimited import Block, Fault, read_csv
+from m2kr.building.formats.delimited import BadRecord, RecordBlock, read_csv
 from m2kr.building.formats.gzip import open_gzip
 from m2kr.building.formats.phrase_index import Hit, Passage, PhraseIndex
 from m2kr.building.spec import BuildContext, Row
@@ -50,7 +50,7 @@ def index(ctx: BuildContext) -> PhraseIndex:
     sha256 = sha256_of(ASSET, path.parents[len(Path(NAME).parts) - 1])
     ctx.derived.mkdir(parents=True, exist_ok=True)
     target = ctx.derived / f"psgs_w100-{sha256[:16]}.sqlite"
-    faults: list[Fault] = []
+    faults: list[BadRecord] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
         for block in blocks(path, faults):
@@ -61,7 +61,7 @@ def index(ctx: BuildContext) -> PhraseIndex:
     return PhraseIndex.build(target, batches(), key=sha256, progress=ctx.progress)
 
 
-def blocks(path: Path, faults: list[Fault]) -> Iterator[Block]:
+def blocks(path: Path, faults: list[BadRecord]) -> Iterator[RecordBlock]:
     """The upstream rows in blocks; faulty ones go to ``faults``."""
     with open_gzip(path) as stream:
         yield from read_csv(stream, HEADER, where=str(path), on_fault=faults.append, delimiter="\t")
@@ -107,7 +107,7 @@ def _row(passage: Passage) -> Row:
 def every_passage(ctx: BuildContext) -> Iterator[pa.RecordBatch]:
     """All passages as batches of our table, for a build that is told which to take."""
     schema = arrow_schema(columns("passages", ctx.source.passage_columns))
-    faults: list[Fault] = []
+    faults: list[BadRecord] = []
     for block in blocks(ctx.files[NAME], faults):
         ctx.ledger.read(_FILE, block.records)
         for fault in faults:

@@ -18,7 +18,7 @@ from m2kr.building.fetch.http import is_http
 from m2kr.building.fetch.retry import Failure, Policy
 from m2kr.building.formats.archives import members
 from m2kr.building.formats.csv_blocks import BOM, record_end
-from m2kr.building.formats.delimited import Fault, read_csv, read_tsv
+from m2kr.building.formats.delimited import BadRecord, read_csv, read_tsv
 from m2kr.building.formats.json_lines import read_json_lines
 from m2kr.building.formats.json_stream import array_items, object_members
 from m2kr.building.formats.limits import is_litter, normal_name
@@ -187,7 +187,7 @@ def rows_in(head: bytes, name: str, shape: Shape | None, *, whole: bool) -> int 
 def _right_rows(text: bytes, shape: Shape, faults: list[str], *, whole: bool) -> int:
     """How many rows are as they should be; tells of the others."""
 
-    def tell(fault: Fault) -> None:
+    def tell(fault: BadRecord) -> None:
         faults.append(f"row {fault.row:,}: {fault.problem}; seen {fault.text!r}")
 
     stream = io.BytesIO(text)

@@ -28,7 +28,7 @@ from m2kr.building.build import build
 from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.fetch import fetch
 from m2kr.building.formats.archives import members
-from m2kr.building.formats.delimited import Fault, read_tsv
+from m2kr.building.formats.delimited import BadRecord, read_tsv
 from m2kr.building.options import resolve_options
 from m2kr.building.table import Choices, TableJob, build_table
 from m2kr.building.writer import TableWriter
@@ -59,7 +59,7 @@ def ours(folder: Path, passages: int) -> dict:
 def passage_batches(archive: Path) -> Iterator[pa.RecordBatch]:
     """The whole archive is read, as a build does it: its checksum is at its end."""
 
-    def stop(fault: Fault) -> None:
+    def stop(fault: BadRecord) -> None:
         raise SystemExit(str(fault))
 
     for member in members(archive):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from isal import igzip
 
 from m2kr.building.formats.ahead import ahead
-from m2kr.building.formats.delimited import Block, Fault, read_csv, read_tsv
+from m2kr.building.formats.delimited import BadRecord, RecordBlock, read_csv, read_tsv
 from m2kr.building.formats.gzip import open_gzip
 from m2kr.building.formats.limits import Limits
 from m2kr.errors import InputError, MissingError
@@ -29,8 +29,10 @@ BOM = b"\xef\xbb\xbf"
 class Read:
     """What a reader gave: rows with their numbers, faults, and whether the numbers add up."""
 
-    def __init__(self, reader: Callable[..., Iterator[Block]], data: bytes | BinaryIO, *args, **kw):
-        self.faults: list[Fault] = []
+    def __init__(
+        self, reader: Callable[..., Iterator[RecordBlock]], data: bytes | BinaryIO, *args, **kw
+    ):
+        self.faults: list[BadRecord] = []
         self.rows: Numbered = []
         stream = io.BytesIO(data) if isinstance(data, bytes) else data
         self.seen = 0
@@ -104,11 +106,11 @@ def test_tsv_faults_are_told_with_their_line_and_left_out(block_bytes: int) -> N
     read = Read(read_tsv, data, ["pid", "text"], block_bytes=block_bytes)
     assert read.rows == [(1, ("0", "a")), (6, ("4", "d\re")), (8, ("5", "f"))]
     assert read.faults == [
-        Fault(2, "1 cell instead of 2", "1"),
-        Fault(3, "a blank line", ""),
-        Fault(4, "3 cells instead of 2", "2\\tb\\tc"),
-        Fault(5, "byte 4 of the record is not UTF-8", "3\\tx\\xffy"),
-        Fault(7, "4 cells instead of 2", "\\t\\t\\t"),
+        BadRecord(2, "1 cell instead of 2", "1"),
+        BadRecord(3, "a blank line", ""),
+        BadRecord(4, "3 cells instead of 2", "2\\tb\\tc"),
+        BadRecord(5, "byte 4 of the record is not UTF-8", "3\\tx\\xffy"),
+        BadRecord(7, "4 cells instead of 2", "\\t\\t\\t"),
     ]
 
 
@@ -210,17 +212,17 @@ def test_csv_faults_are_told_with_their_record(block_bytes: int) -> None:
     read = Read(read_csv, data, ["a", "b"], block_bytes=block_bytes)
     assert read.rows == [(1, ("1", "x\ny")), (6, ("5", "z\rz"))]
     assert read.faults == [
-        Fault(2, "1 cell instead of 2", "2"),
-        Fault(3, "a blank line", ""),
-        Fault(4, "3 cells instead of 2", '3,"p\\nq",r'),
-        Fault(5, "byte 4 of the record is not UTF-8", '4,"\\xff\\n"'),
+        BadRecord(2, "1 cell instead of 2", "2"),
+        BadRecord(3, "a blank line", ""),
+        BadRecord(4, "3 cells instead of 2", '3,"p\\nq",r'),
+        BadRecord(5, "byte 4 of the record is not UTF-8", '4,"\\xff\\n"'),
     ]
 
 
 def test_csv_of_one_column_tells_an_empty_cell_from_a_blank_line() -> None:
     read = Read(read_csv, b'c0\n""\n\nx\n\n', ["c0"])
     assert read.rows == [(1, ("",)), (3, ("x",))]
-    assert read.faults == [Fault(2, "a blank line", "")]
+    assert read.faults == [BadRecord(2, "a blank line", "")]
 
 
 @pytest.mark.parametrize(
@@ -418,7 +420,7 @@ def threads() -> list[str]:
 def test_threads_end_with_the_iterator_whatever_ends_it() -> None:
     data = b"a\tb\n" * 100_000
 
-    def failing(fault: Fault) -> None:
+    def failing(fault: BadRecord) -> None:
         raise InputError("enough")
 
     blocks = read_tsv(io.BytesIO(data), ["a", "b"], where="f", on_fault=print, block_bytes=100)

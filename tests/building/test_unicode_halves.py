@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import m2kr
-from m2kr.building.formats.delimited import Fault, read_csv, read_tsv
+from m2kr.building.formats.delimited import BadRecord, read_csv, read_tsv
 from m2kr.building.formats.json_lines import read_json_lines
 from m2kr.building.formats.json_stream import array_items, object_members
 from m2kr.building.userdata.importer import import_files
@@ -40,7 +40,7 @@ def raw(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
-def refuse(fault: Fault) -> None:
+def refuse(fault: BadRecord) -> None:
     raise AssertionError(fault)
 
 

@@ -19,7 +19,9 @@ class Unreadable(Exception):
     """A record has no end; the message says which kind of end."""
 
 
-def blocks(stream: BinaryIO, size: int, longest: int, delimiter: bytes | None) -> Iterator[bytes]:
+def record_blocks(
+    stream: BinaryIO, size: int, longest: int, delimiter: bytes | None
+) -> Iterator[bytes]:
     """Whole records of a stream, about ``size`` bytes at a time, without its byte order mark.
 
     What an error of the stream leaves of a block comes before the error.
@@ -79,7 +81,7 @@ def record_end(data: bytes, delimiter: bytes | None) -> tuple[int, bool]:
 
     Args:
         data: From the beginning of a record.
-        delimiter: See `blocks`.
+        delimiter: See `record_blocks`.
     """
     at = data.rfind(_NEWLINE)
     if delimiter is None:
@@ -129,14 +131,14 @@ def _places(data: bytes, byte: bytes) -> np.ndarray:
     return np.concatenate(found)
 
 
-def lines(data: bytes, delimiter: bytes, columns: int) -> Iterator[Record]:
+def unquoted_records(data: bytes, delimiter: bytes, columns: int) -> Iterator[Record]:
     """The records of unquoted data. A blank line of one column is an empty cell."""
     for line in data.removesuffix(_NEWLINE).split(_NEWLINE):
         text = line.removesuffix(b"\r")
         yield text, text.split(delimiter) if text or columns == 1 else []
 
 
-def records(data: bytes, delimiter: bytes) -> Iterator[Record]:
+def quoted_records(data: bytes, delimiter: bytes) -> Iterator[Record]:
     """The records of data with quoted cells; the last one must not end within quotes."""
     d = re.escape(delimiter)
     cell = re.compile(

@@ -5,7 +5,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from m2kr.building.formats.delimited import Fault
+from m2kr.building.formats.delimited import BadRecord
 from m2kr.unicode_halves import loads
 
 LINE_LIMIT = 64 << 20
@@ -14,7 +14,7 @@ LINE_LIMIT = 64 << 20
 def read_json_lines(
     stream: BinaryIO,
     *,
-    on_fault: Callable[[Fault], None],
+    on_fault: Callable[[BadRecord], None],
     keys: Sequence[str] = (),
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line numbers (from 1) and objects of a JSON lines stream; blank lines are passed over.
@@ -52,5 +52,5 @@ def read_json_lines(
         yield number, record
 
 
-def _fault(number: int, problem: str, line: bytes) -> Fault:
-    return Fault(number, problem, line[:80].decode("utf-8", "backslashreplace"))
+def _fault(number: int, problem: str, line: bytes) -> BadRecord:
+    return BadRecord(number, problem, line[:80].decode("utf-8", "backslashreplace"))
