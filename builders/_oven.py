@@ -11,6 +11,7 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from m2kr import atomic
 from m2kr.building.formats.delimited import BadRecord
 from m2kr.building.formats.json_lines import read_json_lines
 from m2kr.building.ledger import Ledger
@@ -274,10 +275,12 @@ def _sort(path: Path) -> None:
     """Puts selected rows into the order of the file they are from."""
     with pa.memory_map(str(path)) as source:
         table = pa.ipc.open_stream(source).read_all().sort_by("row")
-    aside = path.with_name("sorted.arrow")
-    with aside.open("wb") as file, pa.ipc.new_stream(file, _SELECTED) as writer:
+    with (
+        atomic.writing(path, alone=True) as aside,
+        atomic.create(aside) as file,
+        pa.ipc.new_stream(file, _SELECTED) as writer,
+    ):
         writer.write_table(table, max_chunksize=_CHUNK)
-    aside.replace(path)
 
 
 _SELECTED = pa.schema(

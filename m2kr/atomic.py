@@ -4,29 +4,42 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from m2kr.errors import M2KRError, MissingError, UsageError
 
 
-def write_bytes(path: Path, data: bytes, *, alone: bool = False) -> None:
-    """Writes aside, syncs and renames; the folder must exist.
+@contextmanager
+def writing(path: Path, *, alone: bool = False) -> Iterator[Path]:
+    """A free place beside ``path`` for a new file or folder, which is synced and renamed at the end.
+
+    What is there is removed if the ``with`` block fails.
 
     Args:
-        path: The file.
-        data: All of it.
-        alone: The caller holds a lock. What a killed writer leaves aside is then used by the next one.
+        path: What is replaced; the folder that it is in must exist.
+        alone: The caller holds a lock. What a killed writer leaves aside is then removed by the next one.
     """
     aside = path.with_name(f".{path.name}.tmp" + ("" if alone else f"-{os.getpid()}"))
+    discard(aside)
     try:
-        with create(aside) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield aside
+        if aside.is_dir():
+            fsync_dir(aside)
+        else:
+            with aside.open("rb+" if os.name == "nt" else "rb") as file:
+                os.fsync(file.fileno())
         replace(aside, path)
     finally:
-        aside.unlink(missing_ok=True)
+        discard(aside)
+
+
+def write_bytes(path: Path, data: bytes, *, alone: bool = False) -> None:
+    """A whole file by `writing`."""
+    with writing(path, alone=alone) as aside, create(aside) as file:
+        file.write(data)
 
 
 def write_text(path: Path, text: str, *, alone: bool = False) -> None:

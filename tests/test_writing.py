@@ -51,6 +51,20 @@ def test_a_planted_link_is_not_written_through(tmp_path: Path, name: str, dangli
     assert [p.name for p in folder.iterdir()] == ["file.trec"]
 
 
+def test_a_block_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    with atomic.writing(folder) as aside:
+        aside.mkdir()
+        atomic.write_text(aside / "file", "old")
+    for path in (folder / "file", folder):
+        with pytest.raises(ZeroDivisionError), atomic.writing(path) as aside:
+            aside.mkdir()
+            (aside / "half").touch()
+            raise ZeroDivisionError
+        assert [p.name for p in tmp_path.rglob("*")] == ["folder", "file"]
+    assert (folder / "file").read_text(encoding="utf-8") == "old"
+
+
 def test_what_is_appended_to_is_no_link(tmp_path: Path) -> None:
     (tmp_path / "victim").write_bytes(b"precious")
     (tmp_path / "part").symlink_to(tmp_path / "victim")

@@ -159,13 +159,14 @@ def merge(parts: list[Path], path: Path) -> None:
     """Writes one ledger file from the parts of several tables, in the order given."""
     import pyarrow.parquet as pq
 
-    aside = _aside(path)
-    with pq.ParquetWriter(aside, ledger_schema()) as writer:
+    with (
+        atomic.writing(path, alone=True) as aside,
+        pq.ParquetWriter(aside, ledger_schema()) as writer,
+    ):
         for part in parts:
             if part.exists():
                 for batch in pq.ParquetFile(part).iter_batches():
                     writer.write_batch(batch)
-    atomic.replace(aside, path)
 
 
 def _count(rows: "Rows") -> int:

@@ -250,13 +250,11 @@ def _take(stages: Stages, job: Job, staging: Path) -> None:
 
 
 def _link(old: Path, new: Path) -> None:
-    aside = new.with_name(f".{new.name}.tmp")
-    atomic.discard(aside)
     try:
-        atomic.link(old, aside)
+        with atomic.writing(new, alone=True) as aside:
+            atomic.link(old, aside)
     except FileNotFoundError as error:
         raise _damaged(old) from error
-    atomic.replace(aside, new)
 
 
 def _link_folder(old: Path, new: Path) -> None:

@@ -1,7 +1,6 @@
 """Parts of a build: what tables have in common, made from upstream files once and before them."""
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -136,27 +135,27 @@ def _refuse(name: str) -> Iterator[pa.RecordBatch]:
 
 
 def _write(batches: Iterator[pa.RecordBatch], job: PartJob, name: str, progress: Progress) -> int:
-    """Writes the batches aside, syncs and renames; gives the number of rows."""
-    aside, rows = job.file.with_suffix(".arrow.tmp"), 0
+    """Writes the batches; gives the number of rows."""
+    rows = 0
     first = next(batches, None)
     schema = first.schema if first is not None else pa.schema([])
-    with atomic.create(aside) as file:
-        with pa.ipc.new_stream(file, schema) as stream:
-            while first is not None:
-                if first.schema != schema:
-                    raise CheckError(
-                        f"a batch has the columns {first.schema.names}",
-                        where=name,
-                        expected=f"one schema: {', '.join(schema.names)}",
-                        fix="report this as a defect of the source's builder",
-                    )
-                stream.write_batch(first)
-                rows += len(first)
-                progress.advance(name, len(first))
-                first = next(batches, None)
-        file.flush()
-        os.fsync(file.fileno())
-    atomic.replace(aside, job.file)
+    with (
+        atomic.writing(job.file, alone=True) as aside,
+        atomic.create(aside) as file,
+        pa.ipc.new_stream(file, schema) as stream,
+    ):
+        while first is not None:
+            if first.schema != schema:
+                raise CheckError(
+                    f"a batch has the columns {first.schema.names}",
+                    where=name,
+                    expected=f"one schema: {', '.join(schema.names)}",
+                    fix="report this as a defect of the source's builder",
+                )
+            stream.write_batch(first)
+            rows += len(first)
+            progress.advance(name, len(first))
+            first = next(batches, None)
     return rows
 
 

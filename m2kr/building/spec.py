@@ -91,11 +91,9 @@ def made_once(folder: Path, name: str, make: Callable[[Path], None]) -> Path:
     if not path.exists():
         with hold(folder / f".{name}.lock", f"making {path}") as held:
             if not path.exists():
-                aside = folder / f".{name}.tmp"
-                atomic.discard(aside)
-                make(aside)
-                held.check()
-                atomic.replace(aside, path)
+                with atomic.writing(path, alone=True) as aside:
+                    make(aside)
+                    held.check()
     return path
 
 

@@ -7,7 +7,6 @@ verified against the stored id, so a hash collision can never return a wrong row
 
 import functools
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,12 +54,8 @@ def write_hashes(folder: Path, hashes: np.ndarray) -> list[tuple[int, int]]:
     order = np.argsort(hashes, kind="stable").astype(np.uint32)
     entries = np.empty(len(hashes), _ENTRY)
     entries["hash"], entries["row"] = hashes[order], order
-    aside = folder / f"{FILE}.tmp"
-    with atomic.create(aside) as file:
+    with atomic.writing(folder / FILE, alone=True) as aside, atomic.create(aside) as file:
         np.save(file, entries)
-        file.flush()
-        os.fsync(file.fileno())
-    atomic.replace(aside, folder / FILE)
     alike = np.flatnonzero(entries["hash"][1:] == entries["hash"][:-1])
     return [(int(entries["row"][at]), int(entries["row"][at + 1])) for at in alike]
 

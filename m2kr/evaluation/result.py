@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -184,15 +183,8 @@ def _write_scores(
 
     columns = {name: pa.array(values, from_pandas=True) for name, values in scores.items()}
     table = pa.table({"question_id": pa.array(query_ids, pa.string()), **columns})
-    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with atomic.create(aside) as file:
-            pq.write_table(table, file, compression="zstd", write_page_checksum=True)
-            file.flush()
-            os.fsync(file.fileno())
-        atomic.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with atomic.writing(path) as aside, atomic.create(aside) as file:
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
 def _read_scores(path: Path) -> "tuple[tuple[str, ...], dict[str, NDArray[np.float64]]]":

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -40,20 +39,13 @@ def save(run: Run, path: Path) -> Path:
     if form is None:
         raise UsageError("not the name of a run file", where=str(path), expected=f"one of {_FORMS}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with atomic.create(aside) as file:
-            if path.name.lower().endswith(".gz"):
-                # No name and no time in the header: equal runs make equal files.
-                with gzip.GzipFile("", "wb", compresslevel=4, fileobj=file, mtime=0) as packed:
-                    _write(run, form, packed, path)
-            else:
-                _write(run, form, file, path)
-            file.flush()
-            os.fsync(file.fileno())
-        atomic.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with atomic.writing(path) as aside, atomic.create(aside) as file:
+        if path.name.lower().endswith(".gz"):
+            # No name and no time in the header: equal runs make equal files.
+            with gzip.GzipFile("", "wb", compresslevel=4, fileobj=file, mtime=0) as packed:
+                _write(run, form, packed, path)
+        else:
+            _write(run, form, file, path)
     return path
 
 

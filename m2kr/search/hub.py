@@ -149,7 +149,12 @@ def pull(
             where=_page(repo),
             fix="push it again; if only this machine's copy is bad, delete that in the hub's cache",
         ) from error
-    with _replacing(folder) as aside:
+    folder = folder.absolute()
+    if not folder.parent.is_dir():
+        raise MissingError("there is no such folder", where=str(folder.parent))
+    # An empty folder is replaced; one that has been filled meanwhile is not.
+    with atomic.writing(folder) as aside:
+        aside.mkdir()
         for name in pulled.names:
             atomic.link((cached / name).resolve(), aside / name)
     return pulled
@@ -197,29 +202,6 @@ def _holds(folder: Path, pulled: Contents) -> bool:
             fix="use another folder, or delete this one",
         )
     return True
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A new folder aside, which takes the place of ``folder`` at the end of the ``with`` block.
-
-    Raises:
-        MissingError: there is no folder for it to be in.
-    """
-    folder = folder.absolute()
-    if not folder.parent.is_dir():
-        raise MissingError("there is no such folder", where=str(folder.parent))
-    aside = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
-    atomic.discard(aside)
-    try:
-        aside.mkdir()
-        yield aside
-        atomic.fsync_dir(aside)
-        # An empty folder is replaced; one that has been filled meanwhile is not.
-        aside.rename(folder)
-        atomic.fsync_dir(folder.parent)
-    finally:
-        atomic.discard(aside)
 
 
 def _check_repo(repo: str) -> None:

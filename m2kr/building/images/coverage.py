@@ -5,7 +5,6 @@ Beside a store, ``reports/<edition>/<CONFIG>.parquet`` has a row an image (`SCHE
 user's own roots are what they were; a store only grows.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -143,7 +142,8 @@ def examine(
     new = every.filter(pc.invert(pc.is_in(every, known)))
     counted, checked = Counter[str](), 0
     examples: list[dict[str, str]] = []
-    with _Table(table, roots) as out:
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.writing(table) as aside, _Table(aside, roots) as out:
         out.keep(table, known)
         for row in _found(new, images, why, jobs, limits):
             if row[1] != OK:
@@ -223,15 +223,12 @@ def _parts(paths: pa.Array) -> Iterator[list[str]]:
 
 
 class _Table:
-    """The new table, written aside."""
+    """The new table."""
 
     def __init__(self, path: Path, roots: str) -> None:
-        self._path = path
-        self._aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
         self._rows: list[Row] = []
-        path.parent.mkdir(parents=True, exist_ok=True)
         schema = SCHEMA.with_metadata({_ROOTS: roots.encode()})
-        self._writer = pq.ParquetWriter(self._aside, schema, compression="zstd")
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
         self._schema = schema
 
     def keep(self, old: Path, known: pa.Array) -> None:
@@ -267,12 +264,6 @@ class _Table:
                 self._flush()
         finally:
             self._writer.close()
-        if kind is None:
-            with self._aside.open("rb") as file:
-                os.fsync(file.fileno())
-            atomic.replace(self._aside, self._path)
-        else:
-            self._aside.unlink(missing_ok=True)
 
 
 def needed(split: "Split", *, passages: bool = False) -> Needed:

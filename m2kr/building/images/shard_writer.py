@@ -248,7 +248,7 @@ class Store:
 
     def _write_index(self, number: int, rows: list[Row], size: int) -> None:
         name = shard_name(number)
-        with IndexWriter(index_of(self.folder / name)) as writer:
+        with atomic.writing(index_of(self.folder / name)) as aside, IndexWriter(aside) as writer:
             writer.add(rows)
             writer.finish(TarFacts(name, size))
 

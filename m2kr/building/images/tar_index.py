@@ -56,8 +56,8 @@ def index_tar(tar: Path, index: Path, *, sha256: str | None = None) -> int:
                     yield plain, offset, size, zlib.crc32(header)
 
     size = tar.stat().st_size
-    writer = IndexWriter(index)
-    with writer:
+    index.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.writing(index) as aside, IndexWriter(aside) as writer:
         writer.add(rows())
         writer.finish(TarFacts(tar.name, size, sha256=sha256))
     write_checksum(index)
@@ -88,8 +88,12 @@ def index_remote_tar(
     parts.refuse_packed()
     progress.start(parts.name, parts.size)
     seen = partial(progress.advance, parts.name)
-    writer = IndexWriter(index)
-    with writer, closing(_pieces(parts, jobs)) as pieces:
+    index.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        atomic.writing(index) as aside,
+        IndexWriter(aside) as writer,
+        closing(_pieces(parts, jobs)) as pieces,
+    ):
         stream = _Forward(pieces, seen)
         try:
             writer.add(_stream_rows(stream))
@@ -116,7 +120,7 @@ def write_checksum(index: Path) -> None:
 
 
 class IndexWriter:
-    """Writes an index aside; it takes its place by `finish`. Use it in ``with``.
+    """Writes an index, which is whole after `finish`. Use it in ``with``.
 
     Args:
         path: Of the index.
@@ -124,7 +128,6 @@ class IndexWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
         self._writer: pq.ParquetWriter | None = None
         self.count = 0
 
@@ -149,18 +152,14 @@ class IndexWriter:
         writer.add_key_value_metadata(schema.metadata)
         writer.close()
         self._writer = None
-        with self._aside.open("rb") as file:
-            os.fsync(file.fileno())
-        atomic.replace(self._aside, self._path)
         assert pq.read_metadata(self._path).num_rows == self.count
 
     def _opened(self) -> "pq.ParquetWriter":
         import pyarrow.parquet as pq
 
         if self._writer is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             schema = index_schema().remove_metadata()
-            self._writer = pq.ParquetWriter(self._aside, schema, compression="zstd")
+            self._writer = pq.ParquetWriter(self._path, schema, compression="zstd")
         return self._writer
 
     def _write(self, rows: list[Row]) -> None:
@@ -177,7 +176,6 @@ class IndexWriter:
     def __exit__(self, *failure: object) -> None:
         if self._writer is not None:
             self._writer.close()
-        self._aside.unlink(missing_ok=True)
 
 
 def _storable(name: str) -> str | None:

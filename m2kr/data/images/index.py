@@ -246,17 +246,10 @@ def cached_index(
     except (OSError, ValueError, EOFError):
         pass  # absent or damaged: made again
     index = _new_index(members, is_zip=is_zip)
-    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        try:
-            with atomic.create(aside) as file:
-                np.save(file, index.entries, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-            atomic.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+        with atomic.writing(path) as aside, atomic.create(aside) as file:
+            np.save(file, index.entries, allow_pickle=False)
     except OSError as error:
         log.warning("the index of an image archive is not kept: %s", error)
     return index

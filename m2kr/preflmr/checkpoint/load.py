@@ -6,8 +6,6 @@ A folder holds ``config.json``, ``model.safetensors`` (or shards and their index
 """
 
 import dataclasses
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -184,16 +182,5 @@ def _save_weights(model: "PreFLMR", path: Path) -> None:
     state = {name: each.detach().contiguous() for name, each in model.state_dict().items()}
     if any(each.is_meta for each in state.values()):
         raise UsageError("the model is on the meta device and has no weights to save")
-    _aside(path, lambda aside: save_file(state, aside, metadata={"format": "pt"}))
-
-
-def _aside(path: Path, write: Callable[[Path], None]) -> None:
-    """Writes next to ``path``, syncs and renames."""
-    aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        write(aside)
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
-        atomic.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with atomic.writing(path) as aside:
+        save_file(state, aside, metadata={"format": "pt"})
