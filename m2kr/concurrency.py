@@ -1,12 +1,14 @@
-"""Threads that each multiply alone, and float32 products that really are float32.
+"""Work begun before its result is asked for, threads that each multiply alone, and true float32 products.
 
 torch splits one product over all threads, which costs more than it gains for tiles that fit a core's
-cache. Here each thread takes tiles of its own.
+cache. In `workers` each thread takes tiles of its own.
 """
 
+import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +19,108 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def ahead(
+    items: Iterable[Item],
+    start: Callable[[Item], Future[Result]],
+    *,
+    room: int,
+    size: Callable[[Item], int] = lambda _: 1,
+) -> Generator[tuple[Item, Result]]:
+    """Items with what became of them, in order, while later items are being worked on.
+
+    Args:
+        items: Read as far ahead as there is room.
+        start: Hands an item to an executor.
+        room: Most that is held at a time, begun and finished items together; one item may exceed it.
+        size: What an item counts for.
+
+    Raises:
+        Exception: What the work raised, at its item; later items are cancelled.
+    """
+    begun: deque[tuple[Item, Future[Result], int]] = deque()
+    held = 0
+    try:
+        for item in items:
+            needed = size(item)
+            while begun and held + needed > room:
+                first, future, freed = begun.popleft()
+                held -= freed
+                yield first, future.result()
+            begun.append((item, start(item), needed))
+            held += needed
+        while begun:
+            first, future, _ = begun.popleft()
+            yield first, future.result()
+    finally:
+        for _, future, _ in begun:
+            future.cancel()
+
+
+def work_ahead(
+    pieces: Iterator[Item], work: Callable[[Item], Result], *, workers: int = 2, waiting: int = 2
+) -> Generator[Result]:
+    """Gives ``work(piece)`` of every piece, in order.
+
+    One thread takes the pieces, others work on them; ``workers + waiting`` are under way at most. An
+    exception of ``pieces`` or ``work`` comes where its result would have come. When this generator
+    is closed or dropped, its threads have ended.
+
+    Args:
+        pieces: What to work on; taken by one other thread only.
+        work: Called by several threads; they gain where it leaves Python's lock.
+        workers: How many threads work.
+        waiting: How many results may wait for the consumer.
+    """
+    end = object()
+
+    def take_and_work(taken: "Future[Any]") -> Any:
+        piece = taken.result()
+        return end if piece is end else work(piece)
+
+    takers = ThreadPoolExecutor(1, "m2kr-ahead-take")
+    pool = ThreadPoolExecutor(workers, "m2kr-ahead-work")
+
+    def start(_: None) -> "Future[Any]":
+        return pool.submit(take_and_work, takers.submit(next, pieces, end))
+
+    results = ahead(itertools.repeat(None), start, room=workers + waiting)
+    try:
+        for _, result in results:
+            if result is end:
+                return
+            yield result
+            del result
+    finally:
+        results.close()
+        takers.shutdown(cancel_futures=True)
+        pool.shutdown()
+
+
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of ``size`` items, the last one shorter."""
+    rest = iter(items)
+    while chunk := list(itertools.islice(rest, size)):
+        yield chunk
+
+
+@contextmanager
+def threads(count: int, name: str, enter: Callable[[], None] | None = None) -> Iterator[Executor]:
+    """Threads for as long as the context lasts; what they have not begun by then is cancelled.
+
+    They are not waited for: an abandoned generator may be finalised in one of its own threads.
+
+    Args:
+        count: How many.
+        name: Prefix of their names.
+        enter: Called in each as it starts.
+    """
+    pool = ThreadPoolExecutor(count, name, initializer=enter)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Workers:

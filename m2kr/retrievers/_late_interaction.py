@@ -165,7 +165,7 @@ class LateInteraction(EncoderRetriever):
         self, records: "Passages | Queries", side: Side, report: Report
     ) -> "Iterator[list[np.ndarray]]":
         """Rows batched by tokens, images decoded ahead; see `m2kr.preflmr.encode.encoder`."""
-        from m2kr.preflmr.encode.ahead import chunks
+        from m2kr.concurrency import chunks
 
         encoder = self._encoder
         before = time.perf_counter()

@@ -15,10 +15,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from isal import igzip
 
-from m2kr.building.formats.ahead import ahead
 from m2kr.building.formats.delimited import BadRecord, RecordBlock, read_csv, read_tsv
 from m2kr.building.formats.gzip import open_gzip
 from m2kr.building.formats.limits import Limits
+from m2kr.concurrency import work_ahead
 from m2kr.errors import InputError, MissingError
 
 Numbered = list[tuple[int, tuple[str, ...]]]
@@ -448,7 +448,7 @@ def test_work_ahead_is_in_order_bounded_and_raises_in_its_place() -> None:
         time.sleep(0.002 * (i % 3 == 0))
         return 10 // (50 - i)
 
-    results = ahead(numbers(), work)
+    results = work_ahead(numbers(), work)
     found = [next(results)]
     time.sleep(0.05)
     assert len(taken) <= 6

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2kr.preflmr.encode.ahead import ahead, chunks
+from m2kr.concurrency import ahead, chunks
 from m2kr.preflmr.encode.batching import Batch, Costs, TokenRow, in_order, padded, plan, windows
 from m2kr.preflmr.inputs.image_input import ImageSource
 

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from m2kr.building.formats.ahead import ahead
 from m2kr.building.formats.csv_blocks import (
     BOM,
     Unreadable,
@@ -25,6 +24,7 @@ from m2kr.building.formats.csv_blocks import (
     record_end,
     unquoted_records,
 )
+from m2kr.concurrency import work_ahead
 from m2kr.errors import InputError
 from m2kr.unicode_halves import mended_bytes
 
@@ -217,7 +217,7 @@ class _Reader:
 
     def blocks(self, cut: Iterator[bytes]) -> Iterator[RecordBlock]:
         """The records of whole blocks of the file's bytes."""
-        parsed = ahead(cut, self._parse)
+        parsed = work_ahead(cut, self._parse)
         try:
             for parts in parsed:
                 for part in parts:
@@ -225,7 +225,7 @@ class _Reader:
         except Unreadable as error:
             raise _no_end(error, f"{self._where}, record {self._next + self._blank:,}") from None
         finally:
-            parsed.close()  # type: ignore[attr-defined]
+            parsed.close()
 
     def _parse(self, data: bytes) -> "list[pa.RecordBatch | bytes]":
         """A block as batches of good records and, in between, bytes that are to be read exactly."""

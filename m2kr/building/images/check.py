@@ -2,10 +2,9 @@
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import cast
 
-from m2kr.building.formats.ahead import ahead
 from m2kr.building.images.decoders import Checked, Decoders, ImageLimits
+from m2kr.concurrency import work_ahead
 from m2kr.errors import M2KRError
 
 __all__ = ["Checked", "ImageLimits", "verify_images"]
@@ -48,7 +47,7 @@ def verify_images(
         return [unread[i] if i in unread else next(results) for i in range(count)]
 
     with Decoders(jobs, limits, quality=quality) as decoders:
-        results = cast("Generator[list[Checked]]", ahead(_batches(items), check, workers=jobs))
+        results = work_ahead(_batches(items), check, workers=jobs)
         try:
             for batch in results:
                 yield from batch

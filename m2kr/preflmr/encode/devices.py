@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from m2kr.concurrency import ahead, threads
 from m2kr.errors import UsageError
-from m2kr.preflmr.encode.ahead import ahead, threads
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

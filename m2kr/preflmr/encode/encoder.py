@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 import torch
 
+from m2kr.concurrency import ahead, chunks, threads
 from m2kr.errors import InputError, UsageError
 from m2kr.preflmr.encode import batching
 from m2kr.preflmr.encode import devices as lanes
-from m2kr.preflmr.encode.ahead import ahead, chunks, threads
 from m2kr.preflmr.encode.queries_and_passages import Passage, PassageSide, Query, QuerySide
 from m2kr.preflmr.model.image_features import Sight
 

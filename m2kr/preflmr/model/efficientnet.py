@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from m2kr.preflmr.encode.ahead import threads
+from m2kr.concurrency import threads
 from m2kr.preflmr.inputs import local_files
 from m2kr.preflmr.inputs.image_processing import ImageProcessor
 from m2kr.preflmr.model.encoders import VisionFeatures
