@@ -1,8 +1,9 @@
-"""The rules behind a `Run`: coded ids, THE tie rule, what is refused, and the digest of a ranking."""
+"""The rows behind a `Run` and their rules: coded ids, THE tie rule, what is refused, and the digest."""
 
 import hashlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,53 @@ from m2kr.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RunRows:
+    """The rows of a run, flat, query after query; what run files are read to and written from.
+
+    Attributes:
+        query_ids: Queries in order; a query may have no rows.
+        offsets: Where each query's rows begin (int64), and one end more.
+        codes: Per row its passage (int32) as a place in ``vocabulary``.
+        vocabulary: Every passage id once, ascending; an Arrow large_string array.
+        flat_scores: Per row its score (float64).
+        name: What made them.
+        metadata: JSON values kept with them.
+    """
+
+    query_ids: tuple[str, ...]
+    offsets: "NDArray[np.int64]"
+    codes: "NDArray[np.int32]"
+    vocabulary: pa.Array
+    flat_scores: "NDArray[np.float64]"
+    name: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def counts(self) -> "NDArray[np.int64]":
+        """Rows of each query."""
+        return np.diff(self.offsets)
+
+    def owners(self) -> "NDArray[np.int64]":
+        """Per row the number of its query."""
+        return np.repeat(np.arange(len(self.query_ids)), self.counts())
+
+    def ids_of(self, codes: "NDArray[np.int32]") -> pa.Array:
+        """The passage ids that some codes stand for."""
+        return self.vocabulary.take(pa.array(codes))
+
+    def by_query(self) -> Iterator[tuple[str, "NDArray[np.int32]", "NDArray[np.float64]"]]:
+        """Query id, codes and scores, query after query."""
+        for query_id, start, end in zip(
+            self.query_ids, self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True
+        ):
+            yield query_id, self.codes[start:end], self.flat_scores[start:end]
+
+
+def offsets_of(counts: "NDArray[np.int64]") -> "NDArray[np.int64]":
+    """Where each query's rows begin, and one end more."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def encode_ids(ids: "Sequence[str] | pa.Array") -> tuple["NDArray[np.int32]", pa.Array]:
@@ -43,81 +91,65 @@ def encode_ids(ids: "Sequence[str] | pa.Array") -> tuple["NDArray[np.int32]", pa
 Ties = Literal["m2kr", "trec", "trec9"]
 
 
-def tie_rule(
-    owner: "NDArray[np.int64]",
-    codes: "NDArray[np.int32]",
-    scores: "NDArray[np.float64]",
-    ties: Ties = "m2kr",
-) -> "NDArray[np.int64] | None":
-    """The order of rows under the tie rule, or None where they already are in it."""
+def tie_order(rows: RunRows, ties: Ties = "m2kr") -> "NDArray[np.int64] | None":
+    """The order of rows under a tie rule, or None where they already are in it."""
+    owners, codes, scores = rows.owners(), rows.codes, rows.flat_scores
     if ties == "trec9":
         with np.errstate(over="ignore", under="ignore"):
             scores = scores.astype(np.float32).astype(np.float64)
     if ties != "m2kr":
         codes = -codes
     down = (scores[:-1] > scores[1:]) | ((scores[:-1] == scores[1:]) & (codes[:-1] < codes[1:]))
-    if bool((down | (owner[:-1] < owner[1:])).all()):
+    if bool((down | (owners[:-1] < owners[1:])).all()):
         return None
-    return np.lexsort((codes, -scores, owner))
+    return np.lexsort((codes, -scores, owners))
 
 
-def check_scores(
-    scores: "NDArray[np.float64]",
-    owner: "NDArray[np.int64]",
-    queries: Sequence[str],
-    codes: "NDArray[np.int32]",
-    vocabulary: pa.Array,
-) -> None:
-    """Refuses scores that are NaN or infinite."""
+def checked_rows(rows: RunRows) -> RunRows:
+    """Rows whose queries' passages come in any order, under THE tie rule.
+
+    Raises:
+        InputError: a NaN or infinite score, or a passage twice under one query.
+    """
+    owners, scores = rows.owners(), rows.flat_scores + 0.0  # -0.0 becomes 0.0
     bad = np.flatnonzero(~np.isfinite(scores))
     if len(bad):
-        row = bad[0]
+        query, passage = rows.query_ids[owners[bad[0]]], rows.vocabulary[int(rows.codes[bad[0]])]
         raise InputError(
-            f"query '{queries[owner[row]]}', passage '{vocabulary[int(codes[row])]}' scores "
-            f"{scores[row]}, and {len(bad) - 1} other rows are not finite either",
+            f"query '{query}', passage '{passage}' scores {scores[bad[0]]}, and {len(bad) - 1} other "
+            "rows are not finite either",
             expected="finite scores; leave out what should not be ranked",
         )
-
-
-def check_repeats(
-    owner: "NDArray[np.int64]",
-    codes: "NDArray[np.int32]",
-    queries: Sequence[str],
-    vocabulary: pa.Array,
-) -> None:
-    """Refuses a passage that a query ranks twice."""
-    keys = np.sort(owner * max(1, len(vocabulary)) + codes)
+    keys = np.sort(owners * max(1, len(rows.vocabulary)) + rows.codes)
     same = np.flatnonzero(keys[1:] == keys[:-1])
     if len(same):
-        query, code = divmod(int(keys[same[0]]), len(vocabulary))
+        owner, code = divmod(int(keys[same[0]]), len(rows.vocabulary))
         raise InputError(
-            f"query '{queries[query]}' ranks passage '{vocabulary[code]}' twice",
+            f"query '{rows.query_ids[owner]}' ranks passage '{rows.vocabulary[code]}' twice",
             expected="each passage once per query",
         )
+    rows = replace(rows, flat_scores=scores)
+    order = tie_order(rows)
+    return (
+        rows if order is None else replace(rows, codes=rows.codes[order], flat_scores=scores[order])
+    )
 
 
-def digest(
-    query_ids: Sequence[str],
-    offsets: "NDArray[np.int64]",
-    codes: "NDArray[np.int32]",
-    vocabulary: pa.Array,
-    scores: "NDArray[np.float64]",
-) -> str:
+def rows_sha256(rows: RunRows) -> str:
     """The sha256 of a ranking: of the sha256 of each query's part, sorted by the query ids' bytes.
 
     A part is, with numbers as little-endian uint64: the id's length and UTF-8, the number of rows,
     each passage id's length, their UTF-8 joined, and the scores as little-endian float64.
     """
     digests: list[tuple[bytes, bytes]] = []
-    for place, query_id in enumerate(query_ids):
-        rows = slice(int(offsets[place]), int(offsets[place + 1]))
-        ids = vocabulary.take(pa.array(codes[rows])).cast(pa.large_binary())
+    for query_id, codes, scores in rows.by_query():
+        ids = rows.ids_of(codes).cast(pa.large_binary())
         lengths = pc.binary_length(ids).to_numpy(zero_copy_only=False).astype("<u8")
         raw = query_id.encode()
         row = hashlib.sha256(np.array([len(raw)], "<u8").tobytes() + raw)
         row.update(np.array([len(ids)], "<u8").tobytes() + lengths.tobytes())
         row.update(b"".join(ids.to_pylist()))
-        row.update(scores[rows].astype("<f8").tobytes())
+        row.update(scores.astype("<f8").tobytes())
         digests.append((raw, row.digest()))
     total = hashlib.sha256(b"m2kr-run1\0")
     for _, part in sorted(digests):

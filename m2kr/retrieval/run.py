@@ -1,6 +1,8 @@
 """Ranked results: what a retriever returns, what a run file holds, what metrics are computed from."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -9,12 +11,13 @@ import pyarrow as pa
 
 from m2kr.errors import InputError, MissingError, UsageError
 from m2kr.retrieval.ordering import (
+    RunRows,
     Ties,
-    check_repeats,
-    check_scores,
-    digest,
+    checked_rows,
     encode_ids,
-    tie_rule,
+    offsets_of,
+    rows_sha256,
+    tie_order,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ def _is_search(search: Mapping[str, Any]) -> bool:
     )
 
 
-class Run:
+class Run(RunRows):
     """Ranked passages for each query; it can't be changed, and equal rankings are equal runs.
 
     Whatever order the rows come in, THE tie rule is applied: score descending, then passage id
@@ -59,23 +62,20 @@ class Run:
     Raises:
         InputError: a repeated query, a passage twice under one query, a NaN or infinite score.
 
+    Attributes:
+        query_ids: The queries in order.
+        offsets: Where each query's rows begin in ``codes`` and ``flat_scores`` (int64), and one end more.
+        codes: Per row its passage (int32) as a place in ``vocabulary``.
+        vocabulary: Every passage id in the run once, ascending; an Arrow large_string array.
+        flat_scores: Per row its score (float64).
+        name: What made it.
+        metadata: JSON values kept with it.
+
     Example:
         >>> run = Run.from_dict({"q1": {"b": 1.0, "a": 1.0, "c": 2.0}})
         >>> run.passage_ids("q1")
         ['c', 'a', 'b']
     """
-
-    __slots__ = (
-        "_codes",
-        "_digest",
-        "_offsets",
-        "_places",
-        "_scores",
-        "_vocabulary",
-        "metadata",
-        "name",
-        "query_ids",
-    )
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Run:
     ) -> None:
         queries = tuple(query_ids)
         lengths = np.asarray(counts, np.int64).reshape(-1)
-        values = np.asarray(scores, np.float64).reshape(-1) + 0.0  # -0.0 becomes 0.0
+        values = np.asarray(scores, np.float64).reshape(-1)
         codes, vocabulary = encode_ids(passage_ids)
         if len(lengths) != len(queries) or not lengths.sum() == len(codes) == len(values):
             raise InputError(
@@ -97,33 +97,32 @@ class Run:
                 f"{lengths.sum()}, {len(codes)} passage ids and {len(values)} scores",
                 expected="one count a query; one id and one score a row",
             )
-        owner = np.repeat(np.arange(len(queries)), lengths)
-        check_scores(values, owner, queries, codes, vocabulary)
-        order = tie_rule(owner, codes, values)
-        if order is not None:
-            codes, values = codes[order], values[order]
-        check_repeats(owner, codes, queries, vocabulary)
-        self._set(queries, _offsets(lengths), codes, vocabulary, values, name, metadata)
+        rows = RunRows(
+            queries, offsets_of(lengths), codes, vocabulary, values, name, metadata or {}
+        )
+        self._take(checked_rows(rows))
 
-    def _set(
-        self,
-        query_ids: tuple[str, ...],
-        offsets: "NDArray[np.int64]",
-        codes: "NDArray[np.int32]",
-        vocabulary: pa.Array,
-        scores: "NDArray[np.float64]",
-        name: str,
-        metadata: Mapping[str, Any] | None,
-    ) -> None:
-        places = {query_id: place for place, query_id in enumerate(query_ids)}
-        if len(places) < len(query_ids):
-            twice = next(q for place, q in enumerate(query_ids) if places[q] != place)
+    def _take(self, rows: RunRows) -> None:
+        """Becomes a run of rows that are checked and in order."""
+        self._places = {query_id: place for place, query_id in enumerate(rows.query_ids)}
+        if len(self._places) < len(rows.query_ids):
+            twice = next(q for i, q in enumerate(rows.query_ids) if self._places[q] != i)
             raise InputError(f"query '{twice}' is in the run twice", expected="each query once")
-        self.query_ids, self.name, self.metadata = query_ids, name, dict(metadata or {})
-        self._places, self._offsets, self._codes = places, offsets, codes
-        self._vocabulary, self._scores, self._digest = vocabulary, scores, ""
-        for array in (offsets, codes, scores):
+        for array in (rows.offsets, rows.codes, rows.flat_scores):
             array.setflags(write=False)
+        values = {field.name: getattr(rows, field.name) for field in fields(RunRows)}
+        super().__init__(**values | {"metadata": dict(rows.metadata)})
+
+    @classmethod
+    def _of(cls, rows: RunRows) -> Self:
+        run = cls.__new__(cls)
+        run._take(rows)
+        return run
+
+    def _with(self, **changes: Any) -> "Run":
+        """The run with other values of some attributes, which are checked and in order."""
+        values = {field.name: getattr(self, field.name) for field in fields(RunRows)}
+        return Run._of(RunRows(**values | changes))
 
     @classmethod
     def from_dict(
@@ -195,7 +194,7 @@ class Run:
         return query_id in self._places
 
     def __repr__(self) -> str:
-        return f"Run({self.name!r}, {len(self)} queries, {len(self._codes)} rows)"
+        return f"Run({self.name!r}, {len(self)} queries, {len(self.codes)} rows)"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Run) and self.sha256() == other.sha256()
@@ -207,45 +206,24 @@ class Run:
         if query_id not in self._places:
             raise UsageError(f"query '{query_id}' is not in the run", expected="one of query_ids")
         place = self._places[query_id]
-        return slice(int(self._offsets[place]), int(self._offsets[place + 1]))
+        return slice(int(self.offsets[place]), int(self.offsets[place + 1]))
 
     def passage_ids(self, query_id: str) -> list[str]:
         """The passages of one query, best first."""
-        codes = pa.array(self._codes[self._slice(query_id)])
-        return self._vocabulary.take(codes).to_pylist()  # type: ignore[no-any-return]
+        return self.ids_of(self.codes[self._slice(query_id)]).to_pylist()  # type: ignore[no-any-return]
 
     def scores(self, query_id: str) -> "NDArray[np.float64]":
         """The scores of one query, in the order of `passage_ids`."""
-        return self._scores[self._slice(query_id)]
+        return self.flat_scores[self._slice(query_id)]
 
     def items(self) -> Iterator[tuple[str, list[str], "NDArray[np.float64]"]]:
         """Query id, passage ids and scores, query after query."""
-        for query_id in self.query_ids:
-            yield query_id, self.passage_ids(query_id), self.scores(query_id)
+        for query_id, codes, scores in self.by_query():
+            yield query_id, self.ids_of(codes).to_pylist(), scores
 
     def to_dict(self) -> dict[str, dict[str, float]]:
         """``{query id: {passage id: score}}``, best first."""
         return {q: dict(zip(ids, s.tolist(), strict=True)) for q, ids, s in self.items()}
-
-    @property
-    def offsets(self) -> "NDArray[np.int64]":
-        """Where each query's rows begin in `codes` and `flat_scores`, and one end more."""
-        return self._offsets
-
-    @property
-    def vocabulary(self) -> pa.Array:
-        """Every passage id in the run once, ascending; an Arrow large_string array."""
-        return self._vocabulary
-
-    @property
-    def codes(self) -> "NDArray[np.int32]":
-        """Per row its passage as a place in `vocabulary`."""
-        return self._codes
-
-    @property
-    def flat_scores(self) -> "NDArray[np.float64]":
-        """Per row its score."""
-        return self._scores
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -267,16 +245,12 @@ class Run:
         k = self.metadata.get("k")
         return k if type(k) is int and k > 0 else None
 
-    def counts(self) -> "NDArray[np.int64]":
-        """Rows of each query."""
-        return np.diff(self._offsets)
-
     def top(self, k: int) -> "Run":
         """The first ``k`` passages of every query."""
         counts = self.counts()
         if not len(counts) or counts.max() <= k:
             return self
-        place = np.arange(len(self._codes)) - np.repeat(self._offsets[:-1], counts)
+        place = np.arange(len(self.codes)) - np.repeat(self.offsets[:-1], counts)
         return self._derive(self.query_ids, np.minimum(counts, k), place < k)
 
     def select(self, query_ids: Sequence[str]) -> "Run":
@@ -294,93 +268,57 @@ class Run:
 
     def named(self, name: str, **metadata: Any) -> "Run":
         """The same rankings under another name, with metadata added."""
-        run = Run.__new__(Run)
-        merged = {**self.metadata, **metadata}
-        run._set(
-            self.query_ids,
-            self._offsets,
-            self._codes,
-            self._vocabulary,
-            self._scores,
-            name,
-            merged,
-        )
-        return run
+        return self._with(name=name, metadata={**self.metadata, **metadata})
 
     def with_empty(self, query_ids: Sequence[str]) -> "Run":
         """The run with further queries that have no results."""
         if not query_ids:
             return self
-        run = Run.__new__(Run)
-        offsets = np.concatenate([self._offsets, np.full(len(query_ids), self._offsets[-1])])
-        run._set(
-            (*self.query_ids, *query_ids),
-            offsets,
-            self._codes,
-            self._vocabulary,
-            self._scores,
-            self.name,
-            self.metadata,
-        )
-        return run
+        offsets = np.concatenate([self.offsets, np.full(len(query_ids), self.offsets[-1])])
+        return self._with(query_ids=(*self.query_ids, *query_ids), offsets=offsets)
 
     def ordered(self, ties: Ties) -> "Run":
         """The same rows, those that score alike in another order; see `m2kr.retrieval.ordering.Ties`.
 
         For scoring: every other way to make a run, or to read one, brings THE tie rule back.
         """
-        owner = np.repeat(np.arange(len(self)), self.counts())
-        order = tie_rule(owner, self._codes, self._scores, ties)
+        order = tie_order(self, ties)
         if order is None:
             return self
-        run = Run.__new__(Run)
-        run._set(
-            self.query_ids,
-            self._offsets,
-            self._codes[order],
-            self._vocabulary,
-            self._scores[order],
-            self.name,
-            self.metadata,
-        )
-        return run
+        return self._with(codes=self.codes[order], flat_scores=self.flat_scores[order])
 
     def _derive(
         self, query_ids: tuple[str, ...], counts: "NDArray[np.int64]", rows: "NDArray[Any]"
     ) -> "Run":
-        used, codes = np.unique(self._codes[rows], return_inverse=True)
-        run = Run.__new__(Run)
-        run._set(
-            query_ids,
-            _offsets(counts),
-            codes.astype(np.int32),
-            self._vocabulary.take(pa.array(used)),
-            self._scores[rows],
-            self.name,
-            self.metadata,
+        used, codes = np.unique(self.codes[rows], return_inverse=True)
+        return self._with(
+            query_ids=query_ids,
+            offsets=offsets_of(counts),
+            codes=codes.astype(np.int32),
+            vocabulary=self.vocabulary.take(pa.array(used)),
+            flat_scores=self.flat_scores[rows],
         )
-        return run
+
+    @cached_property
+    def _sha256(self) -> str:
+        return rows_sha256(self)
 
     def sha256(self) -> str:
         """Hash of the rankings: ids, order and score bits, whatever the file format or query order."""
-        if not self._digest:
-            self._digest = digest(
-                self.query_ids, self._offsets, self._codes, self._vocabulary, self._scores
-            )
-        return self._digest
+        return self._sha256
 
     def to_pandas(self) -> "pd.DataFrame":
         """A frame of ``q_id, doc_id, score, rank``, best first; queries without results are lost."""
         import pandas as pd
 
         counts = self.counts()
-        ids = self._vocabulary.take(pa.array(self._codes))
+        ids = self.ids_of(self.codes)
         return pd.DataFrame(
             {
                 "q_id": np.repeat(np.array(self.query_ids, object), counts),
                 "doc_id": ids.to_numpy(zero_copy_only=False),
-                "score": self._scores,
-                "rank": np.arange(len(ids)) - np.repeat(self._offsets[:-1], counts) + 1,
+                "score": self.flat_scores,
+                "rank": np.arange(len(ids)) - np.repeat(self.offsets[:-1], counts) + 1,
             }
         )
 
@@ -394,11 +332,11 @@ class Run:
         Raises:
             InputError: a column is lacking, holds nulls or the wrong type.
         """
-        from m2kr.retrieval import run_io
+        from m2kr.retrieval.run_io import rows_of_table
 
         named = [level for level in frame.index.names if level is not None]
         table = pa.Table.from_pandas(frame.reset_index(named), preserve_index=False)
-        return run_io.from_table(table, name)
+        return Run._of(checked_rows(rows_of_table(table, name)))
 
     def to_ranx(self) -> Any:
         """A ``ranx.Run`` of the same name. It orders passages that score alike by itself.
@@ -411,7 +349,7 @@ class Run:
             import ranx
         except ImportError as error:
             raise MissingError("ranx is not installed", fix="pip install ranx") from error
-        if not len(self._codes):
+        if not len(self.codes):
             raise UsageError("ranx can't hold a run without results")
         return ranx.Run(self.to_dict(), name=self.name or None)
 
@@ -437,13 +375,13 @@ class Run:
         metadata; TREC (``.trec .run .txt .res``) and ``.tsv`` queries without results, too (logged).
         All but Parquet also as ``.gz``.
         """
-        from m2kr.retrieval import run_io
+        from m2kr.retrieval.run_io import save_rows
 
-        return run_io.save(self, Path(path))
+        return save_rows(self, Path(path))
 
     @staticmethod
     def load(path: str | Path) -> "Run":
-        """Reads a run file, ours or another tool's: Parquet, JSON, or text (see `trec`).
+        """Reads a run file, ours or another tool's: Parquet, JSON, or text (see `m2kr.retrieval.run_text`).
 
         The name says which, or else the content. A column without a name that counts up from 0 or 1
         in every query is ranks; what can be read in two ways is refused.
@@ -452,10 +390,6 @@ class Run:
             MissingError: no such file.
             InputError: a line or column is not as it should be; names file and line.
         """
-        from m2kr.retrieval import run_io
+        from m2kr.retrieval.run_io import load_rows
 
-        return run_io.load(Path(path))
-
-
-def _offsets(counts: "NDArray[np.int64]") -> "NDArray[np.int64]":
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return Run._of(load_rows(Path(path)))

@@ -1,119 +1,91 @@
-"""Run files: which form a name asks for, atomic writing, and Parquet with ranx's columns."""
+"""Run files: a table of their formats, atomic writing, and Parquet with ranx's columns.
+
+A reader gives columns of queries, passages, and scores or ranks; `rows_of_columns` makes rows of them,
+and `checked_rows` refuses what is no run: the same for every format.
+"""
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from m2kr import atomic
 from m2kr.errors import InputError, MissingError, UsageError, plainly
+from m2kr.packed import open_unpacked
 from m2kr.parquet import ParquetReader
-from m2kr.retrieval import run_json, trec
-from m2kr.retrieval.run import Run
+from m2kr.retrieval.ordering import RunRows, checked_rows
+from m2kr.retrieval.run_columns import NAMES, Role, roles_of, rows_of_columns
+from m2kr.retrieval.run_json import read_json, write_json
+from m2kr.retrieval.run_text import read_text, write_text
 
-TREC_SUFFIXES = (".trec", ".run", ".txt", ".res")
-_SUFFIXES = {
-    "parquet": (".parquet",),
-    "mteb": (".mteb.json", ".mteb.json.gz"),
-    "json": (".json", ".json.gz"),
-    "table": (".tsv", ".tsv.gz"),
-    "trec": (*TREC_SUFFIXES, *(f"{suffix}.gz" for suffix in TREC_SUFFIXES)),
-}
 _META = b"m2kr.run"
 _GROUP_ROWS = 1 << 19
-_FORMS = ", ".join(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 
 
-def save(run: Run, path: Path) -> Path:
-    """Writes a run in the form that the file name says, aside first; returns the path.
+def save_rows(run: RunRows, path: Path) -> Path:
+    """Writes a run in the format that the file name says, whole or not at all; returns the path.
 
     Raises:
         UsageError: the name ends in no known way.
     """
-    form = _form(path)
+    form = _format_by_name(path)
     if form is None:
-        raise UsageError("not the name of a run file", where=str(path), expected=f"one of {_FORMS}")
+        known = ", ".join(suffix for each in _FORMATS for suffix in each.suffixes)
+        raise UsageError("not the name of a run file", where=str(path), expected=f"one of {known}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic.writing(path) as aside, atomic.create(aside) as file:
         if path.name.lower().endswith(".gz"):
             # No name and no time in the header: equal runs make equal files.
             with gzip.GzipFile("", "wb", compresslevel=4, fileobj=file, mtime=0) as packed:
-                _write(run, form, packed, path)
+                form.write(run, cast("IO[bytes]", packed), path)
         else:
-            _write(run, form, file, path)
+            form.write(run, file, path)
     return path
 
 
-def _write(run: Run, form: str, file: "IO[bytes] | gzip.GzipFile", path: Path) -> None:
-    if form == "parquet":
-        _write_parquet(run, file)  # type: ignore[arg-type]
-    elif form in ("json", "mteb"):
-        run_json.write(run, file, mteb=form == "mteb")
-    else:
-        trec.write(run, file, path, table=form == "table")
-
-
-def load(path: Path) -> Run:
+def load_rows(path: Path) -> RunRows:
     """Reads a run file; see `Run.load`."""
     with plainly(path):
         if not path.is_file():
             raise MissingError("there is no such run file", where=str(path))
-        return _load(path)
+        try:
+            form = _format_by_name(path) or _format_by_content(path)
+            return checked_rows(form.read(path))
+        except InputError as error:
+            if error.where:
+                raise
+            raise InputError(
+                error.what, where=str(path), expected=error.expected, fix=error.fix
+            ) from error
 
 
-def _load(path: Path) -> Run:
-    try:
-        form = _form(path) or _form_by_content(path)
-        if form == "parquet":
-            return _read_parquet(path)
-        return run_json.read(path) if form in ("json", "mteb") else trec.read(path)
-    except InputError as error:
-        if error.where:
-            raise
-        raise InputError(
-            error.what, where=str(path), expected=error.expected, fix=error.fix
-        ) from error
+def _write_parquet(run: RunRows, file: IO[bytes], _: Path) -> None:
+    import pyarrow.parquet as pq
 
-
-def _form(path: Path) -> str | None:
-    """What a file name says of its form."""
-    name = path.name.lower()
-    return next((form for form, suffixes in _SUFFIXES.items() if name.endswith(suffixes)), None)
-
-
-def _form_by_content(path: Path) -> str:
-    with trec.opened(path) as file:
-        begin = file.read(4096)
-    if begin.startswith(b"PAR1"):
-        return "parquet"
-    return "json" if begin.lstrip().startswith(b"{") else "trec"
-
-
-def _write_parquet(run: Run, file: IO[bytes]) -> None:
-    counts = run.counts()
-    empty = [[int(i), run.query_ids[i]] for i in np.flatnonzero(counts == 0)]
+    empty = [[int(i), run.query_ids[i]] for i in np.flatnonzero(run.counts() == 0)]
     facts = {"format": 1, "name": run.name, "metadata": run.metadata, "empty": empty}
     fields = [("q_id", pa.string()), ("doc_id", pa.string()), ("score", pa.float64())]
     schema = pa.schema(fields, metadata={_META: json.dumps(facts, sort_keys=True).encode()})
     queries = pa.array(run.query_ids, pa.string())
-    owner = np.repeat(np.arange(len(run)), counts)
+    owners = run.owners()
     with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
-        for start in range(0, len(owner), _GROUP_ROWS):
+        for start in range(0, len(owners), _GROUP_ROWS):
             part = slice(start, start + _GROUP_ROWS)
             columns = [
-                queries.take(pa.array(owner[part])),
-                run.vocabulary.take(pa.array(run.codes[part])).cast(pa.string()),
+                queries.take(pa.array(owners[part])),
+                run.ids_of(run.codes[part]).cast(pa.string()),
                 pa.array(run.flat_scores[part]),
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
-def _read_parquet(path: Path) -> Run:
+def _read_parquet(path: Path) -> RunRows:
     with ParquetReader(path) as file:
         names = file.schema.names
         chosen = [names[i] for i in _roles(names).values()]
@@ -123,8 +95,7 @@ def _read_parquet(path: Path) -> Run:
             [_plain(batch, kept) for batch in file.batches(chosen, rows=1 << 16)], kept
         )
         facts = _facts(file.schema.metadata or {}, path)
-    run = from_table(table, facts["name"], facts["metadata"], where=str(path))
-    return _with_empty(run, facts["empty"])
+    return _rows_of_table(table, where=str(path), **facts)
 
 
 def _check_types(schema: pa.Schema) -> None:
@@ -157,44 +128,43 @@ def _facts(stored: Mapping[bytes, bytes], path: Path) -> dict[str, Any]:
         sound = False
     if not sound:
         raise InputError("what m2kr keeps in its metadata is damaged", fix="save the run again")
-    return facts
+    return {key: facts[key] for key in ("name", "metadata", "empty")}
 
 
-def from_table(
-    table: pa.Table, name: str, metadata: dict[str, object] | None = None, where: str = ""
-) -> Run:
-    """A run from the columns of a table; their names say what they are.
+def rows_of_table(table: pa.Table, name: str) -> RunRows:
+    """The checked rows of a run from the columns of a table; their names say what they are.
 
     Raises:
-        InputError: a column is lacking, holds nulls or the wrong type.
+        InputError: a column is lacking, holds nulls or the wrong type, or the rows are no run.
     """
+    return checked_rows(_rows_of_table(table, name=name))
+
+
+def _rows_of_table(table: pa.Table, **facts: Any) -> RunRows:
     roles = _roles(table.column_names)
-    ranks = None
+    types = {"rank": pa.int64(), "score": pa.float64()}
     try:
-        queries = _flat(table.column(roles["query"]), pa.large_string())
-        passages = _flat(table.column(roles["passage"]), pa.large_string())
-        if "rank" in roles:
-            ranks = _flat(table.column(roles["rank"]), pa.int64()).to_numpy()
-        if "score" in roles:
-            scores = _flat(table.column(roles["score"]), pa.float64()).to_numpy()
+        columns = {
+            role: _flat(table.column(place), types.get(role, pa.large_string()))
+            for role, place in roles.items()
+        }
     except pa.ArrowException as error:
         raise InputError(
             f"a column has the wrong type: {error}", expected="strings, strings, float64"
         ) from error
-    if "score" not in roles and ranks is not None:
-        scores, ranks = -ranks.astype(np.float64), None
-    return trec.assemble(queries, passages, scores, name, metadata, ranks=ranks, where=where)
+    ranks, scores = (columns[role].to_numpy() if role in columns else None for role in types)
+    return rows_of_columns(columns["query"], columns["passage"], scores, ranks, **facts)
 
 
-def _roles(names: list[str]) -> "dict[trec.Role, int]":
-    roles = trec.roles_of(names)
-    needed: tuple[trec.Role, ...] = ("query", "passage", "rank" if "rank" in roles else "score")
+def _roles(names: list[str]) -> dict[Role, int]:
+    roles = roles_of(names)
+    needed: tuple[Role, ...] = ("query", "passage", "rank" if "rank" in roles else "score")
     lacking = [role for role in needed if role not in roles]
     twice = [names[i] for i in roles.values() if names.count(names[i]) > 1]
     if twice:
         raise InputError(f"two columns are called {twice[0]}", expected="each name once")
     if lacking:
-        first, *others = trec.NAMES[lacking[0]]
+        first, *others = NAMES[lacking[0]]
         raise InputError(
             f"has no column {first}: its columns are {', '.join(names) or 'none'}",
             expected=f"columns q_id, doc_id, score; {first} may be called {', '.join(others)}",
@@ -209,14 +179,43 @@ def _flat(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
     return pa.concat_arrays(flat.chunks) if isinstance(flat, pa.ChunkedArray) else flat
 
 
-def _with_empty(run: Run, empty: list[list[Any]]) -> Run:
-    """Puts queries without results back in their places."""
-    if not empty:
-        return run
-    order = list(run.query_ids)
-    counts = run.counts().tolist()
-    for place, query_id in empty:
-        order.insert(place, query_id)
-        counts.insert(place, 0)
-    ids = pa.DictionaryArray.from_arrays(pa.array(run.codes), run.vocabulary)
-    return Run(order, counts, ids, run.flat_scores, name=run.name, metadata=run.metadata)
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """How runs of one kind of file are read and written.
+
+    Attributes:
+        suffixes: Of file names; the first format that has one counts.
+        read: Rows in any order, and not checked.
+        write: Writes rows to a file whose path is for messages.
+    """
+
+    suffixes: tuple[str, ...]
+    read: Callable[[Path], RunRows]
+    write: Callable[[RunRows, IO[bytes], Path], None]
+
+
+def _packed_too(*suffixes: str) -> tuple[str, ...]:
+    return (*suffixes, *(f"{suffix}.gz" for suffix in suffixes))
+
+
+_FORMATS = (
+    _Format((".parquet",), _read_parquet, _write_parquet),
+    _Format(_packed_too(".mteb.json"), read_json, partial(write_json, mteb=True)),
+    _Format(_packed_too(".json"), read_json, write_json),
+    _Format(_packed_too(".tsv"), read_text, partial(write_text, table=True)),
+    _Format(_packed_too(".trec", ".run", ".txt", ".res"), read_text, write_text),
+)
+_PARQUET, _, _JSON, _, _TEXT = _FORMATS
+
+
+def _format_by_name(path: Path) -> _Format | None:
+    name = path.name.lower()
+    return next((form for form in _FORMATS if name.endswith(form.suffixes)), None)
+
+
+def _format_by_content(path: Path) -> _Format:
+    with open_unpacked(path) as file:
+        begin = file.read(4096)
+    if begin.startswith(b"PAR1"):
+        return _PARQUET
+    return _JSON if begin.lstrip().startswith(b"{") else _TEXT

@@ -5,16 +5,15 @@ import logging
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
+import pyarrow as pa
 
 from m2kr.errors import InputError
-from m2kr.retrieval import trec
-from m2kr.retrieval.run import Run
-
-if TYPE_CHECKING:
-    import gzip
+from m2kr.packed import open_unpacked
+from m2kr.retrieval.ordering import RunRows
+from m2kr.retrieval.run_columns import kind_of, rows_of_columns
 
 logger = logging.getLogger("m2kr.evaluation")
 
@@ -24,12 +23,13 @@ _MAX_BYTES = 1 << 30
 _PIECE = 1 << 20
 
 
-def write(run: Run, file: "IO[bytes] | gzip.GzipFile", *, mteb: bool = False) -> None:
+def write_json(run: RunRows, file: IO[bytes], _: Path, *, mteb: bool = False) -> None:
     """Writes a run, query after query, best passages first; its metadata are lost.
 
     Args:
         run: The run.
         file: Where to.
+        _: The file's path.
         mteb: Below MTEB's subset and split, with the run's name as the model's.
     """
     before, after = "{", "\n}\n"
@@ -38,20 +38,23 @@ def write(run: Run, file: "IO[bytes] | gzip.GzipFile", *, mteb: bool = False) ->
         split = json.dumps(str(run.metadata.get("split", "test")), ensure_ascii=False)
         before, after = f'{meta[:-1]}, "default": {{{split}: {{', "\n}}}\n"
     file.write(before.encode())
-    for place, (query, ids, scores) in enumerate(run.items()):
-        ranked = json.dumps(dict(zip(ids, scores.tolist(), strict=True)), ensure_ascii=False)
+    for place, (query, codes, scores) in enumerate(run.by_query()):
+        ranked = json.dumps(
+            dict(zip(run.ids_of(codes).to_pylist(), scores.tolist(), strict=True)),
+            ensure_ascii=False,
+        )
         key = json.dumps(query, ensure_ascii=False)
         file.write(f"{',' if place else ''}\n{key}: {ranked}".encode())
     file.write(after.encode())
 
 
-def read(path: Path) -> Run:
+def read_json(path: Path) -> RunRows:
     """A run from JSON.
 
     Raises:
         InputError: it is no JSON, holds something else than scores, or several subsets or splits.
     """
-    with trec.opened(path) as file:
+    with open_unpacked(path) as file:
         # In pieces: a plain file's `read` takes memory for all that it may get.
         raw = b"".join(islice(iter(partial(file.read, _PIECE), b""), _MAX_BYTES // _PIECE + 1))
     if len(raw) > _MAX_BYTES:
@@ -69,8 +72,7 @@ def read(path: Path) -> Run:
         name = model or name
         del found[_META]
     rankings = _rankings(found, path, least=2 if isinstance(model, str) else 0)
-    queries = [(query, scored) for query, scored in rankings.items()]
-    for query, scored in queries:
+    for query, scored in rankings.items():
         bad = [p for p, s in scored.items() if type(s) not in (int, float)]
         if bad:
             raise InputError(
@@ -78,14 +80,16 @@ def read(path: Path) -> Run:
                 where=str(path),
                 expected="a number",
             )
+    queries, counts = list(rankings), np.array([len(s) for s in rankings.values()], np.int64)
+    owners = np.repeat(np.arange(len(counts)), counts)
+    passages = [passage for scored in rankings.values() for passage in scored]
+    scores = [score for scored in rankings.values() for score in scored.values()]
     try:
-        run = Run.from_dict(rankings, name=name)
+        values = np.array(scores, np.float64)
     except OverflowError as error:
         raise InputError(f"a score is too large: {error}", where=str(path)) from error
-    values = np.array([score for _, scored in queries for score in scored.values()], np.float64)
-    owner = np.repeat(np.arange(len(queries)), [len(scored) for _, scored in queries])
-    kind = trec.kind_of(values, owner)
-    whole = all(type(score) is int for _, scored in queries for score in scored.values())
+    kind = kind_of(values, owners)
+    whole = all(type(score) is int for score in scores)
     if kind in ("ranks", "unclear") and whole:
         raise InputError(
             "whole numbers that can be read in two ways: as ranks (the lowest is best) and as scores (the "
@@ -100,7 +104,9 @@ def read(path: Path) -> Run:
             "distances have to be negated first",
             path,
         )
-    return run
+    # Those without passages are in the dictionary alone.
+    column = pa.DictionaryArray.from_arrays(owners, pa.array(queries, pa.large_string()))
+    return rows_of_columns(column, pa.array(passages, pa.large_string()), values, name=name)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

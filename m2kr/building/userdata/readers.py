@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from m2kr.building.formats.gzip import open_gzip
 from m2kr.errors import InputError, MissingError
-from m2kr.packed import LONGEST, packed_by
+from m2kr.packed import is_gzip
 from m2kr.unicode_halves import mended_bytes
 
 MAX_LINE = 16 * 1024 * 1024
@@ -159,11 +159,7 @@ def read_lines(file: RecordFile) -> Iterator[tuple[int, str]]:
 
 def _opened(path: Path) -> BinaryIO:
     """The bytes of a file, unpacked if they are gzip's, whatever it is called."""
-    with path.open("rb") as file:
-        packed = packed_by(file.read(LONGEST))
-    if packed not in ("", "gzip"):
-        raise InputError(f"it is packed by {packed}", where=str(path), expected="plain or gzip")
-    return open_gzip(path) if packed or path.suffix.lower() == ".gz" else path.open("rb")
+    return open_gzip(path) if is_gzip(path) else path.open("rb")
 
 
 def _lf_lines(stream: Any) -> Iterator[bytes]:

@@ -14,47 +14,37 @@ back as the same float64.
 
 import codecs
 import csv
-import gzip
 import io
 import logging
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, cast
+from typing import IO, TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 import numpy as np
 import pyarrow as pa
 
 from m2kr.errors import InputError
-from m2kr.packed import LONGEST, packed_by
-from m2kr.retrieval.ordering import encode_ids
-from m2kr.retrieval.run import Run
+from m2kr.packed import open_unpacked
+from m2kr.retrieval.run_columns import ESCAPED, NAMES, Role, kind_of, roles_of, rows_of_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from m2kr.retrieval.ordering import RunRows
+
 logger = logging.getLogger("m2kr.evaluation")
 
-ESCAPED = "+pct"
 _BLOCK, _MAX_LINE = 1 << 22, 1 << 16
-_FREE, _RATIO = 64 << 20, 300  # bytes that a gzip file may unpack to, and times its own size
 _BLANK = np.isin(np.arange(256), list(b" \t\n\r\x0b\x0c"))  # where bytes.split() splits
 # What any reader might take for a blank, a line end, a comment or an escape, and the byte order mark.
 _UNSAFE = re.compile(r"^#|[\s%\x00-\x1f\x7f-\x9f\ufeff]")
 _COMMENTED_ROW = re.compile(rb"^#\S+[ \t]+Q0[ \t]", re.MULTILINE)
 _COMMENT = re.compile(rb"^[ \t\r\x0b\x0c]*#.*", re.MULTILINE)
 
-Role = Literal["query", "passage", "rank", "score"]
-# Names that columns have in headers, frames and Parquet files; the first is what we write.
-NAMES: Mapping[Role, tuple[str, ...]] = {
-    "query": ("q_id", "qid", "query_id", "query", "question_id", "topic_id", "topic"),
-    "passage": ("doc_id", "docno", "docid", "pid", "passage_id", "corpus_id", "document_id", "doc"),
-    "rank": ("rank", "position"),
-    "score": ("score", "sim", "similarity", "relevance_score"),
-}
 _EXPECTED = (
     "qid Q0 docid rank score tag, or qid docid score, parted by blanks, tabs or commas; UTF-8, numbers "
     "finite"
@@ -71,7 +61,7 @@ def _unescape(text: str) -> str:
     return "" if text == "%" else unquote(text, errors="strict")
 
 
-def write(run: Run, file: "IO[bytes] | gzip.GzipFile", path: Path, *, table: bool = False) -> None:
+def write_text(run: "RunRows", file: IO[bytes], path: Path, *, table: bool = False) -> None:
     """Writes a run's lines: TREC's, or a table of ids and scores under a header.
 
     Args:
@@ -97,9 +87,8 @@ def write(run: Run, file: "IO[bytes] | gzip.GzipFile", path: Path, *, table: boo
     if table:
         mark = ESCAPED if escaped else ""
         file.write(f"q_id{mark}\tdoc_id{mark}\tscore\n".encode())
-    for place, query in enumerate(queries):
-        rows = slice(int(run.offsets[place]), int(run.offsets[place + 1]))
-        pairs = zip(run.codes[rows].tolist(), run.flat_scores[rows].tolist(), strict=True)
+    for query, (_, codes, scores) in zip(queries, run.by_query(), strict=True):
+        pairs = zip(codes.tolist(), scores.tolist(), strict=True)
         if table:
             lines = [f"{query}\t{passages[code]}\t{score!r}\n" for code, score in pairs]
         else:
@@ -108,24 +97,6 @@ def write(run: Run, file: "IO[bytes] | gzip.GzipFile", path: Path, *, table: boo
                 for rank, (code, score) in enumerate(pairs, 1)
             ]
         file.write("".join(lines).encode())
-
-
-def roles_of(names: Iterable[str]) -> dict[Role, int]:
-    """Which column is what, by the names that are in use; an unknown name is nothing.
-
-    Case and punctuation don't matter.
-    """
-    plain = [_simple(name.removesuffix(ESCAPED)) for name in names]
-    found: dict[Role, int] = {}
-    for role, known in NAMES.items():
-        place = next((plain.index(name) for name in map(_simple, known) if name in plain), None)
-        if place is not None:
-            found[role] = place
-    return found
-
-
-def _simple(name: str) -> str:
-    return re.sub(r"[\W_]", "", name).lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +155,7 @@ class _Rows:
     tag: str = ""
 
 
-def read(path: Path) -> Run:
+def read_text(path: Path) -> "RunRows":
     """A run from text, in any of the forms above.
 
     Raises:
@@ -208,7 +179,9 @@ def read(path: Path) -> Run:
         if block is not None:
             blocks.append(block)
     if form is None or not blocks:
-        return Run((), (), [], [], name=path.name.split(".")[0])
+        return rows_of_columns(
+            _strings([]), _strings([]), np.empty(0), name=path.name.split(".")[0]
+        )
     return _assembled(form, blocks, path)
 
 
@@ -460,7 +433,7 @@ def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
     """Whole lines, some megabytes at a time, and the number of the first."""
     number, rest, begun = 1, b"", False
     try:
-        with opened(path) as file:
+        with open_unpacked(path) as file:
             while data := file.read(_BLOCK):
                 if not begun:
                     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -482,46 +455,7 @@ def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
     yield number, rest
 
 
-def opened(path: Path) -> IO[bytes]:
-    """A file's bytes, unpacked if they are gzip's, whatever it is called.
-
-    Raises:
-        InputError: it is packed in another way.
-    """
-    with path.open("rb") as file:
-        packed = packed_by(file.read(LONGEST))
-    if packed not in ("", "gzip"):
-        raise InputError(
-            f"the file is packed by {packed}", where=str(path), expected="plain or gzip"
-        )
-    if packed or path.name.lower().endswith(".gz"):
-        return cast("IO[bytes]", _Unpacked(path))
-    return path.open("rb")
-
-
-class _Unpacked(gzip.GzipFile):
-    """The content of a gzip file that may not grow without end, as one of line feeds alone does."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "rb")
-        self._path, self._most = path, max(_FREE, _RATIO * path.stat().st_size)
-
-    def read(self, size: int | None = -1) -> bytes:
-        left = size if size is not None and size >= 0 else self._most + 1
-        parts = []
-        while left > 0 and (part := super().read(min(left, _BLOCK))):
-            parts.append(part)
-            left -= len(part)
-            if self.tell() > self._most:
-                raise InputError(
-                    f"unpacks to more than {self._most:,} bytes",
-                    where=str(self._path),
-                    expected=f"at most {_RATIO} times its own size",
-                )
-        return b"".join(parts)
-
-
-def _assembled(form: _Form, blocks: list[_Rows], path: Path) -> Run:
+def _assembled(form: _Form, blocks: list[_Rows], path: Path) -> "RunRows":
     """The run of all blocks, once it is known what their columns are."""
     queries = pa.concat_arrays([block.queries for block in blocks])
     passages = pa.concat_arrays([block.passages for block in blocks])
@@ -537,11 +471,8 @@ def _assembled(form: _Form, blocks: list[_Rows], path: Path) -> Run:
             passages, values, given, tag = _of_four(columns, passages, owner, path)
         if given is None:
             values = _scores_of(values, owner, any(block.pointed for block in blocks), path)
-    if values is None and given is not None:
-        values, given = -given.astype(np.float64), None
-    assert values is not None
     name = tag or path.name.split(".")[0]
-    return assemble(queries, passages, values, name, ranks=given, where=str(path))
+    return rows_of_columns(queries, passages, values, given, name=name, where=str(path))
 
 
 def _scores_of(
@@ -572,35 +503,6 @@ def _scores_of(
             path,
         )
     return values
-
-
-def kind_of(
-    values: "NDArray[np.float64]", owner: "NDArray[np.int64]"
-) -> Literal["ranks", "scores", "rising", "unclear"]:
-    """What a column of numbers is, by how they run down the lines of each query.
-
-    ``ranks``: they count up from 0, or from 1, in all queries. ``rising``: scores that rise in all.
-    ``unclear``: whole numbers that are neither that nor scores for sure: they rise in all queries, or
-    no query has one twice and they begin at 0 or 1, as ranks out of order would.
-    """
-    order = np.argsort(owner, kind="stable")
-    owner, values = owner[order], values[order]
-    inner = np.diff(owner) == 0
-    rises = (values[1:] > values[:-1])[inner]
-    if not rises.any():  # one passage a query, or best first
-        return "scores"
-    rising = bool(rises.all())
-    if (values != np.floor(values)).any():
-        return "rising" if rising else "scores"
-    first = np.flatnonzero(np.concatenate([[True], ~inner]))
-    position = np.arange(len(values)) - np.repeat(first, np.diff([*first, len(values)]))
-    if any(np.array_equal(values, position + start) for start in (0, 1)):
-        return "ranks"
-    ranked = np.lexsort((values, owner))
-    repeats = (values[ranked][1:] == values[ranked][:-1]) & inner
-    if rising or (values.min() in (0, 1) and not repeats.any()):
-        return "unclear"
-    return "scores"
 
 
 def _of_four(
@@ -664,55 +566,3 @@ def _agree(
         and bool((np.diff(ranks)[inner] == 1).all())
         and bool((scores[1:] <= scores[:-1])[inner].all())
     )
-
-
-def assemble(
-    queries: pa.Array,
-    passages: pa.Array,
-    scores: "NDArray[np.float64]",
-    name: str,
-    metadata: dict[str, object] | None = None,
-    ranks: "NDArray[np.int64] | None" = None,
-    where: str = "",
-) -> Run:
-    """A run from rows in any order; queries come in the order in which they first appear."""
-    coded = queries.dictionary_encode()
-    codes, vocabulary = encode_ids(passages)
-    owner = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    if (np.diff(owner) < 0).any():
-        order = np.argsort(owner, kind="stable")
-        owner, codes, scores = owner[order], codes[order], scores[order]
-        ranks = None if ranks is None else ranks[order]
-    if ranks is not None:
-        _compare_ranks(owner, scores, ranks, where)
-    passages = pa.DictionaryArray.from_arrays(pa.array(codes), vocabulary)
-    counts = np.bincount(owner, minlength=len(coded.dictionary))
-    return Run(coded.dictionary.to_pylist(), counts, passages, scores, name=name, metadata=metadata)
-
-
-def _compare_ranks(
-    owner: "NDArray[np.int64]",
-    scores: "NDArray[np.float64]",
-    ranks: "NDArray[np.int64]",
-    where: str,
-) -> None:
-    """Warns of ranks that put a passage before one with a higher score: scores count, as everywhere."""
-    inner = np.diff(owner) == 0
-    falls = (scores[1:] <= scores[:-1])[inner].all()
-    if not (falls and (ranks[1:] >= ranks[:-1])[inner].all()):
-        order = np.lexsort((ranks, -scores, owner))  # passages that score alike by rank
-        wrong = (ranks[order][1:] < ranks[order][:-1]) & inner
-        if wrong.any():
-            logger.warning(
-                "%s: the rank column disagrees with the scores in %d of %d queries; the scores count",
-                where,
-                len(np.unique(owner[:-1][wrong])),
-                owner[-1] + 1,
-            )
-    tied, apart = scores[1:] == scores[:-1], ranks[1:] != ranks[:-1]
-    if inner.any() and (tied & apart)[inner].all():
-        logger.warning(
-            "%s: in every query all scores are equal, so passage ids decide, not the rank column; for "
-            "ranks give the columns qid pid rank",
-            where,
-        )
