@@ -6,7 +6,7 @@ import zlib
 
 from PIL import Image
 
-from m2kr.building.images.decoders import TOO_MANY_BYTES
+from m2kr.building.images.check import TOO_MANY_BYTES
 from m2kr.data.images import decode as rules
 
 

@@ -77,7 +77,7 @@ from pathlib import Path
 import pyarrow as pa
 from m2kr import children
 from m2kr.building.hashing import ShardHasher
-from m2kr.building.images.decoders import Decoders
+from m2kr.building.images.check import Decoders
 from m2kr.schema import PASSAGE_COLUMNS, arrow_schema
 
 traps, shard, png, first = sys.argv[1:]

@@ -1,15 +1,87 @@
-"""Checking many images by decoding them, in processes of their own; damage is told, not fatal."""
+"""Checking many images by decoding them, in processes of their own; damage is told, not fatal.
+
+Each process has a time and a memory limit: what kills one costs an image, not the run.
+"""
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from json import loads
+from multiprocessing import Pipe
+from queue import SimpleQueue
+from typing import Any, Self
 
-from m2kr.building.images.decoders import Checked, Decoders, ImageLimits
+from m2kr import children
 from m2kr.concurrency import work_ahead
+from m2kr.data.images.decode import MAX_PIXELS
+from m2kr.data.images.index import MAX_BYTES
 from m2kr.errors import M2KRError
 
-__all__ = ["Checked", "ImageLimits", "verify_images"]
 UNREADABLE = "can't be read"
+TOO_MANY_BYTES = "too many bytes"
+TOO_SLOW = "too slow"
+CRASHED = "crashes the decoder"
 _BATCH_IMAGES, _BATCH_BYTES = 64, 4 << 20
+_START = 60.0  # seconds for a process to come to life
+_LAST_BREATH = 1.0  # seconds for one that closed its pipe to end
+_GRACE = 5.0  # seconds after which a decoder whose own alarm did not ring is killed
+# glibc would give the pixels of each image back to the system and ask for them again: half the time.
+_KEEP = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 28),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 28),
+    "MALLOC_TOP_PAD_": str(1 << 26),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What one image may cost.
+
+    Attributes:
+        bytes: Of its file.
+        pixels: Width times height, read from its header before anything is decoded.
+        seconds: To decode it.
+        memory: Bytes that a decoder process may take for it. Less than the default does not do for
+            every image of ``pixels``.
+    """
+
+    bytes: int = MAX_BYTES
+    pixels: int = MAX_PIXELS
+    seconds: float = 30.0
+    memory: int = 3 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What became of one image.
+
+    Attributes:
+        name: As given.
+        data: Its file as given, or made new as a JPEG; empty if it is at fault.
+        width: Pixels; 0 if it is at fault.
+        height: Pixels; 0 if it is at fault.
+        format: Of the file given, in Pillow's words: JPEG, PNG, WEBP …
+        rule: What is wrong with it, one of a few texts for ledgers; "" if nothing is.
+        detail: More about what is wrong.
+    """
+
+    name: str
+    data: bytes = b""
+    width: int = 0
+    height: int = 0
+    format: str = ""
+    rule: str = ""
+    detail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is a whole image."""
+        return not self.rule
+
 
 Source = bytes | Callable[[], bytes]
 _Batch = tuple[list[tuple[str, bytes]], dict[int, Checked]]
@@ -81,3 +153,158 @@ def _batches(items: Iterable[tuple[str, Source]]) -> Iterator[_Batch]:
             images, unread, size = [], {}, 0
     if images or unread:
         yield images, unread
+
+
+class Decoders:
+    """Some decoder processes; to be used in ``with``, by any number of threads.
+
+    Args:
+        jobs: How many.
+        limits: What one image may cost.
+        quality: 0 to give files back as they are; else they become RGB JPEG of this quality.
+
+    Raises:
+        M2KRError: (when used) a process can't be started.
+    """
+
+    def __init__(self, jobs: int, limits: ImageLimits | None = None, *, quality: int = 0) -> None:
+        self._jobs, self._limits, self._quality = jobs, limits or ImageLimits(), quality
+        self._idle: SimpleQueue[_Decoder | None] = SimpleQueue()
+        self._running: list[_Decoder] = []
+        self._closed = False
+
+    def check(self, images: Sequence[tuple[str, bytes]]) -> list[Checked]:
+        """What becomes of some images, in their order; waits until a process is free.
+
+        Args:
+            images: Name and content of each.
+        """
+        decoder = self._idle.get()
+        results = []
+        try:
+            for name, data in images:
+                decoder, result = self._checked(decoder, name, data)
+                results.append(result)
+        finally:
+            self._idle.put(decoder if decoder in self._running else None)
+        return results
+
+    def _checked(
+        self, decoder: "_Decoder | None", name: str, data: bytes
+    ) -> "tuple[_Decoder | None, Checked]":
+        """What becomes of one image, and the process that is left."""
+        limit = self._limits.bytes
+        if len(data) > limit:
+            detail = f"{len(data):,}, more than {limit:,}"
+            return decoder, Checked(name, rule=TOO_MANY_BYTES, detail=detail)
+        code = 0
+        # Once may be chance: the system ends processes, too, when it is short of memory.
+        for _ in range(2):
+            decoder = decoder or self._start()
+            answer = decoder.decode(data)
+            if answer is not None:
+                (width, height, text, detail), jpeg = answer
+                if not width:
+                    return decoder, Checked(name, rule=text, detail=detail)
+                kept = jpeg if self._quality else data
+                return decoder, Checked(name, kept, width, height, text)
+            self._running.remove(decoder)
+            code, decoder = decoder.end(), None
+            if code == -signal.SIGALRM:
+                detail = f"not decoded within {self._limits.seconds:g} s"
+                return None, Checked(name, rule=TOO_SLOW, detail=detail)
+        ending = (
+            f"was ended by {signal.Signals(-code).name}"
+            if code < 0
+            else f"left with exit code {code}"
+        )
+        return None, Checked(name, rule=CRASHED, detail=f"it {ending}, twice")
+
+    def _start(self) -> "_Decoder":
+        if self._closed:
+            raise M2KRError("the check of images was given up")
+        decoder = _Decoder(self._limits, self._quality)
+        self._running.append(decoder)
+        return decoder
+
+    def __enter__(self) -> Self:
+        for _ in range(self._jobs):
+            self._idle.put(self._start())
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the processes, whatever they are at."""
+        self._closed = True
+        for decoder in tuple(self._running):
+            decoder.kill()
+        # Those that were in use come back at once now.
+        for _ in range(self._jobs):
+            last = self._idle.get()
+            if last is not None:
+                last.end()
+        for _ in range(self._jobs):
+            self._idle.put(None)
+
+
+class _Decoder:
+    """One process, `m2kr.building.images.decoder`."""
+
+    def __init__(self, limits: ImageLimits, quality: int) -> None:
+        self._patience = limits.seconds + _GRACE
+        self._pipe, other = Pipe()
+        facts = (other.fileno(), limits.seconds, limits.memory, limits.pixels, quality)
+        self._process = subprocess.Popen(  # noqa: S603 - ourselves
+            children.command("m2kr.building.images.decoder", *map(str, facts)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=[other.fileno()],
+            env=children.environment(_KEEP),
+        )
+        other.close()
+        self._ready = False
+
+    def decode(self, data: bytes) -> tuple[list[Any], bytes] | None:
+        """Width, height, format or rule, and detail; and a JPEG file. None if the process died of it."""
+        if not self._ready:
+            self._await_start()
+        with suppress(OSError, EOFError):
+            self._pipe.send_bytes(data)
+            if self._pipe.poll(self._patience):
+                return loads(self._pipe.recv_bytes()), self._pipe.recv_bytes()
+            self.kill()
+        return None
+
+    def _await_start(self) -> None:
+        """Raises if the process does not come to life."""
+        with suppress(OSError, EOFError):
+            if self._pipe.poll(_START):
+                self._pipe.recv_bytes()
+                self._ready = True
+                return
+        self.kill()
+        assert self._process.stderr is not None
+        told = self._process.stderr.read().decode("utf-8", "replace").strip()
+        raise M2KRError(
+            "the process that decodes images can't be started: " + (told or "no answer"),
+            where=sys.executable,
+            fix="run 'm2kr doctor'",
+        )
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        self._process.kill()
+
+    def end(self) -> int:
+        """Ends the process, if it lives, and gives its exit code; it can't be used any more."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LAST_BREATH)  # how it ends is to be known
+        self._process.kill()
+        code = self._process.wait()
+        self._pipe.close()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+        return code

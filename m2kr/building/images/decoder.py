@@ -1,55 +1,43 @@
 """The process that decodes images for `m2kr.building.images.check`: bytes in, a verdict out.
 
-It runs as ``python -m m2kr.building.images.decoder SECONDS MEMORY PIXELS QUALITY``. On its standard input
-come images, each after its length; on its standard output goes one verdict each, as soon as there is
-one, so that it is known at which image the process died.
+It runs as ``python -m m2kr.building.images.decoder PIPE SECONDS MEMORY PIXELS QUALITY``. ``PIPE`` is an
+open file descriptor, on which images come and verdicts go: JSON of width, height, format or rule, and
+detail; then the JPEG file, or nothing. They are not pickled, as the parent doesn't trust what hostile
+images can make of this process.
 """
 
 import io
 import json
 import os
 import signal
-import struct
 import sys
 import warnings
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import BinaryIO
 
-from m2kr.data.images.decode import ImageFault, open_rgb
-
-LENGTH = struct.Struct("<Q")
-# Bytes of the text (JSON: width, height, format or rule, detail), and of the JPEG file behind it.
-VERDICT = struct.Struct("<IQ")
-READY = b"ready\n"
+from m2kr.data.images.decode import OUT_OF_MEMORY, ImageFault, open_rgb
 
 
-def main() -> None:
-    """Decodes until there is nothing more on the standard input."""
-    seconds = float(sys.argv[1])
-    memory, pixels, quality = map(int, sys.argv[2:])
+def _main() -> None:
+    seconds = float(sys.argv[2])
+    pipe, memory, pixels, quality = (int(sys.argv[i]) for i in (1, 3, 4, 5))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to decide
-    images, verdicts = _own_streams()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries print there
     warnings.simplefilter("ignore")  # of many pixels, of corrupt EXIF
     _limit_memory(memory)
-    verdicts.write(READY)
-    while length := images.read(LENGTH.size):
-        data = images.read(LENGTH.unpack(length)[0])
+    parent = Connection(pipe)
+    parent.send_bytes(b"")  # ready
+    while True:
+        try:
+            data = parent.recv_bytes()
+        except EOFError:
+            return
         # Without a handler the signal ends the process, even inside of a decoder.
         signal.setitimer(signal.ITIMER_REAL, seconds)
-        told, jpeg = _verdict(data, pixels, quality)
+        verdict, jpeg = _verdict(data, pixels, quality)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        text = json.dumps(told).encode()
-        verdicts.write(VERDICT.pack(len(text), len(jpeg)) + text + jpeg)
-
-
-def _own_streams() -> tuple[BinaryIO, BinaryIO]:
-    """The streams to the parent, out of reach of libraries that print."""
-    images = os.fdopen(os.dup(0), "rb", buffering=1 << 20)
-    verdicts = os.fdopen(os.dup(1), "wb", buffering=0)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(nothing, stream)
-    return images, verdicts
+        parent.send_bytes(json.dumps(verdict).encode())
+        parent.send_bytes(jpeg)
 
 
 def _limit_memory(extra: int) -> None:
@@ -59,10 +47,8 @@ def _limit_memory(extra: int) -> None:
     except ImportError:  # not on Windows
         return
     try:
-        used = (
-            int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
-            * resource.getpagesize()
-        )
+        statm = Path("/proc/self/statm").read_text(encoding="utf-8")
+        used = int(statm.split()[0]) * resource.getpagesize()
     except OSError:
         used = 1 << 30
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
@@ -80,11 +66,11 @@ def _verdict(data: bytes, pixels: int, quality: int) -> tuple[list[object], byte
     except ImageFault as fault:
         return [0, 0, fault.rule, fault.detail], b""
     except MemoryError:
-        return [0, 0, "out of memory", "while it was saved as JPEG"], b""
+        return [0, 0, OUT_OF_MEMORY, "while it was saved as JPEG"], b""
     except (OSError, ValueError) as error:  # a side of more than 65,500 pixels
         return [0, 0, "no JPEG", str(error)[:200]], b""
     return [image.width, image.height, format_, ""], jpeg.getvalue()
 
 
 if __name__ == "__main__":
-    main()
+    _main()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sized
 
 from m2kr.building.fetch.http import is_http
 from m2kr.building.formats.limits import is_safe
-from m2kr.building.images.decoders import TOO_MANY_BYTES
+from m2kr.building.images.check import TOO_MANY_BYTES
 from m2kr.building.images.hosts import Rules, contact_needed
 from m2kr.building.images.members import Fault, Fetched, OnFault
 from m2kr.building.images.one_url import (

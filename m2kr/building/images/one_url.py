@@ -9,7 +9,7 @@ import requests
 
 from m2kr.building.fetch.http import blocks, must_decode, open_url, refusal, total_of
 from m2kr.building.fetch.retry import Failure
-from m2kr.building.images.decoders import TOO_MANY_BYTES
+from m2kr.building.images.check import TOO_MANY_BYTES
 from m2kr.building.images.hosts import Rules
 from m2kr.building.images.web_guard import PrivateAddress, Redirected
 from m2kr.data.images.decode import EMPTY, ENOUGH, NO_IMAGE, looks_like, may_be_image

@@ -15,9 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from m2kr.building.images import decoders
-from m2kr.building.images.check import UNREADABLE, Checked, ImageLimits, verify_images
-from m2kr.building.images.decoders import CRASHED, TOO_SLOW
+from m2kr.building.images import check
+from m2kr.building.images.check import (
+    CRASHED,
+    TOO_MANY_BYTES,
+    TOO_SLOW,
+    UNREADABLE,
+    Checked,
+    Decoders,
+    ImageLimits,
+    verify_images,
+)
 from m2kr.data.images import decode as rules
 from m2kr.data.images.store import ImageStore
 from m2kr.errors import InputError, M2KRError
@@ -40,7 +48,7 @@ def test_sound_and_faulty_images_as_the_readers_take_them(tmp_path: Path) -> Non
         if name in FAULTY:
             assert (one.rule, one.data, one.width) == (FAULTY[name][1], b"", 0), name
             assert one.detail
-            if one.rule != decoders.TOO_MANY_BYTES:
+            if one.rule != TOO_MANY_BYTES:
                 with pytest.raises(InputError):
                     store.open(name)
             continue
@@ -119,7 +127,7 @@ def harmful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("harmful")
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_a_decoder_that_dies_costs_one_image(tmp_path, monkeypatch, jobs) -> None:
-    monkeypatch.setattr(decoders, "_GRACE", 0.5)
+    monkeypatch.setattr(check, "_GRACE", 0.5)
     bad = {b"SEGFAULT": CRASHED, b"LEAVE": CRASHED, b"SLEEP": TOO_SLOW, b"STOP": CRASHED}
     bad[b"HUNGRY"] = rules.OUT_OF_MEMORY
     contents = [picture(), *bad, b"TALK", b"ONCE:" + bytes(tmp_path / "mark"), picture()]
@@ -231,14 +239,14 @@ def test_decoders_end_with_a_killed_parent(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[decoders.Decoders]:
-    with decoders.Decoders(2, ImageLimits(pixels=1 << 22, seconds=5)) as running:
+def pool() -> Iterator[Decoders]:
+    with Decoders(2, ImageLimits(pixels=1 << 22, seconds=5)) as running:
         yield running
 
 
 @settings(max_examples=60, deadline=None)
 @given(random=st.randoms(use_true_random=False))
-def test_flipped_bytes_never_harm_the_parent(pool: decoders.Decoders, random: Random) -> None:
+def test_flipped_bytes_never_harm_the_parent(pool: Decoders, random: Random) -> None:
     images = []
     for name, (content, *_) in SOUND.items():
         raw = bytearray(content)
@@ -256,7 +264,7 @@ def test_flipped_bytes_never_harm_the_parent(pool: decoders.Decoders, random: Ra
             assert one.rule and one.detail and not one.data
 
 
-def test_many_threads_share_few_processes(pool: decoders.Decoders) -> None:
+def test_many_threads_share_few_processes(pool: Decoders) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     items = [[(f"{i}", picture() if i % 2 else b"")] for i in range(200)]

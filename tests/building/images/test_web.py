@@ -17,7 +17,7 @@ from hostile_images import picture
 from image_web import FREE, PHOTO, QUICK, WatchedServer, fetched, photo, quick
 
 from m2kr.building.images import wikimedia
-from m2kr.building.images.decoders import TOO_MANY_BYTES
+from m2kr.building.images.check import TOO_MANY_BYTES
 from m2kr.building.images.from_urls import UNSAFE, fetch_urls, md5_name
 from m2kr.building.images.hosts import Budget, HostRule
 from m2kr.building.images.members import Fault as Told
