@@ -18,7 +18,7 @@ from m2kr.building.userdata.fields import (
     passage_row,
     query_id,
     query_row,
-    task_of,
+    query_task,
     without_positives,
 )
 from m2kr.building.userdata.idset import IdSet
@@ -301,7 +301,7 @@ class ImportedBuilder:
             if row is not None:
                 ids.add(row["question_id"], n)
                 unseen.pop(row["question_id"], None)
-                tasks.add(task_of(row))
+                tasks.add(query_task(row))
                 grades.update(row["pos_item_grades"])
         ids.seal(files.queries, "question_id")
         if unseen and files.qrels and (not self.drop_missing or len(unseen) == known):

@@ -16,7 +16,6 @@ from typing import Any, NoReturn, TypeVar
 from m2kr.building.userdata.readers import Record, parse_json
 from m2kr.data.images.store import clean_path
 from m2kr.errors import InputError
-from m2kr.instructions import TEMPLATES
 from m2kr.unicode_halves import mended_text
 
 Row = dict[str, Any]
@@ -151,19 +150,11 @@ def without_positives(record: Record) -> Record:
     return {name: v for name, v in record.items() if name not in QUERY_NAMES["pos_item_ids"]}
 
 
-def task_of(row: Row) -> str:
+def query_task(row: Row) -> str:
     """What a query row consists of: ``I2T``, ``Q2T`` or ``IQ2T``."""
     if row["img_path"] is None:
         return "Q2T"
     return "IQ2T" if row["question"] else "I2T"
-
-
-_LISTS = {"I2T": "wit", "Q2T": "msmarco", "IQ2T": "iq2t"}
-
-
-def template_instruction(row: Row) -> str:
-    """The benchmark's instruction for a row of this task; it depends on the row's id alone."""
-    return TEMPLATES[_LISTS[task_of(row)]].choose(row["question_id"])
 
 
 def near_misses(fields: Iterable[str], names: Mapping[str, tuple[str, ...]]) -> list[str]:

@@ -8,9 +8,8 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
-from m2kr.building.userdata import beir, mbeir, ret_m2kr
 from m2kr.building.userdata.builder import ImportedBuilder, watched
 from m2kr.building.userdata.fields import (
     PASSAGE_NAMES,
@@ -21,9 +20,9 @@ from m2kr.building.userdata.fields import (
     passage_row,
     query_row,
 )
-from m2kr.building.userdata.layouts import Given, Layout, SplitFiles, canonical_split, the_one
+from m2kr.building.userdata.layouts import LAYOUTS, GivenFiles, Layout, SplitFiles, canonical_split
 from m2kr.building.userdata.qrels import Judgement, judgements_of, qrels_file
-from m2kr.building.userdata.readers import Record, RecordFile, record_file
+from m2kr.building.userdata.readers import Record, RecordFile
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError, plainly
 from m2kr.paths import data_root
 from m2kr.progress import SILENT, Progress
@@ -176,16 +175,14 @@ def import_files(
         UsageError: the name or the combination of arguments can't be used.
         MissingError: a file is not there.
     """
-    if layout not in get_args(LayoutName):
-        names = ", ".join(get_args(LayoutName))
-        raise UsageError(f"layout={layout!r}", expected=f"one of {names}")
+    if layout not in LAYOUTS:
+        raise UsageError(f"layout={layout!r}", expected=f"one of {', '.join(LAYOUTS)}")
     if folder is not None and not folder.is_dir():
         raise MissingError("there is no such folder", where=str(folder))
-    given = Given(folder, dataset, split, passages, queries, qrels)
-    found = _LOCATE[layout](given)
+    files = LAYOUTS[layout](GivenFiles(folder, dataset, split, passages, queries, qrels))
     builder = _builder(
         name,
-        replace(found, images=(*_roots(images), *found.images)),
+        replace(files, images=(*_roots(images), *files.images)),
         kind=layout,
         instruction=instruction,
         drop_missing=drop_missing,
@@ -207,29 +204,6 @@ def _build(
 
     builder.folder = root / edition_name(builder.SOURCE, edition, limit, route=builder.ROUTE)
     return build(builder, root, edition=edition, limit=limit, **how)
-
-
-def _files(given: Given) -> Layout:
-    if given.folder is not None:
-        beir = any(given.folder.glob("corpus.jsonl*"))
-        raise UsageError(
-            "a folder alone does not say its layout",
-            where=str(given.folder),
-            fix="--from beir" if beir else "--from beir|mbeir|ret-m2kr",
-        )
-    passages = the_one(given.passages, None, (), "passages")
-    queries = the_one(given.queries, None, (), "queries")
-    qrels = None if given.qrels is None else qrels_file(given.qrels)
-    split = SplitFiles(record_file(queries), qrels)
-    return Layout(record_file(passages), {given.one_split: split})
-
-
-_LOCATE: dict[str, Callable[[Given], Layout]] = {
-    "files": _files,
-    "beir": beir.locate,
-    "mbeir": mbeir.locate,
-    "ret-m2kr": ret_m2kr.locate,
-}
 
 
 def _roots(images: Paths) -> tuple[Path, ...]:
