@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from faulty_server import FaultyServer
+from servers.faulty_server import FaultyServer
 from upstream_fixture import LONG, UPSTREAM, Served, place_by_hand
 
 from m2kr.building.build import Built, build

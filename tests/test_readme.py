@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import release_fixture as fixture
-from hub_server import HubServer
 from PIL import Image
+from servers.hub_server import HubServer
 
 from m2kr.building.release.route import REPO, REVISION
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from faulty_server import FaultyServer
+from servers.faulty_server import FaultyServer
 from upstream_fixture import served_files
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from faulty_server import FaultyServer
+from servers.faulty_server import FaultyServer
 from upstream_fixture import Served, served_files
 
 import m2kr

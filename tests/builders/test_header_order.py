@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import upstream_fixture
-from faulty_server import FaultyServer
 from golden_tables import EDITIONS, expected_table, golden, ledger_of, make, rows_of
+from servers.faulty_server import FaultyServer
 from upstream_fixture import gzipped, served_files
 
 

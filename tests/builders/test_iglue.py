@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from faulty_server import FaultyServer
 from golden_tables import ids, ledger_of, make, rows_of
+from servers.faulty_server import FaultyServer
 from upstream_fixture import Served, text
 from upstream_wit import cells, upstream
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import upstream_fixture
-from faulty_server import FaultyServer
 from golden_tables import SOURCES, tree
+from servers.faulty_server import FaultyServer
 
 KILLS = 3
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_server import FaultyServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from servers.faulty_server import FaultyServer
 from upstream_fixture import Served, text
 
 from m2kr import load

@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from faulty_server import FaultyServer
 from golden_tables import ledger_of, make, rows_of
+from servers.faulty_server import FaultyServer
 from upstream_fixture import served_files, zipped
 
 SAMPLES = os.environ.get("M2KR_UPSTREAM_SAMPLES")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import upstream_fixture
-from faulty_server import Fault, FaultyServer
 from golden_tables import (
     EDITIONS,
     FILTERING,
@@ -25,6 +24,7 @@ from golden_tables import (
     rows_of,
     tree,
 )
+from servers.faulty_server import Fault, FaultyServer
 from upstream_fixture import Served, served_files
 
 from m2kr import sources

@@ -15,9 +15,9 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
-from faulty_server import FOREVER, Fault, FaultyServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from servers.faulty_server import FOREVER, Fault, FaultyServer
 
 from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.fetch import fetch, plan_downloads

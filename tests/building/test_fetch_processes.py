@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faulty_server import FOREVER, Fault, FaultyServer
+from servers.faulty_server import FOREVER, Fault, FaultyServer
 
 from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.fetch import fetch

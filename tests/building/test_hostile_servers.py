@@ -9,9 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from faulty_server import FOREVER, Fault, FaultyServer
 from hypothesis import given
 from hypothesis import strategies as st
+from servers.faulty_server import FOREVER, Fault, FaultyServer
 
 from m2kr.building.fetch import addresses, pages
 from m2kr.building.fetch.assets import Asset

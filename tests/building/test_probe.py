@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import typer
-from faulty_server import FOREVER, Fault, FaultyServer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from servers.faulty_server import FOREVER, Fault, FaultyServer
 from typer.testing import CliRunner
 
 from m2kr import sources

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import release_fixture as fixture
-from hub_server import HubServer
+from servers.faulty_server import FOREVER, Fault
+from servers.hub_server import HubServer, refused
 
 import m2kr
 from m2kr.building.build import build
@@ -54,8 +55,10 @@ def test_splits_one_after_the_other_with_a_token_then_offline(files: Path, tmp_p
     with HubServer({REPO: files}, commit=REVISION, token=TOKEN) as server:
         done = m2kr_build(server, home, root, "--split", "test", HF_TOKEN=TOKEN)
         assert server.fetched() == TEST
-        assert {a.token for a in server.asked if a.host.startswith("127.")} == {TOKEN}
-        assert {a.token for a in server.asked if a.host.startswith("localhost")} == {None}
+        assert {r.token for r in server.requests if r.headers["Host"].startswith("127.")} == {TOKEN}
+        assert {r.token for r in server.requests if r.headers["Host"].startswith("localhost")} == {
+            None
+        }
         kept = m2kr.load("evqa", "test", data=root)
         assert list(kept.manifest["splits"]) == ["test"]
 
@@ -64,12 +67,12 @@ def test_splits_one_after_the_other_with_a_token_then_offline(files: Path, tmp_p
         manifest = m2kr.load("evqa", "train", data=root).manifest
         assert list(manifest["splits"]) == ["train", "test"]
         assert manifest["fingerprints"]["test"] == kept.manifest["fingerprints"]["test"]
-        before = len(server.asked)
+        before = len(server.requests)
 
         # What is cached needs no network.
         offline = tmp_path / "offline"
         m2kr_build(server, home, offline, "--split", "test", HF_HUB_OFFLINE="1")
-        assert len(server.asked) == before
+        assert len(server.requests) == before
     for path in (p for p in root.rglob("*") if p.is_file()):
         assert TOKEN.encode() not in path.read_bytes(), path
     for run in (done, more):
@@ -100,7 +103,7 @@ def test_offline_without_a_cache_is_3(files: Path, tmp_path: Path) -> None:
         done = m2kr_build(
             server, tmp_path / "home", tmp_path / "root", "--split", "test", "--offline", code=3
         )
-        assert not server.asked
+        assert not server.requests
     assert "EVQA_data/test-*.parquet" in done.stderr
     assert "run once without --offline" in done.stderr
     assert "--from DIR" in done.stderr
@@ -153,12 +156,12 @@ def test_refusals_and_faults(files: Path, tmp_path: Path) -> None:
     asked = [(f"o/{name}", REVISION) for name in names]
     asked += [("o/shaky", "f" * 40), ("o/cut", "main")]
     with HubServer(datasets, commit=REVISION) as server:
-        server.fail("o/login/resolve", status=401, code="GatedRepo")
-        server.fail("o/refused/resolve", status=403, code="GatedRepo")
-        server.fail("o/forbidden/tree", status=403)
-        server.fail("o/down/EVQA", status=500)
-        server.fail("o/shaky/EVQA", status=503, times=1)
-        server.fail("o/cut/EVQA", cut=1_000, times=1)
+        server.fail("o/login/resolve", refused(401, "GatedRepo"), times=FOREVER)
+        server.fail("o/refused/resolve", refused(403, "GatedRepo"), times=FOREVER)
+        server.fail("o/forbidden/tree", Fault(status=403), times=FOREVER)
+        server.fail("o/down/EVQA", Fault(status=500), times=FOREVER)
+        server.fail("o/shaky/EVQA", Fault(status=503))
+        server.fail("o/cut/EVQA", Fault(truncate=1_000))
         done = subprocess.run(
             [sys.executable, "-c", SNAPSHOTS, json.dumps(asked)],
             capture_output=True,
@@ -169,7 +172,7 @@ def test_refusals_and_faults(files: Path, tmp_path: Path) -> None:
         page = f"{server.endpoint}/datasets/o"
         answers = [json.loads(line) for line in done.stdout.splitlines()]
         found: dict[str, Any] = dict(zip([*names, "revision", "branch"], answers, strict=True))
-        gets = [a for a in server.asked if "o/cut/EVQA" in a.path]
+        gets = [a for a in server.requests if "o/cut/EVQA" in a.path]
     for name in ("login", "refused", "forbidden", "nowhere", "down", "revision"):
         assert found[name]["error"] == "UpstreamError", found[name]
         assert found[name]["code"] == 4

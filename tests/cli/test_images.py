@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import release_fixture as fixture
 from conftest import Cli
-from faulty_server import FaultyServer, OnDisk
 from PIL import Image
+from servers.faulty_server import FaultyServer, OnDisk
 
 import m2kr
 

@@ -1,9 +1,9 @@
 """How files begin: nothing that decodes is refused by its first bytes, and error pages are."""
 
 import pytest
-from hostile_images import FAULTY, SOUND, picture
 from hypothesis import given
 from hypothesis import strategies as st
+from support.hostile_images import FAULTY, SOUND, picture
 
 from m2kr.data.images.decode import ENOUGH, FORMATS, ImageFault, looks_like, may_be_image, open_rgb
 

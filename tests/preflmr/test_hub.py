@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer
+from servers.faulty_server import FOREVER, Fault
+from servers.hub_server import HubServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "someone/a_model"
@@ -82,13 +83,13 @@ def test_a_hub_id_is_fetched_once_and_equals_the_folder(
         for root in (golden / "tiny_preflmr", folder)
     )
     assert taken == given  # neither code nor pickles
-    asked = [each.path for each in hub.asked if each.method == "GET" and "/cdn/" in each.path]
+    asked = [each.path for each in hub.requests if each.method == "GET" and "/cdn/" in each.path]
     assert len(asked) == len(set(asked))
 
 
 def test_what_was_fetched_is_found_without_the_hub(hub: HubServer, call: Call) -> None:
     folder = call(_FETCH, REPO, COMMIT)
-    hub.fail("/", status=404)
+    hub.fail("/", Fault(status=404), times=FOREVER)
     assert call(_FETCH, REPO, COMMIT) == folder
     assert "config.json" in {each.name for each in Path(folder).iterdir()}
 
@@ -101,6 +102,6 @@ def test_repositories_and_revisions_that_are_missing(call: Call) -> None:
 
 
 def test_a_download_that_breaks_off_is_upstreams_fault(hub: HubServer, call: Call) -> None:
-    hub.fail("model.safetensors", status=403, method="GET", times=1)
+    hub.fail("model.safetensors", Fault(method="GET", status=403))
     assert call(_FETCH, REPO).startswith(f"UpstreamError {REPO}: the checkpoint can't be fetched")
     assert (Path(call(_FETCH, REPO)) / "model.safetensors").is_file()

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hub_server import HubServer
-from push_server import PushServer
+from servers.faulty_server import Fault
+from servers.hub_server import HubServer
+from servers.push_server import PushServer
 
 from m2kr.errors import CheckError, InputError, MissingError
 from m2kr.search.contents import Contents, contents_of, require
@@ -144,11 +145,11 @@ def test_a_push_that_may_not_or_must_not(
     (damaged / "tokens-00000.f16").write_bytes(bytes((store / "tokens-00000.f16").stat().st_size))
     refused = call("push", store, REPO, code=4, token="hf_another")
     assert refused["fix"] == "set HF_TOKEN to a token that may do this"
-    before = len(server.asked)
+    before = len(server.requests)
     assert "tokens-00000" in call("push", damaged, REPO, code=1, token=TOKEN)["where"]
     call("push", store, "no/such/name", code=2, token=TOKEN)
     call("push", tmp_path, REPO, code=3, token=TOKEN)
-    assert len(server.asked) == before  # the hub was not even asked
+    assert len(server.requests) == before  # the hub was not even asked
 
 
 def published(store: Path, folder: Path) -> Path:
@@ -164,20 +165,20 @@ def test_cut_off_then_offline(
 ) -> None:
     repo = "lab/cut"
     server.datasets[repo] = published(store, tmp_path / "hub")
-    server.fail("lengths-00001.npy", status=403, times=1)
+    server.fail("lengths-00001.npy", Fault(status=403))
     call("pull", repo, tmp_path / "got", code=4)
     assert not (tmp_path / "got").exists()
     call("pull", repo, tmp_path / "got")
     assert contents(tmp_path / "got") == contents(store)
     assert "README.md" not in server.fetched()
-    asked = len(server.asked)
+    asked = len(server.requests)
     offline = Call(server, home, HF_HUB_OFFLINE="1")
     offline("pull", repo, tmp_path / "offline")
     assert contents(tmp_path / "offline") == contents(store)
     told = offline("pull", "lab/others", tmp_path / "none", code=3)
     offline.close()
     assert "going online is forbidden" in told["what"]
-    assert len(server.asked) == asked
+    assert len(server.requests) == asked
     linked = (tmp_path / "offline" / "store.json").stat()
     assert linked.st_ino == (tmp_path / "got" / "store.json").stat().st_ino  # no second copy
 

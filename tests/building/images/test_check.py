@@ -10,10 +10,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hostile_images import FAULTY, SOUND, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.hostile_images import FAULTY, SOUND, picture
 
 from m2kr.building.images import check
 from m2kr.building.images.check import (

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faulty_server import FaultyServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from servers.faulty_server import FaultyServer
 
 from m2kr.building.fetch.retry import Policy
 from m2kr.building.formats.limits import Limits
@@ -247,7 +247,7 @@ def test_many_entries_take_the_index_and_little_more(tmp_path, count, most):
         import struct, sys
         sys.path.insert(0, {str(Path(__file__).parents[2])!r})
         from pathlib import Path
-        from faulty_server import FaultyServer
+        from servers.faulty_server import FaultyServer
         from m2kr.building.images.remote_archive import RemoteZip
         from m2kr.evaluation.environment import peak_memory
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from faulty_server import FOREVER, Fault, FaultyServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from servers.faulty_server import FOREVER, Fault, FaultyServer
 
 from m2kr.building.fetch.retry import Policy
 from m2kr.building.images.members import fetch_members

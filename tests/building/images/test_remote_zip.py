@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faulty_server import FOREVER, Fault, FaultyServer, OnDisk
-from sparse_zip import SparseZip, make_sparse_zip
+from servers.faulty_server import FOREVER, Fault, FaultyServer, OnDisk
+from support.sparse_zip import SparseZip, make_sparse_zip
 
 from m2kr.building.fetch.retry import Policy
 from m2kr.building.images.members import Fault as MemberFault

@@ -12,9 +12,9 @@ import threading
 import time
 
 import pytest
-from faulty_server import FOREVER, Fault, FaultyServer, Request
-from hostile_images import picture
-from image_web import FREE, PHOTO, QUICK, WatchedServer, fetched, photo, quick
+from servers.faulty_server import FOREVER, Fault, FaultyServer, Request
+from servers.image_web import FREE, PHOTO, QUICK, WatchedServer, fetched, photo, quick
+from support.hostile_images import picture
 
 from m2kr.building.images import wikimedia
 from m2kr.building.images.check import TOO_MANY_BYTES

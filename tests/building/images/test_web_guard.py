@@ -1,8 +1,8 @@
 """Whom fetching asks and what it says of itself: contacts, redirects, private addresses."""
 
 import pytest
-from faulty_server import FOREVER, Fault, FaultyServer
-from image_web import FREE, PHOTO, QUICK, fetched, photo, quick
+from servers.faulty_server import FOREVER, Fault, FaultyServer
+from servers.image_web import FREE, PHOTO, QUICK, fetched, photo, quick
 
 from m2kr.building.fetch import addresses
 from m2kr.building.images.from_urls import fetch_urls

@@ -4,8 +4,8 @@ import threading
 import time
 from pathlib import Path
 
-from faulty_server import Fault, FaultyServer, Request
-from hostile_images import picture
+from servers.faulty_server import Fault, FaultyServer, Request
+from support.hostile_images import picture
 
 from m2kr.building.fetch.retry import Policy
 from m2kr.building.images.from_urls import fetch_urls

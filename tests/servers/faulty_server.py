@@ -22,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from requests.structures import CaseInsensitiveDict
+
 LAST_MODIFIED = "Wed, 21 Oct 2015 07:28:00 GMT"
 FOREVER = 10**9
 
@@ -31,6 +33,7 @@ class Fault:
     """What goes wrong with one request; fields combine.
 
     Attributes:
+        method: Only requests of this method; of any if None.
         status: Answer with this status (and ``body``, or a short page) instead of the file.
         headers: Sent besides, or in place of, the usual ones; None leaves one out.
         body: Serve these bytes instead of the file's, with their own ETag.
@@ -49,6 +52,7 @@ class Fault:
         unsized: Neither: the end of the connection is the end of the body.
     """
 
+    method: str | None = None
     status: int | None = None
     headers: Mapping[str, str | None] = field(default_factory=dict)
     body: bytes | None = None
@@ -74,6 +78,13 @@ class Request:
     method: str
     path: str
     headers: Mapping[str, str]
+    body: bytes = b""
+
+    @property
+    def token(self) -> str | None:
+        """What it says who it is by."""
+        sent = self.headers.get("Authorization")
+        return sent.removeprefix("Bearer ") if sent else None
 
 
 class OnDisk:
@@ -98,6 +109,15 @@ class OnDisk:
 
 
 Body = bytes | OnDisk
+
+
+@dataclass
+class Answer:
+    """What is sent, unless a fault changes it."""
+
+    status: int
+    headers: dict[str, str]
+    body: Body = b""
 
 
 class FaultyServer:
@@ -158,13 +178,47 @@ class FaultyServer:
         """Logs a request and says what goes wrong with it."""
         with self._lock:
             self.requests.append(request)
-            queue = self._faults.get(request.path.partition("?")[0], [])
-            while queue and queue[0][1] <= 0:
-                queue.pop(0)
-            if not queue:
-                return Fault()
-            queue[0][1] -= 1
-            return queue[0][0]  # type: ignore[no-any-return]
+            for path, queue in self._faults.items():
+                if self.meant(path, request):
+                    for entry in queue:
+                        fault, times = entry
+                        if times > 0 and fault.method in {None, request.method}:
+                            entry[1] -= 1
+                            return fault  # type: ignore[no-any-return]
+        return Fault()
+
+    def meant(self, path: str, request: Request) -> bool:
+        """Whether a fault of this path concerns a request."""
+        return request.path.partition("?")[0] == path
+
+    def answer(self, request: Request, fault: Fault) -> Answer:
+        """What a request gets."""
+        body = self.files.get(request.path.partition("?")[0])
+        page = {"Content-Type": "text/html"}
+        if fault.redirect is not None:
+            return Answer(302, {"Location": fault.redirect})
+        if fault.status is not None:
+            text = b"<html>something is wrong</html>" if fault.body is None else fault.body
+            return Answer(fault.status, page, text)
+        if body is None:
+            return Answer(404, page, b"<html>not found</html>")
+        return self.file(request, body if fault.body is None else fault.body, fault)
+
+    def file(self, request: Request, body: Body, fault: Fault, etag: str | None = None) -> Answer:
+        """A file, or the range of it that is asked for."""
+        etag = etag or (body.etag if isinstance(body, OnDisk) else etag_of(body))
+        headers = {"ETag": etag, "Last-Modified": LAST_MODIFIED, "Accept-Ranges": "bytes"}
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
+        if_range = request.headers.get("If-Range")
+        known = if_range in {None, etag, LAST_MODIFIED} or not fault.if_range
+        if asked is None or not fault.ranges or not known:
+            return Answer(200, headers, body)
+        start = int(asked[1])
+        end = min(int(asked[2]) + 1, len(body)) if asked[2] else len(body)
+        if start >= len(body):
+            return Answer(416, headers | {"Content-Range": f"bytes */{len(body)}"})
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
+        return Answer(206, headers, body[start:end])
 
     def count(self, n: int) -> None:
         """Notes bytes of a body that were written."""
@@ -203,15 +257,11 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the log is in ``requests``."""
 
-    def do_HEAD(self) -> None:
-        self._answer()
-
     def do_GET(self) -> None:
-        self._answer()
-
-    def _answer(self) -> None:
         owner = self.server.owner
-        fault = owner.take(Request(self.command, self.path, dict(self.headers.items())))
+        sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        request = Request(self.command, self.path, CaseInsensitiveDict(self.headers), sent)
+        fault = owner.take(request)
         owner.pause(fault.delay)
         if fault.slow_head:
             self.close_connection = True
@@ -220,44 +270,21 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b"a")
                 owner.pause(fault.slow_head)
             return
-        body = owner.files.get(self.path.partition("?")[0])
-        status, headers = (
-            200,
-            {"ETag": "", "Last-Modified": LAST_MODIFIED, "Accept-Ranges": "bytes"},
-        )
-        if fault.redirect is not None:
-            status, body, headers = 302, b"", {"Location": fault.redirect}
-        elif fault.status is not None:
-            status, headers = fault.status, {"Content-Type": "text/html"}
-            body = fault.body if fault.body is not None else b"<html>something is wrong</html>"
-        elif body is None:
-            status, body, headers = 404, b"<html>not found</html>", {"Content-Type": "text/html"}
-        else:
-            body = fault.body if fault.body is not None else body
-            headers["ETag"] = body.etag if isinstance(body, OnDisk) else etag_of(body)
-            status, body = self._ranged(body, headers, fault)
-        self._send(status, headers, body, fault)
+        self._send(owner.answer(request, fault), fault)
 
-    def _ranged(self, body: Body, headers: dict[str, str], fault: Fault) -> tuple[int, Body]:
-        found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        wanted = self.headers.get("If-Range")
-        known = wanted in {None, headers["ETag"], LAST_MODIFIED} or not fault.if_range
-        if found is None or not fault.ranges or not known:
-            return 200, body
-        start = int(found[1])
-        end = min(int(found[2]) + 1, len(body)) if found[2] else len(body)
-        if start >= len(body):
-            headers["Content-Range"] = f"bytes */{len(body)}"
-            return 416, b""
-        headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
-        return 206, body[start:end]
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
-    def _send(self, status: int, headers: dict[str, str], body: Body, fault: Fault) -> None:
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def _send(self, answer: Answer, fault: Fault) -> None:
+        headers, body = answer.headers, answer.body
         if fault.chunked:
             headers["Transfer-Encoding"] = "chunked"
         elif not fault.unsized and not fault.endless:
             headers["Content-Length"] = str(len(body))
-        self.send_response(status)
+        self.send_response(answer.status)
         for name, value in {**headers, **fault.headers}.items():
             if value is not None:
                 self.send_header(name, value)

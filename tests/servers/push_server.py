@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hub_server import Asked, HubServer, _Handler
+from servers.faulty_server import Answer, Fault, Request
+from servers.hub_server import HubServer
 
 
 class PushServer(HubServer):
@@ -26,7 +27,6 @@ class PushServer(HubServer):
         self.root, self.writer = root, token
         self.commits: list[dict[str, list[str]]] = []
         self.created: list[dict[str, Any]] = []
-        self._http.RequestHandlerClass = _PushHandler
 
     def create(self, request: dict[str, Any]) -> str:
         """Makes a data set."""
@@ -50,31 +50,23 @@ class PushServer(HubServer):
         self.commits.append(done)
         self.commit = hashlib.sha1(f"{self.commit}".encode()).hexdigest()
 
-
-class _PushHandler(_Handler):
-    def do_POST(self) -> None:
-        hub = self.server.owner
-        assert isinstance(hub, PushServer)
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-        self.fault = hub.take(Asked("POST", self.path, self.headers["Host"], token, None))
-        path = self.path.split("?")[0]
-        found = re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/(preupload|commit)/main", path)
-        if self.fault and self.fault.status:
-            self._error(self.fault.status, self.fault.code)
-        elif token != hub.writer:
-            self._error(403, None)
-        elif path == "/api/repos/create":
-            self._json({"url": hub.create(json.loads(body))})
-        elif found and found[2] == "preupload":
+    def answer(self, request: Request, fault: Fault) -> Answer:
+        if request.method != "POST" or fault.status is not None:
+            return super().answer(request, fault)
+        path = request.path.split("?")[0]
+        match = re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/(preupload|commit)/main", path)
+        if request.token != self.writer:
+            return Answer(403, {})
+        if path == "/api/repos/create":
+            return self.json({"url": self.create(json.loads(request.body))})
+        if match is None:
+            return Answer(404, {})
+        if match[2] == "preupload":
             files = [
                 {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
-                for f in json.loads(body)["files"]
+                for f in json.loads(request.body)["files"]
             ]
-            self._json({"files": files})
-        elif found:
-            hub.apply(found[1], [json.loads(line) for line in body.splitlines()])
-            url = f"{hub.endpoint}/datasets/{found[1]}/commit/{hub.commit}"
-            self._json({"commitUrl": url, "commitOid": hub.commit, "success": True})
-        else:
-            self._error(404, None)
+            return self.json({"files": files})
+        self.apply(match[1], [json.loads(line) for line in request.body.splitlines()])
+        url = f"{self.endpoint}/datasets/{match[1]}/commit/{self.commit}"
+        return self.json({"commitUrl": url, "commitOid": self.commit, "success": True})
