@@ -11,13 +11,11 @@ from m2kr import paths
 from m2kr.data.images.store import Missing
 from m2kr.data.load import Split, load
 from m2kr.errors import M2KRError, UsageError, plainly
-from m2kr.evaluation.harness import evaluate as evaluate_one
-from m2kr.evaluation.harness import plan
+from m2kr.evaluation.harness import evaluate_split, over_seeds, plan_metrics
 from m2kr.evaluation.metrics import Chosen, Spec, choose, own
 from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result, file_word
 from m2kr.evaluation.scoring import is_judged, require_judgements
-from m2kr.evaluation.seeds import over_seeds
 from m2kr.progress import SILENT, Progress
 from m2kr.retrieval.cache import EmbeddingCache
 from m2kr.retrieval.calling import check, reads
@@ -101,7 +99,7 @@ def evaluate(
         missing_images: ``error``, ``black`` or ``skip``.
         missing_queries: What queries that a run lacks lead to: ``error``, or ``empty`` rankings.
         ties: Which passages come first of those that score alike: ``m2kr`` (the lower id), ``trec`` or
-            ``trec9`` (the higher; see `m2kr.evaluation.harness.evaluate`).
+            ``trec9`` (the higher; see `m2kr.evaluation.harness.evaluate_split`).
         label: Put behind the retrievers' names in tables and file names.
         search: How late-interaction retrievers search: ``exact``, ``compressed``, ``official`` (the
             published protocol), or a `SearchConfig` that says more; by default as a retriever's own
@@ -164,7 +162,7 @@ def evaluate(
                 folder.mkdir(parents=True, exist_ok=True)
                 kept = _cache(one, data, workdir is None if cache is None else cache)
                 found = [
-                    evaluate_one(
+                    evaluate_split(
                         one,
                         each,
                         k=k,
@@ -176,7 +174,7 @@ def evaluate(
                         ties=ties,
                         label=label,
                         arguments=given[i],
-                        unjudged=not one_split,
+                        require_qrels=one_split,
                         progress=progress,
                     )
                     for asked in _seeded(searching, seeds)
@@ -228,7 +226,7 @@ def _check(
     """Checks depth, search, a replayed run's queries and the images of one evaluation to come."""
     check(retriever)
     run = retriever.run if isinstance(retriever, RunRetriever) else None
-    asked = plan(metrics, k, run)
+    asked = plan_metrics(metrics, k, run)
     check_search(retriever, searching)
     if run is not None:
         complete(split, run, asked.k, missing_queries)

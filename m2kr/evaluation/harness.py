@@ -1,29 +1,28 @@
-"""Evaluating one retriever, or one run, on one split."""
+"""Evaluating one retriever, or a run in its place, on one split."""
 
+import inspect
+import json
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from m2kr.data.load import Split
 from m2kr.errors import UsageError
-from m2kr.evaluation import experiment
-from m2kr.evaluation.environment import peak_memory, versions
 from m2kr.evaluation.metrics import Chosen, Spec, choose
-from m2kr.evaluation.result import Result
+from m2kr.evaluation.result import Result, json_sha256, peak_memory, versions
 from m2kr.evaluation.scoring import require_judgements, score_run
 from m2kr.progress import SILENT, Progress, task
-from m2kr.retrieval.calling import check, noted
-from m2kr.retrieval.calling import reads as reads_of
-from m2kr.retrieval.modalities import Modalities
+from m2kr.retrieval.calling import check, noted, reads
+from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.ordering import Ties
 from m2kr.retrieval.own_code import settings_of
 from m2kr.retrieval.protocol import Retriever
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
-from m2kr.retrieval.search_split import MissingQueries, complete, search
+from m2kr.retrieval.search_split import MissingQueries, Search, search
 from m2kr.sources import UNKNOWN, comparable_notes
 
 if TYPE_CHECKING:
@@ -33,29 +32,32 @@ if TYPE_CHECKING:
 logger = logging.getLogger("m2kr.evaluation")
 
 DEPTH = 500  # the published protocol's
+# Of `SearchConfig`, what changes how fast it is and not what comes of it.
+_COSTS = {"max_hours", "threads", "device"}
+_LONGEST_ARGUMENT = 500  # characters; longer ones are kept as their hash
 _SHALLOWEST = 10  # metrics are computed at 1, 5 and 10 for lists shorter than that, too
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MetricPlan:
     """How deep to search and what to compute.
 
     Attributes:
         k: Depth.
-        chosen: Metrics.
+        metrics: Metrics and their cut-offs.
         notes: What must be said of them.
     """
 
     k: int
-    chosen: tuple[Chosen, ...]
+    metrics: tuple[Chosen, ...]
     notes: tuple[str, ...] = ()
 
 
-def plan(metrics: Spec, k: int | None, run: Run | None = None) -> Plan:
+def plan_metrics(metrics: Spec, k: int | None, run: Run | None = None) -> MetricPlan:
     """Metrics and depth of an evaluation.
 
     Args:
-        metrics: As for `evaluate`.
+        metrics: As for `evaluate_split`.
         k: The depth that was asked for, if one was.
         run: The run, where it is already made. One that says how deep it was made knows nothing
             below that; another's lists may just be short, and count as they are.
@@ -95,14 +97,14 @@ def plan(metrics: Spec, k: int | None, run: Run | None = None) -> Plan:
             f"the longest list of the run '{run.name}' has {_longest(run)} passages, and it is scored to "
             f"rank {reach}"
         )
-    return Plan(max(depth, deepest.k), tuple(chosen), tuple(notes))
+    return MetricPlan(max(depth, deepest.k), tuple(chosen), tuple(notes))
 
 
 def _longest(run: Run) -> int:
     return int(run.counts().max(initial=0))
 
 
-def evaluate(
+def evaluate_split(
     split: Split,
     retriever: Retriever,
     *,
@@ -116,7 +118,7 @@ def evaluate(
     ties: Ties = "m2kr",
     label: str = "",
     arguments: Mapping[str, Any] | None = None,
-    unjudged: bool = False,
+    require_qrels: bool = True,
     progress: Progress = SILENT,
 ) -> Result:
     """The scores of a retriever on a split.
@@ -136,7 +138,7 @@ def evaluate(
             higher, as trec_eval; ``trec9``: that, in single precision (before trec_eval 10).
         label: Put behind the retriever's name in tables and file names.
         arguments: What the retriever was made with, where its attributes don't tell.
-        unjudged: A split without judgements is searched and not scored, in place of an error.
+        require_qrels: False has a split without judgements searched and not scored.
         progress: Told of the stages.
 
     Raises:
@@ -147,13 +149,13 @@ def evaluate(
     """
     started = time.perf_counter()
     check(retriever)
-    asked = plan(metrics, k, retriever.run if isinstance(retriever, RunRetriever) else None)
-    if not unjudged:
+    plan = plan_metrics(metrics, k, retriever.run if isinstance(retriever, RunRetriever) else None)
+    if require_qrels:
         require_judgements(split)
-    found = search(
+    searched = search(
         split,
         retriever,
-        k=asked.k,
+        k=plan.k,
         workdir=workdir,
         searching=searching,
         cache=cache,
@@ -161,157 +163,209 @@ def evaluate(
         ties=ties,
         progress=progress,
     )
-    who: dict[str, Any] = {
-        "name": retriever.name,
-        "settings": settings_of(retriever),
-        "modalities": found.run.recorded.get("modalities", reads_of(retriever).as_dict()),
-    }
-    if label:
-        who["label"] = label
-    reused = {s: n for s, n in noted(retriever, "reused", Mapping, {}).items() if n}
-    if reused:
-        who["reused"] = reused
-    done = experiment.of_retriever(retriever, arguments or {}, searching)
-    run = found.run
-    if "run" in done:
-        who["run"] = done["run"]
-    if made_with := done.get("arguments") or run.recorded.get("arguments"):
-        who["arguments"] = made_with
-        run = run.named(run.name, arguments=made_with)
-    index_bytes = found.index_bytes / len(split.passages_view) if found.index_bytes else None
+    made_by = _describe_retriever(retriever, arguments or {}, searching)
+    run = searched.run
+    if "run" not in made_by and made_by["arguments"]:
+        run = run.named(run.name, arguments=made_by["arguments"])
     with task(progress, "score", len(split.queries_view)):
-        result = _result(
-            split,
-            run,
-            asked,
-            who,
-            done=done,
-            lacking=found.lacking,
-            missing_queries=missing_queries,
-            ties=ties,
-            seconds={**found.seconds, "total": time.perf_counter() - started},
-            bytes_per_passage=index_bytes,
-            how=found.how,
-        )
+        scores = score_run(split, run, plan.metrics, plan.k, ties=ties)
+        if isinstance(split, Split):
+            split.require_unharmed()
+    run = run.ordered("m2kr")
+    named = [one.name for one in plan.metrics]
+    result = Result(
+        source=split.source,
+        split=split.split,
+        edition=split.edition,
+        retriever=_retriever_facts(retriever, run, made_by, label),
+        k=plan.k,
+        headline=str(split.manifest.get("headline", "")),
+        metrics=scores.metrics,
+        groups=scores.groups,
+        counts=dict(scores.counts)
+        | ({"queries_not_in_run": searched.lacking} if searched.lacking else {}),
+        images=run.recorded.get("images"),
+        fingerprints={
+            **split.fingerprints,
+            "images": run.recorded.get("fingerprints", {}).get("images"),
+        },
+        run_sha256=run.sha256(),
+        partial=bool(split.manifest.get("partial", False)),
+        comparable=_comparable(split, run),
+        seconds={
+            stage: round(seconds, 6)
+            for stage, seconds in {
+                **searched.seconds,
+                "total": time.perf_counter() - started,
+            }.items()
+        },
+        peak_memory_bytes=peak_memory(),
+        bytes_per_passage=searched.index_bytes / len(split.passages_view) or None,
+        versions=versions(),
+        search=searched.how,
+        experiment={
+            **_describe_split(split),
+            **made_by,
+            "label": label,
+            "missing_queries": missing_queries,
+            "ties": ties,
+            "k": plan.k,
+            "metrics": named,
+        },
+        shown=[one.name for one in plan.metrics if one.shown and one.name in scores.metrics],
+        notes=[*plan.notes, *scores.notes, *_notes(run, searched, ties)],
+        query_ids=run.query_ids,
+        scores=scores.per_query,
+        run=run,
+    )
     if out is not None:
         logger.info("saved %s", result.save(out))
     return result
 
 
-def score(
-    split: Split,
-    run: Run,
-    metrics: Spec = "default",
-    *,
-    k: int | None = None,
-    missing_queries: MissingQueries = "error",
-    ties: Ties = "m2kr",
-) -> Result:
-    """The scores of a run that is already made.
-
-    Args:
-        split: A loaded split.
-        run: Rankings for the split's queries.
-        metrics: As for `evaluate`.
-        k: Depth; by default the run's own.
-        missing_queries: As for `evaluate`.
-        ties: As for `evaluate`.
-
-    Raises:
-        UsageError: an unknown metric, or one deeper than the run was made.
-        MissingError: the split has no judgements.
-        CheckError: the run lacks queries, or names queries or passages that don't exist.
-    """
-    started = time.perf_counter()
-    asked = plan(metrics, k, run)
-    require_judgements(split)
-    checked, lacking = complete(split, run, asked.k, missing_queries, ties)
-    nothing = Modalities(frozenset(), frozenset()).as_dict()
-    who = {
-        "name": run.name or "run",
-        "settings": run.recorded.get("settings", {}),
-        "modalities": run.recorded.get("modalities", nothing),
+def _retriever_facts(
+    retriever: Retriever, run: Run, made_by: Mapping[str, Any], label: str
+) -> dict[str, Any]:
+    """What a result says of a retriever; of a replayed run, of the retriever that made it."""
+    facts = {
+        "name": retriever.name,
+        "settings": settings_of(retriever),
+        "modalities": run.recorded.get("modalities", reads(retriever).as_dict()),
+        "label": label,
+        "reused": {s: n for s, n in noted(retriever, "reused", Mapping, {}).items() if n},
+        "run": made_by.get("run"),
+        "arguments": run.recorded.get("arguments"),
     }
-    if "arguments" in run.recorded:
-        who["arguments"] = run.recorded["arguments"]
-    seconds = {"encode": 0.0, "index": 0.0, "search": 0.0, "total": time.perf_counter() - started}
-    return _result(
-        split,
-        checked,
-        asked,
-        who,
-        done={"run": {"sha256": run.sha256()}},
-        lacking=lacking,
-        missing_queries=missing_queries,
-        ties=ties,
-        seconds=seconds,
-        how=run.recorded.get("search"),
-    )
+    always = {"name", "settings", "modalities"}
+    return {key: value for key, value in facts.items() if value or key in always}
 
 
-def _result(
-    split: Split,
-    run: Run,
-    asked: Plan,
-    retriever: Mapping[str, Any],
-    *,
-    done: Mapping[str, Any],
-    lacking: int,
-    missing_queries: MissingQueries,
-    ties: Ties,
-    seconds: Mapping[str, float],
-    bytes_per_passage: float | None = None,
-    how: Mapping[str, Any] | None = None,
-) -> Result:
-    """Scores a complete run, and puts everything that they depend on beside them."""
-    started = time.perf_counter()
-    scores = score_run(split, run, asked.chosen, asked.k, ties=ties)
-    if isinstance(split, Split):
-        split.require_unharmed()
-    counts, notes = dict(scores.counts), [*asked.notes, *scores.notes]
-    if lacking:
-        counts["queries_not_in_run"] = lacking
-        notes.append(f"{lacking:,} of {len(run):,} queries are not in the run; they count as empty")
+def _comparable(split: Split, run: Run) -> str:
+    """Why the scores don't compare with published ones; empty where they do."""
+    reasons = [split.manifest.get("comparable", UNKNOWN)]
+    images = run.recorded.get("images")
+    if images and images["found"] < images["total"]:
+        missing = images["total"] - images["found"]
+        reasons.append(f"{missing:,} of {images['total']:,} images missing ({images['policy']})")
+    return comparable_notes(reasons)
+
+
+def _notes(run: Run, searched: Search, ties: Ties) -> list[str]:
+    notes = []
+    if searched.lacking:
+        notes.append(
+            f"{searched.lacking:,} of {len(run):,} queries are not in the run; they count as empty"
+        )
     if ties != "m2kr":
         notes.append(f"passages that score alike are ordered as trec_eval does (--ties {ties})")
-    manifest, made = split.manifest, run.recorded
-    images = made.get("images")
-    apart = [manifest.get("comparable", UNKNOWN)]
-    if images and images["found"] < images["total"]:
-        gone = images["total"] - images["found"]
-        apart.append(f"{gone:,} of {images['total']:,} images missing ({images['policy']})")
-    kept = run.ordered("m2kr")
-    policies = {"missing_queries": missing_queries, "ties": ties}
-    return Result(
-        source=split.source,
-        split=split.split,
-        edition=split.edition,
-        retriever=retriever,
-        k=asked.k,
-        headline=str(manifest.get("headline", "")),
-        metrics=scores.metrics,
-        groups=scores.groups,
-        counts=counts,
-        images=images,
-        fingerprints={
-            **split.fingerprints,
-            "images": made.get("fingerprints", {}).get("images"),
-        },
-        run_sha256=kept.sha256(),
-        partial=bool(manifest.get("partial", False)),
-        comparable=comparable_notes(apart),
-        seconds={name: round(value, 6) for name, value in seconds.items()}
-        | {"total": round(seconds["total"] + time.perf_counter() - started, 6)},
-        peak_memory_bytes=peak_memory(),
-        bytes_per_passage=bytes_per_passage,
-        versions=versions(),
-        search=how,
-        experiment=experiment.of_split(split)
-        | {**done, "label": retriever.get("label", ""), **policies}
-        | {"k": asked.k, "metrics": [one.name for one in asked.chosen]},
-        shown=[one.name for one in asked.chosen if one.shown and one.name in scores.metrics],
-        notes=notes,
-        query_ids=kept.query_ids,
-        scores=scores.per_query,
-        run=kept,
+    return notes
+
+
+def _describe_split(split: Split) -> dict[str, Any]:
+    """Which data: where they lie, what they are, and which images go with them."""
+    folder = getattr(split, "folder", None)
+    return {
+        "source": split.source,
+        "split": split.split,
+        "edition": split.edition,
+        "data": str(folder.resolve()) if folder is not None else "",
+        "fingerprint": split.fingerprints.get("eval"),
+        "images": [str(root) for root in getattr(split, "image_roots", ())],
+        "missing_images": getattr(split, "missing_images", "error"),
+    }
+
+
+def _describe_retriever(
+    retriever: Retriever, given: Mapping[str, Any], searching: "SearchConfig | None"
+) -> dict[str, Any]:
+    """Which retriever: its class, the arguments it was made with, and how it searches."""
+    if isinstance(retriever, RunRetriever):
+        return {"run": {"file": retriever.file, "sha256": retriever.run.sha256()}}
+    kind = type(retriever)
+    facts: dict[str, Any] = {
+        "class": f"{kind.__module__}.{kind.__qualname__}",
+        "settings": settings_of(retriever),
+        "arguments": _arguments(retriever, given),
+    }
+    if isinstance(retriever, EncoderRetriever):
+        used = searching or retriever.searching
+        facts["searching"] = {
+            field.name: _json(getattr(used, field.name))
+            for field in fields(used)
+            if field.name not in _COSTS
+        }
+    return facts
+
+
+def _arguments(retriever: Retriever, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a retriever was made with, so far as it can be told.
+
+    Of each parameter of its class: the attribute of that name (or with ``_`` before it), else what was
+    given on the command line, else the default. Those that its settings have are left out, and long
+    ones are given as their SHA-256.
+
+    Args:
+        retriever: The object.
+        given: Settings that it was made with.
+    """
+    told: dict[str, Any] = {}
+    skipped = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    try:
+        parameters = inspect.signature(type(retriever)).parameters
+    except (TypeError, ValueError):
+        return {}
+    for name, parameter in parameters.items():
+        if parameter.kind in skipped:
+            continue
+        kept = vars(retriever) if hasattr(retriever, "__dict__") else {}
+        value = kept.get(name, kept.get(f"_{name}", (given or {}).get(name, parameter.default)))
+        if value is not inspect.Parameter.empty and (plain := _json(value)) is not None:
+            told[name] = (
+                plain if len(str(plain)) <= _LONGEST_ARGUMENT else f"sha256:{json_sha256(plain)}"
+            )
+    settings = settings_of(retriever)
+    return {name: value for name, value in told.items() if settings.get(name) != value}
+
+
+def _json(value: Any) -> Any:
+    """A value as JSON has it; a path as text; None for what has no such form."""
+    if isinstance(value, Mapping):
+        value = dict(value)
+    try:
+        return json.loads(json.dumps(value, default=_text, sort_keys=True))
+    except (TypeError, ValueError):
+        return None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(value)
+
+
+def over_seeds(results: Sequence[Result]) -> Result:
+    """The first result, with mean and range over all of them in ``search["seeds"]``.
+
+    The published indexer draws its sample unseeded, so its scores move between builds by some tenths of
+    a point. A reproduction says by how much.
+
+    Args:
+        results: Of one retriever on one split, whose searches differ in the index's seed alone.
+    """
+    first = results[0]
+    by_metric: dict[str, dict[str, float]] = {}
+    for name in first.metrics:
+        values = [result.value(name) for result in results]
+        known = [value for value in values if value is not None]
+        if known:
+            by_metric[name] = {
+                "mean": sum(known) / len(known),
+                "low": min(known),
+                "high": max(known),
+            }
+    seeds = [(result.search or {})["training"]["seed"] for result in results]
+    return replace(
+        first,
+        search={**(first.search or {}), "seeds": {"seeds": seeds, "metrics": by_metric}},
+        experiment={**first.experiment, "seeds": seeds},
     )

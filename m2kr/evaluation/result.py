@@ -1,16 +1,19 @@
 """What an evaluation found, with everything that it depends on."""
 
 import dataclasses
+import hashlib
 import json
+import platform
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from m2kr import atomic
+from m2kr._version import __version__
 from m2kr.errors import InputError, MissingError
-from m2kr.evaluation.experiment import digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from m2kr.retrieval.run import Run
 
 FORMAT = "m2kr-result-1"
+_PACKAGES = ("torch", "transformers", "datasets", "bm25s", "ranx")  # in `versions`, if loaded
 _LONGEST_PART = 60  # characters; file names end at 255 bytes
 
 
@@ -56,7 +60,7 @@ class Result:
         bytes_per_passage: Size of the index on disk by passages; None where it has none.
         versions: Of Python, the platform and the packages in use.
         experiment: What was done, as JSON values: the data, what the retriever was made with, how it
-            searched, depth and metrics. It names the files; see `m2kr.evaluation.experiment`.
+            searched, depth and metrics. It names the files.
         shown: The metrics that tables show.
         notes: What must be said beside the scores, in sentences.
         search: How token vectors were searched: ``mode`` (``exact``, ``compressed``, ``official``), all
@@ -112,7 +116,9 @@ class Result:
             parts.append(str(label))
         if self.search_mode != "exact":
             parts.append(self.search_mode)
-        return ".".join([*map(file_word, parts), digest(self.experiment, self.run_sha256)])
+        return ".".join(
+            [*map(file_word, parts), json_sha256([self.experiment, self.run_sha256])[:8]]
+        )
 
     @property
     def search_mode(self) -> str:
@@ -173,6 +179,47 @@ class Result:
             return result
         query_ids, by_metric = _read_scores(scores)
         return dataclasses.replace(result, query_ids=query_ids, scores=by_metric)
+
+
+def json_sha256(value: Any) -> str:
+    """The SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of m2kr, Python, the platform, and of the packages in use."""
+    import numpy as np
+    import pyarrow as pa
+
+    in_use = {
+        "m2kr": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "numpy": np.__version__,
+        "pyarrow": pa.__version__,
+    }
+    for name in _PACKAGES:
+        version = getattr(sys.modules.get(name), "__version__", None)
+        if version:
+            in_use[name] = str(version)
+    return in_use
+
+
+def peak_memory() -> int | None:
+    """The process's highest resident memory so far in bytes; None where the platform can't say."""
+    # Linux starts ru_maxrss at the parent's value, which may be far above ours.
+    status = Path("/proc/self/status")
+    if status.exists():
+        marks = (line.split() for line in status.read_text(encoding="utf-8").splitlines())
+        peak = next((int(words[1]) for words in marks if words[:1] == ["VmHWM:"]), None)
+        if peak is not None:
+            return peak * 1024
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _write_scores(

@@ -18,7 +18,7 @@ import numpy as np
 from exact_cost import EXACT_QUERIES, enough
 from late_corpus import Corpus
 
-from m2kr.evaluation.environment import peak_memory
+from m2kr.evaluation.result import peak_memory
 from m2kr.ranking import id_ranks
 from m2kr.search.dispatch import recall
 from m2kr.search.exact import search

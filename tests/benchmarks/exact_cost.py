@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from late_corpus import Corpus
 
-from m2kr.evaluation.environment import peak_memory
+from m2kr.evaluation.result import peak_memory
 from m2kr.search.exact import search
 from m2kr.search.store.reader import TokenStore
 from m2kr.search.store.writer import TokenWriter

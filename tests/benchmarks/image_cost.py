@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from m2kr.building.images.check import cores, verify_images
-from m2kr.evaluation.environment import peak_memory
+from m2kr.evaluation.result import peak_memory
 
 ROUNDS = 3
 DATA: list[bytes] = []

@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from m2kr.building.formats.json_stream import object_members
-from m2kr.evaluation.environment import peak_memory
+from m2kr.evaluation.result import peak_memory
 
 TURN = 1_000
 LONGEST = 200_000

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from m2kr.building.formats.phrase_index import PhraseIndex
-from m2kr.evaluation.environment import peak_memory
+from m2kr.evaluation.result import peak_memory
 
 WORDS = 100
 CHUNK = 10_000

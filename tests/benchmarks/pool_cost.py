@@ -23,7 +23,7 @@ from m2kr.building.build import build
 from m2kr.building.fetch.assets import Asset
 from m2kr.building.spec import BuildContext
 from m2kr.building.writer import SHARD_ROWS, TableWriter
-from m2kr.evaluation.environment import peak_memory
+from m2kr.evaluation.result import peak_memory
 from m2kr.schema import BATCH_ROWS, arrow_schema, columns
 from m2kr.sources import Source
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from m2kr.data.images.archives import scan_tar
 from m2kr.data.images.index import cached_index
-from m2kr.evaluation.environment import peak_memory
+from m2kr.evaluation.result import peak_memory
 
 ROUNDS = 5
 

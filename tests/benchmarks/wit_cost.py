@@ -23,7 +23,7 @@ from m2kr import sources
 from m2kr.building.choices import Choices
 from m2kr.building.options import resolve_options
 from m2kr.building.parts import PartJob, build_part
-from m2kr.evaluation.environment import peak_memory
+from m2kr.evaluation.result import peak_memory
 from m2kr.progress import SILENT
 from m2kr_builders import _wit
 

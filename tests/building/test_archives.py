@@ -346,7 +346,7 @@ def test_a_long_tar_is_streamed_in_constant_memory(tmp_path):
         import sys
         from pathlib import Path
         from m2kr.building.formats.archives import members
-        from m2kr.evaluation.environment import peak_memory
+        from m2kr.evaluation.result import peak_memory
         before = peak_memory()
         print(sum(1 for _ in members(Path(sys.argv[1]))))
         print((peak_memory() - before) // 1024)

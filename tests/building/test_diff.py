@@ -366,7 +366,7 @@ import json, sys, time
 from pathlib import Path
 import datasets, numpy, pyarrow.compute, rich.table
 from m2kr.building.diff import diff, find_versions
-from m2kr.evaluation.environment import peak_memory
+from m2kr.evaluation.result import peak_memory
 imports, start = peak_memory(), time.perf_counter()
 tables, _ = diff(*find_versions("a", "b", Path(sys.argv[1]))[0], None, 3)
 counts = {d.what: d.rows for d in tables[-1].differences}

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.scores import score
 
 import m2kr
 from m2kr.building.userdata.importer import import_files
@@ -18,7 +19,6 @@ from m2kr.building.userdata.qrels import qrels_file, read_qrels
 from m2kr.building.userdata.readers import record_file
 from m2kr.data.load import load
 from m2kr.errors import InputError, UsageError
-from m2kr.evaluation.harness import score
 from m2kr.fingerprint import query_parts
 from m2kr.retrieval.run import Run
 

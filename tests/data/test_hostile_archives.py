@@ -180,7 +180,7 @@ ENTRIES = textwrap.dedent(
     import io, struct, sys, tarfile
     from pathlib import Path
     from m2kr.data.images.store import ImageStore
-    from m2kr.evaluation.environment import peak_memory
+    from m2kr.evaluation.result import peak_memory
 
     kind, path, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     with path.open("wb") as file:

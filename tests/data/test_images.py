@@ -541,7 +541,7 @@ def test_large_archives_are_indexed_in_bounded_memory(tmp_path):
         file.write(bytes(1024))
     code = f"""
 from m2kr.data.images.store import ImageStore
-from m2kr.evaluation.environment import peak_memory
+from m2kr.evaluation.result import peak_memory
 store = ImageStore([{str(path)!r}])
 before = peak_memory()
 assert store.read("images/00019999.jpg") == b"x" * 100

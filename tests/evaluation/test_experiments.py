@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from support.scores import score
 from support.toys import QUERIES, Dense, Late, image_folder, toy_split
 from typer.testing import CliRunner
 
@@ -18,7 +19,6 @@ from m2kr import api
 from m2kr.cli import eval_, output
 from m2kr.cli.main import app
 from m2kr.errors import M2KRError, MissingError, UsageError
-from m2kr.evaluation.harness import score
 from m2kr.evaluation.report import as_text
 from m2kr.retrieval.modalities import Modalities
 from m2kr.retrieval.run import Run

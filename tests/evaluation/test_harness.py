@@ -5,11 +5,12 @@ import re
 import numpy as np
 import pytest
 from support.progress import Recorder
+from support.scores import score
 from support.toys import PASSAGES, QUERIES, Dense, image_folder, toy_split
 
 from m2kr.data.images.store import ImageStore
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
-from m2kr.evaluation.harness import evaluate, score
+from m2kr.evaluation.harness import evaluate_split
 from m2kr.evaluation.report import rows
 from m2kr.evaluation.result import Result
 from m2kr.fingerprint import images_part
@@ -47,7 +48,7 @@ def values(result):
 
 
 def test_a_result_by_hand():
-    result = evaluate(toy_split(), Fixed(), k=5)
+    result = evaluate_split(toy_split(), Fixed(), k=5)
     # q4 has no right passage, q3 no answer; q4's blank answer is in every text.
     assert values(result) == {
         "hit_rate@1": 1 / 3,
@@ -96,7 +97,7 @@ def test_a_result_by_hand():
 def test_all_groupings_are_shown(tmp_path):
     split = toy_split()
     split.manifest["groups"] = ["kind", "img_path", "instruction"]
-    result = evaluate(split, Fixed(), k=5, metrics="hit_rate@5", workdir=tmp_path)
+    result = evaluate_split(split, Fixed(), k=5, metrics="hit_rate@5", workdir=tmp_path)
     _, body = rows([result])
     assert [line[2] for line in body[1:]] == [
         *("(none) 1", "animal 1", "fruit 2"),
@@ -106,7 +107,7 @@ def test_all_groupings_are_shown(tmp_path):
 
 def test_provenance_is_in_the_result(tmp_path):
     split = toy_split()
-    result = evaluate(split, Fixed(), k=5, metrics="hit_rate@5", workdir=tmp_path)
+    result = evaluate_split(split, Fixed(), k=5, metrics="hit_rate@5", workdir=tmp_path)
     assert (result.source, result.split, result.edition, result.k) == ("toy", "test", "here", 5)
     assert result.retriever == {
         "name": "fixed",
@@ -129,7 +130,7 @@ def test_provenance_is_in_the_result(tmp_path):
 
 
 def test_results_are_saved_and_read_back(tmp_path):
-    result = evaluate(toy_split(), Fixed(), k=5, out=tmp_path)
+    result = evaluate_split(toy_split(), Fixed(), k=5, out=tmp_path)
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == [f"{result.name}.{e}" for e in ("json", "queries.parquet", "run.parquet")]
     assert re.fullmatch(r"toy\.test\.fixed\.[0-9a-f]{8}", result.name)
@@ -146,9 +147,9 @@ def test_results_are_saved_and_read_back(tmp_path):
 
 def test_a_replayed_run_scores_the_same(tmp_path):
     split = toy_split()
-    result = evaluate(split, Fixed(), k=5, out=tmp_path)
+    result = evaluate_split(split, Fixed(), k=5, out=tmp_path)
     path = tmp_path / f"{result.name}.run.parquet"
-    for again in (evaluate(split, RunRetriever(path)), score(split, Run.load(path))):
+    for again in (evaluate_split(split, RunRetriever(path)), score(split, Run.load(path))):
         assert again.metrics == result.metrics
         assert again.run_sha256 == result.run_sha256
         assert (again.k, again.retriever["name"]) == (5, "fixed")
@@ -167,7 +168,7 @@ def test_short_lists_are_scored_and_what_a_run_can_not_tell_is_refused():
     with pytest.raises(UsageError, match=r"made 2 deep(.|\n)*--k 5"):
         score(toy_split(), made, "hit_rate@5")
     with pytest.raises(UsageError, match=r"k is 2(.|\n)*--k 5"):
-        evaluate(toy_split(), Fixed(), k=2, metrics="hit_rate@5")
+        evaluate_split(toy_split(), Fixed(), k=2, metrics="hit_rate@5")
     assert "made 2 deep" in score(toy_split(), made, k=50).notes[0]
     for told in (score(toy_split(), short, k=50), score(toy_split(), short, "hit_rate@50")):
         assert "has 2 passages, and it is scored to rank 50" in told.notes[0]
@@ -175,7 +176,7 @@ def test_short_lists_are_scored_and_what_a_run_can_not_tell_is_refused():
 
 def test_deeper_runs_are_cut():
     deep = {q: {p: -i for i, p in enumerate(PASSAGES)} for q in QUERIES}
-    result = evaluate(toy_split(), Fixed(deep), k=2)
+    result = evaluate_split(toy_split(), Fixed(deep), k=2)
     assert result.run == Run.from_dict(deep).top(2)
     assert result.counts["short_rankings"] == 0
 
@@ -183,15 +184,15 @@ def test_deeper_runs_are_cut():
 def test_named_metrics_stay_even_if_undefined():
     queries = {q: (*row[:2], [], *row[3:]) for q, row in QUERIES.items()}
     split = toy_split(queries=queries)
-    assert not any(n.startswith("pseudo") for n in evaluate(split, Fixed(), k=5).metrics)
-    named = evaluate(split, Fixed(), k=5, metrics="pseudo_recall@5").metrics
+    assert not any(n.startswith("pseudo") for n in evaluate_split(split, Fixed(), k=5).metrics)
+    named = evaluate_split(split, Fixed(), k=5, metrics="pseudo_recall@5").metrics
     assert named == {"pseudo_recall@5": {"value": None, "low": None, "high": None, "n": 0}}
 
 
 def test_scoring_a_shallow_cut_reads_the_right_texts():
     """Metrics at 1 are computed on a cut run whose vocabulary is smaller."""
-    full = evaluate(toy_split(), Fixed(), k=5)
-    assert values(evaluate(toy_split(), Fixed(), k=5, metrics="pseudo_recall@1")) == {
+    full = evaluate_split(toy_split(), Fixed(), k=5)
+    assert values(evaluate_split(toy_split(), Fixed(), k=5, metrics="pseudo_recall@1")) == {
         "pseudo_recall@1": full.value("pseudo_recall@1")
     }
 
@@ -209,13 +210,13 @@ def test_scoring_a_shallow_cut_reads_the_right_texts():
 )
 def test_incomplete_and_foreign_runs_are_refused(ranking, message):
     with pytest.raises(CheckError, match=message):
-        evaluate(toy_split(), Fixed(ranking), k=5)
+        evaluate_split(toy_split(), Fixed(ranking), k=5)
     with pytest.raises(CheckError, match=message):
         score(toy_split(), Run.from_dict(ranking))
 
 
 def test_a_run_made_for_another_pool_is_warned_about(caplog):
-    run = evaluate(toy_split(), Fixed(), k=5).run
+    run = evaluate_split(toy_split(), Fixed(), k=5).run
     other = toy_split(passages=PASSAGES | {"p/dog": "Dogs bark!"})
     with caplog.at_level(logging.WARNING, "m2kr"):
         score(other, run)
@@ -225,13 +226,13 @@ def test_a_run_made_for_another_pool_is_warned_about(caplog):
 def test_a_split_without_judgements_can_be_searched_but_not_scored():
     split = toy_split(judged=False)
     with pytest.raises(MissingError, match="can be searched but not scored"):
-        evaluate(split, Fixed(), k=5)
+        evaluate_split(split, Fixed(), k=5)
     assert search(split, Fixed(), k=5).run == Run.from_dict(RANKING)
 
 
 def test_answers_alone_allow_pseudo_recall():
     queries = {q: (row[0], [], *row[2:]) for q, row in QUERIES.items()}
-    found = evaluate(toy_split(queries=queries), Fixed(), k=5)
+    found = evaluate_split(toy_split(queries=queries), Fixed(), k=5)
     assert found.value("pseudo_recall@5") == 1
     assert not any(n.startswith("hit_rate") for n in found.metrics)
 
@@ -247,16 +248,16 @@ class Untouched(Fixed):
 def test_missing_images_stop_before_indexing(tmp_path):
     images = ImageStore(image_folder(tmp_path, "a.png"))
     with pytest.raises(MissingError, match=r"1 of 2 images found.*b\.png"):
-        evaluate(toy_split(images), Untouched(modalities=SEEING))
+        evaluate_split(toy_split(images), Untouched(modalities=SEEING))
     with pytest.raises(MissingError, match="no image root"):
-        evaluate(toy_split(None), Untouched(modalities=SEEING))
+        evaluate_split(toy_split(None), Untouched(modalities=SEEING))
     # Who reads no images needs none.
-    assert evaluate(toy_split(images), Fixed(), k=5).images is None
+    assert evaluate_split(toy_split(images), Fixed(), k=5).images is None
 
 
 def test_tolerated_gaps_are_counted_and_marked(tmp_path):
     images = ImageStore(image_folder(tmp_path, "a.png"), missing="black")
-    result = evaluate(toy_split(images), Fixed(modalities=SEEING), k=5)
+    result = evaluate_split(toy_split(images), Fixed(modalities=SEEING), k=5)
     assert result.images == {"policy": "black", "total": 2, "found": 1, "missing": ["b.png"]}
     assert result.comparable == "1 of 2 images missing (black)"
 
@@ -264,7 +265,7 @@ def test_tolerated_gaps_are_counted_and_marked(tmp_path):
 def test_what_was_done_about_a_missing_image_is_in_the_images_fingerprint(tmp_path):
     folder = image_folder(tmp_path, "a.png")
     seen = [
-        evaluate(toy_split(ImageStore(folder, missing=policy)), Fixed(modalities=SEEING), k=5)
+        evaluate_split(toy_split(ImageStore(folder, missing=policy)), Fixed(modalities=SEEING), k=5)
         for policy in ("black", "skip")
     ]
     a = ImageStore(folder).sha256("a.png")
@@ -274,13 +275,13 @@ def test_what_was_done_about_a_missing_image_is_in_the_images_fingerprint(tmp_pa
 
 def test_the_images_fingerprint_is_of_the_query_images(tmp_path):
     images = ImageStore(image_folder(tmp_path, "a.png", "b.png"))
-    result = evaluate(toy_split(images), Fixed(modalities=SEEING), k=5)
+    result = evaluate_split(toy_split(images), Fixed(modalities=SEEING), k=5)
     a, b = images.sha256("a.png"), images.sha256("b.png")
     expected = images_part([("q1", a), ("q2", None), ("q3", b), ("q4", None)])
     assert result.fingerprints["images"] == expected
     on_passages = Modalities(frozenset({"text"}), frozenset({"image"}))
     assert (
-        evaluate(toy_split(images), Fixed(modalities=on_passages), k=5).fingerprints["images"]
+        evaluate_split(toy_split(images), Fixed(modalities=on_passages), k=5).fingerprints["images"]
         is None
     )
 
@@ -288,14 +289,14 @@ def test_the_images_fingerprint_is_of_the_query_images(tmp_path):
 def test_manifest_notes_reach_the_result():
     split = toy_split()
     split.manifest |= {"partial": True, "comparable": "a partial build (--limit)"}
-    result = evaluate(split, Fixed(), k=5)
+    result = evaluate_split(split, Fixed(), k=5)
     assert result.partial
     assert result.comparable == "a partial build (--limit)"
 
 
 def test_stages_are_reported():
     told = Recorder()
-    evaluate(toy_split(), Dense(4), k=5, progress=told)
+    evaluate_split(toy_split(), Dense(4), k=5, progress=told)
     assert [call for call in told.calls if call[::2] != ("advance", 0)] == [
         ("start", "index", 4),
         ("start", "encode document", 4),
@@ -316,15 +317,15 @@ def test_broken_retrievers_and_arguments_are_named():
     bad = Fixed()
     bad.search = lambda queries, k: {"q1": {}}
     with pytest.raises(InputError, match="returned dict"):
-        evaluate(toy_split(), bad)
+        evaluate_split(toy_split(), bad)
     bad = Fixed()
     bad.settings = {"model": object()}
     with pytest.raises(InputError, match="settings"):
-        evaluate(toy_split(), bad)
+        evaluate_split(toy_split(), bad)
     with pytest.raises(UsageError, match="k is 0"):
-        evaluate(toy_split(), Fixed(), k=0)
+        evaluate_split(toy_split(), Fixed(), k=0)
     with pytest.raises(UsageError, match="hit_rate@5"):
-        evaluate(toy_split(), Untouched(), metrics="recall@5")
+        evaluate_split(toy_split(), Untouched(), metrics="recall@5")
 
 
 def test_repeated_ids_in_the_pool_are_ranked_once(tmp_path):
@@ -348,7 +349,7 @@ def test_repeated_ids_in_the_pool_are_ranked_once(tmp_path):
 def test_file_names_are_safe(tmp_path):
     odd = Fixed()
     odd.name = "../my model:v1"
-    path = evaluate(toy_split(), odd, k=5).save(tmp_path)
+    path = evaluate_split(toy_split(), odd, k=5).save(tmp_path)
     assert re.fullmatch(r"toy\.test\.-my-model-v1\.[0-9a-f]{8}\.json", path.name)
 
 

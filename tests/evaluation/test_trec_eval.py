@@ -6,9 +6,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from support.scores import score
 from support.toys import toy_split
 
-from m2kr.evaluation.harness import score
 from m2kr.retrieval.run import Run
 
 SAMPLES = os.environ.get("M2KR_UPSTREAM_SAMPLES", "")

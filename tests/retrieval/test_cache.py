@@ -28,7 +28,7 @@ from m2kr.cli.main import guarded
 from m2kr.data.images.store import ImageStore
 from m2kr.data.records import Passages
 from m2kr.errors import InputError, UsageError
-from m2kr.evaluation.harness import evaluate
+from m2kr.evaluation.harness import evaluate_split
 from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result
 from m2kr.retrieval.cache import EmbeddingCache, held, key_of
@@ -293,7 +293,7 @@ class CountedDense(Counted):
 
 def counted(split, folder, **options):
     one = Counted(**options)
-    evaluate(split, one, k=5, cache=EmbeddingCache(folder))
+    evaluate_split(split, one, k=5, cache=EmbeddingCache(folder))
     return one.count
 
 
@@ -415,10 +415,10 @@ def test_images_that_are_written_while_they_are_encoded_are_not_kept(tmp_path):
 
     split, cache = toy_split(ImageStore(tmp_path)), EmbeddingCache(tmp_path / "cache")
     with pytest.raises(InputError, match="were written while"):
-        evaluate(split, Writing(), k=5, cache=cache)
+        evaluate_split(split, Writing(), k=5, cache=cache)
     one = Writing()
     one.writes = False
-    evaluate(split, one, k=5, cache=cache)
+    evaluate_split(split, one, k=5, cache=cache)
     assert one.count == {"query": 4, "document": 0}
 
 
@@ -432,7 +432,7 @@ def test_another_order_of_the_same_rows_is_encoded_anew(tmp_path):
     runs = []
     for each in (split, other, split, other):
         one = Counted()
-        runs.append(evaluate(each, one, k=5, cache=EmbeddingCache(tmp_path)).run)
+        runs.append(evaluate_split(each, one, k=5, cache=EmbeddingCache(tmp_path)).run)
         assert one.count == {side: 4 * (len(runs) <= 2) for side in ("query", "document")}
     for query in QUERIES:
         assert len({tuple(run.passage_ids(query)) for run in runs}) == 1
@@ -450,9 +450,9 @@ def test_a_manifest_that_says_the_wrong_thing_does_not_spoil_the_cache(tmp_path)
 @pytest.mark.parametrize("late", [False, True])
 def test_stored_ids_are_compared_with_the_table(tmp_path, late, caplog):
     split = toy_split()
-    evaluate(split, kept(late), k=5, cache=EmbeddingCache(tmp_path))
+    evaluate_split(split, kept(late), k=5, cache=EmbeddingCache(tmp_path))
     other = toy_split(passages=dict(reversed(PASSAGES.items())))
-    evaluate(other, kept(late), k=5, cache=EmbeddingCache(tmp_path))
+    evaluate_split(other, kept(late), k=5, cache=EmbeddingCache(tmp_path))
     entries = {}
     for path in tmp_path.glob("*/key.json"):
         rows = json.loads(path.read_bytes())["key"]["rows"]
@@ -464,10 +464,10 @@ def test_stored_ids_are_compared_with_the_table(tmp_path, late, caplog):
             shutil.copy(path, mine)
     one = kept(late)
     with caplog.at_level(logging.WARNING, "m2kr"):
-        run = evaluate(split, one, k=5, cache=EmbeddingCache(tmp_path)).run
+        run = evaluate_split(split, one, k=5, cache=EmbeddingCache(tmp_path)).run
     assert "in another order" in caplog.text
     assert one.count == {"query": 0, "document": 4}
-    assert run == evaluate(split, kept(late), k=5).run
+    assert run == evaluate_split(split, kept(late), k=5).run
 
 
 def kept(late):
@@ -477,7 +477,7 @@ def kept(late):
 @pytest.mark.parametrize("late", [False, True])
 def test_whatever_byte_of_the_cache_changes_no_score_does(tmp_path, late, caplog):
     split, cache = toy_split(), EmbeddingCache(tmp_path)
-    right = evaluate(split, kept(late), k=5, cache=cache).run
+    right = evaluate_split(split, kept(late), k=5, cache=cache).run
     random = np.random.default_rng(3)
     files = sorted(p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock")
     encoded = 0
@@ -488,19 +488,19 @@ def test_whatever_byte_of_the_cache_changes_no_score_does(tmp_path, late, caplog
             changed[random.integers(len(data))] ^= int(random.integers(1, 256))
             path.write_bytes(changed)
             one = kept(late)
-            assert evaluate(split, one, k=5, cache=cache).run == right
+            assert evaluate_split(split, one, k=5, cache=cache).run == right
             encoded += sum(one.count.values()) > 0
     assert encoded > len(files) * 2
     assert "is damaged, so it is" in caplog.text
     one = kept(late)
-    assert evaluate(split, one, k=5, cache=cache).run == right
+    assert evaluate_split(split, one, k=5, cache=cache).run == right
     assert one.count == {"query": 0, "document": 0}
 
 
 def test_what_is_not_known_is_not_cached(tmp_path):
     split = toy_split()
     assert key_of(Late(), split.passages_view, "document") is None
-    evaluate(split, Late(), k=5, cache=EmbeddingCache(tmp_path))
+    evaluate_split(split, Late(), k=5, cache=EmbeddingCache(tmp_path))
     assert list(tmp_path.iterdir()) == []
     unnamed = type(split.queries_view)(split.queries_view.dataset)
     assert key_of(Counted(), unnamed, "query") is None
@@ -527,7 +527,7 @@ def test_a_damaged_entry_is_encoded_again(tmp_path, caplog):
 @pytest.mark.parametrize("late", [False, True])
 def test_damaged_rows_that_may_only_be_read_are_done_without(tmp_path, monkeypatch, late):
     split, cache = toy_split(), EmbeddingCache(tmp_path)
-    right = evaluate(split, kept(late), k=5, cache=cache).run
+    right = evaluate_split(split, kept(late), k=5, cache=cache).run
     for path in (*tmp_path.glob("*/vectors.npy"), *tmp_path.glob("*/tokens-*")):
         changed = bytearray(path.read_bytes())
         changed[-1] ^= 1
@@ -535,7 +535,7 @@ def test_damaged_rows_that_may_only_be_read_are_done_without(tmp_path, monkeypat
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
     # Permissions don't stop the superuser, as whom tests may run.
     monkeypatch.setattr(atomic, "writable", lambda folder: not folder.is_relative_to(tmp_path))
-    assert evaluate(split, kept(late), k=5, cache=cache).run == right
+    assert evaluate_split(split, kept(late), k=5, cache=cache).run == right
     assert {p: p.read_bytes() for p in tmp_path.rglob("*.*") if p.is_file()} == before
 
 
@@ -554,7 +554,7 @@ class Padded(Counted):
 def test_whatever_byte_of_an_index_changes_no_score_does(tmp_path, mode):
     split, cache = toy_split(), EmbeddingCache(tmp_path)
     options = {"k": 5, "cache": cache, "searching": SearchConfig(mode=mode, centroids=8)}
-    right = evaluate(split, Padded(), **options).run
+    right = evaluate_split(split, Padded(), **options).run
     random = np.random.default_rng(2)
     files = [
         p for p in sorted(tmp_path.rglob("indexes/*/*")) if p.suffix != ".lock" and p.is_file()
@@ -567,7 +567,7 @@ def test_whatever_byte_of_an_index_changes_no_score_does(tmp_path, mode):
             changed[random.integers(len(data))] ^= int(random.integers(1, 256))
             path.write_bytes(changed)
             one = Padded()
-            assert evaluate(split, one, **options).run == right, path.name
+            assert evaluate_split(split, one, **options).run == right, path.name
             assert one.count == {"query": 0, "document": 0}
 
 
@@ -590,8 +590,12 @@ def test_two_at_one_entry_encode_it_once(tmp_path):
 
     split, cache = toy_split(), EmbeddingCache(tmp_path)
     one, two = Slow(), Slow()
-    first = threading.Thread(target=evaluate, args=(split, one), kwargs={"k": 5, "cache": cache})
-    second = threading.Thread(target=evaluate, args=(split, two), kwargs={"k": 5, "cache": cache})
+    first = threading.Thread(
+        target=evaluate_split, args=(split, one), kwargs={"k": 5, "cache": cache}
+    )
+    second = threading.Thread(
+        target=evaluate_split, args=(split, two), kwargs={"k": 5, "cache": cache}
+    )
     first.start()
     assert begun.wait(20)
     second.start()
@@ -626,7 +630,7 @@ def test_a_shared_pool_is_encoded_once_whatever_the_split(tmp_path):
 def test_rankings_from_the_cache_are_those_without_it(tmp_path):
     split = toy_split()
     runs = [
-        evaluate(split, Counted(), k=5, cache=cache).run
+        evaluate_split(split, Counted(), k=5, cache=cache).run
         for cache in (None, EmbeddingCache(tmp_path), EmbeddingCache(tmp_path))
     ]
     assert runs[0] == runs[1] == runs[2]

@@ -15,7 +15,7 @@ from support.toys import PASSAGES, Dense, image_folder, toy_split
 import m2kr
 from m2kr.data.images.store import ImageStore
 from m2kr.errors import InputError, MissingError, RetrieverError, UsageError
-from m2kr.evaluation.harness import evaluate
+from m2kr.evaluation.harness import evaluate_split
 from m2kr.retrieval.cache import EmbeddingCache
 from m2kr.retrieval.modalities import modalities_of
 from m2kr.retrieval.search_split import search
@@ -100,7 +100,7 @@ def test_an_exception_shows_its_own_last_line(place: str, tmp_path: Path) -> Non
     )
     error = InputError if place == "loading" else RetrieverError
     with pytest.raises(error) as caught:
-        evaluate(toy_split(), create(f"{path}:Mine"), k=3)
+        evaluate_split(toy_split(), create(f"{path}:Mine"), k=3)
     told = str(caught.value)
     assert told.startswith(f"{path}:{number}")
     assert "raise ValueError('no such net')" in told
@@ -133,7 +133,7 @@ RAISED = {
 def test_whatever_is_raised_is_its_own(line: str, tmp_path: Path) -> None:
     path = written(tmp_path, encode_query=line)
     with pytest.raises(RetrieverError) as caught:
-        evaluate(toy_split(), create(f"{path}:Mine"), k=3)
+        evaluate_split(toy_split(), create(f"{path}:Mine"), k=3)
     assert RAISED[line] in str(caught.value)
     assert "pip install" not in str(caught.value)
     assert f"{path}:" in str(caught.value)
@@ -155,7 +155,7 @@ def test_a_class_without_a_file_and_a_wrong_signature_are_told_too() -> None:
 
     for retriever, named in ((Short(), "encode_query of batch 1"), (Bare(), "Bare.index of 4")):
         with pytest.raises(RetrieverError, match="TypeError") as caught:
-            evaluate(toy_split(), retriever, k=3)
+            evaluate_split(toy_split(), retriever, k=3)
         assert named in str(caught.value)
 
 
@@ -166,11 +166,11 @@ def test_our_own_bugs_stay_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("m2kr.retrieval.encoder.by_length", broken)
     monkeypatch.setattr(broken, "__module__", "m2kr.retrieval.batches")
     with pytest.raises(RetrieverError):  # a test's function stands in for ours: it lies outside
-        evaluate(toy_split(), Dense(), k=3)
+        evaluate_split(toy_split(), Dense(), k=3)
     monkeypatch.undo()
     monkeypatch.setattr("m2kr.retrieval.encoder.rows_of", None)
     with pytest.raises(TypeError, match="not callable"):
-        evaluate(toy_split(), Dense(), k=3)
+        evaluate_split(toy_split(), Dense(), k=3)
 
 
 def test_the_command_line_leaves_with_1_and_shows_all_when_asked(
@@ -426,12 +426,12 @@ class Seeing(Dense):
 def test_images_that_were_not_declared_raise_with_the_line_to_add(tmp_path: Path) -> None:
     split = toy_split(ImageStore(image_folder(tmp_path, "a.png", "b.png")))
     with pytest.raises(InputError) as caught:
-        evaluate(split, Seeing(10), k=3)
+        evaluate_split(split, Seeing(10), k=3)
     line = str(caught.value).partition("this line in the class: ")[2]
     assert line == 'modalities = {"query": ["text", "image"], "passage": ["text"]}'
     mended = Seeing(10)
     exec(line, {}, vars(mended))  # as it stands
-    result = evaluate(split, mended, k=3)
+    result = evaluate_split(split, mended, k=3)
     assert sorted(map(str, mended.seen)) == ["(4, 4)", "(4, 4)", "None", "None"]
     assert result.images["found"] == 2
     assert result.retriever["modalities"] == {"query": ["image", "text"], "passage": ["text"]}
@@ -470,10 +470,10 @@ def test_no_way_leads_to_undeclared_images(side: str, how: str, tmp_path: Path) 
     for store in (images, None):
         split = toy_split(store)
         with pytest.raises(InputError, match=r"reads images of \w+, but doesn't say so"):
-            evaluate(split, Other(), k=3)
+            evaluate_split(split, Other(), k=3)
     other = Other()
     other.reads_images = True
-    evaluate(toy_split(images), other, k=3)
+    evaluate_split(toy_split(images), other, k=3)
 
 
 FORMS = {
@@ -515,7 +515,7 @@ def test_a_wrong_form_is_named_with_the_right_one(given, reads_images, message) 
     dense = Dense()
     dense.modalities, dense.reads_images = given, reads_images
     with pytest.raises(InputError, match=message) as caught:
-        evaluate(toy_split(), dense, k=3)
+        evaluate_split(toy_split(), dense, k=3)
     assert "expected" in str(caught.value)
     assert dense.batches == []
 
@@ -531,7 +531,7 @@ def test_reads_images_alone_is_enough_for_any_retriever(tmp_path: Path) -> None:
             return m2kr.Run.from_dict({q: {} for q in queries.ids.to_pylist()})
 
     split = toy_split(ImageStore(image_folder(tmp_path, "a.png", "b.png")))
-    result = evaluate(split, Bare(), k=3)
+    result = evaluate_split(split, Bare(), k=3)
     assert result.retriever["modalities"]["query"] == ["image", "text"]
     assert result.images["total"] == 2
 
@@ -551,7 +551,7 @@ def test_what_is_no_retriever_is_said_before_anything_is_done() -> None:
         (3, "int is not a retriever"),
     ):
         with pytest.raises(InputError, match=message):
-            evaluate(toy_split(), wrong)
+            evaluate_split(toy_split(), wrong)
 
 
 SEARCHED = {
@@ -579,7 +579,7 @@ def test_a_run_that_cannot_be_is_named_with_the_line_that_made_it(
     body = f"import m2kr; ids = queries.ids.to_pylist(); r = {ranking}; return {made}"
     path = written(tmp_path, search=body)
     with pytest.raises(m2kr.M2KRError, match=message) as caught:
-        evaluate(toy_split(), create(f"{path}:Mine"), k=3)
+        evaluate_split(toy_split(), create(f"{path}:Mine"), k=3)
     if what in ("not finite", "unlike lengths"):
         assert str(caught.value).startswith(f"{path}:")
 
@@ -596,7 +596,7 @@ def test_attributes_of_ones_own_do_not_stand_in_for_ours() -> None:
         def search(self, queries, k):
             return m2kr.Run.from_dict({q: {"p/dog": 1.0} for q in queries.ids.to_pylist()})
 
-    result = evaluate(toy_split(), Other(), k=3)
+    result = evaluate_split(toy_split(), Other(), k=3)
     assert result.value("hit_rate@1") is not None
 
 
@@ -611,7 +611,7 @@ def test_half_a_surrogate_pair_is_refused_where_it_stands(part: str, tmp_path: P
             return {"prompt": "\udcff"}
 
     with pytest.raises(InputError, match=part):
-        evaluate(toy_split(), Half(), cache=EmbeddingCache(tmp_path))
+        evaluate_split(toy_split(), Half(), cache=EmbeddingCache(tmp_path))
 
 
 def test_attributes_that_are_computed_may_fail_in_one_line(tmp_path: Path) -> None:
@@ -620,7 +620,7 @@ def test_attributes_that_are_computed_may_fail_in_one_line(tmp_path: Path) -> No
         path.read_text() + "\n    def __getattr__(self, name):\n        raise RuntimeError(name)\n"
     )
     with pytest.raises(RetrieverError, match=r"raise RuntimeError\(name\)"):
-        evaluate(toy_split(), create(f"{path}:Mine"), k=3)
+        evaluate_split(toy_split(), create(f"{path}:Mine"), k=3)
 
 
 @pytest.mark.parametrize("what", sorted(SEARCHED))
@@ -630,7 +630,7 @@ def test_what_search_returns_is_looked_at(what: str) -> None:
             return SEARCHED[what][0]
 
     with pytest.raises(InputError, match=SEARCHED[what][1]) as caught:
-        evaluate(toy_split(), Searching(), k=3)
+        evaluate_split(toy_split(), Searching(), k=3)
     assert "Searching.search" in str(caught.value)
 
 
@@ -640,7 +640,7 @@ def test_batch_size_and_similarity_are_set_on_any_encoder(tmp_path: Path) -> Non
     assert (mine.batch_size, mine.similarity) == (3, "cosine")
     letters_file(tmp_path, "value = lambda: 1", "other.py")
     other = create(f"{tmp_path / 'other.py'}:Mine", {"similarity": "cosine"})
-    assert evaluate(toy_split(), other, k=3).retriever["settings"] == {"similarity": "cosine"}
+    assert evaluate_split(toy_split(), other, k=3).retriever["settings"] == {"similarity": "cosine"}
     for key, value, said in (
         ("batch_size", "many", "a whole number"),
         ("similarity", "euclid", "one of dot, cosine"),

@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.scores import score
 from support.toys import toy_split
 
 from m2kr.errors import CheckError, InputError, UsageError
-from m2kr.evaluation.harness import evaluate, score
+from m2kr.evaluation.harness import evaluate_split
 from m2kr.evaluation.report import as_text
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
@@ -389,7 +390,10 @@ def test_parquet_of_ranks_and_under_other_names(tmp_path):
 )
 def test_metadata_of_another_form_are_no_record(tmp_path, said):
     path = _saved(tmp_path, k=3, **said)
-    for result in (evaluate(toy_split(), RunRetriever(path)), score(toy_split(), Run.load(path))):
+    for result in (
+        evaluate_split(toy_split(), RunRetriever(path)),
+        score(toy_split(), Run.load(path)),
+    ):
         assert (result.k, result.images, result.search) == (3, None, None)
         assert result.retriever["settings"] == {}
         assert "mine" in as_text([result])
@@ -433,7 +437,7 @@ def test_a_perfect_run_of_ranks_is_perfect(tmp_path):
         rows = enumerate([f"d{i:02}", *others], 1)
         text += "".join(f"{query}\t{p}\t{rank}\n" for rank, p in rows)
     (tmp_path / "ranks.txt").write_text(text)
-    assert evaluate(split, RunRetriever(tmp_path / "ranks.txt")).value("hit_rate@1") == 1.0
+    assert evaluate_split(split, RunRetriever(tmp_path / "ranks.txt")).value("hit_rate@1") == 1.0
 
 
 def test_graded_run_by_hand():
@@ -514,12 +518,12 @@ def test_ties_decide_where_a_run_is_cut_and_single_precision_is_told():
 
 def test_k_deeper_than_a_run_is_told_on_every_way(tmp_path, caplog):
     split = toy_split()
-    made = evaluate(split, RunRetriever(_saved(tmp_path, k=2)), k=50)
+    made = evaluate_split(split, RunRetriever(_saved(tmp_path, k=2)), k=50)
     assert (made.k, made.notes[0]) == (2, "the run 'mine' was made 2 deep, so k is that and not 50")
     with pytest.raises(UsageError, match="made 2 deep"):
-        evaluate(split, RunRetriever(_saved(tmp_path, k=2)), metrics="ndcg@10")
+        evaluate_split(split, RunRetriever(_saved(tmp_path, k=2)), metrics="ndcg@10")
     for odd in ("many", -1, 2.5, None, [3]):
-        assert evaluate(split, RunRetriever(_saved(tmp_path, k=odd))).k == 10
+        assert evaluate_split(split, RunRetriever(_saved(tmp_path, k=odd))).k == 10
     with caplog.at_level(logging.WARNING):
         assert not caplog.records
 

@@ -5,10 +5,11 @@ import re
 
 import numpy as np
 import pytest
+from support.scores import score
 from support.toys import PASSAGES, QUERIES, Dense, Late, letters, toy_split
 
 from m2kr.errors import UsageError
-from m2kr.evaluation.harness import evaluate, score
+from m2kr.evaluation.harness import evaluate_split
 from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result
 from m2kr.retrieval.modalities import Modalities
@@ -45,7 +46,7 @@ def split():
 
 @pytest.fixture(scope="module")
 def exact(split):
-    return evaluate(split, Wide(), k=K)
+    return evaluate_split(split, Wide(), k=K)
 
 
 def test_exact_search_is_the_default_and_the_result_says_so(split, exact):
@@ -65,7 +66,7 @@ def test_exact_search_is_the_default_and_the_result_says_so(split, exact):
 @pytest.mark.parametrize("mode", ["compressed", "official"])
 def test_an_index_is_searched_audited_and_told_of(split, exact, mode, tmp_path):
     searching = SearchConfig(mode, seed=3, centroids=16, audit=3)
-    found = evaluate(split, Wide(), k=K, searching=searching, workdir=tmp_path, out=tmp_path)
+    found = evaluate_split(split, Wide(), k=K, searching=searching, workdir=tmp_path, out=tmp_path)
     told = found.search
     assert told["mode"] == mode
     assert told["nbits"] == {"compressed": 4, "official": 8}[mode]
@@ -96,7 +97,10 @@ def test_an_index_is_searched_audited_and_told_of(split, exact, mode, tmp_path):
     run = Run.load(tmp_path / f"{found.name}.run.parquet")
     assert run.metadata["search"]["mode"] == mode
     # Nor can a run that is replayed.
-    for again in (score(split, run), evaluate(split, RunRetriever(_path(tmp_path, found)), k=K)):
+    for again in (
+        score(split, run),
+        evaluate_split(split, RunRetriever(_path(tmp_path, found)), k=K),
+    ):
         assert again.metrics == found.metrics
         assert again.search["audit"] == told["audit"]
         assert again.name.startswith(f"toy.test.wide.{mode}.")
@@ -108,7 +112,7 @@ def _path(folder, result):
 
 def test_final_scores_may_be_those_of_the_token_store(split, exact):
     searching = SearchConfig("compressed", centroids=16, final="exact")
-    found = evaluate(split, Wide(), k=K, searching=searching)
+    found = evaluate_split(split, Wide(), k=K, searching=searching)
     ours, theirs = found.run.to_dict(), exact.run.to_dict()
     for query, scores in ours.items():
         both = set(scores) & set(theirs[query])
@@ -121,18 +125,20 @@ def test_final_scores_may_be_those_of_the_token_store(split, exact):
 
 def test_widths_are_the_callers_and_recorded(split):
     searching = SearchConfig("official", centroids=16, widths={"ndocs": 12, "threshold": 0.3})
-    told = evaluate(split, Wide(), k=K, searching=searching).search
+    told = evaluate_split(split, Wide(), k=K, searching=searching).search
     assert (told["ndocs"], told["threshold"], told["ncells"]) == (12, 0.3, 2)
     searching = SearchConfig("compressed", centroids=16, widths={"probes": 3})
-    assert evaluate(split, Wide(), k=K, searching=searching).search["probes"] == 3
+    assert evaluate_split(split, Wide(), k=K, searching=searching).search["probes"] == 3
     with pytest.raises(UsageError, match="compressed search has no 'ncells'"):
         wrong = SearchConfig("compressed", centroids=16, widths={"ncells": 3})
-        evaluate(split, Wide(), k=K, searching=wrong)
+        evaluate_split(split, Wide(), k=K, searching=wrong)
 
 
 def test_another_seed_is_another_index(split):
     told = [
-        evaluate(split, Wide(), k=K, searching=SearchConfig("compressed", centroids=8, seed=seed))
+        evaluate_split(
+            split, Wide(), k=K, searching=SearchConfig("compressed", centroids=8, seed=seed)
+        )
         for seed in (0, 1)
     ]
     assert [each.search["training"]["seed"] for each in told] == [0, 1]
@@ -161,22 +167,24 @@ def test_retrievers_that_search_one_way_are_refused_another_before_they_begin(mo
     one = Once(2)
     one._window_batches = 1
     with pytest.raises(UsageError, match=f"late-interaction retriever for {mode} search"):
-        evaluate(toy_split(), one, k=5, searching=SearchConfig(mode))
+        evaluate_split(toy_split(), one, k=5, searching=SearchConfig(mode))
     with pytest.raises(UsageError, match=f"words has no {mode} search"):
-        evaluate(toy_split(), Words(), k=5, searching=SearchConfig(mode))
-    assert evaluate(toy_split(), Dense(), k=5, searching=SearchConfig()).search is None
+        evaluate_split(toy_split(), Words(), k=5, searching=SearchConfig(mode))
+    assert evaluate_split(toy_split(), Dense(), k=5, searching=SearchConfig()).search is None
 
 
 def test_exact_search_that_would_take_too_long_stops_with_its_alternatives(split, monkeypatch):
-    evaluate(split, Wide(), k=K, searching=SearchConfig(max_hours=1e-9))  # one block: it is done
+    evaluate_split(
+        split, Wide(), k=K, searching=SearchConfig(max_hours=1e-9)
+    )  # one block: it is done
     monkeypatch.setattr(dispatch, "_REFERENCE_BYTES", 1 << 12)
     with pytest.raises(UsageError, match="exact search would take about") as error:
-        evaluate(split, Wide(), k=K, searching=SearchConfig(max_hours=1e-9))
+        evaluate_split(split, Wide(), k=K, searching=SearchConfig(max_hours=1e-9))
     for said in ("1e-09 hours (--max-hours)", "--search compressed", "--audit 200", "--max-hours "):
         assert said in str(error.value)
     # The limit that it names is enough.
     named = float(str(error.value).partition("or --max-hours ")[2].partition(";")[0])
-    assert evaluate(split, Wide(), k=K, searching=SearchConfig(max_hours=10 * named)).search
+    assert evaluate_split(split, Wide(), k=K, searching=SearchConfig(max_hours=10 * named)).search
 
 
 @pytest.mark.parametrize(
@@ -200,8 +208,8 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 def test_a_retriever_may_come_with_a_search_of_its_own(split):
     one = Wide()
     one.searching = SearchConfig("compressed", centroids=16)
-    assert evaluate(split, one, k=K).search["mode"] == "compressed"
-    assert evaluate(split, one, k=K, searching=SearchConfig()).search["mode"] == "exact"
+    assert evaluate_split(split, one, k=K).search["mode"] == "compressed"
+    assert evaluate_split(split, one, k=K, searching=SearchConfig()).search["mode"] == "exact"
 
 
 def test_results_of_older_versions_have_no_search(tmp_path, exact):

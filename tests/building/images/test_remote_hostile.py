@@ -249,7 +249,7 @@ def test_many_entries_take_the_index_and_little_more(tmp_path, count, most):
         from pathlib import Path
         from servers.faulty_server import FaultyServer
         from m2kr.building.images.remote_archive import RemoteZip
-        from m2kr.evaluation.environment import peak_memory
+        from m2kr.evaluation.result import peak_memory
 
         body = b"PK\\3\\4" + bytes(40)
         entry = struct.pack("<4s6H3L5H2L", b"PK\\1\\2", 45, 45, 0, 0, 0, 33, 0, 0, 0, 8, *[0] * 5, 0)

@@ -354,7 +354,7 @@ def test_a_million_images_are_opened_in_seconds_and_little_memory(tmp_path):
         import sys
         from pathlib import Path
         from m2kr.building.images.shard_writer import Store
-        from m2kr.evaluation.environment import peak_memory
+        from m2kr.evaluation.result import peak_memory
 
         with Store(Path(sys.argv[1])) as store:
             assert len(store) == 1_000_000

@@ -148,7 +148,7 @@ def test_memory_is_bounded(tmp_path):
     """200,000 x 64 floats (51 MB) searched with a budget of 24 MB: measured in a fresh process."""
     code = f"""
         import numpy as np
-        from m2kr.evaluation.environment import peak_memory
+        from m2kr.evaluation.result import peak_memory
         from m2kr.search import ranking as topk
         from m2kr.search.exact import dense
         path = {str(tmp_path / "pool.npy")!r}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from m2kr.evaluation.environment import peak_memory
+from m2kr.evaluation.result import peak_memory
 
-CHILD = "from m2kr.evaluation.environment import peak_memory; print(peak_memory())"
+CHILD = "from m2kr.evaluation.result import peak_memory; print(peak_memory())"
 
 
 def test_peak_memory_covers_what_was_freed() -> None:
