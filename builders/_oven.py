@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from m2kr import atomic
 from m2kr.building.formats.delimited import BadRecord
-from m2kr.building.formats.json_lines import read_json_lines
+from m2kr.building.formats.json_stream import read_json_lines
 from m2kr.building.ledger import Ledger
 from m2kr.building.sampling import keyed_hash
 from m2kr.building.spec import BuildContext

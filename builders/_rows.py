@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from m2kr.building.formats.archives import members
 from m2kr.building.formats.delimited import BadRecord
 from m2kr.building.formats.gzip import open_gzip
-from m2kr.building.formats.json_lines import read_json_lines
+from m2kr.building.formats.json_stream import read_json_lines
 from m2kr.building.ledger import Ledger
 from m2kr.errors import InputError
 

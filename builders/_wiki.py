@@ -16,7 +16,7 @@ from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.fetch.folder import sha256_of
 from m2kr.building.formats.delimited import BadRecord, RecordBlock, read_csv
 from m2kr.building.formats.gzip import open_gzip
-from m2kr.building.formats.phrase_index import Hit, Passage, PhraseIndex
+from m2kr.building.formats.phrase_index import IndexedPassage, PhraseHit, PhraseIndex
 from m2kr.building.spec import BuildContext, Row
 from m2kr.errors import UsageError
 from m2kr.schema import arrow_schema, columns
@@ -96,7 +96,7 @@ def _numbers(rows: Sequence[int], faults: Sequence[int]) -> list[int]:
     return found
 
 
-def _row(passage: Passage) -> Row:
+def _row(passage: IndexedPassage) -> Row:
     return {
         "passage_id": passage.id,
         "passage_content": content(passage.title, passage.text),
@@ -131,7 +131,7 @@ def every_passage(ctx: BuildContext) -> Iterator[pa.RecordBatch]:
 
 def hits_of(
     ctx: BuildContext, found: PhraseIndex, phrases: Iterable[str], k: int
-) -> dict[str, list[Hit]]:
+) -> dict[str, list[PhraseHit]]:
     """The ``k`` best hits of each distinct phrase in title or text, the better field deciding.
 
     As Elasticsearch's multi-match takes the best field: the best of both are among the best of each.
@@ -142,11 +142,11 @@ def hits_of(
     return {phrase: _better(hits, k) for phrase, *hits in zip(distinct, *lists, strict=True)}
 
 
-def _better(lists: Iterable[list[Hit]], k: int) -> list[Hit]:
+def _better(lists: Iterable[list[PhraseHit]], k: int) -> list[PhraseHit]:
     best: dict[int, float] = {}
     for hit in chain.from_iterable(lists):
         best[hit.row] = max(hit.score, best.get(hit.row, hit.score))
-    hits = [Hit(row, score) for row, score in best.items()]
+    hits = [PhraseHit(row, score) for row, score in best.items()]
     return sorted(hits, key=lambda hit: (-hit.score, hit.row))[:k]
 
 
@@ -169,7 +169,7 @@ def _search_ahead(ctx: BuildContext, found: PhraseIndex, phrases: Sequence[str],
 
 
 def _search_group(found: PhraseIndex, phrases: Sequence[str], k: int) -> int:
-    own = found.reopened()
+    own = PhraseIndex(found.path, found.key)
     for field in (TITLE, TEXT):
         for _ in own.search_many(phrases, k=k, fields=field):
             pass

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2kr.building.fetch.assets import Asset, Shape
-from m2kr.building.formats.phrase_index import Passage, PhraseIndex
+from m2kr.building.formats.phrase_index import IndexedPassage, PhraseIndex
 from m2kr.building.images.declared import ImageArchive
 from m2kr.building.sampling import draw, keyed_hash, keyed_numbers
 from m2kr.building.spec import BuildContext, Row
@@ -200,9 +200,9 @@ class Entities:
 
     def __init__(self, index: PhraseIndex) -> None:
         self._index = index
-        self._known: dict[str, list[Passage]] = {}
+        self._known: dict[str, list[IndexedPassage]] = {}
 
-    def passages(self, name: str) -> list[Passage]:
+    def passages(self, name: str) -> list[IndexedPassage]:
         """Its passages in the order of the search."""
         if name not in self._known:
             if len(self._known) > 20_000:
@@ -211,7 +211,7 @@ class Entities:
         return self._known[name]
 
 
-def of_entity(index: PhraseIndex, name: str) -> list[Passage]:
+def of_entity(index: PhraseIndex, name: str) -> list[IndexedPassage]:
     """Passages of the page whose title the search for a name ranks first, of 1,000 hits."""
     hits = next(iter(index.search_many([name], k=1000, fields=_wiki.TITLE)))
     found = index.passages([hit.row for hit in hits])
@@ -226,7 +226,7 @@ _NUMBER = re.compile(
 )
 
 
-def positives(asked: Asked, hits: Sequence[Passage]) -> list[str]:
+def positives(asked: Asked, hits: Sequence[IndexedPassage]) -> list[str]:
     """Ids of the passages that hold an answer, or a number within 0.01 of the value asked for."""
     wanted = [answer.lower() for answer in asked.answers if answer.strip()]
     found = []

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from m2kr.building.fetch.assets import Asset, Shape
-from m2kr.building.formats.phrase_index import Passage, PhraseIndex
+from m2kr.building.formats.phrase_index import IndexedPassage, PhraseIndex
 from m2kr.building.spec import BuildContext, Row
 from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source, Variant
@@ -213,7 +213,7 @@ def related(
     }
 
 
-def positives(question: Question, hits: Sequence[Passage], keep: int = 10) -> list[str]:
+def positives(question: Question, hits: Sequence[IndexedPassage], keep: int = 10) -> list[str]:
     """Ids of the hits most like the question and its answer, best first.
 
     The authors' order: a fuzzy comparison of token sets; the 10 best stay, then those tied with the

@@ -19,8 +19,7 @@ from m2kr.building.fetch.retry import Failure, Policy
 from m2kr.building.formats.archives import members
 from m2kr.building.formats.csv_blocks import BOM, record_end
 from m2kr.building.formats.delimited import BadRecord, read_csv, read_tsv
-from m2kr.building.formats.json_lines import read_json_lines
-from m2kr.building.formats.json_stream import array_items, object_members
+from m2kr.building.formats.json_stream import array_items, object_members, read_json_lines
 from m2kr.building.formats.limits import is_litter, normal_name
 from m2kr.errors import CheckError, InputError
 

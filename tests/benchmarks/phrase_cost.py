@@ -101,7 +101,7 @@ def index(folder: Path, rows: int) -> dict:
 
 
 def search(folder: Path, rows: int) -> dict:
-    found = PhraseIndex.open(folder / "phrases.db", "x")
+    found = PhraseIndex(folder / "phrases.db", "x")
     result: dict = {}
     for kind, k, fields in (("title", 1_000, ["title"]), ("answer", 10, ["title", "text"])):
         asked = queries(folder)[kind]

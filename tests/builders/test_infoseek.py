@@ -18,7 +18,7 @@ from servers.faulty_server import FaultyServer
 from upstream_fixture import Served, gzipped, served_files
 
 from m2kr.building.build import build
-from m2kr.building.formats.phrase_index import Passage
+from m2kr.building.formats.phrase_index import IndexedPassage
 from m2kr.building.ledger import Ledger
 from m2kr.building.spec import BuildContext
 from m2kr_builders import _infoseek, infoseek
@@ -175,8 +175,8 @@ def test_two_numbers_with_a_dash_are_two(low: int, high: int, dash: str, more: s
 
 def test_a_number_makes_a_passage_right(tmp_path: Path) -> None:
     (asked,) = joined(tmp_path, ROW | {"answer": ["-2005"], "answer_eval": [NUMBER]})
-    hits = [Passage(0, "1", "Between 1990-2005 it was closed.", "Tower")]
-    hits.append(Passage(1, "2", "It is 31 m tall.", "Tower"))
+    hits = [IndexedPassage(0, "1", "Between 1990-2005 it was closed.", "Tower")]
+    hits.append(IndexedPassage(1, "2", "It is 31 m tall.", "Tower"))
     assert infoseek.positives(asked, hits) == ["1", "2"]  # the text of the answer, then the number
 
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from m2kr.building.formats import phrase_index
-from m2kr.building.formats.phrase_index import Hit, PhraseIndex
+from m2kr.building.formats.phrase_index import PhraseHit, PhraseIndex
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError
 
 BOTH = ("title", "text")
@@ -188,14 +188,14 @@ def test_an_index_of_the_key_is_opened_and_of_another_one_rebuilt(pears):
     assert len(other) == 1
     assert [len(hits) for hits in other.search_many(["apple"], k=5)] == [1]
     with pytest.raises(InputError, match=r"m2kr-phrases-1 other"):
-        PhraseIndex.open(pears.path, "k")
+        PhraseIndex(pears.path, "k")
     assert len(pears) == 3  # who has the old file open may go on
     assert found(pears, "apple") == {1}
 
 
 def test_no_file(tmp_path):
     with pytest.raises(MissingError):
-        PhraseIndex.open(tmp_path / "none", "k")
+        PhraseIndex(tmp_path / "none", "k")
 
 
 @pytest.mark.parametrize("damage", ["foreign", "empty", "cut", "database"])
@@ -209,7 +209,7 @@ def test_a_damaged_file_is_refused_and_rebuilt(pears, damage):
         rest = {"foreign": b"hello" * 999, "empty": b"", "cut": whole[: len(whole) // 2]}
         pears.path.write_bytes(rest[damage])
     with pytest.raises(InputError) as raised:
-        PhraseIndex.open(pears.path, "k")
+        PhraseIndex(pears.path, "k")
     assert str(pears.path) in str(raised.value)
     assert everything(PhraseIndex.build(pears.path, [batch(PEARS)], key="k")) == everything(pears)
 
@@ -280,7 +280,7 @@ def test_remembered_results_equal_fresh_ones(pears, monkeypatch):
     asked = ["pear", "big pear", "?", "pear", "\ud800", "apple"] * 10
     fresh = [pears.search(p, k=2) for p in asked]
     assert list(pears.search_many(asked, k=2)) == fresh
-    assert all(isinstance(hit, Hit) for hits in pears.search_many(asked, k=2) for hit in hits)
+    assert all(isinstance(hit, PhraseHit) for hits in pears.search_many(asked, k=2) for hit in hits)
     assert list(pears.search_many(["pear"], k=1)) == [fresh[0][:1]]
     assert list(pears.search_many(["big"], k=5, fields=["title"])) == [
         pears.search("big", k=5, fields=["title"])

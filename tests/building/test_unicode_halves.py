@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 import m2kr
 from m2kr.building.formats.delimited import BadRecord, read_csv, read_tsv
-from m2kr.building.formats.json_lines import read_json_lines
-from m2kr.building.formats.json_stream import array_items, object_members
+from m2kr.building.formats.json_stream import array_items, object_members, read_json_lines
 from m2kr.building.userdata.importer import import_files
 from m2kr.unicode_halves import loads, mended_array, mended_bytes, mended_json, mended_text
 

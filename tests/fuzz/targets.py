@@ -18,8 +18,7 @@ from m2kr import sources
 from m2kr.building.formats.archives import members
 from m2kr.building.formats.delimited import read_csv, read_tsv
 from m2kr.building.formats.gzip import open_gzip
-from m2kr.building.formats.json_lines import read_json_lines
-from m2kr.building.formats.json_stream import array_items, object_members
+from m2kr.building.formats.json_stream import array_items, object_members, read_json_lines
 from m2kr.building.ledger import Ledger
 from m2kr.building.options import resolve_options
 from m2kr.building.release.files import find_table

@@ -1,4 +1,6 @@
-"""One huge JSON document, read member by member from a stream, in little memory.
+"""Big JSON files, streamed: JSON lines, and one huge document, read member by member in little memory.
+
+A line that is wrong is told, not fatal; a document is right or an error.
 
 Ends of members are guessed by searches for bytes and proven by orjson: what is whole JSON once its
 bracket is closed can end nowhere else. Where a guess fails, numpy follows strings and depth, in
@@ -9,17 +11,18 @@ import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 import orjson
 
+from m2kr.building.formats.delimited import BadRecord
 from m2kr.errors import InputError
 from m2kr.unicode_halves import loads, mended_json
 
-LIMIT = 256 << 20
+LIMIT, LINE_LIMIT = 256 << 20, 64 << 20
 _CHUNK, _SPAN = 1 << 18, 1 << 19  # bytes read and scanned, and bytes decoded at once
 _TOKEN = 1 << 10  # no number or escape is longer
 _PATIENCE = 63  # so many buffers at most without another guess
@@ -34,6 +37,51 @@ _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 _CLOSERS = {b"{": b"}", b"[": b"]"}
 _NAMES = {b"{": "a JSON object", b"[": "a JSON list", b"": "empty"}
 _READ_ERRORS = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
+
+
+def read_json_lines(
+    stream: BinaryIO,
+    *,
+    on_fault: Callable[[BadRecord], None],
+    keys: Sequence[str] = (),
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line numbers (from 1) and objects of a JSON lines stream; blank lines are passed over.
+
+    Halves of surrogate pairs become U+FFFD, ``NaN`` and ``Infinity`` null.
+
+    Args:
+        stream: UTF-8 bytes.
+        on_fault: Told of each line that is no JSON object, lacks one of ``keys`` or is too long.
+        keys: Keys that every record must have.
+    """
+    number = 0
+    while line := stream.readline(LINE_LIMIT + 1):
+        number += 1
+        if len(line) > LINE_LIMIT:
+            on_fault(_fault(number, f"a line of more than {LINE_LIMIT:,} bytes", line))
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(LINE_LIMIT)
+            continue
+        text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if not text.strip():
+            continue
+        try:
+            record = loads(text)
+        except orjson.JSONDecodeError as error:
+            on_fault(_fault(number, f"no JSON: {error}", line))
+            continue
+        if not isinstance(record, dict):
+            on_fault(_fault(number, f"a JSON {type(record).__name__}, no object", line))
+            continue
+        lacking = [key for key in keys if key not in record]
+        if lacking:
+            on_fault(_fault(number, f"no key {lacking[0]!r}", line))
+            continue
+        yield number, record
+
+
+def _fault(number: int, problem: str, line: bytes) -> BadRecord:
+    return BadRecord(number, problem, line[:80].decode("utf-8", "backslashreplace"))
 
 
 def object_members(

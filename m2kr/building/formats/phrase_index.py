@@ -61,14 +61,14 @@ WRITE_HITS = "INSERT OR REPLACE INTO hits VALUES (?, ?)"
 HIT = np.dtype([("row", "<i8"), ("score", "<f8")])
 
 
-class Hit(NamedTuple):
+class PhraseHit(NamedTuple):
     """A passage with the phrase: its 0-based place in the input and its score (more is better)."""
 
     row: int
     score: float
 
 
-class Passage(NamedTuple):
+class IndexedPassage(NamedTuple):
     """One passage as it was given, with its 0-based place in the input."""
 
     row: int
@@ -244,17 +244,8 @@ class PhraseIndex:
     def __reduce__(self) -> tuple[type["PhraseIndex"], tuple[Path, str]]:
         return PhraseIndex, (self.path, self.key)
 
-    def reopened(self) -> "PhraseIndex":
-        """The same index with connections of its own, for another thread."""
-        return PhraseIndex(self.path, self.key)
-
     def __len__(self) -> int:
         return self._rows
-
-    @classmethod
-    def open(cls, path: Path, key: str) -> "PhraseIndex":
-        """Opens a finished index; raises what the class does."""
-        return cls(path, key)
 
     @classmethod
     def build(
@@ -298,7 +289,7 @@ class PhraseIndex:
             _remove(path.with_name(f"{path.name}.hits"))
         return cls(path, key)
 
-    def search(self, phrase: str, *, k: int, fields: Fields = BOTH) -> list[Hit]:
+    def search(self, phrase: str, *, k: int, fields: Fields = BOTH) -> list[PhraseHit]:
         """The ``k`` best passages with the phrase in one of the fields; equal ones in input order.
 
         Any string is safe. One without letters and digits finds nothing.
@@ -317,11 +308,11 @@ class PhraseIndex:
         table = "titles" if set(fields) == {"title"} else "both"
         with _explained(self.path, self._fix):
             found = self._reader().execute(SEARCH.format(table), (match, k))
-            return [Hit(*row) for row in found]
+            return [PhraseHit(*row) for row in found]
 
     def search_many(
         self, phrases: Iterable[str], *, k: int, fields: Fields = BOTH
-    ) -> Iterator[list[Hit]]:
+    ) -> Iterator[list[PhraseHit]]:
         """`search` for each phrase in turn, remembered in ``PATH.hits`` for later calls and processes."""
         pending = iter(phrases)
         while group := list(itertools.islice(pending, SAVE_PHRASES)):
@@ -334,12 +325,12 @@ class PhraseIndex:
                     if name not in known:
                         hits = self.search(phrase, k=k, fields=fields)
                         known[name] = fresh[name] = np.array(hits, HIT).tobytes()
-                    yield [Hit(*hit) for hit in np.frombuffer(known[name], HIT).tolist()]
+                    yield [PhraseHit(*hit) for hit in np.frombuffer(known[name], HIT).tolist()]
             finally:
                 if fresh:
                     _remembered(self._hits, WRITE_HITS, fresh.items())
 
-    def passages(self, rows: Sequence[int]) -> list[Passage]:
+    def passages(self, rows: Sequence[int]) -> list[IndexedPassage]:
         """The passages at these places of the input, in the order asked for.
 
         Raises:
@@ -350,5 +341,5 @@ class PhraseIndex:
             for row in rows:
                 if (passage := self._reader().execute(get, (row,)).fetchone()) is None:
                     raise InputError(f"no passage {row} of {len(self)}", where=str(self.path))
-                found.append(Passage(*passage))
+                found.append(IndexedPassage(*passage))
         return found
