@@ -170,6 +170,11 @@ def from_system(error: BaseException) -> M2KRError | None:
     return None
 
 
+def as_m2kr_error(error: BaseException) -> M2KRError:
+    """`from_system`, with any other error in one line."""
+    return from_system(error) or M2KRError(one_line(error))
+
+
 def _from_os(error: OSError) -> M2KRError:
     where = error.filename if isinstance(error.filename, str | bytes) else None
     if isinstance(where, bytes):

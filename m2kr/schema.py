@@ -89,6 +89,11 @@ ID_COLUMN: dict[TableKind, str] = {"queries": "question_id", "passages": "passag
 SUFFIX: dict[TableKind, str] = {"queries": "data", "passages": "passages", "qrels": "qrels"}
 
 
+def table_name(config: str, kind: TableKind, split: str) -> str:
+    """Folder of a table below its edition, such as ``OKVQA_data/test``."""
+    return f"{config}_{SUFFIX[kind]}/{split}"
+
+
 def columns(kind: TableKind, extra: Iterable[Column] = ()) -> tuple[Column, ...]:
     """The core columns of a table kind followed by a source's extra ones."""
     return CORE[kind] + tuple(extra)

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from m2kr.building.table import open_shards, read_batches
-from m2kr.data.file_checks import check_table
+from m2kr.data.file_checks import SourceFiles
 from m2kr.data.load import built_source
 from m2kr.data.manifests import read_manifests
 from m2kr.data.rows import RowReader, shards_of
 from m2kr.errors import MissingError, UsageError
 from m2kr.paths import editions
 from m2kr.progress import SILENT, Progress
-from m2kr.schema import GRADES, ID_COLUMN, SUFFIX, TableKind
+from m2kr.schema import GRADES, ID_COLUMN, TableKind, table_name
 from m2kr.sources import split_name
 
 log = logging.getLogger("m2kr.building")
@@ -46,8 +46,8 @@ class Version:
 
     def table(self, kind: TableKind, split: str) -> "Table":
         """One of its tables, whose files are checked."""
-        name = f"{self.manifest['source']['config']}_{SUFFIX[kind]}/{split}"
-        check_table(self.folder, self.manifest, name)
+        name = table_name(self.manifest["source"]["config"], kind, split)
+        SourceFiles(self.folder, self.manifest).require(name)
         return Table(name, self.folder / name, self.manifest["tables"][name])
 
 

@@ -9,7 +9,7 @@ from m2kr._version import __version__
 from m2kr.building.parts import Stats
 from m2kr.fingerprint import combine
 from m2kr.instructions import TemplateList
-from m2kr.schema import MANIFEST_FORMAT, SUFFIX, Column, columns
+from m2kr.schema import MANIFEST_FORMAT, Column, columns, table_name
 from m2kr.sources import UNKNOWN, Rule, Source, comparable_notes
 
 
@@ -36,10 +36,10 @@ def make_manifest(
 
     tables: dict[str, Any] = {}
     for pool, stats in pools.items():
-        tables[f"{source.config}_{SUFFIX['passages']}/{pool}"] = _table("passages", stats)
+        tables[table_name(source.config, "passages", pool)] = _table("passages", stats)
     for split, stats in queries.items():
-        tables[f"{source.config}_{SUFFIX['queries']}/{split}"] = _table("queries", stats)
-        tables[f"{source.config}_{SUFFIX['qrels']}/{split}"] = _table("qrels", stats["qrels"])
+        tables[table_name(source.config, "queries", split)] = _table("queries", stats)
+        tables[table_name(source.config, "qrels", split)] = _table("qrels", stats["qrels"])
     fingerprints = {
         split: _fingerprints(stats, pools[source.pools[split]]) for split, stats in queries.items()
     }

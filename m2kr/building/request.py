@@ -12,7 +12,6 @@ from typing import Any, cast
 
 from m2kr import atomic
 from m2kr.building import card, manifest, publish
-from m2kr.building.adopt import adopt
 from m2kr.building.choices import Choices, narrowed
 from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.fetch import fetch
@@ -29,6 +28,7 @@ from m2kr.building.options import (
 )
 from m2kr.building.probe import check_content
 from m2kr.building.spec import Builder, templates_of
+from m2kr.building.verify import adopt
 from m2kr.data.manifests import EarlierManifestError, Manifest, read_manifest
 from m2kr.errors import InputError, UsageError
 from m2kr.paths import downloads, manifest_path

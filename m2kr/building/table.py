@@ -28,11 +28,11 @@ from m2kr.schema import (
     BATCH_ROWS,
     ID_COLUMN,
     LOST_IDS,
-    SUFFIX,
     TableKind,
     arrow_schema,
     columns,
     qrels_columns,
+    table_name,
 )
 from m2kr.sources import Source
 
@@ -59,7 +59,7 @@ class TableJob:
 
     def name(self, source: Source) -> str:
         """Folder of the table below the edition, such as ``OKVQA_data/test``."""
-        return f"{source.config}_{SUFFIX[self.kind]}/{self.split}"
+        return table_name(source.config, self.kind, self.split)
 
     def marker(self, source: Source) -> Path:
         """The file whose presence says that the table is complete."""
@@ -146,11 +146,11 @@ def _build_queries(builder: Builder, ctx: BuildContext, job: TableJob, written: 
     source, name = ctx.source, job.name(ctx.source)
     staging, limit = job.choices.staging, job.choices.limit
     folder = staging / name
-    pool = PoolReader(staging / f"{source.config}_passages" / source.pools[job.split])
+    pool = PoolReader(staging / table_name(source.config, "passages", source.pools[job.split]))
     writer = TableWriter(
         folder, columns("queries", source.query_columns), table=name, written=written
     )
-    qrels_name = f"{source.config}_{SUFFIX['qrels']}/{job.split}"
+    qrels_name = table_name(source.config, "qrels", job.split)
     qrels = TableWriter(staging / qrels_name, qrels_columns(source.query_columns), table=qrels_name)
     threshold = float(getattr(builder, "relevance_threshold", 1))
     totals: dict[str, int] = dict.fromkeys(("judged", "positives", "with_image", "with_answers"), 0)

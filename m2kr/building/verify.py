@@ -1,9 +1,12 @@
-"""Checking a built source from its files up: hashes, schema, counts, ids, judgements, fingerprints.
+"""Checking what is built: hashes, schema, counts, ids, judgements, fingerprints, cards and images.
 
 Every file is hashed before anything in it is read, so that a damaged one is reported and not mapped.
 """
 
-from collections.abc import Mapping
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +14,37 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from m2kr import atomic
+from m2kr.building import card
+from m2kr.building.hashing import shard_facts
+from m2kr.building.images.shard_writer import check_store
+from m2kr.building.publish import listed_files
 from m2kr.building.table import PoolReader, open_shards, read_batches
-from m2kr.data.file_checks import OTHER_BYTES, Identity, Stamps, hashes, identity_at, size_problem
+from m2kr.data.file_checks import OTHER_BYTES, SourceFiles, hash_file
+from m2kr.data.images.places import SourceRoots
+from m2kr.data.images.shards import holds_shards
+from m2kr.data.load import source_of
 from m2kr.data.lookup import FILE, open_index
-from m2kr.data.manifests import manifest_text, read_manifest, rebuild_command
-from m2kr.errors import M2KRError, from_system, one_line
+from m2kr.data.manifests import (
+    EARLIER,
+    EarlierManifestError,
+    build_again,
+    config_of,
+    manifest_text,
+    read_manifest,
+    read_manifests,
+    rebuild_command,
+    signed,
+)
+from m2kr.errors import M2KRError, as_m2kr_error
 from m2kr.fingerprint import combine, image_paths_part, pool_part, query_parts
-from m2kr.paths import manifest_path
-from m2kr.progress import SILENT, Progress
-from m2kr.schema import ID_COLUMN, SUFFIX, Column, arrow_schema, qrels_columns
+from m2kr.locks import hold
+from m2kr.paths import editions, manifest_path
+from m2kr.progress import SILENT, Progress, task
+from m2kr.schema import ID_COLUMN, MANIFEST_FORMAT, Column, arrow_schema, qrels_columns, table_name
+from m2kr.sources import UNKNOWN, normalise
 
+log = logging.getLogger("m2kr.building")
 Manifest = Mapping[str, Any]
 
 
@@ -42,6 +66,54 @@ class Finding:
     fix: str = ""
 
 
+def verify_root(
+    root: Path,
+    source: str | None = None,
+    edition: str | None = None,
+    progress: Progress = SILENT,
+) -> Iterator[tuple[str, Finding]]:
+    """Checks all that is built under a data root; nothing that is damaged ends it.
+
+    Args:
+        root: The data root.
+        source: One source by its canonical name; all if absent.
+        edition: One edition; all if absent.
+        progress: Told of each table, in rows.
+
+    Yields:
+        Edition names and what was checked there.
+    """
+    bars, stores = progress, set[Path]()
+
+    def named(manifests: Mapping[Path, M2KRError]) -> dict[Path, M2KRError]:
+        return {
+            path: error
+            for path, error in manifests.items()
+            if source is None or normalise(source) == normalise(source_of(path))
+        }
+
+    for folder in editions(root):
+        if edition not in (None, folder.name):
+            continue
+        for path, error in named(read_manifests(folder)[1]).items():
+            if isinstance(error, EarlierManifestError):
+                lock = path.with_name(f".{config_of(path)}.lock")
+                with suppress(M2KRError, OSError), hold(lock, f"the manifest {path}"):
+                    if adopt(path, bars):
+                        card.write_cards_of(folder)
+        sound, damaged = read_manifests(folder)
+        for path, error in named(damaged).items():
+            early = isinstance(error, EarlierManifestError)
+            said = f"{error.what}; they were checked, and do not fit" if early else error.what
+            yield folder.name, Finding(path.name, "manifest", said, build_again(path))
+        chosen = [record for name, record in sound.items() if source in (None, name)]
+        for record in chosen:
+            findings = [*verify(folder, record, bars), *_images(folder, record, stores, bars)]
+            yield from ((folder.name, finding) for finding in findings)
+        if chosen and not damaged:
+            yield from ((folder.name, each) for each in _cards(folder, list(sound.values())))
+
+
 def verify(edition: Path, manifest: Manifest, progress: Progress = SILENT) -> list[Finding]:
     """Checks every file and table of one source against its manifest; reads each shard twice.
 
@@ -50,49 +122,48 @@ def verify(edition: Path, manifest: Manifest, progress: Progress = SILENT) -> li
         manifest: The source's manifest.
         progress: Told of each table, in rows.
     """
-    bars, fix = progress, rebuild_command(manifest, edition)
-    config = manifest["source"]["config"]
-    stamps = Stamps(edition, config)
+    fix = rebuild_command(manifest, edition)
     findings = [_manifest(edition, manifest, fix)]
     groups: dict[str, list[str]] = {name: [] for name in manifest["tables"]}
     for name in manifest["files"]:
         table = name.rpartition("/")[0]
         groups.setdefault(table if table in groups else name, []).append(name)
-    damaged: set[str] = set()
-    for name, files in groups.items():
+    files, damaged = SourceFiles(edition, manifest), set[str]()
+    for name, listed in groups.items():
         facts = manifest["tables"].get(name)
-        bars.start(name, facts["rows"] if facts else None, "rows")
-        finding = _files(edition, manifest, name, files, stamps, fix)
-        findings.append(finding)
-        damaged |= {name} if finding.problem else set()
-        bars.done(name)
-    stamps.save(manifest["files"])
-    return findings + verify_tables(edition, manifest, damaged, bars)
+        with task(progress, name, facts["rows"] if facts else None):
+            problems = [
+                f"{Path(file).name}: {problem if isinstance(problem, str) else problem.what}"
+                for file, problem in files.problems(listed, anew=True).items()
+            ]
+            if facts:
+                problems += _unlisted(edition / name, listed)
+        more = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
+        findings.append(Finding(name, "files", problems[0] + more if problems else "", fix))
+        damaged |= {name} if problems else set()
+    return findings + _tables(edition, manifest, damaged, progress)
 
 
-def verify_tables(
+def _unlisted(folder: Path, listed: list[str]) -> list[str]:
+    known = {Path(file).name for file in listed}
+    others = sorted(path.name for path in folder.glob("data-*") if path.name not in known)
+    return [f"{other!r}: the manifest does not list this file, delete it" for other in others]
+
+
+def _tables(
     edition: Path, manifest: Manifest, damaged: set[str], progress: Progress
 ) -> list[Finding]:
-    """Checks what the tables of one source hold.
-
-    Args:
-        edition: The edition folder.
-        manifest: The source's manifest.
-        damaged: Tables whose files are not what they were; they are not read.
-        progress: Told of each table, in rows.
-    """
+    """Checks what the tables of one source hold, but for those whose files are damaged."""
     findings: list[Finding] = []
     fix = rebuild_command(manifest, edition)
     for name, facts in manifest["tables"].items():
         if name in damaged or _pool_of(manifest, name) in damaged:
             continue
-        progress.start(f"rows of {name}", facts["rows"], "rows")
-        try:
-            findings += _contents(edition, manifest, name, facts)
-        except Exception as error:  # noqa: BLE001 - a check that can't be made has failed
-            ours = from_system(error)
-            findings.append(Finding(name, "readable", ours.what if ours else one_line(error), fix))
-        progress.done(f"rows of {name}")
+        with task(progress, f"rows of {name}", facts["rows"]):
+            try:
+                findings += _contents(edition, manifest, name, facts)
+            except Exception as error:  # noqa: BLE001 - a check that can't be made has failed
+                findings.append(Finding(name, "readable", as_m2kr_error(error).what, fix))
     return findings
 
 
@@ -104,67 +175,20 @@ def _manifest(edition: Path, manifest: Manifest, fix: str) -> Finding:
         if path.read_bytes() != manifest_text(read_manifest(path)).encode():
             problem = "its layout was changed, though it says the same"
     except (OSError, M2KRError) as error:
-        problem = error.what if isinstance(error, M2KRError) else str(error)
+        problem = as_m2kr_error(error).what
     return Finding(path.name, "manifest", problem, fix)
-
-
-def _files(
-    edition: Path, manifest: Manifest, name: str, files: list[str], stamps: Stamps, fix: str
-) -> Finding:
-    """The files of one table, or another file, by size and hash; and that there are no others."""
-    problems: list[str] = []
-    whole: list[str] = []
-    for file in files:
-        path = edition / file
-        try:
-            problem = size_problem(path, identity_at(path), manifest["files"][file]["size"])
-        except M2KRError as error:
-            problem = error.what
-        if problem:
-            problems.append(f"{path.name}: {problem}")
-        else:
-            whole.append(file)
-    for file, (identity, sha256) in _hashes(edition, whole, problems).items():
-        if identity is None or sha256 != manifest["files"][file]["sha256"]:
-            problems.append(f"{Path(file).name}: {OTHER_BYTES}")
-        else:
-            stamps.add(file, identity, sha256)
-    if name in manifest["tables"]:
-        known = {Path(file).name for file in files}
-        others = sorted(p.name for p in (edition / name).glob("data-*") if p.name not in known)
-        problems += [
-            f"{other!r}: the manifest does not list this file, delete it" for other in others
-        ]
-    more = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
-    return Finding(name, "files", problems[0] + more if problems else "", fix)
-
-
-def _hashes(
-    edition: Path, files: list[str], problems: list[str]
-) -> dict[str, tuple[Identity | None, str]]:
-    """`hashes` of those files that can be read; the others are problems."""
-    try:
-        return hashes(edition, files)
-    except M2KRError as error:
-        if len(files) > 1:
-            parts = (_hashes(edition, [file], problems) for file in files)
-            return {file: found for part in parts for file, found in part.items()}
-        problems.append(f"{Path(files[0]).name}: {error.what}")
-        return {}
 
 
 def _pool_of(manifest: Manifest, table: str) -> str | None:
     """The table of passages that a table of queries is checked against."""
-    folder, split = table.split("/")
-    config = manifest["source"]["config"]
-    if folder != f"{config}_{SUFFIX['queries']}":
+    if manifest["tables"][table]["kind"] != "queries":
         return None
-    return f"{config}_{SUFFIX['passages']}/{manifest['splits'][split]['pool']}"
+    split = manifest["splits"][table.split("/")[1]]
+    return table_name(manifest["source"]["config"], "passages", split["pool"])
 
 
 def _contents(edition: Path, manifest: Manifest, name: str, facts: Manifest) -> list[Finding]:
-    kind, split = facts["kind"], name.split("/")[1]
-    table = open_shards(edition / name)
+    kind, table = facts["kind"], open_shards(edition / name)
     described = manifest["source"]["columns"]
     own = [Column(**c) for c in described["queries" if kind == "qrels" else kind]]
     expected = arrow_schema(qrels_columns(own) if kind == "qrels" else own)
@@ -178,9 +202,8 @@ def _contents(edition: Path, manifest: Manifest, name: str, facts: Manifest) -> 
     if kind in ID_COLUMN:
         findings.append(Finding(name, "ids", _ids(edition / name, ID_COLUMN[kind])))
     if kind == "queries":
-        pool = manifest["splits"][split]["pool"]
-        reader = PoolReader(edition / f"{manifest['source']['config']}_{SUFFIX['passages']}" / pool)
-        findings.append(Finding(name, "positives", _positives(table, reader)))
+        pool = PoolReader(edition / str(_pool_of(manifest, name)))
+        findings.append(Finding(name, "positives", _positives(table, pool)))
     return findings + _fingerprint(edition, manifest, kind, name)
 
 
@@ -229,3 +252,109 @@ def _fingerprint(edition: Path, manifest: Manifest, kind: str, name: str) -> lis
     else:
         return []
     return [Finding(name, "fingerprint", problem)]
+
+
+def _cards(edition: Path, records: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Whether card and Croissant file are those of the manifests; a copied edition may have a new name.
+
+    They follow from the manifests: one that is gone is written anew.
+    """
+    names = dict.fromkeys([edition.name, *(record["edition"] for record in records)])
+    made = [card.cards(name, records) for name in names]
+    gone = [name for name in made[0] if not (edition / name).exists()]
+    if gone:
+        with suppress(M2KRError, OSError):
+            card.write_cards_of(edition)
+    for name in made[0]:
+        problem, fix = "", f"delete {edition / name}: m2kr verify then writes it anew"
+        try:
+            seen = (edition / name).read_bytes()
+            if name in gone:
+                problem, fix = "it was gone", "nothing more: it is written anew"
+            elif not any(cards[name] == seen for cards in made):
+                problem = "it is not what this m2kr makes of the manifests here"
+        except OSError as error:
+            problem = f"it can't be read: {error.strerror}"
+        yield Finding(name, "card", problem, fix)
+
+
+def _images(
+    edition: Path, manifest: Manifest, stores: set[Path], bars: Progress
+) -> Iterator[Finding]:
+    """Image roots are where the manifest says; archives and stores that m2kr made are what they were.
+
+    Args:
+        edition: The edition folder.
+        manifest: The source's manifest.
+        stores: Image stores that were checked before; gets those that are checked now.
+        bars: Told of each store, in images.
+    """
+    source = manifest["source"]
+    recorded = tuple((edition / root).resolve() for root in manifest["image_roots"])
+    store = source.get("image_store") or source["name"]
+    roots = SourceRoots((), recorded, edition.parent, store)
+    fix = f"m2kr images {source['name']} --images PATH --data {edition.parent}"
+    if roots.none:
+        return
+    try:
+        there = roots.paths()
+    except M2KRError as error:
+        yield Finding("images", "images", f"{error.where}: {error.what}", error.fix or fix)
+        there = []
+    hashed = {each["name"]: each["sha256"] for each in manifest["inputs"]}
+    for path in there:
+        if path in stores:
+            continue
+        problem = ""
+        try:
+            if path in recorded and path.is_file() and path.name in hashed:
+                with task(bars, path.name, None, "B"):
+                    identity, sha256 = hash_file(path)
+                if identity is None or sha256 != hashed[path.name]:
+                    problem = f"{path}: {OTHER_BYTES}"
+                    fix = f"delete it, then {rebuild_command(manifest, edition)}"
+            elif holds_shards(path):
+                stores.add(path)
+                problem = check_store(path, bars)
+                fix = f"move it away with its index; m2kr images {source['name']} fetches anew"
+        except (M2KRError, OSError) as error:
+            problem = f"{path}: {as_m2kr_error(error).what}"
+        yield Finding("images", "images", problem, fix)
+
+
+def adopt(path: Path, progress: Progress = SILENT) -> dict[str, Any] | None:
+    """Signs the manifest of an earlier m2kr if all that it says is so; the source's lock must be held.
+
+    Args:
+        path: The manifest.
+        progress: Told of each table, in rows.
+
+    Returns:
+        The new manifest; None if it is no such manifest, or something is wrong with the files.
+    """
+    try:
+        old: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(old, dict) or old.get("format") != EARLIER:
+            return None
+        edition = path.parent
+        for table, facts in old["tables"].items():
+            for shard in facts["shards"]:
+                if shard_facts(edition / table / shard["file"]) != shard:
+                    return None
+        files = listed_files(edition, config_of(path), old["tables"])
+        if not old["comparable"] and old["route"] != "release":
+            old["comparable"] = UNKNOWN  # it was assumed where nothing was known
+        record = signed(old | {"format": MANIFEST_FORMAT, "files": files})
+        for finding in _tables(edition, record, set(), progress):
+            if finding.problem:
+                log.warning("%s: %s: %s", path, finding.table, finding.problem)
+                return None
+        atomic.write_text(path, manifest_text(record))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        log.warning("%s: %s", path, as_m2kr_error(error))
+        return None
+    except M2KRError as error:
+        log.warning("%s: %s", path, error)
+        return None
+    log.warning("%s: made by an earlier m2kr; checked, and signed", path)
+    return record

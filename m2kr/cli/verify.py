@@ -30,7 +30,7 @@ def command(
     from rich.table import Table
 
     from m2kr import paths
-    from m2kr.building.verify_root import verify_root
+    from m2kr.building.verify import verify_root
     from m2kr.cli import output
     from m2kr.data.load import known_source
     from m2kr.errors import MissingError

@@ -13,22 +13,15 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from m2kr import atomic
 from m2kr.data.manifests import DIGEST, read_manifest, rebuild_command
-from m2kr.errors import (
-    CheckError,
-    InputError,
-    M2KRError,
-    MissingError,
-    from_system,
-    one_line,
-)
+from m2kr.errors import CheckError, InputError, M2KRError, MissingError, as_m2kr_error
 from m2kr.paths import manifest_path
 
 log = logging.getLogger("m2kr.data")
@@ -38,101 +31,169 @@ Identity = tuple[int, int, int, int]
 # Two writes within one tick of a file system's clock (2 s on FAT) leave the same times. So a file that
 # was changed just now gets no stamp.
 SETTLED_NS = 2_000_000_000
+GONE = "it is gone"
+OTHER_BYTES = "its bytes are not those that were written: the sha256 is another"
 _FEW_BYTES = 16 << 20  # hashed sooner than threads are started
 _THREADS = min(4, os.cpu_count() or 1)
 
 
-@dataclass(frozen=True)
-class CheckedFiles:
-    """Files whose content was found to be the manifest's.
+class SourceFiles:
+    """The files of one built source, held against its manifest.
 
-    Attributes:
+    Args:
         edition: The edition folder.
-        manifest: The manifest.
-        identities: By path below the edition folder, what the file was when it was checked.
+        manifest: The source's manifest.
     """
 
-    edition: Path
-    manifest: Mapping[str, Any]
-    identities: Mapping[str, Identity]
+    def __init__(self, edition: Path, manifest: Mapping[str, Any]) -> None:
+        self._edition, self._manifest = edition, manifest
+        self._listed: Mapping[str, Mapping[str, Any]] = manifest["files"]
+        self._right: dict[str, Identity] = {}
 
-    def require_same(self, *, replaced: bool = False) -> None:
-        """Refuses files whose content is another than when they were checked.
+    @contextmanager
+    def opening(self, *tables: str) -> Iterator[None]:
+        """What the ``with`` block opens is what was checked; if it was replaced meanwhile, that is the error.
 
         Args:
-            replaced: A whole new file may have taken a file's place: the old one stays mapped.
+            tables: Such as ``OKVQA_data/test``.
+
+        Raises:
+            M2KRError: as `require` does.
+        """
+        names = self.require(*tables)
+        try:
+            yield
+        finally:
+            self._require_same(names)
+
+    def require(self, *tables: str) -> list[str]:
+        """Checks the files of some tables; gives their names.
+
+        Raises:
+            MissingError: a file is gone.
+            CheckError: a file is not what the manifest says, or the source was built anew meanwhile.
+            M2KRError: a file can't be read.
+        """
+        names = [name for name in self._listed if name.rpartition("/")[0] in tables]
+        for name, problem in self.problems(names).items():
+            raise self._refusal(name, problem)
+        return names
+
+    def require_unharmed(self) -> None:
+        """Refuses files that were written to since they were checked.
+
+        A whole new file may have taken a file's place: who has the old one open keeps it.
 
         Raises:
             CheckError: a file's bytes are others now.
-            M2KRError: a file is gone, or can't be read.
         """
-        for name, identity in self.identities.items():
-            now = identity_at(self.edition / name)
-            if now == identity or (replaced and (now is None or now[3] != identity[3])):
+        self._require_same(self._right, replaced=True)
+
+    def _require_same(self, names: Iterable[str], *, replaced: bool = False) -> None:
+        for name in names:
+            path, before = self._edition / name, self._right[name]
+            now = identity_at(path)
+            if now == before or (replaced and (now is None or now[3] != before[3])):
                 continue
-            if (
-                now is None
-                or _hash(self.edition / name)[1] != self.manifest["files"][name]["sha256"]
-            ):
-                raise _refusal(
-                    self.edition, self.manifest, name, "it was changed while it was in use"
-                )
+            if now is None or hash_file(path)[1] != self._listed[name]["sha256"]:
+                raise self._refusal(name, "it was changed while it was in use")
 
+    def problems(self, names: Iterable[str], *, anew: bool = False) -> dict[str, str | M2KRError]:
+        """What is wrong with files, or why they can't be read, by name.
 
-def check_table(edition: Path, manifest: Mapping[str, Any], table: str) -> CheckedFiles:
-    """Checks the files of one table, such as ``OKVQA_data/test``.
+        Args:
+            names: Files of the manifest.
+            anew: Hash also those that were hashed before and seem untouched.
+        """
+        wrong: dict[str, str | M2KRError] = {}
+        stamps = _Stamps(self._edition, self._manifest["source"]["config"])
+        to_hash: list[str] = []
+        for name in names:
+            facts = self._listed[name]
+            try:
+                identity = identity_at(self._edition / name)
+            except M2KRError as error:
+                wrong[name] = error
+                continue
+            problem = _at_a_glance(self._edition / name, identity, facts["size"])
+            if identity is None or problem:
+                wrong[name] = problem
+                continue
+            self._right[name] = identity
+            if anew or stamps.known.get(name) != (identity, facts["sha256"]):
+                to_hash.append(name)
+        if to_hash and not anew:
+            log.info("hashing %d files of %s, this once", len(to_hash), self._edition)
+        for name, hashed in zip(to_hash, self._hashed(to_hash), strict=True):
+            if isinstance(hashed, M2KRError):
+                wrong[name] = hashed
+                continue
+            identity, sha256 = hashed
+            if identity is None or sha256 != self._listed[name]["sha256"]:
+                wrong[name] = OTHER_BYTES
+            else:
+                self._right[name] = identity
+                stamps.add(name, identity, sha256)
+        stamps.save(self._listed)
+        return wrong
 
-    Raises:
-        MissingError: a file is gone.
-        CheckError: a file is not what the manifest says, or the source was built anew meanwhile.
-        M2KRError: a file can't be read.
-    """
-    names = [name for name in manifest["files"] if name.startswith(f"{table}/")]
-    stamps = Stamps(edition, manifest["source"]["config"])
-    identities: dict[str, Identity] = {}
-    to_hash: list[str] = []
-    for name in names:
-        identity = identity_at(edition / name)
-        problem = size_problem(edition / name, identity, manifest["files"][name]["size"])
-        if identity is None or problem:
-            raise _refusal(edition, manifest, name, problem)
-        identities[name] = identity
-        if stamps.known.get(name) != (identity, manifest["files"][name]["sha256"]):
-            to_hash.append(name)
-    if to_hash:
-        log.info("hashing %d files of %s, this once", len(to_hash), edition / table)
+    def _hashed(self, names: Iterable[str]) -> "list[tuple[Identity | None, str] | M2KRError]":
+        """`hash_file` of some files, several at a time, or the error of those that can't be read."""
+        paths = [self._edition / name for name in names]
+
+        def one(path: Path) -> "tuple[Identity | None, str] | M2KRError":
+            try:
+                return hash_file(path)
+            except M2KRError as error:
+                return error
+
+        if len(paths) == 1 or sum(self._right[name][0] for name in names) < _FEW_BYTES:
+            return list(map(one, paths))
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return list(pool.map(one, paths))
+
+    def _refusal(self, name: str, problem: str | M2KRError) -> M2KRError:
+        """The error for a file that is not the manifest's: damaged, or of a later build."""
+        source = self._manifest["source"]
+        path = manifest_path(self._edition, source["config"])
         try:
-            hashed = hashes(edition, to_hash)
-        except M2KRError as error:
-            raise _refusal(edition, manifest, to_hash[0], error.what, error) from error
-        for name, (identity, sha256) in hashed.items():
-            if sha256 != manifest["files"][name]["sha256"] or identity is None:
-                raise _refusal(edition, manifest, name, OTHER_BYTES)
-            identities[name] = identity
-            stamps.add(name, identity, sha256)
-        stamps.save(manifest["files"])
-    return CheckedFiles(edition, manifest, identities)
+            newer = read_manifest(path)[DIGEST] != self._manifest[DIGEST]
+        except InputError:
+            newer = not path.exists()
+        if newer:
+            return CheckError(
+                f"{source['name']} was built anew, or taken away, since it was loaded",
+                where=str(self._edition),
+                expected="one build from loading to scoring",
+                fix="load it again, or run the same command again",
+            )
+        if isinstance(problem, M2KRError):
+            return problem
+        kind = MissingError if problem == GONE else CheckError
+        return kind(
+            f"this file of {source['name']} is not what its manifest says: {problem}",
+            where=str(self._edition / name),
+            fix=rebuild_command(self._manifest, self._edition),
+        )
 
 
-GONE = "it is gone"
-OTHER_BYTES = "its bytes are not those that were written: the sha256 is another"
-
-
-def hashes(edition: Path, names: Iterable[str]) -> dict[str, tuple[Identity | None, str]]:
-    """Identity and sha256 of files of an edition, several at a time; the identity is None if it changed.
+def hash_file(path: Path) -> tuple[Identity | None, str]:
+    """What a file is, and its sha256; not what it is if it was changed meanwhile.
 
     Raises:
-        M2KRError: a file can't be read.
+        M2KRError: it can't be read.
     """
-    listed = list(names)
-    paths = [edition / name for name in listed]
-    if len(paths) == 1 or sum((identity_at(path) or (0,))[0] for path in paths) < _FEW_BYTES:
-        return dict(zip(listed, map(_hash, paths), strict=True))
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return dict(zip(listed, pool.map(_hash, paths), strict=True))
+    try:
+        with path.open("rb", buffering=0) as file:
+            before = identity_of(os.fstat(file.fileno()))
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            same = identity_of(os.fstat(file.fileno())) == before
+    except OSError as error:
+        raise as_m2kr_error(error) from error
+    return (before if same else None), sha256
 
 
-def size_problem(path: Path, identity: Identity | None, size: int) -> str:
+def _at_a_glance(path: Path, identity: Identity | None, size: int) -> str:
     """What is wrong with a file before it is read: gone, no file, of another size."""
     if identity is None:
         if path.exists():
@@ -141,7 +202,7 @@ def size_problem(path: Path, identity: Identity | None, size: int) -> str:
     return f"it has {identity[0]:,} bytes, not {size:,}" if identity[0] != size else ""
 
 
-class Stamps:
+class _Stamps:
     """What files of a source were when they were last hashed.
 
     Args:
@@ -229,58 +290,5 @@ def identity_at(path: Path) -> Identity | None:
     except OSError as error:
         if error.errno == errno.ELOOP:
             return None
-        raise _unreadable(error) from error
+        raise as_m2kr_error(error) from error
     return identity_of(facts) if stat.S_ISREG(facts.st_mode) else None
-
-
-def _hash(path: Path) -> tuple[Identity | None, str]:
-    try:
-        with path.open("rb", buffering=0) as file:
-            before = identity_of(os.fstat(file.fileno()))
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            same = identity_of(os.fstat(file.fileno())) == before
-    except OSError as error:
-        raise _unreadable(error) from error
-    return (before if same else None), sha256
-
-
-def _unreadable(error: OSError) -> M2KRError:
-    return from_system(error) or M2KRError(one_line(error))
-
-
-def _refusal(
-    edition: Path,
-    manifest: Mapping[str, Any],
-    name: str,
-    problem: str,
-    error: M2KRError | None = None,
-) -> M2KRError:
-    """The error for a file that is not the manifest's: damaged, or of a later build.
-
-    Args:
-        edition: The edition folder.
-        manifest: The manifest.
-        name: The file.
-        problem: What is wrong with it.
-        error: What to raise where the source was not built anew, if it is another error.
-    """
-    source = manifest["source"]
-    try:
-        newer = read_manifest(manifest_path(edition, source["config"]))[DIGEST] != manifest[DIGEST]
-    except InputError:
-        newer = not manifest_path(edition, source["config"]).exists()
-    if newer:
-        return CheckError(
-            f"{source['name']} was built anew, or taken away, since it was loaded",
-            where=str(edition),
-            expected="one build from loading to scoring",
-            fix="load it again, or run the same command again",
-        )
-    if error is not None:
-        return error
-    kind = MissingError if problem == GONE else CheckError
-    return kind(
-        f"this file of {source['name']} is not what its manifest says: {problem}",
-        where=str(edition / name),
-        fix=rebuild_command(manifest, edition),
-    )

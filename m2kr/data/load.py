@@ -2,18 +2,17 @@
 
 import logging
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr import paths
-from m2kr.data.file_checks import CheckedFiles, check_table
+from m2kr.data.file_checks import SourceFiles
 from m2kr.data.manifests import config_of, read_manifest, read_manifests
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError, plainly
-from m2kr.schema import ID_COLUMN, SUFFIX, TableKind
+from m2kr.schema import ID_COLUMN, TableKind, table_name
 from m2kr.sources import (
     RELEASED,
     build_command,
@@ -181,8 +180,7 @@ class Split:
             "queries": self._table("queries", self.split),
             "passages": self._table("passages", self.pool),
         }
-        checked = [check_table(self.folder, self.manifest, table) for table in tables.values()]
-        with _checked_after(checked), plainly(self.folder):
+        with self._files.opening(*tables.values()), plainly(self.folder):
             return {
                 kind: open_index(self.folder / table, ID_COLUMN[kind])
                 for kind, table in tables.items()
@@ -196,42 +194,28 @@ class Split:
         Raises:
             CheckError: rows may have changed while they were read.
         """
-        for checked in self._checked:
-            checked.require_same(replaced=True)
+        self._files.require_unharmed()
 
     @cached_property
-    def _checked(self) -> list[CheckedFiles]:
-        return []
+    def _files(self) -> SourceFiles:
+        return SourceFiles(self.folder, self.manifest)
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process opens the tables itself, and checks them.
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def _table(self, kind: TableKind, split: str) -> str:
-        return f"{self.manifest['source']['config']}_{SUFFIX[kind]}/{split}"
+        return table_name(self.manifest["source"]["config"], kind, split)
 
     def _dataset(self, kind: TableKind, split: str) -> "Dataset":
         from datasets import Dataset
 
         table = self._table(kind, split)
-        checked = check_table(self.folder, self.manifest, table)
-        with _checked_after([checked]), plainly(self.folder / table):
-            opened = Dataset.load_from_disk(str(self.folder / table), keep_in_memory=False)
-        self._checked.append(checked)
-        return opened
+        with self._files.opening(table), plainly(self.folder / table):
+            return Dataset.load_from_disk(str(self.folder / table), keep_in_memory=False)
 
     def _root(self, root: str) -> Path:
         return Path(root) if Path(root).is_absolute() else (self.folder / root).resolve()
-
-
-@contextmanager
-def _checked_after(files: Sequence[CheckedFiles]) -> Iterator[None]:
-    """What is opened inside is what was checked, or it was replaced meanwhile and that is the error."""
-    try:
-        yield
-    finally:
-        for each in files:
-            each.require_same()
 
 
 Built = dict[str, dict[str, Path]]

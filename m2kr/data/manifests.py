@@ -27,7 +27,7 @@ EARLIER = "m2kr-manifest-1"
 
 
 class EarlierManifestError(InputError):
-    """A manifest of an earlier m2kr: see `m2kr.building.adopt`."""
+    """A manifest of an earlier m2kr: see `m2kr.building.verify`."""
 
 
 def signed(record: Mapping[str, Any]) -> Manifest:

@@ -24,7 +24,7 @@ from m2kr.data.images.archives import Header
 from m2kr.data.images.index import MAX_BYTES
 from m2kr.data.images.shards import index_of, shard_name, shards_in
 from m2kr.data.images.tar_offsets import BLOCK, TarFacts, TarOffsets
-from m2kr.errors import InputError, M2KRError, UsageError, from_system, one_line, plainly
+from m2kr.errors import InputError, M2KRError, UsageError, as_m2kr_error, plainly
 from m2kr.locks import Held, hold
 from m2kr.progress import SILENT, Progress
 
@@ -266,8 +266,7 @@ def check_store(folder: Path, progress: Progress = SILENT) -> str:
         try:
             problem = _shard(shard, bars)
         except Exception as error:  # noqa: BLE001 - a shard that can't be checked is damaged
-            ours = from_system(error)
-            problem = ours.what if ours else one_line(error)
+            problem = as_m2kr_error(error).what
         bars.done(shard.name)
         if problem:
             return f"{shard}: {problem}"
