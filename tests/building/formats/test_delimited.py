@@ -1,25 +1,18 @@
 """Delimited files: the same cells as plain Python reads, every fault at its place, nothing fatal."""
 
 import csv
-import gzip
 import io
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from isal import igzip
 
 from m2kr.building.formats.delimited import BadRecord, RecordBlock, read_csv, read_tsv
-from m2kr.building.formats.gzip import open_gzip
-from m2kr.building.formats.limits import Limits
-from m2kr.concurrency import work_ahead
-from m2kr.errors import InputError, MissingError
+from m2kr.errors import InputError
 
 Numbered = list[tuple[int, tuple[str, ...]]]
 BLOCK_SIZES = st.sampled_from([1, 7, 30, 200, 100_000])
@@ -434,82 +427,3 @@ def test_threads_end_with_the_iterator_whatever_ends_it() -> None:
     for _ in read_tsv(io.BytesIO(data), ["a", "b"], where="f", on_fault=print, block_bytes=100):
         break
     assert not threads()
-
-
-def test_work_ahead_is_in_order_bounded_and_raises_in_its_place() -> None:
-    taken: list[int] = []
-
-    def numbers() -> Iterator[int]:
-        for i in range(1_000):
-            taken.append(i)
-            yield i
-
-    def work(i: int) -> int:
-        time.sleep(0.002 * (i % 3 == 0))
-        return 10 // (50 - i)
-
-    results = work_ahead(numbers(), work)
-    found = [next(results)]
-    time.sleep(0.05)
-    assert len(taken) <= 6
-    with pytest.raises(ZeroDivisionError):
-        for result in results:
-            found.append(result)  # noqa: PERF402 - what comes before the error counts
-    assert found == [10 // (50 - i) for i in range(50)]
-    assert not threads()
-
-
-# ---------------------------------------------------------------- gzip
-
-
-def test_gzip_files_are_read_whole_or_told_to_be_damaged(tmp_path: Path) -> None:
-    path = tmp_path / "a.tsv.gz"
-    content = b"".join(b"%d\ttext %d\n" % (i, i * i) for i in range(100_000))
-    whole = igzip.compress(content[:500_000]) + igzip.compress(content[500_000:])
-    path.write_bytes(whole)
-    with open_gzip(path) as file:
-        assert file.read(3 << 20) == content
-        assert file.read() == b""
-    with open_gzip(path) as file:
-        assert list(file) == content.splitlines(keepends=True)
-    with open_gzip(path) as file:
-        assert len(Read(read_tsv, file, ["a", "b"], block_bytes=1 << 16).rows) == 100_000
-    flipped = bytearray(whole)
-    flipped[-6] ^= 1
-    for damaged in (whole[:-3], whole[:100_000], whole + b"rubbish", bytes(flipped), whole[:7]):
-        path.write_bytes(damaged)
-        with open_gzip(path) as file, pytest.raises(InputError, match="damaged or cut") as caught:
-            Read(read_tsv, file, ["a", "b"])
-        assert str(path) in str(caught.value)
-    for other in (b"", b"\x1f", b"plain"):
-        path.write_bytes(other)
-        with pytest.raises(InputError, match="no gzip file"):
-            open_gzip(path)
-    with pytest.raises(MissingError, match="no such file"):
-        open_gzip(tmp_path / "gone.gz")
-    with pytest.raises(InputError, match="cannot be read"):
-        open_gzip(tmp_path)
-
-
-def test_a_gzip_bomb_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "bomb.gz"
-    path.write_bytes(gzip.compress(bytes(70 << 20)))
-    with open_gzip(path) as file, pytest.raises(InputError, match="over 300 times"):
-        file.read()
-    with open_gzip(path, Limits(ratio=2_000)) as file:
-        assert len(file.read()) == 70 << 20
-
-
-@settings(max_examples=100, deadline=None)
-@given(data=st.data())
-def test_a_damaged_gzip_file_is_never_a_traceback(data, tmp_path_factory) -> None:
-    packed = bytearray(gzip.compress(b"one\ttwo\n" * 500, mtime=0))
-    for _ in range(data.draw(st.integers(1, 5))):
-        packed[data.draw(st.integers(2, len(packed) - 1))] = data.draw(st.integers(0, 255))
-    path = tmp_path_factory.mktemp("gz") / "x.gz"
-    path.write_bytes(packed[: data.draw(st.integers(0, len(packed)))])
-    try:
-        with open_gzip(path) as file:
-            file.read()
-    except InputError as error:
-        assert str(path) in str(error)
