@@ -9,14 +9,14 @@ from support.hostile_images import picture
 
 from m2kr.building.fetch.retry import Policy
 from m2kr.building.images.from_urls import fetch_urls
-from m2kr.building.images.hosts import Budget, HostRule, Rules
+from m2kr.building.images.hosts import HostRule, Rules
 from m2kr.building.images.members import Fault as Told
 from m2kr.building.images.members import Fetched
 from m2kr.building.images.shard_writer import Store
 
 PHOTO = picture("JPEG")
 QUICK = Policy(attempts=3, backoff=0.01, connect_timeout=5, read_timeout=5, redirects=3)
-FREE = HostRule(budget=Budget(4, per_second=10_000))
+FREE = HostRule(connections=4, per_second=10_000)
 
 
 def quick(**how) -> Rules:

@@ -2,9 +2,15 @@
 
 import pytest
 
-from m2kr.building.images import wikimedia
-from m2kr.building.images.hosts import WIKIMEDIA, Budget, Rules
-from m2kr.building.images.web_guard import is_public, may_follow
+from m2kr.building.fetch.addresses import is_public
+from m2kr.building.images.from_urls import may_follow
+from m2kr.building.images.hosts import (
+    WIKIMEDIA,
+    HostRule,
+    Rules,
+    thumbnail_width,
+    wikimedia_addresses,
+)
 from m2kr.errors import UsageError
 
 
@@ -89,10 +95,10 @@ def test_where_wikimedia_has_thumbnails(file, width, thumb, original):
     expected = [f"{C}/{site}/thumb/{place}/{thumb}"] if thumb else []
     expected += [f"{C}/{file}"] if original else []
     for url in (f"{C}/{file}", f"{C}/{file}".replace("https", "http")):
-        assert list(wikimedia.addresses(url, width)) == expected
+        assert list(wikimedia_addresses(url, width)) == expected
     if thumb and width:
         # A thumbnail leads to the same as its file does.
-        assert list(wikimedia.addresses(f"{C}/{site}/thumb/{place}/77px-x", width)) == expected
+        assert list(wikimedia_addresses(f"{C}/{site}/thumb/{place}/77px-x", width)) == expected
 
 
 @pytest.mark.parametrize(
@@ -111,7 +117,7 @@ def test_thumbnails_in_the_data_become_ones_that_are_served(name, form, width, t
     base = f"{C}/commons/thumb/a/ab/{name}"
     expected = [f"{base}/{thumb}"] if thumb else []
     expected += [] if name.endswith("svg") else [f"{C}/commons/a/ab/{name}"]
-    assert list(wikimedia.addresses(f"{base}/{form}", width)) == expected
+    assert list(wikimedia_addresses(f"{base}/{form}", width)) == expected
 
 
 @pytest.mark.parametrize(
@@ -125,12 +131,11 @@ def test_thumbnails_in_the_data_become_ones_that_are_served(name, form, width, t
     ],
 )
 def test_what_is_no_file_stays_as_it_is(url):
-    assert wikimedia.addresses(url, 250) == (url,)
-    assert wikimedia.thumbnail(url, 250) is None
+    assert wikimedia_addresses(url, 250) == (url,)
 
 
 def test_only_widths_that_are_served_are_asked_for():
-    assert [wikimedia.standard_width(w) for w in (1, 20, 21, 336, 3840)] == [20, 20, 40, 500, 3840]
+    assert [thumbnail_width(w) for w in (1, 20, 21, 336, 3840)] == [20, 20, 40, 500, 3840]
     for width in (0, -1, 3841):
         with pytest.raises(UsageError, match="no thumbnails"):
             Rules(thumb_width=width)
@@ -152,7 +157,7 @@ def test_whose_rules_a_host_has():
 def test_budgets_of_nothing_and_contacts_that_are_none_are_refused():
     for wrong in ({"connections": 0}, {"per_second": 0}, {"bytes_per_second": -1.0}):
         with pytest.raises(UsageError, match="a budget of nothing"):
-            Budget(**wrong)
+            HostRule(**wrong)
     for no_contact in ("", "me", "a b@c.de", "x@y.z\r\nHost: evil", "ü@x.org", "you@example"):
         with pytest.raises(UsageError, match="no way to reach you"):
             Rules(contact=no_contact)
@@ -162,5 +167,5 @@ def test_budgets_of_nothing_and_contacts_that_are_none_are_refused():
 
 def test_wikimedia_is_asked_as_its_policy_says():
     assert WIKIMEDIA.contact
-    assert WIKIMEDIA.budget.connections <= 2
-    assert WIKIMEDIA.budget.bytes_per_second * 8 <= 25e6
+    assert WIKIMEDIA.connections <= 2
+    assert WIKIMEDIA.bytes_per_second * 8 <= 25e6

@@ -6,10 +6,10 @@ from servers.image_web import FREE, PHOTO, QUICK, fetched, photo, quick
 
 from m2kr.building.fetch import addresses
 from m2kr.building.images.from_urls import fetch_urls
-from m2kr.building.images.hosts import Budget, HostRule, Rules
+from m2kr.building.images.host_queue import FAILED
+from m2kr.building.images.hosts import HostRule, Rules
 from m2kr.building.images.one_url import GONE, PRIVATE, REFUSED
 from m2kr.building.images.shard_writer import Store
-from m2kr.building.images.web_failures import FILE
 from m2kr.errors import UsageError
 
 
@@ -37,12 +37,12 @@ def test_a_host_that_refuses_the_client_is_left_and_nothing_remembered(tmp_path)
     with FaultyServer(files) as server:
         for path in files:
             server.fail(path, Fault(status=403), times=FOREVER)
-        strict = HostRule("127.0.0.1", Budget(1, 10_000), contact=True)
+        strict = HostRule("127.0.0.1", connections=1, per_second=10_000, contact=True)
         rules = quick(special=(strict,), contact="you@example.org", strikes=4)
         _, faults = fetched(tmp_path, {path[1:]: server.url(path) for path in files}, rules)
         assert len(faults) == 30
         assert len(server.requests) == 4
-        assert not (tmp_path / FILE).exists()
+        assert not (tmp_path / FAILED).exists()
 
 
 def test_redirects_are_followed_under_the_rules_of_where_they_lead(tmp_path, monkeypatch):
@@ -98,7 +98,7 @@ def test_private_addresses_are_not_asked_nor_redirected_to(tmp_path, monkeypatch
             ("ten", "two", "link"), PRIVATE
         )
         assert (done.added, len(server.requests)) == (1, 4)
-        assert not (tmp_path / FILE).exists()
+        assert not (tmp_path / FAILED).exists()
 
 
 def test_a_name_that_leads_elsewhere_after_it_was_judged_gets_no_request(tmp_path, monkeypatch):

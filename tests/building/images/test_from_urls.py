@@ -16,14 +16,13 @@ from servers.faulty_server import FOREVER, Fault, FaultyServer, Request
 from servers.image_web import FREE, PHOTO, QUICK, WatchedServer, fetched, photo, quick
 from support.hostile_images import picture
 
-from m2kr.building.images import wikimedia
 from m2kr.building.images.check import TOO_MANY_BYTES
-from m2kr.building.images.from_urls import UNSAFE, fetch_urls, md5_name
-from m2kr.building.images.hosts import Budget, HostRule
+from m2kr.building.images.from_urls import UNSAFE, fetch_urls
+from m2kr.building.images.host_queue import FAILED
+from m2kr.building.images.hosts import HostRule, wikimedia_addresses
 from m2kr.building.images.members import Fault as Told
 from m2kr.building.images.one_url import BUSY, GONE, NO_ADDRESS, REFUSED, UNREACHED
 from m2kr.building.images.shard_writer import Store
-from m2kr.building.images.web_failures import FILE
 from m2kr.data.images.decode import EMPTY, NO_IMAGE
 from m2kr.data.images.store import ImageStore
 
@@ -31,7 +30,7 @@ from m2kr.data.images.store import ImageStore
 def test_images_are_fetched_once_and_can_be_read_in_place(tmp_path):
     files = {f"/{i}.png": photo(i) for i in range(50)}
     with FaultyServer(files) as server:
-        wanted = {md5_name(server.url(path)): server.url(path) for path in files}
+        wanted = {path[1:]: server.url(path) for path in files}
         done, faults = fetched(tmp_path, wanted)
         assert (done.added, done.there, faults) == (50, 0, {})
         assert done.received == sum(map(len, files.values()))
@@ -39,12 +38,7 @@ def test_images_are_fetched_once_and_can_be_read_in_place(tmp_path):
         assert (again.there, again.received, len(server.requests)) == (50, 0, 50)
         images = ImageStore([tmp_path])
         for path, data in files.items():
-            assert images.read(md5_name(server.url(path))) == data
-
-
-def test_names_are_the_md5_of_the_address_as_the_data_has_it():
-    assert md5_name("") == "d41d8cd98f00b204e9800998ecf8427e.jpg"
-    assert md5_name("", ".png") == "d41d8cd98f00b204e9800998ecf8427e.png"
+            assert images.read(path[1:]) == data
 
 
 def test_what_can_not_be_had_is_one_fault_each_and_dead_links_are_not_asked_twice(tmp_path):
@@ -105,7 +99,7 @@ def test_what_can_not_be_had_is_one_fault_each_and_dead_links_are_not_asked_twic
         server.files["/none.jpg"] = PHOTO
         back, _ = fetched(tmp_path, wanted, quick(max_bytes=100_000, retry_failed=True))
         assert (back.added, len(server.requests)) == (1, asked + len(expected))
-        lines = (tmp_path / FILE).read_text().splitlines()
+        lines = (tmp_path / FAILED).read_text().splitlines()
         assert len(lines) == len(expected)  # none is there twice
         assert {json.loads(line)["rule"] for line in lines} == set(expected.values())
 
@@ -117,7 +111,7 @@ def test_a_torn_or_damaged_file_of_failures_costs_only_its_last_line(tmp_path, t
     with FaultyServer() as server:
         wanted = {"a.jpg": server.url("/a.jpg"), "b.jpg": server.url("/b.jpg")}
         fetched(tmp_path, {"a.jpg": wanted["a.jpg"]})
-        with (tmp_path / FILE).open("ab") as file:
+        with (tmp_path / FAILED).open("ab") as file:
             file.write(tail)
         fetched(tmp_path, wanted)
         fetched(tmp_path, wanted)
@@ -156,7 +150,7 @@ def test_a_host_is_asked_within_its_budget(tmp_path):
     with WatchedServer(files) as server:
         for path in files:
             server.fail(path, Fault(delay=0.12))
-        rules = quick(other=HostRule(budget=Budget(connections=2, per_second=20)))
+        rules = quick(other=HostRule(connections=2, per_second=20))
         fetched(tmp_path, {path[1:]: server.url(path) for path in files}, rules, jobs=16)
         assert server.most == 2
         times = sorted(server.times)
@@ -169,7 +163,7 @@ def test_a_host_is_asked_within_its_budget(tmp_path):
 def test_requests_keep_their_distance(tmp_path):
     files = {f"/{i}.png": photo(i) for i in range(12)}
     with WatchedServer(files) as server:
-        rules = quick(other=HostRule(budget=Budget(connections=8, per_second=25)))
+        rules = quick(other=HostRule(connections=8, per_second=25))
         fetched(tmp_path, {path[1:]: server.url(path) for path in files}, rules)
         times = sorted(server.times)
         assert times[-1] - times[0] >= 11 / 25 - 0.03
@@ -184,7 +178,7 @@ def test_a_host_that_asks_to_wait_is_left_alone_and_others_go_on(tmp_path, form,
         server.fail("/0.png", Fault(status=status, headers={"Retry-After": after}))
         wanted = {f"a{i}": server.url(f"/{i}.png", "localhost") for i in range(8)}
         wanted |= {f"b{i}": server.url(f"/{i}.png") for i in range(8, 20)}
-        one = HostRule("localhost", Budget(connections=1, per_second=10_000))
+        one = HostRule("localhost", connections=1, per_second=10_000)
         _, faults = fetched(tmp_path, wanted, quick(special=(one,)))
         assert faults == {}
         waited = [
@@ -202,7 +196,7 @@ def test_a_host_that_wants_too_long_a_pause_is_left_for_the_next_run(tmp_path):
     with FaultyServer(files) as server:
         server.fail("/0.png", Fault(status=429, headers={"Retry-After": "3600"}))
         wanted = {f"a{i}": server.url(f"/{i}.png") for i in range(40)}
-        one = HostRule(budget=Budget(connections=1, per_second=10_000))
+        one = HostRule(connections=1, per_second=10_000)
         done, faults = fetched(tmp_path, wanted, quick(other=one))
         assert {fault.rule for fault in faults.values()} == {BUSY}
         assert "asks to wait for 3,600 s" in faults["a39"].detail
@@ -215,14 +209,14 @@ def test_a_host_that_only_refuses_is_given_up_and_asked_again_next_time(tmp_path
     with FaultyServer(files) as server:
         for path in files:
             server.fail(path, Fault(status=429), times=1)
-        one = HostRule(budget=Budget(connections=1, per_second=10_000))
+        one = HostRule(connections=1, per_second=10_000)
         rules = quick(other=one, strikes=3, policy=QUICK)
         wanted = {path[1:]: server.url(path) for path in files}
         server.fail("/0.png", Fault(status=429), times=5)
         done, faults = fetched(tmp_path, wanted, rules)
         assert {fault.rule for fault in faults.values()} == {BUSY}
         assert (done.added, done.faults, len(server.requests)) == (0, 60, 3)
-        assert not (tmp_path / FILE).exists()
+        assert not (tmp_path / FAILED).exists()
 
 
 def test_one_bad_image_is_tried_to_the_end_and_its_host_is_not_blamed(tmp_path):
@@ -245,12 +239,12 @@ def test_a_dead_host_costs_some_attempts_and_not_some_for_each_image(tmp_path):
         wanted["a.jpg"] = alive.url("/a.jpg")
         start = time.monotonic()
         done, faults = fetched(
-            tmp_path, wanted, quick(special=(HostRule("localhost", FREE.budget),))
+            tmp_path, wanted, quick(special=(dataclasses.replace(FREE, domain="localhost"),))
         )
         assert time.monotonic() - start < 60
         assert (done.added, len(faults)) == (1, 500)
         assert {fault.rule for fault in faults.values()} == {UNREACHED}
-        assert not (tmp_path / FILE).exists()
+        assert not (tmp_path / FAILED).exists()
 
 
 def test_names_that_do_not_exist_or_are_none_are_faults(tmp_path):
@@ -294,7 +288,7 @@ def test_slow_hosts_hold_up_none_but_themselves(tmp_path):
         # The slow host's come first, and are as many as could fill all connections.
         wanted = {f"a{i}": server.url(f"/{i}.png", "localhost") for i in range(10)}
         wanted |= {f"b{i}": server.url(f"/{i}.png") for i in range(10, 150)}
-        slow = HostRule("localhost", Budget(connections=2, per_second=10_000))
+        slow = HostRule("localhost", connections=2, per_second=10_000)
         patient = dataclasses.replace(QUICK, read_timeout=90)
         _, faults = fetched(tmp_path, wanted, quick(special=(slow,), policy=patient), jobs=4)
         assert faults == {}
@@ -311,7 +305,7 @@ def test_the_original_is_taken_where_there_is_no_thumbnail(tmp_path):
     with FaultyServer(files) as server:
         server.fail(thumb("a.png"), Fault(status=400), times=FOREVER)
         server.fail(thumb("b.png"), Fault(status=500), times=FOREVER)
-        wiki = HostRule("127.0.0.1", FREE.budget, addresses=wikimedia.addresses)
+        wiki = dataclasses.replace(FREE, domain="127.0.0.1", addresses=wikimedia_addresses)
         wanted = {
             name: server.url(f"/wikipedia/commons/a/ab/{name}")
             for name in ("a.png", "b.png", "c.png", "d.png")
@@ -335,11 +329,11 @@ CHILD = textwrap.dedent(
     from pathlib import Path
     # Jobs of a script's background ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from m2kr.building.images.hosts import Budget, HostRule, Rules
+    from m2kr.building.images.hosts import HostRule, Rules
     from m2kr.building.images.shard_writer import Store
     from m2kr.building.images.from_urls import fetch_urls
 
-    rules = Rules(private=True, other=HostRule(budget=Budget(3, 200)))
+    rules = Rules(private=True, other=HostRule(connections=3, per_second=200))
     with Store(Path(sys.argv[1])) as store:
         fetch_urls(json.loads(sys.argv[2]), store, print, rules=rules)
     """
@@ -386,7 +380,7 @@ def test_addresses_are_taken_as_they_are_needed(tmp_path):
         pass
 
     # There is always something to ask for: nobody needs to look for more.
-    endlessly = HostRule(budget=Budget(8, math.inf))
+    endlessly = HostRule(connections=8, per_second=math.inf)
 
     def stop(fault: Told) -> None:
         raise Enough
