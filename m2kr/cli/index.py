@@ -45,7 +45,7 @@ def build(
 ) -> None:
     """Build a compressed index from a token store; the same command finishes one that was cut off."""
     from m2kr.cli import output
-    from m2kr.search.index.build import build as build_index
+    from m2kr.search.index.build import build_index
     from m2kr.search.index.settings import pool_of
     from m2kr.search.store.reader import TokenStore
 
@@ -89,13 +89,13 @@ def add(
     Ids that the index has from another store are refused: nothing is taken out of an index.
     """
     from m2kr.cli import output
-    from m2kr.search.index.build import add as add_to
+    from m2kr.search.index.build import add_passages
     from m2kr.search.index.settings import pool_of
     from m2kr.search.store.reader import TokenStore
 
     pool = pool_of(TokenStore.open(store))
     with output.Bars() as bars:
-        add_to(pool, index, shard_passages=shard_passages, progress=bars)
+        add_passages(pool, index, shard_passages=shard_passages, progress=bars)
     info(index, json=json)
 
 
@@ -113,7 +113,7 @@ def info(
     files = IndexFiles.open(index)
     if verify:
         files.verify()
-    settings = files.settings
+    settings = files.header
     told: dict[str, Any] = {
         "index": str(index),
         "kind": settings.kind,

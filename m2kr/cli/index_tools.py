@@ -8,7 +8,7 @@ import typer
 from m2kr.cli import options
 
 if TYPE_CHECKING:
-    from m2kr.search.contents import Contents
+    from m2kr.search.hub import Contents
     from m2kr.search.plan import Plan
 
 Folder = Annotated[Path, typer.Argument(help="A token store or an index.")]

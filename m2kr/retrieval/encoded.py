@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from m2kr import atomic
 from m2kr.data.row_hash import order_of
 from m2kr.errors import CheckError, InputError, MissingError
-from m2kr.search.store import format
 from m2kr.search.store.dense import VECTORS, Embeddings, EmbeddingWriter
+from m2kr.search.store.format import STORE, read_store_header
 from m2kr.search.store.reader import TokenStore
 from m2kr.search.store.writer import TokenWriter
 
@@ -150,7 +150,7 @@ def _complete(folder: Path, records: "Passages | Queries") -> Encoded | None:
         rows = Embeddings.open(folder)
         _require(rows.order == records.order, folder)
         return rows
-    if (folder / format.SETTINGS).exists():
+    if (folder / STORE.header).exists():
         store = TokenStore.open(folder)
         if len(store) == len(records):
             _require(order_of(store.ids()) == records.order, folder)
@@ -171,10 +171,10 @@ def _reopened(folder: Path, records: "Passages | Queries", sync: float | None) -
     Raises:
         CheckError: what is here is damaged, or is of other rows.
     """
-    if (folder / format.SETTINGS).exists():
+    if (folder / STORE.header).exists():
         # Its own meta: another split of the same pool may have begun it.
-        found = format.read_settings(folder)
-        tokens = TokenWriter(folder, dim=found.dim, meta=found.meta, sync_seconds=sync)
+        header = read_store_header(folder)
+        tokens = TokenWriter(folder, dim=header.dim, meta=header.meta, sync_seconds=sync)
         with ExitStack() as stack:
             stack.callback(tokens.abandon)
             begun = records.ids.slice(0, tokens.passages)

@@ -171,7 +171,7 @@ class EncoderRetriever:
             documents = self._encode(passages, "document", folder, key)
             self.index_bytes = nbytes(documents, folder)
             if isinstance(documents, TokenStore):
-                self._index = dispatch.build_index(
+                self._index = dispatch.index_for(
                     documents,
                     folder / INDEXES,
                     self.searching,

@@ -22,7 +22,7 @@ from m2kr.progress import SILENT, Progress
 from m2kr.ranking import TopK, id_ranks
 from m2kr.search.config import SearchConfig
 from m2kr.search.exact import reference
-from m2kr.search.store import format
+from m2kr.search.store.format import STORE
 from m2kr.search.store.reader import TokenStore
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class SearchResult:
         return {"queries": len(self.rows), **self.how, **self.stats}
 
 
-def build_index(
+def index_for(
     store: TokenStore,
     folder: "Path",
     config: SearchConfig,
@@ -92,11 +92,11 @@ def build_index(
     name = f"{settings.kind}-{settings.nbits}bit-{hashlib.sha256(chosen.encode()).hexdigest()[:8]}"
     pool = pool_of(store)
     if not atomic.writable(folder) and (folder / name).exists():
-        index = build.opened(pool, folder / name, settings)
+        index = build.open_built(pool, folder / name, settings)
     else:
         if not atomic.writable(folder):
             folder = spare or folder
-        index = build.build(pool, folder / name, settings, progress=progress)
+        index = build.build_index(pool, folder / name, settings, progress=progress)
     if order_of(index.ids()) != order_of(pool.ids):
         raise CheckError("it holds other passages than the store", where=str(index.folder))
     return index
@@ -121,7 +121,7 @@ def search_tokens(
         k: Passages a query.
         ids: The passages' ids, which break ties.
         config: How.
-        index: From `build_index`; None for exact search.
+        index: From `index_for`; None for exact search.
         memory: Bytes that exact search may use for its blocks.
         progress: Told of exact search's pairs.
 
@@ -146,7 +146,9 @@ def search_tokens(
             )
         return replace(result, how={"mode": "exact"})
     if index is None:
-        raise UsageError(f"{config.mode} search needs its index", fix="build_index(store, ...)")
+        raise UsageError(
+            f"{config.mode} search needs its index", fix="dispatch.index_for(store, ...)"
+        )
     result = search_index(
         queries,
         index,
@@ -158,9 +160,9 @@ def search_tokens(
     )
     how = {
         "mode": config.mode,
-        "nbits": index.settings.nbits,
-        "centroids": index.settings.centroids,
-        "training": dict(index.settings.training),
+        "nbits": index.header.nbits,
+        "centroids": index.header.centroids,
+        "training": dict(index.header.training),
         "final": config.final,
         **{name: value for name, value in result.how.items() if name not in ("k", "kind", "final")},
         "index_bytes": index.nbytes(),
@@ -210,7 +212,7 @@ def search_folder(
 
 def is_store(folder: "Path") -> bool:
     """Whether a folder says that it is a token store."""
-    return (folder / format.SETTINGS).is_file()
+    return (folder / STORE.header).is_file()
 
 
 def check_options(folder: "Path", store: TokenStore | None, device: str) -> None:
@@ -318,7 +320,7 @@ def search_index(
     index.require_whole()
     ids = index.ids() if ids is None else ids
     matrices, ranks = queries.take(range(len(queries))), id_ranks(ids)
-    if index.settings.kind == "official":
+    if index.header.kind == "official":
         arrays = official_train.arrays_of(index)
         protocol = _with_widths(official.OfficialSettings.for_k(k), config)
         start, cpu = time.perf_counter(), time.process_time()
@@ -329,7 +331,7 @@ def search_index(
         how = {"kind": "official", "final": "compressed", **asdict(protocol)}
     else:
         opened = compressed.CompressedIndex(index)
-        usual = compressed.SearchSettings.suited(k, len(index), index.settings.nbits)
+        usual = compressed.SearchSettings.suited(k, len(index), index.header.nbits)
         rows, scores, stats = compressed.search(
             *(matrices, opened, k, ranks),
             settings=_with_widths(usual, config),

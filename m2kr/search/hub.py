@@ -1,6 +1,7 @@
 """Token stores and indexes on the Hugging Face hub, as data sets: pushed and pulled whole and verified.
 
-A repository holds the folder's files as they are. The hub's client honours ``HF_TOKEN``,
+A repository holds the folder's files as they are. Only complete shards count: locks, files of an open
+shard and whatever else lies in the folder are left out. The hub's client honours ``HF_TOKEN``,
 ``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_OFFLINE`` and proxy variables.
 """
 
@@ -9,19 +10,171 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from m2kr import atomic
 from m2kr.errors import CheckError, InputError, M2KRError, MissingError, UpstreamError, UsageError
-from m2kr.progress import SILENT, Progress
-from m2kr.search import contents
-from m2kr.search.contents import SETTINGS, Contents, contents_of
-from m2kr.search.index import format as index_format
-from m2kr.search.store import format
+from m2kr.progress import SILENT, Progress, task
+from m2kr.search.index.files import lacking, read_index_records, require_whole
+from m2kr.search.index.format import (
+    EXPECTED,
+    INDEX,
+    codec_names,
+    index_file_names,
+    read_index_header,
+)
+from m2kr.search.store.format import DTYPE, STORE, read_store_header, token_file_names
+from m2kr.search.store.reader import TokenStore
+from m2kr.search.store.records import record_name
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _TYPE = "dataset"
+_TASK = "verify"
+#: How messages call the fields that decide whether vectors go together.
+_CALLED = {"pool": "pool fingerprint", "eval": "eval fingerprint"}
+_NUMBERED = {
+    *(record_name(0), *token_file_names(0)),
+    *index_file_names(0, "compressed").values(),
+}
+_SINGLE = {STORE.header, INDEX.header, EXPECTED, *codec_names("official")}
+#: Of all files of stores and indexes, for the hub's client.
+_PATTERNS = sorted(_SINGLE | {name.replace("00000", "[0-9]*") for name in _NUMBERED})
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What is in a folder with a token store or an index, by its own records.
+
+    Attributes:
+        kind: Which of them.
+        passages: How many.
+        tokens: How many, all passages together.
+        header: The content of ``store.json`` or ``index.json``.
+        records: Names of the JSON files, which are checked as they are read.
+        sha256: The recorded SHA-256 of each other file, by name.
+    """
+
+    kind: Literal["store", "index"]
+    passages: int
+    tokens: int
+    header: Mapping[str, Any]
+    records: tuple[str, ...]
+    sha256: Mapping[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all files."""
+        return sorted([*self.records, *self.sha256])
+
+    def facts(self) -> dict[str, Any]:
+        """What decides whether vectors go with others, as flat names.
+
+        ``kind``, ``dim`` and ``dtype`` (of a token, as read), ``nbits`` and ``centroids`` of an index,
+        and the ``meta`` of whoever encoded the pool: by convention ``checkpoint`` (SHA-256 of the
+        weights), ``pool`` and ``eval`` (fingerprints). Objects inside are joined with dots; a name of
+        ours comes back as ``meta.name``.
+        """
+        return _facts_of(self.kind, self.header)
+
+
+def contents_of(folder: Path) -> Contents:
+    """What a folder holds.
+
+    Raises:
+        MissingError: there is neither a store nor an index.
+        InputError: it is of another format, or has no complete shard.
+        CheckError: records or header are damaged, or it was cut off.
+    """
+    kind: Literal["store", "index"]
+    if (folder / STORE.header).is_file():
+        store = TokenStore.open(folder)
+        store.require_whole()
+        kind, header, shards = "store", read_store_header(folder).as_dict(), [*store.shards]
+        records, sha256 = [STORE.header], {}
+    elif (folder / INDEX.header).is_file():
+        index = read_index_header(folder)
+        kind, header, shards = "index", index.as_dict(), read_index_records(folder, index)
+        require_whole(folder, lacking(folder, index, shards) if shards else None)
+        records, sha256 = [INDEX.header], dict(index.sha256)
+        if (folder / EXPECTED).exists():
+            records.append(EXPECTED)
+    else:
+        raise MissingError(
+            "there is no token store and no index here",
+            where=str(folder),
+            expected=f"a folder with {STORE.header} or {INDEX.header}",
+        )
+    passages, tokens = (sum(getattr(s, name) for s in shards) for name in ("passages", "tokens"))
+    if not passages:
+        raise InputError("it has no complete shard", where=str(folder), fix="finish it first")
+    for shard in shards:
+        records.append(record_name(shard.number))
+        sha256 |= shard.sha256
+    return Contents(kind, passages, tokens, header, tuple(records), sha256)
+
+
+def _verify(folder: Path, contents: Contents, progress: Progress) -> None:
+    kind = STORE if contents.kind == "store" else INDEX
+    with task(progress, _TASK, len(contents.sha256), "files"):
+        for name, sha256 in contents.sha256.items():
+            kind.check_sha256(folder, {name: sha256})
+            progress.advance(_TASK, 1)
+
+
+def _is_file_of_ours(name: str) -> bool:
+    """Whether a name is that of a file of some store or index."""
+    return name in _SINGLE or re.sub(r"-\d{5,10}\.", "-00000.", name, count=1) in _NUMBERED
+
+
+def _facts_of(kind: str, header: Mapping[str, Any]) -> dict[str, Any]:
+    facts: dict[str, Any] = {"kind": kind, "dim": header["dim"]}
+    facts["dtype"] = header.get("dtype", DTYPE.name)
+    facts |= {name: header[name] for name in ("nbits", "centroids") if kind == "index"}
+    for name, value in _flat(header["meta"]):
+        facts[f"meta.{name}" if name in facts else name] = value
+    return facts
+
+
+def _flat(value: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for name in sorted(value):
+        each = value[name]
+        if isinstance(each, Mapping):
+            pairs += _flat(each, f"{before}{name}.")
+        else:
+            pairs.append((f"{before}{name}", each))
+    return pairs
+
+
+def require_facts(facts: Mapping[str, Any], expected: Mapping[str, Any], where: str = "") -> None:
+    """Refuses a store or index that is another model's or another pool's.
+
+    Args:
+        facts: From `Contents.facts`.
+        expected: Values by name, compared in this order. Numbers may be given as text.
+        where: What the facts are of, for the message.
+
+    Raises:
+        CheckError: a field differs, or nothing is known of it; names the first one.
+    """
+    for name, value in expected.items():
+        called = _CALLED.get(name, name)
+        if name not in facts:
+            raise CheckError(
+                f"it doesn't say its {called}",
+                where=where or None,
+                expected=f"{name} = {value}; it says: {', '.join(facts)}",
+                fix="encode the pool again, with that recorded",
+            )
+        if facts[name] != value and str(facts[name]) != str(value):
+            raise CheckError(
+                f"its {called} is {facts[name]}",
+                where=where or None,
+                expected=f"{name} = {value}",
+                fix="use what was made with the same model from the same data, or encode again",
+            )
 
 
 def is_repo(text: str) -> bool:
@@ -62,7 +215,7 @@ def push(
     """
     _check_repo(repo)
     pushed = contents_of(folder)
-    contents.verify(folder, pushed, progress=progress)
+    _verify(folder, pushed, progress)
     with _hub(repo, "pushing to"):
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -70,9 +223,9 @@ def push(
         # Neither public nor private by our choice: an organisation has a default.
         api.create_repo(repo, repo_type=_TYPE, private=private or None, exist_ok=True)
         listed = api.list_repo_files(repo, repo_type=_TYPE, revision=revision)
-        if not replace and set(SETTINGS.values()) & set(listed):
+        if not replace and {STORE.header, INDEX.header} & set(listed):
             _require_same(pushed.facts(), _facts(repo, revision)[0])
-        gone = {name for name in listed if contents.is_file_of_ours(name)} - set(pushed.names)
+        gone = {name for name in listed if _is_file_of_ours(name)} - set(pushed.names)
         added = [CommitOperationAdd(name, str(folder / name)) for name in pushed.names]
         done = api.create_commit(
             repo,
@@ -113,7 +266,7 @@ def pull(
         repo: ``owner/name``, a data set.
         folder: Must not exist, be empty, or hold the same already.
         revision: Commit, tag or branch; by default the newest.
-        expected: See `contents.require`; checked before anything but the settings is fetched.
+        expected: See `require_facts`; checked before anything but the settings is fetched.
         progress: Told of the files as they are verified.
 
     Raises:
@@ -128,18 +281,18 @@ def pull(
         from huggingface_hub import snapshot_download
 
         facts, commit = _facts(repo, revision)
-        contents.require(facts, expected or {}, repo)
+        require_facts(facts, expected or {}, repo)
         cached = Path(
             snapshot_download(
-                repo, repo_type=_TYPE, revision=commit, allow_patterns=list(contents.PATTERNS)
+                repo, repo_type=_TYPE, revision=commit, allow_patterns=list(_PATTERNS)
             )
         )
     try:
         pulled = contents_of(cached)
         if _holds(folder, pulled):
-            contents.verify(folder, pulled, progress=progress)
+            _verify(folder, pulled, progress)
             return pulled
-        contents.verify(cached, pulled, progress=progress)
+        _verify(cached, pulled, progress)
     except CheckError as error:
         if Path(error.where or "").is_relative_to(folder):
             raise
@@ -166,7 +319,7 @@ def _facts(repo: str, revision: str | None) -> tuple[dict[str, Any], str]:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     unreached: LocalEntryNotFoundError | None = None
-    for kind, name in SETTINGS.items():
+    for kind, name in ("store", STORE.header), ("index", INDEX.header):
         try:
             path = Path(hf_hub_download(repo, name, repo_type=_TYPE, revision=revision))
         except LocalEntryNotFoundError as error:
@@ -175,12 +328,11 @@ def _facts(repo: str, revision: str | None) -> tuple[dict[str, Any], str]:
         except EntryNotFoundError:
             continue
         # A hub's snapshots lie in folders named by commit.
-        formats = {"store": format, "index": index_format}
-        settings = formats[kind].read_settings(path.parent).as_dict()
-        return contents.facts_of(kind, settings), path.parent.name
+        read = read_store_header if kind == "store" else read_index_header
+        return _facts_of(kind, read(path.parent).as_dict()), path.parent.name
     if unreached is not None:
         raise unreached
-    raise _nothing_of_ours(repo, f"there is no {' and no '.join(SETTINGS.values())}")
+    raise _nothing_of_ours(repo, f"there is no {STORE.header} and no {INDEX.header}")
 
 
 def _holds(folder: Path, pulled: Contents) -> bool:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from m2kr.errors import UsageError
-from m2kr.search.index import format as index_format
-from m2kr.search.index.scaled import NBITS
+from m2kr.search.index.codec import SCALED_NBITS
+from m2kr.search.index.format import MOST_PASSAGES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,7 +106,7 @@ def plan(pool: Pool) -> Plan:
     return Plan(
         pool,
         store_bytes(pool),
-        {nbits: index_bytes(pool, nbits) for nbits in NBITS if pool.dim * nbits % 8 == 0},
+        {nbits: index_bytes(pool, nbits) for nbits in SCALED_NBITS if pool.dim * nbits % 8 == 0},
         centroids_of(pool),
     )
 
@@ -131,10 +131,10 @@ def index_bytes(pool: Pool, nbits: int) -> int:
     Raises:
         UsageError: there are no codes of so many bits.
     """
-    if nbits not in NBITS or pool.dim * nbits % 8:
+    if nbits not in SCALED_NBITS or pool.dim * nbits % 8:
         raise UsageError(f"{nbits} bits a dimension of {pool.dim}", expected="2, 4 or 8")
     centroids = centroids_of(pool)
-    shards = -(-pool.passages // index_format.MOST_PASSAGES)
+    shards = -(-pool.passages // MOST_PASSAGES)
     code = 2 if centroids <= 1 << 16 else 4
     a_token = code + 2 + pool.dim * nbits // 8 + 2  # code, step size, residual, list entry
     a_shard = 6 * _NPY + 4 * (centroids + 1) + _ARROW + _RECORD

@@ -23,7 +23,7 @@ from m2kr.ranking import id_ranks
 from m2kr.search.dispatch import recall
 from m2kr.search.exact import search
 from m2kr.search.index import compressed, official_train
-from m2kr.search.index.build import build
+from m2kr.search.index.build import build_index
 from m2kr.search.index.files import IndexFiles
 from m2kr.search.index.settings import BuildSettings, pool_of
 from m2kr.search.store.reader import ArraySource, TokenStore
@@ -45,11 +45,11 @@ def write(folder: Path, passages: int) -> dict:
 def built(folder: Path, name: str, settings: BuildSettings) -> dict:
     store = TokenStore.open(folder / "store")
     start, cpu = time.perf_counter(), time.process_time()
-    files = build(pool_of(store), folder / name, settings)
+    files = build_index(pool_of(store), folder / name, settings)
     return {
         "cpu": time.process_time() - cpu,
         "seconds": time.perf_counter() - start,
-        "centroids": files.settings.centroids,
+        "centroids": files.header.centroids,
         "bytes a token": files.nbytes() / files.tokens,
         "peak MB": peak_memory() / 1e6,
     }

@@ -28,7 +28,7 @@ from m2kr.cli import output
 from m2kr.concurrency import full_precision
 from m2kr.errors import InputError, M2KRError
 from m2kr.search.index import official
-from m2kr.search.index.codec import Codec
+from m2kr.search.index.codec import OfficialCodec
 from m2kr.search.index.official import IndexArrays, OfficialSettings
 
 if TYPE_CHECKING:
@@ -170,8 +170,8 @@ class GoldenFile:
         ncells, threshold, ndocs = self.array(f"{name}_config").tolist()
         return OfficialSettings(int(ncells), float(threshold), int(ndocs))
 
-    def _codec(self) -> Codec:
-        codec = Codec(
+    def _codec(self) -> OfficialCodec:
+        codec = OfficialCodec(
             self.array("centroids").astype(np.float32),
             self.array("bucket_cutoffs").astype(np.float32),
             self.array("bucket_weights").astype(np.float32),

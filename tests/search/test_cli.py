@@ -14,7 +14,7 @@ from m2kr.cli import index as commands
 from m2kr.cli.main import guarded
 from m2kr.retrieval.run import Run
 from m2kr.search.exact import search
-from m2kr.search.index.build import build
+from m2kr.search.index.build import build_index
 from m2kr.search.index.settings import BuildSettings, pool_of
 from m2kr.search.store.reader import TokenStore
 
@@ -136,7 +136,7 @@ def test_wrong_calls_say_what_to_do(tokens: TokenStore, asked: TokenStore, tmp_p
     )
     assert "no token store" in missing.stderr
     index = tmp_path / "index"
-    build(pool_of(tokens), index, BuildSettings(centroids=16))
+    build_index(pool_of(tokens), index, BuildSettings(centroids=16))
     refused = run(
         *("search", index, asked.folder, "--shard", "1/2", "--out", tmp_path / "x.parquet"), code=2
     )

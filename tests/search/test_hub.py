@@ -16,9 +16,8 @@ from servers.hub_server import HubServer
 from servers.push_server import PushServer
 
 from m2kr.errors import CheckError, InputError, MissingError
-from m2kr.search.contents import Contents, contents_of, require
-from m2kr.search.hub import is_repo
-from m2kr.search.index.build import build
+from m2kr.search.hub import Contents, contents_of, is_repo, require_facts
+from m2kr.search.index.build import build_index
 from m2kr.search.index.files import IndexFiles
 from m2kr.search.index.settings import BuildSettings, pool_of
 from m2kr.search.store.reader import TokenStore
@@ -266,7 +265,7 @@ def test_an_index_goes_there_and_back(
 ) -> None:
     index = tmp_path / "index"
     settings = BuildSettings("compressed", 4, 8)
-    build(pool_of(TokenStore.open(store)), index, settings, shard_passages=4)
+    build_index(pool_of(TokenStore.open(store)), index, settings, shard_passages=4)
     call("push", index, "lab/index", token=TOKEN)
     told = call(
         "pull", "lab/index", tmp_path / "got", "--expect", "nbits=4", "--expect", "kind=index"
@@ -307,14 +306,14 @@ def test_another_models_or_pools_is_refused(
     known: Contents, expected: dict[str, object], message: str
 ) -> None:
     with pytest.raises(CheckError, match=message):
-        require(known.facts(), expected)
+        require_facts(known.facts(), expected)
 
 
 def test_the_right_ones_pass(known: Contents) -> None:
     facts = known.facts()
     assert facts["encoder.max_length"] == 512
-    require(facts, facts)
-    require(facts, {name: str(value) for name, value in facts.items()})
+    require_facts(facts, facts)
+    require_facts(facts, {name: str(value) for name, value in facts.items()})
 
 
 def test_a_folder_that_holds_nothing(tmp_path: Path) -> None:

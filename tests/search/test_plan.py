@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr.errors import UsageError
-from m2kr.search.index.build import build
+from m2kr.search.index.build import build_index
 from m2kr.search.index.kmeans import Training
 from m2kr.search.index.settings import BuildSettings, pool_of
 from m2kr.search.plan import Pool, index_bytes, parse_count, plan, store_bytes
@@ -48,9 +48,9 @@ def test_bytes_of_an_index(real, nbits: int) -> None:
     folder, pool = real
     settings = BuildSettings("compressed", nbits, training=Training(iterations=1))
     source = pool_of(TokenStore.open(folder / "store"))
-    files = build(source, folder / f"index{nbits}", settings)
+    files = build_index(source, folder / f"index{nbits}", settings)
     planned = plan(pool)
-    assert files.settings.centroids == planned.centroids
+    assert files.header.centroids == planned.centroids
     found = size(folder / f"index{nbits}")
     # At most that; less by what tokens of a passage share a centroid.
     assert found <= planned.index_bytes[nbits] * 1.001

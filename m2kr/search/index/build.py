@@ -17,21 +17,30 @@ from m2kr.concurrency import full_precision
 from m2kr.data.row_hash import order_of
 from m2kr.errors import InputError, missing_dependency
 from m2kr.progress import SILENT, Progress
-from m2kr.search.index import format as layout
 from m2kr.search.index import kmeans, official_train
-from m2kr.search.index.codec import Codec
+from m2kr.search.index.codec import OfficialCodec
 from m2kr.search.index.files import (
     IndexFiles,
     lacking,
     read_codec,
-    read_ids,
-    read_records,
+    read_index_ids,
+    read_index_records,
     require_whole,
 )
-from m2kr.search.index.scaled import ScaledCodec
+from m2kr.search.index.format import (
+    CENTROIDS,
+    INDEX,
+    MOST_PASSAGES,
+    Expected,
+    IndexHeader,
+    read_expected,
+    read_index_header,
+    write_expected,
+)
 from m2kr.search.index.settings import MOST_SAMPLED, BuildSettings, Pool, sample
-from m2kr.search.index.writer import IndexWriter, save
+from m2kr.search.index.writer import IndexWriter
 from m2kr.search.store.reader import spans
+from m2kr.search.store.records import save_array, sha256_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -39,7 +48,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from m2kr.search.index.writer import Encoder
+    from m2kr.search.index.writer import TokenCoder
 
 logger = logging.getLogger("m2kr.search")
 
@@ -48,12 +57,12 @@ _CODED_AT_ONCE = 1 << 15  # tokens
 _TASK = "code tokens"
 
 
-def build(
+def build_index(
     pool: Pool,
     folder: Path,
     settings: BuildSettings | None = None,
     *,
-    shard_passages: int = layout.MOST_PASSAGES,
+    shard_passages: int = MOST_PASSAGES,
     progress: Progress = SILENT,
 ) -> IndexFiles:
     """Builds an index, or finishes one that was begun with the same settings.
@@ -80,17 +89,17 @@ def build(
         raise InputError("there is no token to index", expected="a store with passages")
     folder.mkdir(parents=True, exist_ok=True)
     with _writing(folder) as held:
-        if (folder / layout.SETTINGS).exists():
+        if (folder / INDEX.header).exists():
             _same(folder, settings, pool)
             _expect(pool, folder)
         else:
-            layout.write_expected(folder, {pool.identity: _expected_of(pool)})
+            write_expected(folder, {pool.identity: _expected_of(pool)})
             _train(pool, folder, held, settings, progress)
         _append(pool, folder, held, shard_passages, progress)
     return IndexFiles.open(folder)
 
 
-def opened(pool: Pool, folder: Path, settings: BuildSettings) -> IndexFiles:
+def open_built(pool: Pool, folder: Path, settings: BuildSettings) -> IndexFiles:
     """An index that was built with these settings, without a lock: nothing is written.
 
     Raises:
@@ -103,11 +112,11 @@ def opened(pool: Pool, folder: Path, settings: BuildSettings) -> IndexFiles:
     return files
 
 
-def add(
+def add_passages(
     pool: Pool,
     folder: Path,
     *,
-    shard_passages: int = layout.MOST_PASSAGES,
+    shard_passages: int = MOST_PASSAGES,
     progress: Progress = SILENT,
 ) -> IndexFiles:
     """Adds the passages of a pool that the index doesn't have yet, in new shards.
@@ -122,7 +131,7 @@ def add(
         M2KRError: another process took it over, see `locks.Held.check`.
     """
     _need_torch()
-    found = layout.read_settings(folder)
+    found = read_index_header(folder)
     _same_vectors(folder, found, pool)
     with _writing(folder) as held:
         _expect(pool, folder)
@@ -130,8 +139,8 @@ def add(
     return IndexFiles.open(folder)
 
 
-def _expected_of(pool: Pool) -> layout.Expected:
-    return layout.Expected(len(pool), pool.shards)
+def _expected_of(pool: Pool) -> Expected:
+    return Expected(len(pool), pool.shards)
 
 
 def _expect(pool: Pool, folder: Path) -> None:
@@ -141,14 +150,14 @@ def _expect(pool: Pool, folder: Path) -> None:
         InputError: the index has other passages of a pool that began alike, or the ids of another.
         CheckError: another pool is not all in it yet.
     """
-    settings = layout.read_settings(folder)
-    records = read_records(folder, settings)
+    settings = read_index_header(folder)
+    records = read_index_records(folder, settings)
     held: dict[str, int] = {}
     for record in records:
         held[record.source] = held.get(record.source, 0) + record.passages
-    expected = layout.read_expected(folder)
+    expected = read_expected(folder)
     if expected is None:
-        expected = {source: layout.Expected(count) for source, count in held.items()}
+        expected = {source: Expected(count) for source, count in held.items()}
         first = next(iter(held), pool.identity)
         others_whole = first == pool.identity or lacking(folder, settings, records) is None
     else:
@@ -159,9 +168,9 @@ def _expect(pool: Pool, folder: Path) -> None:
         )
     if not others_whole:
         require_whole(folder, lacking(folder, settings, records))
-    known = expected.get(pool.identity, layout.Expected(0))
+    known = expected.get(pool.identity, Expected(0))
     done = held.get(pool.identity, 0)
-    own = read_ids(folder, settings, [r for r in records if r.source == pool.identity])
+    own = read_index_ids(folder, settings, [r for r in records if r.source == pool.identity])
     if (
         known.passages > len(pool)
         or known.shards != pool.shards[: len(known.shards)]
@@ -173,10 +182,10 @@ def _expect(pool: Pool, folder: Path) -> None:
             expected="the same store, perhaps with passages that were added to it since",
             fix="build it again, in another folder",
         )
-    others = read_ids(folder, settings, [r for r in records if r.source != pool.identity])
+    others = read_index_ids(folder, settings, [r for r in records if r.source != pool.identity])
     _refuse_known(pool.ids.slice(done), others, folder)
     if known != _expected_of(pool):
-        layout.write_expected(folder, expected | {pool.identity: _expected_of(pool)})
+        write_expected(folder, expected | {pool.identity: _expected_of(pool)})
 
 
 def _refuse_known(
@@ -209,7 +218,7 @@ def _need_torch() -> None:
 
 
 def _same(folder: Path, settings: BuildSettings, pool: Pool) -> None:
-    found = layout.read_settings(folder)
+    found = read_index_header(folder)
     _same_vectors(folder, found, pool)
     wanted = {"kind": settings.kind, "nbits": settings.nbits, **settings.asked()}
     there = {"kind": found.kind, "nbits": found.nbits, **found.training}
@@ -222,7 +231,7 @@ def _same(folder: Path, settings: BuildSettings, pool: Pool) -> None:
             )
 
 
-def _same_vectors(folder: Path, found: layout.Settings, pool: Pool) -> None:
+def _same_vectors(folder: Path, found: IndexHeader, pool: Pool) -> None:
     if pool.source.dim != found.dim:
         raise InputError(
             f"the pool's tokens have {pool.source.dim} dimensions, the index's {found.dim}",
@@ -250,73 +259,60 @@ def _train(
         drawn = sample(pool, wanted, settings.training.seed)
         count = min(count, len(drawn))
         centroids = kmeans.train(drawn, count, settings.training, progress)
-        trained = {layout.CENTROIDS: centroids.astype("<f2")}, {"sample_tokens": len(drawn)}
+        trained = {CENTROIDS: centroids.astype("<f2")}, {"sample_tokens": len(drawn)}
     arrays, facts = trained
     held.check()
     for name, array in arrays.items():
-        save(folder / name, array)
-    layout.write_settings(
+        save_array(folder / name, array)
+    INDEX.write_header(
         folder,
-        layout.Settings(
+        IndexHeader(
             settings.kind,
             pool.source.dim,
             settings.nbits,
-            len(arrays[layout.CENTROIDS]),
+            len(arrays[CENTROIDS]),
             {**settings.asked(), **facts, "pool_tokens": tokens},
             pool.meta,
-            {name: layout.sha256_of(folder / name) for name in arrays},
-        ),
+            {name: sha256_of(folder / name) for name in arrays},
+        ).as_dict(),
     )
 
 
-class _Compressed:
-    """`index.writer.Encoder` of our own kind."""
+def _coder(folder: Path) -> "TokenCoder":
+    header = read_index_header(folder)
+    codec = read_codec(folder, header)
+    if isinstance(codec, OfficialCodec):
 
-    def __init__(self, codec: ScaledCodec, training: kmeans.Training) -> None:
-        import torch
+        def by_official_rules(
+            tokens: "NDArray[np.float16]",
+        ) -> "tuple[NDArray[np.integer], NDArray[np.uint8], None]":
+            with full_precision():
+                codes = codec.nearest(tokens)
+            return codes, codec.encode(tokens, codes), None
 
-        self._codec, self._training = codec, training
-        self._centroids: torch.Tensor = torch.from_numpy(codec.centroids)
-        self._groups = kmeans.group(self._centroids, training)
+        return by_official_rules
+    import torch
 
-    def encode(
-        self, tokens: "NDArray[np.float16]"
+    training = kmeans.Training(
+        **{name: header.training[name] for name in asdict(kmeans.Training())}
+    )
+    centroids = torch.from_numpy(codec.centroids)
+    groups = kmeans.group(centroids, training)
+
+    def by_nearest_groups(
+        tokens: "NDArray[np.float16]",
     ) -> "tuple[NDArray[np.integer], NDArray[np.uint8], NDArray[np.float16]]":
-        import torch
+        codes, _ = kmeans.nearest(torch.from_numpy(tokens), centroids, training, groups)
+        return codes.numpy(), *codec.encode(tokens, codes.numpy())
 
-        given = torch.from_numpy(tokens)
-        codes = kmeans.nearest(given, self._centroids, self._training, self._groups)[0].numpy()
-        return codes, *self._codec.encode(tokens, codes)
-
-
-class _Official:
-    """`index.writer.Encoder` of the official kind: the exactly nearest centroid, official buckets."""
-
-    def __init__(self, codec: Codec) -> None:
-        self._codec = codec
-
-    def encode(
-        self, tokens: "NDArray[np.float16]"
-    ) -> "tuple[NDArray[np.integer], NDArray[np.uint8], None]":
-        with full_precision():
-            codes = self._codec.nearest(tokens)
-        return codes, self._codec.encode(tokens, codes), None
-
-
-def _encoder(folder: Path) -> "Encoder":
-    settings = layout.read_settings(folder)
-    codec = read_codec(folder, settings)
-    if isinstance(codec, Codec):
-        return _Official(codec)
-    known = {name: settings.training[name] for name in asdict(kmeans.Training())}
-    return _Compressed(codec, kmeans.Training(**known))
+    return by_nearest_groups
 
 
 def _append(
     pool: Pool, folder: Path, held: locks.Held, shard_passages: int, progress: Progress
 ) -> None:
     """Codes the passages that no complete shard holds."""
-    records = read_records(folder, layout.read_settings(folder))
+    records = read_index_records(folder, read_index_header(folder))
     done = sum(record.passages for record in records if record.source == pool.identity)
     if done > len(pool):
         raise InputError(
@@ -326,7 +322,7 @@ def _append(
         )
     offsets = pool.source.offsets
     progress.start(_TASK, int(offsets[-1] - offsets[done]), "tokens")
-    with IndexWriter(folder, held, _encoder(folder), shard_passages=shard_passages) as writer:
+    with IndexWriter(folder, held, _coder(folder), shard_passages=shard_passages) as writer:
         while done < len(pool):
             last = min(len(pool), done + writer.room)
             for first, end in spans(offsets[done : last + 1], _CODED_AT_ONCE):

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from m2kr.search.index.codec import unpack_steps
 from m2kr.search.index.ivf import offsets_of, spans, tiles
-from m2kr.search.index.scaled import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from m2kr.search.index.codec import ScaledCodec
     from m2kr.search.index.ivf import InvertedLists
-    from m2kr.search.index.scaled import ScaledCodec
 
 _TILE_CENTROIDS = 4096
 _TILE_TOKENS = 8192  # calls cost more than the cache gives: twice as fast as 2048
@@ -195,7 +195,7 @@ def refine(query: QueryScores, tokens: CodedTokens, codec: "ScaledCodec") -> "ND
         rows = -(-len(places) // _ROWS) * _ROWS
         which = torch.from_numpy(np.resize(places, rows))
         taken = torch.index_select(packed, 0, which, out=bytes_[:rows])
-        offsets = unpack(taken, codec.nbits, steps[:rows])
+        offsets = unpack_steps(taken, codec.nbits, steps[:rows])
         offsets -= codec.middle
         near = codes.index_select(0, which)
         part = torch.index_select(query.centroids, 0, near, out=rebuilt[:rows])

@@ -18,9 +18,9 @@ from m2kr.ranking import TopK, id_ranks
 from m2kr.search.exact import canonical
 from m2kr.search.index import candidates as funnel
 from m2kr.search.index import rescore as final
+from m2kr.search.index.codec import ScaledCodec
 from m2kr.search.index.files import IndexFiles, require_same_passages
 from m2kr.search.index.ivf import offsets_of, spans
-from m2kr.search.index.scaled import ScaledCodec
 from m2kr.search.store.reader import Block
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class CompressedIndex:
 
         if not isinstance(files.codec, ScaledCodec):
             raise UsageError(
-                f"this index is of the kind '{files.settings.kind}'",
+                f"this index is of the kind '{files.header.kind}'",
                 where=str(files.folder),
                 expected="one of the kind 'compressed'",
                 fix="search it with the official preset, or build another",
@@ -218,14 +218,14 @@ def search(
         require_same_passages(files, store)
     if ranks is None:
         ranks = id_ranks(files.ids())
-    rounded = canonical.rounded(queries, files.settings.dim)
+    rounded = canonical.rounded(queries, files.header.dim)
     live = [number for number, query in enumerate(rounded) if len(query.rows)]
     threads = threads or torch.get_num_threads()
     best = TopK(len(live), ranks, k)
     facts: dict[str, Any] = {
-        "kind": files.settings.kind,
-        "nbits": files.settings.nbits,
-        "centroids": files.settings.centroids,
+        "kind": files.header.kind,
+        "nbits": files.header.nbits,
+        "centroids": files.header.centroids,
         "folder": str(files.folder),
     }
     stats = Stats(settings, facts, "exact" if store else "compressed", threads, len(live))

@@ -5,8 +5,6 @@ on disk; those of a passage are compared with its CRC-32 whenever they are read.
 is an error, never a score.
 """
 
-import hashlib
-import io
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,10 +14,18 @@ import numpy as np
 
 from m2kr.data.row_hash import order_of
 from m2kr.errors import CheckError, UsageError
-from m2kr.search.index import format as layout
-from m2kr.search.index.codec import Codec
+from m2kr.search.index.codec import OfficialCodec, ScaledCodec
+from m2kr.search.index.format import (
+    EXPECTED,
+    INDEX,
+    IndexHeader,
+    codec_names,
+    index_file_names,
+    read_expected,
+    read_index_header,
+)
 from m2kr.search.index.ivf import InvertedLists, offsets_of
-from m2kr.search.index.scaled import ScaledCodec
+from m2kr.search.store.records import ShardRecord, record_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +47,7 @@ class IndexShard:
         crcs: CRC-32 of each passage's residuals.
     """
 
-    record: layout.Shard
+    record: ShardRecord
     lists: InvertedLists
     residuals: "NDArray[np.uint8]"
     crcs: "NDArray[np.uint32]"
@@ -53,7 +59,7 @@ class IndexFiles:
 
     Attributes:
         folder: Where it lies.
-        settings: What holds for all of it.
+        header: What holds for all of it.
         codec: What reads tokens back; the class tells the kind.
         shards: In order.
         codes: The centroid of each token, all shards.
@@ -64,8 +70,8 @@ class IndexFiles:
     """
 
     folder: Path
-    settings: layout.Settings
-    codec: Codec | ScaledCodec
+    header: IndexHeader
+    codec: OfficialCodec | ScaledCodec
     shards: "Sequence[IndexShard]"
     codes: "NDArray[np.integer]"
     sizes: "NDArray[np.float16]"
@@ -82,16 +88,16 @@ class IndexFiles:
             InputError: it is of another format.
             CheckError: a file was changed, cut short or removed.
         """
-        settings = layout.read_settings(folder)
-        codec = read_codec(folder, settings)
-        records = read_records(folder, settings)
+        header = read_index_header(folder)
+        codec = read_codec(folder, header)
+        records = read_index_records(folder, header)
         tokens = sum(record.tokens for record in records)
         # uint32 only where an index needs it: codes are what grows in memory.
-        codes = np.empty(tokens, code_type(settings.centroids))
-        sizes = np.empty(tokens if settings.kind == "compressed" else 0, np.float16)
+        codes = np.empty(tokens, code_type(header.centroids))
+        sizes = np.empty(tokens if header.kind == "compressed" else 0, np.float16)
         shards, lengths, at = [], [np.zeros(0, np.int32)], 0
         for record in records:
-            reader = _Reader(folder, record, settings)
+            reader = _Reader(folder, record, header)
             codes[at : at + record.tokens] = reader.codes()
             if len(sizes):
                 sizes[at : at + record.tokens] = reader.table("sizes", record.tokens)
@@ -107,8 +113,8 @@ class IndexFiles:
             at += record.tokens
         firsts = np.cumsum([0, *(record.passages for record in records)], dtype=np.int64)
         offsets = offsets_of(np.concatenate(lengths))
-        lacks = lacking(folder, settings, records)
-        return cls(folder, settings, codec, shards, codes, sizes, offsets, firsts, lacks)
+        lacks = lacking(folder, header, records)
+        return cls(folder, header, codec, shards, codes, sizes, offsets, firsts, lacks)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -136,7 +142,7 @@ class IndexFiles:
         Raises:
             CheckError: a file of ids was changed.
         """
-        return read_ids(self.folder, self.settings, [shard.record for shard in self.shards])
+        return read_index_ids(self.folder, self.header, [shard.record for shard in self.shards])
 
     def residuals(self, passages: "NDArray[np.int64]") -> "NDArray[np.uint8]":
         """Packed residuals of some passages, one passage's after another's.
@@ -166,8 +172,8 @@ class IndexFiles:
             shard, part = self.shards[home], found[start:end]
             part[:] = shard.residuals[at : at + end - start]
             if crc32(part.data) != shard.crcs[passage - int(self.firsts[home])]:
-                name = layout.names(shard.record.number, self.settings.kind)["residuals"]
-                raise layout.damaged(
+                name = index_file_names(shard.record.number, self.header.kind)["residuals"]
+                raise INDEX.damaged(
                     self.folder / name,
                     f"passage {passage} differs from its checksum: a byte was changed",
                 )
@@ -179,10 +185,8 @@ class IndexFiles:
         Raises:
             CheckError: a file was changed; names it.
         """
-        sums = [self.settings.sha256, *(shard.record.sha256 for shard in self.shards)]
-        for name, expected in (pair for each in sums for pair in each.items()):
-            if layout.sha256_of(self.folder / name) != expected:
-                raise layout.damaged(self.folder / name)
+        for sha256 in (self.header.sha256, *(shard.record.sha256 for shard in self.shards)):
+            INDEX.check_sha256(self.folder, sha256)
 
 
 def code_type(centroids: int) -> "type[np.uint16 | np.uint32]":
@@ -190,85 +194,70 @@ def code_type(centroids: int) -> "type[np.uint16 | np.uint32]":
     return np.uint16 if centroids <= 1 << 16 else np.uint32
 
 
-def read_codec(folder: Path, settings: layout.Settings) -> Codec | ScaledCodec:
+def read_codec(folder: Path, header: IndexHeader) -> OfficialCodec | ScaledCodec:
     """The codec of an index, its files checked.
 
     Raises:
         CheckError: one was changed.
     """
     arrays = [
-        _array(folder, name, settings.sha256).astype(np.float32)
-        for name in layout.codec_names(settings.kind)
+        INDEX.read_array(folder, name, header.sha256).astype(np.float32)
+        for name in codec_names(header.kind)
     ]
-    if settings.kind == "official":
-        codec: Codec | ScaledCodec = Codec(*arrays)
+    if header.kind == "official":
+        codec: OfficialCodec | ScaledCodec = OfficialCodec(*arrays)
     else:
-        codec = ScaledCodec(arrays[0], settings.nbits)
-    told = (settings.centroids, settings.dim, settings.nbits)
+        codec = ScaledCodec(arrays[0], header.nbits)
+    told = (header.centroids, header.dim, header.nbits)
     if (*codec.centroids.shape, codec.nbits) != told:
-        raise layout.damaged(folder / layout.SETTINGS, "it doesn't describe the codec beside it")
+        raise INDEX.damaged(folder / INDEX.header, "it doesn't describe the codec beside it")
     return codec
 
 
-def read_records(folder: Path, settings: layout.Settings) -> list[layout.Shard]:
+def read_index_records(folder: Path, header: IndexHeader) -> list[ShardRecord]:
     """The records of all complete shards.
 
     Raises:
-        CheckError: one is damaged, missing before another, or of other settings.
+        CheckError: one is damaged, missing before another, or of another header.
     """
-    own = layout.sha256_of(folder / layout.SETTINGS)
-    records: list[layout.Shard] = []
-    while record := layout.read_record(folder, len(records), settings.kind):
-        if record.settings != own:
-            raise layout.damaged(folder / layout.SETTINGS, "it changed since a shard was written")
-        records.append(record)
+    records = INDEX.read_records(folder, lambda n: index_file_names(n, header.kind).values())
     if len(list(folder.glob("shard-*.json"))) != len(records):
         raise CheckError(
             "the record of a shard is missing",
-            where=str(folder / layout.record_name(len(records))),
+            where=str(folder / record_name(len(records))),
             fix="restore it from a copy, or build the index again",
         )
     return records
 
 
-def read_ids(
-    folder: Path, settings: layout.Settings, records: "Sequence[layout.Shard]"
+def read_index_ids(
+    folder: Path, header: IndexHeader, records: "Sequence[ShardRecord]"
 ) -> "pa.ChunkedArray":
     """Ids of the passages of some shards, checked by SHA-256.
 
     Raises:
         CheckError: a file of ids was changed.
     """
-    import pyarrow as pa
-
-    chunks = []
-    for record in records:
-        name = layout.names(record.number, settings.kind)["ids"]
-        data = checked_bytes(folder, name, record.sha256)
-        with pa.ipc.open_stream(pa.py_buffer(data)) as stream:
-            chunks += stream.read_all().column("id").chunks
-    return pa.chunked_array(chunks, pa.string())
+    return INDEX.read_ids(folder, lambda n: index_file_names(n, header.kind)["ids"], records)
 
 
-def lacking(
-    folder: Path, settings: layout.Settings, records: "Sequence[layout.Shard]"
-) -> str | None:
+def lacking(folder: Path, header: IndexHeader, records: "Sequence[ShardRecord]") -> str | None:
     """What an index lacks of the passages that are expected, as a sentence says it; None if nothing.
 
     Raises:
         CheckError: what is expected is damaged, or isn't what the records are of.
     """
-    expected = layout.read_expected(folder)
+    expected = read_expected(folder)
     held = sum(record.passages for record in records)
     if expected is not None:
         if not {record.source for record in records} <= set(expected):
-            raise layout.damaged(folder / layout.EXPECTED, "it lacks what a shard is of")
+            raise INDEX.damaged(folder / EXPECTED, "it lacks what a shard is of")
         wanted = sum(each.passages for each in expected.values())
         return None if held == wanted else f"it holds {held:,} of {wanted:,} passages"
     # Made before that was kept: the tokens of the pool that it was trained on are known.
     first = records[0].source if records else None
     tokens = sum(record.tokens for record in records if record.source == first)
-    wanted = int(settings.training.get("pool_tokens", 0))
+    wanted = int(header.training.get("pool_tokens", 0))
     return None if tokens >= wanted else f"it holds {tokens:,} of {wanted:,} tokens"
 
 
@@ -300,57 +289,39 @@ def require_same_passages(files: IndexFiles, store: "TokenStore") -> None:
         )
 
 
-def checked_bytes(folder: Path, name: str, sums: "dict[str, str] | Any") -> bytes:
-    """A whole file, compared with its SHA-256."""
-    path = folder / name
-    data = path.read_bytes() if path.is_file() else b""
-    if hashlib.sha256(data).hexdigest() != sums[name]:
-        raise layout.damaged(path)
-    return data
-
-
-def _array(folder: Path, name: str, sums: "dict[str, str] | Any") -> "NDArray[Any]":
-    data = checked_bytes(folder, name, sums)
-    array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-    return array
-
-
 @dataclass(frozen=True, slots=True)
 class _Reader:
     folder: Path
-    record: layout.Shard
-    settings: layout.Settings
+    record: ShardRecord
+    header: IndexHeader
 
     def path(self, part: str) -> Path:
-        return self.folder / layout.names(self.record.number, self.settings.kind)[part]
+        return self.folder / index_file_names(self.record.number, self.header.kind)[part]
 
     def table(self, part: str, rows: int) -> "NDArray[Any]":
-        found = _array(self.folder, self.path(part).name, self.record.sha256)
-        if found.shape != (rows,):
-            raise layout.damaged(self.path(part), f"it has shape {found.shape}, not ({rows},)")
-        return found
+        return INDEX.read_array(self.folder, self.path(part).name, self.record.sha256, rows)
 
     def codes(self) -> "NDArray[np.integer]":
         codes = self.table("codes", self.record.tokens)
-        if len(codes) and int(codes.max()) >= self.settings.centroids:
-            raise layout.damaged(self.path("codes"), "it names a centroid that is not there")
+        if len(codes) and int(codes.max()) >= self.header.centroids:
+            raise INDEX.damaged(self.path("codes"), "it names a centroid that is not there")
         return codes
 
     def lengths(self) -> "NDArray[np.int32]":
         lengths = self.table("lengths", self.record.passages)
         if int(lengths.sum()) != self.record.tokens:
-            raise layout.damaged(self.path("lengths"), "it doesn't add up to the shard's tokens")
+            raise INDEX.damaged(self.path("lengths"), "it doesn't add up to the shard's tokens")
         return lengths
 
     def lists(self) -> InvertedLists:
-        offsets = self.table("lists", self.settings.centroids + 1).astype(np.int64)
+        offsets = self.table("lists", self.header.centroids + 1).astype(np.int64)
         return InvertedLists(self.table("members", int(offsets[-1])), offsets)
 
     def residuals(self, width: int) -> "NDArray[np.uint8]":
         path, shape = self.path("residuals"), (self.record.tokens, width)
         size = path.stat().st_size if path.is_file() else -1
         if size != shape[0] * shape[1]:
-            raise layout.damaged(path, f"it has {size} bytes instead of {shape[0] * shape[1]}")
+            raise INDEX.damaged(path, f"it has {size} bytes instead of {shape[0] * shape[1]}")
         if not size:
             return np.zeros(shape, np.uint8)
         return np.asarray(np.memmap(path, np.uint8, "r", shape=shape))

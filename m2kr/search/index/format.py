@@ -1,9 +1,9 @@
-"""The files of a compressed index: names, the two JSON records, checksums.
+"""The files of a compressed index: their names, its header, and the passages that it is to hold.
 
 An index is a folder that can be moved or copied as it is::
 
     expected.json              the passages to come, by source: written before the first of them
-    index.json                 the settings: kind, dim, bits, how it was trained, SHA-256 of the codec
+    index.json                 the header: kind, dim, bits, how it was trained, SHA-256 of the codec
     centroids.npy              (centroids x dim) float16
     cutoffs.npy weights.npy    float32, only in indexes of the official kind
     shard-00000.json           a shard's record: passages, tokens, where they came from, SHA-256 sums
@@ -16,39 +16,44 @@ An index is a folder that can be moved or copied as it is::
     lists-00000.npy            uint32, where each centroid's list begins in them, and the end
     ids-00000.arrow            Arrow stream of one string column: the passages' ids
 
-As in a token store, a shard exists when its record does, which is written last; the first number
-without a record ends the index. One that holds fewer passages than are expected was cut off while
-it was built: it can be looked at and finished, not searched. A record names the SHA-256 of
-``index.json``, and that those of the codec's files, so nothing that scores depend on can change
-unnoticed.
+`store.records` says what headers and records are. An index that holds fewer passages than are expected
+was cut off while it was built: it can be looked at and finished, not searched. The header names the
+SHA-256 of the codec's files, so that nothing that scores depend on can change unnoticed.
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from m2kr import atomic
-from m2kr.errors import CheckError, InputError, MissingError
-from m2kr.search.store import format as store_format
+from m2kr.errors import CheckError, InputError
+from m2kr.search.store.records import FolderKind, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FORMAT, VERSION = "m2kr-late-index", 1
-SETTINGS, EXPECTED = "index.json", "expected.json"
+INDEX = FolderKind(
+    "late-interaction index",
+    "index.json",
+    "m2kr-late-index",
+    1,
+    again="build the index again",
+    make="m2kr index build STORE INDEX",
+    has_sources=True,
+)
+EXPECTED = "expected.json"
 CENTROIDS, CUTOFFS, WEIGHTS = "centroids.npy", "cutoffs.npy", "weights.npy"
 MOST_PASSAGES = 1 << 16  # of a shard: its lists number them with 16 bits
 
-Kind = Literal["compressed", "official"]
+IndexKind = Literal["compressed", "official"]
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class IndexHeader:
     """What holds for a whole index.
 
     Attributes:
-        kind: ``compressed`` (codec `scaled.ScaledCodec`) or ``official`` (`codec.Codec`).
+        kind: ``compressed`` (codec `ScaledCodec`) or ``official`` (`OfficialCodec`).
         dim: Dimensions of a token.
         nbits: Bits a dimension.
         centroids: How many.
@@ -57,7 +62,7 @@ class Settings:
         sha256: SHA-256 of the codec's files, by name.
     """
 
-    kind: Kind
+    kind: IndexKind
     dim: int
     nbits: int
     centroids: int
@@ -68,8 +73,8 @@ class Settings:
     def as_dict(self) -> dict[str, Any]:
         """The content of ``index.json``."""
         return {
-            "format": FORMAT,
-            "version": VERSION,
+            "format": INDEX.format,
+            "version": INDEX.version,
             "kind": self.kind,
             "dim": self.dim,
             "nbits": self.nbits,
@@ -78,29 +83,6 @@ class Settings:
             "meta": dict(self.meta),
             "sha256": dict(self.sha256),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """A complete shard.
-
-    Attributes:
-        number: 0, 1, 2 ...
-        passages: How many.
-        tokens: How many, all passages together.
-        source: What the passages were read from, see `index.settings.Pool`.
-        first: Number of its first passage there.
-        settings: SHA-256 of ``index.json``.
-        sha256: SHA-256 of each of its files, by name.
-    """
-
-    number: int
-    passages: int
-    tokens: int
-    source: str
-    first: int
-    settings: str
-    sha256: "Mapping[str, str]"
 
 
 _PARTS = {
@@ -115,59 +97,40 @@ _PARTS = {
 }
 
 
-def names(number: int, kind: Kind) -> dict[str, str]:
+def index_file_names(number: int, kind: IndexKind) -> dict[str, str]:
     """File names of a shard, by what is in them."""
     parts = (part for part in _PARTS if part != "sizes" or kind == "compressed")
     return {part: f"{part}-{number:05}.{_PARTS[part]}" for part in parts}
 
 
-def codec_names(kind: Kind) -> tuple[str, ...]:
+def codec_names(kind: IndexKind) -> tuple[str, ...]:
     """File names of the codec."""
     return (CENTROIDS, CUTOFFS, WEIGHTS) if kind == "official" else (CENTROIDS,)
 
 
-def write_settings(folder: Path, settings: Settings) -> None:
-    """Writes ``index.json``, which makes the index exist."""
-    atomic.write_json(folder / SETTINGS, settings.as_dict(), alone=True)
-
-
-def read_settings(folder: Path) -> Settings:
-    """The settings of an index.
+def read_index_header(folder: Path) -> IndexHeader:
+    """The header of an index.
 
     Raises:
         MissingError: there is no index in the folder.
         InputError: it is of another format or version.
-        CheckError: its settings are damaged.
+        CheckError: its header is damaged.
     """
-    path = folder / SETTINGS
-    if not path.is_file():
-        raise MissingError(
-            "there is no late-interaction index here",
-            where=str(folder),
-            expected=f"a folder with {SETTINGS}",
-            fix="m2kr index build STORE INDEX",
-        )
-    found = store_format.read_json(path)
-    if found.get("format") != FORMAT or found.get("version") != VERSION:
-        raise InputError(
-            f"it says format {found.get('format')!r}, version {found.get('version')!r}",
-            where=str(path),
-            expected=f"format {FORMAT!r}, version {VERSION}",
-            fix="build the index again with this version of m2kr",
-        )
-    kind: Any = found.get("kind")
-    numbers = [found.get(name) for name in ("dim", "nbits", "centroids")]
-    objects = [found.get(name) for name in ("training", "meta", "sha256")]
+    content = INDEX.read_header(folder)
+    kind: Any = content.get("kind")
+    numbers = [content.get(name) for name in ("dim", "nbits", "centroids")]
+    objects = [content.get(name) for name in ("training", "meta", "sha256")]
     if (
         kind not in ("compressed", "official")
         or not all(type(n) is int and n > 0 for n in numbers)
         or not all(isinstance(o, dict) for o in objects)
         or sorted(objects[2] or {}) != sorted(codec_names(kind))
     ):
+        path = folder / INDEX.header
         raise CheckError("its settings are damaged", where=str(path), fix="build it again")
     dim, nbits, centroids = (int(n) for n in numbers if n is not None)
     training, meta, sha256 = (dict(o) for o in objects if o is not None)
-    return Settings(kind, dim, nbits, centroids, training, meta, sha256)
+    return IndexHeader(kind, dim, nbits, centroids, training, meta, sha256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +149,8 @@ class Expected:
 def write_expected(folder: Path, expected: "Mapping[str, Expected]") -> None:
     """Writes ``expected.json``."""
     sources = {
-        source: {"passages": each.passages, "shards": list(each.shards)}
-        for source, each in expected.items()
+        source: {"passages": one.passages, "shards": list(one.shards)}
+        for source, one in expected.items()
     }
     atomic.write_json(folder / EXPECTED, {"sources": sources}, alone=True)
 
@@ -204,7 +167,7 @@ def read_expected(folder: Path) -> dict[str, Expected] | None:
     try:
         found = {
             source: Expected(each["passages"], tuple(each["shards"]))
-            for source, each in store_format.read_json(path)["sources"].items()
+            for source, each in read_json(path)["sources"].items()
         }
         whole = all(
             type(each.passages) is int
@@ -215,60 +178,5 @@ def read_expected(folder: Path) -> dict[str, Expected] | None:
     except (InputError, KeyError, TypeError, AttributeError):
         whole, found = False, {}
     if not whole:
-        raise damaged(path, "it is damaged")
+        raise INDEX.damaged(path, "it is damaged")
     return found
-
-
-def record_name(number: int) -> str:
-    """File name of a shard's record."""
-    return f"shard-{number:05}.json"
-
-
-def write_record(folder: Path, shard: Shard) -> None:
-    """Writes a shard's record, which makes the shard exist."""
-    record = {
-        "passages": shard.passages,
-        "tokens": shard.tokens,
-        "source": shard.source,
-        "first": shard.first,
-        "settings": shard.settings,
-        "sha256": dict(shard.sha256),
-    }
-    atomic.write_json(folder / record_name(shard.number), record, alone=True)
-
-
-def read_record(folder: Path, number: int, kind: Kind) -> Shard | None:
-    """A shard's record; None where there is none.
-
-    Raises:
-        CheckError: the record is damaged.
-    """
-    path = folder / record_name(number)
-    if not path.exists():
-        return None
-    try:
-        found = store_format.read_json(path)
-        passages, tokens, first = found["passages"], found["tokens"], found["first"]
-        source, settings, sha256 = found["source"], found["settings"], found["sha256"]
-        whole = (
-            all(type(n) is int and n >= 0 for n in (passages, tokens, first))
-            and isinstance(settings, str)
-            and isinstance(source, str)
-            and isinstance(sha256, dict)
-            and sorted(sha256) == sorted(names(number, kind).values())
-        )
-    except (InputError, KeyError):
-        whole = False
-    if not whole:
-        raise damaged(path, "the record of this shard is damaged")
-    return Shard(number, passages, tokens, source, first, settings, sha256)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal; that of nothing if there is no file."""
-    return store_format.sha256_of(path) if path.is_file() else hashlib.sha256().hexdigest()
-
-
-def damaged(path: Path, what: str = "its bytes are not those that were written") -> CheckError:
-    """The error for a file whose checksum is wrong."""
-    return CheckError(what, where=str(path), fix="restore it from a copy, or build the index again")

@@ -21,15 +21,13 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from m2kr.errors import InputError, UsageError
+from m2kr.search.index.codec import OfficialCodec, products
 from m2kr.search.index.ivf import InvertedLists, offsets_of, tiles
-from m2kr.search.index.products import products
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
-
-    from m2kr.search.index.codec import Codec
 
 HEAD_ROWS = 32
 _UNSEEN = np.float32(-9999.0)
@@ -78,7 +76,7 @@ class IndexArrays:
         lists: The documents of each centroid.
     """
 
-    codec: "Codec"
+    codec: OfficialCodec
     codes: "NDArray[np.integer]"
     residuals: "NDArray[np.uint8]"
     offsets: "NDArray[np.int64]"
@@ -87,7 +85,7 @@ class IndexArrays:
     @classmethod
     def of(
         cls,
-        codec: "Codec",
+        codec: OfficialCodec,
         codes: "NDArray[np.integer]",
         residuals: "NDArray[np.uint8]",
         lengths: "NDArray[np.integer]",

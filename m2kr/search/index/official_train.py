@@ -12,10 +12,10 @@ from m2kr.concurrency import workers
 from m2kr.errors import UsageError
 from m2kr.progress import Progress
 from m2kr.ranking import TopK
-from m2kr.search.index import format as layout
 from m2kr.search.index import kmeans, official
-from m2kr.search.index.codec import Codec
+from m2kr.search.index.codec import OfficialCodec
 from m2kr.search.index.files import IndexFiles
+from m2kr.search.index.format import CENTROIDS, CUTOFFS, WEIGHTS
 from m2kr.search.index.settings import (
     MOST_SAMPLED,
     BuildSettings,
@@ -72,7 +72,7 @@ def train(
     norms = np.sqrt((found * found).sum(1))
     stored = (found / np.maximum(norms, np.float32(1e-12))[:, None]).astype("<f2")
     cutoffs, weights, average = _buckets(tokens[:held] if held else tokens, stored, settings.nbits)
-    arrays = {layout.CENTROIDS: stored, layout.CUTOFFS: cutoffs, layout.WEIGHTS: weights}
+    arrays = {CENTROIDS: stored, CUTOFFS: cutoffs, WEIGHTS: weights}
     return arrays, {"sample_tokens": len(tokens), "held_out": held, "avg_residual": average}
 
 
@@ -80,7 +80,9 @@ def _buckets(
     held_out: "NDArray[np.float16]", centroids: "NDArray[np.float16]", nbits: int
 ) -> "tuple[NDArray[np.float32], NDArray[np.float32], float]":
     count = 1 << nbits
-    plain = Codec(centroids.astype(np.float32), np.zeros(1, np.float32), np.zeros(2, np.float32))
+    plain = OfficialCodec(
+        centroids.astype(np.float32), np.zeros(1, np.float32), np.zeros(2, np.float32)
+    )
     residuals = held_out.astype(np.float32) - plain.centroids[plain.nearest(held_out)]
     cutoffs = np.quantile(residuals, np.arange(1, count) / count)
     weights = np.quantile(residuals, (np.arange(count) + 0.5) / count)
@@ -95,9 +97,9 @@ def arrays_of(files: IndexFiles) -> official.IndexArrays:
         CheckError: residuals differ from their checksum, or its build was cut off.
     """
     files.require_whole()
-    if not isinstance(files.codec, Codec):
+    if not isinstance(files.codec, OfficialCodec):
         raise UsageError(
-            f"this index is of the kind '{files.settings.kind}'",
+            f"this index is of the kind '{files.header.kind}'",
             where=str(files.folder),
             expected="one of the kind 'official'",
             fix="m2kr index build STORE INDEX --preset official",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2kr.errors import UsageError
-from m2kr.search.index import codec, kmeans, scaled
+from m2kr.search.index import codec, kmeans
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from m2kr.search.index.format import Kind
+    from m2kr.search.index.format import IndexKind
     from m2kr.search.store.reader import TokenSource, TokenStore
 
 MOST_SAMPLED = 1 << 21  # tokens in memory for training: 512 MB at 128 dimensions
@@ -37,13 +37,13 @@ class BuildSettings:
         training: k-means.
     """
 
-    kind: "Kind" = "compressed"
+    kind: "IndexKind" = "compressed"
     nbits: int = 4
     centroids: int | None = None
     training: kmeans.Training = field(default_factory=kmeans.Training)
 
     def __post_init__(self) -> None:
-        known = codec.NBITS if self.kind == "official" else scaled.NBITS
+        known = codec.OFFICIAL_NBITS if self.kind == "official" else codec.SCALED_NBITS
         if self.nbits not in known:
             raise UsageError(f"{self.nbits} bits a dimension", expected=f"one of {known}")
         if self.centroids is not None and self.centroids < 1:

@@ -2,17 +2,19 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Protocol, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from m2kr import atomic
 from m2kr.errors import UsageError
-from m2kr.search.index import format as layout
-from m2kr.search.index.files import code_type, read_records
+from m2kr.search.index.files import code_type, read_index_records
+from m2kr.search.index.format import INDEX, MOST_PASSAGES, index_file_names, read_index_header
 from m2kr.search.index.ivf import InvertedLists
+from m2kr.search.store.records import ShardRecord, save_array, save_ids, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,14 +24,11 @@ if TYPE_CHECKING:
     from m2kr.locks import Held
 
 
-class Encoder(Protocol):
-    """Codes tokens for one kind of index."""
-
-    def encode(
-        self, tokens: "NDArray[np.float16]"
-    ) -> "tuple[NDArray[np.integer], NDArray[np.uint8], NDArray[np.float16] | None]":
-        """Codes, packed residuals and, where the kind has them, sizes of tokens (tokens x dim)."""
-        ...
+# Of tokens (tokens x dim): codes, packed residuals and, where the kind has them, sizes.
+TokenCoder = Callable[
+    ["NDArray[np.float16]"],
+    "tuple[NDArray[np.integer], NDArray[np.uint8], NDArray[np.float16] | None]",
+]
 
 
 class IndexWriter:
@@ -42,7 +41,7 @@ class IndexWriter:
     Args:
         folder: The index.
         lock: The right to write to it, held while this writes.
-        encoder: Codes tokens.
+        coder: Codes tokens.
         shard_passages: Passages after which a shard is closed.
     """
 
@@ -50,19 +49,17 @@ class IndexWriter:
         self,
         folder: Path,
         lock: "Held",
-        encoder: Encoder,
+        coder: TokenCoder,
         *,
-        shard_passages: int = layout.MOST_PASSAGES,
+        shard_passages: int = MOST_PASSAGES,
     ) -> None:
-        if not 1 <= shard_passages <= layout.MOST_PASSAGES:
-            raise UsageError(
-                f"{shard_passages} passages a shard", expected=f"1 to {layout.MOST_PASSAGES}"
-            )
+        if not 1 <= shard_passages <= MOST_PASSAGES:
+            raise UsageError(f"{shard_passages} passages a shard", expected=f"1 to {MOST_PASSAGES}")
         self._folder, self._lock = folder, lock
-        self._encoder, self._limit = encoder, shard_passages
-        self._settings = layout.read_settings(folder)
-        self._sum = layout.sha256_of(folder / layout.SETTINGS)
-        self._number = len(read_records(folder, self._settings))
+        self._code, self._limit = coder, shard_passages
+        self._header = read_index_header(folder)
+        self._header_sha256 = sha256_of(folder / INDEX.header)
+        self._number = len(read_index_records(folder, self._header))
         self._source, self._first = "", 0
         self._file: IO[bytes] | None = None
         self._clear()
@@ -78,7 +75,7 @@ class IndexWriter:
         self._ids: list[str] = []
 
     def _names(self) -> dict[str, str]:
-        return layout.names(self._number, self._settings.kind)
+        return index_file_names(self._number, self._header.kind)
 
     def __enter__(self) -> Self:
         return self
@@ -120,11 +117,11 @@ class IndexWriter:
             self._lock.check()
             self._source, self._first = source, first
             self._file = atomic.create(self._folder / self._names()["residuals"])
-        codes, packed, sizes = self._encoder.encode(tokens)
+        codes, packed, sizes = self._code(tokens)
         data = np.ascontiguousarray(packed).reshape(-1).data
         self._file.write(data)
         self._sha256.update(data)
-        self._codes.append(codes.astype(code_type(self._settings.centroids)))
+        self._codes.append(codes.astype(code_type(self._header.centroids)))
         if sizes is not None:
             self._sizes.append(sizes)
         start = 0
@@ -153,7 +150,7 @@ class IndexWriter:
         self._lock.check()
         codes = np.concatenate(self._codes)
         lengths = np.array(self._lengths, "<i4")
-        lists = InvertedLists.of(codes, lengths, self._settings.centroids)
+        lists = InvertedLists.of(codes, lengths, self._header.centroids)
         tables: dict[str, NDArray[Any]] = {
             "codes": codes,
             "lengths": lengths,
@@ -165,43 +162,25 @@ class IndexWriter:
             tables["sizes"] = np.concatenate(self._sizes).astype("<f2")
         names = self._names()
         for part, table in tables.items():
-            save(self._folder / names[part], table)
-        _save_ids(self._folder / names["ids"], self._ids)
+            save_array(self._folder / names[part], table)
+        save_ids(self._folder / names["ids"], self._ids)
         sums = {
-            name: layout.sha256_of(self._folder / name)
+            name: sha256_of(self._folder / name)
             for part, name in names.items()
             if part != "residuals"
         }
         sums[names["residuals"]] = self._sha256.hexdigest()
         atomic.fsync_dir(self._folder)
-        shard = layout.Shard(
+        shard = ShardRecord(
             self._number,
             len(lengths),
             len(codes),
+            self._header_sha256,
+            sums,
             self._source,
             self._first,
-            self._sum,
-            sums,
         )
         self._lock.check()
-        layout.write_record(self._folder, shard)
+        INDEX.write_record(self._folder, shard)
         self._number += 1
         self._clear()
-
-
-def save(path: Path, array: "NDArray[Any]") -> None:
-    """Writes an array and syncs it."""
-    with atomic.create(path) as file:
-        np.save(file, array, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _save_ids(path: Path, ids: "Sequence[str]") -> None:
-    import pyarrow as pa
-
-    sink = pa.BufferOutputStream()
-    column = pa.record_batch([pa.array(ids, pa.string())], names=["id"])
-    with pa.ipc.new_stream(sink, column.schema) as stream:
-        stream.write_batch(column)
-    atomic.write_bytes(path, sink.getvalue().to_pybytes(), alone=True)

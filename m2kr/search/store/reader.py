@@ -5,7 +5,6 @@ given size, not through a memory map, so that a process stays as small as it ask
 passage of a store that is read is compared with its CRC-32, which finds any flipped byte.
 """
 
-import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,8 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from m2kr.errors import CheckError, UsageError
-from m2kr.search.store import format as layout
-from m2kr.search.store.format import sha256_of
+from m2kr.search.store.format import (
+    DTYPE,
+    STORE,
+    journal_name,
+    read_store_header,
+    token_file_names,
+)
 from m2kr.search.store.mapped import fill, read_rows
 
 if TYPE_CHECKING:
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
     from numpy.typing import NDArray
+
+    from m2kr.search.store.records import ShardRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,7 @@ class TokenStore:
     folder: Path
     dim: int
     meta: "Mapping[str, Any]"
-    shards: "Sequence[layout.Shard]"
+    shards: "Sequence[ShardRecord]"
     lengths: "NDArray[np.int32]"
     offsets: "NDArray[np.int64]"
     _crcs: "NDArray[np.uint32]"
@@ -76,29 +82,23 @@ class TokenStore:
             InputError: it is of another format.
             CheckError: a record, lengths, checksums or settings were changed, or a file is cut short.
         """
-        settings = layout.read_settings(folder)
-        settings_sha256 = sha256_of(folder / layout.SETTINGS)
-        shards: list[layout.Shard] = []
+        header = read_store_header(folder)
+        shards = STORE.read_records(folder, token_file_names)
         lengths: list[NDArray[Any]] = [np.zeros(0, np.int32)]
         crcs: list[NDArray[Any]] = [np.zeros(0, np.uint32)]
-        while shard := layout.read_record(folder, len(shards)):
-            if shard.settings != settings_sha256:
-                raise layout.damaged(
-                    folder / layout.SETTINGS, "it changed since a shard was written"
-                )
-            tokens, *tables, _ = layout.names(shard.number)
-            for name, into in zip(tables, (lengths, crcs), strict=True):
-                into.append(_table(folder, name, shard))
+        for shard in shards:
+            tokens, *tables, _ = token_file_names(shard.number)
+            for name, arrays in zip(tables, (lengths, crcs), strict=True):
+                arrays.append(STORE.read_array(folder, name, shard.sha256, shard.passages))
             size = (folder / tokens).stat().st_size if (folder / tokens).is_file() else -1
-            right = shard.tokens * settings.dim * layout.DTYPE.itemsize
+            right = shard.tokens * header.dim * DTYPE.itemsize
             if size != right or int(lengths[-1].sum()) != shard.tokens:
-                raise layout.damaged(folder / tokens, f"it has {size} bytes instead of {right}")
-            shards.append(shard)
+                raise STORE.damaged(folder / tokens, f"it has {size} bytes instead of {right}")
         every = np.concatenate(lengths)
         return cls(
             folder,
-            settings.dim,
-            settings.meta,
+            header.dim,
+            header.meta,
             shards,
             every,
             np.concatenate([[0], np.cumsum(every, dtype=np.int64)]),
@@ -119,7 +119,7 @@ class TokenStore:
         wanted, number = self.meta.get("rows"), len(self.shards)
         if type(wanted) is int and len(self) < wanted:
             return f"it holds {len(self):,} of {wanted:,} passages"
-        begun = (layout.names(number)[0], layout.journal_name(number))
+        begun = (token_file_names(number)[0], journal_name(number))
         if any((self.folder / name).exists() for name in begun):
             return f"the shard behind its {len(self):,} passages is not complete"
         return None
@@ -149,15 +149,7 @@ class TokenStore:
         Raises:
             CheckError: a file of ids was changed.
         """
-        import pyarrow as pa
-
-        chunks = []
-        for shard in self.shards:
-            name = layout.names(shard.number)[3]
-            data = _checked_bytes(self.folder, name, shard)
-            with pa.ipc.open_stream(pa.py_buffer(data)) as stream:
-                chunks += stream.read_all().column("id").chunks
-        return pa.chunked_array(chunks, pa.string())
+        return STORE.read_ids(self.folder, lambda number: token_file_names(number)[3], self.shards)
 
     def read(
         self, first: int, last: int, out: "NDArray[np.float16] | None" = None
@@ -179,7 +171,7 @@ class TokenStore:
         base = int(self.offsets[first])
         count = int(self.offsets[last]) - base
         if out is None:
-            out = np.empty((count, self.dim), layout.DTYPE)
+            out = np.empty((count, self.dim), DTYPE)
         elif len(out) < count:
             raise UsageError(f"{count} tokens don't fit the {len(out)} rows of the buffer")
         tokens = out[:count]
@@ -193,23 +185,23 @@ class TokenStore:
     def _read_from(self, shard: int, first: int, last: int, out: "NDArray[np.float16]") -> None:
         from isal.isal_zlib import crc32
 
-        path = self.folder / layout.names(shard)[0]
-        spans = self.offsets[first : last + 1] * (self.dim * layout.DTYPE.itemsize)
-        start = int(self.offsets[self._starts[shard]]) * self.dim * layout.DTYPE.itemsize
+        path = self.folder / token_file_names(shard)[0]
+        spans = self.offsets[first : last + 1] * (self.dim * DTYPE.itemsize)
+        start = int(self.offsets[self._starts[shard]]) * self.dim * DTYPE.itemsize
         view = out.reshape(-1).view(np.uint8).data[: int(spans[-1] - spans[0])]
         try:
             with path.open("rb", buffering=0) as file:
                 file.seek(int(spans[0]) - start)
                 whole = fill(file, view)
         except FileNotFoundError as error:
-            raise layout.damaged(path, "it is gone") from error
+            raise STORE.damaged(path, "it is gone") from error
         if not whole:
-            raise layout.damaged(path, "it ends before its last passage")
+            raise STORE.damaged(path, "it ends before its last passage")
         places = (spans - spans[0]).tolist()
         wanted = self._crcs[first:last].tolist()
         for number, (a, b) in enumerate(pairwise(places)):
             if crc32(view[a:b]) != wanted[number]:
-                raise layout.damaged(
+                raise STORE.damaged(
                     path, f"passage {first + number} differs from its checksum: a byte was changed"
                 )
 
@@ -223,14 +215,14 @@ class TokenStore:
         """
         spans = self.spans(nbytes)
         most = max((int(self.offsets[b] - self.offsets[a]) for a, b in spans), default=0)
-        buffer = np.empty((most, self.dim), layout.DTYPE)
+        buffer = np.empty((most, self.dim), DTYPE)
         for first, last in spans:
             tokens = self.read(first, last, buffer)
             yield Block(first, tokens, self.offsets[first : last + 1] - self.offsets[first])
 
     def spans(self, nbytes: int) -> list[tuple[int, int]]:
         """How `blocks` cuts the pool: (first passage, one past the last) of each block."""
-        rows = max(1, nbytes // (self.dim * layout.DTYPE.itemsize))
+        rows = max(1, nbytes // (self.dim * DTYPE.itemsize))
         return spans(self.offsets, rows)
 
     def take(self, numbers: "Sequence[int] | NDArray[np.integer]") -> "list[NDArray[np.float16]]":
@@ -249,8 +241,7 @@ class TokenStore:
             CheckError: a file was changed; names it.
         """
         for shard in self.shards:
-            for name, expected in shard.sha256.items():
-                layout.check_sha256(self.folder, name, expected)
+            STORE.check_sha256(self.folder, shard.sha256)
 
 
 class TokenSource(Protocol):
@@ -354,21 +345,3 @@ def read_ahead(source: TokenSource, rows: int) -> Iterator[Block]:
             block = pending.result()
             pending = reader.submit(read, number + 1) if number + 1 < len(cuts) else None
             yield block
-
-
-def _table(folder: Path, name: str, shard: layout.Shard) -> "NDArray[Any]":
-    data = _checked_bytes(folder, name, shard)
-    table: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-    if table.shape != (shard.passages,):
-        raise layout.damaged(folder / name, f"it has shape {table.shape}, not {shard.passages}")
-    return table
-
-
-def _checked_bytes(folder: Path, name: str, shard: layout.Shard) -> bytes:
-    import hashlib
-
-    path = folder / name
-    data = path.read_bytes() if path.is_file() else b""
-    if hashlib.sha256(data).hexdigest() != shard.sha256[name]:
-        raise layout.damaged(path)
-    return data

@@ -2,7 +2,7 @@
 
 Beside the tokens of the open shard a file ``open-00000.part`` says which passages had reached the
 disk at some moment: an Arrow stream of their ids, lengths and CRC-32 with the SHA-256 of the store's
-settings, behind the stream's own SHA-256. A writer that opens the store after a kill goes on behind
+header, behind the stream's own SHA-256. A writer that opens the store after a kill goes on behind
 them. What the file says is believed only as far as the tokens' bytes agree with it. It is no part of
 a complete store, which readers know by its records.
 """
@@ -20,9 +20,16 @@ import numpy as np
 
 from m2kr import atomic, locks
 from m2kr.errors import InputError, M2KRError, UsageError
-from m2kr.search.store import format as layout
-from m2kr.search.store.format import sha256_of
+from m2kr.search.store.format import (
+    DTYPE,
+    STORE,
+    StoreHeader,
+    journal_name,
+    read_store_header,
+    token_file_names,
+)
 from m2kr.search.store.reader import TokenStore
+from m2kr.search.store.records import ShardRecord, save_array, save_ids, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SHARD_BYTES = 1 << 30
-_SETTINGS = b"settings"
+_HEADER = b"settings"
 _DIGEST = 32
 
 
@@ -66,7 +73,7 @@ class OpenShard:
         self.nbytes += len(data)
         self.sha256.update(data)
 
-    def save(self, folder: Path, settings_sha256: str) -> None:
+    def save(self, folder: Path, header_sha256: str) -> None:
         """Says on disk which passages there are; their bytes must be synced already."""
         import pyarrow as pa
 
@@ -76,29 +83,27 @@ class OpenShard:
             pa.array(self.crcs, pa.uint32()),
         ]
         batch = pa.record_batch(columns, names=["id", "length", "crc32"])
-        batch = batch.replace_schema_metadata({_SETTINGS: settings_sha256.encode()})
+        batch = batch.replace_schema_metadata({_HEADER: header_sha256.encode()})
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batch.schema) as stream:
             stream.write_batch(batch)
         data = sink.getvalue().to_pybytes()
-        atomic.write_bytes(
-            folder / layout.journal_name(self.number), _digest(data) + data, alone=True
-        )
+        atomic.write_bytes(folder / journal_name(self.number), _digest(data) + data, alone=True)
 
 
-def recover(folder: Path, number: int, dim: int, settings_sha256: str) -> OpenShard:
+def recover(folder: Path, number: int, dim: int, header_sha256: str) -> OpenShard:
     """What a killed writer left of a shard: the passages whose bytes are what was noted of them.
 
-    An empty one where nothing was noted, or the note is damaged or of other settings.
+    An empty one where nothing was noted, or the note is damaged or of another header.
     """
     shard = OpenShard(number)
-    noted = _noted(folder / layout.journal_name(number), settings_sha256)
-    tokens = folder / layout.names(number)[0]
+    noted = _noted(folder / journal_name(number), header_sha256)
+    tokens = folder / token_file_names(number)[0]
     if not noted or not tokens.is_file():
         return shard
     with tokens.open("rb") as file:
         for passage_id, length, crc in noted:
-            size = length * dim * layout.DTYPE.itemsize
+            size = length * dim * DTYPE.itemsize
             data = file.read(size)
             if len(data) != size or not _as_noted(data, crc):
                 break
@@ -116,7 +121,7 @@ def _digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def _noted(path: Path, settings_sha256: str) -> list[tuple[str, int, int]]:
+def _noted(path: Path, header_sha256: str) -> list[tuple[str, int, int]]:
     import pyarrow as pa
 
     if not path.is_file():
@@ -127,7 +132,7 @@ def _noted(path: Path, settings_sha256: str) -> list[tuple[str, int, int]]:
         return []
     with pa.ipc.open_stream(data) as stream:
         table = stream.read_all()
-    if (table.schema.metadata or {}).get(_SETTINGS) != settings_sha256.encode():
+    if (table.schema.metadata or {}).get(_HEADER) != header_sha256.encode():
         return []
     columns = [table.column(name).to_pylist() for name in ("id", "length", "crc32")]
     return list(zip(*columns, strict=True))
@@ -152,7 +157,7 @@ class TokenWriter:
     Args:
         folder: Made if need be.
         dim: Numbers in a vector.
-        meta: See `store.format.Settings`; must be what the folder has, if it has a store.
+        meta: See `store.format.StoreHeader`; must be what the folder has, if it has a store.
         shard_bytes: Bytes of vectors after which a shard is closed.
         sync_seconds: Least time between two syncs of the open shard, which read and write 30 bytes
             a passage of it; None for no syncs.
@@ -174,7 +179,7 @@ class TokenWriter:
     ) -> None:
         self.folder = folder
         self._sync_seconds = sync_seconds
-        self._settings = layout.Settings(dim, dict(meta or {}))
+        self._header = StoreHeader(dim, dict(meta or {}))
         self._limit = shard_bytes
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = locks.take(folder / ".lock", f"the token store {folder}", wait=False)
@@ -185,24 +190,24 @@ class TokenWriter:
             raise
 
     def _open_folder(self) -> None:
-        if (self.folder / layout.SETTINGS).exists():
-            found = layout.read_settings(self.folder)
-            if found.as_dict() != self._settings.as_dict():
+        if (self.folder / STORE.header).exists():
+            found = read_store_header(self.folder)
+            if found.as_dict() != self._header.as_dict():
                 raise InputError(
                     f"the store here was written with {found.as_dict()}",
                     where=str(self.folder),
-                    expected=f"{self._settings.as_dict()}",
+                    expected=f"{self._header.as_dict()}",
                     fix="use another folder, or delete this one",
                 )
         else:
-            layout.write_settings(self.folder, self._settings)
-        self._settings_sha256 = sha256_of(self.folder / layout.SETTINGS)
+            STORE.write_header(self.folder, self._header.as_dict())
+        self._header_sha256 = sha256_of(self.folder / STORE.header)
         store = TokenStore.open(self.folder)
         self._complete, number = len(store), len(store.shards)
         self._file: IO[bytes] | None = None
         self._shard = OpenShard(number)
         if self._sync_seconds is not None:
-            self._shard = recover(self.folder, number, self._settings.dim, self._settings_sha256)
+            self._shard = recover(self.folder, number, self._header.dim, self._header_sha256)
         if not self._shard.ids:
             self._remove(number)
         self._passages = self._complete + len(self._shard.ids)
@@ -267,14 +272,14 @@ class TokenWriter:
 
     def _stored(self, passage_id: str, matrix: "NDArray[Any]") -> "NDArray[np.float16]":
         where = f"passage {passage_id}"
-        if matrix.ndim != 2 or matrix.shape[1] != self._settings.dim:
+        if matrix.ndim != 2 or matrix.shape[1] != self._header.dim:
             raise InputError(
                 f"a passage was encoded with shape {matrix.shape}",
                 where=where,
-                expected=f"(tokens, {self._settings.dim})",
+                expected=f"(tokens, {self._header.dim})",
             )
         with np.errstate(over="ignore"):
-            tokens = matrix.astype(layout.DTYPE)
+            tokens = matrix.astype(DTYPE)
         if not np.isfinite(tokens).all():
             raise InputError(
                 "an encoded value is NaN, infinite or too big for float16",
@@ -295,7 +300,7 @@ class TokenWriter:
     def _opened(self) -> IO[bytes]:
         """The open shard's tokens, cut behind what is known of them."""
         self._lock.check()
-        path = self.folder / layout.names(self._shard.number)[0]
+        path = self.folder / token_file_names(self._shard.number)[0]
         file = atomic.reopen(path)
         file.truncate(self._shard.nbytes)
         file.seek(self._shard.nbytes)
@@ -306,14 +311,12 @@ class TokenWriter:
         self._lock.check()
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._shard.save(self.folder, self._settings_sha256)
+        self._shard.save(self.folder, self._header_sha256)
         self._passages = self._complete + len(self._shard.ids)
         self._synced = time.monotonic()
 
     def _finish_shard(self) -> None:
         """Syncs the open shard's files, then writes its record."""
-        import pyarrow as pa
-
         shard = self._shard
         if self._file is None:
             if not shard.ids:
@@ -324,26 +327,22 @@ class TokenWriter:
         self._file.close()
         self._file = None
         self._lock.check()
-        tokens, lengths, crcs, ids = layout.names(shard.number)
-        _save(self.folder / lengths, np.array(shard.lengths, "<i4"))
-        _save(self.folder / crcs, np.array(shard.crcs, "<u4"))
-        sink = pa.BufferOutputStream()
-        column = pa.record_batch([pa.array(shard.ids, pa.string())], names=["id"])
-        with pa.ipc.new_stream(sink, column.schema) as stream:
-            stream.write_batch(column)
-        atomic.write_bytes(self.folder / ids, sink.getvalue().to_pybytes(), alone=True)
+        tokens, lengths, crcs, ids = token_file_names(shard.number)
+        save_array(self.folder / lengths, np.array(shard.lengths, "<i4"))
+        save_array(self.folder / crcs, np.array(shard.crcs, "<u4"))
+        save_ids(self.folder / ids, shard.ids)
         sums = {name: sha256_of(self.folder / name) for name in (lengths, crcs, ids)}
-        record = layout.Shard(
+        record = ShardRecord(
             shard.number,
             len(shard.ids),
             sum(shard.lengths),
-            self._settings_sha256,
+            self._header_sha256,
             {tokens: shard.sha256.hexdigest(), **sums},
         )
         atomic.fsync_dir(self.folder)
         self._lock.check()
-        layout.write_record(self.folder, record)
-        (self.folder / layout.journal_name(shard.number)).unlink(missing_ok=True)
+        STORE.write_record(self.folder, record)
+        (self.folder / journal_name(shard.number)).unlink(missing_ok=True)
         self._complete += len(shard.ids)
         self._passages = self._complete
         self._shard = OpenShard(shard.number + 1)
@@ -366,12 +365,5 @@ class TokenWriter:
         self._lock.release()
 
     def _remove(self, number: int) -> None:
-        for name in (*layout.names(number), layout.journal_name(number)):
+        for name in (*token_file_names(number), journal_name(number)):
             (self.folder / name).unlink(missing_ok=True)
-
-
-def _save(path: Path, array: "NDArray[Any]") -> None:
-    with atomic.create(path) as file:
-        np.save(file, array, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())

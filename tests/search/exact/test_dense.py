@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m2kr import ranking
 from m2kr.errors import InputError, UsageError
 from m2kr.ranking import id_ranks
-from m2kr.search import ranking
 from m2kr.search.exact import dense
 
 
@@ -149,7 +149,6 @@ def test_memory_is_bounded(tmp_path):
     code = f"""
         import numpy as np
         from m2kr.evaluation.result import peak_memory
-        from m2kr.search import ranking as topk
         from m2kr.search.exact import dense
         path = {str(tmp_path / "pool.npy")!r}
         pool = np.lib.format.open_memmap(path, "w+", np.float32, (200_000, 64))

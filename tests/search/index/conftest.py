@@ -7,7 +7,7 @@ import pytest
 from late_pools import passages, queries, store
 
 from m2kr.search.index import official_train
-from m2kr.search.index.build import build
+from m2kr.search.index.build import build_index
 from m2kr.search.index.settings import BuildSettings, pool_of
 from m2kr.search.store.reader import TokenStore
 
@@ -34,7 +34,7 @@ def token_store(matrices: list[np.ndarray], tmp_path_factory: pytest.TempPathFac
 def index_folder(token_store: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of our kind, in three shards; not to be changed."""
     folder = tmp_path_factory.mktemp("index")
-    build(pool_of(token_store), folder, SMALL, shard_passages=150)
+    build_index(pool_of(token_store), folder, SMALL, shard_passages=150)
     return folder
 
 
@@ -42,5 +42,5 @@ def index_folder(token_store: TokenStore, tmp_path_factory: pytest.TempPathFacto
 def official_folder(token_store: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the official kind; not to be changed."""
     folder = tmp_path_factory.mktemp("official")
-    build(pool_of(token_store), folder, official_train.settings(seed=1, centroids=128))
+    build_index(pool_of(token_store), folder, official_train.settings(seed=1, centroids=128))
     return folder

@@ -17,17 +17,17 @@ from late_pools import DIM, ids, passages, pool, store
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.search import dispatch
-from m2kr.search.contents import contents_of
+from m2kr.search.hub import contents_of
 from m2kr.search.index import compressed, official_train
-from m2kr.search.index import format as layout
-from m2kr.search.index.build import add, build
-from m2kr.search.index.codec import Codec
+from m2kr.search.index.build import add_passages, build_index
+from m2kr.search.index.codec import OfficialCodec, ScaledCodec
 from m2kr.search.index.files import IndexFiles
+from m2kr.search.index.format import EXPECTED, INDEX, index_file_names
 from m2kr.search.index.ivf import InvertedLists
 from m2kr.search.index.kmeans import Training
-from m2kr.search.index.scaled import ScaledCodec
 from m2kr.search.index.settings import BuildSettings, pool_of, sample
 from m2kr.search.store.reader import TokenStore
+from m2kr.search.store.records import record_name
 from m2kr.search.store.writer import TokenWriter
 
 SMALL = BuildSettings(centroids=128)
@@ -76,9 +76,9 @@ def test_building_again_changes_nothing(
     index_folder: Path, token_store: TokenStore, tmp_path: Path
 ) -> None:
     again = tmp_path / "again"
-    build(pool_of(token_store), again, SMALL, shard_passages=150)
+    build_index(pool_of(token_store), again, SMALL, shard_passages=150)
     assert contents(again) == contents(index_folder)
-    build(pool_of(token_store), again, SMALL, shard_passages=150)
+    build_index(pool_of(token_store), again, SMALL, shard_passages=150)
     assert contents(again) == contents(index_folder)
 
 
@@ -88,14 +88,14 @@ def test_a_cut_build_goes_on_after_its_last_shard(
     cut = tmp_path / "cut"
     shutil.copytree(index_folder, cut)
     # As a kill leaves it: files of shard 1 half there, no record.
-    (cut / layout.record_name(1)).unlink()
-    for name in layout.names(2, "compressed").values():
+    (cut / record_name(1)).unlink()
+    for name in index_file_names(2, "compressed").values():
         (cut / name).unlink()
-    (cut / layout.record_name(2)).unlink()
-    half = cut / layout.names(1, "compressed")["residuals"]
+    (cut / record_name(2)).unlink()
+    half = cut / index_file_names(1, "compressed")["residuals"]
     half.write_bytes(half.read_bytes()[:100])
     assert len(IndexFiles.open(cut)) == 150
-    build(pool_of(token_store), cut, SMALL, shard_passages=150)
+    build_index(pool_of(token_store), cut, SMALL, shard_passages=150)
     assert contents(cut) == contents(index_folder)
 
 
@@ -103,7 +103,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from m2kr.search.index import writer as index_writer
-from m2kr.search.index.build import build
+from m2kr.search.index.build import build_index
 from m2kr.search.index.settings import BuildSettings, pool_of
 from m2kr.search.store.reader import TokenStore
 append = index_writer.IndexWriter.append
@@ -112,17 +112,17 @@ def slowly(self, *args, **kwargs):
     time.sleep(0.3)
 index_writer.IndexWriter.append = slowly
 pool = pool_of(TokenStore.open(Path(sys.argv[1])))
-build(pool, Path(sys.argv[2]), BuildSettings(centroids=128), shard_passages=50)
+build_index(pool, Path(sys.argv[2]), BuildSettings(centroids=128), shard_passages=50)
 """
 
 
 def test_kill_nine_while_writing(token_store: TokenStore, tmp_path: Path) -> None:
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    build(pool_of(token_store), whole, SMALL, shard_passages=50)
+    build_index(pool_of(token_store), whole, SMALL, shard_passages=50)
     running = subprocess.Popen([sys.executable, "-c", SCRIPT, str(token_store.folder), str(killed)])
     try:
         until = time.monotonic() + 300
-        while not (killed / layout.record_name(1)).exists() and time.monotonic() < until:
+        while not (killed / record_name(1)).exists() and time.monotonic() < until:
             time.sleep(0.02)
     finally:
         running.send_signal(signal.SIGKILL)
@@ -132,7 +132,7 @@ def test_kill_nine_while_writing(token_store: TokenStore, tmp_path: Path) -> Non
     with pytest.raises(CheckError, match=f"{done} of 400 passages"):
         IndexFiles.open(killed).require_whole()
     IndexFiles.open(killed).verify()
-    build(pool_of(token_store), killed, SMALL, shard_passages=50)
+    build_index(pool_of(token_store), killed, SMALL, shard_passages=50)
     assert contents(killed) == contents(whole)
 
 
@@ -140,14 +140,14 @@ def test_adding_a_grown_store_and_another_one(tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     first, more, other = (passages(rng, [5] * n) for n in (200, 30, 40))
     folder, index = tmp_path / "store", tmp_path / "index"
-    build(pool_of(store(folder, first)), index, SMALL)
+    build_index(pool_of(store(folder, first)), index, SMALL)
     centroids = IndexFiles.open(index).codec.centroids.tobytes()
     grown = store(folder, more, [f"m{i}" for i in range(30)])
-    files = add(pool_of(grown), index)
+    files = add_passages(pool_of(grown), index)
     assert files.ids().to_pylist() == [*ids(200), *(f"m{i}" for i in range(30))]
-    assert len(add(pool_of(grown), index)) == 230
+    assert len(add_passages(pool_of(grown), index)) == 230
     third = store(tmp_path / "other", other, [f"o{i}" for i in range(40)])
-    files = add(pool_of(third), index)
+    files = add_passages(pool_of(third), index)
     files.verify()
     assert files.ids().to_pylist()[230:] == [f"o{i}" for i in range(40)]
     assert files.codec.centroids.tobytes() == centroids
@@ -171,7 +171,7 @@ def test_going_on_with_other_settings_is_refused(
     index_folder: Path, token_store: TokenStore, changed: BuildSettings, named: str
 ) -> None:
     with pytest.raises(InputError, match=named):
-        build(pool_of(token_store), index_folder, changed)
+        build_index(pool_of(token_store), index_folder, changed)
 
 
 def test_vectors_of_another_model_or_dim_are_refused(
@@ -179,15 +179,15 @@ def test_vectors_of_another_model_or_dim_are_refused(
 ) -> None:
     other = replace(pool_of(token_store), meta={"model": "n"})
     with pytest.raises(InputError, match="encoded with model 'n'"):
-        add(other, index_folder)
+        add_passages(other, index_folder)
     narrow = pool([np.ones((2, 16), np.float16)])
     with pytest.raises(InputError, match="16 dimensions"):
-        add(narrow, index_folder)
+        add_passages(narrow, index_folder)
 
 
 def test_an_empty_pool_and_nonsense_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no token"):
-        build(pool([np.zeros((0, DIM), np.float16)]), tmp_path)
+        build_index(pool([np.zeros((0, DIM), np.float16)]), tmp_path)
     with pytest.raises(UsageError, match="3 bits"):
         BuildSettings(nbits=3)
     with pytest.raises(UsageError, match="1 bits"):
@@ -203,7 +203,7 @@ def test_two_writers_at_once_are_refused(tmp_path: Path) -> None:
         TokenWriter(tmp_path, dim=DIM),
         pytest.raises(UsageError, match="another process is writing"),
     ):
-        build(pool([np.ones((4, DIM), np.float16)]), tmp_path)
+        build_index(pool([np.ones((4, DIM), np.float16)]), tmp_path)
 
 
 def flipped(path: Path) -> None:
@@ -216,8 +216,8 @@ def flipped(path: Path) -> None:
     "name",
     [
         "centroids.npy",
-        *(layout.names(1, "compressed")[p] for p in ("codes", "sizes", "lengths", "members")),
-        *(layout.names(1, "compressed")[p] for p in ("lists", "crc32")),
+        *(index_file_names(1, "compressed")[p] for p in ("codes", "sizes", "lengths", "members")),
+        *(index_file_names(1, "compressed")[p] for p in ("lists", "crc32")),
     ],
 )
 def test_a_flipped_byte_is_found_on_opening(index_folder: Path, tmp_path: Path, name: str) -> None:
@@ -233,7 +233,7 @@ def test_a_flipped_residual_or_id_is_found_when_read_and_by_verify(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(index_folder, copy)
-    name = layout.names(1, "compressed")["residuals"]
+    name = index_file_names(1, "compressed")["residuals"]
     flipped(copy / name)
     files = IndexFiles.open(copy)
     with pytest.raises(CheckError, match=name):
@@ -242,7 +242,7 @@ def test_a_flipped_residual_or_id_is_found_when_read_and_by_verify(
     with pytest.raises(CheckError, match="passage 299 differs"):
         files.residuals(np.array([3, 299]))
     shutil.copy(index_folder / name, copy)
-    name = layout.names(2, "compressed")["ids"]
+    name = index_file_names(2, "compressed")["ids"]
     flipped(copy / name)
     for reading in (IndexFiles.open(copy).ids, IndexFiles.open(copy).verify):
         with pytest.raises(CheckError, match=name):
@@ -252,15 +252,15 @@ def test_a_flipped_residual_or_id_is_found_when_read_and_by_verify(
 def test_changed_settings_and_records_are_found(index_folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(index_folder, copy)
-    settings = (copy / layout.SETTINGS).read_text()
-    (copy / layout.SETTINGS).write_text(settings.replace('"seed": 0', '"seed": 1'))
+    settings = (copy / INDEX.header).read_text()
+    (copy / INDEX.header).write_text(settings.replace('"seed": 0', '"seed": 1'))
     with pytest.raises(CheckError, match="changed since a shard"):
         IndexFiles.open(copy)
-    (copy / layout.SETTINGS).write_text(settings)
-    (copy / layout.record_name(1)).unlink()
+    (copy / INDEX.header).write_text(settings)
+    (copy / record_name(1)).unlink()
     with pytest.raises(CheckError, match="record of a shard is missing"):
         IndexFiles.open(copy)
-    (copy / layout.record_name(1)).write_text('{"passages": -1}')
+    (copy / record_name(1)).write_text('{"passages": -1}')
     with pytest.raises(CheckError, match="damaged"):
         IndexFiles.open(copy)
 
@@ -268,7 +268,7 @@ def test_changed_settings_and_records_are_found(index_folder: Path, tmp_path: Pa
 def test_a_short_residual_file_is_found_on_opening(index_folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(index_folder, copy)
-    path = copy / layout.names(0, "compressed")["residuals"]
+    path = copy / index_file_names(0, "compressed")["residuals"]
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CheckError, match="bytes instead of"):
         IndexFiles.open(copy)
@@ -280,7 +280,7 @@ def test_an_official_index_is_trained_by_its_rules(
     files = IndexFiles.open(official_folder)
     files.verify()
     codec = files.codec
-    assert isinstance(codec, Codec)
+    assert isinstance(codec, OfficialCodec)
     assert (codec.nbits, codec.dim) == (8, DIM)
     np.testing.assert_allclose(np.linalg.norm(codec.centroids, axis=1), 1, atol=1e-3)
     assert (np.diff(codec.cutoffs) >= 0).all()
@@ -289,7 +289,9 @@ def test_an_official_index_is_trained_by_its_rules(
     assert files.codes.tolist() == codec.nearest(tokens).tolist()
     packed = files.residuals(np.arange(400))
     assert packed.tobytes() == codec.encode(tokens, files.codes).tobytes()
-    again = build(pool_of(token_store), tmp_path, official_train.settings(seed=1, centroids=128))
+    again = build_index(
+        pool_of(token_store), tmp_path, official_train.settings(seed=1, centroids=128)
+    )
     assert again.codec.centroids.tobytes() == codec.centroids.tobytes()
 
 
@@ -338,7 +340,7 @@ def test_an_index_that_was_cut_off_is_not_searched_before_it_is_finished(
     shutil.copytree(index_folder, cut)
     cut_after(cut, shards)
     if not counted:  # as an index that was made before counts were kept
-        (cut / layout.EXPECTED).unlink()
+        (cut / EXPECTED).unlink()
     files = IndexFiles.open(cut)
     assert files.unfinished is not None
     assert len(files) == 150 * shards
@@ -352,8 +354,8 @@ def test_an_index_that_was_cut_off_is_not_searched_before_it_is_finished(
     other = store(tmp_path / "other", passages(np.random.default_rng(3), [4] * 5), list("abcde"))
     if counted or shards:
         with pytest.raises(CheckError, match="cut off"):
-            add(pool_of(other), cut)
-    build(pool_of(token_store), cut, SMALL, shard_passages=150)
+            add_passages(pool_of(other), cut)
+    build_index(pool_of(token_store), cut, SMALL, shard_passages=150)
     IndexFiles.open(cut).require_whole()
     assert contents(cut) == contents(index_folder)
 
@@ -362,34 +364,34 @@ def test_an_addition_that_was_cut_off_is_found_and_finished(tmp_path: Path) -> N
     rng = np.random.default_rng(7)
     first, other = (passages(rng, [5] * n) for n in (100, 40))
     index = tmp_path / "index"
-    build(pool_of(store(tmp_path / "store", first)), index, SMALL)
+    build_index(pool_of(store(tmp_path / "store", first)), index, SMALL)
     more = pool_of(store(tmp_path / "other", other, [f"o{i}" for i in range(40)]))
-    add(more, index, shard_passages=10)
+    add_passages(more, index, shard_passages=10)
     right = contents(index)
     cut_after(index, 3)
     with pytest.raises(CheckError, match="120 of 140 passages"):
         dispatch.search_folder(index, TokenStore.open(tmp_path / "other"), 3)
     with pytest.raises(CheckError, match="120 of 140 passages"):
-        build(pool_of(TokenStore.open(tmp_path / "store")), index, SMALL)
-    add(more, index, shard_passages=10)
+        build_index(pool_of(TokenStore.open(tmp_path / "store")), index, SMALL)
+    add_passages(more, index, shard_passages=10)
     assert contents(index) == right
 
 
 def test_ids_that_are_there_already_are_refused(tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     index = tmp_path / "index"
-    build(pool_of(store(tmp_path / "store", passages(rng, [5] * 50))), index, SMALL)
+    build_index(pool_of(store(tmp_path / "store", passages(rng, [5] * 50))), index, SMALL)
     before = contents(index)
     names = ["new", "p00003", "newer", "p00049"]
     again = store(tmp_path / "again", passages(rng, [5] * 4), names)
     with pytest.raises(InputError, match="has 2 of these passages already, such as 'p00003'"):
-        add(pool_of(again), index)
+        add_passages(pool_of(again), index)
     assert contents(index) == before
     # The same store once more adds nothing; with the same ids and other vectors it is refused.
-    add(pool_of(TokenStore.open(tmp_path / "store")), index)
+    add_passages(pool_of(TokenStore.open(tmp_path / "store")), index)
     assert contents(index) == before
     with pytest.raises(InputError, match="50 of these passages"):
-        add(pool_of(store(tmp_path / "other", passages(rng, [5] * 50))), index)
+        add_passages(pool_of(store(tmp_path / "other", passages(rng, [5] * 50))), index)
 
 
 def test_a_store_that_only_begins_alike_is_refused(tmp_path: Path) -> None:
@@ -401,8 +403,11 @@ def test_a_store_that_only_begins_alike_is_refused(tmp_path: Path) -> None:
         stores.append(pool_of(store(tmp_path / name, rest, [f"r{i}" for i in range(20)])))
     assert stores[0].identity == stores[1].identity
     index = tmp_path / "index"
-    build(stores[0], index, SMALL)
-    for again in (lambda: build(stores[1], index, SMALL), lambda: add(stores[1], index)):
+    build_index(stores[0], index, SMALL)
+    for again in (
+        lambda: build_index(stores[1], index, SMALL),
+        lambda: add_passages(stores[1], index),
+    ):
         with pytest.raises(InputError, match="another version of this token store"):
             again()
 
@@ -411,7 +416,7 @@ def test_a_damaged_count_is_an_error(index_folder: Path, tmp_path: Path) -> None
     for text in ("", "{}", '{"sources": {"a": {"passages": -1, "shards": []}}}', '{"sources": {}}'):
         copy = tmp_path / f"copy{len(list(tmp_path.iterdir()))}"
         shutil.copytree(index_folder, copy)
-        (copy / layout.EXPECTED).write_text(text)
+        (copy / EXPECTED).write_text(text)
         with pytest.raises(CheckError, match=r"expected\.json"):
             IndexFiles.open(copy)
 

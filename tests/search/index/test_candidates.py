@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.search.index import candidates
+from m2kr.search.index.codec import ScaledCodec
 from m2kr.search.index.ivf import InvertedLists, offsets_of
-from m2kr.search.index.scaled import ScaledCodec
 
 DIM, CENTROIDS = 16, 40
 

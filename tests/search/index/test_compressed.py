@@ -13,11 +13,11 @@ from m2kr.ranking import id_ranks
 from m2kr.search import devices
 from m2kr.search.dispatch import recall
 from m2kr.search.exact import reference
-from m2kr.search.index import format as layout
 from m2kr.search.index import kmeans, official, official_train
-from m2kr.search.index.build import build
+from m2kr.search.index.build import build_index
 from m2kr.search.index.compressed import CompressedIndex, SearchSettings, search
 from m2kr.search.index.files import IndexFiles
+from m2kr.search.index.format import index_file_names
 from m2kr.search.index.settings import BuildSettings, pool_of
 from m2kr.search.store.reader import TokenStore
 
@@ -78,7 +78,7 @@ def test_results_depend_on_neither_shards_nor_threads_nor_batch(
     token_store: TokenStore,
     tmp_path: Path,
 ) -> None:
-    build(pool_of(token_store), tmp_path, BuildSettings(centroids=128))
+    build_index(pool_of(token_store), tmp_path, BuildSettings(centroids=128))
     whole = CompressedIndex(IndexFiles.open(tmp_path))
     assert len(whole.files.shards) == 1
     numbers, scores, _ = search(asked, index, 20, settings=NARROW, threads=1)
@@ -131,7 +131,7 @@ def test_passages_that_share_an_id_are_found_once(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     matrices = passages(rng, [6] * 60)
     folder = store(tmp_path / "store", matrices * 2, [*ids(60), *ids(60)])
-    build(pool_of(folder), tmp_path / "index", BuildSettings(centroids=64))
+    build_index(pool_of(folder), tmp_path / "index", BuildSettings(centroids=64))
     index = CompressedIndex(IndexFiles.open(tmp_path / "index"))
     numbers, scores, _ = search(queries(rng, matrices, 3), index, 10)
     assert (numbers < 60).all()
@@ -143,7 +143,7 @@ def test_passages_that_share_an_id_are_found_once(tmp_path: Path) -> None:
 def test_other_bits(
     nbits: int, matrices: list[np.ndarray], asked: list[np.ndarray], tmp_path: Path
 ) -> None:
-    files = build(pool(matrices), tmp_path, BuildSettings(nbits=nbits, centroids=128))
+    files = build_index(pool(matrices), tmp_path, BuildSettings(nbits=nbits, centroids=128))
     numbers, _, _ = search(asked, CompressedIndex(files), 10, settings=NARROW)
     offsets = np.cumsum([0, *map(len, matrices)])
     true, _ = reference.search(asked, np.concatenate(matrices), offsets, 10, np.arange(400))
@@ -156,7 +156,7 @@ def test_more_bits_find_more(matrices: list[np.ndarray], tmp_path: Path) -> None
     true, _ = reference.search(asked, np.concatenate(matrices), offsets, 10, np.arange(400))
     found = []
     for nbits in (2, 4, 8):
-        files = build(
+        files = build_index(
             pool(matrices), tmp_path / str(nbits), BuildSettings(nbits=nbits, centroids=64)
         )
         found.append(recall(search(asked, CompressedIndex(files), 10)[0], true, 10))
@@ -168,7 +168,7 @@ def test_a_flipped_byte_is_never_scored(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(index_folder, copy)
-    path = copy / layout.names(0, "compressed")["residuals"]
+    path = copy / index_file_names(0, "compressed")["residuals"]
     path.write_bytes(bytes(255 - byte for byte in path.read_bytes()))
     with pytest.raises(CheckError, match="differs from its checksum"):
         search(asked, CompressedIndex(IndexFiles.open(copy)), 10)
@@ -221,7 +221,7 @@ def test_ties_at_a_cut_do_not_depend_on_the_order_of_rows(tmp_path: Path, seed: 
         folder = store(
             tmp_path / f"s{number}", [matrices[i] for i in places], [names[i] for i in places]
         )
-        build(pool_of(folder), tmp_path / f"i{number}", BuildSettings(centroids=32))
+        build_index(pool_of(folder), tmp_path / f"i{number}", BuildSettings(centroids=32))
         index = CompressedIndex(IndexFiles.open(tmp_path / f"i{number}"))
         numbers, scores, _ = search(asked, index, 10, settings=steps)
         called = np.array(index.files.ids().to_pylist())

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import InputError, UsageError
-from m2kr.search.index.codec import Codec
+from m2kr.search.index.codec import OfficialCodec
 from m2kr.search.index.official import IndexArrays, OfficialSettings, search
 
 
@@ -17,7 +17,7 @@ def index(
 ) -> IndexArrays:
     found = rng.normal(size=(centroids, dim)).astype(np.float32)
     found /= np.linalg.norm(found, axis=1, keepdims=True)
-    codec = Codec(
+    codec = OfficialCodec(
         found,
         np.array([-0.2, 0.0, 0.2], np.float32),
         np.array([-0.3, -0.1, 0.1, 0.3], np.float32),

@@ -7,22 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr.errors import InputError
-from m2kr.search.index.scaled import NBITS, ScaledCodec, pack, unpack
+from m2kr.search.index.codec import SCALED_NBITS, ScaledCodec, pack_steps, unpack_steps
 
 
-@given(nbits=st.sampled_from(NBITS), seed=st.integers(0, 2**32), tokens=st.integers(0, 5))
+@given(nbits=st.sampled_from(SCALED_NBITS), seed=st.integers(0, 2**32), tokens=st.integers(0, 5))
 def test_packing_is_reversible(nbits: int, seed: int, tokens: int) -> None:
     steps = np.random.default_rng(seed).integers(0, 2**nbits, (tokens, 16)).astype(np.uint8)
-    packed = pack(steps, nbits)
+    packed = pack_steps(steps, nbits)
     assert packed.shape == (tokens, 2 * nbits)
     for dtype in (torch.uint8, torch.bfloat16):
         out = torch.empty((tokens, 16), dtype=dtype)
-        assert unpack(torch.from_numpy(packed), nbits, out).tolist() == steps.tolist()
+        assert unpack_steps(torch.from_numpy(packed), nbits, out).tolist() == steps.tolist()
 
 
 def test_byte_j_holds_dimensions_a_width_apart() -> None:
-    assert pack(np.array([[1, 2, 3, 4]], np.uint8), 4).tolist() == [[0x31, 0x42]]
-    assert pack(np.array([[1, 2, 3, 0]], np.uint8), 2).tolist() == [[0b00_11_10_01]]
+    assert pack_steps(np.array([[1, 2, 3, 4]], np.uint8), 4).tolist() == [[0x31, 0x42]]
+    assert pack_steps(np.array([[1, 2, 3, 0]], np.uint8), 2).tolist() == [[0b00_11_10_01]]
 
 
 # The share of the residual's energy that even steps of the optimal width leave, for a normal law:
@@ -40,7 +40,7 @@ def test_a_normal_residual_loses_what_theory_says(nbits: int, left: float) -> No
     assert lost.max() < 4 * left
 
 
-@given(seed=st.integers(0, 2**32), nbits=st.sampled_from(NBITS))
+@given(seed=st.integers(0, 2**32), nbits=st.sampled_from(SCALED_NBITS))
 def test_a_token_is_decoded_alike_in_any_company(seed: int, nbits: int) -> None:
     rng = np.random.default_rng(seed)
     codec = ScaledCodec(rng.normal(size=(5, 16)).astype(np.float32), nbits)
