@@ -1,9 +1,9 @@
 """Metrics by name, and how they are chosen.
 
-A function under ``@metric("thing", ...)`` is computed, shown and reported by that alone. Names carry
-their cut-off: ``hit_rate@5``. A metric of one's own needs no registration: ``--metrics
-my_metric.py:fn@5``, where ``fn(judged, k)`` returns a number for each query, NaN where it is undefined
-(see `Judged`).
+A function under ``@metric("thing", ...)`` is chosen, computed and shown by that alone. Names carry their
+cut-off: ``hit_rate@5``. A metric of one's own lies in a file of one's own: ``--metrics my_metric.py:fn@5``,
+where ``fn(judged, k)`` returns a number for each query, NaN where it is undefined (see `JudgedRun`); under
+the decorator it has a heading, too.
 """
 
 import difflib
@@ -21,12 +21,12 @@ from m2kr.errors import InputError, UsageError, last_frame, one_line
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from m2kr.evaluation.judgements import Judged
+    from m2kr.evaluation.judgements import JudgedRun
 
 # The published K grid.
 GRID = (1, 5, 10, 20, 50, 100, 500)
 
-Compute = Callable[["Judged", int], "NDArray[np.float64]"]
+Compute = Callable[["JudgedRun", int], "NDArray[np.float64]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,41 @@ class Metric:
     ks: tuple[int, ...] = ()
     shown: tuple[int, ...] = ()
 
+    def scores(self, judged: "JudgedRun", k: int) -> "NDArray[np.float64]":
+        """Per query of a judged run the number at a cut-off.
+
+        Raises:
+            InputError: a function of the user's raised something, or returned something else.
+        """
+        if getattr(self.compute, "__module__", "") == __name__:
+            return self.compute(judged, k).astype(np.float64)
+        try:
+            scores = np.asarray(self.compute(judged, k), np.float64)
+        except Exception as error:
+            place = last_frame(error, lambda file: file == _file_of(self.compute))
+            raise InputError(one_line(error), where=place or f"metric {self.name}") from error
+        if scores.shape != (len(judged.run),):
+            raise InputError(
+                f"it returned values of shape {scores.shape}",
+                where=f"metric {self.name}",
+                expected=f"a number for each of the {len(judged.run):,} queries, NaN if undefined",
+            )
+        if np.isinf(scores).any():
+            raise InputError(
+                "it returned infinity",
+                where=f"metric {self.name}",
+                expected="numbers, NaN if undefined",
+            )
+        return scores
+
+
+def _file_of(compute: Callable[..., Any]) -> Path | None:
+    code = compute if inspect.isroutine(compute) or inspect.isclass(compute) else type(compute)
+    try:
+        return Path(inspect.getfile(code))
+    except (TypeError, OSError):
+        return None
+
 
 METRICS: dict[str, Metric] = {}
 
@@ -74,7 +109,7 @@ def metric(
 
 
 @metric("hit_rate", "R@{k}", shown=(1, 5, 10))
-def hit_rate(judged: "Judged", k: int) -> "NDArray[np.float64]":
+def hit_rate(judged: "JudgedRun", k: int) -> "NDArray[np.float64]":
     """1 if any of the top K passages is right, else 0 (a hit rate; M2KR's Recall@K).
 
     As in the official evaluation, where it is called Recall@K. Undefined without right passages.
@@ -83,26 +118,26 @@ def hit_rate(judged: "Judged", k: int) -> "NDArray[np.float64]":
 
 
 @metric("set_recall", "Recall@{k} (set)")
-def set_recall(judged: "Judged", k: int) -> "NDArray[np.float64]":
+def set_recall(judged: "JudgedRun", k: int) -> "NDArray[np.float64]":
     """The share of a query's right passages among the top K; undefined without right passages."""
     return np.where(judged.defined, judged.hits(k) / np.maximum(judged.positives, 1), np.nan)
 
 
 @metric("precision", "P@{k}", default=False, ks=(1, 5, 10), shown=(5,))
-def precision(judged: "Judged", k: int) -> "NDArray[np.float64]":
+def precision(judged: "JudgedRun", k: int) -> "NDArray[np.float64]":
     """The right passages among the top K, by K; undefined without right passages."""
     return np.where(judged.defined, judged.hits(k) / k, np.nan)
 
 
 @metric("mrr", "MRR@{k}", ks=(10,))
-def mrr(judged: "Judged", k: int) -> "NDArray[np.float64]":
+def mrr(judged: "JudgedRun", k: int) -> "NDArray[np.float64]":
     """1 / rank of the first right passage in the top K, 0 if none; undefined without right passages."""
     first = judged.first_hit
     return np.where(judged.defined, np.where(first <= k, 1 / first, 0.0), np.nan)
 
 
 @metric("map", "MAP@{k}", default=False, ks=(100,), shown=(100,))
-def mean_average_precision(judged: "Judged", k: int) -> "NDArray[np.float64]":
+def mean_average_precision(judged: "JudgedRun", k: int) -> "NDArray[np.float64]":
     """The precisions at the ranks of right passages in the top K, summed, by all right passages.
 
     As trec_eval's ``map_cut``. Undefined without right passages.
@@ -115,7 +150,7 @@ def mean_average_precision(judged: "Judged", k: int) -> "NDArray[np.float64]":
 
 
 @metric("ndcg", "nDCG@{k}", default=False, ks=(10, 100), shown=(10,))
-def ndcg(judged: "Judged", k: int) -> "NDArray[np.float64]":
+def ndcg(judged: "JudgedRun", k: int) -> "NDArray[np.float64]":
     """Grades over log2(rank + 1) in the top K, by those of the best ranking; undefined without grades.
 
     As trec_eval's ``ndcg_cut``: the gain is the grade, and the best ranking is that of all passages
@@ -142,7 +177,7 @@ def _discounted(
 
 
 @metric("pseudo_recall", "PR@{k}", shown=(5,))
-def pseudo_recall(judged: "Judged", k: int) -> "NDArray[np.float64]":
+def pseudo_recall(judged: "JudgedRun", k: int) -> "NDArray[np.float64]":
     """1 if any of the top K texts contains any answer string, else 0 (pseudo recall).
 
     As the official evaluation computes it. Contains means ``answer.strip().lower() in text.lower()``:
@@ -154,7 +189,7 @@ def pseudo_recall(judged: "Judged", k: int) -> "NDArray[np.float64]":
 
 
 @metric("pseudo_recall_nonempty", "PR@{k}, no blanks")
-def pseudo_recall_nonempty(judged: "Judged", k: int) -> "NDArray[np.float64]":
+def pseudo_recall_nonempty(judged: "JudgedRun", k: int) -> "NDArray[np.float64]":
     """`pseudo_recall` over the queries none of whose answers is blank; undefined where no query has one.
 
     Where no query has a blank answer it would repeat `pseudo_recall`, so it is undefined there.
@@ -166,7 +201,7 @@ def pseudo_recall_nonempty(judged: "Judged", k: int) -> "NDArray[np.float64]":
 
 
 @metric("pseudo_recall_words", "PR@{k}, words")
-def pseudo_recall_words(judged: "Judged", k: int) -> "NDArray[np.float64]":
+def pseudo_recall_words(judged: "JudgedRun", k: int) -> "NDArray[np.float64]":
     """`pseudo_recall` where no letter or digit may go on before or after the answer.
 
     Infoseek accepts answers such as ``in`` and ``us``, which are within some word of nearly every text.
@@ -239,44 +274,20 @@ def own(compute: Callable[..., Any], k: int) -> Chosen:
     """A metric of the user's, at a cut-off.
 
     Args:
-        compute: Called with a `Judged` and the cut-off; returns a number for each of its queries.
+        compute: Called with a `JudgedRun` and the cut-off; returns a number for each of its queries.
         k: The cut-off; 0 for the depth of the run.
 
     Raises:
         UsageError: one of ours has its name.
     """
+    for metric in METRICS.values():
+        if metric.compute is compute:  # decorated
+            return Chosen(metric, k, named=True)
     name = getattr(compute, "__name__", type(compute).__name__)
-    if name in metrics():
+    if name in METRICS:
         raise UsageError(f"m2kr has a metric '{name}' of its own", fix="give yours another name")
-
-    def checked(judged: "Judged", k: int) -> "NDArray[np.float64]":
-        try:
-            scores = np.asarray(compute(judged, k), np.float64)
-        except Exception as error:
-            place = last_frame(error, lambda file: file == _file_of(compute))
-            raise InputError(one_line(error), where=place or f"metric {name}") from error
-        if scores.shape != (len(judged.run),):
-            raise InputError(
-                f"it returned values of shape {scores.shape}",
-                where=f"metric {name}",
-                expected=f"a number for each of the {len(judged.run):,} queries, NaN if undefined",
-            )
-        if np.isinf(scores).any():
-            raise InputError(
-                "it returned infinity", where=f"metric {name}", expected="numbers, NaN if undefined"
-            )
-        return scores
-
     doc = (compute.__doc__ or "").strip().partition("\n")[0]
-    return Chosen(Metric(name, f"{name}@{{k}}", checked, doc, default=False), k, named=True)
-
-
-def _file_of(compute: Callable[..., Any]) -> Path | None:
-    code = compute if inspect.isroutine(compute) or inspect.isclass(compute) else type(compute)
-    try:
-        return Path(inspect.getfile(code))
-    except (TypeError, OSError):
-        return None
+    return Chosen(Metric(name, f"{name}@{{k}}", compute, doc, default=False), k, named=True)
 
 
 def choose(spec: Spec, depth: int | None = None) -> list[Chosen]:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from m2kr.data.lookup import gather
 from m2kr.errors import CheckError, MissingError
-from m2kr.evaluation.judgements import Judged
+from m2kr.evaluation.judgements import JudgedRun
 from m2kr.evaluation.metrics import Chosen
 from m2kr.evaluation.significance import bootstrap_interval
 from m2kr.retrieval.ordering import Ties
@@ -87,27 +87,25 @@ def score_run(
     miss = split.manifest.get("unjudged") == "miss" and len(qrels) > 0
     column = split.passages_view.dataset.data.column("passage_content")
 
-    def judge(part: Run) -> Judged:
+    def judge(part: Run) -> JudgedRun:
         rows = whole
         if part is not run:
             rows = whole[
                 pc.index_in(part.vocabulary, run.vocabulary).to_numpy(zero_copy_only=False)
             ]
-        return Judged(
+        return JudgedRun(
             part,
             qrels,
-            [each or [] for each in split.queries_view.column("answers")],
+            [answers or [] for answers in split.queries_view.column("answers")],
             lambda places: gather(column, rows[places]),
             same=_counted_as(split, rows),
-            unjudged_miss=miss,
+            missed_without_positives=miss,
             threshold=split.manifest.get("relevance_threshold", 1),
         )
 
     deepest = max(one.k or k for one in chosen)
     judged = judge(run.top(deepest))
-    per_query = {
-        one.name: one.metric.compute(judged, one.k or k).astype(np.float64) for one in chosen
-    }
+    per_query = {one.name: one.metric.scores(judged, one.k or k) for one in chosen}
     named = {one.name for one in chosen if one.named}
     per_query = {n: s for n, s in per_query.items() if n in named or not np.isnan(s).all()}
     facts |= {
@@ -149,7 +147,7 @@ def _on_short_answers(
     return said
 
 
-def _differing(one: Judged, other: Judged) -> int:
+def _differing(one: JudgedRun, other: JudgedRun) -> int:
     """Queries whose grades come in another order."""
     changed = one.owners[one.relevance != other.relevance]
     return len(np.unique(changed))

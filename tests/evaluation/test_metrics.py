@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import UsageError
-from m2kr.evaluation import answers as answers_module
-from m2kr.evaluation.judgements import Judged
+from m2kr.evaluation import judgements
+from m2kr.evaluation.judgements import JudgedRun
 from m2kr.evaluation.metrics import GRID, choose, heading, metrics, parse
 from m2kr.retrieval.run import Run
 
@@ -30,7 +30,7 @@ def judged(ranking, qrels, answers=None, texts=None, threshold=1):
         return [(texts or {})[i] for i in ids]
 
     told = [(answers or {}).get(q, []) for q in ranking]
-    result = Judged(run, table, told, look_up, threshold=threshold)
+    result = JudgedRun(run, table, told, look_up, threshold=threshold)
     result.read = read
     return result
 
@@ -115,7 +115,7 @@ def test_repeated_judgements_count_once_and_the_highest_grade_wins():
     table = pa.table(
         {"question_id": ["q"] * 4, "passage_id": ["a", "a", "x", "x"], "relevance": [1, 3, 1, 1]}
     )
-    twice = Judged(run, table, [[]], lambda places: [])
+    twice = JudgedRun(run, table, [[]], lambda places: [])
     assert twice.positives.tolist() == [2]
     assert twice.relevance.tolist() == [3]
 
@@ -131,7 +131,7 @@ def scored_as(ranking, positives, same, name):
         {"question_id": ["q"] * n, "passage_id": list(positives), "relevance": [1] * n}
     )
     pairs = (np.array(places, np.int64), ids)
-    return value(Judged(run, table, [[]], lambda _: [], same=pairs), name)[0]
+    return value(JudgedRun(run, table, [[]], lambda _: [], same=pairs), name)[0]
 
 
 @pytest.mark.parametrize(
@@ -171,10 +171,10 @@ def test_queries_without_right_passages_can_count_as_missed():
     """OKVQA's published means are over all questions, also those for which nothing was found."""
     run = Run.from_dict({"found": {"a": 1.0}, "open": {"a": 1.0}})
     table = pa.table({"question_id": ["found"], "passage_id": ["a"], "relevance": [1]})
-    missed = Judged(run, table, [[], []], lambda _: [], unjudged_miss=True)
+    missed = JudgedRun(run, table, [[], []], lambda _: [], missed_without_positives=True)
     for name in ("hit_rate@5", "set_recall@5", "mrr@10"):
         assert value(missed, name) == [1, 0]
-        assert value(Judged(run, table, [[], []], lambda _: []), name) == [1, None]
+        assert value(JudgedRun(run, table, [[], []], lambda _: []), name) == [1, None]
 
 
 TEXTS = {"a": "The CAT sat", "b": "a dog", "c": "42 mice", "d": ""}
@@ -275,8 +275,8 @@ def test_an_empty_answer_needs_a_result_to_be_found_in():
 )
 def test_pseudo_recall_equals_the_official_computation(ranking, answers, texts, held):
     given_ = judged(ranking, {}, answers, texts)
-    before = answers_module._TEXTS
-    answers_module._TEXTS = held
+    before = judgements.TEXTS_AT_ONCE
+    judgements.TEXTS_AT_ONCE = held
     try:
         for k in (1, 2, 6, 20):
             found = value(given_, f"pseudo_recall@{k}")
@@ -289,7 +289,7 @@ def test_pseudo_recall_equals_the_official_computation(ranking, answers, texts, 
                 )
                 assert found[place] == (float(expected) if answers.get(query) else None)
     finally:
-        answers_module._TEXTS = before
+        judgements.TEXTS_AT_ONCE = before
 
 
 def test_texts_are_read_only_where_needed():

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from m2kr.evaluation.judgements import Judged
+from m2kr.evaluation.judgements import JudgedRun
 from m2kr.evaluation.metrics import parse
 from m2kr.retrieval.run import Run
 
@@ -36,7 +36,7 @@ def judge(ranking, qrels):
     table = pa.table(
         dict(zip(("question_id", "passage_id", "relevance"), zip(*rows, strict=True), strict=True))
     )
-    return Judged(Run.from_dict(ranking), table, [[] for _ in ranking], lambda places: [])
+    return JudgedRun(Run.from_dict(ranking), table, [[] for _ in ranking], lambda places: [])
 
 
 @pytest.mark.slow  # ranx compiles its own containers for this, a minute in a fresh environment
@@ -89,11 +89,11 @@ def test_no_metric_loads_ranx():
 import sys
 sys.modules["ranx"] = None
 import pyarrow as pa
-from m2kr.evaluation.judgements import Judged
+from m2kr.evaluation.judgements import JudgedRun
 from m2kr.evaluation.metrics import choose
 from m2kr.retrieval.run import Run
 table = pa.table({"question_id": ["q"], "passage_id": ["a"], "relevance": [1]})
-judged = Judged(Run.from_dict({"q": {"a": 1}}), table, [[]], lambda places: [])
+judged = JudgedRun(Run.from_dict({"q": {"a": 1}}), table, [[]], lambda places: [])
 for one in choose("full", 500):
     one.metric.compute(judged, one.k)
 assert "numba" not in sys.modules
