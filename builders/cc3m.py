@@ -12,7 +12,7 @@ from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.fetch.hub import file_url
 from m2kr.building.formats.json_stream import array_items
 from m2kr.building.images.declared import ImageArchive
-from m2kr.building.spec import BuildContext, Row
+from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.errors import InputError
 from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source
@@ -71,22 +71,7 @@ SOURCE = Source(
 )
 _REPO = "liuhaotian/LLaVA-CC3M-Pretrain-595K"
 _REVISION = "814894e93db9e12a1dee78b9669e20e8606fd590"
-IMAGE_ARCHIVES = (
-    ImageArchive(
-        "cc3m/images.zip",
-        files=(
-            (
-                hub("CC3M/images.zip"),
-                hub("images.zip", _REPO, _REVISION),
-            ),
-        ),
-        kind="zip",
-        about=6_460_000_000,
-    ),
-)
 
-# The release's own ids aren't known upstream, the images' file names are.
-RELEASE_KEYS = {"passages": ("img_path",), "queries": ("img_path",)}
 CHAT = "cc3m/chat.json"
 _KEYS = ("id", "image", "conversations")
 
@@ -110,45 +95,66 @@ class Pair:
     caption: str
 
 
-def assets(options: Mapping[str, str]) -> Sequence[Asset]:  # noqa: ARG001
-    """The one file of conversations."""
-    return [
-        Asset(
-            CHAT,
-            (file_url(_REPO, _REVISION, "chat.json"),),
-            about=211_000_000,
-            licence=_LICENCE,
-            shape=Shape("json", _KEYS),
-        )
-    ]
+class CC3M(Builder):
+    """Captions, found by their image."""
+
+    source = SOURCE
+    image_archives = (
+        ImageArchive(
+            "cc3m/images.zip",
+            files=(
+                (
+                    hub("CC3M/images.zip"),
+                    hub("images.zip", _REPO, _REVISION),
+                ),
+            ),
+            kind="zip",
+            about=6_460_000_000,
+        ),
+    )
+    # The release's own ids aren't known upstream, the images' file names are.
+    release_keys = {"passages": ("img_path",), "queries": ("img_path",)}
+
+    def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:
+        """The one file of conversations."""
+        return [
+            Asset(
+                CHAT,
+                (file_url(_REPO, _REVISION, "chat.json"),),
+                about=211_000_000,
+                licence=_LICENCE,
+                shape=Shape("json", _KEYS),
+            )
+        ]
+
+    def passages(self, ctx: BuildContext, pool: str) -> Iterator[Row]:
+        """The captions."""
+        for pair in pairs(ctx):
+            yield {
+                "passage_id": pair_id(pair),
+                "passage_content": pair.caption,
+                "img_id": pair.id,
+                "img_path": pair.img_path,
+                "original_data_id": pair.id,
+            }
+
+    def queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """The images."""
+        for pair in pairs(ctx):
+            own = pair_id(pair)
+            yield {
+                "question_id": own,
+                "question": "",
+                "instruction": instruction_of(ctx, pair),
+                "img_id": pair.id,
+                "image_id": pair.id,
+                "img_path": pair.img_path,
+                "pos_item_ids": [own],
+                "original_data_id": [pair.id],
+            }
 
 
-def passages(ctx: BuildContext, pool: str) -> Iterator[Row]:  # noqa: ARG001
-    """The captions."""
-    for pair in pairs(ctx):
-        yield {
-            "passage_id": pair_id(pair),
-            "passage_content": pair.caption,
-            "img_id": pair.id,
-            "img_path": pair.img_path,
-            "original_data_id": pair.id,
-        }
-
-
-def queries(ctx: BuildContext, split: str) -> Iterator[Row]:  # noqa: ARG001
-    """The images."""
-    for pair in pairs(ctx):
-        own = pair_id(pair)
-        yield {
-            "question_id": own,
-            "question": "",
-            "instruction": instruction_of(ctx, pair),
-            "img_id": pair.id,
-            "image_id": pair.id,
-            "img_path": pair.img_path,
-            "pos_item_ids": [own],
-            "original_data_id": [pair.id],
-        }
+BUILDER = CC3M
 
 
 def pair_id(pair: Pair) -> str:

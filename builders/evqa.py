@@ -17,7 +17,7 @@ from m2kr.building.formats.json_stream import object_members
 from m2kr.building.images.declared import ImageArchive
 from m2kr.building.ledger import Ledger
 from m2kr.building.sampling import keyed_hash
-from m2kr.building.spec import BuildContext, Row
+from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source
 
@@ -95,43 +95,7 @@ SOURCE = Source(
     # iNaturalist's own archives have no folder inat/ around theirs.
     image_names=("{inner}",),
 )
-_INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2021"
-IMAGE_ARCHIVES = (
-    ImageArchive(
-        "evqa/inat.zip",
-        files=((hub("EVQA/inat.zip"),),),
-        kind="zip",
-        about=8_920_000_000,
-        holds="inat/.*",
-    ),
-    ImageArchive(
-        "evqa/google-landmark.tar",
-        files=((hub("EVQA/google-landmark.tar"),),),
-        kind="tar",
-        about=2_790_000_000,
-        holds="google-landmark/.*",
-    ),
-    ImageArchive(
-        "evqa/inat-val.tar.gz",
-        files=((f"{_INAT}/val.tar.gz",),),
-        kind="tar.gz",
-        about=8_400_000_000,
-        holds="inat/val/.*",
-        strip="inat/",
-    ),
-    ImageArchive(
-        "evqa/inat-train.tar.gz",
-        files=((f"{_INAT}/train.tar.gz",),),
-        kind="tar.gz",
-        about=224_000_000_000,
-        holds="inat/train/.*",
-        strip="inat/",
-        ask=True,
-    ),
-)
 
-# The release's own ids aren't known upstream, a question and its image are.
-RELEASE_KEYS = {"queries": ("question", "image_id")}
 _ARTICLES = "encyclopedic_kb_wiki.json"
 _SECTIONS = f"{_ARTICLES}, sections"
 _BASE = "https://storage.googleapis.com/encyclopedic-vqa/"
@@ -139,119 +103,161 @@ _TEST_SHA256 = "dbf3cf7336b7904cb0f996d2cea1762f0ae5186cd42f0c9f6a74c1c16d1d9bb5
 _INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2021/"
 
 
-def assets(options: Mapping[str, str]) -> Sequence[Asset]:  # noqa: ARG001
-    """Questions, the knowledge base, and iNaturalist's lists of images."""
-    found = [
-        Asset(
-            f"evqa/{csv_name(split)}",
-            (_BASE + csv_name(split),),
-            about={"train": 74_000_000, "valid": 1_000_000, "test": 2_000_000}[split],
-            sha256=_TEST_SHA256 if split == "test" else None,
-            licence=_LICENCE,
-            shape=Shape("csv", _evqa.COLUMNS),
-        )
-        for split in SOURCE.pools
-    ]
-    kb = Shape(
-        "json", ("title", "section_titles", "section_texts"), member="encyclopedic_kb_wiki.json"
+class EVQA(Builder):
+    """Sections of Wikipedia pages, found by questions about what an image shows."""
+
+    source = SOURCE
+    image_archives = (
+        ImageArchive(
+            "evqa/inat.zip",
+            files=((hub("EVQA/inat.zip"),),),
+            kind="zip",
+            about=8_920_000_000,
+            holds="inat/.*",
+        ),
+        ImageArchive(
+            "evqa/google-landmark.tar",
+            files=((hub("EVQA/google-landmark.tar"),),),
+            kind="tar",
+            about=2_790_000_000,
+            holds="google-landmark/.*",
+        ),
+        ImageArchive(
+            "evqa/inat-val.tar.gz",
+            files=((f"{_INAT}val.tar.gz",),),
+            kind="tar.gz",
+            about=8_400_000_000,
+            holds="inat/val/.*",
+            strip="inat/",
+        ),
+        ImageArchive(
+            "evqa/inat-train.tar.gz",
+            files=((f"{_INAT}train.tar.gz",),),
+            kind="tar.gz",
+            about=224_000_000_000,
+            holds="inat/train/.*",
+            strip="inat/",
+            ask=True,
+        ),
     )
-    found.append(
-        Asset(
-            _evqa.KB,
-            (f"{_BASE}encyclopedic_kb_wiki.zip",),
-            about=4_900_000_000,
-            licence=_LICENCE,
-            shape=kb,
+    # The release's own ids aren't known upstream, a question and its image are.
+    release_keys = {"queries": ("question", "image_id")}
+
+    def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:
+        """Questions, the knowledge base, and iNaturalist's lists of images."""
+        found = [
+            Asset(
+                f"evqa/{csv_name(split)}",
+                (_BASE + csv_name(split),),
+                about={"train": 74_000_000, "valid": 1_000_000, "test": 2_000_000}[split],
+                sha256=_TEST_SHA256 if split == "test" else None,
+                licence=_LICENCE,
+                shape=Shape("csv", _evqa.COLUMNS),
+            )
+            for split in self.source.pools
+        ]
+        kb = Shape(
+            "json", ("title", "section_titles", "section_texts"), member="encyclopedic_kb_wiki.json"
         )
-    )
-    sums = {"train": "38a7bb733f7a09214d44293460ec0021", "val": "4d761e0f6a86cc63e8f7afc91f6a8f0b"}
-    for part, name in _evqa.INAT.items():
         found.append(
             Asset(
-                name,
-                (f"{_INAT}{part}.json.tar.gz",),
-                about={"train": 221_000_000, "val": 9_400_000}[part],
-                md5=sums[part],
-                licence="iNaturalist 2021 terms: non-commercial",
-                shape=Shape("json", ("id", "file_name"), path="images"),
+                _evqa.KB,
+                (f"{_BASE}encyclopedic_kb_wiki.zip",),
+                about=4_900_000_000,
+                licence=_LICENCE,
+                shape=kb,
             )
         )
-    return found
+        sums = {
+            "train": "38a7bb733f7a09214d44293460ec0021",
+            "val": "4d761e0f6a86cc63e8f7afc91f6a8f0b",
+        }
+        for part, name in _evqa.INAT.items():
+            found.append(
+                Asset(
+                    name,
+                    (f"{_INAT}{part}.json.tar.gz",),
+                    about={"train": 221_000_000, "val": 9_400_000}[part],
+                    md5=sums[part],
+                    licence="iNaturalist 2021 terms: non-commercial",
+                    shape=Shape("json", ("id", "file_name"), path="images"),
+                )
+            )
+        return found
 
+    def passages(self, ctx: BuildContext, pool: str) -> Iterator[Row]:
+        """The sections in the pool of one split.
 
-def passages(ctx: BuildContext, pool: str) -> Iterator[Row]:
-    """The sections in the pool of one split.
-
-    The ledger is told of articles first, then, as an input of its own, of their sections with text.
-    """
-    split, selected = pool.removesuffix("_passages"), _selected(ctx)
-    ctx.ledger.read(_ARTICLES, selected.articles)
-    faulty = [number for number, _ in selected.faulty]
-    for number, url in selected.faulty:
-        ctx.ledger.drop("no article", file=_ARTICLES, row=number, detail=url)
-    for before, mark in pairwise([0, *faulty, selected.articles + 1]):
-        ctx.ledger.use(_ARTICLES, range(before + 1, mark), out=0)
-    seen: set[str] = set()
-    ctx.ledger.read(_SECTIONS, selected.sections)
-    before = 0
-    for section in selected.rows():
-        number = section["place"] + 1
-        ctx.ledger.filter("not in any pool", file=_SECTIONS, row=range(before + 1, number))
-        before = number
-        if not in_pool(section, split):
-            ctx.ledger.filter("not in the pool", file=_SECTIONS, row=number)
-            continue
-        if section["passage_id"] not in seen:
-            seen.add(section["passage_id"])
-            ctx.ledger.use(_SECTIONS, number)
-            yield _row_of(section)
-        else:
-            address = section["address"]
-            ctx.ledger.drop("a section twice", file=_SECTIONS, row=number, detail=address)
-    rest = range(before + 1, selected.sections + 1)
-    ctx.ledger.filter("not in any pool", file=_SECTIONS, row=rest)
-
-
-def all_passages(ctx: BuildContext, pool: str) -> Iterator[Row]:  # noqa: ARG001
-    """Every section of the knowledge base that holds text."""
-    path, number = ctx.files[_evqa.KB], 0
-    with _evqa.only_json(path) as stream:
-        for url, article in object_members(stream, where=str(path)):
-            if not _evqa.is_article(article):
+        The ledger is told of articles first, then, as an input of its own, of their sections with text.
+        """
+        split, selected = pool.removesuffix("_passages"), _selected(ctx)
+        ctx.ledger.read(_ARTICLES, selected.articles)
+        faulty = [number for number, _ in selected.faulty]
+        for number, url in selected.faulty:
+            ctx.ledger.drop("no article", file=_ARTICLES, row=number, detail=url)
+        for before, mark in pairwise([0, *faulty, selected.articles + 1]):
+            ctx.ledger.use(_ARTICLES, range(before + 1, mark), out=0)
+        seen: set[str] = set()
+        ctx.ledger.read(_SECTIONS, selected.sections)
+        before = 0
+        for section in selected.rows():
+            number = section["place"] + 1
+            ctx.ledger.filter("not in any pool", file=_SECTIONS, row=range(before + 1, number))
+            before = number
+            if not in_pool(section, split):
+                ctx.ledger.filter("not in the pool", file=_SECTIONS, row=number)
                 continue
-            for section in _evqa.sections(url, article):
-                number += 1
-                ctx.ledger.read(_SECTIONS)
+            if section["passage_id"] not in seen:
+                seen.add(section["passage_id"])
                 ctx.ledger.use(_SECTIONS, number)
                 yield _row_of(section)
+            else:
+                address = section["address"]
+                ctx.ledger.drop("a section twice", file=_SECTIONS, row=number, detail=address)
+        rest = range(before + 1, selected.sections + 1)
+        ctx.ledger.filter("not in any pool", file=_SECTIONS, row=rest)
+
+    def all_passages(self, ctx: BuildContext, pool: str) -> Iterator[Row]:
+        """Every section of the knowledge base that holds text."""
+        path, number = ctx.files[_evqa.KB], 0
+        with _evqa.only_json(path) as stream:
+            for url, article in object_members(stream, where=str(path)):
+                if not _evqa.is_article(article):
+                    continue
+                for section in _evqa.sections(url, article):
+                    number += 1
+                    ctx.ledger.read(_SECTIONS)
+                    ctx.ledger.use(_SECTIONS, number)
+                    yield _row_of(section)
+
+    def queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """The questions of one split whose evidence the knowledge base holds."""
+        evidence, file = _evidence(_selected(ctx), split), csv_name(split)
+        for asked in asked_rows(ctx, split, ctx.ledger):
+            section = evidence.get(asked.section)
+            row = _query(ctx, split, asked)
+            if section is None:
+                detail = f"{asked.section[0]}, section {asked.section[1]}"
+                ctx.ledger.drop(
+                    "evidence not in the knowledge base", file=file, row=asked.row, detail=detail
+                )
+            elif row["img_path"] is None:
+                image = ", ".join(asked.images)
+                ctx.ledger.drop("unknown iNaturalist image", file=file, row=asked.row, detail=image)
+            else:
+                ctx.ledger.use(file, asked.row)
+                yield row | {"pos_item_ids": positives(section)}
+
+    def all_queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """Every single-hop question with each of its images."""
+        file = csv_name(split)
+        for asked in asked_rows(ctx, split, ctx.ledger):
+            ctx.ledger.use(file, asked.row, out=len(asked.images))
+            for image in asked.images:
+                yield _query(ctx, split, asked, image)
 
 
-def queries(ctx: BuildContext, split: str) -> Iterator[Row]:
-    """The questions of one split whose evidence the knowledge base holds."""
-    evidence, file = _evidence(_selected(ctx), split), csv_name(split)
-    for asked in asked_rows(ctx, split, ctx.ledger):
-        section = evidence.get(asked.section)
-        row = _query(ctx, split, asked)
-        if section is None:
-            detail = f"{asked.section[0]}, section {asked.section[1]}"
-            ctx.ledger.drop(
-                "evidence not in the knowledge base", file=file, row=asked.row, detail=detail
-            )
-        elif row["img_path"] is None:
-            image = ", ".join(asked.images)
-            ctx.ledger.drop("unknown iNaturalist image", file=file, row=asked.row, detail=image)
-        else:
-            ctx.ledger.use(file, asked.row)
-            yield row | {"pos_item_ids": positives(section)}
-
-
-def all_queries(ctx: BuildContext, split: str) -> Iterator[Row]:
-    """Every single-hop question with each of its images."""
-    file = csv_name(split)
-    for asked in asked_rows(ctx, split, ctx.ledger):
-        ctx.ledger.use(file, asked.row, out=len(asked.images))
-        for image in asked.images:
-            yield _query(ctx, split, asked, image)
+BUILDER = EVQA
 
 
 class Selected(NamedTuple):

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.ledger import Ledger
-from m2kr.building.spec import BuildContext, Row
+from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.sources import Option, Rule, Source
 
 from . import _wit
@@ -80,7 +80,6 @@ SOURCE = Source(
     ),
     image_store="wit",
 )
-IMAGE_ARCHIVES = (WIT_IMAGES,)
 
 ANNOTATIONS = "iglue/test_en.jsonl"
 KEYS = ("image_url", "caption_reference_description", "language", "page_url", "wit_ix")
@@ -90,76 +89,81 @@ _URL = (
 )
 # The release's own ids aren't known upstream, what IGLUE names a row by is.
 _NAMED = ("page_url", "image_url", "caption_reference_description")
-RELEASE_KEYS = {"passages": _NAMED}
 
 Named = tuple[str, ...]
 
 
-def assets(options: Mapping[str, str]) -> Sequence[Asset]:
-    """The annotations, and the files of WIT that they are looked for in."""
-    own = Asset(
-        ANNOTATIONS,
-        (_URL,),
-        size=427_632,
-        licence=LICENCE,
-        shape=Shape("jsonl", KEYS),
-    )
-    return [own, *_wit.wit_assets(_searched(options))]
+class IGLUE(Builder):
+    """IGLUE's annotations, each with WIT's row of it."""
+
+    source = SOURCE
+    image_archives = (WIT_IMAGES,)
+    release_keys = {"passages": _NAMED}
+
+    def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:
+        """The annotations, and the files of WIT that they are looked for in."""
+        own = Asset(
+            ANNOTATIONS,
+            (_URL,),
+            size=427_632,
+            licence=LICENCE,
+            shape=Shape("jsonl", KEYS),
+        )
+        return [own, *_wit.wit_assets(_searched(options))]
+
+    def parts(self, options: Mapping[str, str], splits: Sequence[str]) -> Sequence[str]:
+        """One for each of WIT's files."""
+        return list(_wit.files(_searched(options)))
+
+    def make_part(self, ctx: BuildContext, name: str) -> Iterator[pa.RecordBatch]:
+        """The rows of a file of WIT that IGLUE names."""
+        file = ctx.files[_wit.files(_searched(ctx.options))[name]].name
+        wanted = {named for _, named, _ in annotations(ctx, Ledger("quiet"))}
+        images = pa.array(sorted({named[1] for named in wanted}), pa.string())
+        for batch, rows in _wit.english(ctx, name):
+            near = pc.is_in(batch.column("image_url"), images).to_numpy(zero_copy_only=False)
+            for place in near.nonzero()[0]:
+                near[place] = tuple(batch.column(key)[place].as_py() for key in _NAMED) in wanted
+            ctx.ledger.filter("not in IGLUE", file=file, row=rows[~near])
+            if near.any():
+                ctx.ledger.use(file, rows[near])
+                yield batch.filter(pa.array(near))
+
+    def passages(self, ctx: BuildContext, pool: str) -> Iterator[pa.RecordBatch]:
+        """A passage for each annotation."""
+        found, file = matched(ctx), ctx.files[ANNOTATIONS].name
+        rows, ids, own = [], [], []
+        for row, named, wit_ix in annotations(ctx, ctx.ledger):
+            ctx.ledger.use(file, row)
+            if named not in found:
+                ctx.ledger.repair("no row of WIT: title and caption alone", file=file, row=row)
+            rows.append(found.get(named) or by_itself(named))
+            ids.append(passage_id(row))
+            own.append(wit_ix)
+        batch = pa.RecordBatch.from_pylist(rows, schema=_wit.ROW_SCHEMA)
+        given = {"passage_id": pa.array(ids), "original_data_id": pa.array(own)}
+        yield _wit.passage_table(ctx, batch, given)
+
+    def queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """The images, by their ids."""
+        file, images = ctx.files[ANNOTATIONS].name, dict[str, list[int]]()
+        for row, named, _ in annotations(ctx, ctx.ledger):
+            (image,) = _wit.image_ids([named[1]])
+            ctx.ledger.use(file, row, out=0 if image in images else 1)
+            images.setdefault(image, []).append(row)
+        for image, rows in sorted(images.items()):
+            yield {
+                "question_id": image,
+                "question": "",
+                "instruction": ctx.instruction(image),
+                "img_id": image,
+                "image_id": image,
+                "img_path": _wit.image_path(image),
+                "pos_item_ids": [passage_id(row) for row in rows],
+            }
 
 
-def parts(options: Mapping[str, str], splits: Sequence[str]) -> Sequence[str]:  # noqa: ARG001
-    """One for each of WIT's files."""
-    return list(_wit.files(_searched(options)))
-
-
-def make_part(ctx: BuildContext, name: str) -> Iterator[pa.RecordBatch]:
-    """The rows of a file of WIT that IGLUE names."""
-    file = ctx.files[_wit.files(_searched(ctx.options))[name]].name
-    wanted = {named for _, named, _ in annotations(ctx, Ledger("quiet"))}
-    images = pa.array(sorted({named[1] for named in wanted}), pa.string())
-    for batch, rows in _wit.english(ctx, name):
-        near = pc.is_in(batch.column("image_url"), images).to_numpy(zero_copy_only=False)
-        for place in near.nonzero()[0]:
-            near[place] = tuple(batch.column(key)[place].as_py() for key in _NAMED) in wanted
-        ctx.ledger.filter("not in IGLUE", file=file, row=rows[~near])
-        if near.any():
-            ctx.ledger.use(file, rows[near])
-            yield batch.filter(pa.array(near))
-
-
-def passages(ctx: BuildContext, pool: str) -> Iterator[pa.RecordBatch]:  # noqa: ARG001
-    """A passage for each annotation."""
-    found, file = matched(ctx), ctx.files[ANNOTATIONS].name
-    rows, ids, own = [], [], []
-    for row, named, wit_ix in annotations(ctx, ctx.ledger):
-        ctx.ledger.use(file, row)
-        if named not in found:
-            ctx.ledger.repair("no row of WIT: title and caption alone", file=file, row=row)
-        rows.append(found.get(named) or by_itself(named))
-        ids.append(passage_id(row))
-        own.append(wit_ix)
-    batch = pa.RecordBatch.from_pylist(rows, schema=_wit.ROW_SCHEMA)
-    given = {"passage_id": pa.array(ids), "original_data_id": pa.array(own)}
-    yield _wit.passage_table(ctx, batch, given)
-
-
-def queries(ctx: BuildContext, split: str) -> Iterator[Row]:  # noqa: ARG001
-    """The images, by their ids."""
-    file, images = ctx.files[ANNOTATIONS].name, dict[str, list[int]]()
-    for row, named, _ in annotations(ctx, ctx.ledger):
-        (image,) = _wit.image_ids([named[1]])
-        ctx.ledger.use(file, row, out=0 if image in images else 1)
-        images.setdefault(image, []).append(row)
-    for image, rows in sorted(images.items()):
-        yield {
-            "question_id": image,
-            "question": "",
-            "instruction": ctx.instruction(image),
-            "img_id": image,
-            "image_id": image,
-            "img_path": _wit.image_path(image),
-            "pos_item_ids": [passage_id(row) for row in rows],
-        }
+BUILDER = IGLUE
 
 
 def annotations(ctx: BuildContext, ledger: Ledger) -> Iterator[tuple[int, Named, str]]:

@@ -14,7 +14,7 @@ from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.formats.phrase_index import IndexedPassage, PhraseIndex
 from m2kr.building.images.declared import ImageArchive
 from m2kr.building.sampling import draw, keyed_hash, keyed_numbers
-from m2kr.building.spec import BuildContext, Row
+from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source
 
@@ -115,84 +115,87 @@ SOURCE = Source(
     image_names=OVEN_NAMES,
 )
 _TARS = {"val": 8.96, "train": 48.0, "test": 41.6}
-# The release's test split are images of upstream's validation set; OVEN's files hold all of them, too.
-IMAGE_ARCHIVES = (
-    *(
-        ImageArchive(
-            f"infoseek/infoseek_{split}_images.tar",
-            files=((hub(f"Infoseek/infoseek_{split}_images.tar"),),),
-            kind="tar",
-            about=int(size * 1e9),
-        )
-        for split, size in _TARS.items()
-    ),
-    *OVEN_IMAGES,
-)
 
 _BASE = "http://storage.googleapis.com/gresearch/open-vision-language/infoseek/"
 
 
-def assets(options: Mapping[str, str]) -> Sequence[Asset]:  # noqa: ARG001
-    """Questions, entities and question types, and Wikipedia."""
-    names = {
-        "infoseek_train.jsonl": (MAIN, 245 << 20),
-        "infoseek_val.jsonl": (MAIN, 21 << 20),
-        "infoseek_train_withkb.jsonl": (KB, 84 << 20),
-        "infoseek_val_withkb.jsonl": (KB, 21 << 20),
-        "infoseek_val_qtype.jsonl": (("data_id", "question_type"), None),
-    }
-    found = [
-        Asset(
-            f"infoseek/{name}",
-            (_BASE + name,),
-            about=about,
-            licence=_LICENCE,
-            shape=Shape("jsonl", keys),
-        )
-        for name, (keys, about) in names.items()
-    ]
-    return [*found, _wiki.ASSET]
+class Infoseek(Builder):
+    """Passages of the pages of entities, found by questions about images of them."""
+
+    source = SOURCE
+    # The release's test split are images of upstream's validation set; OVEN's files hold all of them, too.
+    image_archives = (
+        *(
+            ImageArchive(
+                f"infoseek/infoseek_{split}_images.tar",
+                files=((hub(f"Infoseek/infoseek_{split}_images.tar"),),),
+                kind="tar",
+                about=int(size * 1e9),
+            )
+            for split, size in _TARS.items()
+        ),
+        *OVEN_IMAGES,
+    )
+
+    def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:
+        """Questions, entities and question types, and Wikipedia."""
+        names = {
+            "infoseek_train.jsonl": (MAIN, 245 << 20),
+            "infoseek_val.jsonl": (MAIN, 21 << 20),
+            "infoseek_train_withkb.jsonl": (KB, 84 << 20),
+            "infoseek_val_withkb.jsonl": (KB, 21 << 20),
+            "infoseek_val_qtype.jsonl": (("data_id", "question_type"), None),
+        }
+        found = [
+            Asset(
+                f"infoseek/{name}",
+                (_BASE + name,),
+                about=about,
+                licence=_LICENCE,
+                shape=Shape("jsonl", keys),
+            )
+            for name, (keys, about) in names.items()
+        ]
+        return [*found, _wiki.ASSET]
+
+    def same_pools(self, options: Mapping[str, str]) -> Sequence[Sequence[str]]:
+        """One pool for both splits."""
+        return [("train_passages", "test_passages")]
+
+    def passages(self, ctx: BuildContext, pool: str) -> Iterator[Row]:
+        """The related passages of all rows, and others."""
+        index = _wiki.index(ctx)
+        return _wiki.found_passages(ctx, index, pool_rows(ctx, index))
+
+    def all_passages(self, ctx: BuildContext, pool: str) -> "Iterator[pa.RecordBatch]":
+        """Every Wikipedia passage."""
+        return _wiki.every_passage(ctx)
+
+    def queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """The rows of one split that have a right passage."""
+        index = _wiki.index(ctx)
+        entities = Entities(index)
+        file = f"infoseek_{UPSTREAM[split]}.jsonl"
+        for asked in _sampled(ctx, split):
+            hits = entities.passages(asked.entity_text)
+            right = positives(asked, hits)
+            if not right:
+                rule = "no passage holds the answer" if hits else "no page of the entity"
+                ctx.ledger.filter(rule, file=file, row=asked.row)
+                continue
+            ctx.ledger.use(file, asked.row)
+            related = [hit.id for hit in hits]
+            yield _row(ctx, asked, right) | {"related_item_ids": related}
+
+    def all_queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """Every row of upstream's split, without judgements."""
+        file = f"infoseek_{UPSTREAM[split]}.jsonl"
+        for asked in joined(ctx, split):
+            ctx.ledger.use(file, asked.row)
+            yield _row(ctx, asked, [])
 
 
-def same_pools(options: Mapping[str, str]) -> Sequence[Sequence[str]]:  # noqa: ARG001
-    """One pool for both splits."""
-    return [("train_passages", "test_passages")]
-
-
-def passages(ctx: BuildContext, pool: str) -> Iterator[Row]:  # noqa: ARG001
-    """The related passages of all rows, and others."""
-    index = _wiki.index(ctx)
-    return _wiki.found_passages(ctx, index, pool_rows(ctx, index))
-
-
-def all_passages(ctx: BuildContext, pool: str) -> "Iterator[pa.RecordBatch]":  # noqa: ARG001
-    """Every Wikipedia passage."""
-    return _wiki.every_passage(ctx)
-
-
-def queries(ctx: BuildContext, split: str) -> Iterator[Row]:
-    """The rows of one split that have a right passage."""
-    index = _wiki.index(ctx)
-    entities = Entities(index)
-    file = f"infoseek_{UPSTREAM[split]}.jsonl"
-    for asked in _sampled(ctx, split):
-        hits = entities.passages(asked.entity_text)
-        right = positives(asked, hits)
-        if not right:
-            rule = "no passage holds the answer" if hits else "no page of the entity"
-            ctx.ledger.filter(rule, file=file, row=asked.row)
-            continue
-        ctx.ledger.use(file, asked.row)
-        related = [hit.id for hit in hits]
-        yield _row(ctx, asked, right) | {"related_item_ids": related}
-
-
-def all_queries(ctx: BuildContext, split: str) -> Iterator[Row]:
-    """Every row of upstream's split, without judgements."""
-    file = f"infoseek_{UPSTREAM[split]}.jsonl"
-    for asked in joined(ctx, split):
-        ctx.ledger.use(file, asked.row)
-        yield _row(ctx, asked, [])
+BUILDER = Infoseek
 
 
 class Entities:

@@ -13,7 +13,7 @@ from typing import Any
 from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.images.declared import ImageArchive
 from m2kr.building.sampling import keyed_hash
-from m2kr.building.spec import BuildContext, Row
+from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.sources import Option, Rule, Source
 
 from ._images import hub
@@ -111,86 +111,90 @@ SOURCE = Source(
     # As the archive has them.
     image_names=("KVQAimgs/{path}",),
 )
-IMAGE_ARCHIVES = (
-    ImageArchive(
-        "kvqa/KVQAimgs.tar.gz",
-        files=((hub("KVQA/KVQAimgs.tar.gz"), "http://dosa.cds.iisc.ac.in/kvqa/KVQAimgs.tar.gz"),),
-        kind="tar.gz",
-        about=26_000_000_000,
-        folder="KVQAimgs/",
-    ),
-)
-
-# The release's own ids aren't known upstream, the images' file names are.
-RELEASE_KEYS = {"passages": ("img_path",), "queries": ("img_path",)}
 
 
-def assets(options: Mapping[str, str]) -> Sequence[Asset]:  # noqa: ARG001
-    """The one file of annotations."""
-    return [
-        Asset(
-            DATASET,
-            (URL,),
-            about=50_000_000,  # 24,602 images, 183,000 questions of about 250 bytes
-            licence=_LICENCE,
-            manual="a slow university server, often down: fetch it with any program that can resume, "
-            "or take dataset.json of the data set KVQA at opendatalab.com (login)",
-            shape=Shape("json", KEYS),
-        )
-    ]
+class KVQA(Builder):
+    """Captions and statements about images of people, found by the image."""
+
+    source = SOURCE
+    image_archives = (
+        ImageArchive(
+            "kvqa/KVQAimgs.tar.gz",
+            files=(
+                (hub("KVQA/KVQAimgs.tar.gz"), "http://dosa.cds.iisc.ac.in/kvqa/KVQAimgs.tar.gz"),
+            ),
+            kind="tar.gz",
+            about=26_000_000_000,
+            folder="KVQAimgs/",
+        ),
+    )
+    # The release's own ids aren't known upstream, the images' file names are.
+    release_keys = {"passages": ("img_path",), "queries": ("img_path",)}
+
+    def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:
+        """The one file of annotations."""
+        return [
+            Asset(
+                DATASET,
+                (URL,),
+                about=50_000_000,  # 24,602 images, 183,000 questions of about 250 bytes
+                licence=_LICENCE,
+                manual="a slow university server, often down: fetch it with any program that can resume, "
+                "or take dataset.json of the data set KVQA at opendatalab.com (login)",
+                shape=Shape("json", KEYS),
+            )
+        ]
+
+    def same_pools(self, options: Mapping[str, str]) -> Sequence[Sequence[str]]:
+        """Valid and test share a pool."""
+        return [("valid_passages", "test_passages")]
+
+    def passages(self, ctx: BuildContext, pool: str) -> Iterator[Row]:
+        """One passage for each image of the pool's set."""
+        wanted = {TRAIN} if pool == "train_passages" else held_out(ctx)
+        file = ctx.files[DATASET].name
+        for image in pictured(ctx):
+            if set_of(ctx, image) not in wanted:
+                ctx.ledger.filter("in another set", file=file, row=image.row)
+                continue
+            _use(ctx, image, 1)
+            yield _passage(ctx, image)
+
+    def all_passages(self, ctx: BuildContext, pool: str) -> Iterator[Row]:
+        """The passages of all images, whatever their set."""
+        for image in pictured(ctx):
+            _use(ctx, image, 1)
+            yield _passage(ctx, image)
+
+    def queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """The queries of one split."""
+        wanted = {TRAIN} if split == "train" else held_out(ctx)
+        in_test = set[str]() if split == "train" else test_queries(ctx, wanted)
+        file = ctx.files[DATASET].name
+        for image in pictured(ctx):
+            if set_of(ctx, image) not in wanted:
+                ctx.ledger.filter("in another set", file=file, row=image.row)
+                continue
+            ids = _query_ids(ctx, image)
+            kept = [own for own in ids if (own in in_test) == (split == "test")]
+            if kept:
+                _use(ctx, image, len(kept))
+            else:
+                rule = "all its queries are in the other split" if ids else "no question"
+                ctx.ledger.filter(rule, file=file, row=image.row)
+            for own in kept:
+                yield _query(ctx, image, own)
+
+    def all_queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """All images, whatever their set, once for each question and at least as often as one is used."""
+        for image in pictured(ctx):
+            times = max(len(image.said), ctx.count("questions"))
+            _use(ctx, image, times)
+            for number in range(times):
+                yield _query(ctx, image, _query_id(image, number))
 
 
-def same_pools(options: Mapping[str, str]) -> Sequence[Sequence[str]]:  # noqa: ARG001
-    """Valid and test share a pool."""
-    return [("valid_passages", "test_passages")]
-
-
-def passages(ctx: BuildContext, pool: str) -> Iterator[Row]:
-    """One passage for each image of the pool's set."""
-    wanted = {TRAIN} if pool == "train_passages" else held_out(ctx)
-    file = ctx.files[DATASET].name
-    for image in pictured(ctx):
-        if set_of(ctx, image) not in wanted:
-            ctx.ledger.filter("in another set", file=file, row=image.row)
-            continue
-        _use(ctx, image, 1)
-        yield _passage(ctx, image)
-
-
-def all_passages(ctx: BuildContext, pool: str) -> Iterator[Row]:  # noqa: ARG001
-    """The passages of all images, whatever their set."""
-    for image in pictured(ctx):
-        _use(ctx, image, 1)
-        yield _passage(ctx, image)
-
-
-def queries(ctx: BuildContext, split: str) -> Iterator[Row]:
-    """The queries of one split."""
-    wanted = {TRAIN} if split == "train" else held_out(ctx)
-    in_test = set[str]() if split == "train" else test_queries(ctx, wanted)
-    file = ctx.files[DATASET].name
-    for image in pictured(ctx):
-        if set_of(ctx, image) not in wanted:
-            ctx.ledger.filter("in another set", file=file, row=image.row)
-            continue
-        ids = _query_ids(ctx, image)
-        kept = [own for own in ids if (own in in_test) == (split == "test")]
-        if kept:
-            _use(ctx, image, len(kept))
-        else:
-            rule = "all its queries are in the other split" if ids else "no question"
-            ctx.ledger.filter(rule, file=file, row=image.row)
-        for own in kept:
-            yield _query(ctx, image, own)
-
-
-def all_queries(ctx: BuildContext, split: str) -> Iterator[Row]:  # noqa: ARG001
-    """All images, whatever their set, once for each question and at least as often as one is used."""
-    for image in pictured(ctx):
-        times = max(len(image.said), ctx.count("questions"))
-        _use(ctx, image, times)
-        for number in range(times):
-            yield _query(ctx, image, _query_id(image, number))
+BUILDER = KVQA
 
 
 def set_of(ctx: BuildContext, image: Pictured) -> int:

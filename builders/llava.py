@@ -13,7 +13,7 @@ from typing import Any
 from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.fetch.hub import file_url
 from m2kr.building.sampling import keyed_hash
-from m2kr.building.spec import BuildContext, Row
+from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source
 
@@ -92,66 +92,70 @@ SOURCE = Source(
     image_notes=(COCO_NOTE.format("train2014"),),
     image_store="coco",
 )
-IMAGE_ARCHIVES = (coco_archive("train2014"),)
 
-# The release's own ids aren't known upstream.
-RELEASE_KEYS = {
-    "passages": ("img_path", "passage_content"),
-    "queries": ("img_path", "question"),
-}
 _REPO = "liuhaotian/LLaVA-Instruct-150K"
 
 
-def assets(options: Mapping[str, str]) -> Sequence[Asset]:  # noqa: ARG001
-    """The files of the three components."""
-    about = (126_000_000, 20_500_000, 79_600_000)
-    return [
-        Asset(
-            name,
-            (file_url(_REPO, "main", name.removeprefix("llava/")),),
-            about=size,
-            licence=_LICENCE,
-            shape=Shape("json", KEYS),
-        )
-        for name, size in zip(COMPONENTS.values(), about, strict=True)
-    ]
+class LLaVA(Builder):
+    """Answers about images, found by their questions."""
 
+    source = SOURCE
+    image_archives = (coco_archive("train2014"),)
+    # The release's own ids aren't known upstream.
+    release_keys = {
+        "passages": ("img_path", "passage_content"),
+        "queries": ("img_path", "question"),
+    }
 
-def passages(ctx: BuildContext, pool: str) -> Iterator[Row]:
-    """The answers about the images of one split."""
-    held, of_test = held_out(ctx), pool == "test_passages"
-    for talk in talks(ctx):
-        if (talk.img_id in held) == of_test:
+    def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:
+        """The files of the three components."""
+        about = (126_000_000, 20_500_000, 79_600_000)
+        return [
+            Asset(
+                name,
+                (file_url(_REPO, "main", name.removeprefix("llava/")),),
+                about=size,
+                licence=_LICENCE,
+                shape=Shape("json", KEYS),
+            )
+            for name, size in zip(COMPONENTS.values(), about, strict=True)
+        ]
+
+    def passages(self, ctx: BuildContext, pool: str) -> Iterator[Row]:
+        """The answers about the images of one split."""
+        held, of_test = held_out(ctx), pool == "test_passages"
+        for talk in talks(ctx):
+            if (talk.img_id in held) == of_test:
+                yield from _passages(ctx, talk)
+            else:
+                ctx.ledger.filter("an image of the other split", file=talk.file, row=talk.row)
+
+    def all_passages(self, ctx: BuildContext, pool: str) -> Iterator[Row]:
+        """Every answer."""
+        for talk in talks(ctx):
             yield from _passages(ctx, talk)
-        else:
-            ctx.ledger.filter("an image of the other split", file=talk.file, row=talk.row)
+
+    def queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """The questions about the images of one split."""
+        held = held_out(ctx)
+        drawn = test_queries(ctx, held) if split == "test" else None
+        for talk in talks(ctx):
+            if (talk.img_id in held) != (split == "test"):
+                ctx.ledger.filter("an image of the other split", file=talk.file, row=talk.row)
+                continue
+            kept = [t for t in talk.turns if drawn is None or turn_id(talk, t) in drawn]
+            if kept:
+                yield from _queries(ctx, talk, kept)
+            else:
+                ctx.ledger.filter("not drawn for test", file=talk.file, row=talk.row)
+
+    def all_queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """Every question."""
+        for talk in talks(ctx):
+            yield from _queries(ctx, talk, talk.turns)
 
 
-def all_passages(ctx: BuildContext, pool: str) -> Iterator[Row]:  # noqa: ARG001
-    """Every answer."""
-    for talk in talks(ctx):
-        yield from _passages(ctx, talk)
-
-
-def queries(ctx: BuildContext, split: str) -> Iterator[Row]:
-    """The questions about the images of one split."""
-    held = held_out(ctx)
-    drawn = test_queries(ctx, held) if split == "test" else None
-    for talk in talks(ctx):
-        if (talk.img_id in held) != (split == "test"):
-            ctx.ledger.filter("an image of the other split", file=talk.file, row=talk.row)
-            continue
-        kept = [t for t in talk.turns if drawn is None or turn_id(talk, t) in drawn]
-        if kept:
-            yield from _queries(ctx, talk, kept)
-        else:
-            ctx.ledger.filter("not drawn for test", file=talk.file, row=talk.row)
-
-
-def all_queries(ctx: BuildContext, split: str) -> Iterator[Row]:  # noqa: ARG001
-    """Every question."""
-    for talk in talks(ctx):
-        yield from _queries(ctx, talk, talk.turns)
+BUILDER = LLaVA
 
 
 def component(talk: Talk) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from m2kr.building.fetch.assets import Asset
-from m2kr.building.spec import BuildContext, Row
+from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.instructions import TEMPLATES, keyed_choice
 from m2kr.schema import Column
 from m2kr.sources import Source
@@ -83,62 +83,67 @@ SPLIT_SEED = 41
 SEEN_ONE_IN = 6
 
 
-def assets(options: Mapping[str, str]) -> Sequence[Asset]:  # noqa: ARG001
-    """The five files inside the package."""
-    sums = json.loads(
-        (resources.files(__package__) / "mini" / "checksums.json").read_text(encoding="utf-8")
-    )
-    return [
-        Asset(
-            f"mini/{name}",
-            (f"package:m2kr_builders/mini/{name}",),
-            licence=IMAGE_LICENCE if name in IMAGES else TEXT_LICENCE,
-            images=name in IMAGES,
-            **sums[name],
+class Mini(Builder):
+    """Pictures and texts that travel inside the package."""
+
+    source = SOURCE
+
+    def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:
+        """The five files inside the package."""
+        sums = json.loads(
+            (resources.files(__package__) / "mini" / "checksums.json").read_text(encoding="utf-8")
         )
-        for name in FILES
-    ]
+        return [
+            Asset(
+                f"mini/{name}",
+                (f"package:m2kr_builders/mini/{name}",),
+                licence=IMAGE_LICENCE if name in IMAGES else TEXT_LICENCE,
+                images=name in IMAGES,
+                **sums[name],
+            )
+            for name in FILES
+        ]
+
+    def same_pools(self, options: Mapping[str, str]) -> Sequence[Sequence[str]]:
+        """One pool serves every split."""
+        return [tuple(dict.fromkeys(self.source.pools.values()))]
+
+    def passages(self, ctx: BuildContext, pool: str) -> Iterator[Row]:
+        """Every passage: all splits share one pool. Texts with a title take the layout of WIT."""
+        for raw in _records(ctx, "passages"):
+            text = raw["text"]
+            if raw["title"]:
+                text = f"title: {raw['title']} section title: {raw['section']} content: {text}"
+            yield {
+                "passage_id": raw["id"],
+                "passage_content": text,
+                "title": raw["title"],
+                "origin": raw["source"],
+                "entity": raw["entity"],
+            }
+
+    def queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """The queries of one split, by entity: those on its pictures, then those on its facts."""
+        asked: dict[str, list[dict[str, Any]]] = {}
+        for question in _records(ctx, "questions"):
+            asked.setdefault(question["entity"], []).append(question)
+        for entity in _records(ctx, "entities"):
+            home = split_of(entity["id"], entity["group"])
+            if split not in (home, "seen") or (split == "seen" and home != "train"):
+                continue
+            for image, part in _images(entity, home):
+                if part == split:
+                    yield from _picture_queries(entity, image)
+            for question in asked.get(entity["id"], ()):
+                part = home
+                if home == "train" and keyed_choice(SEEN_ONE_IN, question["id"]) == 0:
+                    part = "seen"
+                if part == split:
+                    images = [i for i, p in _images(entity, home) if p == part or part == "seen"]
+                    yield from _question_queries(entity, question, images)
 
 
-def same_pools(options: Mapping[str, str]) -> Sequence[Sequence[str]]:  # noqa: ARG001
-    """One pool serves every split."""
-    return [tuple(dict.fromkeys(SOURCE.pools.values()))]
-
-
-def passages(ctx: BuildContext, pool: str) -> Iterator[Row]:  # noqa: ARG001
-    """Every passage: all splits share one pool. Texts with a title take the layout of WIT."""
-    for raw in _records(ctx, "passages"):
-        text = raw["text"]
-        if raw["title"]:
-            text = f"title: {raw['title']} section title: {raw['section']} content: {text}"
-        yield {
-            "passage_id": raw["id"],
-            "passage_content": text,
-            "title": raw["title"],
-            "origin": raw["source"],
-            "entity": raw["entity"],
-        }
-
-
-def queries(ctx: BuildContext, split: str) -> Iterator[Row]:
-    """The queries of one split, by entity: those on its pictures, then those on its facts."""
-    asked: dict[str, list[dict[str, Any]]] = {}
-    for question in _records(ctx, "questions"):
-        asked.setdefault(question["entity"], []).append(question)
-    for entity in _records(ctx, "entities"):
-        home = split_of(entity["id"], entity["group"])
-        if split not in (home, "seen") or (split == "seen" and home != "train"):
-            continue
-        for image, part in _images(entity, home):
-            if part == split:
-                yield from _picture_queries(entity, image)
-        for question in asked.get(entity["id"], ()):
-            part = home
-            if home == "train" and keyed_choice(SEEN_ONE_IN, question["id"]) == 0:
-                part = "seen"
-            if part == split:
-                images = [i for i, p in _images(entity, home) if p == part or part == "seen"]
-                yield from _question_queries(entity, question, images)
+BUILDER = Mini
 
 
 def split_of(entity_id: str, group: str) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.sampling import draw, keyed_hash, keyed_numbers
-from m2kr.building.spec import BuildContext, Row
+from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.schema import Column, arrow_schema, columns
 from m2kr.sources import Option, Rule, Source, Variant
 
@@ -121,58 +121,65 @@ SOURCE = Source(
 TRAIN = "msmarco/tevatron-train.jsonl.gz"
 DEV = "dev.small"
 _PART = 1 << 20
-# The collection judges every training query, so an aligned build has no need of Tevatron's file.
-ALIGN_OPTIONS = {"train": "judged"}
-RELEASE_KEYS = {"passages": ("original_data_id",), "queries": ("original_data_id",)}
 
 
-def assets(options: Mapping[str, str]) -> Sequence[Asset]:
-    """The tarball, and Tevatron's training set if it decides the training queries."""
-    tar = Asset(
-        TAR,
-        ("https://msmarco.z22.web.core.windows.net/msmarcoranking/collectionandqueries.tar.gz",),
-        size=1_057_717_952,
-        md5="31644046b18952c1386cd4564ba2ae69",
-        licence=_LICENCE,
-        shape=Shape("tsv", ("pid", "text"), member="collection.tsv"),
-    )
-    train = Asset(
-        TRAIN,
-        ("https://huggingface.co/datasets/Tevatron/msmarco-passage/resolve/main/train.jsonl.gz",),
-        licence=_LICENCE,
-        shape=Shape("jsonl", ("query_id", "query", "positive_passages")),
-    )
-    return [tar, train] if options["train"] == "tevatron" else [tar]
+class MSMARCO(Builder):
+    """The collection or a sample of it, and its judged questions."""
+
+    source = SOURCE
+    release_keys = {"passages": ("original_data_id",), "queries": ("original_data_id",)}
+    # The collection judges every training query, so an aligned build has no need of Tevatron's file.
+    align_options = {"train": "judged"}
+
+    def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:
+        """The tarball, and Tevatron's training set if it decides the training queries."""
+        tar = Asset(
+            TAR,
+            (
+                "https://msmarco.z22.web.core.windows.net/msmarcoranking/collectionandqueries.tar.gz",
+            ),
+            size=1_057_717_952,
+            md5="31644046b18952c1386cd4564ba2ae69",
+            licence=_LICENCE,
+            shape=Shape("tsv", ("pid", "text"), member="collection.tsv"),
+        )
+        train = Asset(
+            TRAIN,
+            (
+                "https://huggingface.co/datasets/Tevatron/msmarco-passage/resolve/main/train.jsonl.gz",
+            ),
+            licence=_LICENCE,
+            shape=Shape("jsonl", ("query_id", "query", "positive_passages")),
+        )
+        return [tar, train] if options["train"] == "tevatron" else [tar]
+
+    def same_pools(self, options: Mapping[str, str]) -> Sequence[Sequence[str]]:
+        """Valid and test share a pool; with the full one all splits do."""
+        shared = ("valid_passages", "test_passages")
+        return [("train_passages", *shared)] if options["pool"] == "full" else [shared]
+
+    def passages(self, ctx: BuildContext, pool: str) -> Iterator[pa.RecordBatch]:
+        """The collection, or what of it is in the pool of valid and test."""
+        whole = pool == "train_passages" or ctx.options["pool"] == "full"
+        return _collection(ctx, None if whole else pooled(ctx))
+
+    def all_passages(self, ctx: BuildContext, pool: str) -> Iterator[pa.RecordBatch]:
+        """The collection."""
+        return _collection(ctx, None)
+
+    def queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """The queries of one split."""
+        if split == "train":
+            return train_queries(ctx)
+        sampled = split == "test" and ctx.options["pool"] == "sample"
+        return _judged(ctx, DEV, test_queries if sampled else None)
+
+    def all_queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """Every judged query that a split could have."""
+        return _judged(ctx, "train" if split == "train" else DEV)
 
 
-def same_pools(options: Mapping[str, str]) -> Sequence[Sequence[str]]:
-    """Valid and test share a pool; with the full one all splits do."""
-    shared = ("valid_passages", "test_passages")
-    return [("train_passages", *shared)] if options["pool"] == "full" else [shared]
-
-
-def passages(ctx: BuildContext, pool: str) -> Iterator[pa.RecordBatch]:
-    """The collection, or what of it is in the pool of valid and test."""
-    whole = pool == "train_passages" or ctx.options["pool"] == "full"
-    return _collection(ctx, None if whole else pooled(ctx))
-
-
-def all_passages(ctx: BuildContext, pool: str) -> Iterator[pa.RecordBatch]:  # noqa: ARG001
-    """The collection."""
-    return _collection(ctx, None)
-
-
-def queries(ctx: BuildContext, split: str) -> Iterator[Row]:
-    """The queries of one split."""
-    if split == "train":
-        return train_queries(ctx)
-    sampled = split == "test" and ctx.options["pool"] == "sample"
-    return _judged(ctx, DEV, test_queries if sampled else None)
-
-
-def all_queries(ctx: BuildContext, split: str) -> Iterator[Row]:
-    """Every judged query that a split could have."""
-    return _judged(ctx, "train" if split == "train" else DEV)
+BUILDER = MSMARCO
 
 
 def train_queries(ctx: BuildContext) -> Iterator[Row]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.formats.phrase_index import IndexedPassage, PhraseIndex
-from m2kr.building.spec import BuildContext, Row
+from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source, Variant
 
@@ -121,7 +121,6 @@ SOURCE = Source(
     image_store="coco",
     unjudged="miss",
 )
-IMAGE_ARCHIVES = (coco_archive("train2014"), coco_archive("val2014"))
 
 _BASE = "https://okvqa.allenai.org/static/data/"
 # Of version 1.1, unzipped.
@@ -133,68 +132,76 @@ SUBSETS = {"train": "train2014", "valid": "val2014", "test": "val2014"}
 SHARED = ("train_passages", "valid_passages", "test_passages")
 
 
-def assets(options: Mapping[str, str]) -> Sequence[Asset]:
-    """Questions and annotations of both COCO subsets, and the corpus."""
-    found = []
-    for subset in ("train2014", "val2014"):
-        for stem, path, keys in (
-            ("OpenEnded_mscoco_{}_questions", "questions", ("question_id", "image_id", "question")),
-            ("mscoco_{}_annotations", "annotations", ("question_id", "image_id", "answers")),
-        ):
-            name = f"{stem.format(subset)}.json.zip"
-            found.append(
-                Asset(
-                    f"okvqa/{name}",
-                    (_BASE + name,),
-                    git_blob=ANNOTATIONS[subset] if path == "annotations" else None,
-                    licence=_LICENCE,
-                    shape=Shape("json", keys, path=path),
+class OKVQA(Builder):
+    """Passages that hold answers, found by phrase search; or the Google-Search corpus."""
+
+    source = SOURCE
+    image_archives = (coco_archive("train2014"), coco_archive("val2014"))
+
+    def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:
+        """Questions and annotations of both COCO subsets, and the corpus."""
+        found = []
+        for subset in ("train2014", "val2014"):
+            for stem, path, keys in (
+                (
+                    "OpenEnded_mscoco_{}_questions",
+                    "questions",
+                    ("question_id", "image_id", "question"),
+                ),
+                ("mscoco_{}_annotations", "annotations", ("question_id", "image_id", "answers")),
+            ):
+                name = f"{stem.format(subset)}.json.zip"
+                found.append(
+                    Asset(
+                        f"okvqa/{name}",
+                        (_BASE + name,),
+                        git_blob=ANNOTATIONS[subset] if path == "annotations" else None,
+                        licence=_LICENCE,
+                        shape=Shape("json", keys, path=path),
+                    )
                 )
-            )
-    return found + (_okvqa_gs.ASSETS if options["corpus"] == "google" else [_wiki.ASSET])
+        return found + (_okvqa_gs.ASSETS if options["corpus"] == "google" else [_wiki.ASSET])
 
+    def same_pools(self, options: Mapping[str, str]) -> Sequence[Sequence[str]]:
+        """One Wikipedia pool for all; in the Google-Search corpus train has one of its own."""
+        return [SHARED[1:] if options["corpus"] == "google" else SHARED]
 
-def same_pools(options: Mapping[str, str]) -> Sequence[Sequence[str]]:
-    """One Wikipedia pool for all; in the Google-Search corpus train has one of its own."""
-    return [SHARED[1:] if options["corpus"] == "google" else SHARED]
+    def passages(self, ctx: BuildContext, pool: str) -> Iterator[Row]:
+        """The pool of one split."""
+        if ctx.options["corpus"] == "google":
+            return _okvqa_gs.passages(ctx, train=pool == "train_passages")
+        index = _wiki.index(ctx)
+        return _wiki.found_passages(ctx, index, pool_rows(ctx, index))
 
+    def all_passages(self, ctx: BuildContext, pool: str) -> "Iterator[Row | pa.RecordBatch]":
+        """Every passage of the corpus."""
+        if ctx.options["corpus"] == "google":
+            return self.passages(ctx, pool)
+        return _wiki.every_passage(ctx)
 
-def passages(ctx: BuildContext, pool: str) -> Iterator[Row]:
-    """The pool of one split."""
-    if ctx.options["corpus"] == "google":
-        return _okvqa_gs.passages(ctx, train=pool == "train_passages")
-    index = _wiki.index(ctx)
-    return _wiki.found_passages(ctx, index, pool_rows(ctx, index))
-
-
-def all_passages(ctx: BuildContext, pool: str) -> "Iterator[Row | pa.RecordBatch]":
-    """Every passage of the corpus."""
-    if ctx.options["corpus"] == "google":
-        return passages(ctx, pool)
-    return _wiki.every_passage(ctx)
-
-
-def queries(ctx: BuildContext, split: str) -> Iterator[Row]:
-    """The questions of one split with what counts as right for them."""
-    if ctx.options["corpus"] == "google":
+    def queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """The questions of one split with what counts as right for them."""
+        if ctx.options["corpus"] == "google":
+            asked = list(questions(ctx, SUBSETS[split]))
+            judged = _okvqa_gs.judgements(ctx, split, {question.id for question in asked})
+            for question in asked:
+                yield _row(ctx, question, judged.get(question.id, []))
+            return
+        index = _wiki.index(ctx)
         asked = list(questions(ctx, SUBSETS[split]))
-        judged = _okvqa_gs.judgements(ctx, split, {question.id for question in asked})
+        found = related(ctx, index, asked)
         for question in asked:
-            yield _row(ctx, question, judged.get(question.id, []))
-        return
-    index = _wiki.index(ctx)
-    asked = list(questions(ctx, SUBSETS[split]))
-    found = related(ctx, index, asked)
-    for question in asked:
-        hits = index.passages(found[question.id])
-        right = positives(question, hits)
-        yield _row(ctx, question, right) | {"related_item_ids": [hit.id for hit in hits]}
+            hits = index.passages(found[question.id])
+            right = positives(question, hits)
+            yield _row(ctx, question, right) | {"related_item_ids": [hit.id for hit in hits]}
+
+    def all_queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """The questions of one split, without judgements."""
+        for question in questions(ctx, SUBSETS[split]):
+            yield _row(ctx, question, [])
 
 
-def all_queries(ctx: BuildContext, split: str) -> Iterator[Row]:
-    """The questions of one split, without judgements."""
-    for question in questions(ctx, SUBSETS[split]):
-        yield _row(ctx, question, [])
+BUILDER = OKVQA
 
 
 def related(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.sampling import draw
-from m2kr.building.spec import BuildContext, Row
+from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source
 
@@ -108,80 +108,83 @@ SOURCE = Source(
     ),
     image_names=OVEN_NAMES,
 )
-IMAGE_ARCHIVES = OVEN_IMAGES
 
 Places = NDArray[np.int64]
-# The release's own ids aren't known upstream.
-RELEASE_KEYS = {"passages": ("passage_content",), "queries": ("image_id", "question")}
 _BASE = "http://storage.googleapis.com/gresearch/open-vision-language/"
 
 
-def assets(options: Mapping[str, str]) -> Sequence[Asset]:  # noqa: ARG001
-    """The annotations of train and val, and Wikipedia's summaries."""
-    about = {"train": 962 << 20, "val": 26 << 20}
-    found = [
-        Asset(
-            name,
-            (_BASE + name,),
-            about=about[part],
-            licence=_LICENCE,
-            shape=Shape("jsonl", KEYS),
+class OVEN(Builder):
+    """Wikipedia's summaries of entities, found by questions about images of them."""
+
+    source = SOURCE
+    image_archives = OVEN_IMAGES
+    # The release's own ids aren't known upstream.
+    release_keys = {"passages": ("passage_content",), "queries": ("image_id", "question")}
+
+    def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:
+        """The annotations of train and val, and Wikipedia's summaries."""
+        about = {"train": 962 << 20, "val": 26 << 20}
+        found = [
+            Asset(
+                name,
+                (_BASE + name,),
+                about=about[part],
+                licence=_LICENCE,
+                shape=Shape("jsonl", KEYS),
+            )
+            for part, name in ANNOTATIONS.items()
+        ]
+        wiki = Asset(
+            WIKI,
+            (_BASE + WIKI.removeprefix("oven/"),),
+            about=7_408_031_599,
+            licence="CC BY-SA 3.0 (Wikipedia, October 2022)",
+            shape=Shape("jsonl", WIKI_KEYS),
         )
-        for part, name in ANNOTATIONS.items()
-    ]
-    wiki = Asset(
-        WIKI,
-        (_BASE + WIKI.removeprefix("oven/"),),
-        about=7_408_031_599,
-        licence="CC BY-SA 3.0 (Wikipedia, October 2022)",
-        shape=Shape("jsonl", WIKI_KEYS),
-    )
-    return [*found, wiki]
+        return [*found, wiki]
+
+    def same_pools(self, options: Mapping[str, str]) -> Sequence[Sequence[str]]:
+        """Valid and test share a pool."""
+        return [("valid_passages", "test_passages")]
+
+    def passages(self, ctx: BuildContext, pool: str) -> Iterator[Row]:
+        """The passages of the entities of one split's upstream file."""
+        return _passages(ctx, {UPSTREAM[pool.removesuffix("_passages")]})
+
+    def all_passages(self, ctx: BuildContext, pool: str) -> Iterator[Row]:
+        """The passages of the entities of all splits."""
+        return _passages(ctx, set(UPSTREAM.values()))
+
+    def queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """The rows of one split whose entity has a passage."""
+        part = UPSTREAM[split]
+        file = ctx.files[ANNOTATIONS[part]].name
+        found = {each["entity"] for each in _oven.entities(ctx).rows() if each["problem"] is None}
+        sound = _oven.sound(ctx, part)
+        repeated = set(sound.repeated.tolist())
+        chosen = set(_kept(ctx, split, sound, found).tolist())
+        others = "more of the entity than are kept" if split == "train" else "in the other split"
+        for asked in _oven.asked_rows(ctx, part, ctx.ledger):
+            entity = asked.entity_id
+            if asked.row in repeated:
+                ctx.ledger.drop("a data_id used twice", file=file, row=asked.row, detail=asked.id)
+            elif entity not in found:
+                ctx.ledger.drop("no passage of the entity", file=file, row=asked.row, detail=entity)
+            elif asked.row not in chosen:
+                ctx.ledger.filter(others, file=file, row=asked.row)
+            else:
+                ctx.ledger.use(file, asked.row)
+                yield _query(ctx, asked) | {"pos_item_ids": [passage_id(entity)]}
+
+    def all_queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """Every sound row of upstream's file, without judgements."""
+        part = UPSTREAM[split]
+        for asked in _oven.asked_rows(ctx, part, ctx.ledger):
+            ctx.ledger.use(ctx.files[ANNOTATIONS[part]].name, asked.row)
+            yield _query(ctx, asked)
 
 
-def same_pools(options: Mapping[str, str]) -> Sequence[Sequence[str]]:  # noqa: ARG001
-    """Valid and test share a pool."""
-    return [("valid_passages", "test_passages")]
-
-
-def passages(ctx: BuildContext, pool: str) -> Iterator[Row]:
-    """The passages of the entities of one split's upstream file."""
-    return _passages(ctx, {UPSTREAM[pool.removesuffix("_passages")]})
-
-
-def all_passages(ctx: BuildContext, pool: str) -> Iterator[Row]:  # noqa: ARG001
-    """The passages of the entities of all splits."""
-    return _passages(ctx, set(UPSTREAM.values()))
-
-
-def queries(ctx: BuildContext, split: str) -> Iterator[Row]:
-    """The rows of one split whose entity has a passage."""
-    part = UPSTREAM[split]
-    file = ctx.files[ANNOTATIONS[part]].name
-    found = {each["entity"] for each in _oven.entities(ctx).rows() if each["problem"] is None}
-    sound = _oven.sound(ctx, part)
-    repeated = set(sound.repeated.tolist())
-    chosen = set(_kept(ctx, split, sound, found).tolist())
-    others = "more of the entity than are kept" if split == "train" else "in the other split"
-    for asked in _oven.asked_rows(ctx, part, ctx.ledger):
-        entity = asked.entity_id
-        if asked.row in repeated:
-            ctx.ledger.drop("a data_id used twice", file=file, row=asked.row, detail=asked.id)
-        elif entity not in found:
-            ctx.ledger.drop("no passage of the entity", file=file, row=asked.row, detail=entity)
-        elif asked.row not in chosen:
-            ctx.ledger.filter(others, file=file, row=asked.row)
-        else:
-            ctx.ledger.use(file, asked.row)
-            yield _query(ctx, asked) | {"pos_item_ids": [passage_id(entity)]}
-
-
-def all_queries(ctx: BuildContext, split: str) -> Iterator[Row]:
-    """Every sound row of upstream's file, without judgements."""
-    part = UPSTREAM[split]
-    for asked in _oven.asked_rows(ctx, part, ctx.ledger):
-        ctx.ledger.use(ctx.files[ANNOTATIONS[part]].name, asked.row)
-        yield _query(ctx, asked)
+BUILDER = OVEN
 
 
 def _kept(ctx: BuildContext, split: str, sound: _oven.Sound, found: Collection[str]) -> Places:

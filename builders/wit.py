@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from m2kr.building.fetch.assets import Asset
 from m2kr.building.sampling import draw, keyed_hash
-from m2kr.building.spec import BuildContext, Row
+from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source
 
@@ -123,68 +123,68 @@ SOURCE = Source(
         "by the md5 of their address; point --images at the folder",
     ),
 )
-IMAGE_ARCHIVES = (WIT_IMAGES,)
-
-# Rows are numbered otherwise in the release, which lacks those whose image the authors didn't have.
-RELEASE_KEYS = {"passages": ("page_url", "image_url", "hierarchical_section_title")}
 
 
-def assets(options: Mapping[str, str]) -> Sequence[Asset]:
-    """All files of train, val and test.
+class WIT(Builder):
+    """English rows of WIT: a passage each, a query for each image."""
 
-    Raises:
-        MissingError: there is no list of images where an option says so.
-    """
-    _wit_images.listed(options["available"])
-    return _wit.wit_assets(PARTS)
+    source = SOURCE
+    image_archives = (WIT_IMAGES,)
+    # Rows are numbered otherwise in the release, which lacks those whose image the authors didn't have.
+    release_keys = {"passages": ("page_url", "image_url", "hierarchical_section_title")}
+
+    def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:
+        """All files of train, val and test.
+
+        Raises:
+            MissingError: there is no list of images where an option says so.
+        """
+        _wit_images.listed(options["available"])
+        return _wit.wit_assets(PARTS)
+
+    def same_pools(self, options: Mapping[str, str]) -> Sequence[Sequence[str]]:
+        """Valid and test share a pool."""
+        return [("valid_passages", "test_passages")]
+
+    def parts(self, options: Mapping[str, str], splits: Sequence[str]) -> Sequence[str]:
+        """One for each file; train's too, whatever the splits, as passages are numbered through."""
+        return list(_wit.files(PARTS))
+
+    def make_part(self, ctx: BuildContext, name: str) -> Iterator[pa.RecordBatch]:
+        """The English rows of a file that have an image."""
+        file = ctx.files[_wit.files(PARTS)[name]].name
+        for batch, rows in _wit.english(ctx, name):
+            ctx.ledger.use(file, rows)
+            yield batch
+
+    def passages(self, ctx: BuildContext, pool: str) -> Iterator[pa.RecordBatch]:
+        """The passages of one pool, in upstream's order."""
+        corpus = _wit_images.corpus(ctx)
+        return _passages(ctx, pool, corpus, pooled(ctx, corpus, pool), numbered(corpus))
+
+    def all_passages(self, ctx: BuildContext, pool: str) -> Iterator[pa.RecordBatch]:
+        """The passages of all rows, whatever is known of their images."""
+        corpus = _wit_images.corpus(ctx)
+        every = np.ones(len(corpus.images), bool)
+        return _passages(ctx, pool, corpus, every, np.arange(len(every)))
+
+    def queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """The images of one split, by their ids."""
+        corpus = _wit_images.corpus(ctx)
+        groups = drawn(ctx, corpus, split)
+        _account(ctx, corpus, split, groups)
+        return _queries(ctx, corpus, split, groups, numbered(corpus))
+
+    def all_queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
+        """All images of upstream's part."""
+        corpus = _wit_images.corpus(ctx)
+        every = np.ones(len(corpus.images), bool)
+        groups = _wit_images.grouped(corpus.images, np.arange(*corpus.rows(split)))
+        _account(ctx, corpus, split, groups)
+        return _queries(ctx, corpus, split, groups, np.arange(len(every)))
 
 
-def same_pools(options: Mapping[str, str]) -> Sequence[Sequence[str]]:  # noqa: ARG001
-    """Valid and test share a pool."""
-    return [("valid_passages", "test_passages")]
-
-
-def parts(options: Mapping[str, str], splits: Sequence[str]) -> Sequence[str]:  # noqa: ARG001
-    """One for each file; train's too, whatever the splits, as passages are numbered through."""
-    return list(_wit.files(PARTS))
-
-
-def make_part(ctx: BuildContext, name: str) -> Iterator[pa.RecordBatch]:
-    """The English rows of a file that have an image."""
-    file = ctx.files[_wit.files(PARTS)[name]].name
-    for batch, rows in _wit.english(ctx, name):
-        ctx.ledger.use(file, rows)
-        yield batch
-
-
-def passages(ctx: BuildContext, pool: str) -> Iterator[pa.RecordBatch]:
-    """The passages of one pool, in upstream's order."""
-    corpus = _wit_images.corpus(ctx)
-    return _passages(ctx, pool, corpus, pooled(ctx, corpus, pool), numbered(corpus))
-
-
-def all_passages(ctx: BuildContext, pool: str) -> Iterator[pa.RecordBatch]:
-    """The passages of all rows, whatever is known of their images."""
-    corpus = _wit_images.corpus(ctx)
-    every = np.ones(len(corpus.images), bool)
-    return _passages(ctx, pool, corpus, every, np.arange(len(every)))
-
-
-def queries(ctx: BuildContext, split: str) -> Iterator[Row]:
-    """The images of one split, by their ids."""
-    corpus = _wit_images.corpus(ctx)
-    groups = drawn(ctx, corpus, split)
-    _account(ctx, corpus, split, groups)
-    return _queries(ctx, corpus, split, groups, numbered(corpus))
-
-
-def all_queries(ctx: BuildContext, split: str) -> Iterator[Row]:
-    """All images of upstream's part."""
-    corpus = _wit_images.corpus(ctx)
-    every = np.ones(len(corpus.images), bool)
-    groups = _wit_images.grouped(corpus.images, np.arange(*corpus.rows(split)))
-    _account(ctx, corpus, split, groups)
-    return _queries(ctx, corpus, split, groups, np.arange(len(every)))
+BUILDER = WIT
 
 
 def numbered(corpus: Corpus) -> NDArray[np.int64]:

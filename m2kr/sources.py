@@ -1,7 +1,6 @@
-"""Sources: what a benchmark row is, and how builders are found and named."""
+"""Sources: what a benchmark row is, and the names that they have; nothing here imports a builder."""
 
 import difflib
-import importlib
 import importlib.util
 import pkgutil
 import re
@@ -11,19 +10,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Literal
 
-from m2kr.errors import InputError, UsageError, ends_process, last_frame, one_line
+from m2kr.errors import UsageError
 from m2kr.schema import Column
 
 Task = Literal["I2T", "Q2T", "IQ2T", "mixed"]
 BUILDERS_PACKAGE = "m2kr_builders"
 UNKNOWN = "unknown"  # whether scores compare with published ones
-# What the authors' release holds.
-RELEASED = frozenset(
-    ["wit", "iglue", "kvqa", "cc3m", "msmarco", "oven", "llava", "okvqa", "infoseek", "evqa"]
-)
+# What the authors' release holds, and the stem of its files there.
+RELEASED = {
+    "wit": "WIT",
+    "iglue": "IGLUE",
+    "kvqa": "KVQA",
+    "cc3m": "CC",
+    "msmarco": "MSMARCO",
+    "oven": "OVEN",
+    "llava": "LLaVA",
+    "okvqa": "OKVQA",
+    "infoseek": "Infoseek",
+    "evqa": "EVQA",
+}
 SPLIT_ALIASES = {"val": "valid", "validation": "valid", "dev": "valid"}
 
 
@@ -205,97 +212,16 @@ def builder_modules() -> dict[str, str]:
     """Module path of every builder by its file's name, which is its source's; nothing is imported."""
     return {
         info.name: f"{BUILDERS_PACKAGE}.{info.name}"
-        for info in pkgutil.iter_modules(map(str, _folders()))
+        for info in pkgutil.iter_modules(map(str, builder_folders()))
         if not info.name.startswith("_")
     }
 
 
-def _folders() -> list[Path]:
+def builder_folders() -> list[Path]:
     """Where builders lie."""
     package = importlib.util.find_spec(BUILDERS_PACKAGE)
     found = package.submodule_search_locations if package is not None else None
     return [Path(folder) for folder in found or ()]
-
-
-def builder(name: str) -> ModuleType:
-    """The builder module of a source.
-
-    Raises:
-        UsageError: nothing of that name; suggests the nearest.
-        InputError: the builder can't be imported, or declares no source of its name.
-    """
-    if name not in builder_modules():
-        name = resolve(name)
-    return _imported(name)
-
-
-def sources() -> dict[str, Source]:
-    """Every source that m2kr can build, by name; a broken builder's is left out: see `broken_builders`."""
-    return {
-        name: _imported(name).SOURCE
-        for name in sorted(builder_modules())
-        if name not in broken_builders()
-    }
-
-
-@cache
-def broken_builders() -> dict[str, InputError]:
-    """What is wrong with the builders that can't be used, by name; imports all of them."""
-    found = {}
-    for name in sorted(builder_modules()):
-        try:
-            _imported(name)
-        except InputError as error:
-            found[name] = error
-    return found
-
-
-def _imported(name: str) -> ModuleType:
-    """The builder module of a file's name, with a `Source` of the same name in it."""
-    path = builder_modules()[name]
-    try:
-        module = importlib.import_module(path)
-    except (Exception, SystemExit) as error:
-        if ends_process(error):
-            raise
-        folders = _folders()
-        raise InputError(
-            f"the builder '{name}' can't be imported: {one_line(error)}",
-            where=last_frame(error, lambda file: file.parent in folders) or path,
-        ) from error
-    if getattr(getattr(module, "SOURCE", None), "name", None) != name:
-        raise InputError(
-            f"the builder '{name}' declares no source of its name",
-            where=str(module.__file__),
-            expected=f'SOURCE = Source(name="{name}", …)',
-        )
-    return module
-
-
-def buildable(route: str) -> list[str]:
-    """Names of the sources that can be built by a route, ``sources`` or ``release``."""
-    if route == "release":
-        return [name for name, spec in sources().items() if spec.released]
-    return [name for name in sources() if hasattr(builder(name), "assets")]
-
-
-def resolve(name: str) -> str:
-    """The canonical source name for what a user typed; case, punctuation and aliases are forgiven.
-
-    Imports builders where it takes their aliases; readers use `m2kr.data.load.built_source`.
-
-    Args:
-        name: What was typed.
-
-    Raises:
-        UsageError: nothing of that name; suggests the nearest.
-    """
-    names = builder_names()
-    if normalise(name) not in names:
-        for source in sources().values():
-            for label in (source.config, *source.aliases):
-                names.setdefault(normalise(label), source.name)
-    return nearest(name, names)
 
 
 def builder_names() -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from m2kr import sources
+from m2kr.building import registry
 from m2kr.building.build import build
 
 # No deadlines: a busy machine is no defect. In CI the same examples each time: new ones are for us to find.
@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def mini_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root in which mini is built. Not to be written to."""
     root = tmp_path_factory.mktemp("mini")
-    build(sources.builder("mini"), root)
+    build(registry.builder("mini"), root)
     return root
 
 

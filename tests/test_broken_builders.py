@@ -15,7 +15,7 @@ BROKEN = {
     "syntax": ("def broken(:\n", "SyntaxError"),
     "leaves": ("import sys\n\nsys.exit(3)\n", "SystemExit: 3"),
     "unlike_its_name": (
-        "from m2kr_builders.kvqa import SOURCE\n",
+        "from m2kr_builders.kvqa import BUILDER\n",
         "declares no source of its name",
     ),
     "without_source": ("X = 1\n", "declares no source of its name"),
@@ -101,11 +101,15 @@ def test_a_broken_builder_is_named_and_harms_no_other(
 
 
 READER = """
-import sys, m2kr
+import pathlib, sys, m2kr
 split = m2kr.load("mini", data={root!r})
 split.passage("factbook/gb/flag"), split.queries_view, split.passages_view
 m2kr.evaluate(split, "random", k=5)
-for wrong in ("minni", "okvqa", "conceptual-captions"):
+# A manifest that can't be read: whose it is, is told by its name.
+damaged = pathlib.Path({root!r}, "rebuilt", "CC_manifest.json")
+damaged.parent.mkdir()
+damaged.write_text("{{")
+for wrong in ("minni", "okvqa", "conceptual-captions", "cc3m"):
     try:
         m2kr.load(wrong, data={root!r})
     except m2kr.M2KRError:
@@ -114,6 +118,9 @@ print(*(name for name in sys.modules if name.startswith(("m2kr_builders", "m2kr.
 """
 
 
-def test_readers_import_no_builder(planted: Path, mini_root: Path) -> None:
-    imported = python(planted, "-c", READER.format(root=str(mini_root))).stdout
+def test_readers_import_no_builder(planted: Path, mini_root: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "mini").symlink_to(mini_root / "mini")
+    imported = python(planted, "-c", READER.format(root=str(root))).stdout
     assert imported.split() == []

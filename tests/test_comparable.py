@@ -15,6 +15,7 @@ from upstream_stubs import stub
 
 import m2kr
 from m2kr import sources
+from m2kr.building import registry
 from m2kr.building.build import build
 from m2kr.building.manifest import describe
 from m2kr.building.release.align import AlignedBuilder
@@ -32,7 +33,7 @@ CLAIM = "its scores compare with the published numbers"
 class Plain(ToyBuilder):
     """A source whose author says nothing of published numbers."""
 
-    SOURCE = dataclasses.replace(ToyBuilder.SOURCE, comparable=_DEFAULT)
+    source = dataclasses.replace(ToyBuilder.source, comparable=_DEFAULT)
 
 
 def every_text(folder: Path) -> str:
@@ -71,9 +72,9 @@ def test_a_manifest_that_says_nothing_claims_nothing(tmp_path: Path) -> None:
 @pytest.fixture
 def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A release in miniature whose counts are the published ones."""
-    module = sources.builder("okvqa")
-    spec = dataclasses.replace(module.SOURCE, expected=fixture.counts("okvqa"))
-    monkeypatch.setattr(module, "SOURCE", spec)
+    builder = type(registry.builder("okvqa"))
+    spec = dataclasses.replace(builder.source, expected=fixture.counts("okvqa"))
+    monkeypatch.setattr(builder, "source", spec)
     yield fixture.write_release(tmp_path / "files", sources=["okvqa"])
 
 
@@ -99,7 +100,7 @@ def test_the_release_and_what_equals_it_compare(released: Path, tmp_path: Path) 
 
 def test_what_is_printed_before_a_build(tmp_path: Path) -> None:
     """Whether it compares, each open rule, the size, the other way: in this order."""
-    module = sources.builder("okvqa")
+    module = registry.builder("okvqa")
     first, *rules, size, last = plans.before(module, tmp_path, {}, None, None)
     assert first.startswith("not comparable with published numbers: a rebuild from upstream files")
     assert rules and all(line.startswith("rule ") for line in rules)
@@ -111,8 +112,8 @@ def test_what_is_printed_before_a_build(tmp_path: Path) -> None:
 
 
 def test_the_names_of_what_is_released() -> None:
-    specs = sources.sources().items()
-    assert {name for name, spec in specs if spec.released} == sources.RELEASED
+    specs = registry.sources().items()
+    assert {name: spec.config for name, spec in specs if spec.released} == sources.RELEASED
 
 
 @pytest.mark.parametrize("name", [*sorted(sources.RELEASED), "mini"])
@@ -138,7 +139,7 @@ def test_editions_are_told_in_words(
     assert edition_in_words(record) == "the authors' release, cut by --limit 2"
     record = record | {"route": "sources", "partial": False}
     assert "rebuilt from upstream files" in edition_in_words(record)
-    spec = describe(sources.builder("okvqa").SOURCE)
+    spec = describe(registry.builder("okvqa").source)
     variant = {"source": spec, "options": spec["variants"]["okvqa-gs"]["options"]}
     assert edition_in_words(record | variant) == spec["variants"]["okvqa-gs"]["title"]
     with pytest.raises(UsageError, match=r"m2kr \(the authors' release\); m2kr-limit2 \(the auth"):

@@ -15,7 +15,7 @@ SCRIPT = textwrap.dedent(
     from pathlib import Path
     import numpy as np
     import m2kr
-    from m2kr import sources
+    from m2kr.building import registry
     from m2kr.building.build import build
     from m2kr.errors import M2KRError
 
@@ -37,11 +37,11 @@ SCRIPT = textwrap.dedent(
         found[split] = [Late.encoded, result.run_sha256]
         if len(sys.argv) > 3:
             break
-    found["built"] = not build(sources.builder("mini"), root).fresh
+    found["built"] = not build(registry.builder("mini"), root).fresh
     if len(sys.argv) == 3:
         for name, make in {
-            "other": lambda: build(sources.builder("mini"), root, limit=3),
-            "again": lambda: build(sources.builder("mini"), root, force=True),
+            "other": lambda: build(registry.builder("mini"), root, limit=3),
+            "again": lambda: build(registry.builder("mini"), root, force=True),
         }.items():
             try:
                 make()

@@ -7,19 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr import instructions, sources
+from m2kr.building import registry
 from m2kr.errors import UsageError
 
 
 @pytest.mark.parametrize("typed", ["mini", "MINI", "m-i.n i", "Mini"])
 def test_names_ignore_case_and_punctuation(typed: str) -> None:
-    assert sources.resolve(typed) == "mini"
+    assert registry.resolve(typed) == "mini"
 
 
 def test_a_typo_gets_the_nearest_name() -> None:
     with pytest.raises(UsageError, match="did you mean 'mini'"):
-        sources.resolve("minni")
+        registry.resolve("minni")
     with pytest.raises(UsageError, match="m2kr list"):
-        sources.resolve("zzzzzz")
+        registry.resolve("zzzzzz")
 
 
 @pytest.mark.parametrize("alias", ["val", "validation", "VALID", "dev"])
@@ -28,7 +29,7 @@ def test_split_aliases(alias: str) -> None:
 
 
 def test_every_source_is_complete() -> None:
-    for name, source in sources.sources().items():
+    for name, source in registry.sources().items():
         assert source.name == name
         assert source.pools
         assert source.licence

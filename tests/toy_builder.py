@@ -11,12 +11,12 @@ from pathlib import Path
 
 from m2kr.building.build import build
 from m2kr.building.fetch.assets import Asset
-from m2kr.building.spec import BuildContext
+from m2kr.building.spec import BuildContext, Builder
 from m2kr.sources import Source
 
 
 @dataclass
-class ToyBuilder:
+class ToyBuilder(Builder):
     """``rows`` passages, half as many queries; some upstream rows are faulty.
 
     ``pause`` seconds are slept every 500 rows, so that a test can kill a build at work.
@@ -28,7 +28,7 @@ class ToyBuilder:
     duplicate: bool = False
     asset_list: tuple[Asset, ...] = ()
 
-    SOURCE = Source(
+    source = Source(
         name="toy",
         config="TOY",
         title="A toy",

@@ -8,7 +8,6 @@ a byte that is no UTF-8, ``{{LONG}}`` a text of more than 128 kB (Python's csv r
 """
 
 import gzip
-import importlib
 import io
 import sys
 import tarfile
@@ -16,15 +15,15 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import upstream_wit
 
+from m2kr.building import registry
 from m2kr.building.build import build
 from m2kr.building.fetch.assets import Asset
+from m2kr.building.spec import BuildContext, Builder
 from m2kr.paths import downloads
-from m2kr.sources import Source
 
 UPSTREAM = Path(__file__).parent / "fixtures" / "upstream"
 LONG = " ".join(f"word{i}" for i in range(16_000))
@@ -123,7 +122,7 @@ def place_by_hand(root: Path) -> None:
         (folder / name).write_bytes(text(f"okvqa/{name}"))
 
 
-class Served:
+class Served(Builder):
     """A builder whose files come from a test server instead of from upstream.
 
     Args:
@@ -131,33 +130,12 @@ class Served:
         base: Address that asset names are put behind.
     """
 
-    DELEGATED = (
-        "passages",
-        "queries",
-        "same_pools",
-        "all_passages",
-        "all_queries",
-        "parts",
-        "make_part",
-        "ALIGN_OPTIONS",
-        "RELEASE_KEYS",
-        "parts",
-        "make_part",
-    )
-
     def __init__(self, name: str, base: str) -> None:
-        self.name = name
         self.base = base
-
-    @property
-    def module(self) -> ModuleType:
-        """The real builder."""
-        return importlib.import_module(f"m2kr_builders.{self.name}")
-
-    @property
-    def SOURCE(self) -> Source:
-        """The real builder's."""
-        return self.module.SOURCE  # type: ignore[no-any-return]
+        self.real = registry.builder(name)
+        self.source = self.real.source
+        self.release_keys = self.real.release_keys
+        self.align_options = self.real.align_options
 
     def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:
         """The real builder's, at the server and without upstream's published sizes and digests."""
@@ -170,13 +148,30 @@ class Served:
                 md5=None,
                 git_blob=None,
             )
-            for asset in self.module.assets(options)
+            for asset in self.real.assets(options)
         ]
 
-    def __getattr__(self, name: str) -> Any:
-        if name in Served.DELEGATED:
-            return getattr(self.module, name)
-        raise AttributeError(name)
+    def passages(self, ctx: BuildContext, pool: str) -> Any:
+        """The real builder's; so are all of the following."""
+        return self.real.passages(ctx, pool)
+
+    def queries(self, ctx: BuildContext, split: str) -> Any:
+        return self.real.queries(ctx, split)
+
+    def all_passages(self, ctx: BuildContext, pool: str) -> Any:
+        return self.real.all_passages(ctx, pool)
+
+    def all_queries(self, ctx: BuildContext, split: str) -> Any:
+        return self.real.all_queries(ctx, split)
+
+    def same_pools(self, options: Mapping[str, str]) -> Any:
+        return self.real.same_pools(options)
+
+    def parts(self, options: Mapping[str, str], splits: Sequence[str]) -> Any:
+        return self.real.parts(options, splits)
+
+    def make_part(self, ctx: BuildContext, name: str) -> Any:
+        return self.real.make_part(ctx, name)
 
 
 if (
@@ -189,16 +184,16 @@ if (
     from m2kr.building.shards import Shard, build_shard
 
     name, base, root, pool, *share = sys.argv[1:]
-    real = importlib.import_module(f"m2kr_builders.{name}")
+    real = type(registry.builder(name))
     rows_of = real.passages
 
-    def stuck(context: Any, split: str) -> Any:
-        for i, row in enumerate(rows_of(context, split)):
+    def stuck(self: Builder, context: Any, split: str) -> Any:
+        for i, row in enumerate(rows_of(self, context, split)):
             if split == pool and i == 3:
                 time.sleep(600)
             yield row
 
-    real.passages = stuck  # type: ignore[attr-defined]
+    real.passages = stuck  # type: ignore[method-assign]
     if share:
         build_shard(Served(name, base), Path(root), Shard.parse(share[0]), Ask())
     else:

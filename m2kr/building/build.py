@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from m2kr import atomic
@@ -36,7 +35,7 @@ class Built:
 
 @plainly()
 def build(
-    builder: Builder | ModuleType,
+    builder: Builder,
     root: Path,
     *,
     edition: str | None = None,
@@ -54,7 +53,7 @@ def build(
     """Builds one source into an edition; waits if another process is building it.
 
     Args:
-        builder: A builder module, or an object like one.
+        builder: Of a source; see `m2kr.building.registry.builder`.
         root: The data root.
         edition: Edition name; the route's, the variant's or the source's own by default.
         options: Builder options; others take their default.

@@ -1,15 +1,12 @@
 """Who makes the parts and tables of a build: this process, several, or whoever is passed in."""
 
-import importlib
-import inspect
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from types import ModuleType
-from typing import Protocol, cast
+from typing import Protocol
 
 from m2kr import children
 from m2kr.building.hashing import die_with_parent
@@ -26,38 +23,24 @@ class Task:
     """One part or table to be made; picklable.
 
     Attributes:
-        builder: The builder, or the import path of one that is a module.
+        builder: The builder.
         job: What is to be made.
     """
 
-    builder: Builder | str
+    builder: Builder
     job: Job
-
-    @property
-    def loaded(self) -> Builder:
-        """The builder itself."""
-        if isinstance(self.builder, str):
-            return cast("Builder", importlib.import_module(self.builder))
-        return self.builder
 
     @property
     def name(self) -> str:
         """What is made, such as ``OKVQA_data/test``."""
-        return self.job.name(self.loaded.SOURCE)
-
-
-def task_of(builder: Builder | ModuleType, job: Job) -> Task:
-    """A job with its builder: a module can't be pickled and goes by its name."""
-    if inspect.ismodule(builder):
-        return Task(builder.__name__, job)
-    return Task(cast("Builder", builder), job)
+        return self.job.name(self.builder.source)
 
 
 def perform(task: Task, progress: Progress = SILENT) -> Stats:
     """Makes it, or takes it as it is if it is complete; the same bytes in whatever process."""
     if isinstance(task.job, PartJob):
-        return build_part(task.loaded, task.job, progress)
-    return build_table(task.loaded, task.job, progress)
+        return build_part(task.builder, task.job, progress)
+    return build_table(task.builder, task.job, progress)
 
 
 class Executor(Protocol):

@@ -7,7 +7,7 @@ from typing import Any
 from m2kr import atomic
 from m2kr.building import ledger
 from m2kr.building.choices import Choices
-from m2kr.building.executors import Executor, Job, perform, task_of
+from m2kr.building.executors import Executor, Job, Task, perform
 from m2kr.building.parts import PartJob, Stats, part_jobs
 from m2kr.building.publish import listed_files
 from m2kr.building.spec import Builder
@@ -56,9 +56,8 @@ class Stages:
 
     def __iter__(self) -> Iterator[Stage]:
         yield Stage("parts", self.parts)
-        groups = getattr(self.builder, "same_pools", None)
         first: dict[str, str] = {}
-        for group in groups(self.choices.options) if groups else ():
+        for group in self.builder.same_pools(self.choices.options):
             shared = [pool for pool in self.pools if pool in group]
             first |= dict.fromkeys(shared[1:], shared[0] if shared else "")
         made = [pool for pool in self.pools if pool not in first]
@@ -78,12 +77,12 @@ class Stages:
 
     def run(self, jobs: Sequence[Job], executor: Executor) -> None:
         """Has some jobs of one stage done."""
-        executor.run([task_of(self.builder, job) for job in jobs], self.progress)
+        executor.run([Task(self.builder, job) for job in jobs], self.progress)
 
     def copy(self, stage: Stage) -> None:
         """Gives the pools that hold the same rows as others their second names."""
         for job in stage.copies:
-            perform(task_of(self.builder, job), self.progress)
+            perform(Task(self.builder, job), self.progress)
 
     def run_all(self, executor: Executor) -> None:
         """Has everything done that is not done yet."""
@@ -104,7 +103,7 @@ class Stages:
         )
 
     def _stats(self, job: Job) -> Stats:
-        return perform(task_of(self.builder, job))
+        return perform(Task(self.builder, job))
 
     def finish(self, record: dict[str, Any]) -> None:
         """Writes the edition-level files of the source; the manifest, last, decides to publish."""

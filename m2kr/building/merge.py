@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -153,7 +152,7 @@ def _command(source: Source, record: Mapping[str, Any], number: int) -> str:
 
 
 def merge(
-    builder: Builder | ModuleType,
+    builder: Builder,
     root: Path,
     found: Found,
     *,

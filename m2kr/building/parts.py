@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 
@@ -60,13 +60,12 @@ def part_jobs(builder: Builder, choices: Choices) -> list[PartJob]:
     Raises:
         CheckError: the builder's names are no names of files, or not distinct.
     """
-    parts = getattr(builder, "parts", None)
-    names = list(parts(choices.options, choices.splits)) if parts else []
+    names = list(builder.parts(choices.options, choices.splits))
     for name in names:
         if not _NAME.fullmatch(name) or names.count(name) > 1:
             raise CheckError(
                 f"{name!r} cannot name a part",
-                where=builder.SOURCE.name,
+                where=builder.source.name,
                 expected="distinct names of letters, digits, dots, dashes and underscores",
                 fix="report this as a defect of the source's builder",
             )
@@ -78,7 +77,7 @@ def context(
 ) -> BuildContext:
     """What the builder is given for a table or a part."""
     return BuildContext(
-        source=narrowed(builder.SOURCE, choices.splits),
+        source=narrowed(builder.source, choices.splits),
         files=choices.files,
         ledger=ledger,
         options=choices.options,
@@ -93,13 +92,13 @@ def context(
 
 def build_part(builder: Builder, job: PartJob, progress: Progress) -> Stats:
     """Makes one part in the staging folder, or takes it as it is if it is already complete."""
-    source, name = builder.SOURCE, job.name(builder.SOURCE)
+    source, name = builder.source, job.name(builder.source)
 
     def make() -> Stats:
         ledger = Ledger(name, job.ledger_part(source), full=job.choices.full_ledger)
         ctx = replace(context(builder, job.choices, ledger, progress), parts=_refuse)
         progress.start(name, None, "rows")
-        rows = _write(cast("Any", builder).make_part(ctx, job.part), job, name, progress)
+        rows = _write(builder.make_part(ctx, job.part), job, name, progress)
         progress.done(name)
         stats = {"rows": rows, "file": shard_facts(job.file)} | ledger.close()
         pa.default_memory_pool().release_unused()
@@ -169,7 +168,7 @@ def read_part(builder: Builder, choices: Choices, name: str) -> Iterator[pa.Reco
     if job is None:
         raise CheckError(
             f"a table asks for the part {name!r}, which this build does not make",
-            where=builder.SOURCE.name,
+            where=builder.source.name,
             expected="a name that parts() gives for these options and splits",
             fix="report this as a defect of the source's builder",
         )

@@ -7,8 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 from m2kr import atomic
 from m2kr.building import card, manifest, publish
@@ -83,12 +82,12 @@ class Target:
     @property
     def source(self) -> Source:
         """The builder's spec."""
-        return self.builder.SOURCE
+        return self.builder.source
 
     @property
     def route(self) -> str:
         """``sources``, ``release``, ``aligned`` or ``import``."""
-        return str(getattr(self.builder, "ROUTE", "sources"))
+        return self.builder.route
 
     @property
     def staging(self) -> Path:
@@ -117,16 +116,16 @@ class Target:
         return self.folder / f".{self.source.config}.lock"
 
     @property
-    def told(self) -> dict[str, str]:
+    def recorded_options(self) -> dict[str, str]:
         """What the manifest says was asked for."""
-        return dict(self.options) | dict(getattr(self.builder, "told", {}))
+        return dict(self.options) | dict(self.builder.recorded_options)
 
     def write_card(self) -> None:
         """Brings the edition's card up to date."""
         card.write_cards_of(self.folder)
 
 
-def target_of(builder: Builder | ModuleType, root: Path, ask: Ask) -> Target:
+def target_of(builder: Builder, root: Path, ask: Ask) -> Target:
     """Where a build would go, with what it asks for checked.
 
     Raises:
@@ -134,8 +133,7 @@ def target_of(builder: Builder | ModuleType, root: Path, ask: Ask) -> Target:
     """
     if ask.limit is not None and ask.limit < 1:
         raise UsageError(f"--limit {ask.limit} keeps nothing", expected="a positive number")
-    builder = cast("Builder", builder)
-    source, route = builder.SOURCE, getattr(builder, "ROUTE", "sources")
+    source, route = builder.source, builder.route
     options = resolve_options(source, ask.options, ask.edition if route != "release" else None)
     name = edition_name(source, ask.edition, ask.limit, options=options, route=route)
     chosen_splits(source, ask.splits)
@@ -192,7 +190,7 @@ class Setup:
             "seed": old["seed"],
             "templates": drawn if old["route"] == "sources" else facts["templates"],
         }
-        now = facts | {"options": self.target.told}
+        now = facts | {"options": self.target.recorded_options}
         return all(now[name] == value for name, value in then.items())
 
     def stage(self) -> None:
@@ -216,10 +214,10 @@ class Setup:
             key=self.key,
             route=target.route,
             limit=choices.limit,
-            options=target.told,
+            options=target.recorded_options,
             seed=choices.seed,
             inputs=self.inputs,
-            image_roots=[*names, *getattr(target.builder, "image_roots", ())],
+            image_roots=[*names, *target.builder.image_roots],
             parts=parts,
             pools=pools,
             queries=queries,
@@ -227,8 +225,7 @@ class Setup:
             templates=choices.templates,
             rules=rules_for(self.source, target.options) if target.route == "sources" else (),
         )
-        amend = getattr(target.builder, "amend", None)
-        stages.finish(amend(record, target.staging) if amend else record)
+        stages.finish(target.builder.amend(record, target.staging))
         publish.publish(target.staging, target.folder, self.source.config)
 
 
@@ -247,11 +244,11 @@ def set_up(
     old = None if ask.force else target.record()
     if old is not None:
         if target.route != "import":
-            refuse_other(old, str(target.folder), route=target.route, options=target.told)
+            refuse_other(
+                old, str(target.folder), route=target.route, options=target.recorded_options
+            )
         chosen = tuple(s for s in source.pools if s in {*chosen, *old["splits"]})
-    prepare = getattr(builder, "prepare", None)
-    if prepare is not None:
-        prepare(target.root, chosen, offline=offline, jobs=jobs, progress=progress)
+    builder.prepare(target.root, chosen, offline=offline, jobs=jobs, progress=progress)
     assets = builder.assets(target.options)
     folder = downloads(target.root)
     files = fetch(
@@ -288,7 +285,7 @@ def _inputs(
         }
         for asset in assets
     ]
-    return inputs + list(getattr(builder, "inputs", ()))
+    return inputs + [dict(file) for file in builder.inputs]
 
 
 def _facts(
@@ -298,12 +295,12 @@ def _facts(
     templates = choices.templates
     return {
         "format": MANIFEST_FORMAT,
-        "route": str(getattr(builder, "ROUTE", "sources")),
-        "version": [source.version, *getattr(builder, "versions", ())],
+        "route": builder.route,
+        "version": [source.version, *builder.versions],
         "source": manifest.decisive(manifest.describe(source)),
         "inputs": [[i["name"], i["sha256"]] for i in inputs],
         "options": dict(choices.options),
-        "told": dict(getattr(builder, "told", {})),
+        "told": dict(builder.recorded_options),
         "limit": choices.limit,
         "seed": choices.seed,
         "templates": list(templates.templates) if templates else [],

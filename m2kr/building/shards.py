@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from m2kr import atomic
@@ -79,7 +78,7 @@ class ShardBuilt:
 
 
 def build_shard(
-    builder: Builder | ModuleType,
+    builder: Builder,
     root: Path,
     shard: Shard,
     ask: Ask,
@@ -95,7 +94,7 @@ def build_shard(
     does what is left and publishes.
 
     Args:
-        builder: A builder module, or an object like one.
+        builder: Of a source; see `m2kr.building.registry.builder`.
         root: The data root: one that all shards share, or one of the shard's own.
         shard: Which share.
         ask: What all shards are asked for.

@@ -1,9 +1,9 @@
-"""What the engine asks of a builder, and what it hands it (context)."""
+"""What builds a source (`Builder`), and what the engine hands it (`BuildContext`)."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from m2kr import atomic
 from m2kr.building.fetch.assets import Asset
@@ -11,11 +11,13 @@ from m2kr.errors import UsageError
 from m2kr.instructions import TEMPLATES, TemplateList
 from m2kr.locks import hold
 from m2kr.progress import SILENT, Progress
-from m2kr.sources import Source, builder
+from m2kr.schema import TableKind
+from m2kr.sources import Source
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from m2kr.building.images.declared import ImageArchive
     from m2kr.building.ledger import Ledger
 
 Row = Mapping[str, Any]
@@ -37,7 +39,7 @@ class BuildContext:
         derived: A folder for what is made from upstream files alone and kept for other builds.
         templates: The instructions that rows are given.
         progress: Told of long steps.
-        parts: Reads a part of this build; without it a part is made anew for each reader.
+        parts: Reads a part of this build.
     """
 
     source: Source
@@ -73,15 +75,10 @@ class BuildContext:
         return made_once(self.scratch, name, make)
 
     def part(self, name: str) -> "Iterator[pa.RecordBatch]":
-        """The batches of a part in order, read and dropped again; see `Builder`."""
-        if self.parts is not None:
-            return self.parts(name)
-        from m2kr.building.ledger import Ledger
-
-        made: Iterator[pa.RecordBatch] = builder(self.source.name).make_part(
-            replace(self, ledger=Ledger(f"{self.source.config}_parts/{name}")), name
-        )
-        return made
+        """The batches of a part in order, read and dropped again; see `Builder.parts`."""
+        if self.parts is None:
+            raise UsageError(f"the part {name} needs a build")
+        return self.parts(name)
 
 
 def made_once(folder: Path, name: str, make: Callable[[Path], None]) -> Path:
@@ -102,42 +99,49 @@ def templates_of(source: str) -> TemplateList | None:
     return next((each for each in TEMPLATES.values() if source in each.used_for), None)
 
 
-class Builder(Protocol):
-    """A module in ``builders/``.
+class Builder:
+    """What builds one source: all that the engine may ask, with the answer that most sources give.
 
-    Functions are called in several processes and may be re-run: the same inputs must give the same
-    rows in the same order. A module may also have
+    A source is one file in ``builders/`` of the source's name, with a class derived from this one that
+    says at least `source`, `passages` and `queries`, and ``BUILDER = TheClass`` behind it.
 
-    - ``same_pools(options)``: groups of passage splits that hold the same rows; they are built once;
-    - ``all_passages(ctx, pool)`` and ``all_queries(ctx, split)``: every row that the benchmark could
-      have taken, before the rules that choose; ``--align release`` chooses among these;
-    - ``RELEASE_KEYS``: by kind of table the columns that a row of ours and the same row of the
-      release have in common, where that isn't the id;
-    - ``ALIGN_OPTIONS``: options that ``--align release`` sets;
-    - ``IMAGE_ARCHIVES``: where its images can be had (`m2kr.building.images.declared.ImageArchive`);
-    - ``parts(options, splits)``: names of parts, and ``make_part(ctx, name)``: the record batches of
-      one, all of one schema and of some thousand rows each.
+    An instance is pickled to other processes, and what it is asked may be asked again there: the same
+    inputs must give the same rows in the same order.
 
-    A part is what several tables read, or a share of what one table needs: made once, before any
-    table, from upstream files alone (it can't read other parts). Parts are made side by side with
-    ``--jobs``, ``--shard`` and ``--engine ray``, so work is worth cutting into as many as upstream
-    has files. Tables read one by ``ctx.part(name)``. It has a ledger of its own, whose flows must add
-    up whatever ``--limit`` says; ``out`` there counts the part's rows. A table that accounts for the
-    rows of a part calls that input ``parts/NAME``. Parts go when the build is published.
+    Attributes:
+        source: What is built.
+        release_keys: By kind of table the columns that a row of ours and the same row of the release
+            have in common, where that isn't the id.
+        align_options: Options that ``--align release`` sets.
+        image_archives: Where the source's images can be had.
+        route: Where rows come from: ``sources``, or one of the engine's own routes.
+        recorded_options: What the manifest says was asked for, beside the options.
+        versions: What decides the rows beside the source's own version.
+        inputs: Files read beside the assets, as the manifest lists them; known from `prepare` on.
+        image_roots: Folders and archives of images, beside the assets that are marked as such.
+        note: Why scores don't compare with published ones, whatever the source says.
+        relevance_threshold: Grade from which a passage counts as right.
     """
 
-    @property
-    def SOURCE(self) -> Source:  # noqa: N802 - a constant in a module
-        """What is built."""
-        ...
+    source: Source
+    release_keys: Mapping[TableKind, tuple[str, ...]] = {}
+    align_options: Mapping[str, str] = {}
+    image_archives: "Sequence[ImageArchive]" = ()
+    route: str = "sources"
+    recorded_options: Mapping[str, str] = {}
+    versions: Sequence[int] = ()
+    inputs: Sequence[Mapping[str, Any]] = ()
+    image_roots: Sequence[str] = ()
+    note: str = ""
+    relevance_threshold: float = 1
 
     def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:
         """The upstream files that these options need."""
-        ...
+        return ()
 
     def passages(self, ctx: BuildContext, pool: str) -> "Iterator[Row | pa.RecordBatch]":
         """The rows of one passage split. Columns left out take their default."""
-        ...
+        raise NotImplementedError
 
     def queries(self, ctx: BuildContext, split: str) -> Iterable[Row]:
         """The rows of one query split.
@@ -146,4 +150,50 @@ class Builder(Protocol):
         that differ from the pool's are noted in the ledger; it then needs `UPSTREAM_ROW`, too. Of
         a row with this a positive that the pool lacks is left out, and noted.
         """
-        ...
+        raise NotImplementedError
+
+    def all_passages(self, ctx: BuildContext, pool: str) -> "Iterator[Row | pa.RecordBatch]":
+        """Every passage that the benchmark could have taken, before the rules that choose.
+
+        ``--align release`` chooses among these.
+        """
+        return self.passages(ctx, pool)
+
+    def all_queries(self, ctx: BuildContext, split: str) -> Iterable[Row]:
+        """Every query that the benchmark could have taken, before the rules that choose."""
+        return self.queries(ctx, split)
+
+    def same_pools(self, options: Mapping[str, str]) -> Sequence[Sequence[str]]:
+        """Groups of passage splits that hold the same rows; they are built once."""
+        return ()
+
+    def parts(self, options: Mapping[str, str], splits: Sequence[str]) -> Sequence[str]:
+        """Names of the parts that some query splits need.
+
+        A part is what several tables read, or a share of what one table needs: made once, before any
+        table, from upstream files alone (it can't read other parts). Parts are made side by side with
+        ``--jobs``, ``--shard`` and ``--engine ray``, so work is worth cutting into as many as upstream
+        has files. Tables read one by ``ctx.part(name)``. It has a ledger of its own, whose flows must
+        add up whatever ``--limit`` says; ``out`` there counts the part's rows. A table that accounts for
+        the rows of a part calls that input ``parts/NAME``. Parts go when the build is published.
+        """
+        return ()
+
+    def make_part(self, ctx: BuildContext, name: str) -> "Iterator[pa.RecordBatch]":
+        """The record batches of a part, all of one schema and of some thousand rows each."""
+        raise NotImplementedError
+
+    def prepare(
+        self,
+        root: Path,
+        splits: Sequence[str],
+        *,
+        offline: bool,
+        jobs: int,
+        progress: Progress,
+    ) -> None:
+        """Called before anything is fetched or written; the build's lock is held."""
+
+    def amend(self, record: dict[str, Any], staging: Path) -> dict[str, Any]:
+        """The manifest with what this route has to say in it, once all tables are made."""
+        return record

@@ -86,7 +86,7 @@ def read_batches(folder: Path) -> Iterator[pa.RecordBatch]:
 
 def build_table(builder: Builder, job: TableJob, progress: Progress) -> Stats:
     """Builds one table in the staging folder, or takes it as it is if it is already complete."""
-    source, name = builder.SOURCE, job.name(builder.SOURCE)
+    source, name = builder.source, job.name(builder.source)
 
     def make() -> Stats:
         if job.like is not None:
@@ -152,7 +152,7 @@ def _build_queries(builder: Builder, ctx: BuildContext, job: TableJob, written: 
     )
     qrels_name = table_name(source.config, "qrels", job.split)
     qrels = TableWriter(staging / qrels_name, qrels_columns(source.query_columns), table=qrels_name)
-    threshold = float(getattr(builder, "relevance_threshold", 1))
+    threshold = float(builder.relevance_threshold)
     totals: dict[str, int] = dict.fromkeys(("judged", "positives", "with_image", "with_answers"), 0)
     rows = iter(itertools.islice(builder.queries(ctx, job.split), limit))
     while block := list(itertools.islice(rows, BATCH_ROWS)):

@@ -114,7 +114,8 @@ def command(
     A build can be interrupted at any point and resumed by the same command; nothing half-written is
     ever taken for whole.
     """
-    from m2kr import paths, sources
+    from m2kr import paths
+    from m2kr.building import registry
     from m2kr.building.build import build
     from m2kr.building.release.routes import builder_for
     from m2kr.cli import output, plans
@@ -123,12 +124,11 @@ def command(
     root = paths.data_root(data)
     given = options.settings(set_) | ({"pool": pool} if pool is not None else {})
     if source != ["all"]:
-        names = [*map(sources.resolve, source)]
+        names = [*map(registry.resolve, source)]
     else:
-        names = sources.buildable(route)
-        if align:
-            names = [name for name in names if sources.sources()[name].released]
-        for broken in sources.broken_builders().values():
+        every = not align and route != "release"
+        names = [name for name, spec in registry.sources().items() if every or spec.released]
+        for broken in registry.broken_builders().values():
             output.say(f"left out: {broken}", json_mode=True)
     asked: dict[str, Any] = {
         "route": route,

@@ -25,7 +25,8 @@ def command(
     """
     import time
 
-    from m2kr import api, paths, sources
+    from m2kr import api, paths
+    from m2kr.building import registry
     from m2kr.building.build import build
     from m2kr.cli import output
     from m2kr.cli.eval_ import show
@@ -35,7 +36,7 @@ def command(
     retrievers = [create(name, {}) for name in RETRIEVERS]
     started = time.perf_counter()
     with output.Bars() as bars:
-        built = build(sources.builder("mini"), root, progress=bars)
+        built = build(registry.builder("mini"), root, progress=bars)
         seconds = time.perf_counter() - started
         out = root / "results"
         results = api.evaluate(

@@ -144,15 +144,16 @@ def command(
 
 def _ask(source: str, root: Path, splits: list[str] | None, edition: str | None) -> "Ask":
     from m2kr.building.images.gather import Ask
+    from m2kr.building.registry import builder
     from m2kr.data.load import load, locate
-    from m2kr.sources import builder, builder_modules
+    from m2kr.sources import builder_modules
 
     name, folder, manifest = locate(source, edition=edition, root=root)
     chosen = [
         load(name, each, edition=folder.name, data=root) for each in splits or manifest["splits"]
     ]
-    module: Any = builder(name) if name in builder_modules() else None  # None: a user's own source
-    return Ask(chosen, tuple(getattr(module, "IMAGE_ARCHIVES", ())), passages=module is None)
+    archives = tuple(builder(name).image_archives) if name in builder_modules() else None
+    return Ask(chosen, archives or (), passages=archives is None)  # None: a user's own source
 
 
 def _gather(ask: "Ask", means: "Means", least: float, *, json: bool) -> None:

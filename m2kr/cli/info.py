@@ -20,7 +20,8 @@ def command(
     json: options.Json = False,
 ) -> None:
     """Show a source: what it is, its columns, and its counts where it is built."""
-    from m2kr import paths, sources
+    from m2kr import paths
+    from m2kr.building import registry
     from m2kr.cli import output
     from m2kr.data.load import built, built_source, manifest_of
     from m2kr.errors import UsageError
@@ -30,7 +31,7 @@ def command(
     try:
         name = built_source(source, have)
     except UsageError:
-        name = sources.resolve(source)  # an alias of what isn't built: builders know it
+        name = registry.resolve(source)  # an alias of what isn't built: builders know it
     records = {
         e: manifest_of(folder, name)
         for e, folder in have.get(name, {}).items()
@@ -45,15 +46,16 @@ def command(
 
 def _spec(name: str, records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """What the builder says of a source; where it has none that works, what its manifest says."""
-    from m2kr import sources
+    from m2kr.building import registry
     from m2kr.building.manifest import describe
     from m2kr.errors import InputError
+    from m2kr.sources import builder_modules
 
     recorded: dict[str, Any] | None = next((each["source"] for each in records.values()), None)
-    if recorded is not None and name not in sources.builder_modules():
+    if recorded is not None and name not in builder_modules():
         return recorded
     try:
-        return describe(sources.builder(name).SOURCE)
+        return describe(registry.builder(name).source)
     except InputError:
         if recorded is None:
             raise

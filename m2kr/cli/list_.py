@@ -14,13 +14,14 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
     """List the sources and what is built here."""
     from rich.table import Table
 
-    from m2kr import paths, sources
+    from m2kr import paths
+    from m2kr.building import registry
     from m2kr.cli import output
     from m2kr.data.load import edition_in_words, manifest_of, survey
 
     root = paths.data_root(data)
     have, damaged = survey(root)
-    specs, broken = sources.sources(), dict(sources.broken_builders())
+    specs, broken = registry.sources(), dict(registry.broken_builders())
     title: str
     task: str
     rows: list[dict[str, Any]] = []

@@ -39,16 +39,17 @@ def command(
     All of `m2kr build SOURCE --shard 1/N` to `N/N` must have run. What they left undone is done here;
     the bytes are those of a build in one process.
     """
-    from m2kr import paths, sources
+    from m2kr import paths
+    from m2kr.building import registry
     from m2kr.building.merge import find_shards, merge
     from m2kr.building.release.routes import builder_for
     from m2kr.cli import output
     from m2kr.cli.build import show
     from m2kr.errors import MissingError
 
-    root, name = paths.data_root(data), sources.resolve(source)
+    root, name = paths.data_root(data), registry.resolve(source)
     output.say(f"data root: {root}", json_mode=json)
-    found = find_shards(sources.builder(name).SOURCE, root, folders or (), edition)
+    found = find_shards(registry.builder(name).source, root, folders or (), edition)
     if found is None:
         raise MissingError(
             f"there is no shard of {name}",

@@ -15,13 +15,15 @@ from m2kr.building.options import (
     rules_for,
     variant_of,
 )
+from m2kr.building.release.align import AlignedBuilder
 from m2kr.building.release.route import LICENCE, REPO, ReleaseBuilder, size_of
+from m2kr.building.spec import Builder
 from m2kr.cli import output
 from m2kr.sources import RELEASED, UNKNOWN, Source, build_command, comparable_notes, verdict
 
 
 def show(
-    builders: Sequence[Any],
+    builders: Sequence[Builder],
     root: Path,
     given: Mapping[str, str],
     edition: str | None,
@@ -44,17 +46,17 @@ def show(
 
 
 def planned(
-    builder: Any,
+    builder: Builder,
     root: Path,
     given: Mapping[str, str],
     edition: str | None,
     splits: Sequence[str] | None,
 ) -> dict[str, Any]:
     """The plan of one build, as plain data."""
-    source, route = builder.SOURCE, getattr(builder, "ROUTE", "sources")
+    source, route = builder.source, builder.route
     options = resolve_options(source, given, edition if route != "release" else None)
     chosen = chosen_splits(source, splits)
-    notes = [comparable(source, route, variant_of(source, options)), getattr(builder, "note", "")]
+    notes = [comparable(source, route, variant_of(source, options)), builder.note]
     files = [_file(asset, item) for asset, item in _items(builder, options, root)]
     for file in files:
         file["path"] = str(paths.downloads(root) / file["name"])
@@ -72,7 +74,7 @@ def planned(
     }
 
 
-def _items(builder: Any, options: Mapping[str, str], root: Path) -> Iterator[tuple[Any, Any]]:
+def _items(builder: Builder, options: Mapping[str, str], root: Path) -> Iterator[tuple[Any, Any]]:
     assets = builder.assets(options)
     yield from zip(assets, plan_downloads(assets, paths.downloads(root)), strict=True)
 
@@ -101,8 +103,8 @@ def _rules(source: Source, options: Mapping[str, str]) -> list[dict[str, str]]:
     ]
 
 
-def _release_files(builder: Any, splits: Sequence[str]) -> dict[str, Any] | None:
-    release = builder if isinstance(builder, ReleaseBuilder) else getattr(builder, "release", None)
+def _release_files(builder: Builder, splits: Sequence[str]) -> dict[str, Any] | None:
+    release = builder.release if isinstance(builder, AlignedBuilder) else builder
     if not isinstance(release, ReleaseBuilder):
         return None
     where = str(release.folder) if release.folder else f"hf://datasets/{REPO}@{release.revision}"
@@ -142,7 +144,7 @@ def _show(each: dict[str, Any]) -> None:
 
 
 def before(
-    builder: Any,
+    builder: Builder,
     root: Path,
     given: Mapping[str, str],
     edition: str | None,

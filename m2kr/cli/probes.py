@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Any
 
 import typer
 
+from m2kr.building.spec import Builder
 from m2kr.cli import output
 from m2kr.errors import UpstreamError
 
 
 def show(
-    builders: Sequence[Any], given: Mapping[str, str], edition: str | None, *, json: bool
+    builders: Sequence[Builder], given: Mapping[str, str], edition: str | None, *, json: bool
 ) -> None:
     """Asks for the first MB of every file that some builds need, and tells what is not as expected.
 
@@ -29,10 +29,9 @@ def show(
     users: dict[str, list[str]] = {}
     assets = {}
     for builder in builders:
-        if hasattr(builder, "assets"):
-            for asset in builder.assets(resolve_options(builder.SOURCE, given, edition)):
-                assets[asset.name] = asset
-                users.setdefault(asset.name, []).append(builder.SOURCE.name)
+        for asset in builder.assets(resolve_options(builder.source, given, edition)):
+            assets[asset.name] = asset
+            users.setdefault(asset.name, []).append(builder.source.name)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(probe, assets.values()))
     bad = [file for file in found if file.status not in {"ok", "local"}]

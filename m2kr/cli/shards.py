@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from m2kr.building.request import Ask
@@ -13,7 +12,7 @@ from m2kr.cli import output, plans
 
 
 def run(
-    builders: Sequence[Builder | ModuleType],
+    builders: Sequence[Builder],
     root: Path,
     share: str,
     ask: Ask,
@@ -29,7 +28,7 @@ def run(
     told = {**asked, "folder": None if folder is None else str(folder)}
     results = []
     for builder in builders:
-        name = builder.SOURCE.name
+        name = builder.source.name
         for line in plans.before(builder, root, ask.options, ask.edition, ask.splits):
             output.say(f"{name}: {line}", json_mode=json)
         with output.Bars() as bars:

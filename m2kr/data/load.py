@@ -19,7 +19,6 @@ from m2kr.sources import (
     builder_names,
     nearest,
     normalise,
-    resolve,
     split_name,
 )
 
@@ -321,10 +320,9 @@ def _own_name(name: str, have: Iterable[str]) -> str | None:
 
 def source_of(manifest: Path) -> str:
     """The source whose manifest a file is by its name, for one that can't be read."""
-    try:
-        return resolve(config_of(manifest))
-    except UsageError:  # not of the benchmark
-        return config_of(manifest).lower()
+    config = config_of(manifest)
+    of_release = {stem: name for name, stem in RELEASED.items()}
+    return of_release.get(config) or builder_names().get(normalise(config), config.lower())
 
 
 def known_source(name: str, root: Path) -> str:

@@ -13,15 +13,14 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from m2kr.building.build import build
-from m2kr.building.fetch.assets import Asset
-from m2kr.building.spec import BuildContext
+from m2kr.building.spec import BuildContext, Builder
 from m2kr.building.writer import SHARD_ROWS, TableWriter
 from m2kr.evaluation.result import peak_memory
 from m2kr.schema import BATCH_ROWS, arrow_schema, columns
@@ -49,16 +48,13 @@ def batches(rows: int) -> Iterator[pa.RecordBatch]:
         yield pa.record_batch(arrays, schema=schema)
 
 
-class PoolBuilder:
+class PoolBuilder(Builder):
     """The generated pool and one query, as a source."""
 
-    SOURCE = Source("pool", "POOL", "generated", "Q2T", {"test": "test_passages"}, "mrr@10", "CC0")
+    source = Source("pool", "POOL", "generated", "Q2T", {"test": "test_passages"}, "mrr@10", "CC0")
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
-
-    def assets(self, options: Mapping[str, str]) -> list[Asset]:
-        return []
 
     def passages(self, ctx: BuildContext, pool: str) -> Iterator[pa.RecordBatch]:
         return batches(self.rows)

@@ -23,7 +23,6 @@ import pyarrow as pa
 import pyarrow.csv
 from upstream import cached_msmarco
 
-from m2kr import sources
 from m2kr.building.build import build
 from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.fetch import fetch
@@ -35,6 +34,7 @@ from m2kr.building.writer import TableWriter
 from m2kr.evaluation.result import peak_memory
 from m2kr.progress import SILENT
 from m2kr.schema import arrow_schema, columns
+from m2kr_builders.msmarco import MSMARCO
 
 COLUMNS = columns("passages")
 
@@ -106,17 +106,14 @@ def rival(folder: Path, passages: int) -> dict:
     return {"seconds": time.perf_counter() - start, "rows": rows}
 
 
-class OneTarball:
+class OneTarball(MSMARCO):
     """The builder of MSMARCO over a generated tarball; training queries are those that are judged."""
 
     def __init__(self, archive: Path) -> None:
-        self.archive, self.builder = archive, sources.builder("msmarco")
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.builder, name)
+        self.archive = archive
 
     def assets(self, options: Mapping[str, str]) -> list[Asset]:
-        (tar,) = self.builder.assets(options)
+        (tar,) = super().assets(options)
         return [replace(tar, urls=(), size=None, md5=None, manual="generated")]
 
 
@@ -129,7 +126,7 @@ def _placed(folder: Path, passages: int) -> tuple[OneTarball, dict[str, str]]:
         place.parent.mkdir(parents=True)
         os.link(archive, place)
     options = {"train": "judged", "test_pool_size": str(passages // 22)}
-    options = resolve_options(builder.SOURCE, options)
+    options = resolve_options(builder.source, options)
     fetch(builder.assets(options), folder / "downloads", offline=True)
     return builder, options
 
@@ -142,7 +139,7 @@ def pool_table(folder: Path, passages: int) -> dict:
     files = {a.name: folder / "downloads" / a.name for a in builder.assets(options)}
     shutil.rmtree(folder / "staging", ignore_errors=True)
     start = time.perf_counter()
-    choices = Choices(folder / "staging", files, options, tuple(builder.SOURCE.pools))
+    choices = Choices(folder / "staging", files, options, tuple(builder.source.pools))
     stats = build_table(builder, TableJob("passages", "train_passages", choices), SILENT)
     return {"seconds": time.perf_counter() - start, "rows": stats["rows"]}
 

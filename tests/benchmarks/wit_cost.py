@@ -19,7 +19,7 @@ import pyarrow.csv
 from isal import igzip
 from upstream import _filler
 
-from m2kr import sources
+from m2kr.building import registry
 from m2kr.building.choices import Choices
 from m2kr.building.options import resolve_options
 from m2kr.building.parts import PartJob, build_part
@@ -77,13 +77,13 @@ def make(folder: Path, rows: int) -> dict:
 
 
 def ours(folder: Path, rows: int) -> dict:
-    builder = sources.builder("wit")
+    builder = registry.builder("wit")
     name = _wit.files(["train"])[FILE]
     staging = folder / "staging"
     for old in (staging / "parts").glob("*"):
         old.unlink()
     (staging / "parts").mkdir(parents=True, exist_ok=True)
-    options = resolve_options(builder.SOURCE, {})
+    options = resolve_options(builder.source, {})
     choices = Choices(staging, {name: folder / "wit.tsv.gz"}, options, ("train",))
     start = time.perf_counter()
     stats = build_part(builder, PartJob(FILE, choices), SILENT)

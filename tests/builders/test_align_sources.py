@@ -5,10 +5,8 @@ fewer and shuffled rows and other instructions.
 """
 
 import random
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -45,7 +43,7 @@ def server() -> Iterator[FaultyServer]:
 def released(name: str, rebuilt: Path, splits: dict[str, str], folder: Path) -> Path:
     """Parquet files of a release with the content of a rebuild."""
     served = Served(name, "")
-    config, draw = served.SOURCE.config, random.Random(name)
+    config, draw = served.source.config, random.Random(name)
     renamed = RENAMED.get(name, ())
 
     def own(column: str, value: str) -> str:
@@ -64,7 +62,7 @@ def released(name: str, rebuilt: Path, splits: dict[str, str], folder: Path) -> 
             for column in ("pos_item_ids", "related_item_ids"):
                 row[column] = [own("passage_id", i) for i in row.get(column, ())]
             row["instruction"] = draw.choice(["Find it: ", "Look for it: "])
-        cols = columns("queries", served.SOURCE.query_columns)
+        cols = columns("queries", served.source.query_columns)
         write(folder / f"{config}_data" / f"{split}-00000-of-00001.parquet", rows[:-1], cols)
     for pool, needed in keep.items():
         rows = open_shards(rebuilt / f"{config}_passages" / pool).to_pylist()
@@ -72,7 +70,7 @@ def released(name: str, rebuilt: Path, splits: dict[str, str], folder: Path) -> 
         rows = [r for i, r in enumerate(rows) if i % 5 or r["passage_id"] in needed]
         for row in rows:
             row["passage_id"] = own("passage_id", row["passage_id"])
-        cols = columns("passages", served.SOURCE.passage_columns)
+        cols = columns("passages", served.source.passage_columns)
         cols = tuple(c for c in cols if c.name != "scored_as")
         write(folder / f"{config}_passages" / f"{pool}-00000-of-00001.parquet", rows, cols)
     return folder
@@ -84,18 +82,6 @@ def write(path: Path, rows: list[dict[str, Any]], cols: tuple[Any, ...]) -> None
     names = set(schema.names)
     plain = [{k: v for k, v in row.items() if k in names} for row in rows]
     pq.write_table(pa.Table.from_pylist(plain, schema=schema), path)
-
-
-def module_of(name: str, server: FaultyServer) -> str:
-    """An importable builder module whose files the server has."""
-    served = Served(name, server.url("").rstrip("/"))
-    module = ModuleType(f"served_{name}")
-    module.__file__ = served.module.__file__
-    for each in (*Served.DELEGATED, "SOURCE", "assets"):
-        if hasattr(served, each):
-            setattr(module, each, getattr(served, each))
-    sys.modules[module.__name__] = module
-    return module.__name__
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -116,7 +102,7 @@ def test_a_real_builder_is_held_to_the_release(
 
     root = tmp_path / "two"
     release = ReleaseBuilder(name, files, any_counts=True)
-    built = build(AlignedBuilder(name, release, module_of(name, server)), root)
+    built = build(AlignedBuilder(name, release, Served(name, base)), root)
     assert built.manifest["aligned"]["differ"] == []
     for split in splits:
         theirs = m2kr.load(name, split, edition="m2kr", data=root)
@@ -126,7 +112,7 @@ def test_a_real_builder_is_held_to_the_release(
         assert set(ours.queries["question_id"]) == set(theirs.queries["question_id"])
         # Texts, answers and images are upstream's own.
         row = ours.queries[0]
-        assert bool(row["question"]) == (Served(name, base).SOURCE.task != "I2T")
+        assert bool(row["question"]) == (Served(name, base).source.task != "I2T")
         if "related_item_ids" in row:
             related = theirs.query(row["question_id"])["related_item_ids"]
             assert row["related_item_ids"] == related
@@ -162,7 +148,7 @@ def test_release_and_aligned_edition_score_alike_in_one_data_root(
     splits = {s: f["pool"] for s, f in rebuilt.manifest["splits"].items()}
     files, root = released("okvqa", rebuilt.folder, splits, tmp_path / "files"), tmp_path / "two"
     release = ReleaseBuilder("okvqa", files, any_counts=True)
-    build(AlignedBuilder("okvqa", release, module_of("okvqa", server)), root)
+    build(AlignedBuilder("okvqa", release, Served("okvqa", server.url("").rstrip("/"))), root)
     runs = []
     for edition in sorted(("m2kr", "aligned"), key=lambda each: each != first):
         split = m2kr.load("okvqa", "test", edition=edition, data=root, missing_images="black")

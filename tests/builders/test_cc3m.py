@@ -72,7 +72,7 @@ def test_the_file_is_that_of_a_pinned_commit_on_the_hub_or_its_mirror(
     )
     for endpoint, base in (("", "https://huggingface.co"), ("http://mirror/", "http://mirror")):
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
-        (asset,) = cc3m.assets({})
+        (asset,) = cc3m.BUILDER().assets({})
         assert asset.urls == (f"{base}/{name}",)
 
 
@@ -103,7 +103,7 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes, words: tuple[st
 
 
 def test_a_look_at_the_first_bytes() -> None:
-    (asset,) = cc3m.assets({})
+    (asset,) = cc3m.BUILDER().assets({})
     whole = json.dumps([item(n) for n in range(1000)]).encode()
     for size in (len(whole), 100_000, 70_000):
         found = rows_in(whole[:size], asset.name, asset.shape, whole=size == len(whole))
@@ -138,7 +138,10 @@ def test_items_of_any_kind_are_accounted_for(
     path.write_text(json.dumps(document))
     options, templates = resolve_options(cc3m.SOURCE, {}), templates_of("cc3m")
     found = []
-    for make, table in ((cc3m.passages, "train_passages"), (cc3m.queries, "train")):
+    for make, table in (
+        (cc3m.BUILDER().passages, "train_passages"),
+        (cc3m.BUILDER().queries, "train"),
+    ):
         ledger = Ledger(table)
         context = BuildContext(cc3m.SOURCE, {cc3m.CHAT: path}, ledger, options, templates=templates)
         try:

@@ -102,7 +102,7 @@ def test_one_passage_id_is_one_page_over_all_pools(
     ctx = context(folder, files, base, Path(tempfile.mkdtemp(dir=folder)))
     pools: dict[str, dict[str, tuple[str, str]]] = {}
     for split in SPLITS:
-        rows = [dict(row) for row in evqa.passages(ctx, f"{split}_passages")]
+        rows = [dict(row) for row in evqa.BUILDER().passages(ctx, f"{split}_passages")]
         pools[split] = {row["passage_id"]: (row["url"], row["passage_content"]) for row in rows}
         assert len(pools[split]) == len(rows), "ids are unique"
     for split, about in zip(SPLITS, asked, strict=True):
@@ -113,7 +113,7 @@ def test_one_passage_id_is_one_page_over_all_pools(
         passages = {(own.partition("#")[0], said) for own, said in held.items()}
         assert len(passages) == len(held), "and so are passages"
         told = {}
-        for row in evqa.queries(ctx, split):
+        for row in evqa.BUILDER().queries(ctx, split):
             _, said = held[row["pos_item_ids"][0]]
             told[row["question"]] = said
         for n, (page, section) in enumerate(about):
@@ -149,7 +149,7 @@ def test_columns_are_taken_by_name(
     assert [asked.section for asked in expected] == [(f"https://x/{n}", n) for n in range(3)]
     left = [name for n, name in enumerate(order) if n not in gone]
     lacking = set(_evqa.COLUMNS) - set(left)
-    asset = next(a for a in evqa.assets({}) if a.name == "evqa/test.csv")
+    asset = next(a for a in evqa.BUILDER().assets({}) if a.name == "evqa/test.csv")
     if lacking:
         with pytest.raises(InputError, match="has no column"):
             read(folder, table(rows, left, bom=bom))

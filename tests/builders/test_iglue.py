@@ -68,7 +68,7 @@ def test_wits_files_are_shared(server: FaultyServer, tmp_path: Path) -> None:
 
 
 def test_a_look_at_the_first_bytes() -> None:
-    own = iglue.assets(resolve_options(iglue.SOURCE, {}))[0]
+    own = iglue.BUILDER().assets(resolve_options(iglue.SOURCE, {}))[0]
     line = text("iglue/test_en.jsonl").splitlines()[0] + b"\n"
     found = rows_in(line * 40 + line[:99], own.name, own.shape, whole=False)
     assert found is not None and found == 40
@@ -77,7 +77,7 @@ def test_a_look_at_the_first_bytes() -> None:
 @pytest.mark.skipif(not SAMPLES, reason="M2KR_UPSTREAM_SAMPLES names no folder of real files")
 def test_every_real_annotation_comes_through(tmp_path: Path) -> None:
     content = (Path(str(SAMPLES)) / "iglue" / "test_en.jsonl").read_bytes()
-    assert len(content) == iglue.assets(resolve_options(iglue.SOURCE, {}))[0].size
+    assert len(content) == iglue.BUILDER().assets(resolve_options(iglue.SOURCE, {}))[0].size
     rows = [json.loads(line) for line in content.splitlines()]
     # WIT has two of three, in val or in test.
     found = [row for n, row in enumerate(rows) if n % 3]

@@ -240,7 +240,7 @@ def test_a_server_that_is_down_leads_to_the_file_by_hand(tmp_path: Path) -> None
 
 
 def test_a_look_at_the_first_bytes() -> None:
-    (asset,) = kvqa.assets({})
+    (asset,) = kvqa.BUILDER().assets({})
     whole = json.dumps(DATA).encode()
     for size in (len(whole), 200_000, 70_000):
         found = rows_in(whole[:size], asset.name, asset.shape, whole=size == len(whole))
@@ -285,7 +285,7 @@ def test_records_of_any_kind_are_accounted_for(
             resolve_options(kvqa.SOURCE, {}),
             templates=templates_of("kvqa"),
         )
-        make = kvqa.passages if "_" in table else kvqa.queries
+        make = kvqa.BUILDER().passages if "_" in table else kvqa.BUILDER().queries
         try:
             found[table] = [dict(row) for row in make(context, table)]
         except M2KRError as error:

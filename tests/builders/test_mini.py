@@ -41,12 +41,12 @@ def context(ledger: Ledger) -> BuildContext:
 
 @pytest.fixture(scope="module")
 def passages(context: BuildContext) -> dict[str, Row]:
-    return {p["passage_id"]: dict(p) for p in mini.passages(context, "test_passages")}
+    return {p["passage_id"]: dict(p) for p in mini.BUILDER().passages(context, "test_passages")}
 
 
 @pytest.fixture(scope="module")
 def queries(context: BuildContext) -> dict[str, list[Row]]:
-    return {split: [dict(q) for q in mini.queries(context, split)] for split in SPLITS}
+    return {split: [dict(q) for q in mini.BUILDER().queries(context, split)] for split in SPLITS}
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +64,16 @@ def pictures() -> dict[str, bytes]:
 def test_no_row_changes_without_a_new_version(mini_root: Path) -> None:
     folder = mini_root / "mini"
     record = json.loads((folder / "MINI_manifest.json").read_text(encoding="utf-8"))
-    files = [FOLDER / Path(asset.name).name for asset in mini.assets({})]
+    files = [FOLDER / Path(asset.name).name for asset in mini.BUILDER().assets({})]
     hold_to_golden(Built(folder, record, fresh=False), "mini", files)
 
 
 def test_checksums_and_size() -> None:
-    for asset in mini.assets({}):
+    for asset in mini.BUILDER().assets({}):
         raw = (FOLDER / Path(asset.name).name).read_bytes()
         assert (asset.size, asset.sha256) == (len(raw), hashlib.sha256(raw).hexdigest())
         assert asset.urls == (f"package:m2kr_builders/{asset.name}",)
-    assert [Path(a.name).name for a in mini.assets({}) if a.images] == list(IMAGE_ROOTS)
+    assert [Path(a.name).name for a in mini.BUILDER().assets({}) if a.images] == list(IMAGE_ROOTS)
     total = sum(p.stat().st_size for p in FOLDER.rglob("*") if "__pycache__" not in p.parts)
     assert total <= 6_000_000
 
@@ -121,7 +121,7 @@ def test_pictures_are_all_different(pictures: dict[str, bytes]) -> None:
 
 
 def test_ids_are_unique(context: BuildContext, queries: dict[str, list[Row]]) -> None:
-    ids = [p["passage_id"] for p in mini.passages(context, "train_passages")]
+    ids = [p["passage_id"] for p in mini.BUILDER().passages(context, "train_passages")]
     assert len(ids) == len(set(ids))
     asked = [q["question_id"] for rows in queries.values() for q in rows]
     assert len(asked) == len(set(asked))

@@ -304,7 +304,7 @@ def test_the_path_of_an_image(image_id: str, path: str | None) -> None:
 
 def test_a_look_at_the_first_bytes() -> None:
     files = upstream(drawn("train", 3000), pages=[page(n) for n in range(20_000)])
-    for asset in oven.assets(resolve_options(oven.SOURCE, {})):
+    for asset in oven.BUILDER().assets(resolve_options(oven.SOURCE, {})):
         whole = files[asset.name]
         for size in (len(whole), len(whole) * 2 // 3):
             found = rows_in(whole[:size], asset.name, asset.shape, whole=size == len(whole))
@@ -345,7 +345,7 @@ def test_rows_of_any_kind_are_accounted_for(
     for table in ("train_passages", "test_passages", "train", "valid", "test"):
         ledger = Ledger(table)
         context = BuildContext(oven.SOURCE, files, ledger, options, 0, scratch, templates=templates)
-        make = oven.passages if "_" in table else oven.queries
+        make = oven.BUILDER().passages if "_" in table else oven.BUILDER().queries
         try:
             found[table] = [dict(row) for row in make(context, table)]
         except M2KRError as error:

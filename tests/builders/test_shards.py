@@ -33,7 +33,7 @@ def shard(
 
 def merged(server: FaultyServer, root: Path, name: str, folders: Sequence[Path] = ()) -> Built:
     builder = Served(name, server.url(""))
-    found = find_shards(builder.SOURCE, root, folders)
+    found = find_shards(builder.source, root, folders)
     assert found is not None
     return merge(builder, root, found)
 
@@ -82,9 +82,9 @@ def test_a_missing_shard_is_named_with_its_command(server: FaultyServer, tmp_pat
     with pytest.raises(MissingError, match=r"1 of 3 shards of wit are missing.*: 2/3") as caught:
         merged(server, tmp_path, "wit")
     assert caught.value.fix == "m2kr build wit --shard 2/3 --limit 2 --split test"
-    assert find_shards(Served("evqa", "").SOURCE, tmp_path) is None
+    assert find_shards(Served("evqa", "").source, tmp_path) is None
     with pytest.raises(InputError, match="no shard of evqa in this folder"):
-        find_shards(Served("evqa", "").SOURCE, tmp_path, [tmp_path / "rebuilt"])
+        find_shards(Served("evqa", "").source, tmp_path, [tmp_path / "rebuilt"])
 
 
 def test_shards_of_different_builds_do_not_mix(server: FaultyServer, tmp_path: Path) -> None:

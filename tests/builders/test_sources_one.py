@@ -27,7 +27,7 @@ from golden_tables import (
 from servers.faulty_server import Fault, FaultyServer
 from upstream_fixture import Served, served_files
 
-from m2kr import sources
+from m2kr.building import registry
 from m2kr.building.build import Built
 from m2kr.building.fetch.fetch import fetch
 from m2kr.building.options import resolve_options
@@ -146,7 +146,7 @@ def test_images_are_found_in_every_archive_that_is_named(
     built, name = editions[edition], EDITIONS[edition][0]
     rows = [row for split in golden(edition)["queries"] for row in rows_of(built, "queries", split)]
     paths = {row["img_path"] for row in rows} - {None}
-    archives = getattr(sources.builder(name), "IMAGE_ARCHIVES", ())
+    archives = registry.builder(name).image_archives
     assert (paths and archives) or name == "msmarco"
     for number, archive in enumerate(archives):
         held = sorted(path for path in paths if archive.may_hold(path))
@@ -194,7 +194,7 @@ def test_a_bad_network_gives_the_same_bytes(tmp_path: Path) -> None:
         root = tmp_path / "broken"
         for name in SOURCES:
             builder = Served(name, server.url(""))
-            options = resolve_options(builder.SOURCE, golden(FIRST[name])["options"])
+            options = resolve_options(builder.source, golden(FIRST[name])["options"])
             fetch(builder.assets(options), downloads(root), jobs=8)
             broken = make(server, root, name)
         assert tree(broken.folder) == tree(straight.folder)

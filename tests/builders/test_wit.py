@@ -195,7 +195,7 @@ def test_one_split_has_the_rows_of_the_whole(tmp_path: Path) -> None:
 
 def test_a_look_at_the_first_bytes() -> None:
     files = upstream(DATA | {"train-00000": many("look", 20_000, 0)})
-    for asset in wit.assets(resolve_options(wit.SOURCE, {}))[:1]:
+    for asset in wit.BUILDER().assets(resolve_options(wit.SOURCE, {}))[:1]:
         whole = files[asset.name]
         for size in (len(whole), len(whole) * 2 // 3):
             found = rows_in(whole[:size], asset.name, asset.shape, whole=size == len(whole))
@@ -234,7 +234,7 @@ def test_cells_of_any_kind(
     ctx = BuildContext(wit.SOURCE, {name: path}, ledger, templates=templates_of("wit"))
     found = [
         row
-        for batch in wit.make_part(ctx, "val-00000")
+        for batch in wit.BUILDER().make_part(ctx, "val-00000")
         for row in pa.Table.from_batches([batch])
         .append_column("text", [_wit.passage_text(batch)])
         .to_pylist()
@@ -276,7 +276,9 @@ def test_words_for_nothing_are_those_of_the_authors_reader(
     path = tmp_path_factory.mktemp("words") / "a.tsv.gz"
     path.write_bytes(packed(tsv(given, csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL)))
     ctx = BuildContext(wit.SOURCE, {name_of("val-00000"): path}, Ledger("words"))
-    found = [row for batch in wit.make_part(ctx, "val-00000") for row in batch.to_pylist()]
+    found = [
+        row for batch in wit.BUILDER().make_part(ctx, "val-00000") for row in batch.to_pylist()
+    ]
     frame = pd.read_csv(path, sep="\t", dtype=dict.fromkeys(TEXTS, str)).astype(object)
     read = frame.where(frame.notna(), None).to_dict("records")
     kept = [row for row in read if row["language"] == "en" and row["image_url"] is not None]
@@ -302,7 +304,7 @@ def test_a_page_named_na_has_no_title(tmp_path: Path) -> None:
 def test_the_pinned_digests_are_upstreams() -> None:
     listed = (Path(str(SAMPLES)) / "wit" / "checksums.tsv").read_text(encoding="utf-8")
     published = {tuple(line.split("\t")[:3]) for line in listed.splitlines()}
-    assets = wit.assets(resolve_options(wit.SOURCE, {}))
+    assets = wit.BUILDER().assets(resolve_options(wit.SOURCE, {}))
     assert {(a.urls[0], str(a.size), a.sha256) for a in assets} == published
     assert sum(a.size or 0 for a in assets if ".train." in a.name) == 26_701_451_720
 

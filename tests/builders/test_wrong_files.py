@@ -85,9 +85,9 @@ def test_a_wrong_small_file_is_found_before_a_big_one_is_fetched(
 
 
 def test_a_zip_whose_content_is_not_the_published_one_is_refused(tmp_path: Path) -> None:
-    asset = okvqa.assets({"corpus": "google"})[0]
+    asset = okvqa.BUILDER().assets({"corpus": "google"})[0]
     assert asset.git_blob is None  # upstream's digest is known of the annotations alone
-    asset = okvqa.assets({"corpus": "google"})[1]
+    asset = okvqa.BUILDER().assets({"corpus": "google"})[1]
     path = tmp_path / "a.zip"
     path.write_bytes(zipped("a.json", b'{"annotations": []}\n'))
     with pytest.raises(CheckError, match=f"(?s)holds a.json with .*{asset.git_blob}"):

@@ -1,6 +1,5 @@
 """``--align release``: upstream's rows held to the release's, gaps told, nothing unaccounted for."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,9 @@ import release_fixture as fixture
 from upstream_stubs import stub
 
 import m2kr
-from m2kr import sources
 from m2kr.building.build import Built, build
 from m2kr.building.release.align import AlignedBuilder
 from m2kr.building.release.route import ReleaseBuilder
-from m2kr.building.release.routes import builder_for
 from m2kr.building.table import open_shards
 from m2kr.building.verify import verify
 from m2kr.errors import CheckError, UsageError
@@ -37,10 +34,10 @@ def aligned(
     name: str, files: Path, root: Path, *, release: dict[str, Any] | None = None, **how: Any
 ) -> Built:
     """An aligned build over a stub; what the stub doesn't take goes to the build."""
-    words = ("keys", "lose", "rename", "batches", "options")
-    module = stub(name, **{k: how.pop(k) for k in words if k in how})
+    words = ("keys", "lose", "rename", "batches")
+    inner = stub(name, **{k: how.pop(k) for k in words if k in how})
     options = {"any_counts": True} | (release or {})
-    return build(AlignedBuilder(name, ReleaseBuilder(name, files, **options), module), root, **how)
+    return build(AlignedBuilder(name, ReleaseBuilder(name, files, **options), inner), root, **how)
 
 
 def table(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -91,19 +88,19 @@ def test_a_release_that_is_not_comparable_makes_no_comparable_build(
 def test_other_images_than_the_releases_do_not_compare(
     files: Path, root: Path, ending: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = stub("okvqa")
-    given = sys.modules[name].all_queries
+    inner = stub("okvqa")
+    given = inner.all_queries
 
     def other(ctx: Any, split: str) -> Any:
         for row in given(ctx, split):
             path = row["img_path"]
             yield row | {"img_path": path.replace(".jpg", ".JPEG") if ending else f"x/{path}"}
 
-    monkeypatch.setattr(sys.modules[name], "all_queries", other)
+    monkeypatch.setattr(inner, "all_queries", other)
     # Counts are taken for checked, so that nothing else makes the build incomparable.
-    monkeypatch.setattr(ReleaseBuilder, "note", "")
     release = ReleaseBuilder("okvqa", files, any_counts=True)
-    built = build(AlignedBuilder("okvqa", release, name), root / str(ending))
+    release.note = ""
+    built = build(AlignedBuilder("okvqa", release, inner), root / str(ending))
     assert built.manifest["aligned"]["differ"] == []
     said = built.manifest["comparable"]
     assert (
@@ -195,7 +192,7 @@ def test_nothing_in_common_is_a_defect_and_says_so(files: Path, root: Path) -> N
     text = str(caught.value)
     assert "KVQA_passages/train_passages" in text
     assert "rows alike in passage_id: the release has 'KVQA_100', upstream 'upstream-1'" in text
-    assert "RELEASE_KEYS" in text
+    assert "release_keys" in text
 
 
 def test_again_it_does_nothing_and_other_splits_are_added(files: Path, root: Path) -> None:
@@ -217,9 +214,10 @@ def test_limit(files: Path, root: Path) -> None:
 
 
 def test_options_that_alignment_needs_are_set(files: Path, root: Path) -> None:
-    aligned("msmarco", files, root, edition="options", options={"train": "judged"})
-    seen = sys.modules["upstream_stub_msmarco"].seen  # type: ignore[attr-defined]
-    assert {options["train"] for _, options in seen} == {"judged"}
+    inner = stub("msmarco", options={"train": "judged"})
+    release = ReleaseBuilder("msmarco", files, any_counts=True)
+    build(AlignedBuilder("msmarco", release, inner), root, edition="options")
+    assert {options["train"] for _, options in inner.seen} == {"judged"}
 
 
 def test_a_release_built_otherwise_is_not_replaced(files: Path, tmp_path: Path) -> None:
@@ -227,14 +225,3 @@ def test_a_release_built_otherwise_is_not_replaced(files: Path, tmp_path: Path) 
     with pytest.raises(UsageError, match="repair=no") as caught:
         aligned("evqa", files, tmp_path)
     assert "m2kr build evqa --route release --force" in str(caught.value)
-
-
-def test_a_source_without_a_route_of_its_own_says_so(
-    files: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Today all have both routes; the next one may come with the release's alone."""
-    monkeypatch.delattr(sources.builder("kvqa"), "assets")
-    for choices in ({"align": True, "folder": files}, {}):
-        with pytest.raises(UsageError, match="sources route of kvqa is not written yet") as caught:
-            builder_for("kvqa", **choices)  # type: ignore[arg-type]
-        assert caught.value.fix == "m2kr build kvqa --route release"

@@ -15,7 +15,7 @@ from resign import resign
 
 from m2kr.building.build import build
 from m2kr.building.diff import find_versions
-from m2kr.building.spec import BuildContext
+from m2kr.building.spec import BuildContext, Builder
 from m2kr.building.table import read_batches, shard_facts
 from m2kr.building.writer import TableWriter
 from m2kr.errors import MissingError, UsageError
@@ -43,7 +43,7 @@ def queries(n: int = 40) -> Rows:
 
 
 @dataclass
-class Made:
+class Made(Builder):
     """A source made of rows that a test can change."""
 
     pool: Rows = field(default_factory=passages)
@@ -56,7 +56,7 @@ class Made:
     passage_columns: tuple[Column, ...] = ()
 
     @property
-    def SOURCE(self) -> Source:
+    def source(self) -> Source:
         return Source(
             self.name,
             self.name.upper(),
@@ -68,9 +68,6 @@ class Made:
             query_columns=self.query_columns,
             passage_columns=self.passage_columns,
         )
-
-    def assets(self, options: Mapping[str, str]) -> list:
-        return []
 
     def passages(self, ctx: BuildContext, pool: str) -> Iterator[dict]:
         for i, row in self.pool.items():

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from servers.faulty_server import FOREVER, Fault, FaultyServer
 from typer.testing import CliRunner
 
-from m2kr import sources
+from m2kr.building import registry
 from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.fetch.retry import Policy
 from m2kr.building.probe import HEAD_BYTES, Probed, probe, rows_in
@@ -385,8 +385,8 @@ def test_damaged_files_raise_nothing_else(
 
 def builder(name: str, *assets: Asset) -> Any:
     """As much of a builder as a probe looks at."""
-    source = replace(sources.builder("mini").SOURCE, name=name)
-    return SimpleNamespace(SOURCE=source, assets=lambda options: assets)
+    source = replace(registry.builder("mini").source, name=name)
+    return SimpleNamespace(source=source, assets=lambda options: assets)
 
 
 def test_a_file_of_several_sources_is_asked_for_once(

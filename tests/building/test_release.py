@@ -18,7 +18,7 @@ from conftest import Cli
 from datasets import DatasetDict, load_dataset
 
 import m2kr
-from m2kr import sources
+from m2kr.building import registry
 from m2kr.building.build import Built, build
 from m2kr.building.instructions import registered_templates
 from m2kr.building.release import files as release_files
@@ -56,9 +56,9 @@ def root(files: Path, cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the fixture's counts the published ones."""
     for name in ALL:
-        module = sources.builder(name)
-        spec = dataclasses.replace(module.SOURCE, expected=fixture.counts(name))
-        monkeypatch.setattr(module, "SOURCE", spec)
+        builder = type(registry.builder(name))
+        spec = dataclasses.replace(builder.source, expected=fixture.counts(name))
+        monkeypatch.setattr(builder, "source", spec)
 
 
 def made(name: str, files: Path, root: Path, **more: Any) -> Built:
@@ -239,7 +239,7 @@ def test_rows_by_hand(root: Path, table: str, row: int) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_every_other_value_is_the_releases(root: Path, name: str) -> None:
     """All columns of all rows, but those that are made otherwise (and the pools with repeated ids)."""
-    spec = sources.builder(name).SOURCE
+    spec = registry.builder(name).source
     changed = {"question", "img_caption", "objects", "img_ocr", "pos_item_ids", "pos_item_contents"}
     changed -= {"img_caption"} if name == "infoseek" else set()
     for table, given in fixture.tables(name).items():
@@ -389,7 +389,7 @@ def test_a_positive_with_another_text_than_the_pools_is_repaired(
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_row_of_every_file_is_accounted_for(root: Path, files: Path, name: str) -> None:
-    manifest = m2kr.load(name, next(iter(sources.builder(name).SOURCE.pools)), data=root).manifest
+    manifest = m2kr.load(name, next(iter(registry.builder(name).source.pools)), data=root).manifest
     listed = {entry["name"] for entry in manifest["inputs"]}
     assert listed == {
         f"release/{p.relative_to(files).as_posix()}"
@@ -587,7 +587,7 @@ def test_a_sources_build_uses_the_releases_instructions(
     import toy_builder
 
     class Kvqa(toy_builder.ToyBuilder):
-        SOURCE = dataclasses.replace(toy_builder.ToyBuilder.SOURCE, name="kvqa", config="TOYKVQA")
+        source = dataclasses.replace(toy_builder.ToyBuilder.source, name="kvqa", config="TOYKVQA")
 
         def queries(self, ctx: Any, split: str) -> Any:
             for row in super().queries(ctx, split):

@@ -309,7 +309,7 @@ def test_a_kill_between_any_two_steps_of_publishing(
 
 def toy_of(**changes: Any) -> ToyBuilder:
     toy = ToyBuilder(rows=50)
-    toy.SOURCE = replace(ToyBuilder.SOURCE, **changes)
+    toy.source = replace(ToyBuilder.source, **changes)
     return toy
 
 

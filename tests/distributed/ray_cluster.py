@@ -22,8 +22,7 @@ from ray.cluster_utils import Cluster
 from upstream_fixture import Served
 
 from m2kr.building.build import build
-from m2kr.building.fetch.assets import Asset
-from m2kr.building.spec import BuildContext, Row
+from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.distributed.ray_engine import RayExecutor
 from m2kr.sources import Source
 
@@ -32,10 +31,10 @@ ROUNDS = 100_000
 OPTIONS = {"valid_queries": "3", "test_queries": "3"}
 
 
-class Busy:
+class Busy(Builder):
     """A source whose parts are all arithmetic."""
 
-    SOURCE = Source(
+    source = Source(
         name="busy",
         config="BUSY",
         title="A busy toy",
@@ -45,9 +44,6 @@ class Busy:
         licence="CC0-1.0",
         comparable="a toy",
     )
-
-    def assets(self, options: Mapping[str, str]) -> list[Asset]:
-        return []
 
     def parts(self, options: Mapping[str, str], splits: Sequence[str]) -> list[str]:
         return [f"p{number}" for number in range(PARTS)]
@@ -85,7 +81,7 @@ class SlowWit(Served):
             with mark.open("a") as file:
                 file.write(ray.get_runtime_context().get_node_id() + "\n")
             time.sleep(1.5)
-        yield from self.module.make_part(ctx, name)
+        yield from self.real.make_part(ctx, name)
 
 
 def main(root: Path, nodes: int, what: str, base: str) -> dict[str, Any]:

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 with atheris.instrument_imports(include=["m2kr", "m2kr_builders"]):
     from targets import SEEDS, TARGETS, one
 
-    from m2kr import sources
+    from m2kr.building import registry
 
-    sources.sources()
+    registry.sources()
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from m2kr import sources
+from m2kr.building import registry
 from m2kr.building.formats.archives import members
 from m2kr.building.formats.delimited import read_csv, read_tsv
 from m2kr.building.formats.gzip import open_gzip
@@ -32,7 +32,7 @@ MOST = 20_000  # rows taken of one input
 
 def context(name: str, files: dict[str, bytes]) -> BuildContext:
     """A builder's context over some files."""
-    source = sources.builder(name).SOURCE
+    source = registry.builder(name).source
     paths = {}
     for file, data in files.items():
         paths[file] = SCRATCH / file
@@ -114,12 +114,12 @@ def inflated(data: bytes) -> None:
 
 def okvqa(data: bytes) -> None:
     """OK-VQA's questions and annotations."""
-    names = [a.name for a in sources.builder("okvqa").assets({"corpus": "wikipedia"})][:4]
+    names = [a.name for a in registry.builder("okvqa").assets({"corpus": "wikipedia"})][:4]
     right = b'{"questions": [{"question_id": 1, "image_id": 2, "question": "q"}]}'
     for files in ((data, data), (right, data), (data, right)):
         contents = dict(zip(names, [zipped(f) for f in (*files, *files)], strict=True))
         ctx = context("okvqa", contents)
-        accounted(ctx, sources.builder("okvqa").all_queries(ctx, "test"))
+        accounted(ctx, registry.builder("okvqa").all_queries(ctx, "test"))
 
 
 def google_search(data: bytes) -> None:
@@ -135,9 +135,9 @@ def google_search(data: bytes) -> None:
 
 def infoseek(data: bytes) -> None:
     """Infoseek's questions, entities and types."""
-    names = [a.name for a in sources.builder("infoseek").assets({})][:5]
+    names = [a.name for a in registry.builder("infoseek").assets({})][:5]
     ctx = context("infoseek", dict.fromkeys(names, data))
-    accounted(ctx, sources.builder("infoseek").all_queries(ctx, "test"))
+    accounted(ctx, registry.builder("infoseek").all_queries(ctx, "test"))
 
 
 def evqa(data: bytes) -> None:
@@ -178,28 +178,28 @@ def msmarco(data: bytes) -> None:
     object.__setattr__(ctx, "scratch", SCRATCH / "scratch")
     for split in ("valid", "test"):
         object.__setattr__(ctx, "ledger", Ledger("fuzz"))
-        accounted(ctx, builder.queries(ctx, split))
+        accounted(ctx, builder.BUILDER().queries(ctx, split))
 
 
 def kvqa(data: bytes) -> None:
     """KVQA's annotations."""
     ctx = context("kvqa", {"kvqa/dataset.json": data})
-    accounted(ctx, sources.builder("kvqa").passages(ctx, "test_passages"))
+    accounted(ctx, registry.builder("kvqa").passages(ctx, "test_passages"))
     ctx = context("kvqa", {"kvqa/dataset.json": data})
-    accounted(ctx, sources.builder("kvqa").queries(ctx, "test"))
+    accounted(ctx, registry.builder("kvqa").queries(ctx, "test"))
 
 
 def cc3m(data: bytes) -> None:
     """LLaVA's image-caption pairs."""
     ctx = context("cc3m", {"cc3m/chat.json": data})
-    accounted(ctx, sources.builder("cc3m").queries(ctx, "train"))
+    accounted(ctx, registry.builder("cc3m").queries(ctx, "train"))
 
 
 def oven(data: bytes) -> None:
     """OVEN's annotations and Wiki6M; a right line is put before every other input."""
     from m2kr_builders import _oven
 
-    builder = sources.builder("oven")
+    builder = registry.builder("oven")
     right = b'{"data_id": "1", "image_id": "oven_00000001", "question": "q", "entity_id": "Q1", '
     right += b'"entity_text": "e", "wikidata_id": "Q1", "wikipedia_title": "t", '
     right += b'"wikipedia_summary": "s"}\n'
@@ -223,9 +223,9 @@ def llava(data: bytes) -> None:
 
     files = dict.fromkeys(_llava.COMPONENTS.values(), data)
     ctx = context("llava", files)
-    accounted(ctx, sources.builder("llava").passages(ctx, "train_passages"))
+    accounted(ctx, registry.builder("llava").passages(ctx, "train_passages"))
     ctx = context("llava", files)
-    accounted(ctx, sources.builder("llava").queries(ctx, "test"))
+    accounted(ctx, registry.builder("llava").queries(ctx, "test"))
 
 
 def wit(data: bytes) -> None:
@@ -235,13 +235,13 @@ def wit(data: bytes) -> None:
     name = _wit.files(["val"])["val-00000"]
     for head in (b"", "\t".join(_wit.HEADER).encode() + b"\n"):
         ctx = context("wit", {name: gzip.compress(head + data, 1)})
-        accounted(ctx, sources.builder("wit").make_part(ctx, "val-00000"))
+        accounted(ctx, registry.builder("wit").make_part(ctx, "val-00000"))
 
 
 def iglue(data: bytes) -> None:
     """IGLUE's annotations."""
     ctx = context("iglue", {"iglue/test_en.jsonl": data})
-    accounted(ctx, sources.builder("iglue").queries(ctx, "test"))
+    accounted(ctx, registry.builder("iglue").queries(ctx, "test"))
 
 
 def release(data: bytes) -> None:

@@ -21,7 +21,8 @@ from support.toys import PASSAGES, QUERIES, Late, image_folder, toy_split
 from typer.testing import CliRunner
 
 import m2kr
-from m2kr import atomic, sources
+from m2kr import atomic
+from m2kr.building import registry
 from m2kr.building.build import build
 from m2kr.cli import eval_
 from m2kr.cli.main import guarded
@@ -88,7 +89,7 @@ class Words(EncoderRetriever):
 def built(tmp_path_factory):
     """60 queries of mini, with as many passages beside their positives."""
     root = tmp_path_factory.mktemp("built")
-    build(sources.builder("mini"), root, splits=("test",), limit=60)
+    build(registry.builder("mini"), root, splits=("test",), limit=60)
     return root
 
 

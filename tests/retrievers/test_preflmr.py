@@ -13,7 +13,7 @@ from datasets import Dataset
 from support.progress import Recorder
 
 import m2kr
-from m2kr import sources
+from m2kr.building import registry
 from m2kr.building.build import build
 from m2kr.data.images.store import ImageStore, black_image
 from m2kr.data.records import Passages, Queries
@@ -200,7 +200,7 @@ def test_a_damaged_image_stops_the_search(made: Made, passages: Passages, tmp_pa
 @pytest.fixture(scope="module")
 def some_of_mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("some_of_mini")
-    build(sources.builder("mini"), root, limit=60)
+    build(registry.builder("mini"), root, limit=60)
     return root
 
 

@@ -4,7 +4,6 @@ From the release come ids: which passages and queries there are, what they are c
 are right, and the instruction that was drawn. Texts, answers and images are upstream's.
 """
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,78 +12,56 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from m2kr import sources
+from m2kr.building import registry
 from m2kr.building.fetch.assets import Asset
 from m2kr.building.ledger import Ledger
 from m2kr.building.release.match import ReleaseRows, as_batches, row_blocks
 from m2kr.building.release.route import ReleaseBuilder
-from m2kr.building.spec import BuildContext, Row
+from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.building.table import PoolReader
 from m2kr.data.lookup import FILE as INDEX
 from m2kr.errors import UsageError
 from m2kr.progress import Progress
 from m2kr.schema import SUFFIX, TableKind, arrow_schema, columns
+from m2kr.sources import UNKNOWN, comparable_notes
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from numpy.typing import NDArray
 
-    from m2kr.building.spec import Builder
 
 UPSTREAM = "rows of the sources route"
 VERSION = 1  # raised when the same files give other rows
 
 
 @dataclass
-class AlignedBuilder:
+class AlignedBuilder(Builder):
     """The sources route of a source, held to the rows of the release.
 
     Args:
         name: Source name.
         release: How the release is had; it is built first, in its own edition.
-        module: Import path of the builder, where it isn't the source's own.
+        inner: Builder of the sources route, where it isn't the source's own.
     """
 
     name: str
     release: ReleaseBuilder
-    module: str = ""
+    inner: Builder | None = None
     inputs: list[dict[str, Any]] = field(default_factory=list)
     _folder: Path | None = None
     _fingerprints: dict[str, dict[str, str]] = field(default_factory=dict)
     _comparable: str = ""
 
-    ROUTE = "aligned"
+    route = "aligned"
 
-    @property
-    def _inner(self) -> "Builder | Any":
-        module: ModuleType = importlib.import_module(self._path)
-        return module
-
-    @property
-    def _path(self) -> str:
-        return self.module or sources.builder_modules()[self.name]
-
-    @property
-    def SOURCE(self) -> sources.Source:  # noqa: N802 - the builders' name for it
-        """The source's spec, scored as the release is."""
-        spec: sources.Source = self._inner.SOURCE
-        return replace(spec, unjudged=self.release.SOURCE.unjudged)
-
-    @property
-    def told(self) -> dict[str, str]:
-        """What this build was asked for, for its manifest."""
-        return {f"release_{name}": value for name, value in self.release.told.items()}
-
-    @property
-    def note(self) -> str:
-        """Why scores on this build can't compare with published ones, whatever is found."""
-        return self.release.note
-
-    @property
-    def versions(self) -> tuple[int, ...]:
-        """What decides the rows beside the source's own version."""
-        return (VERSION, self.release.SOURCE.version)
+    def __post_init__(self) -> None:
+        self._inner = self.inner or registry.builder(self.name)
+        # Scored as the release is.
+        self.source = replace(self._inner.source, unjudged=self.release.source.unjudged)
+        self.recorded_options = {
+            f"release_{name}": value for name, value in self.release.recorded_options.items()
+        }
+        self.note = self.release.note
+        self.versions = (VERSION, self.release.source.version)
 
     def prepare(
         self,
@@ -98,11 +75,10 @@ class AlignedBuilder:
         """Builds the release route, where it isn't built yet.
 
         Raises:
-            UsageError: there is no sources route, or the release is built already, but otherwise.
+            UsageError: the release is built already, but otherwise.
         """
         from m2kr.building.build import build
 
-        self._require_sources()
         try:
             built = build(
                 self.release, root, splits=splits, offline=offline, jobs=jobs, progress=progress
@@ -119,37 +95,24 @@ class AlignedBuilder:
         self._comparable = built.manifest["comparable"]
         self.inputs = list(self.release.inputs)
 
-    def _require_sources(self) -> None:
-        if not hasattr(self._inner, "assets"):
-            raise UsageError(
-                f"the sources route of {self.name} is not written yet, so nothing can be aligned",
-                fix=f"m2kr build {self.name} --route release",
-            )
-
     def _options(self, options: Mapping[str, str]) -> dict[str, str]:
-        return dict(options) | dict(getattr(self._inner, "ALIGN_OPTIONS", {}))
+        return dict(options) | dict(self._inner.align_options)
 
     def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:
         """The upstream files."""
-        self._require_sources()
-        found: Sequence[Asset] = self._inner.assets(self._options(options))
-        return found
+        return self._inner.assets(self._options(options))
 
-    def same_pools(self, options: Mapping[str, str]) -> list[list[str]]:
+    def same_pools(self, options: Mapping[str, str]) -> Sequence[Sequence[str]]:
         """Pools that are one in the release."""
         return self.release.same_pools(options)
 
     def parts(self, options: Mapping[str, str], splits: Sequence[str]) -> Sequence[str]:
         """The sources route's."""
-        named = getattr(self._inner, "parts", None)
-        found: Sequence[str] = named(self._options(options), splits) if named else ()
-        return found
+        return self._inner.parts(self._options(options), splits)
 
     def make_part(self, ctx: BuildContext, name: str) -> Iterator[pa.RecordBatch]:
         """The sources route's."""
-        inner: Any = self._inner
-        made: Iterator[pa.RecordBatch] = inner.make_part(self._context(ctx), name)
-        return made
+        return self._inner.make_part(self._context(ctx), name)
 
     def passages(self, ctx: BuildContext, pool: str) -> Iterator[pa.RecordBatch]:
         """The passages of upstream that the release's pool has.
@@ -182,21 +145,17 @@ class AlignedBuilder:
     def _candidates(
         self, ctx: BuildContext, pool: str, schema: pa.Schema
     ) -> Iterator[pa.RecordBatch]:
-        inner = self._inner
-        rows = getattr(inner, "all_passages", inner.passages)
-        yield from as_batches(rows(self._context(ctx), pool), schema)
+        yield from as_batches(self._inner.all_passages(self._context(ctx), pool), schema)
 
     def queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
         """The queries of upstream that the release's split has, judged as there."""
-        inner = self._inner
-        candidates = getattr(inner, "all_queries", inner.queries)
         release = self._rows(ctx, "queries", split)
         assert ctx.scratch is not None
         config, first = ctx.source.config, 1
         folder = ctx.scratch.parent / f"{config}_{SUFFIX['passages']}" / ctx.source.pools[split]
         # A partial build (--limit) asks for the queries before it has a pool.
         pool = PoolReader(folder) if (folder / INDEX).exists() else None
-        for block in row_blocks(candidates(self._context(ctx), split)):
+        for block in row_blocks(self._inner.all_queries(self._context(ctx), split)):
             kept, matched = release.match(release.keys_of_rows(block))
             mine = np.zeros(len(block), bool)
             mine[kept] = True
@@ -222,7 +181,7 @@ class AlignedBuilder:
 
     def _rows(self, ctx: BuildContext, kind: TableKind, split: str) -> ReleaseRows:
         assert self._folder is not None
-        keys = getattr(self._inner, "RELEASE_KEYS", {}).get(kind)
+        keys = self._inner.release_keys.get(kind)
         return ReleaseRows(self._folder / f"{ctx.source.config}_{SUFFIX[kind]}" / split, kind, keys)
 
     def amend(self, record: dict[str, Any], staging: Path) -> dict[str, Any]:  # noqa: ARG002
@@ -239,14 +198,14 @@ class AlignedBuilder:
             if prints["image_paths"] != self._fingerprints.get(split, {}).get("image_paths")
         ]
         own = record["comparable"]
-        notes = ["" if own == sources.UNKNOWN else own, self._comparable]
+        notes = ["" if own == UNKNOWN else own, self._comparable]
         if differ:
             names = ", ".join(differ)
             notes.append(f"aligned, but not equal to the release in {names} (see m2kr diff)")
         elif other_images:
             names = ", ".join(other_images)
             notes.append(f"aligned, but queries have other images than in the release in {names}")
-        record["comparable"] = sources.comparable_notes(notes)
+        record["comparable"] = comparable_notes(notes)
         return record
 
 

@@ -144,7 +144,7 @@ class ReleaseRows:
                 where=self._name,
                 expected=f"rows alike in {', '.join(self._key)}: the release has {_shown(own)}, "
                 f"upstream {_shown(self._upstream)}",
-                fix="report this as a defect of the source's builder (RELEASE_KEYS)",
+                fix="report this as a defect of the source's builder (release_keys)",
             )
         ledger.read("release", len(self._free))
         ledger.use("release", np.flatnonzero(~self._free) + 1, out=0)

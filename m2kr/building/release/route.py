@@ -5,17 +5,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2kr import sources
+from m2kr.building import registry
 from m2kr.building.fetch import hub
-from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.folder import sha256_file
 from m2kr.building.instructions import store_templates
 from m2kr.building.release.files import ReleaseTable, check_tables, find_table
 from m2kr.building.release.normalise import lose_positives, normalised_passages, normalised_queries
-from m2kr.building.spec import BuildContext, Row
+from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.errors import UsageError
 from m2kr.progress import Progress
 from m2kr.schema import LOST_IDS, SUFFIX
+from m2kr.sources import Source, comparable_notes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +39,7 @@ INSTEAD = (
 
 
 @dataclass
-class ReleaseBuilder:
+class ReleaseBuilder(Builder):
     """A builder that reads a source from the authors' release.
 
     Args:
@@ -67,21 +67,24 @@ class ReleaseBuilder:
     loses: bool = False
     _root: Path | None = None
 
-    ROUTE = "release"
+    route = "release"
 
     def __post_init__(self) -> None:
+        self._own = registry.builder(self.name).source
         if not self._own.released:
             raise UsageError(
                 f"the authors' release does not hold {self.name}", fix=f"m2kr build {self.name}"
             )
+        self.source = self._source()
+        self.recorded_options = {
+            "revision": "local files" if self.folder else self.revision,
+            "repair": "yes" if self.repair else "no",
+            "counts": "any" if self.any_counts else "checked",
+        }
+        if self.any_counts:
+            self.note = "row counts were not checked against the pinned release"
 
-    @property
-    def _own(self) -> sources.Source:
-        spec: sources.Source = sources.builder(self.name).SOURCE
-        return spec
-
-    @property
-    def SOURCE(self) -> sources.Source:  # noqa: N802 - the builders' name for it
+    def _source(self) -> Source:
         """The source's spec; the choices of its other route don't apply.
 
         A query without a right passage counts as missed, and so does a right passage that the pool
@@ -90,20 +93,6 @@ class ReleaseBuilder:
         own = replace(self._own, options=(), variants={}, rules=())
         extra = (*own.query_columns, LOST_IDS) if self.loses else own.query_columns
         return replace(own, version=VERSION, unjudged="miss", query_columns=extra)
-
-    @property
-    def told(self) -> dict[str, str]:
-        """What this build was asked for, for its manifest."""
-        return {
-            "revision": "local files" if self.folder else self.revision,
-            "repair": "yes" if self.repair else "no",
-            "counts": "any" if self.any_counts else "checked",
-        }
-
-    @property
-    def note(self) -> str:
-        """Why scores on this build don't compare with published ones, though the route's do."""
-        return "row counts were not checked against the pinned release" if self.any_counts else ""
 
     def patterns(self, splits: Sequence[str] | None = None) -> list[str]:
         """Globs of the files that some query splits (all by default) need."""
@@ -146,6 +135,7 @@ class ReleaseBuilder:
             )
             for split in splits
         )
+        self.source = self._source()
         self.inputs = [
             self._input(base, path) for table in self.tables.values() for path in table.files
         ]
@@ -163,10 +153,6 @@ class ReleaseBuilder:
             "sha256": sha256,
             "licence": LICENCE,
         }
-
-    def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:  # noqa: ARG002
-        """Nothing: `prepare` has the files."""
-        return ()
 
     def same_pools(self, options: Mapping[str, str]) -> list[list[str]]:  # noqa: ARG002
         """Pools whose files are the same."""
@@ -201,12 +187,12 @@ class ReleaseBuilder:
         ranked = sorted(seen.items(), key=lambda pair: (-pair[1], pair[0]))
         record["instructions"] = {"distinct": len(seen), "most": [list(p) for p in ranked[:50]]}
         if self._root is not None and not record["partial"] and not self.any_counts:
-            origin = f"the release, {self.told['revision'][:12]}"
+            origin = f"the release, {self.recorded_options['revision'][:12]}"
             store_templates(self.name, seen, origin, self._root)
         if not self.any_counts:
             # The files' rows were counted before anything was dropped; what was is in the ledger.
             record["count_warnings"] = []
-        record["comparable"] = sources.comparable_notes([record["comparable"], self.note])
+        record["comparable"] = comparable_notes([record["comparable"], self.note])
         return record
 
 

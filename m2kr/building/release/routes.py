@@ -1,9 +1,8 @@
 """From what a user asks for to the builder that does it."""
 
 from pathlib import Path
-from types import ModuleType
 
-from m2kr import sources
+from m2kr.building import registry
 from m2kr.building.release.align import AlignedBuilder
 from m2kr.building.release.route import REVISION, ReleaseBuilder
 from m2kr.building.spec import Builder
@@ -19,7 +18,7 @@ def builder_for(
     revision: str | None = None,
     repair: bool = True,
     any_counts: bool = False,
-) -> Builder | ModuleType:
+) -> Builder:
     """The builder of a source by a route.
 
     Args:
@@ -37,11 +36,6 @@ def builder_for(
     if route == "release" or align:
         if route == "release" and align:
             raise UsageError("--align holds upstream's rows to the release: leave --route out")
-        if align and not hasattr(sources.builder(name), "assets"):
-            raise UsageError(
-                f"the sources route of {name} is not written yet, so nothing can be aligned",
-                fix=f"m2kr build {name} --route release",
-            )
         release = ReleaseBuilder(name, folder, revision or REVISION, repair, any_counts)
         return AlignedBuilder(name, release) if align else release
     if folder or revision or not repair or any_counts:
@@ -49,9 +43,4 @@ def builder_for(
             "--from, --revision, --no-repair and --any-counts speak of the release",
             fix="add --route release or --align release",
         )
-    if not hasattr(sources.builder(name), "assets"):
-        raise UsageError(
-            f"the sources route of {name} is not written yet",
-            fix=f"m2kr build {name} --route release",
-        )
-    return sources.builder(name)
+    return registry.builder(name)

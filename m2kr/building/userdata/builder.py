@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from m2kr import sources
+from m2kr.building import registry
+from m2kr.building.spec import Builder
 from m2kr.building.userdata.fields import (
     PASSAGE_NAMES,
     QUERY_NAMES,
@@ -33,7 +35,6 @@ from m2kr.schema import GRADES, LOST_GRADES, LOST_IDS, Column
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from m2kr.building.fetch.assets import Asset
     from m2kr.building.spec import BuildContext
 
 log = logging.getLogger("m2kr.building")
@@ -56,7 +57,7 @@ def checked_name(name: str) -> str:
             f"{name!r} cannot name a source", expected="letters, digits, - and _, a letter first"
         )
     wanted = sources.normalise(name)
-    labels = {n for source in sources.sources().values() for n in (source.config, *source.aliases)}
+    labels = {n for source in registry.sources().values() for n in (source.config, *source.aliases)}
     if wanted in {*sources.builder_names(), *map(sources.normalise, labels)}:
         raise UsageError(f"'{name}' is a source of the benchmark", expected="a name of your own")
     if wanted in _TAKEN:
@@ -64,7 +65,7 @@ def checked_name(name: str) -> str:
     return name.lower()
 
 
-class ImportedBuilder:
+class ImportedBuilder(Builder):
     """A builder over a user's files. Making one reads all queries and checks every one of them.
 
     Args:
@@ -80,7 +81,7 @@ class ImportedBuilder:
         UsageError: the name can't be used.
     """
 
-    ROUTE = "import"
+    route = "import"
 
     def __init__(
         self,
@@ -97,7 +98,7 @@ class ImportedBuilder:
         self.drop_missing = drop_missing
         self.folder: Path | None = None  # the edition's, for `prepare`
         self.replaces = True  # other content of this name there, or refuses to
-        self.told: dict[str, str] = {}  # what the import was asked for, for its manifest
+        self.recorded_options: dict[str, str] = {}
         self._pool: IdSet | None = None
         self._judged: dict[str, dict[str, Judged] | None] = {
             split: read_qrels(files.qrels) if files.qrels else None
@@ -117,7 +118,7 @@ class ImportedBuilder:
         self._graded = bool(grades - {1})
         extra = [GRADES] if self._graded else []
         extra += [LOST_IDS, LOST_GRADES] if drop_missing else []
-        self.SOURCE = _source(name, tuple(layout.splits), tasks, extra)
+        self.source = _source(name, tuple(layout.splits), tasks, extra)
         self.image_roots = tuple(str(root.absolute()) for root in layout.images)
         for _ in itertools.islice(layout.passages, _SAMPLE):
             pass  # what can't be read is refused before all of it is hashed
@@ -126,11 +127,11 @@ class ImportedBuilder:
     @property
     def content(self) -> str:
         """Hash of what the import was given and asked for; hex."""
-        facts = [self.SOURCE.name, [*self.SOURCE.pools], *self._facts()]
+        facts = [self.source.name, [*self.source.pools], *self._facts()]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def _facts(self) -> list[Any]:
-        return [self.told, [[file["name"], file["sha256"]] for file in self.inputs]]
+        return [self.recorded_options, [[file["name"], file["sha256"]] for file in self.inputs]]
 
     def prepare(self, root: "Path", splits: Sequence[str], **how: Any) -> None:  # noqa: ARG002
         """Refuses to replace what should stay; the build's lock is held.
@@ -141,10 +142,10 @@ class ImportedBuilder:
         """
         if self.folder is None:
             return
-        path = manifest_path(self.folder, self.SOURCE.config)
+        path = manifest_path(self.folder, self.source.config)
         if not path.exists():
             return
-        name = self.SOURCE.name
+        name = self.source.name
         remove = f"m2kr remove {name} --edition {self.folder.name} --data {root}"
         try:
             old = read_manifest(path)
@@ -165,10 +166,6 @@ class ImportedBuilder:
                 expected="another name, or none: then the data get a place of their own",
                 fix=remove,
             )
-
-    def assets(self, options: Mapping[str, str]) -> "Sequence[Asset]":  # noqa: ARG002
-        """Nothing: the files are here."""
-        return ()
 
     def passages(self, ctx: "BuildContext", pool: str) -> Iterator[Row]:  # noqa: ARG002
         """The passages, in file order.

@@ -115,15 +115,15 @@ def from_records(
         )
         own_place = name is None and edition is None
         if own_place:
-            edition = f"{builder.SOURCE.name}-{builder.content[:12]}"
+            edition = f"{builder.source.name}-{builder.content[:12]}"
         builder.replaces = False
         try:
             built = _build(builder, data_root(data), edition)
         except M2KRError:
             if own_place and builder.folder:  # mended records will go to another place
-                discard_unfinished(builder.folder, builder.SOURCE.config)
+                discard_unfinished(builder.folder, builder.source.config)
             raise
-    return load(builder.SOURCE.name, split, edition=built.folder.name, data=data)
+    return load(builder.source.name, split, edition=built.folder.name, data=data)
 
 
 @plainly()
@@ -202,7 +202,7 @@ def _build(
     from m2kr.building.build import build
     from m2kr.building.options import edition_name
 
-    builder.folder = root / edition_name(builder.SOURCE, edition, limit, route=builder.ROUTE)
+    builder.folder = root / edition_name(builder.source, edition, limit, route=builder.route)
     return build(builder, root, edition=edition, limit=limit, **how)
 
 
@@ -238,7 +238,7 @@ def _builder(
         told["relevance_threshold"] = repr(builder.relevance_threshold)
     # Part of the build's identity, like the others: the manifest names the roots.
     told |= {"images": os.pathsep.join(builder.image_roots)} if builder.image_roots else {}
-    builder.told = told
+    builder.recorded_options = told
     return builder
 
 
