@@ -8,7 +8,7 @@ from conftest import Cli
 from PIL import Image
 
 import m2kr
-from m2kr.building.remove import remove
+from m2kr.building.publish import remove
 from m2kr.errors import UsageError
 from m2kr.paths import editions
 

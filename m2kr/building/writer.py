@@ -1,9 +1,8 @@
 """The streaming table writer: rows or batches in, whole Arrow shards out."""
 
-import contextlib
-import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from m2kr import atomic
-from m2kr.errors import InputError, M2KRError
+from m2kr.errors import InputError, M2KRError, plainly
 from m2kr.schema import BATCH_ROWS, Column, arrow_schema, default_value
 
 SHARD_ROWS = 200_000
@@ -80,6 +79,10 @@ class TableWriter:
 
     def _shard(self, number: int) -> Path:
         return self._folder / f"data-{number:05d}.arrow"
+
+    def _aside(self) -> Path:
+        """Where the open shard is; not by `atomic.writing`, as it is open for longer than a block."""
+        return self._shard(self._number).with_suffix(".arrow.tmp")
 
     def write_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes dict rows; columns left out take `m2kr.schema.default_value`."""
@@ -177,19 +180,31 @@ class TableWriter:
         # A slice keeps its parent's bits and offsets; a copy does not.
         return joined.take(np.arange(len(joined)))
 
-    def _write(self, batch: pa.RecordBatch) -> None:
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """Drops the unfinished shard if the disk fails; whole ones stay."""
         try:
+            with plainly(self._folder):
+                yield
+        except M2KRError:
+            if self._file is not None:
+                self._stream = None
+                with suppress(OSError):  # the buffered rest has no room; the file goes next
+                    self._file.close()
+                self._aside().unlink(missing_ok=True)
+            raise
+
+    def _write(self, batch: pa.RecordBatch) -> None:
+        with self._on_disk():
             if self._stream is None:
                 self._number = self._whole_shards()
                 self._in_shard = 0
-                self._file = atomic.create(self._shard(self._number).with_suffix(".arrow.tmp"))
+                self._file = atomic.create(self._aside())
                 self._stream = pa.ipc.new_stream(self._file, self.schema)
             self._stream.write_batch(batch)
             self._in_shard += len(batch)
             if self._in_shard >= self._shard_rows:
                 self._finish_shard()
-        except OSError as error:
-            raise self._disk_error(error) from error
 
     def _finish_shard(self) -> None:
         self._stream.close()
@@ -198,39 +213,19 @@ class TableWriter:
         self._file.close()
         self._stream = None
         shard = self._shard(self._number)
-        atomic.replace(shard.with_suffix(".arrow.tmp"), shard)
+        atomic.replace(self._aside(), shard)
         self._finished(shard, self._in_shard >= self._shard_rows)
-
-    def _disk_error(self, error: OSError) -> M2KRError:
-        self.abort()
-        full = error.errno == errno.ENOSPC or "No space left" in str(error)
-        return M2KRError(
-            "the disk is full" if full else f"cannot write: {error}",
-            where=str(self._folder),
-            fix="free space and run the same command again: whole shards are kept",
-        )
-
-    def abort(self) -> None:
-        """Drops the unfinished shard; whole ones stay."""
-        if self._file is not None:
-            self._stream = None
-            with contextlib.suppress(OSError):  # the buffered rest has no room; the file goes next
-                self._file.close()
-            self._shard(self._number).with_suffix(".arrow.tmp").unlink(missing_ok=True)
 
     def close(self) -> list[Path]:
         """Writes what is pending; gives the shards in order. An empty table has one empty shard."""
-        try:
+        with self._on_disk():
             if self._pending_rows:
                 self._write(self._take(self._pending_rows))
             if self._stream is not None:
                 self._finish_shard()
             if not self._whole_shards():
-                empty = pa.RecordBatch.from_pylist([], schema=self.schema)
-                self._write(empty)
+                self._write(pa.RecordBatch.from_pylist([], schema=self.schema))
                 self._finish_shard()
-        except OSError as error:
-            raise self._disk_error(error) from error
         return [self._shard(i) for i in range(self._whole_shards())]
 
 

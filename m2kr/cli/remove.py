@@ -25,7 +25,7 @@ def command(
     Images, downloads, results and cached rows stay.
     """
     from m2kr import paths
-    from m2kr.building.remove import remove
+    from m2kr.building.publish import remove
     from m2kr.cli import output
 
     root = paths.data_root(data)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import m2kr
-from m2kr.building.remove import remove
+from m2kr.building.publish import remove
 from m2kr.building.userdata.fields import PASSAGE_NAMES, QUERY_NAMES, passage_row, query_row
 from m2kr.building.userdata.importer import import_files
 from m2kr.building.userdata.qrels import qrels_file, read_qrels

@@ -22,7 +22,7 @@ from toy_builder import ToyBuilder
 import m2kr
 from m2kr.building.build import build
 from m2kr.building.images.shard_writer import Store
-from m2kr.building.remove import remove
+from m2kr.building.publish import remove
 from m2kr.building.verify import verify_root
 from m2kr.data import file_checks
 from m2kr.data.images.places import add_roots
@@ -552,7 +552,7 @@ def test_sources_of_one_evaluation_are_loaded_at_their_turn(tmp_path: Path) -> N
 WRITER = """
 import sys
 from pathlib import Path
-from m2kr.building.remove import remove
+from m2kr.building.publish import remove
 import m2kr
 root = Path({root!r})
 for turn in range(10**6):

@@ -90,7 +90,7 @@ def from_records(
         >>> mine = m2kr.from_records(passages, queries)  # doctest: +SKIP
         >>> m2kr.evaluate(mine, "bm25")  # doctest: +SKIP
     """
-    from m2kr.building.remove import discard_unfinished
+    from m2kr.building.publish import discard_unfinished
     from m2kr.data.load import load
 
     split = canonical_split(split)
