@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from m2kr.errors import M2KRError
     from m2kr.evaluation.result import Result
     from m2kr.retrieval.encoder import EncoderRetriever
-    from m2kr.retrieval.modalities import Modalities
-    from m2kr.retrieval.protocol import Retriever
+    from m2kr.retrieval.protocol import Modalities, Retriever
     from m2kr.retrieval.run import Run
     from m2kr.sources import Source
 
@@ -25,7 +24,7 @@ _PUBLIC = {
     "EncoderRetriever": "m2kr.retrieval.encoder",
     "ImageStore": "m2kr.data.images.store",
     "M2KRError": "m2kr.errors",
-    "Modalities": "m2kr.retrieval.modalities",
+    "Modalities": "m2kr.retrieval.protocol",
     "Result": "m2kr.evaluation.result",
     "Retriever": "m2kr.retrieval.protocol",
     "Run": "m2kr.retrieval.run",

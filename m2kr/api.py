@@ -17,7 +17,7 @@ from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result, file_word
 from m2kr.evaluation.scoring import is_judged, require_judgements
 from m2kr.progress import SILENT, Progress
-from m2kr.retrieval.cache import EmbeddingCache
+from m2kr.retrieval.cache import cache_folder
 from m2kr.retrieval.calling import check, reads
 from m2kr.retrieval.ordering import Ties
 from m2kr.retrieval.protocol import Retriever
@@ -114,7 +114,7 @@ def evaluate(
             own; the same one has the same.
         workdir: Folder for encoded rows and indexes; a temporary one if absent. An evaluation that
             was cut off goes on with what it finds there.
-        progress: Told of the stages; see `m2kr.progress.Progress`.
+        progress: A `m2kr.progress.Progress`: told of stages and the rows that are done of them.
 
     Returns:
         One result for each source and retriever; ``print`` them for a table.
@@ -273,12 +273,12 @@ def _seeded(searching: SearchConfig | None, seeds: int) -> list[SearchConfig | N
     return [replace(searching, seed=searching.seed + i) for i in range(seeds)]
 
 
-def _cache(split: Split, data: "str | PathLike[str] | None", wanted: bool) -> EmbeddingCache | None:
-    """The cache of the data root that a split lies in."""
+def _cache(split: Split, data: "str | PathLike[str] | None", wanted: bool) -> Path | None:
+    """The cache folder of the data root that a split lies in."""
     if not wanted:
         return None
     folder = getattr(split, "folder", None)
-    return EmbeddingCache.below(folder.parent if folder else paths.data_root(data))
+    return cache_folder(folder.parent if folder else paths.data_root(data))
 
 
 def settings_of(retriever: str, settings: Mapping[str, str]) -> dict[str, str]:

@@ -62,7 +62,7 @@ def command(
     from m2kr.cli import output
     from m2kr.data.load import load
     from m2kr.retrieval.adhoc import Question, ask
-    from m2kr.retrieval.cache import EmbeddingCache
+    from m2kr.retrieval.cache import cache_folder
     from m2kr.retrievers import create
 
     asked = Question(question, image, instruction)
@@ -78,7 +78,7 @@ def command(
             create(retriever, settings),
             asked,
             k,
-            cache=EmbeddingCache.below(root),
+            cache=cache_folder(root),
             progress=bars,
         )
     where = f"{loaded.source}/{loaded.pool}, edition {loaded.edition}"

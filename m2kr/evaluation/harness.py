@@ -15,7 +15,7 @@ from m2kr.evaluation.metrics import Chosen, Spec, choose
 from m2kr.evaluation.result import Result, json_sha256, peak_memory, versions
 from m2kr.evaluation.scoring import require_judgements, score_run
 from m2kr.progress import SILENT, Progress, task
-from m2kr.retrieval.calling import check, noted, reads
+from m2kr.retrieval.calling import check, reads, stats_of
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.ordering import Ties
 from m2kr.retrieval.own_code import settings_of
@@ -26,7 +26,6 @@ from m2kr.retrieval.search_split import MissingQueries, Search, search
 from m2kr.sources import UNKNOWN, comparable_notes
 
 if TYPE_CHECKING:
-    from m2kr.retrieval.cache import EmbeddingCache
     from m2kr.search.config import SearchConfig
 
 logger = logging.getLogger("m2kr.evaluation")
@@ -113,7 +112,7 @@ def evaluate_split(
     workdir: str | Path | None = None,
     out: str | Path | None = None,
     searching: "SearchConfig | None" = None,
-    cache: "EmbeddingCache | None" = None,
+    cache: Path | None = None,
     missing_queries: MissingQueries = "error",
     ties: Ties = "m2kr",
     label: str = "",
@@ -131,7 +130,7 @@ def evaluate_split(
         workdir: Where the index goes; a temporary folder if absent.
         out: Folder that the result is saved in.
         searching: How token vectors are searched; see `search_split.search`.
-        cache: Where encoded rows are kept across runs.
+        cache: Folder in which encoded rows are kept across runs.
         missing_queries: What queries that the run lacks lead to: ``error``, or ``empty`` rankings,
             which are counted in the result (as trec_eval -c does).
         ties: Which passages come first of those that score alike: ``m2kr``: the lower id; ``trec``: the
@@ -232,7 +231,7 @@ def _retriever_facts(
         "settings": settings_of(retriever),
         "modalities": run.recorded.get("modalities", reads(retriever).as_dict()),
         "label": label,
-        "reused": {s: n for s, n in noted(retriever, "reused", Mapping, {}).items() if n},
+        "reused": {s: n for s, n in stats_of(retriever).reused.items() if n},
         "run": made_by.get("run"),
         "arguments": run.recorded.get("arguments"),
     }

@@ -11,7 +11,7 @@ from m2kr.errors import InputError, MissingError, UsageError
 from m2kr.instructions import TEMPLATES
 from m2kr.progress import SILENT, Progress, task
 from m2kr.retrieval import calling
-from m2kr.retrieval.search_split import equip
+from m2kr.retrieval.protocol import RunContext
 from m2kr.schema import QUERY_COLUMNS, arrow_schema, default_value
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
     from m2kr.data.load import Split
     from m2kr.data.records import Queries
-    from m2kr.retrieval.cache import EmbeddingCache
-    from m2kr.retrieval.modalities import Modalities
-    from m2kr.retrieval.protocol import Retriever
+    from m2kr.retrieval.protocol import Modalities, Retriever
 
 _ID = "asked"
 _READ = 1000
@@ -134,7 +132,7 @@ def ask(
     question: Question,
     k: int = 5,
     *,
-    cache: "EmbeddingCache | None" = None,
+    cache: Path | None = None,
     progress: Progress = SILENT,
 ) -> Asked:
     """The best passages of a split's pool for a query that is not in the split.
@@ -144,8 +142,8 @@ def ask(
         retriever: Any; it indexes the pool first.
         question: What is asked.
         k: Passages.
-        cache: Where the pool's encoded rows are kept, as for evaluations.
-        progress: Told of the stages.
+        cache: Folder in which the pool's encoded rows are kept, as for evaluations.
+        progress: Told of the stages and the rows that are done of them.
 
     Raises:
         UsageError: the retriever reads nothing of what is asked, or only replays a run.
@@ -162,14 +160,13 @@ def ask(
     instruction = question.instruction
     if instruction is None:
         instruction = instruction_for(split, question)
-    equip(retriever, None, cache, split.fingerprints)
-    if hasattr(retriever, "progress"):
-        retriever.progress = progress
     pool = split.passages_view
     with tempfile.TemporaryDirectory(prefix="m2kr-", ignore_cleanup_errors=True) as scratch:
         asked, work = Path(scratch, "asked"), Path(scratch, "index")
         asked.mkdir()
         work.mkdir()
+        context = RunContext(work, cache, progress=progress, fingerprints=split.fingerprints)
+        calling.begin_run(retriever, context)
         started = time.perf_counter()
         with task(progress, "index", len(pool)):
             calling.index(retriever, pool, work)

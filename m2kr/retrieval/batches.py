@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from m2kr.retrieval.modalities import Side, Undeclared
+from m2kr.retrieval.protocol import Side, UndeclaredImages
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -77,6 +77,6 @@ def make(records: "Passages | Queries", rows: list[dict[str, Any]], side: Side) 
 
 def _images(records: "Passages | Queries", rows: list[dict[str, Any]]) -> "Images":
     images: object = records.images
-    if isinstance(images, Undeclared):
+    if isinstance(images, UndeclaredImages):
         images.refuse()
     return [records.image(row) for row in rows]

@@ -10,7 +10,6 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from m2kr.errors import InputError
 from m2kr.fingerprint import encode_value, images_part
 from m2kr.locks import hold
-from m2kr.retrieval.modalities import modalities_of
 from m2kr.retrieval.own_code import own_code
+from m2kr.retrieval.protocol import modalities_of
 
 if TYPE_CHECKING:
     from m2kr.data.records import Passages, Queries
     from m2kr.retrieval.encoder import EncoderRetriever
-    from m2kr.retrieval.modalities import Side
+    from m2kr.retrieval.protocol import Side
 
 logger = logging.getLogger("m2kr.evaluation")
 
@@ -32,35 +31,22 @@ logger = logging.getLogger("m2kr.evaluation")
 FORMAT = "m2kr-embeddings-2"
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingCache:
-    """Where entries lie.
-
-    Attributes:
-        folder: Of all entries; made when the first one is.
-    """
-
-    folder: Path
-
-    @classmethod
-    def below(cls, data_root: Path) -> "EmbeddingCache":
-        """The cache of a data root."""
-        return cls(data_root / "cache" / "embeddings")
-
-    def entry(self, key: Mapping[str, Any]) -> Path | None:
-        """The folder of a key, made if need be; None where nothing can be written."""
-        path = self.folder / key_sha256(key)[:16]
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            logger.warning("nothing is cached: %s: %s", path, error.strerror or error)
-            return None
-        return path
+def cache_folder(data_root: Path) -> Path:
+    """Where the entries of a data root lie."""
+    return data_root / "cache" / "embeddings"
 
 
-def key_sha256(key: Mapping[str, Any]) -> str:
-    """Hash of a key."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+def entry_of(folder: Path | None, key: Mapping[str, Any] | None) -> Path | None:
+    """The folder of a key, made if need be; None where nothing is kept, or can be written."""
+    if folder is None or key is None:
+        return None
+    path = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logger.warning("nothing is cached: %s: %s", path, error.strerror or error)
+        return None
+    return path
 
 
 def key_of(
@@ -83,8 +69,7 @@ def key_of(
     identity = retriever.identity
     if own is None or identity is None or not records.fingerprint:
         return None
-    declared = modalities_of(retriever)
-    reads = declared.query if side == "query" else declared.passage
+    reads = modalities_of(retriever).of_side(side)
     key = {
         "format": FORMAT,
         "encoder": identity,

@@ -3,12 +3,19 @@
 import inspect
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from m2kr.errors import InputError
 from m2kr.retrieval.encoder import EncoderRetriever
-from m2kr.retrieval.modalities import Modalities, modalities_of, readable
 from m2kr.retrieval.own_code import own_code, user_attribute
+from m2kr.retrieval.protocol import (
+    Modalities,
+    RetrieverBase,
+    RunContext,
+    RunStats,
+    modalities_of,
+    readable,
+)
 from m2kr.retrieval.run import Run
 
 if TYPE_CHECKING:
@@ -82,15 +89,27 @@ def reads(retriever: object) -> Modalities:
         return modalities_of(retriever)
 
 
-def noted(retriever: object, name: str, kind: type, default: Any) -> Any:
-    """What a retriever notes down of its work, if it does; what has another form means something else.
+def begin_run(retriever: object, context: RunContext) -> None:
+    """Gives a retriever what the run has for it, if it is one that takes it.
 
     Raises:
         RetrieverError: its own code raised something.
     """
-    with own_code(retriever, f"reading {type(retriever).__name__}.{name}"):
-        value = getattr(retriever, name, default)
-    return value if isinstance(value, kind) else default
+    if isinstance(retriever, RetrieverBase):
+        with own_code(retriever, f"{type(retriever).__name__}.begin_run"):
+            retriever.begin_run(context)
+
+
+def stats_of(retriever: object) -> RunStats:
+    """What a retriever tells of its run, if it is one that does.
+
+    Raises:
+        RetrieverError: its own code raised something.
+    """
+    if not isinstance(retriever, RetrieverBase):
+        return RunStats()
+    with own_code(retriever, f"{type(retriever).__name__}.run_stats"):
+        return retriever.run_stats()
 
 
 def index(retriever: "Retriever", passages: "Passages", workdir: Path) -> None:

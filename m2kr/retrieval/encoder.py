@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -21,17 +21,23 @@ import numpy as np
 from m2kr import atomic
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import CheckError, InputError, UsageError
-from m2kr.progress import SILENT, Progress, task
+from m2kr.progress import task
 from m2kr.retrieval.batches import Batch, by_length, make
 from m2kr.retrieval.encoder_output import Encoded, Form, rows_of
-from m2kr.retrieval.modalities import Modalities, Side, readable
 from m2kr.retrieval.own_code import own_code, settings_of
+from m2kr.retrieval.protocol import (
+    Modalities,
+    RetrieverBase,
+    RunContext,
+    RunStats,
+    Side,
+    readable,
+)
 from m2kr.retrieval.run import Run
 from m2kr.search.config import SearchConfig
 
 if TYPE_CHECKING:
     from m2kr.retrieval import encoded
-    from m2kr.retrieval.cache import EmbeddingCache
     from m2kr.search.index.files import IndexFiles
 
 logger = logging.getLogger("m2kr.evaluation")
@@ -54,7 +60,7 @@ class _ClassName:
 Report = Callable[[int, float], None]
 
 
-class EncoderRetriever:
+class EncoderRetriever(RetrieverBase):
     """A retriever from two functions: write `encode_query` and `encode_document`.
 
     Both return either a 2-D array (rows x dim: dense retrieval, inner product or cosine) or a list
@@ -73,15 +79,8 @@ class EncoderRetriever:
         batch_size: Rows per call of the encoder.
         similarity: ``dot`` or ``cosine``, for dense encoders; MaxSim always takes dot products.
         memory: Bytes that a search may use for its blocks.
-        searching: How token vectors are searched; dense ones always are exactly.
-        cache: Where rows are kept across runs; None for the working folder alone.
-        fingerprints: Of the split that is searched, recorded in the token store.
-        progress: Told of the rows after each batch.
-        seconds: Time spent in the encoder, by side.
-        reused: Rows by stage that had been encoded before.
-        searched: How the last search went: mode and settings. None for dense vectors.
-        search_cost: What it took.
-        index_bytes: On disk, of what is searched: array, token store or index.
+        searching: How token vectors are searched where a run doesn't say; dense ones always are
+            searched exactly.
         version: Of a shipped encoder, a number that is raised when it encodes to something else.
         identity: Names of the classes that it is made of, with the hash of their source as it was when
             they were loaded (of m2kr's own: with their version); None if that can't be read.
@@ -94,14 +93,7 @@ class EncoderRetriever:
     batch_size: int = 32
     similarity: Literal["dot", "cosine"] = "dot"
     memory: int = 512 << 20
-    progress: Progress = SILENT
     searching: SearchConfig = SearchConfig()
-    cache: "EmbeddingCache | None" = None
-    fingerprints: Mapping[str, str] = MappingProxyType({})
-    reused: Mapping[str, int] = MappingProxyType({})
-    searched: Mapping[str, Any] | None = None
-    search_cost: Mapping[str, Any] = MappingProxyType({})
-    index_bytes: int = 0
     # Rows are sorted by length inside windows of this many batches, so little padding is encoded.
     # A window is also what a kill may cost.
     _window_batches: ClassVar[int] = 16
@@ -111,7 +103,7 @@ class EncoderRetriever:
         "similarity": Literal["dot", "cosine"],
     }
     # Defaults of the class, so that a subclass's __init__ need not call ours.
-    seconds: Mapping[str, float] = MappingProxyType({})
+    _stats: RunStats | None = None
     _workdir: Path | None = None
     _passages: Passages | None = None
     _documents: "encoded.Encoded | None" = None
@@ -125,6 +117,21 @@ class EncoderRetriever:
 
         # Now: later its file may be edited, and what runs is what was loaded.
         cls.identity = identity_of(cls)
+
+    def begin_run(self, context: RunContext) -> None:
+        """Takes what the run gives; see `RunContext`."""
+        self.run_context, self._stats = context, None
+
+    def run_stats(self) -> RunStats:
+        """Time in the encoder and rows reused by stage, and how the search went."""
+        if self._stats is None:
+            self._stats = RunStats()
+        return self._stats
+
+    def _search_config(self) -> SearchConfig:
+        """As the run says, else as the retriever does."""
+        config: SearchConfig | None = self.run_context.search
+        return config or self.searching
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -165,22 +172,20 @@ class EncoderRetriever:
         from m2kr.search import dispatch
         from m2kr.search.store.reader import TokenStore
 
-        self._documents = self._index = self.searched = self._form = None
-        self.search_cost = {}
+        self._documents = self._index = self._form = None
+        stats, config = self.run_stats(), self._search_config()
+        stats.search, stats.cost = None, {}
         with self._place(passages, "document", workdir / "documents") as (folder, key):
             documents = self._encode(passages, "document", folder, key)
-            self.index_bytes = nbytes(documents, folder)
+            stats.index_bytes = nbytes(documents, folder)
             if isinstance(documents, TokenStore):
+                progress = self.run_context.progress
                 self._index = dispatch.index_for(
-                    documents,
-                    folder / INDEXES,
-                    self.searching,
-                    self.progress,
-                    spare=workdir / INDEXES,
+                    documents, folder / INDEXES, config, progress, spare=workdir / INDEXES
                 )
             if self._index is not None:
-                with_store = self.searching.final == "exact"
-                self.index_bytes = self._index.nbytes() + self.index_bytes * with_store
+                with_store = config.final == "exact"
+                stats.index_bytes = self._index.nbytes() + stats.index_bytes * with_store
         self._documents = documents
         if len(documents):
             self._form = _form(documents)
@@ -216,13 +221,14 @@ class EncoderRetriever:
             )
         elif isinstance(asked, TokenStore) and isinstance(pool, TokenStore):
             result = dispatch.search_tokens(
-                *(asked, pool, k, ids, self.searching),
+                *(asked, pool, k, ids, self._search_config()),
                 index=self._index,
                 memory=self.memory,
-                progress=self.progress,
+                progress=self.run_context.progress,
             )
             rows, scores = result.rows, result.scores
-            self.searched, self.search_cost = result.how, result.stats
+            stats = self.run_stats()
+            stats.search, stats.cost = result.how, result.stats
         else:
             raise InputError(
                 "queries and passages are encoded in different forms",
@@ -252,7 +258,7 @@ class EncoderRetriever:
                         with held(folder):
                             atomic.discard(part)
                     else:  # it stays as it is, and is done without
-                        self.cache = None
+                        self.run_context = replace(self.run_context, cache=None)
                     self._documents = self._index = None
                     return True
         return False
@@ -305,10 +311,10 @@ class EncoderRetriever:
     ) -> Iterator[tuple[Path, Mapping[str, Any] | None]]:
         """The folder for a side's rows, held while it is written, and the key they are known by."""
         from m2kr.retrieval import encoded
-        from m2kr.retrieval.cache import held, key_of
+        from m2kr.retrieval.cache import entry_of, held, key_of
 
         key = key_of(self, records, side)
-        entry = self.cache.entry(key) if self.cache is not None and key is not None else None
+        entry = entry_of(self.run_context.cache, key)
         self._folders = {*self._folders, entry or own}
         if entry is None:
             yield own, key
@@ -328,19 +334,18 @@ class EncoderRetriever:
         from m2kr.retrieval.encoded import encode
 
         settings = settings_of(self)
-        stage, spent = f"encode {side}", 0.0
-        self.reused = {**self.reused, stage: 0}
+        stage, stats, progress = f"encode {side}", self.run_stats(), self.run_context.progress
+        stats.reused[stage], stats.seconds[stage] = 0, 0.0
 
         def report(rows: int, seconds: float) -> None:
-            nonlocal spent
-            spent += seconds
-            self.progress.advance(stage, rows)
+            stats.seconds[stage] += seconds
+            progress.advance(stage, rows)
 
         def stream(left: Passages | Queries) -> Iterator[list[np.ndarray]]:
-            self.progress.advance(stage, len(records) - len(left))
+            progress.advance(stage, len(records) - len(left))
             return self._checked_stream(left, side, report)
 
-        with task(self.progress, stage, len(records)):
+        with task(progress, stage, len(records)):
             found, before = encode(
                 records,
                 stream,
@@ -352,11 +357,10 @@ class EncoderRetriever:
             )
         if before < len(records) and key is not None and key["images"] is not None:
             self._require_same_images(records, side, folder, key)
-        self.reused = {**self.reused, stage: self.reused[stage] + before}
-        self.seconds = {**self.seconds, stage: spent}
+        stats.reused[stage] += before
         logger.info(
             "%s: %d rows, %d of them encoded before, %.1f s in the encoder",
-            stage, len(records), before, spent,
+            stage, len(records), before, stats.seconds[stage],
         )  # fmt: skip
         return found
 
@@ -405,7 +409,7 @@ class EncoderRetriever:
             "retriever": self.name,
             "checkpoint": settings.get("weights_sha256"),
             "pool" if side == "document" else "queries": records.fingerprint,
-            "eval": self.fingerprints.get("eval"),
+            "eval": self.run_context.fingerprints.get("eval"),
             "rows": len(records),
             "settings": settings,
         }
@@ -423,10 +427,11 @@ class EncoderRetriever:
                 f"{self.name} makes token vectors, whose MaxSim takes inner products",
                 expected="similarity=dot; for cosine, vectors of unit length",
             )
-        if not late and self.searching.mode != "exact":
+        mode = self._search_config().mode
+        if not late and mode != "exact":
             raise UsageError(
                 f"{self.name} makes one vector a row, and those are searched exactly",
-                expected=f"a late-interaction retriever for {self.searching.mode} search",
+                expected=f"a late-interaction retriever for {mode} search",
                 fix="--search exact",
             )
 

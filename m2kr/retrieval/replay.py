@@ -1,17 +1,15 @@
 """A saved run in a retriever's place."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from m2kr.data.records import Passages, Queries
-from m2kr.retrieval.modalities import Modalities
+from m2kr.retrieval.protocol import Modalities, RetrieverBase, RunStats
 from m2kr.retrieval.run import Run
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
-
-class RunRetriever:
+class RunRetriever(RetrieverBase):
     """Replays a run: whatever made it, it is evaluated like any retriever.
 
     Args:
@@ -30,7 +28,6 @@ class RunRetriever:
         self.file = "" if isinstance(run, Run) else Path(run).name
         self.name = name or self.run.name or self.file.split(".")[0] or "run"
         self.settings: Mapping[str, Any] = self.run.recorded.get("settings", {})
-        self.searched: Mapping[str, Any] | None = self.run.recorded.get("search")
 
     def index(self, passages: Passages, *, workdir: Path) -> None:
         """Does nothing: the ranking is already made."""
@@ -38,3 +35,8 @@ class RunRetriever:
     def search(self, queries: Queries, k: int) -> Run:  # noqa: ARG002
         """The whole run as it was saved. Queries that it lacks stay lacking."""
         return self.run
+
+    def run_stats(self) -> RunStats:
+        """How the ranking was searched for, as the run recorded it."""
+        recorded = self.run.recorded.get("search")
+        return RunStats(search=recorded if isinstance(recorded, Mapping) else None)

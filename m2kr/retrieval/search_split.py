@@ -15,10 +15,9 @@ from m2kr.fingerprint import images_part
 from m2kr.progress import SILENT, Progress, task
 from m2kr.retrieval import calling
 from m2kr.retrieval.encoder import EncoderRetriever
-from m2kr.retrieval.modalities import Modalities
 from m2kr.retrieval.ordering import Ties
 from m2kr.retrieval.own_code import settings_of
-from m2kr.retrieval.protocol import Retriever
+from m2kr.retrieval.protocol import Modalities, Retriever, RunContext
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from m2kr.data.images.store import ImageStore
     from m2kr.data.load import Split
     from m2kr.data.records import Passages, Queries
-    from m2kr.retrieval.cache import EmbeddingCache
     from m2kr.search.config import SearchConfig
 
 logger = logging.getLogger("m2kr.evaluation")
@@ -61,7 +59,7 @@ def search(
     k: int = 500,
     workdir: str | Path | None = None,
     searching: "SearchConfig | None" = None,
-    cache: "EmbeddingCache | None" = None,
+    cache: Path | None = None,
     missing_queries: MissingQueries = "error",
     ties: Ties = "m2kr",
     progress: Progress = SILENT,
@@ -75,10 +73,10 @@ def search(
         workdir: Where the index goes; a temporary folder if absent.
         searching: How token vectors are searched; by default as the retriever says, which is exactly
             if nobody told it otherwise.
-        cache: Where encoded rows are kept across runs, for retrievers that say what decides them.
+        cache: Folder in which encoded rows are kept across runs, for retrievers that say what decides them.
         missing_queries: What queries that the run lacks lead to: an error, or an empty ranking.
         ties: Which passages of equal score come first where the run is cut; the run is in that order.
-        progress: Told of the stages.
+        progress: Told of the stages and the rows that are done of them.
 
     Raises:
         UsageError: k is not positive, or the retriever doesn't search as it is asked to.
@@ -93,10 +91,11 @@ def search(
     reads = calling.reads(retriever)
     images = require_images(split, reads)
     settings = settings_of(retriever)
-    equip(retriever, searching, cache, split.fingerprints)
-    if hasattr(retriever, "progress"):
-        retriever.progress = progress
+    check_search(retriever, searching)
     with _folder(workdir) as folder:
+        calling.begin_run(
+            retriever, RunContext(folder, cache, searching, progress, split.fingerprints)
+        )
         before, clock = _size(folder), time.perf_counter()
         with task(progress, "index", len(split.passages_view)):
             calling.index(retriever, split.passages_view, folder)
@@ -104,8 +103,8 @@ def search(
         with task(progress, "search", len(split.queries_view)):
             run = calling.search(retriever, split.queries_view, k)
         searched = time.perf_counter()
-    encoder = calling.noted(retriever, "seconds", Mapping, {})
-    documents, queries = encoder.get("encode document", 0.0), encoder.get("encode query", 0.0)
+    stats = calling.stats_of(retriever)
+    documents, queries = (stats.seconds.get(f"encode {s}", 0.0) for s in ("document", "query"))
     seconds = {
         "encode": documents + queries,
         "index": indexed - clock - documents,
@@ -122,38 +121,16 @@ def search(
         "settings": settings,
         "modalities": reads.as_dict(),
     }
-    how = calling.noted(retriever, "searched", Mapping, None)
     # Exact search gives one result, whatever it is done with: only another is worth a word.
-    if how and how.get("mode") != "exact":
-        facts["search"] = dict(how)
+    if stats.search and stats.search.get("mode") != "exact":
+        facts["search"] = dict(stats.search)
     if isinstance(retriever, RunRetriever):  # what it recorded stays
         facts = {"k": min(k, run.depth)} if run.depth else {}
     checked, lacking = complete(split, run, k, missing_queries, ties)
     checked = checked.named(retriever.name, **facts)
-    cost = calling.noted(retriever, "search_cost", Mapping, {})
-    index_bytes = calling.noted(retriever, "index_bytes", int, written)
-    how = {**how, **cost} if how else None
+    index_bytes = written if stats.index_bytes is None else stats.index_bytes
+    how = {**stats.search, **stats.cost} if stats.search else None
     return Search(checked, seconds, lacking, index_bytes, how)
-
-
-def equip(
-    retriever: Retriever,
-    searching: "SearchConfig | None",
-    cache: "EmbeddingCache | None",
-    fingerprints: Mapping[str, str],
-) -> None:
-    """Tells a retriever how to search and where to keep what it encodes.
-
-    Raises:
-        UsageError: it knows one way to search, and another is asked for.
-    """
-    check_search(retriever, searching)
-    for member in calling.noted(retriever, "members", tuple, ()):
-        equip(member, None, cache, fingerprints)
-    if isinstance(retriever, EncoderRetriever):
-        retriever.cache, retriever.fingerprints = cache, dict(fingerprints)
-        if searching is not None:
-            retriever.searching = searching
 
 
 def check_search(retriever: Retriever, searching: "SearchConfig | None") -> None:

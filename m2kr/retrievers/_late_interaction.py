@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from m2kr.errors import UsageError
 from m2kr.retrieval.encoder import EncoderRetriever, Report
-from m2kr.retrieval.modalities import Modalities, Side
+from m2kr.retrieval.protocol import Modalities, Side
 from m2kr.retrievers._packages import ModelFiles, file_sha256, files_sha256, require
 from m2kr.retrievers._queries import query_text
 from m2kr.retrievers._text_encoder import pick_device

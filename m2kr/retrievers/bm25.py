@@ -15,9 +15,8 @@ import numpy as np
 
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import MissingError, UsageError
-from m2kr.progress import SILENT, Progress
 from m2kr.ranking import TopK, id_ranks
-from m2kr.retrieval.modalities import Modalities
+from m2kr.retrieval.protocol import Modalities, RetrieverBase, RunStats
 from m2kr.retrieval.run import Run
 from m2kr.retrievers._memo import MEMO
 from m2kr.retrievers._queries import query_text
@@ -35,7 +34,7 @@ Stopwords = Literal[
 _ROWS = 10_000
 
 
-class BM25:
+class BM25(RetrieverBase):
     """Ranks passages by the words they share with the question; with the instruction if it is blank.
 
     A word is two or more letters or digits in a row, in lower case. Passages that share no scored
@@ -47,10 +46,6 @@ class BM25:
         method: The formula: ``lucene``, ``robertson`` or ``atire``.
         stopwords: Language of the words that are dropped, or ``none``.
         stemmer: A Snowball language such as ``english``, or None, which suits every language.
-
-    Attributes:
-        progress: Told of the rows of the tasks ``index`` and ``search``.
-        reused: Rows of each stage that this process had computed before.
 
     Raises:
         UsageError: a setting is out of its range.
@@ -82,8 +77,7 @@ class BM25:
             "k1": float(k1), "b": float(b), "method": method, "stopwords": stopwords,
             "stemmer": stemmer,
         }  # fmt: skip
-        self.progress: Progress = SILENT
-        self.reused: dict[str, int] = {}
+        self._reused = 0
         self._passages: Passages | None = None
 
     def index(self, passages: Passages, *, workdir: Path) -> None:  # noqa: ARG002
@@ -92,7 +86,7 @@ class BM25:
         self._ranks = id_ranks(passages.ids)
         key = ("bm25", passages.content, *self.settings.items())
         kept = MEMO.get(key)
-        self.reused = {"index": len(passages) if kept else 0}
+        self._reused = len(passages) if kept else 0
         if kept:
             logger.info("bm25: the index of this pool was built before in this process")
             self._words, self._scorer = kept
@@ -115,7 +109,7 @@ class BM25:
                 texts = chunk.slice(start, _ROWS).to_pylist()
                 for ids in words.streaming_tokenize(texts, update_vocab=True, allow_empty=False):
                     rows.append(ids)
-                self.progress.advance("index", len(texts))
+                self.run_context.progress.advance("index", len(texts))
         return words, rows
 
     def search(self, queries: Queries, k: int) -> Run:
@@ -136,11 +130,15 @@ class BM25:
             if len(hits) > k:
                 hits = hits[scores[hits] >= np.partition(scores[hits], -k)[-k]]
             best.push(np.full(len(hits), place), hits, scores[hits])
-            self.progress.advance("search", 1)
+            self.run_context.progress.advance("search", 1)
         rows, found = best.result()
         return Run.from_rows(
             queries.ids.to_pylist(), self._passages.ids, rows, found, name=self.name
         )
+
+    def run_stats(self) -> RunStats:
+        """Passages whose index this process had built before."""
+        return RunStats(reused={"index": self._reused})
 
     def _scores(self, text: str) -> "NDArray[np.float32]":
         words = self._words.streaming_tokenize([text], update_vocab=False, allow_empty=False)

@@ -10,7 +10,7 @@ from m2kr.errors import UsageError
 from m2kr.retrieval.batches import Batch
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.encoder_output import Encoded
-from m2kr.retrieval.modalities import Modalities, Side
+from m2kr.retrieval.protocol import Modalities, Side
 from m2kr.retrieval.run import Run
 from m2kr.retrievers._memo import MEMO
 from m2kr.retrievers._queries import query_text, without_rankings
@@ -33,9 +33,6 @@ class DenseText(EncoderRetriever):
         max_length: Tokens read of a text.
         device: ``auto`` (a GPU where one works), ``cpu``, ``cuda``, ``cuda:1`` ...
         batch_size: Rows handed to the encoder at a time; does not change the vectors.
-
-    Attributes:
-        reused: Rows by stage that this process, or another run, had encoded before.
 
     Raises:
         MissingError: torch, transformers or the model is not on this machine.
@@ -83,17 +80,17 @@ class DenseText(EncoderRetriever):
     def _vectors(self, stage: str, texts: list[str]) -> Encoded:
         before = MEMO.hits
         vectors = self._encoder.encode(texts)
-        self.reused = {**self.reused, stage: self.reused.get(stage, 0) + MEMO.hits - before}
+        reused = self.run_stats().reused
+        reused[stage] = reused.get(stage, 0) + MEMO.hits - before
         return vectors
 
     def index(self, passages: Passages, *, workdir: Path) -> None:
         """Encodes the pool; see `EncoderRetriever.index`."""
         super().index(passages, workdir=workdir)
-        if self.reused["encode document"]:
+        if reused := self.run_stats().reused["encode document"]:
             logger.info(
-                "%s: %d of %d passages had been encoded before",
-                self.name, self.reused["encode document"], len(passages),
-            )  # fmt: skip
+                "%s: %d of %d passages had been encoded before", self.name, reused, len(passages)
+            )
 
     def search(self, queries: Queries, k: int) -> Run:
         """Encodes the queries and searches exactly; see `EncoderRetriever.search`."""

@@ -5,7 +5,8 @@ weights reach R@5 (hit rate) .44, reciprocal ranks .42 and the best single membe
 depth that were tried, from 100 to the whole pool, do better by as much as .01.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -16,9 +17,14 @@ import pyarrow.compute as pc
 from m2kr import retrievers
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
-from m2kr.progress import SILENT, Progress
 from m2kr.retrieval import calling
-from m2kr.retrieval.modalities import Modalities, modalities_of
+from m2kr.retrieval.protocol import (
+    Modalities,
+    RetrieverBase,
+    RunContext,
+    RunStats,
+    modalities_of,
+)
 from m2kr.retrieval.run import Run
 
 if TYPE_CHECKING:
@@ -32,7 +38,7 @@ Method = Literal["zscore", "rrf"]
 _RRF = 60  # Cormack et al., 2009
 
 
-class Fusion:
+class Fusion(RetrieverBase):
     """Ranks passages by what several retrievers, the members, say of them together.
 
     Per query only those members speak that it gives something to: one that reads text alone needs a
@@ -83,7 +89,6 @@ class Fusion:
             )
         self._members: dict[str, Retriever] = {m: _member(m, device) for m in members}
         self._weights, self._method, self._depth = weights, method, depth
-        self.progress: Progress = SILENT
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -109,20 +114,24 @@ class Fusion:
             passage=frozenset().union(*(m.passage for m in each)),
         )
 
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Time in the members' encoders, by stage."""
-        return _summed(self._members.values(), "seconds")
+    def begin_run(self, context: RunContext) -> None:
+        """Passes on what the run gives; how to search is each member's own."""
+        for member in self._members.values():
+            calling.begin_run(member, replace(context, search=None))
 
-    @property
-    def reused(self) -> dict[str, int]:
-        """Rows that this process had computed before, by stage; a row counts for each member."""
-        return _summed(self._members.values(), "reused")
+    def run_stats(self) -> RunStats:
+        """The members' seconds and reused rows; a row counts for each member."""
+        total, stats = RunStats(), map(calling.stats_of, self._members.values())
+        for member in stats:
+            for stage, seconds in member.seconds.items():
+                total.seconds[stage] = total.seconds.get(stage, 0.0) + seconds
+            for stage, rows in member.reused.items():
+                total.reused[stage] = total.reused.get(stage, 0) + rows
+        return total
 
     def index(self, passages: Passages, *, workdir: Path) -> None:
         """Has every member index the pool, each in a folder of its own."""
         for place, member in enumerate(self._members.values()):
-            self._pass_progress(member)
             folder = workdir / f"member{place}"
             folder.mkdir(parents=True, exist_ok=True)
             calling.index(member, passages, folder)
@@ -132,7 +141,6 @@ class Fusion:
         asked = np.array([bool(q.strip()) for q in queries.column("question")], bool)
         runs, heard = [], []
         for member in self._members.values():
-            self._pass_progress(member)
             runs.append(calling.search(member, queries, max(k, self._depth)))
             heard.append(asked | (modalities_of(member).query != {"text"}))
         ids = queries.ids.to_pylist()
@@ -141,10 +149,6 @@ class Fusion:
             for run, weight in zip(runs, self._weights, strict=True)
         ]
         return _sum_up([run.select(ids) for run in runs], added, heard, self.name).top(k)
-
-    def _pass_progress(self, member: "Retriever") -> None:
-        if hasattr(member, "progress"):
-            member.progress = self.progress
 
 
 def normalised(scores: "NDArray[np.float64]", method: str) -> "NDArray[np.float64]":
@@ -202,14 +206,6 @@ def _member(spec: str, device: str) -> "Retriever":
 
     takes_device = "device" in arguments(retrievers.find(spec))
     return retrievers.create(spec, {"device": device} if takes_device else {})
-
-
-def _summed(members: "Iterable[Retriever]", attribute: str) -> dict[str, Any]:
-    total: dict[str, Any] = {}
-    for member in members:
-        for stage, value in getattr(member, attribute, {}).items():
-            total[stage] = total.get(stage, 0) + value
-    return total
 
 
 RETRIEVER = Fusion

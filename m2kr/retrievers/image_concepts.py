@@ -16,7 +16,7 @@ from m2kr.errors import UsageError
 from m2kr.retrieval.batches import Batch
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.encoder_output import Encoded
-from m2kr.retrieval.modalities import Modalities, Side
+from m2kr.retrieval.protocol import Modalities, Side
 from m2kr.retrieval.run import Run
 from m2kr.retrievers._image_encoder import CLASSES, class_names, image_classifier, names_sha256
 from m2kr.retrievers._memo import MEMO
@@ -41,9 +41,6 @@ class ImageConcepts(EncoderRetriever):
         max_length: Tokens read of a passage.
         device: ``auto`` (a GPU where one works), ``cpu``, ``cuda``, ``cuda:1`` ...
         batch_size: Queries at a time; each may hold a full-size image.
-
-    Attributes:
-        reused: Rows by stage that this process had encoded before.
 
     Raises:
         MissingError: torch, transformers or one of the model packages is not installed.
@@ -115,7 +112,8 @@ class ImageConcepts(EncoderRetriever):
         return vectors
 
     def _reuse(self, stage: str, rows: int) -> None:
-        self.reused = {**self.reused, stage: self.reused.get(stage, 0) + rows}
+        reused = self.run_stats().reused
+        reused[stage] = reused.get(stage, 0) + rows
 
     def index(self, passages: Passages, *, workdir: Path) -> None:
         """Encodes the pool's texts; see `EncoderRetriever.index`."""

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
-from m2kr.retrieval.modalities import Modalities
+from m2kr.retrieval.protocol import Modalities
 from m2kr.retrieval.run import Run
 from m2kr.schema import GRADES
 

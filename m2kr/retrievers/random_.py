@@ -9,7 +9,7 @@ import numpy as np
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
 from m2kr.ranking import id_ranks
-from m2kr.retrieval.modalities import Modalities
+from m2kr.retrieval.protocol import Modalities
 from m2kr.retrieval.run import Run
 
 

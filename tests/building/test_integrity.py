@@ -28,7 +28,7 @@ from m2kr.data import file_checks
 from m2kr.data.images.places import add_roots
 from m2kr.data.images.store import ImageStore
 from m2kr.errors import CheckError, InputError, M2KRError, MissingError, UsageError
-from m2kr.retrieval.modalities import Modalities
+from m2kr.retrieval.protocol import Modalities
 from m2kr.retrieval.run import Run
 
 CONFIG = "TINY"

@@ -16,7 +16,7 @@ from m2kr.cli.main import guarded
 from m2kr.cli.search import cut
 from m2kr.data.load import Split, load
 from m2kr.retrieval.adhoc import Question, ask, instruction_for
-from m2kr.retrieval.modalities import Modalities
+from m2kr.retrieval.protocol import Modalities
 from m2kr.retrieval.run import Run
 
 QUESTION = "What do giraffes eat in the savanna?"

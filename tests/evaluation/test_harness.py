@@ -14,7 +14,7 @@ from m2kr.evaluation.harness import evaluate_split
 from m2kr.evaluation.report import rows
 from m2kr.evaluation.result import Result
 from m2kr.fingerprint import images_part
-from m2kr.retrieval.modalities import Modalities
+from m2kr.retrieval.protocol import Modalities
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
 from m2kr.retrieval.search_split import search

@@ -32,8 +32,8 @@ from m2kr.errors import InputError, UsageError
 from m2kr.evaluation.harness import evaluate_split
 from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result
-from m2kr.retrieval.cache import EmbeddingCache, held, key_of
-from m2kr.retrieval.modalities import Modalities
+from m2kr.retrieval.cache import held, key_of
+from m2kr.retrieval.protocol import Modalities
 from m2kr.retrieval.run import Run
 from m2kr.search import dispatch
 from m2kr.search.config import SearchConfig
@@ -294,7 +294,7 @@ class CountedDense(Counted):
 
 def counted(split, folder, **options):
     one = Counted(**options)
-    evaluate_split(split, one, k=5, cache=EmbeddingCache(folder))
+    evaluate_split(split, one, k=5, cache=folder)
     return one.count
 
 
@@ -414,7 +414,7 @@ def test_images_that_are_written_while_they_are_encoded_are_not_kept(tmp_path):
                 shutil.copy(tmp_path / "a.png", tmp_path / "b.png")
             return super().encode_query(batch)
 
-    split, cache = toy_split(ImageStore(tmp_path)), EmbeddingCache(tmp_path / "cache")
+    split, cache = toy_split(ImageStore(tmp_path)), tmp_path / "cache"
     with pytest.raises(InputError, match="were written while"):
         evaluate_split(split, Writing(), k=5, cache=cache)
     one = Writing()
@@ -433,7 +433,7 @@ def test_another_order_of_the_same_rows_is_encoded_anew(tmp_path):
     runs = []
     for each in (split, other, split, other):
         one = Counted()
-        runs.append(evaluate_split(each, one, k=5, cache=EmbeddingCache(tmp_path)).run)
+        runs.append(evaluate_split(each, one, k=5, cache=tmp_path).run)
         assert one.count == {side: 4 * (len(runs) <= 2) for side in ("query", "document")}
     for query in QUERIES:
         assert len({tuple(run.passage_ids(query)) for run in runs}) == 1
@@ -451,9 +451,9 @@ def test_a_manifest_that_says_the_wrong_thing_does_not_spoil_the_cache(tmp_path)
 @pytest.mark.parametrize("late", [False, True])
 def test_stored_ids_are_compared_with_the_table(tmp_path, late, caplog):
     split = toy_split()
-    evaluate_split(split, kept(late), k=5, cache=EmbeddingCache(tmp_path))
+    evaluate_split(split, kept(late), k=5, cache=tmp_path)
     other = toy_split(passages=dict(reversed(PASSAGES.items())))
-    evaluate_split(other, kept(late), k=5, cache=EmbeddingCache(tmp_path))
+    evaluate_split(other, kept(late), k=5, cache=tmp_path)
     entries = {}
     for path in tmp_path.glob("*/key.json"):
         rows = json.loads(path.read_bytes())["key"]["rows"]
@@ -465,7 +465,7 @@ def test_stored_ids_are_compared_with_the_table(tmp_path, late, caplog):
             shutil.copy(path, mine)
     one = kept(late)
     with caplog.at_level(logging.WARNING, "m2kr"):
-        run = evaluate_split(split, one, k=5, cache=EmbeddingCache(tmp_path)).run
+        run = evaluate_split(split, one, k=5, cache=tmp_path).run
     assert "in another order" in caplog.text
     assert one.count == {"query": 0, "document": 4}
     assert run == evaluate_split(split, kept(late), k=5).run
@@ -477,7 +477,7 @@ def kept(late):
 
 @pytest.mark.parametrize("late", [False, True])
 def test_whatever_byte_of_the_cache_changes_no_score_does(tmp_path, late, caplog):
-    split, cache = toy_split(), EmbeddingCache(tmp_path)
+    split, cache = toy_split(), tmp_path
     right = evaluate_split(split, kept(late), k=5, cache=cache).run
     random = np.random.default_rng(3)
     files = sorted(p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock")
@@ -501,7 +501,7 @@ def test_whatever_byte_of_the_cache_changes_no_score_does(tmp_path, late, caplog
 def test_what_is_not_known_is_not_cached(tmp_path):
     split = toy_split()
     assert key_of(Late(), split.passages_view, "document") is None
-    evaluate_split(split, Late(), k=5, cache=EmbeddingCache(tmp_path))
+    evaluate_split(split, Late(), k=5, cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
     unnamed = type(split.queries_view)(split.queries_view.dataset)
     assert key_of(Counted(), unnamed, "query") is None
@@ -527,7 +527,7 @@ def test_a_damaged_entry_is_encoded_again(tmp_path, caplog):
 
 @pytest.mark.parametrize("late", [False, True])
 def test_damaged_rows_that_may_only_be_read_are_done_without(tmp_path, monkeypatch, late):
-    split, cache = toy_split(), EmbeddingCache(tmp_path)
+    split, cache = toy_split(), tmp_path
     right = evaluate_split(split, kept(late), k=5, cache=cache).run
     for path in (*tmp_path.glob("*/vectors.npy"), *tmp_path.glob("*/tokens-*")):
         changed = bytearray(path.read_bytes())
@@ -553,7 +553,7 @@ class Padded(Counted):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["compressed", "official"])
 def test_whatever_byte_of_an_index_changes_no_score_does(tmp_path, mode):
-    split, cache = toy_split(), EmbeddingCache(tmp_path)
+    split, cache = toy_split(), tmp_path
     options = {"k": 5, "cache": cache, "searching": SearchConfig(mode=mode, centroids=8)}
     right = evaluate_split(split, Padded(), **options).run
     random = np.random.default_rng(2)
@@ -589,7 +589,7 @@ def test_two_at_one_entry_encode_it_once(tmp_path):
             assert go.wait(20)
             return super().encode_document(batch)
 
-    split, cache = toy_split(), EmbeddingCache(tmp_path)
+    split, cache = toy_split(), tmp_path
     one, two = Slow(), Slow()
     first = threading.Thread(
         target=evaluate_split, args=(split, one), kwargs={"k": 5, "cache": cache}
@@ -632,7 +632,7 @@ def test_rankings_from_the_cache_are_those_without_it(tmp_path):
     split = toy_split()
     runs = [
         evaluate_split(split, Counted(), k=5, cache=cache).run
-        for cache in (None, EmbeddingCache(tmp_path), EmbeddingCache(tmp_path))
+        for cache in (None, tmp_path, tmp_path)
     ]
     assert runs[0] == runs[1] == runs[2]
     assert isinstance(runs[0], Run)

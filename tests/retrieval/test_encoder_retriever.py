@@ -8,8 +8,7 @@ from support.toys import PASSAGES, Dense, Late, image_folder, letters, toy_split
 from m2kr.data.images.store import ImageStore
 from m2kr.errors import InputError, UsageError
 from m2kr.retrieval.encoder import EncoderRetriever
-from m2kr.retrieval.modalities import Modalities
-from m2kr.retrieval.protocol import Retriever
+from m2kr.retrieval.protocol import Modalities, Retriever, RunContext
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
 from m2kr.search.exact.reference import maxsim
@@ -106,15 +105,16 @@ def test_batches_carry_texts_instructions_and_images_only_where_they_are_read(tm
 
 def test_progress_and_encoder_seconds_are_reported(tmp_path):
     told, retriever = Recorder(), Dense(3)
-    retriever.progress = told
+    retriever.begin_run(RunContext(progress=told))
     searched(retriever, toy_split(), tmp_path)
     assert [call for call in told.calls if call[::2] != ("advance", 0)] == [
         (call, f"encode {side}", n)
         for side in ("document", "query")
         for call, n in (("start", 4), ("advance", 3), ("advance", 1), ("done", 0))
     ]
-    assert set(retriever.seconds) == {"encode document", "encode query"}
-    assert min(retriever.seconds.values()) > 0
+    seconds = retriever.run_stats().seconds
+    assert set(seconds) == {"encode document", "encode query"}
+    assert min(seconds.values()) > 0
 
 
 @pytest.mark.parametrize(

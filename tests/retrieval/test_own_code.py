@@ -16,8 +16,7 @@ import m2kr
 from m2kr.data.images.store import ImageStore
 from m2kr.errors import InputError, MissingError, RetrieverError, UsageError
 from m2kr.evaluation.harness import evaluate_split
-from m2kr.retrieval.cache import EmbeddingCache
-from m2kr.retrieval.modalities import modalities_of
+from m2kr.retrieval.protocol import modalities_of
 from m2kr.retrieval.search_split import search
 from m2kr.retrievers import create
 
@@ -611,13 +610,16 @@ def test_half_a_surrogate_pair_is_refused_where_it_stands(part: str, tmp_path: P
             return {"prompt": "\udcff"}
 
     with pytest.raises(InputError, match=part):
-        evaluate_split(toy_split(), Half(), cache=EmbeddingCache(tmp_path))
+        evaluate_split(toy_split(), Half(), cache=tmp_path)
 
 
 def test_attributes_that_are_computed_may_fail_in_one_line(tmp_path: Path) -> None:
-    path = written(tmp_path)
+    path = tmp_path / "own.py"
     path.write_text(
-        path.read_text() + "\n    def __getattr__(self, name):\n        raise RuntimeError(name)\n"
+        "class Mine:\n    name, settings, modalities = 'mine', {}, {}\n"
+        "    def index(self, passages, *, workdir): ...\n"
+        "    def search(self, queries, k): ...\n"
+        "    def __getattr__(self, name):\n        raise RuntimeError(name)\n"
     )
     with pytest.raises(RetrieverError, match=r"raise RuntimeError\(name\)"):
         evaluate_split(toy_split(), create(f"{path}:Mine"), k=3)

@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 import m2kr
 from m2kr.cli import eval_, import_
 from m2kr.cli.main import guarded
-from m2kr.retrieval.cache import EmbeddingCache
 from m2kr.retrieval.search_split import search
 from m2kr.retrievers import create
 
@@ -62,7 +61,7 @@ def test_any_orders_one_after_another(orders):
                 queries={i: QUERIES[i] for i in queries},
             )
             for kind, made in MADE.items():
-                assert scored(split, made(), EmbeddingCache(Path(folder))) == right[kind]
+                assert scored(split, made(), Path(folder)) == right[kind]
 
 
 MADE = {"late": Counted, "dense": CountedDense, "bm25": lambda: create("bm25")}

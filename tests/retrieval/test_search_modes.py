@@ -12,7 +12,7 @@ from m2kr.errors import UsageError
 from m2kr.evaluation.harness import evaluate_split
 from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result
-from m2kr.retrieval.modalities import Modalities
+from m2kr.retrieval.protocol import Modalities
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
 from m2kr.search import dispatch

@@ -132,6 +132,6 @@ def test_one_pool_is_indexed_once_a_process(
     first = made("bm25", passages)
     again = made("bm25", passages)
     other = made("bm25", passages, k1=0.9)
-    assert [r.reused["index"] for r in (first, again, other)] == [0, len(passages), 0]  # type: ignore[attr-defined]
+    assert [r.run_stats().reused["index"] for r in (first, again, other)] == [0, len(passages), 0]  # type: ignore[attr-defined]
     assert again.search(queries, 5) == first.search(queries, 5)
     assert other.search(queries, 5) != first.search(queries, 5)

@@ -10,9 +10,8 @@ from datasets import Dataset
 
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import MissingError, UsageError
-from m2kr.retrieval.cache import EmbeddingCache
 from m2kr.retrieval.encoder import EncoderRetriever
-from m2kr.retrieval.protocol import Retriever
+from m2kr.retrieval.protocol import Retriever, RunContext
 from m2kr.retrieval.run import Run
 from m2kr.retrievers import create, names
 from m2kr.retrievers._memo import MEMO
@@ -73,13 +72,13 @@ def test_what_another_run_encoded_is_ranked_alike(
         MEMO.clear()
         again = made(name, Passages(passages.dataset, passages.images))
         assert isinstance(again, EncoderRetriever)
-        again.cache = EmbeddingCache(tmp_path / "cache")
+        again.begin_run(RunContext(cache=tmp_path / "cache"))
         again.index(passages, workdir=tmp_path / "work")
         MEMO.clear()
         assert again.search(queries, 5) == first
         rows = {"encode document": len(passages), "encode query": len(queries)}
         if known and again.cache_key("query") is not None:
-            assert again.reused == rows
+            assert again.run_stats().reused == rows
 
 
 @EVERY

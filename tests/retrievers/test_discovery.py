@@ -12,7 +12,7 @@ from m2kr.retrievers import create, names
 from m2kr.retrievers._settings import split_off
 
 OWN = """
-from m2kr.retrieval.modalities import Modalities
+from m2kr.retrieval.protocol import Modalities
 from m2kr.retrieval.run import Run
 
 class Mine:

@@ -18,7 +18,7 @@ from retrievers.conftest import SETTINGS
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import MissingError
 from m2kr.retrieval.encoder import EncoderRetriever
-from m2kr.retrieval.modalities import Side
+from m2kr.retrieval.protocol import Side
 from m2kr.retrievers import create, find, names
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders.json"

@@ -17,7 +17,7 @@ from m2kr.retrievers.fusion import normalised
 Made = Callable[..., Retriever]
 
 MEMBERS = '''
-from m2kr.retrieval.modalities import Modalities
+from m2kr.retrieval.protocol import Modalities
 from m2kr.retrieval.run import Run
 
 class Text:

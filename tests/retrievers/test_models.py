@@ -199,15 +199,15 @@ def test_passages_and_images_are_encoded_once_a_process(
 ) -> None:
     first = made("dense_text", passages)
     first.search(queries, 3)
-    assert first.reused == {"encode document": 0, "encode query": 0}  # type: ignore[attr-defined]
+    assert first.run_stats().reused == {"encode document": 0, "encode query": 0}  # type: ignore[attr-defined]
     distinct = len(set(TEXTS))
     concepts = made("image_concepts", passages)
     concepts.search(queries, 3)
-    assert concepts.reused == {"encode document": distinct, "encode query": 0}  # type: ignore[attr-defined]
+    assert concepts.run_stats().reused == {"encode document": distinct, "encode query": 0}  # type: ignore[attr-defined]
     fused = made("fusion", passages)
     fused.search(queries, 3)
-    assert fused.reused["encode document"] == 2 * distinct  # type: ignore[attr-defined]
-    assert fused.seconds["encode document"] < 1  # type: ignore[attr-defined]
+    assert fused.run_stats().reused["encode document"] == 2 * distinct  # type: ignore[attr-defined]
+    assert fused.run_stats().seconds["encode document"] < 1  # type: ignore[attr-defined]
 
 
 def test_the_number_of_threads_changes_neither_vectors_nor_the_setting(

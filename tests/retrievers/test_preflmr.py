@@ -23,7 +23,7 @@ from m2kr.preflmr import PreFLMR
 from m2kr.preflmr.encode.encoder import Encoder
 from m2kr.retrieval.cache import key_of
 from m2kr.retrieval.encoder import EncoderRetriever
-from m2kr.retrieval.protocol import Retriever
+from m2kr.retrieval.protocol import Retriever, RunContext
 from m2kr.retrievers import create
 from m2kr.retrievers._packages import file_sha256
 from m2kr.search.exact.reference import maxsim
@@ -154,14 +154,14 @@ def test_lower_precision_is_a_setting(made: Made, passages: Passages, queries: Q
 def test_progress_and_seconds_are_reported(passages: Passages, tmp_path: Path) -> None:
     retriever: Any = create("flmr", {"checkpoint": str(GOLDEN / "tiny_flmr"), "device": "cpu"})
     told = Recorder()
-    retriever.progress = told
+    retriever.begin_run(RunContext(progress=told))
     many = Passages(Dataset.from_list(passage_rows([f"a river {n}" for n in range(300)])), None, "")
     retriever.index(many, workdir=tmp_path)
     assert [call for call in told.calls if call[::2] != ("advance", 0)] == [
         (call, "encode document", n)
         for call, n in (("start", 300), *[("advance", n) for n in (128, 128, 44)], ("done", 0))
     ]
-    assert retriever.seconds["encode document"] > 0
+    assert retriever.run_stats().seconds["encode document"] > 0
 
 
 @pytest.mark.parametrize(

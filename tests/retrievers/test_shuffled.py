@@ -15,9 +15,9 @@ from retrievers.conftest import QUERIES, SETTINGS, passage_rows
 from m2kr.data.images.store import ImageStore
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import MissingError
-from m2kr.retrieval.cache import EmbeddingCache
+from m2kr.retrieval.calling import begin_run
 from m2kr.retrieval.encoder import EncoderRetriever
-from m2kr.retrieval.search_split import equip
+from m2kr.retrieval.protocol import RunContext
 from m2kr.retrievers import create, names
 from m2kr.search.config import SearchConfig
 
@@ -44,8 +44,9 @@ def scores(name: str, mode: str, seed: int, images: str, cache: Path, work: Path
     pool = Passages(mixed(passage_rows()), store, "fp1:pool")
     queries = Queries(mixed(list(QUERIES)), store, "fp1:queries")
     retriever = create(name, SETTINGS.get(name, {}))
-    equip(retriever, MODES[mode], EmbeddingCache(cache), {"eval": "fp1:eval"})
     work.mkdir(parents=True, exist_ok=True)
+    context = RunContext(work, cache, MODES[mode], fingerprints={"eval": "fp1:eval"})
+    begin_run(retriever, context)
     retriever.index(pool, workdir=work)
     run = retriever.search(queries, K)
     if isinstance(retriever, EncoderRetriever):
