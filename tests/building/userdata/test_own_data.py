@@ -6,17 +6,30 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 from PIL import Image
+from typer.testing import CliRunner, Result
 
 import m2kr
 from m2kr.building.publish import remove
+from m2kr.cli.main import app
 from m2kr.errors import UsageError
 from m2kr.paths import editions
 
+FILES = ("--passages", "passages.jsonl", "--queries", "queries.jsonl", "--images", "photos")
+DATA = ("--data", "data")
 COLOURS = ("red", "green", "blue", "white", "black")
 
 
+def call(*args: object, code: int = 0) -> Result:
+    """The command line in this process, which has imported everything."""
+    done = CliRunner().invoke(app, list(map(str, args)))
+    assert done.exit_code == code, done.output
+    return done
+
+
 @pytest.fixture
-def own(tmp_path: Path) -> Path:
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of one's own data, in which the test runs."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     for colour in COLOURS:
         Image.new("RGB", (64, 48), colour).save(tmp_path / "photos" / f"{colour}.jpg")
@@ -38,7 +51,6 @@ def own(tmp_path: Path) -> Path:
 
 
 def test_five_lines_of_python(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(own)
     monkeypatch.setenv("M2KR_DATA", str(own / "data"))
     passages = [json.loads(line) for line in (own / "passages.jsonl").open()]
     queries = [json.loads(line) for line in (own / "queries.jsonl").open()]
@@ -55,9 +67,8 @@ def test_five_lines_of_python(own: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_two_commands(own: Path, cli: Cli) -> None:
-    files = ("--passages", "passages.jsonl", "--queries", "queries.jsonl", "--images", "photos")
-    cli("import", "paints", *files, "--data", "data", cwd=own)
-    shown = cli("eval", "paints", "-r", "bm25", "--data", "data", cwd=own).stdout
+    cli("import", "paints", *FILES, *DATA, cwd=own)
+    shown = cli("eval", "paints", "-r", "bm25", *DATA, cwd=own).stdout
     assert "paints/test" in shown
     assert "1.000" in shown
     (path,) = (own / "results").glob("paints.test.bm25.*.json")
@@ -65,43 +76,39 @@ def test_two_commands(own: Path, cli: Cli) -> None:
     assert saved["counts"]["queries"] == 5
 
 
-def test_without_judgements_it_is_searched_not_scored(own: Path, cli: Cli) -> None:
+def test_without_judgements_it_is_searched_not_scored(own: Path) -> None:
     lines = (own / "queries.jsonl").read_text().splitlines()
     bare = [{k: v for k, v in json.loads(line).items() if k != "positives"} for line in lines]
     (own / "queries.jsonl").write_text("".join(json.dumps(r) + "\n" for r in bare))
-    files = ("--passages", "passages.jsonl", "--queries", "queries.jsonl", "--images", "photos")
-    cli("import", "paints", *files, "--data", "data", cwd=own)
-    refused = cli("eval", "paints", "-r", "bm25", "--data", "data", cwd=own, code=3)
+    call("import", "paints", *FILES, *DATA)
+    refused = call("eval", "paints", "-r", "bm25", *DATA, code=3)
     assert "judgements" in refused.stderr
 
 
-def test_images_that_moved_are_named_before_any_work(own: Path, cli: Cli) -> None:
-    files = ("--passages", "passages.jsonl", "--queries", "queries.jsonl", "--images", "photos")
-    cli("import", "paints", *files, "--data", "data", cwd=own)
+def test_images_that_moved_are_named_before_any_work(own: Path) -> None:
+    call("import", "paints", *FILES, *DATA)
     (own / "photos" / "red.jpg").unlink()
-    refused = cli("eval", "paints", "-r", "image_concepts", "--data", "data", cwd=own, code=3)
+    refused = call("eval", "paints", "-r", "image_concepts", *DATA, code=3)
     assert "red.jpg" in refused.stderr
     assert "4 of 5" in refused.stderr
 
 
-def test_images_are_counted_checked_and_a_source_can_be_removed(own: Path, cli: Cli) -> None:
+def test_images_are_counted_checked_and_a_source_can_be_removed(own: Path) -> None:
     (own / "photos" / "red.jpg").unlink()
     (own / "photos" / "blue.jpg").write_bytes(b"no image")
-    files = ("--passages", "passages.jsonl", "--queries", "queries.jsonl", "--images", "photos")
-    two = ("--relevance-threshold", 2, "--data", "data")
-    refused = cli("import", "paints", *files, *two, cwd=own, code=1)
+    refused = call("import", "paints", *FILES, "--relevance-threshold", 2, *DATA, code=1)
     assert "the highest grade is 1" in refused.stderr
-    shown = cli("import", "paints", *files, "--data", "data", cwd=own).stdout
+    shown = call("import", "paints", *FILES, *DATA).stdout
     assert "images of test: 4 of 5 found" in shown
     assert "missing: red.jpg" in shown
 
-    told = json.loads(cli("images", "Paints", "--data", "data", "--json", cwd=own).stdout)
+    told = json.loads(call("images", "Paints", *DATA, "--json").stdout)
     counts = told["splits"]["test"]
     assert [counts[n] for n in ("needed", "ok", "damaged", "missing")] == [5, 3, 1, 1]
 
-    cli("remove", "paints", "--data", "data", cwd=own)
+    call("remove", "paints", *DATA)
     assert not (own / "data" / "paints").exists()
-    refused = cli("remove", "paints", "--data", "data", cwd=own, code=2)
+    refused = call("remove", "paints", *DATA, code=2)
     assert "there is no source 'paints'" in refused.stderr
 
 
@@ -130,17 +137,20 @@ def test_removing_takes_what_is_named_and_nothing_else(tmp_path: Path) -> None:
         remove("mine", tmp_path)
 
 
-def test_all_is_every_edition_of_every_source(tmp_path: Path, cli: Cli) -> None:
+def test_all_is_every_edition_of_every_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     queries = {"q": {"text": "tin", "positives": ["p"]}}
     for text in ("tin melts", "zinc boils"):
         m2kr.from_records({"p": text}, queries, data=tmp_path)
     m2kr.from_records({"p": "tin"}, queries, name="own", data=tmp_path)
     m2kr.from_records({"p": "tin"}, queries, name="taught", split="train", data=tmp_path)
-    done = cli("eval", "all", "-r", "random", "--data", tmp_path, "--json", cwd=tmp_path)
+    done = call("eval", "all", "-r", "random", "--data", tmp_path, "--json")
     assert "left out: taught (taught): there is no split 'test'" in done.stderr
     results = json.loads(done.stdout)["results"]
     assert [r["source"] for r in results] == ["mine", "mine", "own"]
     assert len({r["fingerprints"]["eval"] for r in results}) == 3
     assert len(list((tmp_path / "results").glob("*.json"))) == 3
     nowhere = ("eval", "all", "-r", "random", "--split", "valid", "--data", tmp_path)
-    assert "nothing that is built has a split 'valid'" in cli(*nowhere, code=2).stderr
+    assert "nothing that is built has a split 'valid'" in call(*nowhere, code=2).stderr

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from support.own_files import jsonl
 
 import m2kr
 from m2kr.building.userdata.importer import import_files
@@ -17,12 +18,6 @@ pytestmark = pytest.mark.skipif(
     not os.environ.get("M2KR_UPSTREAM_SAMPLES"),
     reason="M2KR_UPSTREAM_SAMPLES names no folder of real files",
 )
-
-
-def jsonl(path: Path, records: "list[dict]") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-    return path
 
 
 def tsv(path: Path) -> list[list[str]]:
