@@ -18,8 +18,8 @@ from m2kr import sources
 from m2kr.building import registry
 from m2kr.building.build import build
 from m2kr.building.manifest import describe
-from m2kr.building.release.align import AlignedBuilder
-from m2kr.building.release.route import ReleaseBuilder
+from m2kr.building.release.aligned import AlignedBuilder
+from m2kr.building.release.builder import ReleaseBuilder
 from m2kr.building.request import Ask
 from m2kr.cli import eval_, info, list_, plans, shards
 from m2kr.data.load import edition_in_words

@@ -15,7 +15,7 @@ import release_fixture as fixture
 from PIL import Image
 from servers.hub_server import HubServer
 
-from m2kr.building.release.route import REPO, REVISION
+from m2kr.building.release.builder import REPO, REVISION
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(bash|python)\n(.*?)^```", README, flags=re.M | re.S)

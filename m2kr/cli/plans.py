@@ -15,8 +15,8 @@ from m2kr.building.options import (
     rules_for,
     variant_of,
 )
-from m2kr.building.release.align import AlignedBuilder
-from m2kr.building.release.route import LICENCE, REPO, ReleaseBuilder, size_of
+from m2kr.building.release.aligned import AlignedBuilder
+from m2kr.building.release.builder import LICENCE, REPO, ReleaseBuilder, size_of
 from m2kr.building.spec import Builder
 from m2kr.cli import output
 from m2kr.sources import RELEASED, UNKNOWN, Source, build_command, comparable_notes, verdict

@@ -18,8 +18,8 @@ from upstream_fixture import Served, served_files
 
 import m2kr
 from m2kr.building.build import build
-from m2kr.building.release.align import AlignedBuilder
-from m2kr.building.release.route import ReleaseBuilder
+from m2kr.building.release.aligned import AlignedBuilder
+from m2kr.building.release.builder import ReleaseBuilder
 from m2kr.building.table import open_shards
 from m2kr.building.verify import verify
 from m2kr.retrieval.batches import Batch

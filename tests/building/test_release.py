@@ -21,8 +21,8 @@ import m2kr
 from m2kr.building import registry
 from m2kr.building.build import Built, build
 from m2kr.building.instructions import registered_templates
-from m2kr.building.release import files as release_files
-from m2kr.building.release.route import ReleaseBuilder
+from m2kr.building.release import tables as release_files
+from m2kr.building.release.builder import ReleaseBuilder
 from m2kr.building.release.routes import builder_for
 from m2kr.building.spec import templates_of
 from m2kr.building.table import open_shards
@@ -679,8 +679,8 @@ def test_limit_keeps_positives(files: Path, tmp_path: Path) -> None:
 KILLED = """
 import sys, time
 from pathlib import Path
-from m2kr.building.release import normalise as release_rows
-from m2kr.building.release.route import ReleaseBuilder
+from m2kr.building.release import rows as release_rows
+from m2kr.building.release.builder import ReleaseBuilder
 from m2kr.building.build import build
 
 def slow(*args, **kwargs):

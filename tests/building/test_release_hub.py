@@ -15,7 +15,7 @@ from servers.hub_server import HubServer, refused
 import m2kr
 from m2kr.building.build import build
 from m2kr.building.fetch import hub
-from m2kr.building.release.route import INSTEAD, REPO, REVISION, ReleaseBuilder
+from m2kr.building.release.builder import INSTEAD, REPO, REVISION, ReleaseBuilder
 from m2kr.errors import CheckError
 
 PROGRAM = Path(sys.executable).with_name("m2kr")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import m2kr
 from m2kr.building.build import Built, build
-from m2kr.building.release.route import ReleaseBuilder
+from m2kr.building.release.builder import ReleaseBuilder
 from m2kr.building.table import open_shards
 from m2kr.building.verify import verify
 

@@ -21,8 +21,8 @@ from m2kr.building.formats.gzip import open_gzip
 from m2kr.building.formats.json_stream import array_items, object_members, read_json_lines
 from m2kr.building.ledger import Ledger
 from m2kr.building.options import resolve_options
-from m2kr.building.release.files import find_table
-from m2kr.building.release.normalise import normalised_passages, normalised_queries
+from m2kr.building.release.rows import normalised_passages, normalised_queries
+from m2kr.building.release.tables import find_table
 from m2kr.building.spec import BuildContext, templates_of
 from m2kr.errors import M2KRError
 

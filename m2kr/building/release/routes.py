@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from m2kr.building import registry
-from m2kr.building.release.align import AlignedBuilder
-from m2kr.building.release.route import REVISION, ReleaseBuilder
+from m2kr.building.release.aligned import AlignedBuilder
+from m2kr.building.release.builder import REVISION, ReleaseBuilder
 from m2kr.building.spec import Builder
 from m2kr.errors import UsageError
 

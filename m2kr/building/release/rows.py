@@ -10,7 +10,6 @@ the pool lacks, and texts that differ from the pool's, are repaired by the engin
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from m2kr.building.ledger import Ledger
-from m2kr.building.release.files import ReleaseTable
+from m2kr.building.release.tables import ReleaseTable, unreadable
 from m2kr.building.spec import UPSTREAM_ROW, BuildContext, Row
 from m2kr.data.lookup import id_hashes
 from m2kr.errors import InputError
@@ -87,7 +86,7 @@ def _cells_of(table: ReleaseTable, column: str) -> Iterator[pa.Array]:
                     yield pc.fill_null(_typed(batch.column(0), wanted), pa.scalar(empty, wanted))
                     number += len(batch)
             except _UNREADABLE as error:
-                raise _unreadable(path, f"{path}, row {number} or after", error) from error
+                raise unreadable(path, f"{path}, row {number} or after", error) from error
 
 
 def _keep_true_positives(ledger: Ledger, file: str, number: int, row: dict[str, Any]) -> None:
@@ -185,16 +184,11 @@ class _Ids:
     """
 
     def __init__(self, table: ReleaseTable, column: str) -> None:
-        blocks = [np.empty(0, np.int64)]
-        for path in table.files:
-            try:
-                with ParquetReader(path) as file:
-                    for batch in file.batches([column], rows=1 << 16):
-                        ids = _typed(batch.column(0), pa.string()).to_pylist()
-                        blocks.append(np.fromiter(map(hash, ids), np.int64, len(ids)))
-            except _UNREADABLE as error:
-                raise _unreadable(path, str(path), error) from error
-        hashes = np.concatenate(blocks)
+        blocks = [
+            np.fromiter(map(hash, ids.to_pylist()), np.int64, len(ids))
+            for ids in _cells_of(table, column)
+        ]
+        hashes = np.concatenate([np.empty(0, np.int64), *blocks])
         hashes.sort()
         self._again = frozenset(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
         self._all = hashes if self._again else hashes[:0]
@@ -235,15 +229,6 @@ def _named(ledger: Ledger, file: str, number: int, own: str) -> str:
     return f"{file.removesuffix('.parquet')}-row-{number}"
 
 
-def _unreadable(path: Path, where: str, error: Exception) -> InputError:
-    return InputError(
-        f"the file can't be read: {getattr(error, 'what', error)}"[:300],
-        where=where,
-        expected="a whole Parquet file of the release",
-        fix=f"delete {path.resolve()} and fetch it again",
-    )
-
-
 def _batches(
     ledger: Ledger, table: ReleaseTable, cols: tuple[Column, ...]
 ) -> Iterator[tuple[str, int, pa.RecordBatch]]:
@@ -264,7 +249,7 @@ def _batches(
                     yield name, number, pa.record_batch(arrays, schema=schema)
                     number += len(batch)
             except _UNREADABLE as error:
-                raise _unreadable(path, f"{path}, row {number} or after", error) from error
+                raise unreadable(path, f"{path}, row {number} or after", error) from error
 
 
 def _note_columns(ledger: Ledger, name: str, schema: pa.Schema, cols: tuple[Column, ...]) -> None:

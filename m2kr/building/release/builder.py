@@ -1,6 +1,7 @@
 """The release route: the authors' normalised tables, re-written into our layout."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,12 @@ from m2kr.building import registry
 from m2kr.building.fetch import hub
 from m2kr.building.fetch.folder import sha256_file
 from m2kr.building.instructions import store_templates
-from m2kr.building.release.files import ReleaseTable, check_tables, find_table
-from m2kr.building.release.normalise import lose_positives, normalised_passages, normalised_queries
+from m2kr.building.release.rows import lose_positives, normalised_passages, normalised_queries
+from m2kr.building.release.tables import ReleaseTable, check_tables, find_table
 from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.errors import UsageError
 from m2kr.progress import Progress
-from m2kr.schema import LOST_IDS, SUFFIX
+from m2kr.schema import LOST_IDS, SUFFIX, TableKind
 from m2kr.sources import Source, comparable_notes
 
 if TYPE_CHECKING:
@@ -96,12 +97,15 @@ class ReleaseBuilder(Builder):
 
     def patterns(self, splits: Sequence[str] | None = None) -> list[str]:
         """Globs of the files that some query splits (all by default) need."""
-        source = self._own
-        chosen = list(source.pools) if splits is None else list(splits)
-        pools = dict.fromkeys(source.pools[split] for split in chosen)
-        names = [f"{source.config}_{SUFFIX['queries']}/{split}" for split in chosen]
-        names += [f"{source.config}_{SUFFIX['passages']}/{pool}" for pool in pools]
-        return [f"{name}-*.parquet" for name in names]
+        return [f"{name}-*.parquet" for name in self._table_names(splits or self._own.pools)]
+
+    def _table_names(self, splits: Iterable[str]) -> list[str]:
+        queries = [self._table_name("queries", split) for split in splits]
+        pools = [self._table_name("passages", self._own.pools[split]) for split in splits]
+        return [*queries, *dict.fromkeys(pools)]
+
+    def _table_name(self, kind: TableKind, split: str) -> str:
+        return f"{self._own.config}_{SUFFIX[kind]}/{split}"
 
     def prepare(
         self,
@@ -118,20 +122,20 @@ class ReleaseBuilder(Builder):
             CheckError: a file is of a revision before June 2024, or not the pinned one.
         """
         self._root = root
-        patterns = self.patterns(splits)
-        base = self.folder
-        if base is None:
-            base = hub.snapshot(
-                REPO, self.revision, patterns, offline=offline, jobs=jobs, instead=INSTEAD
-            )
-        names = [pattern.removesuffix("-*.parquet") for pattern in patterns]
-        self.tables = {name: find_table(base, name) for name in names}
+        base = self.folder or hub.snapshot(
+            REPO,
+            self.revision,
+            self.patterns(splits),
+            offline=offline,
+            jobs=jobs,
+            instead=INSTEAD,
+        )
+        self.tables = {name: find_table(base, name) for name in self._table_names(splits)}
         check_tables(self._own, self.tables.values(), any_counts=self.any_counts)
-        config, pools = self._own.config, self._own.pools
         self.loses = any(
             lose_positives(
-                self.tables[f"{config}_{SUFFIX['queries']}/{split}"],
-                self.tables[f"{config}_{SUFFIX['passages']}/{pools[split]}"],
+                self.tables[self._table_name("queries", split)],
+                self.tables[self._table_name("passages", self._own.pools[split])],
             )
             for split in splits
         )
@@ -145,14 +149,8 @@ class ReleaseBuilder(Builder):
         if self.folder is None:
             hub.check_blob(path, sha256)
             url = f"hf://datasets/{REPO}@{base.name}/{inner}"  # the commit, if a branch was named
-        size = path.stat().st_size
-        return {
-            "name": f"release/{inner}",
-            "url": url,
-            "size": size,
-            "sha256": sha256,
-            "licence": LICENCE,
-        }
+        facts = {"name": f"release/{inner}", "url": url, "size": path.stat().st_size}
+        return {**facts, "sha256": sha256, "licence": LICENCE}
 
     def same_pools(self, options: Mapping[str, str]) -> list[list[str]]:  # noqa: ARG002
         """Pools whose files are the same."""
@@ -167,23 +165,22 @@ class ReleaseBuilder(Builder):
 
     def passages(self, ctx: BuildContext, pool: str) -> "Iterator[Row | pa.RecordBatch]":
         """The pool of one split."""
-        table = self.tables[f"{self._own.config}_{SUFFIX['passages']}/{pool}"]
+        table = self.tables[self._table_name("passages", pool)]
         return normalised_passages(ctx, table, repair=self.repair)
 
     def queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
         """The queries of one split."""
-        table = self.tables[f"{self._own.config}_{SUFFIX['queries']}/{split}"]
-        return normalised_queries(ctx, table)
+        return normalised_queries(ctx, self.tables[self._table_name("queries", split)])
 
     def amend(self, record: dict[str, Any], staging: Path) -> dict[str, Any]:
         """The manifest with the instructions that were seen; these go to the registry as well."""
         from m2kr.building.table import read_batches
 
-        config, seen = self._own.config, dict[str, int]()
+        seen = Counter[str]()
         for split in record["splits"]:
-            for batch in read_batches(staging / f"{config}_{SUFFIX['queries']}" / split):
+            for batch in read_batches(staging / self._table_name("queries", split)):
                 for pair in batch.column("instruction").value_counts().to_pylist():
-                    seen[pair["values"]] = seen.get(pair["values"], 0) + pair["counts"]
+                    seen[pair["values"]] += pair["counts"]
         ranked = sorted(seen.items(), key=lambda pair: (-pair[1], pair[0]))
         record["instructions"] = {"distinct": len(seen), "most": [list(p) for p in ranked[:50]]}
         if self._root is not None and not record["partial"] and not self.any_counts:

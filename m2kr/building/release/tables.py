@@ -89,12 +89,7 @@ def _footer(path: Path) -> tuple[int, pa.Schema]:
             meta, schema = file.metadata, file.schema_arrow
             unpacked = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
     except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"the file can't be read: {error}"[:300],
-            where=str(path),
-            expected="a whole Parquet file of the release",
-            fix=f"delete {path.resolve()} and fetch it again",
-        ) from error
+        raise unreadable(path, str(path), error) from error
     if meta.num_columns > _MOST_COLUMNS or unpacked > _MOST_RATIO * max(
         path.stat().st_size, 1 << 20
     ):
@@ -104,6 +99,16 @@ def _footer(path: Path) -> tuple[int, pa.Schema]:
             expected=f"at most {_MOST_COLUMNS} columns and {_MOST_RATIO} times its own size",
         )
     return meta.num_rows, schema
+
+
+def unreadable(path: Path, where: str, error: Exception) -> InputError:
+    """The error for a file of the release that is damaged."""
+    return InputError(
+        f"the file can't be read: {getattr(error, 'what', error)}"[:300],
+        where=where,
+        expected="a whole Parquet file of the release",
+        fix=f"delete {path.resolve()} and fetch it again",
+    )
 
 
 def check_tables(source: Source, tables: Iterable[ReleaseTable], *, any_counts: bool) -> None:

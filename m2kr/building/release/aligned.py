@@ -6,6 +6,7 @@ are right, and the instruction that was drawn. Texts, answers and images are ups
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,15 @@ import pyarrow as pa
 from m2kr.building import registry
 from m2kr.building.fetch.assets import Asset
 from m2kr.building.ledger import Ledger
-from m2kr.building.release.match import ReleaseRows, as_batches, row_blocks
-from m2kr.building.release.route import ReleaseBuilder
+from m2kr.building.release.builder import ReleaseBuilder
 from m2kr.building.spec import BuildContext, Builder, Row
-from m2kr.building.table import PoolReader
+from m2kr.building.table import PoolReader, open_shards, read_batches
+from m2kr.concurrency import chunks
 from m2kr.data.lookup import FILE as INDEX
-from m2kr.errors import UsageError
+from m2kr.data.lookup import gather, id_hashes
+from m2kr.errors import CheckError, UsageError
 from m2kr.progress import Progress
-from m2kr.schema import SUFFIX, TableKind, arrow_schema, columns
+from m2kr.schema import BATCH_ROWS, ID_COLUMN, SUFFIX, TableKind, arrow_schema, columns
 from m2kr.sources import UNKNOWN, comparable_notes
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 UPSTREAM = "rows of the sources route"
 VERSION = 1  # raised when the same files give other rows
+_LISTED = 10_000  # missing rows that are named one by one
+_TAKEN = ("question_id", "instruction", "pos_item_ids", "related_item_ids")
 
 
 @dataclass
@@ -145,7 +149,15 @@ class AlignedBuilder(Builder):
     def _candidates(
         self, ctx: BuildContext, pool: str, schema: pa.Schema
     ) -> Iterator[pa.RecordBatch]:
-        yield from as_batches(self._inner.all_passages(self._context(ctx), pool), schema)
+        """Rows and batches of the builder as batches of our table, columns left out as nulls."""
+        rows = self._inner.all_passages(self._context(ctx), pool)
+        for are_batches, items in groupby(rows, lambda item: isinstance(item, pa.RecordBatch)):
+            if are_batches:
+                yield from items
+                continue
+            for block in chunks(items, BATCH_ROWS):
+                filled = [{"language": "en", **row} for row in block]
+                yield pa.RecordBatch.from_pylist(filled, schema=schema)
 
     def queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
         """The queries of upstream that the release's split has, judged as there."""
@@ -155,7 +167,7 @@ class AlignedBuilder(Builder):
         folder = ctx.scratch.parent / f"{config}_{SUFFIX['passages']}" / ctx.source.pools[split]
         # A partial build (--limit) asks for the queries before it has a pool.
         pool = PoolReader(folder) if (folder / INDEX).exists() else None
-        for block in row_blocks(self._inner.all_queries(self._context(ctx), split)):
+        for block in chunks(self._inner.all_queries(self._context(ctx), split), BATCH_ROWS):
             kept, matched = release.match(release.keys_of_rows(block))
             mine = np.zeros(len(block), bool)
             mine[kept] = True
@@ -179,10 +191,12 @@ class AlignedBuilder(Builder):
     def _context(self, ctx: BuildContext) -> BuildContext:
         return replace(ctx, options=self._options(ctx.options))
 
-    def _rows(self, ctx: BuildContext, kind: TableKind, split: str) -> ReleaseRows:
+    def _rows(self, ctx: BuildContext, kind: TableKind, split: str) -> "_ReleaseRows":
         assert self._folder is not None
         keys = self._inner.release_keys.get(kind)
-        return ReleaseRows(self._folder / f"{ctx.source.config}_{SUFFIX[kind]}" / split, kind, keys)
+        return _ReleaseRows(
+            self._folder / f"{ctx.source.config}_{SUFFIX[kind]}" / split, kind, keys
+        )
 
     def amend(self, record: dict[str, Any], staging: Path) -> dict[str, Any]:  # noqa: ARG002
         """The manifest with what the alignment came to: comparable if the data score alike."""
@@ -225,3 +239,153 @@ def _note(ctx: BuildContext, first: int, kept: "NDArray[np.bool_]") -> int:
     if not kept.all():
         ctx.ledger.filter("not in the release", file=UPSTREAM, row=first + np.flatnonzero(~kept))
     return first + len(kept)
+
+
+class _ReleaseRows:
+    """The rows of one table of the release, each to be taken once.
+
+    Args:
+        folder: The built table.
+        kind: ``queries`` or ``passages``.
+        key: Columns that identify a row here and upstream; its id by default.
+    """
+
+    def __init__(self, folder: Path, kind: TableKind, key: Sequence[str] | None) -> None:
+        self._id = ID_COLUMN[kind]
+        self._key = tuple(key or (self._id,))
+        self._table = open_shards(folder)
+        blocks = [_hashes(self._release_keys(batch)) for batch in read_batches(folder)]
+        hashes = np.concatenate(blocks) if blocks else np.empty(0, "<u8")
+        self._order = np.argsort(hashes, kind="stable")
+        self._hashes = hashes[self._order]
+        self._free = np.ones(len(hashes), bool)
+        self._name = f"{folder.parent.name}/{folder.name}"
+        self._upstream = ""  # an example of its keys, for messages
+
+    def keys_of(self, batch: pa.RecordBatch) -> list[str]:
+        """Keys of a batch of upstream's rows."""
+        return _joined([batch.column(name).to_pylist() for name in self._key])
+
+    def keys_of_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Keys of upstream's rows."""
+        return _joined([[row.get(name) for row in rows] for name in self._key])
+
+    def _release_keys(self, batch: pa.RecordBatch) -> list[str]:
+        """Keys of the release's rows: of one that is scored as another, the other's."""
+        columns = [batch.column(name).to_pylist() for name in self._key]
+        if self._key == ("passage_id",) and "scored_as" in batch.schema.names:
+            scored = batch.column("scored_as").to_pylist()
+            columns = [[s or own for s, own in zip(scored, columns[0], strict=True)]]
+        return _joined(columns)
+
+    def match(
+        self, keys: Sequence[str], texts: "pa.Array | None" = None
+    ) -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
+        """Which of some upstream rows the release has, and its rows; none of these comes twice.
+
+        Args:
+            keys: Keys of upstream's rows.
+            texts: Their texts: only rows of the release with the same text are taken.
+        """
+        self._upstream = self._upstream or next(iter(keys), "")
+        hashes = _hashes(keys)
+        low = np.searchsorted(self._hashes, hashes, side="left")
+        high = np.searchsorted(self._hashes, hashes, side="right")
+        kept, matched = [], []
+        candidates = np.flatnonzero(high > low)
+        single = candidates[(high - low)[candidates] == 1]
+        known = dict(zip(single.tolist(), self._keys_at(self._order[low[single]]), strict=True))
+        for place in candidates.tolist():
+            rows = self._order[low[place] : high[place]]
+            if place in known:
+                fits = [int(rows[0])] if known[place] == keys[place] else []
+            else:
+                named = zip(rows.tolist(), self._keys_at(rows), strict=True)
+                fits = [row for row, key in named if key == keys[place]]
+            fits = [row for row in fits if self._free[row]]
+            if fits and texts is not None:
+                own = gather(self._table.column("passage_content"), fits)
+                text = texts[place].as_py()
+                fits = [row for row, t in zip(fits, own, strict=True) if t == text]
+            if fits:
+                self._free[fits[0]] = False
+                kept.append(place)
+                matched.append(fits[0])
+        return np.array(kept, np.int64), np.array(matched, np.int64)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row of the release was taken."""
+        return not self._free.any()
+
+    def _keys_at(self, rows: "NDArray[np.int64]") -> list[str]:
+        names = list(self._key)
+        if names == ["passage_id"] and "scored_as" in self._table.column_names:
+            names.append("scored_as")
+        arrays = [
+            pa.array(gather(self._table.column(n), rows), self._table.schema.field(n).type)
+            for n in names
+        ]
+        return self._release_keys(pa.record_batch(arrays, names=names))
+
+    def columns(self, rows: "NDArray[np.int64]") -> dict[str, pa.Array]:
+        """What an aligned build takes of some passages: their ids."""
+        return {
+            name: pa.array(gather(self._table.column(name), rows), pa.string())
+            for name in ("passage_id", "scored_as")
+            if name in self._table.column_names
+        }
+
+    def rows(self, rows: "NDArray[np.int64]") -> list[dict[str, Any]]:
+        """What an aligned build takes of some rows: ids and the instruction; ``#`` is a row's number."""
+        names = [name for name in _TAKEN if name in self._table.column_names]
+        columns = [gather(self._table.column(name), rows) for name in names]
+        return [
+            {"#": int(number), **dict(zip(names, values, strict=True))}
+            for number, *values in zip(rows, *columns, strict=True)
+        ]
+
+    def account(self, ledger: Ledger) -> None:
+        """Tells the ledger which rows of the release upstream had, and which it lacked.
+
+        Raises:
+            CheckError: it had none: the two have no way of naming rows in common.
+        """
+        lost = np.flatnonzero(self._free)
+        if len(lost) and len(lost) == len(self._free):
+            own = self._keys_at(lost[:1])[0]
+            raise CheckError(
+                f"upstream has none of the release's {len(lost):,} rows",
+                where=self._name,
+                expected=f"rows alike in {', '.join(self._key)}: the release has {_shown(own)}, "
+                f"upstream {_shown(self._upstream)}",
+                fix="report this as a defect of the source's builder (release_keys)",
+            )
+        ledger.read("release", len(self._free))
+        ledger.use("release", np.flatnonzero(~self._free) + 1, out=0)
+        listed = lost[:_LISTED]
+        for row, own in zip(listed, gather(self._table.column(self._id), listed), strict=True):
+            ledger.drop(
+                "in the release, not upstream", file="release", row=int(row) + 1, detail=own
+            )
+        if len(lost) > len(listed):
+            ledger.drop("in the release, not upstream", file="release", row=lost[_LISTED:] + 1)
+
+
+def _joined(columns: Sequence[Sequence[Any]]) -> list[str]:
+    """One key a row: values joined; of a list its first item."""
+    return ["\0".join(map(_text, values)) for values in zip(*columns, strict=True)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        value = value[0] if value else ""
+    return "" if value is None else str(value)
+
+
+def _shown(key: str) -> str:
+    return repr(key.replace("\0", " / ")[:80])
+
+
+def _hashes(keys: Sequence[str]) -> "NDArray[np.uint64]":
+    return id_hashes(pa.array(keys, pa.string()))
