@@ -93,9 +93,9 @@ def search(
     with output.Bars() as bars:
         look: Callable[..., SearchResult] = dispatch.search_folder
         if engine == "ray":
-            from m2kr.distributed import ray_search
+            from m2kr.distributed import ray_engine
 
-            look = partial(ray_search.search, address=address, jobs=jobs)
+            look = partial(ray_engine.search_by_nodes, address=address, jobs=jobs)
         result = look(pool, asked, k, store=stored, threads=threads, device=device, progress=bars)
     told = result.facts()
     if audit and stored is not None:
@@ -159,11 +159,11 @@ def _search_share(
     """Searches one share of a token store and writes what `merge` needs."""
     from m2kr.cli import output
     from m2kr.errors import UsageError
-    from m2kr.search import devices, dispatch, shard_files, shards
+    from m2kr.search import devices, dispatch, shards
     from m2kr.search.dispatch import SearchResult
     from m2kr.search.store.reader import TokenStore
 
-    number, of = shard_files.parse_share(share)
+    number, of = shards.parse_share(share)
     if out is None or out.suffix != ".parquet":
         raise UsageError("a shard's part is written as Parquet", fix="--out part.parquet")
     if not dispatch.is_store(pool) and (pool / "index.json").is_file():
@@ -175,9 +175,9 @@ def _search_share(
     store = TokenStore.open(pool)
     store.require_whole()
     asked.require_whole()
-    span = shards.spans(store, of)[number - 1]
+    span = shards.ranges_of(store, of)[number - 1]
     with output.Bars() as bars:
-        found, stats = devices.search_shard(
+        found, stats = devices.search_range(
             asked.take(range(len(asked))),
             store,
             span,
@@ -186,10 +186,10 @@ def _search_share(
             device=device,
             progress=bars,
         )
-    facts = shard_files.Facts(
+    facts = shards.PartFacts(
         *(number, of, span.first, span.last, len(store), k),
-        store=shards.fingerprint(store),
-        queries=shards.fingerprint(asked),
+        store=shards.fingerprint_of(store),
+        queries=shards.fingerprint_of(asked),
     )
     work = {"shard": f"{number}/{of}", "passages": len(span), "device": stats.device}
     spent = dispatch.per_query(stats.seconds, stats.cpu_seconds, len(asked))
@@ -215,11 +215,11 @@ def merge(
 
     from m2kr.errors import InputError
     from m2kr.retrieval.run import Run
-    from m2kr.search import dispatch, shard_files
+    from m2kr.search import dispatch, shards
 
     runs = {str(path): Run.load(path) for path in parts}
-    facts = {name: shard_files.Facts.of_metadata(run.metadata, name) for name, run in runs.items()}
-    shard_files.check(facts)
+    facts = {name: shards.PartFacts.of_metadata(run.metadata, name) for name, run in runs.items()}
+    shards.check_parts(facts)
     name, first = next(iter(runs.items()))
     for other, run in runs.items():
         if run.query_ids != first.query_ids:
@@ -233,7 +233,7 @@ def merge(
         for run in runs.values()
     ]
     k = next(iter(facts.values())).k
-    ids, rows, scores = shard_files.merge_named(named, len(first), k)
+    ids, rows, scores = shards.merge_parts(named, len(first), k)
     how = dispatch.exact_how(k)
     saved = Run.from_rows(
         first.query_ids, ids, rows, scores, name=first.name, metadata={"search": how}

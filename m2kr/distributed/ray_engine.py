@@ -1,14 +1,15 @@
-"""What is shared out to a Ray cluster, and a build's parts and tables as its tasks.
+"""What is shared out to a Ray cluster: a build's parts and tables, ranges of an exact search.
 
-All nodes must see the data root and the upstream files at the same paths, as on a cluster's shared file
-system: tasks pass no data, they read and write there. A task whose node dies is done again elsewhere and
-goes on from the last whole shard.
+All nodes must see the data root, the upstream files and token stores at the same paths, as on a
+cluster's shared file system: tasks pass no data, they read and write there. A task whose node dies is
+done again elsewhere; that of a build goes on from the last whole shard.
 """
 
 import importlib.util
 import logging
 import socket
 import sys
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,13 +21,20 @@ from typing import Any
 from m2kr import atomic
 from m2kr.building.executors import Task, perform
 from m2kr.building.parts import Stats
-from m2kr.errors import M2KRError, MissingError, missing_dependency
-from m2kr.progress import Progress
+from m2kr.errors import M2KRError, MissingError, UsageError, missing_dependency
+from m2kr.progress import SILENT, Progress
+from m2kr.ranking import id_ranks
+from m2kr.search import shards
+from m2kr.search.devices import StoreRange, search_store_range
+from m2kr.search.dispatch import SearchResult, check_options, exact_how, is_store, per_query
+from m2kr.search.index.format import INDEX
+from m2kr.search.store.reader import TokenStore
 
 RETRIES = 5  # of a task whose node died
 _CONNECT = 10.0  # seconds for a cluster's head to answer
 _LOOK = 60.0  # seconds for a node to look at the data root
 _PROBES = ".cache/ray"
+_SEARCH = "sharded search"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +208,89 @@ class RayExecutor:
             done.append(next(results))
             progress.done(task.name)
         return done
+
+
+def search_by_nodes(
+    folder: Path,
+    queries: TokenStore,
+    k: int,
+    *,
+    store: TokenStore | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+    address: str = "auto",
+    jobs: int | None = None,
+) -> SearchResult:
+    """What `dispatch.search_folder` finds in a token store, by the nodes of a cluster.
+
+    Each searches a range of it, and only queries and results travel. A range whose node dies is searched
+    by another, so the result is the same.
+
+    Args:
+        folder: The token store.
+        queries: As there.
+        k: As there.
+        store: None: a token store has no other one.
+        threads: Of each range; by default the nodes' cores are shared out.
+        device: Of each range; ``auto`` is CUDA if there are GPUs for all of them.
+        progress: Told of the ranges that are done.
+        address: Of the cluster, as `RayCluster`.
+        jobs: Ranges, at most; by default one a node.
+
+    Raises:
+        UsageError: it is an index, or a device is asked for that no node has.
+        M2KRError: as `RayCluster.map` and `exact.search`.
+    """
+    check_options(folder, store, "auto")
+    queries.require_whole()
+    if not is_store(folder) and (folder / INDEX.header).is_file():
+        raise UsageError(
+            "an index is searched by one process",
+            where=str(folder),
+            fix="--engine local; or search the token store, exactly, by the cluster",
+        )
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(
+            f"a shard has one device of its node's, not '{device}'",
+            fix="--device cuda --jobs N, with as many shards as GPUs",
+        )
+    pool = TokenStore.open(folder)
+    pool.require_whole()
+    cluster = RayCluster(address)
+    there = cluster.size()
+    count = jobs or there.nodes
+    if device == "auto":
+        device = "cuda" if there.gpus >= count else "cpu"
+    if device == "cuda" and not there.gpus:
+        raise UsageError("--device cuda needs GPUs, the cluster has 0", fix="--device cpu")
+    threads = threads or max(1, there.cpus * there.nodes // max(count, there.nodes))
+    fingerprint = shards.fingerprint_of(pool)
+    pieces = [
+        StoreRange(pool.folder.absolute(), fingerprint, span, k, threads, device)
+        for span in shards.ranges_of(pool, min(count, max(1, len(pool))))
+    ]
+    start, cpu = time.perf_counter(), time.process_time()
+    progress.start(_SEARCH, len(pieces), "shards")
+    running = cluster.map(
+        search_store_range,
+        pieces,
+        queries.take(range(len(queries))),
+        names=[f"the search of {piece.span}" for piece in pieces],
+        # More cores than any node has would be waited for in vain.
+        cpus=0 if device == "cuda" else min(threads, there.cpus),
+        gpus=int(device == "cuda"),
+    )
+    results = []
+    for result in running:
+        results.append(result)
+        progress.advance(_SEARCH, 1)
+    ids = pool.ids()
+    numbers, scores = shards.merge_ranges(results, k, id_ranks(ids))
+    progress.done(_SEARCH)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    stats = {"shards": len(pieces), **per_query(seconds, cpu, len(queries))}
+    return SearchResult(numbers, scores, ids, exact_how(k), stats)
 
 
 def _result(name: str, future: Any) -> Any:

@@ -7,18 +7,21 @@ merged as those of any ranges are (`shards`), so they are the ones that a single
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from m2kr.concurrency import workers
-from m2kr.errors import InputError
+from m2kr.errors import CheckError, InputError
 from m2kr.progress import SILENT, Progress
 from m2kr.ranking import id_ranks
 from m2kr.search import shards
 from m2kr.search.exact import canonical
 from m2kr.search.exact import search as exact_search
 from m2kr.search.exact.search import MEMORY, Stats
+from m2kr.search.shards import PassageRange, RangeResult
 from m2kr.search.store.reader import TokenStore, ids_of
 
 if TYPE_CHECKING:
@@ -59,7 +62,7 @@ class _Together:
         """Nothing: the others may not be done."""
 
 
-def search(
+def search_devices(
     queries: "Sequence[NDArray[np.floating]]",
     source: "TokenSource",
     k: int,
@@ -104,17 +107,17 @@ def search(
     if ranks is None:
         ranks = id_ranks(ids_of(source))
     if isinstance(source, TokenStore):
-        spans = shards.spans(source, len(devices))
+        spans = shards.ranges_of(source, len(devices))
     else:
-        spans = shards.cut(source.offsets, len(devices))
+        spans = shards.cut_ranges(source.offsets, len(devices))
     share = max(1, (threads or torch.get_num_threads()) // len(devices))
     # Refuses broken queries before any device starts.
     live = sum(len(query.rows) > 0 for query in canonical.rounded(queries, source.dim))
     together = _Together(progress, live * (len(source.offsets) - 1))
 
-    def one(number: int) -> tuple[shards.Part, Stats]:
+    def one(number: int) -> tuple[RangeResult, Stats]:
         try:
-            return search_shard(
+            return search_range(
                 *(queries, source, spans[number], k, ranks),
                 memory=memory // len(devices),
                 threads=share,
@@ -140,7 +143,7 @@ def search(
     for error in sorted(errors, key=lambda each: isinstance(each, _Stopped)):
         raise error
     found = [future.result() for future in futures]
-    numbers, scores = shards.merge([part for part, _ in found], k, ranks)
+    numbers, scores = shards.merge_ranges([part for part, _ in found], k, ranks)
     progress.done("exact search")
     stats = _added([stats for _, stats in found])
     stats.seconds = time.perf_counter() - started
@@ -148,28 +151,28 @@ def search(
     return numbers, scores, stats
 
 
-def search_shard(
+def search_range(
     queries: "Sequence[NDArray[np.floating]]",
     source: "TokenSource",
-    span: shards.Span,
+    span: PassageRange,
     k: int,
     ranks: "NDArray[np.int64] | None" = None,
     **options: Any,
-) -> tuple[shards.Part, Stats]:
+) -> tuple[RangeResult, Stats]:
     """The exact best ``k`` passages of a range for every query, with canonical scores.
 
     Args:
-        queries: As for `search`.
+        queries: As for `search_devices`.
         source: The whole pool.
         span: The range.
         k: Passages per query.
         ranks: Per passage of the whole pool the rank of its id; by default of the store's ids.
-        options: Of `search`: memory, threads, device, passes, progress.
+        options: Of `search_devices`: memory, threads, device, passes, progress.
 
     Raises:
-        UsageError: the pool has no such range; and as `search`.
-        InputError: as `search`.
-        CheckError: as `search`.
+        UsageError: the pool has no such range; and as `search_devices`.
+        InputError: as `search_devices`.
+        CheckError: as `search_devices`.
     """
     piece, first = shards.slice_of(source, span), span.first
     if ranks is None:
@@ -178,13 +181,56 @@ def search_shard(
         # Ranks are places among distinct ids, so those of a range count its own alone.
         ranks = np.unique(ranks[first : span.last], return_inverse=True)[1].astype(np.int64)
     try:
-        numbers, scores, stats = search(queries, piece, k, ranks, **options)
+        numbers, scores, stats = search_devices(queries, piece, k, ranks, **options)
     except InputError as error:
         if not first or not (error.where or "").startswith("passage"):
             raise
         where = f"{error.where} of those from {first} on"
         raise InputError(error.what, where=where, expected=error.expected, fix=error.fix) from error
-    return shards.Part(span, np.where(numbers >= 0, numbers + first, -1), scores), stats
+    return RangeResult(span, np.where(numbers >= 0, numbers + first, -1), scores), stats
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRange:
+    """What another machine must know to search a range of a token store; pickled.
+
+    Attributes:
+        folder: Of the store, at the same path everywhere.
+        fingerprint: `shards.fingerprint_of` the store.
+        span: The range.
+        k: Passages a query.
+        threads: As `search_devices`.
+        device: As `search_devices`.
+    """
+
+    folder: Path
+    fingerprint: str
+    span: PassageRange
+    k: int
+    threads: int
+    device: str
+
+
+def search_store_range(piece: StoreRange, queries: "Sequence[NDArray[np.floating]]") -> RangeResult:
+    """The exact best of a range.
+
+    Raises:
+        MissingError: the store isn't there.
+        CheckError: it is another; and as `search_devices`.
+    """
+    store = TokenStore.open(piece.folder)
+    seen = shards.fingerprint_of(store)
+    if seen != piece.fingerprint:
+        raise CheckError(
+            "this is another store than the one that the search began with",
+            where=str(piece.folder),
+            expected=f"fingerprint {piece.fingerprint[:16]}, not {seen[:16]}",
+            fix="let every node see the same files at this path, and none of them change",
+        )
+    result, _ = search_range(
+        queries, store, piece.span, piece.k, threads=piece.threads, device=piece.device
+    )
+    return result
 
 
 def _added(every: "Sequence[Stats]") -> Stats:

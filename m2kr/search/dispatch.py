@@ -192,12 +192,12 @@ def search_folder(
         k: Passages a query.
         store: The index's token store: final scores are exact. Not for the official protocol.
         threads: By default as many as torch uses.
-        device: Of exact search, as `devices.search`. An index is searched on the CPU.
+        device: Of exact search, as `devices.search_devices`. An index is searched on the CPU.
         progress: Told of exact search.
 
     Raises:
         UsageError: a device or a token store is given where none is of use.
-        M2KRError: as `devices.search`, `compressed.search` and `official_train.search`.
+        M2KRError: as `devices.search_devices`, `compressed.search` and `official_train.search`.
     """
     check_options(folder, store, device)
     queries.require_whole()
@@ -248,12 +248,12 @@ def search_store(
         store: Those of the passages.
         k: Passages a query.
         ids: The passages' ids, which break ties; by default the store's.
-        options: Of `devices.search`: memory, threads, device, progress, check_seconds.
+        options: Of `devices.search_devices`: memory, threads, device, progress, check_seconds.
     """
     from m2kr.search import devices
 
     ids = store.ids() if ids is None else ids
-    rows, scores, stats = devices.search(
+    rows, scores, stats = devices.search_devices(
         queries.take(range(len(queries))), store, k, id_ranks(ids), **options
     )
     logger.info("exact search: %s", stats)
@@ -394,7 +394,7 @@ def audit(
         )
     chosen = np.unique(np.linspace(0, len(queries) - 1, min(count, len(queries))).astype(np.int64))
     k = result.rows.shape[1]
-    true, _, _ = devices.search(queries.take(chosen), store, k)
+    true, _, _ = devices.search_devices(queries.take(chosen), store, k)
     return {
         f"recall@{depth}": recall(result.rows[chosen], true, depth)
         for depth in sorted({*(depth for depth in RECALL_AT if depth < k), k})

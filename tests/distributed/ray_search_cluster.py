@@ -21,10 +21,10 @@ import numpy as np
 import ray
 from ray.cluster_utils import Cluster
 
-from m2kr.distributed import ray_search
-from m2kr.distributed.ray_search import StoreRange, search_range
+from m2kr.distributed import ray_engine
 from m2kr.errors import CheckError
-from m2kr.search.shards import Part
+from m2kr.search.devices import StoreRange, search_store_range
+from m2kr.search.shards import RangeResult
 from m2kr.search.store.reader import TokenStore
 
 K = 20
@@ -38,17 +38,17 @@ SOON = {
 }
 
 
-def slow(piece: StoreRange, queries: Sequence[np.ndarray]) -> Part:
+def slow(piece: StoreRange, queries: Sequence[np.ndarray]) -> RangeResult:
     """Says where it is searched, then takes its time."""
     mark = Path(os.environ["MARKS"]) / f"at-{piece.span.first}"
     with mark.open("a") as file:
         file.write(ray.get_runtime_context().get_node_id() + "\n")
     time.sleep(1.5)
-    return search_range(piece, queries)
+    return search_store_range(piece, queries)
 
 
-def of_another(piece: StoreRange, queries: Sequence[np.ndarray]) -> Part:
-    return search_range(replace(piece, fingerprint="0" * 64), queries)
+def of_another(piece: StoreRange, queries: Sequence[np.ndarray]) -> RangeResult:
+    return search_store_range(replace(piece, fingerprint="0" * 64), queries)
 
 
 def main(store: Path, queries: Path, out: Path, nodes: int) -> dict[str, Any]:
@@ -69,15 +69,15 @@ def main(store: Path, queries: Path, out: Path, nodes: int) -> dict[str, Any]:
 
         thread = threading.Thread(target=kill, daemon=True)
         thread.start()
-        ray_search.search_range = slow
-        found = ray_search.search(store, asked, K, address=cluster.address)
+        ray_engine.search_store_range = slow
+        found = ray_engine.search_by_nodes(store, asked, K, address=cluster.address)
         thread.join(10)
         np.savez(out, numbers=found.rows, scores=found.scores)
         at = {mark.name: mark.read_text().split() for mark in marks.glob("at-*")}
-        ray_search.search_range = of_another
+        ray_engine.search_store_range = of_another
         refused = ""
         try:
-            ray_search.search(store, asked, K, address=cluster.address)
+            ray_engine.search_by_nodes(store, asked, K, address=cluster.address)
         except CheckError as error:
             refused = str(error)
         return {

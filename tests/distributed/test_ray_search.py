@@ -12,10 +12,10 @@ import pytest
 from conftest import Cli
 from late_pools import passages, queries, store
 
-from m2kr.distributed.ray_search import StoreRange, search_range
 from m2kr.errors import CheckError, MissingError
 from m2kr.ranking import id_ranks
 from m2kr.search import shards
+from m2kr.search.devices import StoreRange, search_store_range
 from m2kr.search.exact import search
 from m2kr.search.store.reader import TokenStore
 from m2kr.search.store.writer import TokenWriter
@@ -25,8 +25,8 @@ TESTS = Path(__file__).parent.parent
 
 
 def pieces_of(tokens: TokenStore, count: int, k: int = 30) -> list[StoreRange]:
-    told = shards.fingerprint(tokens)
-    spans = shards.spans(tokens, count)
+    told = shards.fingerprint_of(tokens)
+    spans = shards.ranges_of(tokens, count)
     return [StoreRange(tokens.folder, told, span, k, 1, "cpu") for span in spans]
 
 
@@ -38,8 +38,8 @@ def test_what_the_nodes_find_is_what_exact_search_finds(tmp_path: Path, count: i
     pool[3] = pool[45]
     tokens = store(tmp_path / "store", pool, [f"p{number % 40:04}" for number in range(50)])
     rows = [*queries(rng, pool, 9), np.zeros((3, 32), np.float32)]
-    parts = [search_range(piece, rows) for piece in pieces_of(tokens, count)]
-    numbers, scores = shards.merge(parts, 30, id_ranks(tokens.ids()))
+    parts = [search_store_range(piece, rows) for piece in pieces_of(tokens, count)]
+    numbers, scores = shards.merge_ranges(parts, 30, id_ranks(tokens.ids()))
     right, bits, _ = search.search(rows, tokens, 30)
     assert numbers.tolist() == right.tolist()
     assert scores.tobytes() == bits.tobytes()
@@ -52,10 +52,10 @@ def test_a_node_that_sees_another_store_is_refused(tmp_path: Path) -> None:
     with TokenWriter(tokens.folder, dim=32, meta=dict(tokens.meta)) as writer:
         writer.append(["new"], [pool[0]])
     with pytest.raises(CheckError, match="another store"):
-        search_range(piece, [])
+        search_store_range(piece, [])
     shutil.rmtree(tokens.folder)
     with pytest.raises(MissingError, match="no token store"):
-        search_range(piece, [])
+        search_store_range(piece, [])
 
 
 CLUSTERS = pytest.mark.skipif(sys.platform != "linux", reason="Ray's test clusters need Linux")

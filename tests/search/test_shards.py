@@ -15,8 +15,8 @@ from late_pools import passages, queries, store
 from support.progress import Recorder
 
 from m2kr.errors import CheckError, InputError, UsageError
-from m2kr.search import devices, shard_files, shards
-from m2kr.search.shards import Part, Span
+from m2kr.search import devices, shards
+from m2kr.search.shards import PassageRange, RangeResult
 from m2kr.search.store.reader import ArraySource, TokenStore
 from m2kr.search.store.writer import TokenWriter
 
@@ -59,13 +59,13 @@ def test_any_split_merges_to_the_bits_of_one_search(
     bounds = sorted([0, count, *(min(each, count) for each in cuts)])
     source = flat(pool)
     parts = [
-        devices.search_shard(asked, source, Span(*span), k, ranks, threads=1, passes=("float32",))[
-            0
-        ]
+        devices.search_range(
+            asked, source, PassageRange(*span), k, ranks, threads=1, passes=("float32",)
+        )[0]
         for span in pairwise(bounds)
     ]
-    numbers, scores = shards.merge([parts[i] for i in rng.permutation(len(parts))], k, ranks)
-    right, bits, _ = devices.search(asked, source, k, ranks, threads=1, passes=("float32",))
+    numbers, scores = shards.merge_ranges([parts[i] for i in rng.permutation(len(parts))], k, ranks)
+    right, bits, _ = devices.search_devices(asked, source, k, ranks, threads=1, passes=("float32",))
     assert numbers.tolist() == right.tolist()
     assert scores.tobytes() == bits.tobytes()
     # By ids alone, as from run files: the same ids in the same order.
@@ -74,7 +74,7 @@ def test_any_split_merges_to_the_bits_of_one_search(
     for part in parts:
         at = np.nonzero(part.numbers >= 0)
         named.append((at[0], ids.take(pa.array(part.numbers[at])), part.scores[at]))
-    column, rows, values = shard_files.merge_named(named, len(asked), k)
+    column, rows, values = shards.merge_parts(named, len(asked), k)
     assert values.tobytes() == bits.tobytes()
     found = column.take(pa.array(rows.reshape(-1))).to_pylist()
     assert found == ids.take(pa.array(right.reshape(-1))).to_pylist()
@@ -91,7 +91,7 @@ def test_ranges_hold_every_passage_once_and_about_equal_tokens(
 ) -> None:
     offsets = np.cumsum([0, *lengths])
     places = [edge for edge in edges if edge <= len(lengths)]
-    found = shards.cut(offsets, count, places)
+    found = shards.cut_ranges(offsets, count, places)
     assert len(found) == count
     assert found[0].first == 0
     assert found[-1].last == len(lengths)
@@ -111,9 +111,9 @@ def test_ranges_begin_with_shards_that_are_fine_enough(tmp_path: Path) -> None:
             writer.append([f"p{number}"], [tokens])
     source = TokenStore.open(tmp_path)
     assert [shard.passages for shard in source.shards] == [9] * 11 + [1]
-    assert [span.first for span in shards.spans(source, 3)] == [0, 36, 63]
+    assert [span.first for span in shards.ranges_of(source, 3)] == [0, 36, 63]
     # Twelve ranges of 8.3 passages can't all begin where shards of 9 do.
-    sizes = [len(span) for span in shards.spans(source, 12)]
+    sizes = [len(span) for span in shards.ranges_of(source, 12)]
     assert sum(sizes) == 100
     assert 7 <= min(sizes) <= max(sizes) <= 10
 
@@ -127,9 +127,11 @@ def test_a_list_of_devices_finds_the_same(several: str, tmp_path: Path) -> None:
     asked = [*queries(rng, pool, 5), np.zeros((2, 32), np.float32)]
     told = Recorder()
     threads = torch.get_num_threads()
-    numbers, scores, stats = devices.search(asked, source, 20, device=several, progress=told)
+    numbers, scores, stats = devices.search_devices(
+        asked, source, 20, device=several, progress=told
+    )
     assert torch.get_num_threads() == threads
-    right, bits, one = devices.search(asked, source, 20)
+    right, bits, one = devices.search_devices(asked, source, 20)
     assert numbers.tolist() == right.tolist()
     assert scores.tobytes() == bits.tobytes()
     assert stats.device == ",".join(["cpu"] * (several.count(",") + 1))
@@ -147,10 +149,10 @@ def test_a_device_that_is_not_there_or_fails_is_told() -> None:
     asked, ranks = [np.ones((2, late_corpora.DIM))], np.arange(40)
     for wrong in ("cpu,tpu", "cpu,", ","):
         with pytest.raises(UsageError, match="there is no device"):
-            devices.search(asked, flat(pool), 3, ranks, device=wrong)
+            devices.search_devices(asked, flat(pool), 3, ranks, device=wrong)
     pool[33][1, 2] = np.nan
     with pytest.raises(InputError, match="NaN") as error:
-        devices.search(asked, flat(pool), 3, ranks, device="cpu,cpu", memory=1)
+        devices.search_devices(asked, flat(pool), 3, ranks, device="cpu,cpu", memory=1)
     assert error.value.where == "passage 13 of those from 20 on"
 
 
@@ -163,23 +165,29 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         ([(0, 6), (5, 10)], "passages 5 to 9 overlap"),
     ):
         with pytest.raises(CheckError, match=told):
-            shards.merge([Part(Span(*span), *none) for span in spans], 3, ranks)
+            shards.merge_ranges(
+                [RangeResult(PassageRange(*span), *none) for span in spans], 3, ranks
+            )
     two = np.zeros((2, 0), np.int64), np.zeros((2, 0))
     with pytest.raises(UsageError, match="of \\[1, 2\\] queries"):
-        shards.merge([Part(Span(0, 5), *none), Part(Span(5, 10), *two)], 3, ranks)
+        shards.merge_ranges(
+            [RangeResult(PassageRange(0, 5), *none), RangeResult(PassageRange(5, 10), *two)],
+            3,
+            ranks,
+        )
     with pytest.raises(UsageError, match="were asked for"):
-        devices.search_shard([], flat([]), Span(0, 1), 3, np.arange(0))
+        devices.search_range([], flat([]), PassageRange(0, 1), 3, np.arange(0))
     with pytest.raises(UsageError, match="into 0 ranges"):
-        shards.cut(np.array([0, 3]), 0)
+        shards.cut_ranges(np.array([0, 3]), 0)
 
 
 def test_a_fingerprint_is_of_the_contents(tmp_path: Path) -> None:
     pool = passages(np.random.default_rng(4), [3, 2, 5])
     one, same = store(tmp_path / "a", pool), store(tmp_path / "b", pool)
-    assert shards.fingerprint(one) == shards.fingerprint(same)
+    assert shards.fingerprint_of(one) == shards.fingerprint_of(same)
     others = [
         store(tmp_path / "c", pool, ["p0", "p1", "p3"]),
         store(tmp_path / "d", pool[::-1]),
         store(tmp_path / "a", pool[:1]),  # grown
     ]
-    assert len({shards.fingerprint(each) for each in [one, *others]}) == 4
+    assert len({shards.fingerprint_of(each) for each in [one, *others]}) == 4

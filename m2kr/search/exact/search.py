@@ -91,8 +91,8 @@ def search(
         memory: Bytes for the blocks and what is computed on them, on the host and again on the
             device. The queries and results come on top, and so do some 30 MB a thread.
         threads: By default as many as torch uses.
-        device: ``cpu``, ``cuda``, ``cuda:1`` ...; ``auto`` takes CUDA if there is one. `devices.search`
-            searches on several.
+        device: ``cpu``, ``cuda``, ``cuda:1`` ...; ``auto`` takes CUDA if there is one.
+            `devices.search_devices` searches on several.
         passes: Names from `quantise.PASSES`, first to last, instead of the best by
             `exact.choose`.
         progress: Told of the pairs that are done.

@@ -216,20 +216,23 @@ def test_the_time_is_estimated_once_after_the_first_of_several_blocks(monkeypatc
     pool = late_corpora.ordinary(np.random.default_rng(5), [4] * 60)
     queries, ranks = [np.ones((2, late_corpora.DIM))], np.arange(60)
     told, options = [], {"device": device, "memory": 1, "check_seconds": lambda s: told.append(s)}
-    right = devices.search(queries, flat(pool), 5, ranks, **options)[0]
+    right = devices.search_devices(queries, flat(pool), 5, ranks, **options)[0]
     assert told == []  # one block a device: it is done before anything is known
     monkeypatch.setattr(search, "TILE_TOKENS", 40)
-    assert devices.search(queries, flat(pool), 5, ranks, **options)[0].tolist() == right.tolist()
+    assert (
+        devices.search_devices(queries, flat(pool), 5, ranks, **options)[0].tolist()
+        == right.tolist()
+    )
     assert len(told) == device.count("cpu")
     assert all(seconds > 0 for seconds in told)
     # Empty passages first: nothing to divide by.
-    devices.search(queries, flat([pool[0][:0]] * 30 + pool), 5, np.arange(90), **options)
+    devices.search_devices(queries, flat([pool[0][:0]] * 30 + pool), 5, np.arange(90), **options)
 
     def stop(seconds):
         raise UsageError("too long")
 
     with pytest.raises(UsageError, match="too long"):
-        devices.search(queries, flat(pool), 5, ranks, **options | {"check_seconds": stop})
+        devices.search_devices(queries, flat(pool), 5, ranks, **options | {"check_seconds": stop})
 
 
 @pytest.mark.parametrize("failure", ["gone", "wrong"])

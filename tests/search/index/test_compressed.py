@@ -66,7 +66,7 @@ def test_narrowing_keeps_what_exact_search_finds(
     index: CompressedIndex, asked: list[np.ndarray], token_store: TokenStore
 ) -> None:
     numbers, _, stats = search(asked, index, 10, settings=NARROW, store=token_store)
-    true, _, _ = devices.search(asked, token_store, 10)
+    true, _, _ = devices.search_devices(asked, token_store, 10)
     assert recall(numbers, true, 10) >= 0.95
     assert recall(numbers, true, 1) == 1.0
     assert stats.left == {"candidates": 90 * 12, "scored": 30 * 12}
