@@ -8,8 +8,8 @@ import typer
 from m2kr.cli import options
 
 if TYPE_CHECKING:
-    from m2kr.building.images.from_archives import Means
-    from m2kr.building.images.gather import Ask, Gathered
+    from m2kr.building.images.from_archives import FetchOptions
+    from m2kr.building.images.gather import ImageReport, ImageRequest
 
 EXAMPLES = (
     "m2kr images okvqa --split test --plan",
@@ -113,12 +113,12 @@ def command(
     if source is None:
         raise UsageError("no source is given", fix="m2kr images okvqa --split test")
     output.say(f"data root: {root}", json_mode=json)
-    from m2kr.building.images.from_archives import Means
+    from m2kr.building.images.from_archives import FetchOptions
 
-    ask = _ask(source, root, split, edition)
-    means = Means(
+    request = _request(source, root, split, edition)
+    fetch_options = FetchOptions(
         root,
-        names=ask.splits[0].manifest["source"].get("image_names", ()),
+        names=request.splits[0].manifest["source"].get("image_names", ()),
         whole=whole,
         indexes=tuple(index or ()),
         jobs=jobs,
@@ -127,23 +127,25 @@ def command(
 
     from m2kr.building.images.hosts import Rules
 
-    ask = replace(
-        ask,
+    request = replace(
+        request,
         only=tuple(from_ or ()),
         roots=tuple(images or ()),
-        passages=passages or ask.passages,
+        passages=passages or request.passages,
         offline=offline,
         anew=recheck,
         web=Rules(contact=contact, thumb_width=width, retry_failed=retry),
     )
     if plan:
-        images_view.plan(ask, means, json=json)
+        images_view.show_plan(request, fetch_options, json=json)
         return
-    _gather(ask, means, least, json=json)
+    _gather(request, fetch_options, least, json=json)
 
 
-def _ask(source: str, root: Path, splits: list[str] | None, edition: str | None) -> "Ask":
-    from m2kr.building.images.gather import Ask
+def _request(
+    source: str, root: Path, splits: list[str] | None, edition: str | None
+) -> "ImageRequest":
+    from m2kr.building.images.gather import ImageRequest
     from m2kr.building.registry import builder
     from m2kr.data.load import load, locate
     from m2kr.sources import builder_modules
@@ -153,23 +155,27 @@ def _ask(source: str, root: Path, splits: list[str] | None, edition: str | None)
         load(name, each, edition=folder.name, data=root) for each in splits or manifest["splits"]
     ]
     archives = tuple(builder(name).image_archives) if name in builder_modules() else None
-    return Ask(chosen, archives or (), passages=archives is None)  # None: a user's own source
+    return ImageRequest(
+        chosen, archives or (), passages=archives is None
+    )  # None: a user's own source
 
 
-def _gather(ask: "Ask", means: "Means", least: float, *, json: bool) -> None:
-    from m2kr.building.images.gather import gather, summary
+def _gather(
+    request: "ImageRequest", fetch_options: "FetchOptions", least: float, *, json: bool
+) -> None:
+    from m2kr.building.images.gather import gather_images
     from m2kr.cli import images_view, output
 
     with output.Bars() as bars:
-        done: Gathered = gather(ask, means, progress=bars)
-    short = [each for each in done.coverage.splits if each.share < least]
+        report: ImageReport = gather_images(request, fetch_options, progress=bars)
+    short = [each for each in report.coverage.splits if each.share < least]
     if json:
-        told = summary(ask, done.coverage, done.taken, done.failed)
-        output.emit(told | {"report": str(done.report), "table": str(done.coverage.table)})
+        places = {"report": str(report.path), "table": str(report.coverage.table)}
+        output.emit(report.as_dict() | places)
     else:
-        images_view.show(ask, done)
-    if done.failed and any(each.missing for each in done.coverage.splits):
-        code = max(error.exit_code for error in done.failed.values())
+        images_view.show_report(report)
+    if report.failed and any(each.missing for each in report.coverage.splits):
+        code = max(error.exit_code for error in report.failed.values())
         raise typer.Exit(code)
     if short:
         output.say(

@@ -7,8 +7,8 @@ from m2kr.cli import output
 
 if TYPE_CHECKING:
     from m2kr.building.images.declared import ImageArchive
-    from m2kr.building.images.from_archives import Means
-    from m2kr.building.images.gather import Ask, Gathered
+    from m2kr.building.images.from_archives import FetchOptions
+    from m2kr.building.images.gather import ImageReport, ImageRequest
     from m2kr.data.load import Split
 
 _HOW = {
@@ -18,34 +18,34 @@ _HOW = {
 }
 
 
-def plan(ask: "Ask", means: "Means", *, json: bool) -> None:
+def show_plan(request: "ImageRequest", fetch_options: "FetchOptions", *, json: bool) -> None:
     """Says what is needed, what of it is here, and where the rest can be had; uses no network."""
-    from m2kr.building.images.coverage import describe, needed
-    from m2kr.building.images.gather import absentees, chosen, store_of
+    from m2kr.building.images.coverage import absent_images, required_images
 
-    wanted = [needed(split, passages=ask.passages) for split in ask.splits]
-    absent = absentees(wanted, ask.splits[0])
-    names = {archive.name for archive in chosen(ask.archives, ask.only)}
+    first = request.splits[0]
+    required = [required_images(split, passages=request.passages) for split in request.splits]
+    absent = absent_images(required, first.images)
+    usable = request.usable_archives()
     told: dict[str, Any] = {
-        "source": ask.splits[0].source,
-        "edition": ask.splits[0].edition,
-        "needed": {each.split: len(each) for each in wanted},
+        "source": first.source,
+        "edition": first.edition,
+        "needed": {of_split.split: len(of_split.paths) for of_split in required},
         "lacking": len(absent),
-        "roots": describe(ask.splits[0].images),
-        "store": str(store_of(ask.splits[0], means.folder)),
+        "roots": [str(root) for root in first.images.roots] if first.images else [],
+        "store": str(request.store(fetch_options.folder)),
         "archives": [
             {
                 "name": archive.name,
                 "bytes": archive.about,
-                "how": _how(archive, means),
+                "how": _how(archive, fetch_options),
                 "may have": sum(map(archive.may_hold, absent)),
-                "used": archive.name in names,
+                "used": archive in usable,
                 "gate": archive.gate,
                 "files": [mirrors[0] for mirrors in archive.addresses()],
             }
-            for archive in ask.archives
+            for archive in request.archives
         ],
-        "notes": ask.splits[0].manifest["source"].get("image_notes", []),
+        "notes": first.manifest["source"].get("image_notes", []),
     }
     if json:
         output.emit(told)
@@ -62,21 +62,21 @@ def plan(ask: "Ask", means: "Means", *, json: bool) -> None:
     if rows:
         _table(f"fetched into {told['store']}", ("from", "may have", "size", "how"), rows)
     for each in told["archives"]:
-        if not each["used"] and not ask.only:
+        if not each["used"] and not request.only:
             output.say(f"not unless asked: --from {each['name']} ({output.size(each['bytes'])})")
     for note in told["notes"]:
         output.say(f"note: {note}")
 
 
-def _how(archive: "ImageArchive", means: "Means") -> str:
-    if archive.kind == "tar" and means.index_of(archive).exists():
+def _how(archive: "ImageArchive", fetch_options: "FetchOptions") -> str:
+    if archive.kind == "tar" and fetch_options.index_of(archive).exists():
         return "read in part"
     return _HOW[archive.kind]
 
 
-def show(ask: "Ask", done: "Gathered") -> None:
+def show_report(report: "ImageReport") -> None:
     """The coverage, what was fetched, and what is wrong."""
-    for got in done.taken:
+    for got in report.archives:
         output.say(
             f"{got.archive}: {got.added:,} images added, {output.size(got.received)} received"
         )
@@ -89,20 +89,20 @@ def show(ask: "Ask", done: "Gathered") -> None:
             f"{each.missing:,}",
             f"{each.share:.1%}",
         )
-        for each in done.coverage.splits
+        for each in report.coverage.splits
     ]
-    split: Split = ask.splits[0]
+    split: Split = report.request.splits[0]
     title = f"images of {split.source} ({split.edition})"
     _table(title, ("split", "needed", "sound", "damaged", "missing", "coverage"), rows)
-    for reason, n in sorted(done.coverage.reasons.items(), key=lambda item: -item[1]):
-        example = next((e for e in done.coverage.examples if e["reason"] == reason), None)
+    for reason, n in sorted(report.coverage.reasons.items(), key=lambda item: -item[1]):
+        example = next((e for e in report.coverage.examples if e["reason"] == reason), None)
         such = f", such as {example['img_path']}" if example else ""
         output.say(f"{n:,} {reason}{such}")
-    if not ask.archives and any(each.missing for each in done.coverage.splits):
+    if not report.request.archives and any(each.missing for each in report.coverage.splits):
         output.say(f"give their folder or archive: m2kr images {split.source} --images PATH")
-    for name, error in done.failed.items():
+    for name, error in report.failed.items():
         output.say(f"{name}: {error}", json_mode=True)
-    output.say(f"an image a row: {done.coverage.table}")
+    output.say(f"an image a row: {report.coverage.table}")
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

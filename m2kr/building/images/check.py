@@ -61,7 +61,6 @@ class Checked:
 
     Attributes:
         name: As given.
-        data: Its file as given, or made new as a JPEG; empty if it is at fault.
         width: Pixels; 0 if it is at fault.
         height: Pixels; 0 if it is at fault.
         format: Of the file given, in Pillow's words: JPEG, PNG, WEBP …
@@ -70,7 +69,6 @@ class Checked:
     """
 
     name: str
-    data: bytes = b""
     width: int = 0
     height: int = 0
     format: str = ""
@@ -92,7 +90,6 @@ def verify_images(
     *,
     jobs: int | None = None,
     limits: ImageLimits | None = None,
-    quality: int = 0,
 ) -> Generator[Checked]:
     """Decodes images wholly and tells what became of each, in order.
 
@@ -104,7 +101,6 @@ def verify_images(
             `M2KRError` from it is a fault of the image). Taken by another thread, ahead of the results.
         jobs: Decoder processes; as many as there are cores by default.
         limits: What one image may cost.
-        quality: 0 to give files back as they are; else they become RGB JPEG of this quality.
 
     Raises:
         M2KRError: A decoder process can't be started. What ``items`` raises comes where its image
@@ -118,7 +114,7 @@ def verify_images(
         count = len(images) + len(unread)
         return [unread[i] if i in unread else next(results) for i in range(count)]
 
-    with Decoders(jobs, limits, quality=quality) as decoders:
+    with Decoders(jobs, limits) as decoders:
         results = work_ahead(_batches(items), check, workers=jobs)
         try:
             for batch in results:
@@ -161,14 +157,13 @@ class Decoders:
     Args:
         jobs: How many.
         limits: What one image may cost.
-        quality: 0 to give files back as they are; else they become RGB JPEG of this quality.
 
     Raises:
         M2KRError: (when used) a process can't be started.
     """
 
-    def __init__(self, jobs: int, limits: ImageLimits | None = None, *, quality: int = 0) -> None:
-        self._jobs, self._limits, self._quality = jobs, limits or ImageLimits(), quality
+    def __init__(self, jobs: int, limits: ImageLimits | None = None) -> None:
+        self._jobs, self._limits = jobs, limits or ImageLimits()
         self._idle: SimpleQueue[_Decoder | None] = SimpleQueue()
         self._running: list[_Decoder] = []
         self._closed = False
@@ -203,11 +198,7 @@ class Decoders:
             decoder = decoder or self._start()
             answer = decoder.decode(data)
             if answer is not None:
-                (width, height, text, detail), jpeg = answer
-                if not width:
-                    return decoder, Checked(name, rule=text, detail=detail)
-                kept = jpeg if self._quality else data
-                return decoder, Checked(name, kept, width, height, text)
+                return decoder, Checked(name, *answer)
             self._running.remove(decoder)
             code, decoder = decoder.end(), None
             if code == -signal.SIGALRM:
@@ -223,7 +214,7 @@ class Decoders:
     def _start(self) -> "_Decoder":
         if self._closed:
             raise M2KRError("the check of images was given up")
-        decoder = _Decoder(self._limits, self._quality)
+        decoder = _Decoder(self._limits)
         self._running.append(decoder)
         return decoder
 
@@ -252,10 +243,10 @@ class Decoders:
 class _Decoder:
     """One process, `m2kr.building.images.decoder`."""
 
-    def __init__(self, limits: ImageLimits, quality: int) -> None:
+    def __init__(self, limits: ImageLimits) -> None:
         self._patience = limits.seconds + _GRACE
         self._pipe, other = Pipe()
-        facts = (other.fileno(), limits.seconds, limits.memory, limits.pixels, quality)
+        facts = (other.fileno(), limits.seconds, limits.memory, limits.pixels)
         self._process = subprocess.Popen(  # noqa: S603 - ourselves
             children.command("m2kr.building.images.decoder", *map(str, facts)),
             stdin=subprocess.DEVNULL,
@@ -267,14 +258,15 @@ class _Decoder:
         other.close()
         self._ready = False
 
-    def decode(self, data: bytes) -> tuple[list[Any], bytes] | None:
-        """Width, height, format or rule, and detail; and a JPEG file. None if the process died of it."""
+    def decode(self, data: bytes) -> list[Any] | None:
+        """Width, height, format, rule and detail; None if the process died of it."""
         if not self._ready:
             self._await_start()
         with suppress(OSError, EOFError):
             self._pipe.send_bytes(data)
             if self._pipe.poll(self._patience):
-                return loads(self._pipe.recv_bytes()), self._pipe.recv_bytes()
+                answer: list[Any] = loads(self._pipe.recv_bytes())
+                return answer
             self.kill()
         return None
 

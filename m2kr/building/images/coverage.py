@@ -6,18 +6,18 @@ user's own roots are what they were; a store only grows.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from m2kr import atomic
-from m2kr.building.images.check import ImageLimits, verify_images
+from m2kr.building.images.check import verify_images
 from m2kr.data.images.shards import holds_shards
 from m2kr.data.images.store import Coverage, ImageStore, clean_path
 from m2kr.errors import InputError
@@ -37,32 +37,76 @@ SCHEMA = pa.schema(
         pa.field("format", pa.string(), nullable=False),
     ]
 )
-OK, DAMAGED, MISSING = "ok", "damaged", "missing"
+_OK, _DAMAGED, _MISSING = "ok", "damaged", "missing"
 _ROOTS = b"m2kr.image_roots"
 _BATCH = 10_000
-Row = tuple[str, str, str, str, int, int, str]
+_Row = tuple[str, str, str, str, int, int, str]
 
 
 @dataclass(frozen=True)
-class Needed:
+class RequiredImages:
     """The distinct image paths of one split.
 
     Attributes:
         split: Its name.
-        paths: They, in the order met, as the tables have them.
-        rows: Queries with an image.
+        paths: They, in the order met, as the tables have them; large strings.
+        rows: Queries (and passages, if asked for) with an image.
     """
 
     split: str
     paths: pa.Array
     rows: int
 
-    def __len__(self) -> int:
-        return len(self.paths)
 
-    def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self.paths), _BATCH):
-            yield from self.paths.slice(start, _BATCH).to_pylist()
+def required_images(split: "Split", *, passages: bool = False) -> RequiredImages:
+    """The images of a split's queries, and of its pool if asked; a null path needs none."""
+    tables = [split.queries, *([split.passages] if passages else [])]
+    columns = [table.data.column("img_path") for table in tables]
+    chunks = [pc.drop_null(chunk) for column in columns for chunk in column.chunks]
+    rows = sum(len(chunk) for chunk in chunks)
+    # Each chunk first: a column as a whole may have more text than one array takes.
+    few = [pc.unique(chunk).cast(pa.large_string()) for chunk in chunks]
+    return RequiredImages(split.split, pc.unique(pa.chunked_array(few, pa.large_string())), rows)
+
+
+def absent_images(required: Iterable[RequiredImages], images: ImageStore | None) -> list[str]:
+    """The paths that no root has, each once.
+
+    Raises:
+        InputError: a path of the tables is unsafe.
+    """
+    absent: dict[str, None] = {}
+    for of_split in required:
+        for path in _each(of_split.paths):
+            try:
+                clean_path(path)
+            except InputError as error:
+                raise InputError(
+                    error.what, where=f"img_path of {of_split.split}", expected=error.expected
+                ) from error
+            if images is None or not images.exists(path):
+                absent[path] = None
+    return list(absent)
+
+
+def image_urls(split: "Split", paths: set[str]) -> dict[str, str]:
+    """The address of each image whose row has one in ``image_url``; nothing if the source has none."""
+    urls: dict[str, str] = {}
+    for table in (split.queries, split.passages):
+        if not {"img_path", "image_url"} <= set(table.column_names):
+            continue
+        columns = (table.data.column(name).chunks for name in ("img_path", "image_url"))
+        for chunks in zip(*columns, strict=True):
+            for path, url in zip(*(chunk.to_pylist() for chunk in chunks), strict=True):
+                if url and path in paths:
+                    urls.setdefault(path, url)
+    return urls
+
+
+def count_images(split: "Split") -> Coverage:
+    """How many of the distinct images that a split's queries and pool name are here; none is decoded."""
+    paths = required_images(split, passages=True).paths
+    return (split.images or ImageStore(())).coverage(_each(paths))
 
 
 @dataclass(frozen=True)
@@ -110,85 +154,92 @@ class ImageCoverage:
     table: Path
 
 
-def examine(
-    wanted: Sequence[Needed],
+def examine_images(
+    required: Sequence[RequiredImages],
     images: ImageStore | None,
     table: Path,
     why: dict[str, tuple[str, str]],
     *,
-    jobs: int | None = None,
-    limits: ImageLimits | None = None,
-    anew: bool = False,
+    anew: bool,
     progress: Progress,
 ) -> ImageCoverage:
     """Decodes what is here and not known to be sound, and writes the table.
 
     Args:
-        wanted: Of each split.
+        required: Of each split.
         images: Where they are; None for nowhere.
         table: The Parquet file; one that is there says what is known.
         why: Reason and detail by path, of those that could not be fetched.
-        jobs: Decoder processes.
-        limits: Of an image.
         anew: Decode those, too, that are known to be sound.
         progress: Told of each image.
     """
-    every = pc.unique(pa.concat_arrays([each.paths for each in wanted]))
-    roots = _own_roots(images)
-    known = pa.array([], pa.large_string()) if anew else _known(table, roots, every)
+    paths = pc.unique(pa.concat_arrays([of_split.paths for of_split in required]))
+    schema = SCHEMA.with_metadata({_ROOTS: _own_roots(images).encode()})
+    known = schema.empty_table() if anew else _known_rows(table, schema, paths)
+    new = paths.filter(pc.invert(pc.is_in(paths, known["img_path"].cast(pa.large_string()))))
     task = "checking images"
-    progress.start(task, len(every), "images")
+    progress.start(task, len(paths), "images")
     progress.advance(task, len(known))
-    new = every.filter(pc.invert(pc.is_in(every, known)))
-    counted, checked = Counter[str](), 0
+    reasons, checked = Counter[str](), 0
     examples: list[dict[str, str]] = []
     table.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.writing(table) as aside, _Table(aside, roots) as out:
-        out.keep(table, known)
-        for row in _found(new, images, why, jobs, limits):
-            if row[1] != OK:
-                counted[row[2]] += 1
+    with (
+        atomic.writing(table) as aside,
+        pq.ParquetWriter(aside, schema, compression="zstd") as writer,
+        closing(_examined(new, images, why)) as rows,
+    ):
+        if len(known):
+            writer.write_table(known)
+        batch: list[_Row] = []
+        for row in rows:
+            path, status, reason, detail, *_ = row
+            if status != _OK:
+                reasons[reason] += 1
                 if len(examples) < 5:
-                    examples.append({"img_path": row[0], "reason": row[2], "detail": row[3]})
-            checked += row[1] != MISSING
+                    examples.append({"img_path": path, "reason": reason, "detail": detail})
+            checked += status != _MISSING
+            batch.append(row)
             progress.advance(task, 1)
-            out.add(row)
+            if len(batch) == _BATCH:
+                writer.write_table(_table(batch, schema))
+                batch = []
+        if batch:
+            writer.write_table(_table(batch, schema))
     progress.done(task)
-    wrong = pq.read_table(table, columns=["img_path", "status"], filters=[("status", "!=", OK)])
-    return ImageCoverage(
-        [_of_split(each, wrong) for each in wanted], dict(counted), examples, checked, table
-    )
+    faulty = pq.read_table(table, columns=["img_path", "status"], filters=[("status", "!=", _OK)])
+    splits = [_of_split(of_split, faulty) for of_split in required]
+    return ImageCoverage(splits, dict(reasons), examples, checked, table)
 
 
-def _found(
-    paths: pa.Array,
-    images: ImageStore | None,
-    why: dict[str, tuple[str, str]],
-    jobs: int | None,
-    limits: ImageLimits | None,
-) -> Iterator[Row]:
+def _table(rows: list[_Row], schema: pa.Schema) -> pa.Table:
+    return pa.table([[*column] for column in zip(*rows, strict=True)], schema=schema)
+
+
+def _examined(
+    paths: pa.Array, images: ImageStore | None, why: dict[str, tuple[str, str]]
+) -> Generator[_Row]:
     here = []
-    for path in (path for part in _parts(paths) for path in part):
+    for path in _each(paths):
         if images is not None and images.exists(path):
             here.append(path)
         else:
             reason, detail = why.get(path, ("in no image root", ""))
-            yield path, MISSING, reason, detail, 0, 0, ""
+            yield path, _MISSING, reason, detail, 0, 0, ""
     if not here or images is None:
         return
     reading = ((path, lambda path=path: images.read(path)) for path in here)
-    with closing(verify_images(reading, jobs=jobs, limits=limits)) as results:
-        for each in results:
-            status = OK if each.ok else DAMAGED
-            yield each.name, status, each.rule, each.detail, each.width, each.height, each.format
+    with closing(verify_images(reading)) as results:
+        for one in results:
+            status = _OK if one.ok else _DAMAGED
+            yield one.name, status, one.rule, one.detail, one.width, one.height, one.format
 
 
-def _of_split(each: Needed, wrong: pa.Table) -> SplitCoverage:
-    own = wrong.filter(pc.is_in(wrong["img_path"].cast(pa.large_string()), each.paths))
-    missing = int(pc.sum(pc.equal(own["status"], MISSING)).as_py() or 0)
-    damaged = len(own) - missing
-    ok = len(each) - len(own)
-    return SplitCoverage(each.split, each.rows, len(each), ok, damaged, missing)
+def _of_split(required: RequiredImages, faulty: pa.Table) -> SplitCoverage:
+    own = faulty.filter(pc.is_in(faulty["img_path"].cast(pa.large_string()), required.paths))
+    missing = int(pc.sum(pc.equal(own["status"], _MISSING)).as_py() or 0)
+    needed = len(required.paths)
+    counts = (required.rows, needed, needed - len(own), len(own) - missing, missing)
+    return SplitCoverage(required.split, *counts)
 
 
 def _own_roots(images: ImageStore | None) -> str:
@@ -196,124 +247,22 @@ def _own_roots(images: ImageStore | None) -> str:
     if images is None:
         return ""
     pairs = zip(images.roots, images.identity(), strict=True)
-    return repr([tuple(identity) for root, identity in pairs if not _is_store(root)])
+    own = (identity for root, identity in pairs if not (root.is_dir() and holds_shards(root)))
+    return repr([tuple(identity) for identity in own])
 
 
-def _is_store(root: Path) -> bool:
-    return root.is_dir() and holds_shards(root)
-
-
-def _known(table: Path, roots: str, every: pa.Array) -> pa.Array:
-    """Paths that an older table found sound in the same roots."""
-    none = pa.array([], pa.large_string())
+def _known_rows(table: Path, schema: pa.Schema, paths: pa.Array) -> pa.Table:
+    """The rows of an older table that tell of sound images in the same roots."""
     try:
-        told = (pq.read_schema(table).metadata or {}).get(_ROOTS)
-        if told != roots.encode():
-            return none
-        rows = pq.read_table(table, columns=["img_path", "status"], filters=[("status", "=", OK)])
-    except (OSError, pa.ArrowException):  # none yet, or damaged: nothing is known
-        return none
-    sound = rows["img_path"].cast(pa.large_string()).combine_chunks()
-    return every.filter(pc.is_in(every, sound))
+        if (pq.read_schema(table).metadata or {}).get(_ROOTS) != schema.metadata[_ROOTS]:
+            return schema.empty_table()
+        rows = pq.read_table(table, filters=[("status", "=", _OK)])
+        rows = rows.filter(pc.is_in(rows["img_path"].cast(pa.large_string()), paths))
+        return rows.select(schema.names).cast(schema)
+    except (OSError, pa.ArrowException, KeyError):  # none yet, or damaged: nothing is known
+        return schema.empty_table()
 
 
-def _parts(paths: pa.Array) -> Iterator[list[str]]:
+def _each(paths: pa.Array) -> Iterator[str]:
     for start in range(0, len(paths), _BATCH):
-        yield paths.slice(start, _BATCH).to_pylist()
-
-
-class _Table:
-    """The new table."""
-
-    def __init__(self, path: Path, roots: str) -> None:
-        self._rows: list[Row] = []
-        schema = SCHEMA.with_metadata({_ROOTS: roots.encode()})
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
-        self._schema = schema
-
-    def keep(self, old: Path, known: pa.Array) -> None:
-        """Takes rows over."""
-        if not len(known):
-            return
-        for batch in pq.ParquetFile(old).iter_batches(batch_size=_BATCH):
-            own = batch.column("img_path").cast(pa.large_string())
-            keep = pc.and_(pc.is_in(own, known), pc.equal(batch.column("status"), OK))
-            self._write(batch.filter(keep).columns)
-
-    def add(self, row: Row) -> None:
-        """One more."""
-        self._rows.append(row)
-        if len(self._rows) == _BATCH:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._rows:
-            columns = zip(*self._rows, strict=True)
-            self._write([pa.array(c, f.type) for c, f in zip(columns, self._schema, strict=True)])
-            self._rows = []
-
-    def _write(self, columns: list[Any]) -> None:
-        self._writer.write_table(pa.table(columns, schema=self._schema))
-
-    def __enter__(self) -> "_Table":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        try:
-            if kind is None:
-                self._flush()
-        finally:
-            self._writer.close()
-
-
-def needed(split: "Split", *, passages: bool = False) -> Needed:
-    """The images of a split's queries, and of its pool if asked; a null path needs none."""
-    tables = [split.queries, *([split.passages] if passages else [])]
-    columns = [table.data.column("img_path") for table in tables]
-    chunks = [pc.drop_null(chunk) for column in columns for chunk in column.chunks]
-    rows = sum(len(chunk) for chunk in chunks)
-    # Each chunk first: a column as a whole may have more text than one array takes.
-    few = [pc.unique(chunk).cast(pa.large_string()) for chunk in chunks]
-    return Needed(split.split, pc.unique(pa.chunked_array(few, pa.large_string())), rows)
-
-
-def addresses(split: "Split", paths: set[str]) -> dict[str, str]:
-    """The address of each image whose row has one in ``image_url``; nothing if the source has none."""
-    found: dict[str, str] = {}
-    for table in (split.queries, split.passages):
-        if not {"img_path", "image_url"} <= set(table.column_names):
-            continue
-        named, urls = (table.data.column(name) for name in ("img_path", "image_url"))
-        for chunk, own in zip(named.chunks, urls.chunks, strict=True):
-            for path, url in zip(chunk.to_pylist(), own.to_pylist(), strict=True):
-                if url and path in paths:
-                    found.setdefault(path, url)
-    return found
-
-
-def lacking(wanted: Needed, images: ImageStore | None) -> Iterator[str]:
-    """The paths that no root has.
-
-    Raises:
-        InputError: a path of the tables is unsafe.
-    """
-    for path in wanted:
-        try:
-            clean_path(path)
-        except InputError as error:
-            raise InputError(
-                error.what, where=f"img_path of {wanted.split}", expected=error.expected
-            ) from error
-        if images is None or not images.exists(path):
-            yield path
-
-
-def count_images(split: "Split") -> Coverage:
-    """How many of the distinct images that a split's queries and pool name are here; none is decoded."""
-    wanted = needed(split, passages=True)
-    return (split.images or ImageStore(())).coverage(wanted)
-
-
-def describe(images: Any) -> list[str]:
-    """Where images are looked for, for people."""
-    return [] if images is None else [str(root) for root in images.roots]
+        yield from paths.slice(start, _BATCH).to_pylist()

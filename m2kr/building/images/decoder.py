@@ -1,12 +1,10 @@
 """The process that decodes images for `m2kr.building.images.check`: bytes in, a verdict out.
 
-It runs as ``python -m m2kr.building.images.decoder PIPE SECONDS MEMORY PIXELS QUALITY``. ``PIPE`` is an
-open file descriptor, on which images come and verdicts go: JSON of width, height, format or rule, and
-detail; then the JPEG file, or nothing. They are not pickled, as the parent doesn't trust what hostile
-images can make of this process.
+It runs as ``python -m m2kr.building.images.decoder PIPE SECONDS MEMORY PIXELS``. ``PIPE`` is an
+open file descriptor, on which images come and verdicts go: JSON of width, height, format, rule and
+detail. It is not pickled, as the parent doesn't trust what hostile images can make of this process.
 """
 
-import io
 import json
 import os
 import signal
@@ -15,12 +13,12 @@ import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from m2kr.data.images.decode import OUT_OF_MEMORY, ImageFault, open_rgb
+from m2kr.data.images.decode import ImageFault, open_rgb
 
 
 def _main() -> None:
     seconds = float(sys.argv[2])
-    pipe, memory, pixels, quality = (int(sys.argv[i]) for i in (1, 3, 4, 5))
+    pipe, memory, pixels = (int(sys.argv[i]) for i in (1, 3, 4))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to decide
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries print there
     warnings.simplefilter("ignore")  # of many pixels, of corrupt EXIF
@@ -34,10 +32,9 @@ def _main() -> None:
             return
         # Without a handler the signal ends the process, even inside of a decoder.
         signal.setitimer(signal.ITIMER_REAL, seconds)
-        verdict, jpeg = _verdict(data, pixels, quality)
+        verdict = _verdict(data, pixels)
         signal.setitimer(signal.ITIMER_REAL, 0)
         parent.send_bytes(json.dumps(verdict).encode())
-        parent.send_bytes(jpeg)
 
 
 def _limit_memory(extra: int) -> None:
@@ -56,20 +53,12 @@ def _limit_memory(extra: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most, hard))
 
 
-def _verdict(data: bytes, pixels: int, quality: int) -> tuple[list[object], bytes]:
-    jpeg = io.BytesIO()
+def _verdict(data: bytes, pixels: int) -> tuple[int, int, str, str, str]:
     try:
         image, format_ = open_rgb(data, pixels)
-        if quality:
-            image.info = {}  # no EXIF, comments or profile of the old file
-            image.save(jpeg, "JPEG", quality=quality)
     except ImageFault as fault:
-        return [0, 0, fault.rule, fault.detail], b""
-    except MemoryError:
-        return [0, 0, OUT_OF_MEMORY, "while it was saved as JPEG"], b""
-    except (OSError, ValueError) as error:  # a side of more than 65,500 pixels
-        return [0, 0, "no JPEG", str(error)[:200]], b""
-    return [image.width, image.height, format_, ""], jpeg.getvalue()
+        return 0, 0, "", fault.rule, fault.detail
+    return image.width, image.height, format_, "", ""
 
 
 if __name__ == "__main__":

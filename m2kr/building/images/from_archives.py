@@ -28,7 +28,7 @@ NOT_INSIDE = "not in the archive"
 
 
 @dataclass(frozen=True)
-class Means:
+class FetchOptions:
     """What fetching may use.
 
     Attributes:
@@ -54,7 +54,7 @@ class Means:
 
 
 @dataclass(frozen=True)
-class Taken:
+class ArchiveResult:
     """What one archive gave.
 
     Attributes:
@@ -71,8 +71,12 @@ class Taken:
 
 
 def obtain(
-    archive: ImageArchive, lacking: Iterable[str], store: Store, means: Means, progress: Progress
-) -> Taken:
+    archive: ImageArchive,
+    lacking: Iterable[str],
+    store: Store,
+    means: FetchOptions,
+    progress: Progress,
+) -> ArchiveResult:
     """Puts those of the images that the archive has into the store, under the names of the tables.
 
     Args:
@@ -110,13 +114,13 @@ def obtain(
         return _members(archive, remote, inside, wanted, store, means, progress)
 
 
-def _inside(archive: ImageArchive, path: str, means: Means) -> Iterable[str]:
+def _inside(archive: ImageArchive, path: str, means: FetchOptions) -> Iterable[str]:
     """The names that an image may have in an archive, the likeliest first."""
     return (archive.inside(name) for name in alternatives(path, means.names))
 
 
 def _in_tar(
-    offsets: TarOffsets, archive: ImageArchive, wanted: Sequence[str], means: Means
+    offsets: TarOffsets, archive: ImageArchive, wanted: Sequence[str], means: FetchOptions
 ) -> dict[str, str]:
     """The member that each image is, by one pass over the index."""
     import pyarrow as pa
@@ -138,19 +142,19 @@ def _members(
     inside: dict[str, str],
     wanted: Sequence[str],
     store: Store,
-    means: Means,
+    means: FetchOptions,
     progress: Progress,
-) -> Taken:
+) -> ArchiveResult:
     faults = {path: Fault(archive.name, path, NOT_INSIDE) for path in wanted if path not in inside}
 
     def fault(told: Fault) -> None:
         faults[told.name] = told
 
     got: Fetched = fetch_members(remote, inside, store, fault, jobs=means.jobs, progress=progress)
-    return Taken(archive.name, got.added, remote.received, faults)
+    return ArchiveResult(archive.name, got.added, remote.received, faults)
 
 
-def _index(archive: ImageArchive, means: Means, progress: Progress) -> Path:
+def _index(archive: ImageArchive, means: FetchOptions, progress: Progress) -> Path:
     """The index of a tar: one that was given, one that is here, or, by a pass over it, a new one."""
     own = means.index_of(archive)
     file = archive.name.rpartition("/")[2]
@@ -174,8 +178,12 @@ def _index(archive: ImageArchive, means: Means, progress: Progress) -> Path:
 
 
 def _whole(
-    archive: ImageArchive, wanted: Sequence[str], store: Store, means: Means, progress: Progress
-) -> Taken:
+    archive: ImageArchive,
+    wanted: Sequence[str],
+    store: Store,
+    means: FetchOptions,
+    progress: Progress,
+) -> ArchiveResult:
     """Images of a packed tar, which has no places to begin reading: it is downloaded."""
     folder = means.folder / "downloads" / "images"
     local = folder / archive.name
@@ -199,10 +207,10 @@ def from_packed(
     archive: ImageArchive,
     wanted: Sequence[str],
     store: Store,
-    means: Means,
+    means: FetchOptions,
     progress: Progress,
     received: int = 0,
-) -> Taken:
+) -> ArchiveResult:
     """Images of a packed tar that is here, by one pass over it."""
     names: dict[str, list[str]] = {}
     for path in wanted:
@@ -222,4 +230,4 @@ def from_packed(
                 faults.pop(path, None)
     progress.done(task)
     store.commit()
-    return Taken(archive.name, added, received, faults)
+    return ArchiveResult(archive.name, added, received, faults)

@@ -2,23 +2,21 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr import atomic
-from m2kr.building.images.check import ImageLimits
 from m2kr.building.images.coverage import (
     ImageCoverage,
-    Needed,
-    addresses,
-    examine,
-    lacking,
-    needed,
+    absent_images,
+    examine_images,
+    image_urls,
+    required_images,
 )
 from m2kr.building.images.declared import ImageArchive
-from m2kr.building.images.from_archives import NOT_INSIDE, Means, Taken, obtain
+from m2kr.building.images.from_archives import NOT_INSIDE, ArchiveResult, FetchOptions, obtain
 from m2kr.building.images.shard_writer import Store
 from m2kr.data.images.places import add_roots, store_folder
 from m2kr.data.images.roots import open_root
@@ -31,11 +29,11 @@ if TYPE_CHECKING:
     from m2kr.building.images.members import Fault
 
 log = logging.getLogger("m2kr.building.images")
-WEB = "urls"  # the name by which images are asked for from their own addresses
+_WEB = "urls"  # the name by which images are asked for from their own addresses
 
 
 @dataclass(frozen=True)
-class Ask:
+class ImageRequest:
     """What is asked of one source.
 
     Attributes:
@@ -59,39 +57,86 @@ class Ask:
     anew: bool = False
     web: "Rules | None" = None
 
+    def store(self, data_root: Path) -> Path:
+        """The folder that the source's images are put in."""
+        source = self.splits[0].manifest["source"]
+        return store_folder(data_root, source.get("image_store") or source["name"])
+
+    def usable_archives(self) -> list[ImageArchive]:
+        """The archives that may be used.
+
+        Raises:
+            UsageError: there is none of a name in ``only``.
+        """
+        if not self.only:
+            return [archive for archive in self.archives if not archive.ask]
+        names = {name for name in self.only if name != _WEB}
+        usable, known = [], set()
+        for archive in self.archives:
+            file = archive.name.partition("/")[2]
+            if not names.isdisjoint({archive.name, file}):
+                usable.append(archive)
+                known |= {archive.name, file}
+        if names - known:
+            raise UsageError(
+                f"no archive of this source is called {sorted(names - known)[0]!r}",
+                expected="one of " + ", ".join([*(a.name for a in self.archives), _WEB]),
+            )
+        return usable
+
 
 @dataclass(frozen=True)
-class Gathered:
+class ImageReport:
     """What became of it.
 
     Attributes:
+        request: What was asked.
         coverage: Of each split.
-        taken: From each archive that was used.
+        archives: What each one that was used gave.
         failed: Archives that could not be used, and why.
-        report: The JSON file.
+        path: The JSON file that holds the report.
     """
 
+    request: ImageRequest
     coverage: ImageCoverage
-    taken: list[Taken]
+    archives: list[ArchiveResult]
     failed: dict[str, M2KRError]
-    report: Path
+    path: Path
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON."""
+        split = self.request.splits[0]
+        return {
+            "format": "m2kr-images-1",
+            "source": split.source,
+            "edition": split.edition,
+            "splits": {
+                of_split.split: dataclasses.asdict(of_split) | {"share": round(of_split.share, 6)}
+                for of_split in self.coverage.splits
+            },
+            "reasons": self.coverage.reasons,
+            "examples": self.coverage.examples,
+            "archives": [
+                {
+                    "name": result.archive,
+                    "added": result.added,
+                    "received": result.received,
+                    "not had": len(result.faults),
+                }
+                for result in self.archives
+            ],
+            "failed": {name: error.as_dict() for name, error in self.failed.items()},
+        }
 
 
-def gather(
-    ask: Ask,
-    means: Means,
-    *,
-    limits: ImageLimits | None = None,
-    checkers: int | None = None,
-    progress: Progress = SILENT,
-) -> Gathered:
+def gather_images(
+    request: ImageRequest, options: FetchOptions, *, progress: Progress = SILENT
+) -> ImageReport:
     """Fetches the images that some splits need and are nowhere yet, and checks all of them.
 
     Args:
-        ask: What.
-        means: How to fetch.
-        limits: Of an image, when it is decoded.
-        checkers: Decoder processes.
+        request: What.
+        options: How to fetch.
         progress: Told of bytes and images.
 
     Raises:
@@ -100,20 +145,20 @@ def gather(
         MissingError: a root is not there.
         M2KRError: the store can't be written.
     """
-    folder = store_of(ask.splits[0], means.folder)
-    usable = chosen(ask.archives, ask.only)
-    web = WEB in ask.only
-    if ask.offline:
+    split = request.splits[0]
+    folder = request.store(options.folder)
+    usable, web = request.usable_archives(), _WEB in request.only
+    if request.offline:
         usable, web = [], False
-    for root in ask.roots:
+    for root in request.roots:
         open_root(root)
-    if ask.roots:
-        add_roots(folder, ask.roots)
-    wanted = [needed(split, passages=ask.passages) for split in ask.splits]
-    taken: list[Taken] = []
+    if request.roots:
+        add_roots(folder, request.roots)
+    required = [required_images(each, passages=request.passages) for each in request.splits]
+    archives: list[ArchiveResult] = []
     failed: dict[str, M2KRError] = {}
     why: dict[str, tuple[str, str]] = {}
-    absent = absentees(wanted, ask.splits[0])
+    absent = absent_images(required, split.images)
     if absent and (usable or web):
         with Store(folder) as store:
             for archive in usable:
@@ -122,121 +167,51 @@ def gather(
                     continue
                 why |= dict.fromkeys(mine, ("no archive has it", ""))
                 try:
-                    got = obtain(archive, mine, store, means, progress)
+                    archives.append(obtain(archive, mine, store, options, progress))
                 except M2KRError as error:
                     log.info("%s: %s", archive.name, error)
                     failed[archive.name] = error
                     why |= dict.fromkeys(mine, ("its archive can't be read", archive.name))
-                    continue
-                taken.append(got)
-                for path, fault in got.faults.items():
-                    if fault.rule != NOT_INSIDE:
-                        why[path] = fault.rule, fault.detail or fault.archive
+                else:
+                    why |= _reasons(archives[-1])
             if web:
-                taken.append(_web(ask, absent, store, why, means, progress))
-    fresh = dataclasses.replace(ask.splits[0])
-    name = ask.splits[0].manifest["source"]["config"]
-    table = folder / "reports" / fresh.edition / f"{name}.parquet"
-    coverage = examine(
-        wanted,
-        fresh.images,
-        table,
-        why,
-        jobs=checkers,
-        limits=limits,
-        anew=ask.anew,
-        progress=progress,
+                left = {path for path in absent if not store.has(path)}
+                why |= dict.fromkeys(left, ("no address in the tables", ""))
+                archives.append(_from_web(request, left, store, options, progress))
+                why |= _reasons(archives[-1])
+    fresh = dataclasses.replace(split)  # what is here is looked up anew
+    config = split.manifest["source"]["config"]
+    table = folder / "reports" / split.edition / f"{config}.parquet"
+    coverage = examine_images(
+        required, fresh.images, table, why, anew=request.anew, progress=progress
     )
-    report = table.with_suffix(".json")
-    atomic.write_json(report, summary(ask, coverage, taken, failed))
-    return Gathered(coverage, taken, failed, report)
+    report = ImageReport(request, coverage, archives, failed, table.with_suffix(".json"))
+    atomic.write_json(report.path, report.as_dict())
+    return report
 
 
-def _web(
-    ask: Ask,
-    absent: Sequence[str],
-    store: Store,
-    why: dict[str, tuple[str, str]],
-    means: Means,
-    progress: Progress,
-) -> Taken:
-    """The images that are still lacking, each from its address in the tables."""
+def _reasons(result: ArchiveResult) -> dict[str, tuple[str, str]]:
+    """Why images that an archive should have had could not be had from it."""
+    faults = {path: fault for path, fault in result.faults.items() if fault.rule != NOT_INSIDE}
+    return {path: (fault.rule, fault.detail or fault.archive) for path, fault in faults.items()}
+
+
+def _from_web(
+    request: ImageRequest, paths: set[str], store: Store, options: FetchOptions, progress: Progress
+) -> ArchiveResult:
+    """Images that no archive had, each from its address in the tables."""
     from m2kr.building.images.from_urls import fetch_urls
 
-    left = {path for path in absent if not store.has(path)}
+    urls: dict[str, str] = {}
+    for split in request.splits:
+        urls |= image_urls(split, paths)
     faults: dict[str, Fault] = {}
-    wanted = {path: url for split in ask.splits for path, url in addresses(split, left).items()}
     got = fetch_urls(
-        wanted,
+        urls,
         store,
         lambda fault: faults.__setitem__(fault.name, fault),
-        rules=ask.web,
-        jobs=2 * means.jobs,
+        rules=request.web,
+        jobs=2 * options.jobs,
         progress=progress,
     )
-    why |= dict.fromkeys(left - wanted.keys(), ("no address in the tables", ""))
-    why |= {path: (fault.rule, fault.detail or fault.archive) for path, fault in faults.items()}
-    return Taken(WEB, got.added, got.received, faults)
-
-
-def store_of(split: Split, root: Path) -> Path:
-    """The folder that a source's images are put in."""
-    source = split.manifest["source"]
-    return store_folder(root, source.get("image_store") or source["name"])
-
-
-def absentees(wanted: Sequence[Needed], split: Split) -> list[str]:
-    """The images of all splits that are nowhere, each once."""
-    found: dict[str, None] = {}
-    for each in wanted:
-        found |= dict.fromkeys(lacking(each, split.images))
-    return list(found)
-
-
-def chosen(archives: Sequence[ImageArchive], only: Sequence[str]) -> list[ImageArchive]:
-    """The archives that may be used.
-
-    Raises:
-        UsageError: there is none of such a name.
-    """
-    if not only:
-        return [archive for archive in archives if not archive.ask]
-    only = [name for name in only if name != WEB]
-    found = [
-        a for a in archives if any(a.name in (o, f"{a.name.partition('/')[0]}/{o}") for o in only)
-    ]
-    unknown = set(only) - {n for a in found for n in (a.name, a.name.partition("/")[2])}
-    if unknown:
-        raise UsageError(
-            f"no archive of this source is called {sorted(unknown)[0]!r}",
-            expected="one of " + ", ".join([*(a.name for a in archives), WEB]),
-        )
-    return found
-
-
-def summary(
-    ask: Ask, coverage: ImageCoverage, taken: Sequence[Taken], failed: Mapping[str, M2KRError]
-) -> dict[str, Any]:
-    """The report as JSON."""
-    split = ask.splits[0]
-    return {
-        "format": "m2kr-images-1",
-        "source": split.source,
-        "edition": split.edition,
-        "splits": {
-            each.split: dataclasses.asdict(each) | {"share": round(each.share, 6)}
-            for each in coverage.splits
-        },
-        "reasons": coverage.reasons,
-        "examples": coverage.examples,
-        "archives": [
-            {
-                "name": each.archive,
-                "added": each.added,
-                "received": each.received,
-                "not had": len(each.faults),
-            }
-            for each in taken
-        ],
-        "failed": {name: error.as_dict() for name, error in failed.items()},
-    }
+    return ArchiveResult(_WEB, got.added, got.received, faults)
