@@ -53,14 +53,16 @@ def test_a_script_without_a_main_guard_can_make_a_big_pool(tmp_path: Path) -> No
     script = tmp_path / "mine.py"
     script.write_text(
         "import sys, m2kr\n"
+        "from m2kr.building.writer import TableWriter\n"
         "print('started', flush=True)\n"
-        "rows = ({'id': str(i), 'text': 'note'} for i in range(200_001))\n"
+        "TableWriter.__init__.__kwdefaults__['shard_rows'] = 10_000\n"
+        "rows = ({'id': str(i), 'text': 'note'} for i in range(10_001))\n"
         "queries = [{'id': 'q', 'question': 'note?', 'positives': ['7']}]\n"
         "split = m2kr.from_records(rows, queries, data=sys.argv[1])\n"
-        "print(len(split.passages), split.passage('200000')['passage_id'])\n"
+        "print(len(split.passages), split.passage('10000')['passage_id'])\n"
     )
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "data")], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["started", "200001", "200000"]
+    assert done.stdout.split() == ["started", "10001", "10000"]

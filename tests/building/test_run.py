@@ -113,10 +113,11 @@ def test_the_same_build_again_does_nothing_and_force_gives_the_same_bytes(toy: P
 
 
 def test_jobs_and_hash_seed_do_not_change_a_byte(tmp_path: Path) -> None:
-    roots = [tmp_path / name for name in ("one", "two", "three")]
-    finish(run_toy(roots[0], 700, PYTHONHASHSEED="1"))
-    finish(run_toy(roots[1], 700, PYTHONHASHSEED="2"))
-    finish(run_toy(roots[2], 700, jobs=3))
+    roots = [tmp_path / name for name in ("here", "another", "several")]
+    build(ToyBuilder(700), roots[0])
+    # This process has another seed: neither pytest nor CI sets one.
+    finish(run_toy(roots[1], 700, PYTHONHASHSEED="1"))
+    finish(run_toy(roots[2], 700, jobs=3, PYTHONHASHSEED="2"))
     assert tree(roots[0]) == tree(roots[1]) == tree(roots[2])
     assert tree(roots[0])
 
@@ -177,7 +178,7 @@ def test_a_full_disk_mid_shard_loses_nothing(tmp_path: Path) -> None:
 
 def test_two_processes_build_one_source(tmp_path: Path) -> None:
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    finish(run_toy(alone, 5_000))
+    build(ToyBuilder(5_000), alone)
     both = [run_toy(shared, 5_000), run_toy(shared, 5_000)]
     for process in both:
         finish(process)
