@@ -21,8 +21,8 @@ from m2kr.packed import open_unpacked
 from m2kr.parquet import ParquetReader
 from m2kr.retrieval.ordering import RunRows, checked_rows
 from m2kr.retrieval.run_columns import NAMES, Role, roles_of, rows_of_columns
-from m2kr.retrieval.run_json import read_json, write_json
-from m2kr.retrieval.run_text import read_text, write_text
+from m2kr.retrieval.run_json import read_run_json, write_run_json
+from m2kr.retrieval.run_text import read_run_text, write_run_text
 
 _META = b"m2kr.run"
 _GROUP_ROWS = 1 << 19
@@ -200,10 +200,10 @@ def _packed_too(*suffixes: str) -> tuple[str, ...]:
 
 _FORMATS = (
     _Format((".parquet",), _read_parquet, _write_parquet),
-    _Format(_packed_too(".mteb.json"), read_json, partial(write_json, mteb=True)),
-    _Format(_packed_too(".json"), read_json, write_json),
-    _Format(_packed_too(".tsv"), read_text, partial(write_text, table=True)),
-    _Format(_packed_too(".trec", ".run", ".txt", ".res"), read_text, write_text),
+    _Format(_packed_too(".mteb.json"), read_run_json, partial(write_run_json, mteb=True)),
+    _Format(_packed_too(".json"), read_run_json, write_run_json),
+    _Format(_packed_too(".tsv"), read_run_text, partial(write_run_text, table=True)),
+    _Format(_packed_too(".trec", ".run", ".txt", ".res"), read_run_text, write_run_text),
 )
 _PARQUET, _, _JSON, _, _TEXT = _FORMATS
 

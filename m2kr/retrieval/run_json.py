@@ -23,7 +23,7 @@ _MAX_BYTES = 1 << 30
 _PIECE = 1 << 20
 
 
-def write_json(run: RunRows, file: IO[bytes], _: Path, *, mteb: bool = False) -> None:
+def write_run_json(run: RunRows, file: IO[bytes], _: Path, *, mteb: bool = False) -> None:
     """Writes a run, query after query, best passages first; its metadata are lost.
 
     Args:
@@ -48,7 +48,7 @@ def write_json(run: RunRows, file: IO[bytes], _: Path, *, mteb: bool = False) ->
     file.write(after.encode())
 
 
-def read_json(path: Path) -> RunRows:
+def read_run_json(path: Path) -> RunRows:
     """A run from JSON.
 
     Raises:

@@ -20,6 +20,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import quote, unquote
@@ -61,7 +62,7 @@ def _unescape(text: str) -> str:
     return "" if text == "%" else unquote(text, errors="strict")
 
 
-def write_text(run: "RunRows", file: IO[bytes], path: Path, *, table: bool = False) -> None:
+def write_run_text(run: "RunRows", file: IO[bytes], path: Path, *, table: bool = False) -> None:
     """Writes a run's lines: TREC's, or a table of ids and scores under a header.
 
     Args:
@@ -155,7 +156,7 @@ class _Rows:
     tag: str = ""
 
 
-def read_text(path: Path) -> "RunRows":
+def read_run_text(path: Path) -> "RunRows":
     """A run from text, in any of the forms above.
 
     Raises:
@@ -165,19 +166,17 @@ def read_text(path: Path) -> "RunRows":
     blocks: list[_Rows] = []
     for first, raw in _blocks(path):
         data = _without_comments(raw, path)
-        if not data.strip():
-            continue
-        if form is None:
+        if form is None and data.strip():
             form = _form_of(data, first, path)
             if form.header:
-                before, _, data = data.partition(form_line(data))
-                data = before + data
+                before, _, after = data.partition(_first_line(data))
+                data = before + after
+        if form is None or not data.strip():
+            continue
         try:
-            block = _parse(data, form)
-        except ValueError:
-            raise _fault(data, form, first, path) from None
-        if block is not None:
-            blocks.append(block)
+            blocks.append(_parse(data, form))
+        except ValueError as error:
+            raise _fault(data, form, first, path, str(error)) from None
     if form is None or not blocks:
         return rows_of_columns(
             _strings([]), _strings([]), np.empty(0), name=path.name.split(".")[0]
@@ -185,7 +184,7 @@ def read_text(path: Path) -> "RunRows":
     return _assembled(form, blocks, path)
 
 
-def form_line(data: bytes) -> bytes:
+def _first_line(data: bytes) -> bytes:
     """The first line that isn't blank."""
     return next(line for line in data.split(b"\n") if line.strip())
 
@@ -206,10 +205,10 @@ def _without_comments(data: bytes, path: Path) -> bytes:
 
 def _form_of(data: bytes, first: int, path: Path) -> _Form:
     """How a file's lines are to be split, by its first lines."""
-    head = form_line(data)
+    head = _first_line(data)
     where = f"{path}:{first + data[: data.index(head)].count(10)}"
     mark = next((mark for mark in _MARKS if _is_mark(mark, head, data)), b"")
-    cells = [cell.strip() for cell in _cells(head, mark)[0]] if mark else head.split()
+    cells = [cell.strip() for cell in _rows(head, mark)[0]]
     names = tuple(map(_text, cells))
     roles = roles_of(names)
     if {"query", "passage"} <= set(roles) and not _has_numbers(cells):
@@ -233,29 +232,46 @@ def _form_of(data: bytes, first: int, path: Path) -> _Form:
 def _is_mark(mark: bytes, head: bytes, data: bytes) -> bool:
     """Whether a character parts the columns, and not blanks of any sort."""
     try:
-        cells = _cells(head, mark)[0]
+        cells = _rows(head, mark)[0]
     except ValueError:
         return False
     if mark == b"\t":
-        return _tab_columns(data) == len(cells) and _widths(data) != {len(cells)} and _reads(cells)
+        width = {len(cells)}
+        return _reads(cells) and _widths(data, mark) == width and _widths(data, b"") != width
     blank = head.split()
     return _reads(cells) and (not _reads(blank) or all(cell.endswith(mark) for cell in blank[:-1]))
 
 
-def _cells(data: bytes, mark: bytes) -> list[list[bytes]]:
-    """The cells of whole lines, split at a tab, or as CSV at another character.
+def _rows(data: bytes, mark: bytes) -> list[list[bytes]]:
+    """The cells of the lines that aren't empty.
+
+    Args:
+        data: Whole lines.
+        mark: As of `_Form`; at another than a tab the lines are split as CSV.
 
     Raises:
         ValueError: the lines are no CSV.
     """
-    if mark == b"\t":
-        return [line.split(mark) for line in data.split(b"\n") if line.strip()]
+    if mark in (b"", b"\t"):
+        return [line.split(mark or None) for line in data.split(b"\n") if line.strip()]
     lines = io.StringIO(data.decode(), newline="")
     try:
         rows = [*csv.reader(lines, delimiter=mark.decode(), skipinitialspace=True, strict=True)]
     except csv.Error as error:
         raise ValueError(f"no CSV: {error}") from error
     return [[cell.encode() for cell in row] for row in rows if any(map(str.strip, row))]
+
+
+def _widths(data: bytes, mark: bytes) -> set[int]:
+    """The numbers of columns that occur in the lines that aren't empty."""
+    if mark:
+        return set(map(len, _rows(data, mark)))
+    raw = np.frombuffer(data, np.uint8)
+    blank = _BLANK[raw]
+    starts = ~blank
+    starts[1:] &= blank[:-1]
+    before = np.concatenate([[0], np.cumsum(starts)[raw == 10], [starts.sum()]])
+    return set(np.unique(np.diff(before)).tolist()) - {0}
 
 
 def _has_numbers(cells: list[bytes]) -> bool:
@@ -284,32 +300,20 @@ def _text(cell: bytes) -> str:
     return cell.decode("utf-8", errors="replace").strip()
 
 
-def _tab_columns(data: bytes) -> int:
-    """The number of columns that tabs part every line into, 0 if it is not one number."""
-    raw = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(raw == 10)
-    tabs = np.diff(np.concatenate([[0], np.cumsum(raw == 9)[ends], [(raw == 9).sum()]]))
-    full = [bool(line.strip()) for line in data.split(b"\n")]
-    counts = set(tabs[np.array(full)].tolist())
-    return counts.pop() + 1 if len(counts) == 1 else 0
-
-
-def _parse(data: bytes, form: _Form) -> _Rows | None:
-    """The columns of some whole lines, split at once and not line by line: much faster.
+def _parse(data: bytes, form: _Form) -> _Rows:
+    """What some whole lines hold, of which one isn't empty.
 
     Raises:
         ValueError: a line doesn't have the form, or a value is not what it should be.
     """
-    columns = _split(data, form)
-    if not columns[0]:
-        return None
+    columns = _columns(data, form)
     roles, tag, escaped = form.roles, "", form.escaped
     if form.trec:
         tags = set(columns[5])
         escaped = any(each.endswith(ESCAPED.encode()) for each in tags)
         tag = min(tags).decode()
     ranks = _whole_numbers(columns[roles["rank"]]) if "rank" in roles else None
-    scores = numbers(columns[roles["score"]]) if "score" in roles else None
+    scores = _numbers(columns[roles["score"]]) if "score" in roles else None
     queries, passages = columns[roles["query"]], columns[roles["passage"]]
     if escaped:
         queries, passages = list(map(_plain, queries)), list(map(_plain, passages))
@@ -319,54 +323,28 @@ def _parse(data: bytes, form: _Form) -> _Rows | None:
     return _Rows(_strings(queries), _strings(passages), ranks, scores, nameless, pointed, tag)
 
 
-def _split(data: bytes, form: _Form) -> list[list[bytes]]:
-    width = form.width
-    if form.mark:
-        rows = _cells(data, form.mark)
-        counts = {len(row) for row in rows}
-        if any(n != width and not (form.trec and n > width) for n in counts):
-            raise ValueError(f"{' or '.join(map(str, sorted(counts)))} columns")
-        cells = [[cell.strip() for cell in row] for row in rows]
-        if form.trec:
-            _refuse_two_rows(cell for row in cells for cell in row[6:])
-            cells = [[*row[:5], (row[5].split() or [b""])[0]] for row in cells]
-        return [[row[i] for row in cells] for i in range(width)]
-    widths = _widths(data)
-    if not widths:
-        return [[] for _ in range(width)]
-    if form.trec and min(widths) >= 6:
-        if len(widths) > 1:  # trailing text of any length
-            lines = [line.split(None, 6) for line in data.split(b"\n") if line.strip()]
-            _refuse_two_rows(cell for line in lines for cell in b" ".join(line[6:]).split())
-            return [[line[i] for line in lines] for i in range(6)]
-        real = min(widths)
-        fields = data.split()
-        for extra in range(6, real):
-            _refuse_two_rows(fields[extra::real])
-        return [fields[i::real] for i in range(6)]
-    if widths != {width}:
+def _columns(data: bytes, form: _Form) -> list[list[bytes]]:
+    widths = _widths(data, form.mark)
+    if widths != {form.width} and not (form.trec and min(widths) >= form.width):
         raise ValueError(f"{' or '.join(map(str, sorted(widths)))} columns")
-    fields = data.split()
-    return [fields[i::width] for i in range(width)]
-
-
-def _refuse_two_rows(trailing: Iterable[bytes]) -> None:
-    """Text after the sixth column means nothing, but for a second row whose line end was lost."""
-    if b"Q0" in trailing:
+    if form.mark or len(widths) > 1:
+        rows = _rows(data, form.mark)
+        columns = [list(column) for column in zip_longest(*rows, fillvalue=b"")]
+    else:  # at once and not line by line: much faster
+        fields, [width] = data.split(), widths
+        columns = [fields[i::width] for i in range(width)]
+    # Text after TREC's sixth column means nothing, but for a second row whose line end was lost.
+    if any(b"Q0" in column for column in columns[form.width :]):
         raise ValueError("two rows on one line")
+    columns = columns[: form.width]
+    if form.mark:
+        columns = [[cell.strip() for cell in column] for column in columns]
+        if form.trec:  # a tag is one word
+            columns[5] = [(tag.split() or [b""])[0] for tag in columns[5]]
+    return columns
 
 
-def _widths(block: bytes) -> set[int]:
-    """The numbers of columns that occur in some lines; empty lines don't count."""
-    raw = np.frombuffer(block, np.uint8)
-    blank = _BLANK[raw]
-    starts = ~blank
-    starts[1:] &= blank[:-1]
-    before = np.concatenate([[0], np.cumsum(starts)[raw == 10], [starts.sum()]])
-    return set(np.unique(np.diff(before)).tolist()) - {0}
-
-
-def numbers(cells: list[bytes]) -> "NDArray[np.float64]":
+def _numbers(cells: list[bytes]) -> "NDArray[np.float64]":
     """The numbers that some cells hold.
 
     Raises:
@@ -404,29 +382,21 @@ def _plain(raw: bytes) -> bytes:
     return _unescape(raw.decode()).encode() if b"%" in raw else raw
 
 
-def _fault(block: bytes, form: _Form, first: int, path: Path) -> InputError:
-    """The error for the first line of a block that can't be read, found by halving."""
-    lines = block.split(b"\n")
-    good, bad = 0, len(lines)
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        if _reason(lines[:middle], form):
-            bad = middle
-        else:
-            good = middle
+def _fault(block: bytes, form: _Form, first: int, path: Path, reason: str) -> InputError:
+    """The error for the first line of a block that can't be read."""
+    where = str(path)
+    for number, line in enumerate(block.split(b"\n"), first):
+        try:
+            if line.strip():
+                _parse(line, form)
+        except ValueError as error:
+            where, reason = f"{path}:{number}", str(error)
+            break
     return InputError(
-        f"not a line of a run: {_reason([lines[good]], form) or 'the number of columns changes'}",
-        where=f"{path}:{first + good}",
+        f"not a line of a run: {reason}",
+        where=where,
         expected=_EXPECTED if not form.header else "columns " + ", ".join(form.header),
     )
-
-
-def _reason(lines: list[bytes], form: _Form) -> str:
-    try:
-        _parse(b"\n".join(lines), form)
-    except ValueError as error:
-        return str(error)
-    return ""
 
 
 def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -548,7 +518,7 @@ def _of_four(
 
 def _finite(cells: list[bytes], path: Path) -> "NDArray[np.float64]":
     try:
-        return numbers(cells)
+        return _numbers(cells)
     except ValueError as error:
         raise InputError(str(error), where=str(path), expected="finite numbers") from error
 
