@@ -13,10 +13,10 @@ from m2kr.data.load import Split, load
 from m2kr.errors import M2KRError, UsageError, plainly
 from m2kr.evaluation.harness import evaluate_split, over_seeds, plan_metrics
 from m2kr.evaluation.metrics import Chosen, Spec, choose, own
-from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result, file_word
 from m2kr.evaluation.scoring import is_judged, require_judgements
 from m2kr.progress import SILENT, Progress
+from m2kr.report.tables import as_text
 from m2kr.retrieval.cache import cache_folder
 from m2kr.retrieval.calling import check, reads
 from m2kr.retrieval.ordering import Ties

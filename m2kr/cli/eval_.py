@@ -267,7 +267,7 @@ def show(results: "Sequence[Result]") -> None:
     from rich.table import Table
 
     from m2kr.cli import output
-    from m2kr.evaluation.report import INTERVALS, notes, rows, upright
+    from m2kr.report.tables import INTERVALS, notes, rows, upright
 
     screen = output.console()
     whole = screen.options.update(width=10_000)

@@ -19,7 +19,7 @@ from m2kr import api
 from m2kr.cli import eval_, output
 from m2kr.cli.main import app
 from m2kr.errors import M2KRError, MissingError, UsageError
-from m2kr.evaluation.report import as_text
+from m2kr.report.tables import as_text
 from m2kr.retrieval.protocol import Modalities
 from m2kr.retrieval.run import Run
 from m2kr.search.config import SearchConfig

@@ -11,9 +11,9 @@ from support.toys import PASSAGES, QUERIES, Dense, image_folder, toy_split
 from m2kr.data.images.store import ImageStore
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.evaluation.harness import evaluate_split
-from m2kr.evaluation.report import rows
 from m2kr.evaluation.result import Result
 from m2kr.fingerprint import images_part
+from m2kr.report.tables import rows
 from m2kr.retrieval.protocol import Modalities
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run

@@ -30,8 +30,8 @@ from m2kr.data.images.store import ImageStore
 from m2kr.data.records import Passages
 from m2kr.errors import InputError, UsageError
 from m2kr.evaluation.harness import evaluate_split
-from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result
+from m2kr.report.tables import as_text
 from m2kr.retrieval.cache import held, key_of
 from m2kr.retrieval.protocol import Modalities
 from m2kr.retrieval.run import Run

@@ -19,7 +19,7 @@ from support.toys import toy_split
 
 from m2kr.errors import CheckError, InputError, UsageError
 from m2kr.evaluation.harness import evaluate_split
-from m2kr.evaluation.report import as_text
+from m2kr.report.tables import as_text
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
 

@@ -10,8 +10,8 @@ from support.toys import PASSAGES, QUERIES, Dense, Late, letters, toy_split
 
 from m2kr.errors import UsageError
 from m2kr.evaluation.harness import evaluate_split
-from m2kr.evaluation.report import as_text
 from m2kr.evaluation.result import Result
+from m2kr.report.tables import as_text
 from m2kr.retrieval.protocol import Modalities
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
