@@ -20,7 +20,7 @@ from m2kr.building.build import build
 from m2kr.building.manifest import describe
 from m2kr.building.release.aligned import AlignedBuilder
 from m2kr.building.release.builder import ReleaseBuilder
-from m2kr.building.request import Ask
+from m2kr.building.request import BuildRequest
 from m2kr.cli import eval_, info, list_, plans, shards
 from m2kr.data.load import edition_in_words
 from m2kr.errors import MissingError, UsageError
@@ -160,5 +160,7 @@ def test_a_share_of_a_build_says_the_same_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: dict[str, Any] = {"folder": None}
-    shards.run([Plain(40)], tmp_path, "1/1", Ask(), asked, offline=True, jobs=1, json=False)
+    shards.run(
+        [Plain(40)], tmp_path, "1/1", BuildRequest(), asked, offline=True, jobs=1, json=False
+    )
     assert f"toy: {verdict(UNKNOWN)}" in " ".join(capsys.readouterr().out.split())

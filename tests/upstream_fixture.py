@@ -180,7 +180,7 @@ if (
     # shard of it, with its share behind.
     import time
 
-    from m2kr.building.request import Ask
+    from m2kr.building.request import BuildRequest
     from m2kr.building.shards import Shard, build_shard
 
     name, base, root, pool, *share = sys.argv[1:]
@@ -195,6 +195,6 @@ if (
 
     real.passages = stuck  # type: ignore[method-assign]
     if share:
-        build_shard(Served(name, base), Path(root), Shard.parse(share[0]), Ask())
+        build_shard(Served(name, base), Path(root), Shard.parse(share[0]), BuildRequest())
     else:
         build(Served(name, base), Path(root))

@@ -1,16 +1,20 @@
 """One build from start to finish: files, parts, tables, manifest, publication, card."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from m2kr import atomic
-from m2kr.building.executors import Executor, Processes
-from m2kr.building.jobs import Stages
-from m2kr.building.request import Ask, Target, set_up, target_of
-from m2kr.building.shards import wait_for_shards
+from m2kr.building.jobs import Executor, Processes, Stages
+from m2kr.building.request import (
+    BuildRequest,
+    BuildTarget,
+    PreparedBuild,
+    prepare_build,
+    target_of,
+)
 from m2kr.building.spec import Builder
 from m2kr.data.manifests import read_manifest
 from m2kr.errors import M2KRError, plainly
@@ -72,23 +76,47 @@ def build(
     Raises:
         M2KRError: see the subclasses; what is complete is kept for the next run.
     """
-    ask = Ask(edition, options or {}, splits, limit, seed, full_ledger, force)
-    target = target_of(builder, root, ask)
+    request = BuildRequest(edition, options or {}, splits, limit, seed, full_ledger, force)
+    target = target_of(builder, root, request)
     if target.manifest.exists() and not atomic.writable(target.folder):
         return _read_only(target, offline=offline, jobs=jobs, progress=progress)
+    return build_target(target, offline=offline, jobs=jobs, progress=progress, executor=executor)
+
+
+def build_target(
+    target: BuildTarget,
+    *,
+    offline: bool,
+    jobs: int,
+    progress: Progress,
+    executor: Executor | None,
+    gather: Callable[[PreparedBuild, Stages], None] | None = None,
+) -> Built:
+    """Makes and publishes what is not there yet; the arguments are those of `build`.
+
+    Args:
+        target: Where it goes.
+        offline: As there.
+        jobs: As there.
+        progress: As there.
+        executor: As there.
+        gather: Puts what was made elsewhere into the staging folder.
+    """
     target.folder.mkdir(parents=True, exist_ok=True)
     executor = executor or Processes(jobs)
-    with hold(target.lock, f"the build of {target.source.name} in {target.folder}") as held:
-        executor.prepare(root)
-        wait_for_shards(target)
-        setup = set_up(target, offline=offline, jobs=jobs, progress=progress)
-        fresh = setup.fresh
+    with hold(target.lock, f"the build of {target.source.name} in {target.folder}") as lock:
+        executor.prepare(target.root)
+        target.wait_for_shards()
+        prepared = prepare_build(target, offline=offline, jobs=jobs, progress=progress)
+        fresh = prepared.needs_build
         if fresh:
-            setup.stage()
-            stages = Stages(target.builder, setup.source, setup.choices, progress)
+            prepared.stage()
+            stages = prepared.stages(progress)
+            if gather is not None:
+                gather(prepared, stages)
             stages.run_all(executor)
-            held.check()
-            setup.publish(stages)
+            lock.check()
+            prepared.publish(stages)
         elif target.staging.exists():
             shutil.rmtree(target.staging)
         record = read_manifest(target.manifest)
@@ -96,13 +124,13 @@ def build(
     return Built(target.folder, record, fresh)
 
 
-def _read_only(target: Target, *, offline: bool, jobs: int, progress: Progress) -> Built:
+def _read_only(target: BuildTarget, *, offline: bool, jobs: int, progress: Progress) -> Built:
     """What is built already, in a root that may only be read: no lock is written.
 
     Raises:
         M2KRError: Something else is asked for than what is there.
     """
-    if set_up(target, offline=offline, jobs=jobs, progress=progress).fresh:
+    if prepare_build(target, offline=offline, jobs=jobs, progress=progress).needs_build:
         raise M2KRError(
             f"{target.source.name} would have to be built anew, and this folder may only be read",
             where=str(target.folder),

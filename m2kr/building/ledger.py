@@ -155,7 +155,7 @@ class Ledger:
         return {"ledger": totals, "inputs": flows}
 
 
-def merge(parts: list[Path], path: Path) -> None:
+def merge_ledgers(parts: list[Path], path: Path) -> None:
     """Writes one ledger file from the parts of several tables, in the order given."""
     import pyarrow.parquet as pq
 

@@ -10,10 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from m2kr import atomic
-from m2kr.building.choices import Choices, narrowed
 from m2kr.building.hashing import shard_facts
 from m2kr.building.ledger import Ledger
-from m2kr.building.spec import BuildContext, Builder
+from m2kr.building.spec import BuildConfig, BuildContext, Builder, narrowed
 from m2kr.errors import CheckError
 from m2kr.locks import hold
 from m2kr.progress import SILENT, Progress
@@ -30,11 +29,11 @@ class PartJob:
 
     Attributes:
         part: Its name.
-        choices: What it shares with the others.
+        config: What it shares with the others.
     """
 
     part: str
-    choices: Choices
+    config: BuildConfig
 
     def name(self, source: Source) -> str:
         """What it is called in the ledger and the manifest, such as ``WIT_parts/00``."""
@@ -43,7 +42,7 @@ class PartJob:
     @property
     def file(self) -> Path:
         """Its batches, an Arrow IPC stream."""
-        return self.choices.staging / FOLDER / f"{self.part}.arrow"
+        return self.config.staging / FOLDER / f"{self.part}.arrow"
 
     def marker(self, source: Source) -> Path:  # noqa: ARG002 - as that of a table
         """The file whose presence says that the part is complete."""
@@ -54,13 +53,13 @@ class PartJob:
         return self.marker(source).with_suffix(".ledger.parquet")
 
 
-def part_jobs(builder: Builder, choices: Choices) -> list[PartJob]:
+def part_jobs(builder: Builder, config: BuildConfig) -> list[PartJob]:
     """The parts that a build needs, in the order in which they are made.
 
     Raises:
         CheckError: the builder's names are no names of files, or not distinct.
     """
-    names = list(builder.parts(choices.options, choices.splits))
+    names = list(builder.parts(config.options, config.splits))
     for name in names:
         if not _NAME.fullmatch(name) or names.count(name) > 1:
             raise CheckError(
@@ -69,24 +68,24 @@ def part_jobs(builder: Builder, choices: Choices) -> list[PartJob]:
                 expected="distinct names of letters, digits, dots, dashes and underscores",
                 fix="report this as a defect of the source's builder",
             )
-    return [PartJob(name, choices) for name in names]
+    return [PartJob(name, config) for name in names]
 
 
 def context(
-    builder: Builder, choices: Choices, ledger: Ledger, progress: Progress = SILENT
+    builder: Builder, config: BuildConfig, ledger: Ledger, progress: Progress = SILENT
 ) -> BuildContext:
     """What the builder is given for a table or a part."""
     return BuildContext(
-        source=narrowed(builder.source, choices.splits),
-        files=choices.files,
+        source=narrowed(builder.source, config.splits),
+        files=config.files,
         ledger=ledger,
-        options=choices.options,
-        seed=choices.seed,
-        scratch=choices.staging / "scratch",
-        derived=choices.derived,
-        templates=choices.templates,
+        options=config.options,
+        seed=config.seed,
+        scratch=config.staging / "scratch",
+        derived=config.derived,
+        templates=config.templates,
         progress=progress,
-        parts=lambda name: read_part(builder, choices, name),
+        parts=lambda name: read_part(builder, config, name),
     )
 
 
@@ -95,8 +94,8 @@ def build_part(builder: Builder, job: PartJob, progress: Progress) -> Stats:
     source, name = builder.source, job.name(builder.source)
 
     def make() -> Stats:
-        ledger = Ledger(name, job.ledger_part(source), full=job.choices.full_ledger)
-        ctx = replace(context(builder, job.choices, ledger, progress), parts=_refuse)
+        ledger = Ledger(name, job.ledger_part(source), full=job.config.full_ledger)
+        ctx = replace(context(builder, job.config, ledger, progress), parts=_refuse)
         progress.start(name, None, "rows")
         rows = _write(builder.make_part(ctx, job.part), job, name, progress)
         progress.done(name)
@@ -158,13 +157,13 @@ def _write(batches: Iterator[pa.RecordBatch], job: PartJob, name: str, progress:
     return rows
 
 
-def read_part(builder: Builder, choices: Choices, name: str) -> Iterator[pa.RecordBatch]:
+def read_part(builder: Builder, config: BuildConfig, name: str) -> Iterator[pa.RecordBatch]:
     """The batches of a part, read and dropped again; it is made first if it is not there.
 
     Raises:
         CheckError: the builder declared no such part, or its file lacks rows that it had when made.
     """
-    job = next((job for job in part_jobs(builder, choices) if job.part == name), None)
+    job = next((job for job in part_jobs(builder, config) if job.part == name), None)
     if job is None:
         raise CheckError(
             f"a table asks for the part {name!r}, which this build does not make",
@@ -190,5 +189,5 @@ def _short(job: PartJob, there: int, rows: int) -> CheckError:
         f"{there:,} of {rows:,} rows of this part can be read",
         where=str(job.file),
         expected="the file as it was made",
-        fix=f"delete {job.choices.staging} and run the same command again",
+        fix=f"delete {job.config.staging} and run the same command again",
     )

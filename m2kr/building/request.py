@@ -11,11 +11,9 @@ from typing import Any
 
 from m2kr import atomic
 from m2kr.building import card, manifest, publish
-from m2kr.building.choices import Choices, narrowed
 from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.fetch import fetch
 from m2kr.building.fetch.folder import sha256_of
-from m2kr.building.instructions import registered_templates
 from m2kr.building.jobs import Stages
 from m2kr.building.options import (
     chosen_splits,
@@ -26,10 +24,12 @@ from m2kr.building.options import (
     variant_of,
 )
 from m2kr.building.probe import check_content
-from m2kr.building.spec import Builder, templates_of
+from m2kr.building.spec import BuildConfig, Builder, narrowed, templates_of
+from m2kr.building.templates import registered_templates
 from m2kr.building.verify import adopt
 from m2kr.data.manifests import EarlierManifestError, Manifest, read_manifest
 from m2kr.errors import InputError, UsageError
+from m2kr.locks import hold
 from m2kr.paths import downloads, manifest_path
 from m2kr.progress import SILENT, Progress
 from m2kr.schema import MANIFEST_FORMAT
@@ -39,7 +39,7 @@ log = logging.getLogger("m2kr.building")
 
 
 @dataclass(frozen=True)
-class Ask:
+class BuildRequest:
     """What decides the bytes of a build, beside its builder and the upstream files.
 
     Attributes:
@@ -62,19 +62,19 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Target:
+class BuildTarget:
     """Where a build goes.
 
     Attributes:
         builder: The builder.
-        ask: What is asked of it.
+        request: What is asked of it.
         root: The data root.
         options: Every option, defaults included.
         folder: The edition folder.
     """
 
     builder: Builder
-    ask: Ask
+    request: BuildRequest
     root: Path
     options: Mapping[str, str]
     folder: Path
@@ -115,6 +115,16 @@ class Target:
         """Held by who prepares or publishes the source in this edition."""
         return self.folder / f".{self.source.config}.lock"
 
+    def shard_locks(self) -> list[Path]:
+        """Those of shards that are at work on the source in this edition, or were."""
+        return sorted(self.folder.glob(f".{self.source.config}.shard-*.lock"))
+
+    def wait_for_shards(self) -> None:
+        """Waits until no shard is at work; the target's own lock must be held."""
+        for lock in self.shard_locks():
+            with hold(lock, f"a shard of {self.source.name} in {self.folder}"):
+                pass
+
     @property
     def recorded_options(self) -> dict[str, str]:
         """What the manifest says was asked for."""
@@ -125,37 +135,39 @@ class Target:
         card.write_cards_of(self.folder)
 
 
-def target_of(builder: Builder, root: Path, ask: Ask) -> Target:
+def target_of(builder: Builder, root: Path, request: BuildRequest) -> BuildTarget:
     """Where a build would go, with what it asks for checked.
 
     Raises:
         UsageError: the options, the edition or the limit make no sense.
     """
-    if ask.limit is not None and ask.limit < 1:
-        raise UsageError(f"--limit {ask.limit} keeps nothing", expected="a positive number")
+    if request.limit is not None and request.limit < 1:
+        raise UsageError(f"--limit {request.limit} keeps nothing", expected="a positive number")
     source, route = builder.source, builder.route
-    options = resolve_options(source, ask.options, ask.edition if route != "release" else None)
-    name = edition_name(source, ask.edition, ask.limit, options=options, route=route)
-    chosen_splits(source, ask.splits)
-    return Target(builder, ask, root, options, root / name)
+    options = resolve_options(
+        source, request.options, request.edition if route != "release" else None
+    )
+    name = edition_name(source, request.edition, request.limit, options=options, route=route)
+    chosen_splits(source, request.splits)
+    return BuildTarget(builder, request, root, options, root / name)
 
 
 @dataclass(frozen=True)
-class Setup:
+class PreparedBuild:
     """A build that can begin.
 
     Attributes:
         target: Where it goes.
         source: Its spec, with the splits that are built.
-        choices: What its parts and tables share.
+        config: What its parts and tables share.
         assets: The upstream files.
         inputs: What the manifest says of them.
         facts: All that decides the bytes, by name.
     """
 
-    target: Target
+    target: BuildTarget
     source: Source
-    choices: Choices
+    config: BuildConfig
     assets: Sequence[Asset]
     inputs: list[dict[str, Any]]
     facts: dict[str, Any]
@@ -166,10 +178,10 @@ class Setup:
         return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()
 
     @property
-    def fresh(self) -> bool:
+    def needs_build(self) -> bool:
         """Whether there is anything to be done."""
         target = self.target
-        old = None if target.ask.force else target.record()
+        old = None if target.request.force else target.record()
         if old is None:
             return True
         return bool(old["key"] != self.key) and not self._made_before_versions(old)
@@ -193,6 +205,10 @@ class Setup:
         now = facts | {"options": self.target.recorded_options}
         return all(now[name] == value for name, value in then.items())
 
+    def stages(self, progress: Progress) -> Stages:
+        """The work that is to be done, in the staging folder."""
+        return Stages(self.target.builder, self.source, self.config, progress)
+
     def stage(self) -> None:
         """Keeps a staging folder of the same build, and starts afresh otherwise."""
         staging = self.target.staging
@@ -204,44 +220,44 @@ class Setup:
 
     def publish(self, stages: Stages) -> None:
         """Writes the manifest of a build of which all is made, and publishes it."""
-        target, choices = self.target, self.choices
+        target, config = self.target, self.config
         parts, pools, queries = stages.stats()
-        roots = [choices.files[a.name] for a in self.assets if a.images]
+        roots = [config.files[a.name] for a in self.assets if a.images]
         names = [manifest.relative(r, target.folder) for r in roots]
         record = manifest.make_manifest(
             self.source,
             edition=target.folder.name,
             key=self.key,
             route=target.route,
-            limit=choices.limit,
+            limit=config.limit,
             options=target.recorded_options,
-            seed=choices.seed,
+            seed=config.seed,
             inputs=self.inputs,
             image_roots=[*names, *target.builder.image_roots],
             parts=parts,
             pools=pools,
             queries=queries,
             variant=variant_of(self.source, target.options),
-            templates=choices.templates,
+            templates=config.templates,
             rules=rules_for(self.source, target.options) if target.route == "sources" else (),
         )
         stages.finish(target.builder.amend(record, target.staging))
         publish.publish(target.staging, target.folder, self.source.config)
 
 
-def set_up(
-    target: Target, *, offline: bool = False, jobs: int = 1, progress: Progress = SILENT
-) -> Setup:
+def prepare_build(
+    target: BuildTarget, *, offline: bool = False, jobs: int = 1, progress: Progress = SILENT
+) -> PreparedBuild:
     """Fetches what a build needs and says what it is; the target's lock must be held.
 
     A build that was killed while it was published is published first.
     """
-    builder, source, ask = target.builder, target.source, target.ask
+    builder, source, request = target.builder, target.source, target.request
     if manifest_path(target.staging, source.config).exists():
         publish.publish(target.staging, target.folder, source.config)
         target.write_card()
-    chosen = chosen_splits(source, ask.splits)
-    old = None if ask.force else target.record()
+    chosen = chosen_splits(source, request.splits)
+    old = None if request.force else target.record()
     if old is not None:
         if target.route != "import":
             refuse_other(
@@ -254,22 +270,24 @@ def set_up(
     files = fetch(
         assets, folder, jobs=jobs, offline=offline, progress=progress, check=check_content
     )
-    choices = Choices(
+    config = BuildConfig(
         staging=target.staging,
         files=files,
         options=target.options,
         splits=chosen,
-        limit=ask.limit,
-        seed=ask.seed,
+        limit=request.limit,
+        seed=request.seed,
         derived=target.root / ".cache" / "derived",
         templates=registered_templates(source.name, target.root)
         if target.route == "sources"
         else templates_of(source.name),
-        full_ledger=ask.full_ledger,
+        full_ledger=request.full_ledger,
     )
     inputs = _inputs(builder, assets, files, folder)
     source = narrowed(target.source, chosen)  # what was prepared may have told its columns
-    return Setup(target, source, choices, assets, inputs, _facts(builder, source, inputs, choices))
+    return PreparedBuild(
+        target, source, config, assets, inputs, _facts(builder, source, inputs, config)
+    )
 
 
 def _inputs(
@@ -289,22 +307,22 @@ def _inputs(
 
 
 def _facts(
-    builder: Builder, source: Source, inputs: Sequence[Mapping[str, Any]], choices: Choices
+    builder: Builder, source: Source, inputs: Sequence[Mapping[str, Any]], config: BuildConfig
 ) -> dict[str, Any]:
     """All that a build's bytes depend on."""
-    templates = choices.templates
+    templates = config.templates
     return {
         "format": MANIFEST_FORMAT,
         "route": builder.route,
         "version": [source.version, *builder.versions],
         "source": manifest.decisive(manifest.describe(source)),
         "inputs": [[i["name"], i["sha256"]] for i in inputs],
-        "options": dict(choices.options),
+        "options": dict(config.options),
         "told": dict(builder.recorded_options),
-        "limit": choices.limit,
-        "seed": choices.seed,
+        "limit": config.limit,
+        "seed": config.seed,
         "templates": list(templates.templates) if templates else [],
-        "full_ledger": choices.full_ledger,
+        "full_ledger": config.full_ledger,
     }
 
 

@@ -12,11 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from m2kr import atomic
-from m2kr.building.choices import Choices
 from m2kr.building.hashing import ShardHasher, shard_facts
 from m2kr.building.ledger import Ledger
 from m2kr.building.parts import Stats, complete, context
-from m2kr.building.spec import UPSTREAM_ROW, BuildContext, Builder, Row
+from m2kr.building.spec import UPSTREAM_ROW, BuildConfig, BuildContext, Builder, Row
 from m2kr.building.writer import TableWriter, write_dataset_files
 from m2kr.data.lookup import FILE as INDEX
 from m2kr.data.lookup import duplicates, id_hashes, open_index, write_hashes, write_index
@@ -46,14 +45,14 @@ class TableJob:
     Attributes:
         kind: ``passages`` or ``queries``.
         split: Name of the passage split or query split.
-        choices: What it shares with the others.
+        config: What it shares with the others.
         like: For passages: a pool, built before, that holds the same rows.
         serves: For passages: pools that will be copies of this one.
     """
 
     kind: TableKind
     split: str
-    choices: Choices
+    config: BuildConfig
     like: str | None = None
     serves: tuple[str, ...] = ()
 
@@ -64,7 +63,7 @@ class TableJob:
     def marker(self, source: Source) -> Path:
         """The file whose presence says that the table is complete."""
         name = self.name(source).replace("/", ".")
-        return self.choices.staging / "tables" / f"{name}.json"
+        return self.config.staging / "tables" / f"{name}.json"
 
     def ledger_part(self, source: Source) -> Path:
         """The table's own part of the ledger."""
@@ -91,13 +90,13 @@ def build_table(builder: Builder, job: TableJob, progress: Progress) -> Stats:
     def make() -> Stats:
         if job.like is not None:
             return _copy_pool(source, job)
-        ledger = Ledger(name, job.ledger_part(source), full=job.choices.full_ledger)
-        ctx = context(builder, job.choices, ledger, progress)
+        ledger = Ledger(name, job.ledger_part(source), full=job.config.full_ledger)
+        ctx = context(builder, job.config, ledger, progress)
         progress.start(name, None, "rows")
         build = _build_passages if job.kind == "passages" else _build_queries
         stats = build(builder, ctx, job, lambda n: progress.advance(name, n))
         progress.done(name)
-        stats |= ledger.close(whole=job.choices.limit is None)
+        stats |= ledger.close(whole=job.config.limit is None)
         pa.default_memory_pool().release_unused()  # the next table has a peak of its own
         return stats
 
@@ -106,10 +105,10 @@ def build_table(builder: Builder, job: TableJob, progress: Progress) -> Stats:
 
 def _copy_pool(source: Source, job: TableJob) -> Stats:
     """A pool with the rows of another one: the same files under a second name."""
-    other = TableJob("passages", str(job.like), job.choices)
+    other = TableJob("passages", str(job.like), job.config)
     stats: Stats = json.loads(other.marker(source).read_text(encoding="utf-8"))
-    old = job.choices.staging / other.name(source)
-    new = job.choices.staging / job.name(source)
+    old = job.config.staging / other.name(source)
+    new = job.config.staging / job.name(source)
     atomic.discard(new)
     new.mkdir(parents=True)
     for name in (*(f["file"] for f in stats["shards"]), INDEX):
@@ -123,12 +122,12 @@ def _copy_pool(source: Source, job: TableJob) -> Stats:
 
 def _build_passages(builder: Builder, ctx: BuildContext, job: TableJob, written: Written) -> Stats:
     name, cols = job.name(ctx.source), columns("passages", ctx.source.passage_columns)
-    folder, hasher = job.choices.staging / name, ShardHasher()
+    folder, hasher = job.config.staging / name, ShardHasher()
     try:
         writer = TableWriter(folder, cols, table=name, written=written, finished=hasher.add)
         rows = builder.passages(ctx, job.split)
-        if job.choices.limit is not None:
-            rows = _limited_pool(rows, _positives_of(builder, ctx, job), job.choices.limit)
+        if job.config.limit is not None:
+            rows = _limited_pool(rows, _positives_of(builder, ctx, job), job.config.limit)
         _write(writer, rows)
         shards = writer.close()
         hashes = hasher.close()
@@ -144,7 +143,7 @@ def _build_passages(builder: Builder, ctx: BuildContext, job: TableJob, written:
 
 def _build_queries(builder: Builder, ctx: BuildContext, job: TableJob, written: Written) -> Stats:
     source, name = ctx.source, job.name(ctx.source)
-    staging, limit = job.choices.staging, job.choices.limit
+    staging, limit = job.config.staging, job.config.limit
     folder = staging / name
     pool = PoolReader(staging / table_name(source.config, "passages", source.pools[job.split]))
     writer = TableWriter(
@@ -229,7 +228,7 @@ def _positives_of(builder: Builder, ctx: BuildContext, job: TableJob) -> set[str
         passage
         for split, pool in ctx.source.pools.items()
         if pool in (job.split, *job.serves)
-        for row in itertools.islice(builder.queries(scratch, split), job.choices.limit)
+        for row in itertools.islice(builder.queries(scratch, split), job.config.limit)
         for passage in row["pos_item_ids"]
     }
 

@@ -56,7 +56,7 @@ def command(
     probe: Annotated[
         bool,
         typer.Option(
-            "--probe", help="Ask every file for its first MB and parse it; build nothing."
+            "--probe", help="BuildRequest every file for its first MB and parse it; build nothing."
         ),
     ] = False,
     limit: Annotated[
@@ -154,13 +154,15 @@ def command(
 
         executor = RayExecutor(address)
     if shard is not None:
-        from m2kr.building.request import Ask
+        from m2kr.building.request import BuildRequest
         from m2kr.cli import shards
 
         if executor is not None:
             raise UsageError("--shard and --engine ray are two ways to share a build out: take one")
-        ask = Ask(edition, given, split, limit, full_ledger=ledger == "full", force=force)
-        shards.run(builders, root, shard, ask, asked, offline=offline, jobs=jobs, json=json)
+        request = BuildRequest(
+            edition, given, split, limit, full_ledger=ledger == "full", force=force
+        )
+        shards.run(builders, root, shard, request, asked, offline=offline, jobs=jobs, json=json)
         return
     results = []
     failed: dict[str, M2KRError] = {}

@@ -41,27 +41,27 @@ def command(
     """
     from m2kr import paths
     from m2kr.building import registry
-    from m2kr.building.merge import find_shards, merge
     from m2kr.building.release.routes import builder_for
+    from m2kr.building.shards import find_shards, merge_shards
     from m2kr.cli import output
     from m2kr.cli.build import show
     from m2kr.errors import MissingError
 
     root, name = paths.data_root(data), registry.resolve(source)
     output.say(f"data root: {root}", json_mode=json)
-    found = find_shards(registry.builder(name).source, root, folders or (), edition)
-    if found is None:
+    shards = find_shards(registry.builder(name).source, root, folders or (), edition)
+    if shards is None:
         raise MissingError(
             f"there is no shard of {name}",
             where=str(root),
             fix=f"m2kr build {name} --shard 1/2 and 2/2, then m2kr merge {name}",
         )
-    asked = found.asked
-    if asked.get("folder"):
-        asked["folder"] = Path(asked["folder"])
+    route = shards.route
+    if route.get("folder"):
+        route["folder"] = Path(route["folder"])
     with output.Bars() as bars:
-        built = merge(
-            builder_for(name, **asked), root, found, offline=offline, jobs=jobs, progress=bars
+        built = merge_shards(
+            builder_for(name, **route), root, shards, offline=offline, jobs=jobs, progress=bars
         )
     record = built.manifest
     if json:

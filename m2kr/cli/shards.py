@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from m2kr.building.request import Ask
+from m2kr.building.request import BuildRequest
 from m2kr.building.shards import Shard, ShardBuilt, build_shard
 from m2kr.building.spec import Builder
 from m2kr.cli import output, plans
@@ -15,7 +15,7 @@ def run(
     builders: Sequence[Builder],
     root: Path,
     share: str,
-    ask: Ask,
+    request: BuildRequest,
     asked: Mapping[str, Any],
     *,
     offline: bool,
@@ -29,11 +29,11 @@ def run(
     results = []
     for builder in builders:
         name = builder.source.name
-        for line in plans.before(builder, root, ask.options, ask.edition, ask.splits):
+        for line in plans.before(builder, root, request.options, request.edition, request.splits):
             output.say(f"{name}: {line}", json_mode=json)
         with output.Bars() as bars:
             done = build_shard(
-                builder, root, shard, ask, offline=offline, jobs=jobs, progress=bars, asked=told
+                builder, root, shard, request, offline=offline, jobs=jobs, progress=bars, route=told
             )
         results.append(
             {

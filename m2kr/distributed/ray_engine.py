@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from m2kr import atomic
-from m2kr.building.executors import Task, perform
+from m2kr.building.jobs import Task, perform
 from m2kr.building.parts import Stats
 from m2kr.errors import M2KRError, MissingError, UsageError, missing_dependency
 from m2kr.progress import SILENT, Progress

@@ -29,7 +29,8 @@ from m2kr.building.fetch.fetch import fetch
 from m2kr.building.formats.archives import members
 from m2kr.building.formats.delimited import BadRecord, read_tsv
 from m2kr.building.options import resolve_options
-from m2kr.building.table import Choices, TableJob, build_table
+from m2kr.building.spec import BuildConfig
+from m2kr.building.table import TableJob, build_table
 from m2kr.building.writer import TableWriter
 from m2kr.evaluation.result import peak_memory
 from m2kr.progress import SILENT
@@ -139,8 +140,8 @@ def pool_table(folder: Path, passages: int) -> dict:
     files = {a.name: folder / "downloads" / a.name for a in builder.assets(options)}
     shutil.rmtree(folder / "staging", ignore_errors=True)
     start = time.perf_counter()
-    choices = Choices(folder / "staging", files, options, tuple(builder.source.pools))
-    stats = build_table(builder, TableJob("passages", "train_passages", choices), SILENT)
+    config = BuildConfig(folder / "staging", files, options, tuple(builder.source.pools))
+    stats = build_table(builder, TableJob("passages", "train_passages", config), SILENT)
     return {"seconds": time.perf_counter() - start, "rows": stats["rows"]}
 
 

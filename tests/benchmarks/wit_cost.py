@@ -20,9 +20,9 @@ from isal import igzip
 from upstream import _filler
 
 from m2kr.building import registry
-from m2kr.building.choices import Choices
 from m2kr.building.options import resolve_options
 from m2kr.building.parts import PartJob, build_part
+from m2kr.building.spec import BuildConfig
 from m2kr.evaluation.result import peak_memory
 from m2kr.progress import SILENT
 from m2kr_builders import _wit
@@ -84,9 +84,9 @@ def ours(folder: Path, rows: int) -> dict:
         old.unlink()
     (staging / "parts").mkdir(parents=True, exist_ok=True)
     options = resolve_options(builder.source, {})
-    choices = Choices(staging, {name: folder / "wit.tsv.gz"}, options, ("train",))
+    config = BuildConfig(staging, {name: folder / "wit.tsv.gz"}, options, ("train",))
     start = time.perf_counter()
-    stats = build_part(builder, PartJob(FILE, choices), SILENT)
+    stats = build_part(builder, PartJob(FILE, config), SILENT)
     return {"seconds": time.perf_counter() - start, "english": stats["rows"]}
 
 

@@ -17,17 +17,21 @@ from servers.faulty_server import FaultyServer
 from upstream_fixture import Served, place_by_hand
 
 from m2kr.building.build import Built
-from m2kr.building.merge import find_shards, merge
-from m2kr.building.request import Ask
-from m2kr.building.shards import Shard, ShardBuilt, build_shard
+from m2kr.building.request import BuildRequest
+from m2kr.building.shards import Shard, ShardBuilt, build_shard, find_shards, merge_shards
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 
 
 def shard(
-    server: FaultyServer, root: Path, name: str, number: int, of: int = 3, ask: Ask | None = None
+    server: FaultyServer,
+    root: Path,
+    name: str,
+    number: int,
+    of: int = 3,
+    ask: BuildRequest | None = None,
 ) -> ShardBuilt:
     place_by_hand(root)
-    ask = ask or Ask(options=golden(FIRST[name])["options"])
+    ask = ask or BuildRequest(options=golden(FIRST[name])["options"])
     return build_shard(Served(name, server.url("")), root, Shard(number, of), ask)
 
 
@@ -35,7 +39,7 @@ def merged(server: FaultyServer, root: Path, name: str, folders: Sequence[Path] 
     builder = Served(name, server.url(""))
     found = find_shards(builder.source, root, folders)
     assert found is not None
-    return merge(builder, root, found)
+    return merge_shards(builder, root, found)
 
 
 @pytest.mark.parametrize("name", ["wit", "iglue", "okvqa", "evqa"])
@@ -76,7 +80,7 @@ def test_shards_run_again_go_on_with_the_next_stage(server: FaultyServer, tmp_pa
 
 
 def test_a_missing_shard_is_named_with_its_command(server: FaultyServer, tmp_path: Path) -> None:
-    ask = Ask(limit=2, splits=("test",))
+    ask = BuildRequest(limit=2, splits=("test",))
     for number in (1, 3):
         shard(server, tmp_path, "wit", number, 3, ask)
     with pytest.raises(MissingError, match=r"1 of 3 shards of wit are missing.*: 2/3") as caught:
@@ -89,7 +93,7 @@ def test_a_missing_shard_is_named_with_its_command(server: FaultyServer, tmp_pat
 
 def test_shards_of_different_builds_do_not_mix(server: FaultyServer, tmp_path: Path) -> None:
     shard(server, tmp_path / "a", "wit", 1, 2)
-    other = Ask(options={"min_side": "16"})
+    other = BuildRequest(options={"min_side": "16"})
     with pytest.raises(CheckError, match=r"shard 1/2 of another build is here: .*options"):
         shard(server, tmp_path / "a", "wit", 2, 2, other)
     shard(server, tmp_path / "b", "wit", 2, 2, other)

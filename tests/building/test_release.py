@@ -20,12 +20,13 @@ from datasets import DatasetDict, load_dataset
 import m2kr
 from m2kr.building import registry
 from m2kr.building.build import Built, build
-from m2kr.building.instructions import registered_templates
+from m2kr.building.templates import registered_templates
 from m2kr.building.release import tables as release_files
 from m2kr.building.release.builder import ReleaseBuilder
 from m2kr.building.release.routes import builder_for
 from m2kr.building.spec import templates_of
 from m2kr.building.table import open_shards
+from m2kr.building.templates import registered_templates
 from m2kr.building.verify import verify
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.schema import columns

@@ -126,10 +126,10 @@ def main(root: Path, nodes: int, what: str, base: str) -> dict[str, Any]:
 
 
 def warm() -> str:
-    from m2kr.building import executors
+    from m2kr.building import jobs
 
     time.sleep(0.5)  # long enough for every node to get some
-    return executors.__name__
+    return jobs.__name__
 
 
 def timed(root: Path, **how: Any) -> float:

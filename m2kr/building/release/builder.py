@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from m2kr.building import registry
 from m2kr.building.fetch import hub
 from m2kr.building.fetch.folder import sha256_file
-from m2kr.building.instructions import store_templates
 from m2kr.building.release.rows import lose_positives, normalised_passages, normalised_queries
 from m2kr.building.release.tables import ReleaseTable, check_tables, find_table
 from m2kr.building.spec import BuildContext, Builder, Row
+from m2kr.building.templates import store_templates
 from m2kr.errors import UsageError
 from m2kr.progress import Progress
 from m2kr.schema import LOST_IDS, SUFFIX, TableKind
