@@ -20,7 +20,6 @@ from datasets import DatasetDict, load_dataset
 import m2kr
 from m2kr.building import registry
 from m2kr.building.build import Built, build
-from m2kr.building.templates import registered_templates
 from m2kr.building.release import tables as release_files
 from m2kr.building.release.builder import ReleaseBuilder
 from m2kr.building.release.routes import builder_for
