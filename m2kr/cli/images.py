@@ -188,7 +188,7 @@ def _gather(
 def _make_index(tar: str, out: Path | None, *, json: bool) -> None:
     from contextlib import closing
 
-    from m2kr.building.images.remote_file import RemoteParts
+    from m2kr.building.images.remote_file import RemoteFile
     from m2kr.building.images.tar_index import index_remote_tar, index_tar
     from m2kr.cli import output
     from m2kr.errors import MissingError
@@ -197,7 +197,7 @@ def _make_index(tar: str, out: Path | None, *, json: bool) -> None:
     path = out if out is not None and out.suffix == ".parquet" else path
     with output.Bars() as bars:
         if "://" in tar:
-            parts = RemoteParts([tar])
+            parts = RemoteFile([tar])
             with closing(parts):
                 rows = index_remote_tar(parts, path, progress=bars)
         elif not Path(tar).is_file():

@@ -1,9 +1,9 @@
 """Images that are lacking, out of the archives that a source names: only they, wherever that can be."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from m2kr.building.fetch.assets import Asset
@@ -12,16 +12,16 @@ from m2kr.building.fetch.retry import Policy
 from m2kr.building.formats.archives import members
 from m2kr.building.formats.limits import Limits
 from m2kr.building.images.declared import ImageArchive
-from m2kr.building.images.members import Fault, Fetched, fetch_members
-from m2kr.building.images.remote_archive import RemoteTar, RemoteZip
-from m2kr.building.images.remote_file import JOBS, RemoteParts
+from m2kr.building.images.outcome import FetchCounts, ImageFault, OnFault
+from m2kr.building.images.remote_archive import RemoteArchive, RemoteTar, RemoteZip
+from m2kr.building.images.remote_file import JOBS, RemoteFile
 from m2kr.building.images.shard_writer import Store
 from m2kr.building.images.tar_index import index_remote_tar
 from m2kr.data.images.index import MAX_BYTES
 from m2kr.data.images.names import alternatives
 from m2kr.data.images.tar_offsets import TarOffsets
 from m2kr.errors import InputError, MissingError
-from m2kr.progress import Progress
+from m2kr.progress import SILENT, Progress
 
 log = logging.getLogger("m2kr.building.images")
 NOT_INSIDE = "not in the archive"
@@ -67,7 +67,7 @@ class ArchiveResult:
     archive: str
     added: int
     received: int
-    faults: dict[str, Fault]
+    faults: dict[str, ImageFault]
 
 
 def obtain(
@@ -91,27 +91,36 @@ def obtain(
         MissingError: it can't be read in part, and ``whole`` is not set.
         InputError: it is damaged.
     """
-    wanted = list(lacking)
+    required = list(lacking)
     if archive.kind == "tar.gz":
-        return _whole(archive, wanted, store, means, progress)
-    remote: RemoteZip | RemoteTar
+        return _whole(archive, required, store, means, progress)
+    files, policy = archive.addresses(), means.policy
+    remote: RemoteArchive
     if archive.kind == "zip":
-        cache = means.folder / ".cache" / "images"
-        remote = RemoteZip(archive.addresses(), cache, policy=means.policy)
-        remote.open(progress)
-        with closing(remote):
-            inside = {
-                path: name
-                for path in wanted
-                for name in [next(filter(remote.has, _inside(archive, path, means)), None)]
-                if name is not None
-            }
-            return _members(archive, remote, inside, wanted, store, means, progress)
-    index = _index(archive, means, progress)
-    remote = RemoteTar(index, archive.addresses(), policy=means.policy)
+        remote = zip_ = RemoteZip(files, means.folder / ".cache" / "images", policy=policy)
+        zip_.open(progress)
+    else:
+        remote = RemoteTar(_index(archive, means, progress), files, policy=policy)
     with closing(remote):
-        inside = _in_tar(remote.open(), archive, wanted, means)
-        return _members(archive, remote, inside, wanted, store, means, progress)
+        names = {path: list(_inside(archive, path, means)) for path in required}
+        present = remote.present(name for several in names.values() for name in several)
+        inside = {
+            path: next(filter(present.__contains__, several))
+            for path, several in names.items()
+            if not present.isdisjoint(several)
+        }
+        faults = {
+            path: ImageFault(archive.name, path, NOT_INSIDE) for path in names if path not in inside
+        }
+        counts = fetch_members(
+            remote,
+            inside,
+            store,
+            lambda fault: faults.__setitem__(fault.name, fault),
+            jobs=means.jobs,
+            progress=progress,
+        )
+        return ArchiveResult(archive.name, counts.added, remote.received, faults)
 
 
 def _inside(archive: ImageArchive, path: str, means: FetchOptions) -> Iterable[str]:
@@ -119,39 +128,60 @@ def _inside(archive: ImageArchive, path: str, means: FetchOptions) -> Iterable[s
     return (archive.inside(name) for name in alternatives(path, means.names))
 
 
-def _in_tar(
-    offsets: TarOffsets, archive: ImageArchive, wanted: Sequence[str], means: FetchOptions
-) -> dict[str, str]:
-    """The member that each image is, by one pass over the index."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    every = [list(_inside(archive, path, means)) for path in wanted]
-    asked = pa.array([name for names in every for name in names], pa.large_string())
-    there: set[str] = set()
-    for batch in offsets.batches():
-        names = batch.column(0).cast(pa.large_string())
-        there.update(names.filter(pc.is_in(names, asked)).to_pylist())
-    found = (next((name for name in names if name in there), None) for names in every)
-    return {path: name for path, name in zip(wanted, found, strict=True) if name is not None}
-
-
-def _members(
-    archive: ImageArchive,
-    remote: RemoteZip | RemoteTar,
-    inside: dict[str, str],
-    wanted: Sequence[str],
+def fetch_members(
+    archive: RemoteArchive,
+    wanted: Mapping[str, str],
     store: Store,
-    means: FetchOptions,
-    progress: Progress,
-) -> ArchiveResult:
-    faults = {path: Fault(archive.name, path, NOT_INSIDE) for path in wanted if path not in inside}
+    on_fault: OnFault,
+    *,
+    jobs: int = JOBS,
+    progress: Progress = SILENT,
+) -> FetchCounts:
+    """Fetches what the store hasn't got. After a kill, the same call goes on where it was.
 
-    def fault(told: Fault) -> None:
-        faults[told.name] = told
+    Args:
+        archive: Where the members are.
+        wanted: Name in the store, such as an ``img_path``, to name of the member; paths in normal form.
+        store: Open for writing.
+        on_fault: Told of each name that can't be had, under its name in the store. A name in the
+            archive that is none for a store is such a fault, too.
+        jobs: Connections.
+        progress: Told of the bytes.
 
-    got: Fetched = fetch_members(remote, inside, store, fault, jobs=means.jobs, progress=progress)
-    return ArchiveResult(archive.name, got.added, remote.received, faults)
+    Raises:
+        M2KRError: the archive as a whole can't be read, or the store not be written. What was added
+            until then stays.
+    """
+    members: dict[str, list[str]] = {}
+    for name, member in wanted.items():
+        if not store.has(name):
+            members.setdefault(member, []).append(name)
+    before, there = archive.received, len(store)
+    faults = 0
+
+    def fault(told: ImageFault) -> None:
+        for name in members[told.name]:
+            count(replace(told, name=name))
+
+    def count(told: ImageFault) -> None:
+        nonlocal faults
+        faults += 1
+        on_fault(told)
+
+    def sink(member: str, data: bytes) -> None:
+        for name in members[member]:
+            try:
+                store.add(name, data)
+            except InputError as error:
+                count(ImageFault(archive.name, name, "unsafe name", error.what))
+
+    if members:
+        archive.fetch(members, sink, fault, jobs=jobs, progress=progress)
+        store.commit()
+    added = len(store) - there
+    asked = sum(map(len, members.values()))
+    log.info("%s: %d of %d images added", archive.name, added, asked)
+    return FetchCounts(len(wanted) - asked, added, faults, archive.received - before)
 
 
 def _index(archive: ImageArchive, means: FetchOptions, progress: Progress) -> Path:
@@ -171,7 +201,7 @@ def _index(archive: ImageArchive, means: FetchOptions, progress: Progress) -> Pa
             fix=f"--whole: makes one by reading all {archive.about / 1e9:.1f} GB once, keeping nothing "
             f"but the index; or download the tar and give it as --images {file}",
         )
-    parts = RemoteParts(archive.addresses(), policy=means.policy)
+    parts = RemoteFile(archive.addresses(), policy=means.policy)
     with closing(parts):
         index_remote_tar(parts, own, jobs=means.jobs, progress=progress)
     return own
@@ -216,7 +246,7 @@ def from_packed(
     for path in wanted:
         for name in _inside(archive, path, means):
             names.setdefault(name, []).append(path)
-    faults = {path: Fault(archive.name, path, NOT_INSIDE) for path in wanted}
+    faults = {path: ImageFault(archive.name, path, NOT_INSIDE) for path in wanted}
     task, added = f"reading {local.name}", 0
     progress.start(task, None, "files")
     for member in members(local, Limits(member_bytes=MAX_BYTES)):
@@ -225,7 +255,7 @@ def from_packed(
             try:
                 added += store.add(path, member.read())
             except InputError as error:
-                faults[path] = Fault(archive.name, path, "damaged", error.what)
+                faults[path] = ImageFault(archive.name, path, "damaged", error.what)
             else:
                 faults.pop(path, None)
     progress.done(task)

@@ -12,7 +12,6 @@ from m2kr.building.fetch.http import is_http
 from m2kr.building.formats.limits import is_safe
 from m2kr.building.images.host_queue import FIRST, Host, HostQueue, WebImage
 from m2kr.building.images.hosts import Rules
-from m2kr.building.images.members import Fault, Fetched, OnFault
 from m2kr.building.images.one_url import (
     BUSY,
     FINAL,
@@ -22,6 +21,7 @@ from m2kr.building.images.one_url import (
     UrlAnswer,
     ask_for_image,
 )
+from m2kr.building.images.outcome import FetchCounts, ImageFault, OnFault
 from m2kr.building.images.shard_writer import Store
 from m2kr.errors import InputError, UsageError
 from m2kr.progress import SILENT, Progress
@@ -41,7 +41,7 @@ def fetch_urls(
     rules: Rules | None = None,
     jobs: int = 16,
     progress: Progress = SILENT,
-) -> Fetched:
+) -> FetchCounts:
     """Fetches what the store hasn't got. After a kill, the same call goes on where it was.
 
     Every host is asked within its budget and left alone for as long as it asks for (``Retry-After``);
@@ -89,7 +89,7 @@ class _Crawl:
         self._jobs, self._threads, self._running = max(1, jobs), 0, 0
         self._there = self._added = self._faults = self._received = 0
 
-    def run(self, pairs: Iterator[tuple[str, str]]) -> Fetched:
+    def run(self, pairs: Iterator[tuple[str, str]]) -> FetchCounts:
         more = True
         try:
             while True:
@@ -112,7 +112,7 @@ class _Crawl:
             for _ in range(self._threads):
                 self._tasks.put(None)
             self._queue.end()
-        return Fetched(self._there, self._added, self._faults, self._received)
+        return FetchCounts(self._there, self._added, self._faults, self._received)
 
     def _read(self, pairs: Iterator[tuple[str, str]]) -> bool:
         """Takes some more in; False if there are none."""
@@ -267,7 +267,7 @@ class _Crawl:
         self._faults += 1
         self.progress.advance(_TASK, 1)
         host = self.rules.of(image.url)[0] if is_http(image.url) else ""
-        self.on_fault(Fault(host, image.name, rule, detail))
+        self.on_fault(ImageFault(host, image.name, rule, detail))
 
 
 def may_follow(before: str, target: str) -> bool:

@@ -26,7 +26,7 @@ from m2kr.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from m2kr.building.images.hosts import Rules
-    from m2kr.building.images.members import Fault
+    from m2kr.building.images.outcome import ImageFault
 
 log = logging.getLogger("m2kr.building.images")
 _WEB = "urls"  # the name by which images are asked for from their own addresses
@@ -205,7 +205,7 @@ def _from_web(
     urls: dict[str, str] = {}
     for split in request.splits:
         urls |= image_urls(split, paths)
-    faults: dict[str, Fault] = {}
+    faults: dict[str, ImageFault] = {}
     got = fetch_urls(
         urls,
         store,

@@ -1,22 +1,22 @@
 """Members of a zip or tar on a server, read where they lie: neighbours by one request, several at a time."""
 
 import hashlib
+import mmap
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import astuple
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 
 from m2kr import atomic
 from m2kr.building.fetch.retry import Policy
 from m2kr.building.formats.limits import Limits, is_safe
-from m2kr.building.images.members import Fault, OnFault
-from m2kr.building.images.remote_file import JOBS, Near, RemoteParts, Span, Urls
-from m2kr.data.images.archives import read_zip_member, scan_zip
+from m2kr.building.images.outcome import ImageFault, OnFault
+from m2kr.building.images.remote_file import JOBS, RemoteFile, Span, Urls
+from m2kr.data.images.archives import directory_start, read_zip_member, scan_zip
 from m2kr.data.images.index import (
     DEFLATED,
     ENCRYPTED,
@@ -26,6 +26,8 @@ from m2kr.data.images.index import (
     ZIP_HEADER,
     Entry,
     Index,
+    Member,
+    Readable,
     cached_index,
 )
 from m2kr.data.images.tar_offsets import BLOCK, TarOffsets
@@ -56,7 +58,7 @@ class Place(NamedTuple):
     method: int = STORED
 
 
-def spans(places: Sequence[Place]) -> list[Span]:
+def merge_ranges(places: Sequence[Place]) -> list[Span]:
     """What is read by one request each, of members in the order of the archive.
 
     The narrowest gaps are closed first, so that there are as few requests as the slack buys: headers
@@ -71,35 +73,33 @@ def spans(places: Sequence[Place]) -> list[Span]:
     joined = np.zeros(len(gaps), bool)
     joined[narrowest[np.cumsum(gaps[narrowest]) <= allowance]] = True
     joined &= gaps <= WIDEST_GAP
-    found, first = [], 0
-    for at in range(1, len(places) + 1):
-        if at == len(places) or not joined[at - 1] or ends[at] - starts[first] > MOST_BYTES:
-            memory = int(sizes[first:at].sum())
-            found.append(Span(int(starts[first]), int(ends[at - 1]), first, at, memory))
-            first = at
-    return found
+    spans, first = [], 0
+    for last in range(1, len(places) + 1):
+        ends_here = last == len(places) or not joined[last - 1]
+        if ends_here or ends[last] - starts[first] > MOST_BYTES:
+            memory = int(sizes[first:last].sum())
+            spans.append(Span(int(starts[first]), int(ends[last - 1]), first, last, memory))
+            first = last
+    return spans
 
 
-class RemoteArchive:
-    """What zips and tars share.
+class _Stretch:
+    """An archive of which some bytes are here; what lies outside is fetched when it is asked for."""
 
-    Args:
-        files: Addresses of each part, in order; several of one part are mirrors.
-        policy: Timeouts and retries.
+    def __init__(self, archive: Readable, start: int, data: bytes | mmap.mmap) -> None:
+        self._archive, self._start, self._data = archive, start, data
+        self.size = archive.size
 
-    Attributes:
-        parts: The archive as one file.
-        name: Its file name, without ``.001``.
-    """
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset``, fewer at the end."""
+        first = offset - self._start
+        here = self._data[first : first + size] if first >= 0 else b""
+        more = size - len(here)
+        return here + self._archive.read(offset + len(here), more) if more > 0 else here
 
-    def __init__(self, files: Sequence[Urls], policy: Policy | None) -> None:
-        self.parts = RemoteParts(files, policy=policy)
-        self.name = self.parts.name
 
-    @property
-    def received(self) -> int:
-        """Bytes of bodies that were received."""
-        return self.parts.received
+class RemoteArchive(RemoteFile):
+    """What zips and tars on a server share."""
 
     def fetch(
         self,
@@ -125,43 +125,38 @@ class RemoteArchive:
         """
         places: list[Place] = []
         for place in self._places(names):
-            if isinstance(place, Fault):
+            if isinstance(place, ImageFault):
                 on_fault(place)
             else:
                 places.append(place)
         places.sort(key=lambda place: place.start)
 
-        def take(span: Span, near: Near) -> tuple[Span, list[bytes | str]]:
-            found: list[bytes | str] = []
-            for place in places[span.first : span.last]:
-                try:
-                    found.append(self._content(near, place))
-                except ValueError as error:
-                    found.append(str(error))
-            return span, found
+        def contents(span: Span) -> list[bytes | ValueError]:
+            here = _Stretch(self, span.start, self.read(span.start, span.end - span.start))
+            return [self._content(here, place) for place in places[span.first : span.last]]
 
-        requests = spans(places)
-        progress.start(self.name, sum(span.end - span.start for span in requests))
-        with closing(self.parts.ahead(requests, take, jobs)) as results:
-            for span, found in results:
-                for place, data in zip(places[span.first : span.last], found, strict=True):
+        spans = merge_ranges(places)
+        progress.start(self.name, sum(span.end - span.start for span in spans))
+        with closing(self.ahead(spans, contents, jobs)) as results:
+            for span, members in results:
+                for place, data in zip(places[span.first : span.last], members, strict=True):
                     if isinstance(data, bytes):
                         sink(place.name, data)
                     else:
-                        on_fault(Fault(self.name, place.name, "damaged", data))
+                        on_fault(ImageFault(self.name, place.name, "damaged", str(data)))
                 progress.advance(self.name, span.end - span.start)
         progress.done(self.name)
 
-    def close(self) -> None:
-        """Ends the connections."""
-        self.parts.close()
+    def present(self, names: Iterable[str]) -> set[str]:
+        """Those of some names that are members."""
+        raise NotImplementedError
 
-    def _places(self, names: Iterable[str]) -> Iterator[Place | Fault]:
+    def _places(self, names: Iterable[str]) -> Iterator[Place | ImageFault]:
         """Where each member lies, or why it is not fetched."""
         raise NotImplementedError
 
-    def _content(self, near: Near, place: Place) -> bytes:
-        """The content of a member; ValueError if it is damaged."""
+    def _content(self, here: Readable, place: Place) -> bytes | ValueError:
+        """The content of a member, or why it is damaged."""
         raise NotImplementedError
 
 
@@ -186,7 +181,7 @@ class RemoteZip(RemoteArchive):
         policy: Policy | None = None,
         limits: Limits | None = None,
     ) -> None:
-        super().__init__(files, policy)
+        super().__init__(files, policy=policy)
         self._cache = cache
         self._limits = limits or Limits(member_bytes=MAX_BYTES)
         self._index: Index | None = None
@@ -200,40 +195,63 @@ class RemoteZip(RemoteArchive):
             InputError: it is no whole zip.
         """
         if self._index is None:
-            identity = self.parts.identity()
-            self.parts.refuse_packed()
-            if self.parts.head[:2] != b"PK":
-                page = self.parts.head.lstrip()[:1] == b"<"
+            identity = self.identity()
+            if self.head[:2] != b"PK":
+                page = self.head.lstrip()[:1] == b"<"
                 raise InputError(
                     f"this is {'a web page' if page else 'something else'}, no zip file",
-                    where=self.parts.url,
+                    where=self.url,
                     expected="a zip archive, or the first part of one",
                 )
-            key = hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
-            with (
-                hold(self._cache / f"zip-{key}.lock", f"the directory of {self.name}"),
-                _Directory(self.parts, self._cache / f"zip-{key}", progress) as source,
-            ):
-                members = scan_zip(source, self.parts.url)
+            key = f"zip-{hashlib.sha256(repr(identity).encode()).hexdigest()[:32]}"
+            with hold(self._cache / f"{key}.lock", f"the directory of {self.name}"):
+                members = self._members(self._cache / key, progress)
                 self._index = cached_index(members, self._cache, identity, is_zip=True)
         return self._index
 
-    def has(self, name: str) -> bool:
-        """Whether there is such a member."""
-        return is_safe(name) and self.open().find(name) is not None
+    def _members(self, path: Path, progress: Progress) -> Iterator[Member]:
+        """All members by the directory, which lies in a file until it was read: a kill loses none of it."""
+        tail_start = max(0, self.size - _TAIL)
+        tail = _Stretch(self, tail_start, self.read(tail_start, _TAIL))
+        start = directory_start(tail, self.url)
+        if start >= tail_start:
+            yield from scan_zip(tail, self.url)
+            return
+        task = f"{self.name}: directory"
+        # The offset is part of the name: what was kept may be of another reading of the end records.
+        path = path.with_name(f"{path.name}-{start}.part")
+        with plainly(path), atomic.reopen(path) as file:
+            progress.start(task, tail_start - start)
+            progress.advance(task, file.seek(0, 2))
+            while (offset := start + file.seek(0, 2)) < tail_start:
+                piece = self.read(offset, min(_PIECE, tail_start - offset))
+                file.write(piece)
+                file.flush()
+                progress.advance(task, len(piece))
+            try:
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    yield from scan_zip(_Stretch(tail, start, data), self.url)
+            finally:
+                path.unlink(missing_ok=True)
+        progress.done(task)
 
-    def _places(self, names: Iterable[str]) -> Iterator[Place | Fault]:
+    def present(self, names: Iterable[str]) -> set[str]:
+        """Those of some names that are members."""
+        index = self.open()
+        return {name for name in names if is_safe(name) and index.find(name) is not None}
+
+    def _places(self, names: Iterable[str]) -> Iterator[Place | ImageFault]:
         index = self.open()
         offsets = np.sort(index.entries["offset"])
         for name in names:
             entry = index.find(name) if is_safe(name) else None
             rule, detail = self._problem(name, entry)
             if rule or entry is None:
-                yield Fault(self.name, name, rule, detail)
+                yield ImageFault(self.name, name, rule, detail)
                 continue
             header = ZIP_HEADER + len(name.encode()) + _EXTRA
             after = int(np.searchsorted(offsets, np.uint64(entry.offset), side="right"))
-            most = int(offsets[after]) if after < len(offsets) else self.parts.size
+            most = int(offsets[after]) if after < len(offsets) else self.size
             start, stored, *facts = astuple(entry)
             yield Place(name, start, min(start + header + stored, most), stored, *facts)
 
@@ -251,81 +269,15 @@ class RemoteZip(RemoteArchive):
             return "too large", f"{most:,} bytes, more than {limits.member_bytes:,}"
         if limits.outgrown(entry.size, entry.stored):
             return "a bomb", f"{entry.stored:,} bytes unpack to {entry.size:,}"
-        if entry.offset + ZIP_HEADER + entry.stored > self.parts.size:
+        if entry.offset + ZIP_HEADER + entry.stored > self.size:
             return "damaged", "it ends behind the archive"
         return "", ""
 
-    def _content(self, near: Near, place: Place) -> bytes:
-        _, start, _, *facts = place
-        return read_zip_member(near, Entry(start, *facts))
-
-
-class _Directory:
-    """A remote zip for one that reads its end, and from there a stretch before it from first to last.
-
-    That stretch lies in a file as far as it was read, so that a killed process loses none of it. It
-    goes when the directory is whole, or damaged; use it in ``with``, in one process at a time.
-    """
-
-    def __init__(self, parts: RemoteParts, path: Path, progress: Progress) -> None:
-        self._parts, self._path, self._progress = parts, path, progress
-        self.size = parts.size
-        self._tail_at = max(0, self.size - _TAIL)
-        self._tail: bytes | None = None
-        self._file: BinaryIO | None = None
-        self._start = 0
-        self._task = f"{parts.name}: directory"
-
-    def read(self, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset``, fewer at the end."""
-        size = max(0, min(size, self.size - offset)) if offset >= 0 else 0
-        before = min(size, max(0, self._tail_at - offset))
-        data = b""
-        if before:
-            with plainly(self._path):
-                data = self._kept(offset, before)
-        if size > before:
-            if self._tail is None:
-                self._tail = self._parts.read(self._tail_at, _TAIL)
-            at = offset + before - self._tail_at
-            data += self._tail[at : at + size - before]
-        return data
-
-    def _kept(self, offset: int, size: int) -> bytes:
-        if self._file is None:
-            # The offset is part of the name: what was kept may be of another reading of the end records.
-            path = self._path.with_name(f"{self._path.name}-{offset}.part")
-            self._file = atomic.reopen(path)
-            self._start = offset
-            self._progress.start(self._task, self._tail_at - offset)
-            self._progress.advance(self._task, self._file.seek(0, 2))
-        have = self._start + self._file.seek(0, 2)
-        if not self._start <= offset <= have:
-            # Not what a directory is read like: the end records of this archive are wrong.
-            return self._parts.read(offset, size)
-        while have < offset + size:
-            piece = self._parts.read(have, min(_PIECE, self._tail_at - have))
-            self._file.write(piece)
-            self._file.flush()
-            have += len(piece)
-            self._progress.advance(self._task, len(piece))
-        self._file.seek(offset - self._start)
-        return self._file.read(size)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._progress.done(self._task)
-            if kind is None or issubclass(kind, InputError):
-                Path(self._file.name).unlink(missing_ok=True)
+    def _content(self, here: Readable, place: Place) -> bytes | ValueError:
+        try:
+            return read_zip_member(here, Entry(place.start, *place[3:]))
+        except ValueError as error:
+            return error
 
 
 class RemoteTar(RemoteArchive):
@@ -349,7 +301,7 @@ class RemoteTar(RemoteArchive):
         policy: Policy | None = None,
         most: int = MAX_BYTES,
     ) -> None:
-        super().__init__(files, policy)
+        super().__init__(files, policy=policy)
         self._path = index
         self._most = most
         self._offsets: TarOffsets | None = None
@@ -366,51 +318,60 @@ class RemoteTar(RemoteArchive):
         """
         if self._offsets is None:
             offsets = TarOffsets(self._path)
-            self.parts.refuse_packed()
             facts = offsets.facts
-            if facts.size != self.parts.size:
-                raise self._stranger(f"it has {self.parts.size:,} bytes, not {facts.size:,}")
-            (url, _, etag), *_ = self.parts.identity()
+            if facts.size != self.size:
+                raise self._stranger(f"it has {self.size:,} bytes, not {facts.size:,}")
+            (url, _, etag), *_ = self.identity()
             if facts.url == url and facts.etag and etag and facts.etag != etag:
                 raise self._stranger(f"its ETag is {etag}, not {facts.etag}")
             self._offsets = offsets
         return self._offsets
 
-    def _places(self, names: Iterable[str]) -> Iterator[Place | Fault]:
+    def present(self, names: Iterable[str]) -> set[str]:
+        """Those of some names that are members."""
+        return set(self._rows(names))
+
+    def _rows(self, names: Iterable[str]) -> dict[str, list[int]]:
+        """Offset, size and checksum of the header, of the names that are members."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        wanted = list(names)
-        plain = pa.array([name for name in wanted if is_safe(name)], pa.string())
-        found: dict[str, list[int]] = {}
+        safe = pa.array(filter(is_safe, names), pa.large_string())
+        rows: dict[str, list[int]] = {}
         for batch in self.open().batches():
-            rows = batch.filter(pc.is_in(batch.column(0), value_set=plain)).to_pydict()
-            for name, *place in zip(*rows.values(), strict=True):
-                found[name] = place  # of equal names the last counts
-        for name in wanted:
-            offset, size, crc = found.get(name, [0, 0, 0])
-            if not offset:
+            hits = batch.filter(pc.is_in(batch.column(0).cast(safe.type), value_set=safe))
+            for name, *row in zip(*hits.to_pydict().values(), strict=True):
+                rows[name] = row  # of equal names the last counts
+        return rows
+
+    def _places(self, names: Iterable[str]) -> Iterator[Place | ImageFault]:
+        names = list(names)
+        rows = self._rows(names)
+        for name in names:
+            if name not in rows:
                 rule = "not in the archive" if is_safe(name) else "unsafe name"
-                yield Fault(self.name, name, rule)
-            elif size > self._most:
+                yield ImageFault(self.name, name, rule)
+                continue
+            offset, size, crc = rows[name]
+            if size > self._most:
                 detail = f"{size:,} bytes, more than {self._most:,}"
-                yield Fault(self.name, name, "too large", detail)
+                yield ImageFault(self.name, name, "too large", detail)
             else:
                 # With the padding: then neighbours touch, and are read by one request.
                 end = offset + size + -size % BLOCK
                 yield Place(name, offset - BLOCK, end, size, size, crc)
 
-    def _content(self, near: Near, place: Place) -> bytes:
-        if zlib.crc32(near.read(place.start, BLOCK)) != place.crc:
+    def _content(self, here: Readable, place: Place) -> bytes | ValueError:
+        if zlib.crc32(here.read(place.start, BLOCK)) != place.crc:
             raise self._stranger(
                 f"the header at byte {place.start:,} is not that of {place.name!r}"
             )
-        return near.read(place.start + BLOCK, place.size)
+        return here.read(place.start + BLOCK, place.size)
 
-    def _stranger(self, what: str) -> CheckError:
+    def _stranger(self, difference: str) -> CheckError:
         return CheckError(
-            f"the index does not belong to this archive: {what}",
-            where=f"{self._path} for {self.parts.url}",
+            f"the index does not belong to this archive: {difference}",
+            where=f"{self._path} for {self.url}",
             expected="the index of this very archive",
             fix="get the index that was made of it, or make one: it takes one pass over the archive",
         )

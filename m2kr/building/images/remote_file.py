@@ -1,12 +1,13 @@
-"""An archive on a server, read at any offset as if it were here: by HTTP Range, and nothing else of it."""
+"""A file on a server, read at any offset as if it were here: by HTTP Range, and nothing else of it."""
 
 import logging
+import re
 import threading
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
@@ -14,20 +15,41 @@ from urllib.parse import unquote, urlsplit
 
 import requests
 
-from m2kr.building.fetch.http import is_http, open_session
-from m2kr.building.fetch.ranges import Address, Changed, NotInParts, Version, read_range
+from m2kr.building.fetch.http import (
+    blocks,
+    is_http,
+    must_decode,
+    open_session,
+    open_url,
+    refusal,
+    total_of,
+)
 from m2kr.building.fetch.retry import Failure, Policy, persist
+from m2kr.concurrency import ahead
 from m2kr.data.images.roots import PACKED
 from m2kr.errors import InputError, UpstreamError
 
 log = logging.getLogger("m2kr.building.images")
 
-T = TypeVar("T")
-_Borrow = Callable[[], AbstractContextManager[requests.Session]]
 Urls = str | Sequence[str]
+T = TypeVar("T")
 JOBS = 8
 _HEAD = 512
 _IN_FLIGHT = 64 << 20
+_EXPIRED = {400, 401, 403, 404, 410}
+
+
+class Span(NamedTuple):
+    """What one request reads: ``start`` to before ``end``, members ``first`` to before ``last`` in it.
+
+    ``memory`` is how many bytes its members take when unpacked.
+    """
+
+    start: int
+    end: int
+    first: int = 0
+    last: int = 0
+    memory: int = 0
 
 
 class WholeOnlyError(UpstreamError):
@@ -49,8 +71,7 @@ class WholeOnlyError(UpstreamError):
     ) -> None:
         self.files = tuple(files)
         sizes = [size for _, size in files]
-        known = sum(size or 0 for size in sizes)
-        total = f"{'at least ' if None in sizes else ''}{known:,} bytes"
+        total = f"{'at least ' if None in sizes else ''}{sum(size or 0 for size in sizes):,} bytes"
         lines = "".join(
             f"\n    {_name_of(url)}  {'of unknown size' if size is None else f'{size:,} bytes'}"
             for url, size in files
@@ -66,42 +87,17 @@ class WholeOnlyError(UpstreamError):
         )
 
 
-class Span(NamedTuple):
-    """What one request reads: ``start`` to before ``end``, members ``first`` to before ``last`` in it.
-
-    ``memory`` is how many bytes its members take when unpacked.
-    """
-
-    start: int
-    end: int
-    first: int = 0
-    last: int = 0
-    memory: int = 0
-
-
-class Near:
-    """An archive of which one stretch is here; what lies outside is fetched when it is asked for."""
-
-    def __init__(self, parts: "RemoteParts", start: int, end: int) -> None:
-        self._parts, self._start = parts, start
-        self._data = parts.read(start, end - start)
-        self.size = parts.size
-
-    def read(self, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset``, fewer at the end."""
-        at = offset - self._start
-        here = self._data[at : at + size] if at >= 0 else b""
-        more = size - len(here)
-        return here + self._parts.read(offset + len(here), more) if more else here
-
-
-class RemoteParts:
+class RemoteFile:
     """One file on a server, or several that make one when put end to end; readable by any thread.
 
     Args:
         files: Addresses of each part, in order; several of one part are mirrors: the next one is used
             where one fails.
         policy: Timeouts and retries; those without progress are bounded, for each address.
+
+    Attributes:
+        url: The first address.
+        name: Its file name, without ``.001``.
 
     Raises:
         InputError: an address is none that we open.
@@ -114,27 +110,27 @@ class RemoteParts:
                 "an address of this archive can't be used",
                 expected="http://… or https://… (no password in it)",
             )
-        self._parts = [_Part(urls, policy or Policy(), self._session) for urls in given]
-        self._idle: deque[requests.Session] = deque()
-        self._starts: list[int] = []
-        self._lock = threading.Lock()
         self.url = given[0][0]
         self.name = _name_of(self.url).removesuffix(".001")
+        self._stop = threading.Event()
+        self._parts = [_Part(urls, policy or Policy(), self._stop) for urls in given]
+        self._starts: list[int] = []
+        self._lock = threading.Lock()
 
     @property
     def size(self) -> int:
         """Bytes of all parts.
 
         Raises:
-            WholeOnlyError: the server has no ranges; says what all parts cost.
+            WholeOnlyError: the server has no ranges, or the file is compressed; says what all parts cost.
             UpstreamError: a part can't be read.
         """
-        return self._open()[-1]
+        return self._opened()[-1]
 
     @property
     def head(self) -> bytes:
         """The first 512 bytes."""
-        self._open()
+        self._opened()
         return self._parts[0].head
 
     @property
@@ -144,130 +140,129 @@ class RemoteParts:
 
     def identity(self) -> tuple[tuple[str, int, str], ...]:
         """Address, bytes and ETag (or date, or "") of each part: changes when the content does."""
-        self._open()
-        said = [(part.url, part.first) for part in self._parts]
-        return tuple((url, v.total, v.etag or v.modified or "") for url, v in said)
+        self._opened()
+        said = [(part.url, part.version) for part in self._parts]
+        return tuple((url, v.total, v.etag or v.modified or "") for url, v in said if v)
 
     def read(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset``, fewer at the end.
 
         Raises:
             UpstreamError: all addresses of a part failed, or it changed since the first read.
-            Stopped: `stop` was called.
+            Stopped: `ahead` ended early.
         """
-        starts = self._open()
+        starts = self._opened()
         end = min(offset + size, starts[-1]) if offset >= 0 else 0
-        chunks: list[bytes] = []
+        pieces: list[bytes] = []
         while offset < end:
-            part = bisect_right(starts, offset) - 1
-            stop = min(end, starts[part + 1])
-            chunks.append(self._parts[part].read(offset - starts[part], stop - starts[part]))
+            number = bisect_right(starts, offset) - 1
+            stop = min(end, starts[number + 1])
+            pieces.append(self._parts[number].read(offset - starts[number], stop - starts[number]))
             offset = stop
-        return b"".join(chunks)
+        return b"".join(pieces)
 
     def ahead(
-        self, spans: Iterable[Span], take: Callable[[Span, Near], T], jobs: int = JOBS
-    ) -> Generator[T]:
-        """What ``take`` makes of each span, in order; it works in threads.
+        self, spans: Iterable[Span], work: Callable[[Span], T], jobs: int = JOBS
+    ) -> Generator[tuple[Span, T]]:
+        """Each span with what ``work`` makes of it, in order; it works in threads.
 
-        At most 64 MiB, or one span, are in memory. If the caller gives up or anything fails, the
-        archive is stopped and can't be read any more.
+        At most 64 MiB, or one span, are in memory. If the caller gives up or anything fails, all reading
+        ends for good.
         """
-
-        def work(span: Span) -> T:
-            return take(span, Near(self, span.start, span.end))
-
-        waiting: deque[tuple[Future[T], int]] = deque()
-        held = 0
-        with ThreadPoolExecutor(max(1, jobs)) as pool:
+        few = _IN_FLIGHT // (4 * jobs)
+        with ThreadPoolExecutor(jobs) as pool:
             try:
-                for span in spans:
-                    weight = span.end - span.start + span.memory
-                    while waiting and (held + weight > _IN_FLIGHT or len(waiting) >= 4 * jobs):
-                        held -= waiting[0][1]
-                        yield waiting.popleft()[0].result()
-                    waiting.append((pool.submit(work, span), weight))
-                    held += weight
-                while waiting:
-                    yield waiting.popleft()[0].result()
-            except BaseException:
-                self.stop()
-                for future, _ in waiting:
-                    future.cancel()
-                raise
-
-    def refuse_packed(self) -> None:
-        """Refuses a compressed file, which has no members at known offsets.
-
-        Raises:
-            WholeOnlyError: says what it costs.
-        """
-        for magic, (kind, command) in PACKED.items():
-            if self.head.startswith(magic):
-                command = command.format(path=_name_of(self.url))
-                raise WholeOnlyError(
-                    [part.cost() for part in self._parts],
-                    f"a {kind} file can't be read in part",
-                    "a zip, or an uncompressed tar",
-                    f"{command}, and give the result: --images FILE",
+                yield from ahead(
+                    spans,
+                    lambda span: pool.submit(work, span),
+                    room=_IN_FLIGHT,
+                    size=lambda span: max(few, span.end - span.start + span.memory),
                 )
-
-    def stop(self) -> None:
-        """Ends all reading, by other threads too, for good."""
-        for part in self._parts:
-            part.stop.set()
+            except BaseException:
+                self._stop.set()
+                raise
 
     def close(self) -> None:
         """Ends connections that are not in use."""
-        while self._idle:
-            self._idle.pop().close()
+        for part in self._parts:
+            while part.idle:
+                part.idle.pop().close()
 
-    def _open(self) -> list[int]:
+    def _opened(self) -> list[int]:
         """Where each part begins, and the end; asked for once."""
         with self._lock:
             if not self._starts:
                 try:
-                    self._starts = list(accumulate((p.size() for p in self._parts), initial=0))
+                    starts = list(accumulate((part.size() for part in self._parts), initial=0))
                 except WholeOnlyError:
                     raise WholeOnlyError([part.cost() for part in self._parts]) from None
+                for magic, (kind, command) in PACKED.items():
+                    if self._parts[0].head.startswith(magic):
+                        command = command.format(path=_name_of(self.url))
+                        raise WholeOnlyError(
+                            [part.cost() for part in self._parts],
+                            f"a {kind} file can't be read in part",
+                            "a zip, or an uncompressed tar",
+                            f"{command}, and give the result: --images FILE",
+                        )
+                self._starts = starts
             return self._starts
 
-    @contextmanager
-    def _session(self) -> Iterator[requests.Session]:
-        """A connection that no other thread uses meanwhile."""
-        try:
-            session = self._idle.pop()
-        except IndexError:
-            session = open_session()
-        try:
-            yield session
-        finally:
-            self._idle.append(session)
+
+class _NoRanges(Failure):
+    def __init__(self, total: int | None) -> None:
+        super().__init__("sends whole files only")
+        self.total = total
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """What a server says of the file whose bytes it sends: bytes of all of it, ETag and Last-Modified."""
+
+    total: int
+    etag: str | None = None
+    modified: str | None = None
+
+    @property
+    def validator(self) -> str | None:
+        """What may stand in If-Range: a strong ETag, else the date."""
+        strong = self.etag is not None and self.etag.startswith('"')
+        return self.etag if strong else self.modified
+
+    def same(self, other: "_Version") -> bool:
+        """Whether nothing said of the two tells them apart."""
+        if self.total != other.total:
+            return False
+        if self.etag and other.etag:
+            return self.etag == other.etag
+        return not (self.modified and other.modified) or self.modified == other.modified
+
+
+class _Mirror:
+    """An address, where it last redirected to (or each range would take two requests), and what is there."""
+
+    def __init__(self, url: str) -> None:
+        self.url = self.target = url
+        self.version: _Version | None = None
 
 
 class _Part:
-    """One file on a server, under one address or several; see `RemoteParts`."""
+    """One file on a server, under one address or several; see `RemoteFile`."""
 
-    def __init__(self, urls: Sequence[str], policy: Policy, session: _Borrow) -> None:
+    def __init__(self, urls: Sequence[str], policy: Policy, stop: threading.Event) -> None:
         self.url, self.head, self.received = urls[0], b"", 0
-        self.stop = threading.Event()
-        self._policy, self._session = policy, session
-        self._left = [Address(url) for url in urls]
+        self.version: _Version | None = None  # as the first address that answered said
+        self.idle: deque[requests.Session] = deque()
+        self._policy, self._stop = policy, stop
+        self._mirrors = [_Mirror(url) for url in urls]
         self._failures: list[tuple[str, Failure]] = []
-        self._said: dict[Address, Version] = {}
         self._lock = threading.Lock()
-
-    @property
-    def first(self) -> Version:
-        """Size, ETag and date, as the first address that answered said them."""
-        with self._lock:
-            return next(iter(self._said.values()))
 
     def size(self) -> int:
         """Bytes of the file, asked for with its head."""
-        if not self._said:
+        if self.version is None:
             self.head = self.read(0, _HEAD)
-        return self.first.total
+        return self.version.total if self.version else 0
 
     def cost(self) -> tuple[str, int | None]:
         """Address and size, whether it can be read in part or not."""
@@ -282,60 +277,121 @@ class _Part:
         """Bytes ``start`` to before ``end``, from the first address that gives them."""
         while True:
             with self._lock:
-                if not self._left:
+                if not self._mirrors:
                     raise self._failed()
-                address, data = self._left[0], bytearray()
+                mirror, data = self._mirrors[0], bytearray()
             try:
-                self._persist(address, start, end, data)
+                persist(
+                    partial(self._append, mirror, start, end, data),
+                    self._policy,
+                    log=partial(log.info, "%s: %s", mirror.url),
+                    stop=self._stop,
+                    received=partial(len, data),
+                )
                 return bytes(data)
-            except Changed as failure:
-                raise UpstreamError(
-                    failure.reason,
-                    where=address.url,
-                    expected="the same size and ETag in every answer",
-                    fix="run the same command again: it begins anew with the file that is there now",
-                ) from failure
             except Failure as failure:
-                log.warning("%s: %s", address.url, failure.reason)
+                log.warning("%s: %s", mirror.url, failure)
                 with self._lock:
-                    if address in self._left:
-                        self._left.remove(address)
-                        self._failures.append((address.url, failure))
+                    if mirror in self._mirrors:
+                        self._mirrors.remove(mirror)
+                        self._failures.append((mirror.url, failure))
 
-    def _persist(self, address: Address, start: int, end: int, data: bytearray) -> None:
-        def attempt() -> None:
-            # Another server's ETag says nothing: there, only the size counts.
-            known = self._said.get(address) or (Version(self.first.total) if self._said else None)
-            before = len(data)
-            try:
-                with self._session() as session:
-                    said = read_range(
-                        session, address, start + before, end, known, self._policy, data
-                    )
-                with self._lock:
-                    self._said.setdefault(address, said)
-            finally:
-                with self._lock:
-                    self.received += len(data) - before
+    def _append(self, mirror: _Mirror, start: int, end: int, data: bytearray) -> None:
+        """Appends those bytes of a range that ``data`` lacks, or as many as come before a `Failure`."""
+        # Another server's ETag says nothing: there, only the size counts.
+        known = mirror.version or (_Version(self.version.total) if self.version else None)
+        start, before = start + len(data), len(data)
+        headers = {"Range": f"bytes={start}-{end - 1}"}
+        if known is not None and known.validator:
+            headers["If-Range"] = known.validator
+        session = self.idle.pop() if self.idle else open_session()
+        try:
+            with self._answer(session, mirror, headers) as response:
+                version = _version_of(response, mirror.url, start, known)
+                left = min(end, version.total) - start
+                if left > 0:
+                    for block in blocks(response, self._policy, decode=False):
+                        data += block[:left]
+                        left -= len(block)
+                        if left < 0:
+                            break
+                if left > 0:
+                    raise Failure(f"the connection ended {left:,} bytes early", again=True)
+            with self._lock:
+                mirror.version = mirror.version or version
+                self.version = self.version or version
+        finally:
+            self.idle.append(session)
+            with self._lock:
+                self.received += len(data) - before
 
-        persist(
-            attempt,
-            self._policy,
-            log=partial(log.info, "%s: %s", address.url),
-            stop=self.stop,
-            received=lambda: len(data),
-        )
+    def _answer(
+        self, session: requests.Session, mirror: _Mirror, headers: dict[str, str]
+    ) -> requests.Response:
+        response = open_url(session, mirror.target, headers, self._policy)
+        if response.status_code in _EXPIRED and mirror.target != mirror.url:
+            # Addresses that a hub redirects to are signed for an hour or so.
+            response.close()
+            mirror.target = mirror.url
+            response = open_url(session, mirror.url, headers, self._policy)
+        if response.status_code == 206:
+            mirror.target = response.url
+        return response
 
     def _failed(self) -> UpstreamError:
         for _, failure in self._failures:
-            if isinstance(failure, NotInParts):
+            if isinstance(failure, _NoRanges):
                 return WholeOnlyError([(self.url, failure.total)])
-        lines = "".join(f"\n    {url}: {failure.reason}" for url, failure in self._failures)
+        lines = "".join(f"\n    {url}: {failure}" for url, failure in self._failures)
         return UpstreamError(
             f"this file can't be read:{lines}",
             where=_name_of(self.url),
             fix="run the same command later: what was fetched is kept",
         )
+
+
+def _version_of(
+    response: requests.Response, url: str, start: int, known: _Version | None
+) -> _Version:
+    """What the file is whose bytes from ``start`` on now come.
+
+    Raises:
+        UpstreamError: It is another file than the ``known`` one.
+        Failure: They don't come, or all of it would come; the body is not read.
+    """
+    status, headers = response.status_code, response.headers
+    total = total_of(response)
+    said = _Version(total or 0, headers.get("ETag") or None, headers.get("Last-Modified") or None)
+    changed = UpstreamError(
+        "the file changed while it was read",
+        where=url,
+        expected="the same size and ETag in every answer",
+        fix="run the same command again: it begins anew with the file that is there now",
+    )
+    if status == 200:
+        if known is None:
+            raise _NoRanges(total)
+        if total is not None and not known.same(said):
+            raise changed
+        raise Failure("the server ignores ranges now", again=True)
+    if status == 416 and known is None and total == 0:
+        return said
+    if status == 416 and known is not None and total not in {None, known.total}:
+        raise changed
+    if status != 206:
+        raise refusal(response)
+    if must_decode(response, ""):
+        raise Failure("the server compresses what it sends")
+    first = re.match(r"\s*bytes (\d+)-", headers.get("Content-Range", ""))
+    if first is None or int(first[1]) != start:
+        raise Failure("answers with another range than the one asked for", again=True)
+    if total is None:
+        if known is None:
+            raise Failure("does not say how large the file is")
+        said = _Version(known.total, said.etag, said.modified)
+    if known is not None and not known.same(said):
+        raise changed
+    return said
 
 
 def _name_of(url: str) -> str:

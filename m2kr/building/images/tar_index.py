@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from m2kr import atomic
 from m2kr.building.formats.limits import is_safe
-from m2kr.building.images.remote_file import JOBS, RemoteParts, Span
+from m2kr.building.images.remote_file import JOBS, RemoteFile, Span
 from m2kr.data.images.archives import Header, scan_tar
 from m2kr.data.images.index import plain_name
 from m2kr.data.images.tar_offsets import BLOCK, TarFacts, index_schema
@@ -65,7 +65,7 @@ def index_tar(tar: Path, index: Path, *, sha256: str | None = None) -> int:
 
 
 def index_remote_tar(
-    parts: RemoteParts, index: Path, *, jobs: int = JOBS, progress: Progress = SILENT
+    parts: RemoteFile, index: Path, *, jobs: int = JOBS, progress: Progress = SILENT
 ) -> int:
     """Writes the index of a remote tar, all of which is read once for it, and none of it kept.
 
@@ -85,16 +85,14 @@ def index_remote_tar(
         UpstreamError: it can't be read to its end.
         InputError: it is damaged or no tar.
     """
-    parts.refuse_packed()
     progress.start(parts.name, parts.size)
-    seen = partial(progress.advance, parts.name)
     index.parent.mkdir(parents=True, exist_ok=True)
     with (
         atomic.writing(index) as aside,
         IndexWriter(aside) as writer,
         closing(_pieces(parts, jobs)) as pieces,
     ):
-        stream = _Forward(pieces, seen)
+        stream = _Hashed(pieces, partial(progress.advance, parts.name))
         try:
             writer.add(_stream_rows(stream))
         except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
@@ -103,7 +101,8 @@ def index_remote_tar(
                 where=parts.url,
                 expected="a whole, uncompressed tar archive",
             ) from error
-        stream.seek(parts.size)
+        while stream.read(_PIECE):
+            pass
         (url, _, etag), *more = parts.identity()
         sha256 = stream.digest.hexdigest()
         writer.finish(TarFacts(parts.name, parts.size, url, None if more else etag or None, sha256))
@@ -197,8 +196,9 @@ class _Summed(Header):
         return info
 
 
-def _stream_rows(stream: "_Forward") -> Iterator[Row]:
-    with tarfile.open(fileobj=stream, mode="r:", tarinfo=_Summed) as tar:
+def _stream_rows(stream: "_Hashed") -> Iterator[Row]:
+    # "r|": read forward, however far the next header is.
+    with tarfile.open(fileobj=stream, mode="r|", bufsize=_PIECE, tarinfo=_Summed) as tar:
         while (info := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]
             plain = _storable(info.name)
@@ -206,58 +206,36 @@ def _stream_rows(stream: "_Forward") -> Iterator[Row]:
                 yield plain, info.offset_data, info.size, info.crc  # type: ignore[attr-defined]
 
 
-def _pieces(parts: RemoteParts, jobs: int) -> Generator[bytes]:
+def _pieces(parts: RemoteFile, jobs: int) -> Generator[bytes]:
     """The whole archive in order."""
     starts = range(0, parts.size, _PIECE)
-    spans = (Span(at, min(at + _PIECE, parts.size)) for at in starts)
-    return parts.ahead(spans, lambda span, near: near.read(span.start, span.end - span.start), jobs)
+    spans = (Span(start, min(start + _PIECE, parts.size)) for start in starts)
+    with closing(parts.ahead(spans, lambda span: parts.read(span.start, _PIECE), jobs)) as results:
+        for _, piece in results:
+            yield piece
 
 
-class _Forward(io.RawIOBase):
-    """Pieces of a file as a stream that only goes forward, and hashes them.
+class _Hashed(io.RawIOBase):
+    """Pieces of a file as a stream; their sha256.
 
     Args:
         pieces: They, in order.
-        seen: Told how many bytes each has.
+        on_bytes: Told how many bytes each has.
     """
 
-    def __init__(self, pieces: Iterator[bytes], seen: Callable[[int], object]) -> None:
-        self._pieces, self._seen = pieces, seen
-        self._start, self._data, self._at = 0, b"", 0
+    def __init__(self, pieces: Iterator[bytes], on_bytes: Callable[[int], object]) -> None:
+        self._pieces, self._on_bytes = pieces, on_bytes
+        self._rest = memoryview(b"")
         self.digest = hashlib.sha256()
 
     def readable(self) -> bool:
         return True
 
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if whence != os.SEEK_SET or offset < self._start:
-            raise io.UnsupportedOperation("this stream only goes forward")
-        while offset > self._start + len(self._data) and self._next():
-            pass
-        self._at = offset
-        return offset
-
     def readinto(self, buffer: Any) -> int:
-        done = 0
-        while done < len(buffer):
-            data = self._data[self._at - self._start :][: len(buffer) - done]
-            if not data and not self._next():
-                break
-            buffer[done : done + len(data)] = data
-            done += len(data)
-            self._at += len(data)
-        return done
-
-    def _next(self) -> bool:
-        data = next(self._pieces, b"")
-        if data:
-            self._start, self._data = self._start + len(self._data), data
-            self.digest.update(data)
-            self._seen(len(data))
-        return bool(data)
+        if not self._rest:
+            self._rest = memoryview(next(self._pieces, b""))
+            self.digest.update(self._rest)
+            self._on_bytes(len(self._rest))
+        count = min(len(buffer), len(self._rest))
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count

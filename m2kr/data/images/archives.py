@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Self, cast
 
@@ -125,13 +126,26 @@ class _Section(io.RawIOBase):
         return len(data)
 
 
+@contextmanager
+def _damage_told(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, struct.error) as error:
+        raise InputError(
+            f"the zip file is damaged: {error}",
+            where=where,
+            expected="a whole zip archive (or all its parts .001, .002 ... in one folder)",
+            fix="download or copy it again",
+        ) from error
+
+
 def scan_zip(parts: Readable, where: str) -> Iterator[Member]:
     """File members of a zip, from its central directory; offsets are those of local headers.
 
     Raises:
         InputError: it is cut short, damaged or one of a multi-volume set.
     """
-    try:
+    with _damage_told(where):
         start, size = _central_directory(parts)
         stream = io.BufferedReader(_Section(parts, start, size), 1 << 20)
         count = 0
@@ -142,13 +156,16 @@ def scan_zip(parts: Readable, where: str) -> Iterator[Member]:
             member = _member(header, stream)
             if member is not None:
                 yield member
-    except (zipfile.BadZipFile, struct.error) as error:
-        raise InputError(
-            f"the zip file is damaged: {error}",
-            where=where,
-            expected="a whole zip archive (or all its parts .001, .002 ... in one folder)",
-            fix="download or copy it again",
-        ) from error
+
+
+def directory_start(parts: Readable, where: str) -> int:
+    """Offset of the central directory of a zip, of which little more than the end is read.
+
+    Raises:
+        InputError: it is cut short, damaged or one of a multi-volume set.
+    """
+    with _damage_told(where):
+        return _central_directory(parts)[0]
 
 
 def _central_directory(parts: Readable) -> tuple[int, int]:

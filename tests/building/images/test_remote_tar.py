@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from servers.faulty_server import FOREVER, Fault, FaultyServer
 
 from m2kr.building.fetch.retry import Policy
-from m2kr.building.images.members import fetch_members
+from m2kr.building.images.from_archives import fetch_members
 from m2kr.building.images.remote_archive import RemoteTar
-from m2kr.building.images.remote_file import RemoteParts, WholeOnlyError
+from m2kr.building.images.remote_file import RemoteFile, WholeOnlyError
 from m2kr.building.images.shard_writer import Store
 from m2kr.building.images.tar_index import index_remote_tar, index_tar
 from m2kr.data.images.store import ImageStore
@@ -102,7 +102,7 @@ def test_wanted_members_cost_little_more_than_themselves(server, tmp_path):
 
 def test_the_index_that_one_made_locally_and_another_made_of_the_server_are_equal(server, tmp_path):
     ours, theirs = made(tmp_path), tmp_path / "remote.parquet"
-    parts = RemoteParts([server.url("/shard01.tar")], policy=QUICK)
+    parts = RemoteFile([server.url("/shard01.tar")], policy=QUICK)
     assert index_remote_tar(parts, theirs) == len(FILES)
     assert pq.read_table(ours).equals(pq.read_table(theirs))
     facts = TarOffsets(theirs).facts
@@ -126,7 +126,7 @@ def test_every_format_of_tar(tmp_path, format_):
     with FaultyServer({"/t.tar": body}) as server:
         got, faults = fetched(RemoteTar(index, [server.url("/t.tar")]), list(files))
         assert (got, faults) == (files, {})
-        index_remote_tar(RemoteParts([server.url("/t.tar")]), tmp_path / "r.parquet")
+        index_remote_tar(RemoteFile([server.url("/t.tar")]), tmp_path / "r.parquet")
     assert pq.read_table(index).equals(pq.read_table(tmp_path / "r.parquet"))
 
 
@@ -180,7 +180,7 @@ def test_an_index_of_another_archive_is_refused(server, tmp_path):
         CheckError, match=f"{none}: the header at byte .* not that of '01/oven_00000100"
     ):
         fetched(RemoteTar(index, [server.url("/swapped.tar")]), list(FILES))
-    index_remote_tar(RemoteParts([server.url("/shard01.tar")]), tmp_path / "r.parquet")
+    index_remote_tar(RemoteFile([server.url("/shard01.tar")]), tmp_path / "r.parquet")
     server.files["/shard01.tar"] = bytes(swapped)
     with pytest.raises(CheckError, match=f"{none}: its ETag is"):
         RemoteTar(tmp_path / "r.parquet", [server.url("/shard01.tar")]).open()
@@ -192,7 +192,7 @@ def test_a_packed_tar_and_a_server_without_ranges_say_what_a_download_costs(serv
     index = made(tmp_path)
     for refused in (
         lambda: RemoteTar(index, [server.url("/t.tar.gz")]).open(),
-        lambda: index_remote_tar(RemoteParts([server.url("/t.tar.gz")]), tmp_path / "x.parquet"),
+        lambda: index_remote_tar(RemoteFile([server.url("/t.tar.gz")]), tmp_path / "x.parquet"),
     ):
         with pytest.raises(
             WholeOnlyError, match=f"a full download is {size:,} bytes in 1 file"
@@ -209,7 +209,7 @@ def test_a_tar_that_is_cut_short_is_not_indexed(server, tmp_path):
     server.files |= {"/cut.tar": BODY[:100_000], "/text.tar": b"hello " * 500}
     for path in ("/cut.tar", "/text.tar"):
         with pytest.raises(InputError, match="tar file is damaged"):
-            index_remote_tar(RemoteParts([server.url(path)]), tmp_path / "x.parquet")
+            index_remote_tar(RemoteFile([server.url(path)]), tmp_path / "x.parquet")
         with pytest.raises(InputError, match="tar file is damaged"):
             index_tar(local(tmp_path, server.files[path]), tmp_path / "x.parquet")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["shard01.tar"]

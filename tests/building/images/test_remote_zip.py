@@ -14,10 +14,10 @@ from servers.faulty_server import FOREVER, Fault, FaultyServer, OnDisk
 from support.sparse_zip import SparseZip, make_sparse_zip
 
 from m2kr.building.fetch.retry import Policy
-from m2kr.building.images.members import Fault as MemberFault
-from m2kr.building.images.members import fetch_members
+from m2kr.building.images.from_archives import fetch_members
+from m2kr.building.images.outcome import ImageFault
 from m2kr.building.images.remote_archive import RemoteZip
-from m2kr.building.images.remote_file import RemoteParts, WholeOnlyError
+from m2kr.building.images.remote_file import RemoteFile, WholeOnlyError
 from m2kr.building.images.shard_writer import Store
 from m2kr.data.images.store import ImageStore
 from m2kr.errors import InputError, UpstreamError, UsageError
@@ -80,7 +80,7 @@ def test_500_members_of_20_gb_cost_little_more_than_themselves(big, server, tmp_
 def test_what_the_store_has_is_not_fetched_again(small, server, tmp_path):
     wanted = {f"wit/{number}.jpg": name for number, name in enumerate(small.contents)}
     wanted |= {"twin.jpg": next(iter(small.contents)), "gone.jpg": "images/no.jpg"}
-    faults: list[MemberFault] = []
+    faults: list[ImageFault] = []
     archive = RemoteZip(urls(server, small), tmp_path / "cache", policy=QUICK)
     with Store(tmp_path / "store") as store:
         first = fetch_members(archive, wanted, store, faults.append)
@@ -91,7 +91,7 @@ def test_what_the_store_has_is_not_fetched_again(small, server, tmp_path):
         assert (server.sent, second.received) == (before, 0)
         odd = fetch_members(archive, {"../up.jpg": "images/00000003.jpg"}, store, faults.append)
         assert (odd.added, odd.faults, faults.pop().rule) == (0, 1, "unsafe name")
-    assert faults == [MemberFault("images.zip", "gone.jpg", "not in the archive")] * 2
+    assert faults == [ImageFault("images.zip", "gone.jpg", "not in the archive")] * 2
     images = ImageStore([tmp_path / "store"])
     for name, member in wanted.items():
         assert name == "gone.jpg" or images.read(name) == small.contents[member]
@@ -101,7 +101,7 @@ CHILD = textwrap.dedent(
     """
     import json, sys
     from pathlib import Path
-    from m2kr.building.images.members import fetch_members
+    from m2kr.building.images.from_archives import fetch_members
     from m2kr.building.images.remote_archive import RemoteZip
     from m2kr.building.images.shard_writer import Store
 
@@ -212,7 +212,7 @@ def test_another_version_is_noticed_by_either_header(small, server, tmp_path, ho
     none: dict[str, str | None] = {"ETag": None} if header == "Last-Modified" else {}
     server.fail(path, Fault(headers=others if honest else none))
     server.fail(path, Fault(headers=none if honest else others, if_range=honest), times=9)
-    file = RemoteParts([server.url(path)], policy=QUICK)
+    file = RemoteFile([server.url(path)], policy=QUICK)
     assert file.size == small.paths[0].stat().st_size
     with pytest.raises(UpstreamError, match="changed while it was read"):
         file.read(5, 10)
