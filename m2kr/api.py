@@ -18,17 +18,18 @@ from m2kr.evaluation.scoring import is_judged, require_judgements
 from m2kr.progress import SILENT, Progress
 from m2kr.report.tables import as_text
 from m2kr.retrieval.cache import cache_folder
-from m2kr.retrieval.calling import check, reads
 from m2kr.retrieval.ordering import Ties
 from m2kr.retrieval.protocol import Retriever
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
 from m2kr.retrieval.search_split import (
     MissingQueries,
+    check_retriever,
     check_search,
-    complete,
+    checked_run,
+    declared_modalities,
     require_images,
-    where,
+    split_name,
 )
 from m2kr.retrievers import create, find
 from m2kr.search.config import SearchConfig
@@ -147,7 +148,7 @@ def evaluate(
         if one_split:
             require_judgements(split_)
         elif not is_judged(split_):
-            logger.warning("%s has no judgements: searched, not scored", where(split_))
+            logger.warning("%s has no judgements: searched, not scored", split_name(split_))
         for each in retrievers:
             _check(split_, each, chosen, k, searching, missing_queries)
     if out is not None:
@@ -224,13 +225,13 @@ def _check(
     missing_queries: MissingQueries,
 ) -> None:
     """Checks depth, search, a replayed run's queries and the images of one evaluation to come."""
-    check(retriever)
+    check_retriever(retriever)
     run = retriever.run if isinstance(retriever, RunRetriever) else None
     asked = plan_metrics(metrics, k, run)
     check_search(retriever, searching)
     if run is not None:
-        complete(split, run, asked.k, missing_queries)
-    require_images(split, reads(retriever))
+        checked_run(split, run, asked.k, missing_queries)
+    require_images(split, declared_modalities(retriever))
 
 
 def _require_folder(folder: Path) -> None:

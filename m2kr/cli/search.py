@@ -8,7 +8,7 @@ import typer
 from m2kr.cli import options
 
 if TYPE_CHECKING:
-    from m2kr.retrieval.adhoc import Asked
+    from m2kr.retrieval.adhoc import AdHocResult
 
 EXAMPLES = (
     'm2kr search mini --retriever bm25 --question "What do giraffes eat?"',
@@ -61,11 +61,11 @@ def command(
     from m2kr import atomic, paths
     from m2kr.cli import output
     from m2kr.data.load import load
-    from m2kr.retrieval.adhoc import Question, ask
+    from m2kr.retrieval.adhoc import AdHocQuery, search_one
     from m2kr.retrieval.cache import cache_folder
     from m2kr.retrievers import create
 
-    asked = Question(question, image, instruction)
+    query = AdHocQuery(question, image, instruction)
     if html is not None:
         atomic.require_file(html)
     root = paths.data_root(data)
@@ -73,10 +73,10 @@ def command(
     loaded = load(source, split, edition=edition, data=root, images=images or ())
     settings = options.settings(set_) | ({"checkpoint": checkpoint} if checkpoint else {})
     with output.Bars() as bars:
-        found = ask(
+        found = search_one(
             loaded,
             create(retriever, settings),
-            asked,
+            query,
             k,
             cache=cache_folder(root),
             progress=bars,
@@ -98,7 +98,7 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _record(found: "Asked") -> dict[str, Any]:
+def _record(found: "AdHocResult") -> dict[str, Any]:
     return {
         "question": found.question.text,
         "image": _text(found.question.image),
@@ -119,7 +119,7 @@ def _record(found: "Asked") -> dict[str, Any]:
     }
 
 
-def _show(found: "Asked") -> None:
+def _show(found: "AdHocResult") -> None:
     from rich.table import Table
     from rich.text import Text
 

@@ -8,7 +8,7 @@ from m2kr.report.explain.text import escape
 from m2kr.report.style import STYLE
 
 if TYPE_CHECKING:
-    from m2kr.retrieval.adhoc import Asked, Hit
+    from m2kr.retrieval.adhoc import AdHocHit, AdHocResult
 
 _LONGEST_SIDE = 720
 _POLICY = (
@@ -28,7 +28,7 @@ background:var(--mx-line)}
 """
 
 
-def page(found: "Asked", where: str, checkpoint: str | None = None) -> str:
+def page(found: "AdHocResult", where: str, checkpoint: str | None = None) -> str:
     """The page; whatever passages and questions hold is shown as text, and no script runs.
 
     Args:
@@ -58,7 +58,7 @@ def page(found: "Asked", where: str, checkpoint: str | None = None) -> str:
     )
 
 
-def _asked(found: "Asked") -> str:
+def _asked(found: "AdHocResult") -> str:
     question, image = found.question, found.question.picture()
     picture = ""
     if image is not None:
@@ -79,7 +79,7 @@ def _asked(found: "Asked") -> str:
     )
 
 
-def _passage(hit: "Hit", hits: "tuple[Hit, ...]") -> str:
+def _passage(hit: "AdHocHit", hits: "tuple[AdHocHit, ...]") -> str:
     """A passage, with a bar as long as its score is a share of the best one's."""
     best = hits[0].score
     share = max(0.0, min(1.0, hit.score / best)) if best > 0 else 0.0

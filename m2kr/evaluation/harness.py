@@ -15,14 +15,20 @@ from m2kr.evaluation.metrics import Chosen, Spec, choose
 from m2kr.evaluation.result import Result, json_sha256, peak_memory, versions
 from m2kr.evaluation.scoring import require_judgements, score_run
 from m2kr.progress import SILENT, Progress, task
-from m2kr.retrieval.calling import check, reads, stats_of
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.ordering import Ties
-from m2kr.retrieval.own_code import settings_of
+from m2kr.retrieval.own_code import json_settings
 from m2kr.retrieval.protocol import Retriever
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
-from m2kr.retrieval.search_split import MissingQueries, Search, search
+from m2kr.retrieval.search_split import (
+    MissingQueries,
+    SplitSearch,
+    check_retriever,
+    declared_modalities,
+    search_split,
+    stats_of,
+)
 from m2kr.sources import UNKNOWN, comparable_notes
 
 if TYPE_CHECKING:
@@ -129,7 +135,7 @@ def evaluate_split(
         metrics: ``default``, ``full``, or names such as ``hit_rate@5``; see `choose`.
         workdir: Where the index goes; a temporary folder if absent.
         out: Folder that the result is saved in.
-        searching: How token vectors are searched; see `search_split.search`.
+        searching: How token vectors are searched; see `search_split`.
         cache: Folder in which encoded rows are kept across runs.
         missing_queries: What queries that the run lacks lead to: ``error``, or ``empty`` rankings,
             which are counted in the result (as trec_eval -c does).
@@ -147,11 +153,11 @@ def evaluate_split(
         CheckError: the run lacks queries, or names queries or passages that don't exist.
     """
     started = time.perf_counter()
-    check(retriever)
+    check_retriever(retriever)
     plan = plan_metrics(metrics, k, retriever.run if isinstance(retriever, RunRetriever) else None)
     if require_qrels:
         require_judgements(split)
-    searched = search(
+    searched = search_split(
         split,
         retriever,
         k=plan.k,
@@ -228,8 +234,8 @@ def _retriever_facts(
     """What a result says of a retriever; of a replayed run, of the retriever that made it."""
     facts = {
         "name": retriever.name,
-        "settings": settings_of(retriever),
-        "modalities": run.recorded.get("modalities", reads(retriever).as_dict()),
+        "settings": json_settings(retriever),
+        "modalities": run.recorded.get("modalities", declared_modalities(retriever).as_dict()),
         "label": label,
         "reused": {s: n for s, n in stats_of(retriever).reused.items() if n},
         "run": made_by.get("run"),
@@ -249,7 +255,7 @@ def _comparable(split: Split, run: Run) -> str:
     return comparable_notes(reasons)
 
 
-def _notes(run: Run, searched: Search, ties: Ties) -> list[str]:
+def _notes(run: Run, searched: SplitSearch, ties: Ties) -> list[str]:
     notes = []
     if searched.lacking:
         notes.append(
@@ -283,7 +289,7 @@ def _describe_retriever(
     kind = type(retriever)
     facts: dict[str, Any] = {
         "class": f"{kind.__module__}.{kind.__qualname__}",
-        "settings": settings_of(retriever),
+        "settings": json_settings(retriever),
         "arguments": _arguments(retriever, given),
     }
     if isinstance(retriever, EncoderRetriever):
@@ -322,7 +328,7 @@ def _arguments(retriever: Retriever, given: Mapping[str, Any] | None = None) -> 
             told[name] = (
                 plain if len(str(plain)) <= _LONGEST_ARGUMENT else f"sha256:{json_sha256(plain)}"
             )
-    settings = settings_of(retriever)
+    settings = json_settings(retriever)
     return {name: value for name, value in told.items() if settings.get(name) != value}
 
 

@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Any
 from m2kr.errors import InputError, MissingError, UsageError
 from m2kr.instructions import TEMPLATES
 from m2kr.progress import SILENT, Progress, task
-from m2kr.retrieval import calling
-from m2kr.retrieval.protocol import RunContext
+from m2kr.retrieval.protocol import Modalities, RunContext
+from m2kr.retrieval.search_split import (
+    begin_run,
+    check_retriever,
+    declared_modalities,
+    index_pool,
+    rank_queries,
+    require_images,
+)
 from m2kr.schema import QUERY_COLUMNS, arrow_schema, default_value
 
 if TYPE_CHECKING:
@@ -19,7 +26,7 @@ if TYPE_CHECKING:
 
     from m2kr.data.load import Split
     from m2kr.data.records import Queries
-    from m2kr.retrieval.protocol import Modalities, Retriever
+    from m2kr.retrieval.protocol import Retriever
 
 _ID = "asked"
 _READ = 1000
@@ -30,7 +37,7 @@ _LISTS = {(True, True): "iq2t", (False, True): "wit", (True, False): "msmarco"}
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class AdHocQuery:
     """What is asked.
 
     Attributes:
@@ -87,7 +94,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
+class AdHocHit:
     """A passage that was found.
 
     Attributes:
@@ -106,7 +113,7 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AdHocResult:
     """An answer.
 
     Attributes:
@@ -118,23 +125,23 @@ class Asked:
         notes: What a reader should know, such as that the image was not looked at.
     """
 
-    question: Question
+    question: AdHocQuery
     instruction: str
     retriever: str
-    hits: tuple[Hit, ...]
+    hits: tuple[AdHocHit, ...]
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-def ask(
+def search_one(
     split: "Split",
     retriever: "Retriever",
-    question: Question,
+    question: AdHocQuery,
     k: int = 5,
     *,
     cache: Path | None = None,
     progress: Progress = SILENT,
-) -> Asked:
+) -> AdHocResult:
     """The best passages of a split's pool for a query that is not in the split.
 
     Args:
@@ -152,11 +159,11 @@ def ask(
     """
     if k < 1:
         raise UsageError(f"k is {k}", expected="at least 1")
-    calling.check(retriever)
-    reads = calling.reads(retriever)
+    check_retriever(retriever)
+    reads = declared_modalities(retriever)
     notes = _unread(retriever.name, reads, question)
     question.picture()  # before the pool is indexed
-    _require_images(split, reads)
+    require_images(split, Modalities(query=frozenset(), passage=reads.passage))
     instruction = question.instruction
     if instruction is None:
         instruction = instruction_for(split, question)
@@ -166,12 +173,12 @@ def ask(
         asked.mkdir()
         work.mkdir()
         context = RunContext(work, cache, progress=progress, fingerprints=split.fingerprints)
-        calling.begin_run(retriever, context)
+        begin_run(retriever, context)
         started = time.perf_counter()
         with task(progress, "index", len(pool)):
-            calling.index(retriever, pool, work)
+            index_pool(retriever, pool, work)
         indexed = time.perf_counter()
-        run = calling.search(retriever, question.queries(instruction, asked), k)
+        run = rank_queries(retriever, question.queries(instruction, asked), k)
         seconds = {"index": indexed - started, "search": time.perf_counter() - indexed}
     if _ID not in run:
         raise UsageError(
@@ -181,10 +188,10 @@ def ask(
         )
     found = run.top(k)
     hits = _hits(split, found.passage_ids(_ID), found.scores(_ID).tolist())
-    return Asked(question, instruction, retriever.name, hits, seconds, notes)
+    return AdHocResult(question, instruction, retriever.name, hits, seconds, notes)
 
 
-def instruction_for(split: "Split", question: Question) -> str:
+def instruction_for(split: "Split", question: AdHocQuery) -> str:
     """The instruction of the split's first query that also has, or lacks, a question and an image.
 
     So it is one of the source's own templates. Where there is no such query among the first 10,000,
@@ -202,7 +209,7 @@ def instruction_for(split: "Split", question: Question) -> str:
     return TEMPLATES[_LISTS[form]].templates[0]
 
 
-def _unread(name: str, modalities: "Modalities", question: Question) -> tuple[str, ...]:
+def _unread(name: str, modalities: Modalities, question: AdHocQuery) -> tuple[str, ...]:
     """Notes on what the retriever doesn't read; refuses what leaves it nothing to read."""
     reads, text = modalities.query, bool(question.text.strip())
     if reads == {"text"} and not text:
@@ -219,25 +226,9 @@ def _unread(name: str, modalities: "Modalities", question: Question) -> tuple[st
     )
 
 
-def _require_images(split: "Split", modalities: "Modalities") -> None:
-    """Checks the pool's images before they are encoded, if they are to be."""
-    if "image" not in modalities.passage:
-        return
-    column = split.passages.data.column("img_path")
-    paths = (path for chunk in column.chunks for path in chunk.to_pylist())
-    if split.images is not None:
-        split.images.require(paths)
-    elif (example := next((path for path in paths if path is not None), None)) is not None:
-        raise MissingError(
-            f"passages name images such as '{example}', and there is no image root",
-            where=f"{split.source}/{split.pool}",
-            fix="--images DIR",
-        )
-
-
-def _hits(split: "Split", ids: Sequence[str], scores: Sequence[float]) -> tuple[Hit, ...]:
+def _hits(split: "Split", ids: Sequence[str], scores: Sequence[float]) -> tuple[AdHocHit, ...]:
     rows = [split.passage(each) for each in ids]
     return tuple(
-        Hit(rank, score, each, row.get("title") or "", row["passage_content"])
+        AdHocHit(rank, score, each, row.get("title") or "", row["passage_content"])
         for rank, (each, score, row) in enumerate(zip(ids, scores, rows, strict=True), 1)
     )

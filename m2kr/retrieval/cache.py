@@ -1,34 +1,74 @@
-"""Encoded rows kept across runs, below the data root, under the hash of all that decides them.
+"""Encoded rows on disk: the key that they are known by, and going on with what a run has begun.
 
-An entry is a folder ``cache/embeddings/<first 16 digits of the key's SHA-256>/`` with ``key.json``, in
-which the key can be read, the encoded rows, and the indexes built from them. Delete what isn't needed:
-it is encoded again when it is asked for.
+Rows that are kept across runs lie below the data root, in
+``cache/embeddings/<first 16 digits of the key's SHA-256>/``, with ``key.json``, in which the key can be
+read, and the indexes built from them. Delete what isn't needed: it is encoded again when it is asked for.
+
+An encoder is known in a key by its version, if it is one of ours, and by its source, if it is not. A
+shipped encoder says ``version``, which is raised whenever it encodes to something else; golden vectors
+in the tests hold it to that. So neither a comment nor a release of m2kr throws encoded rows away. People
+edit their own files without counting, so those are known by their bytes: the file of the class and of
+its bases, and every neighbour that these import, wherever the import stands.
 """
 
+import ast
 import hashlib
+import inspect
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from importlib.machinery import all_suffixes
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from m2kr.errors import InputError
+from m2kr import atomic
+from m2kr.data.row_hash import order_of
+from m2kr.errors import CheckError, InputError, MissingError
 from m2kr.fingerprint import encode_value, images_part
 from m2kr.locks import hold
-from m2kr.retrieval.own_code import own_code
-from m2kr.retrieval.protocol import modalities_of
+from m2kr.retrieval.own_code import json_values, own_code
+from m2kr.retrieval.protocol import Side, modalities_of
+from m2kr.search.store.dense import VECTORS, Embeddings, EmbeddingWriter
+from m2kr.search.store.format import STORE, read_store_header
+from m2kr.search.store.reader import TokenStore
+from m2kr.search.store.writer import TokenWriter
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from m2kr.data.records import Passages, Queries
-    from m2kr.retrieval.encoder import EncoderRetriever
-    from m2kr.retrieval.protocol import Side
 
 logger = logging.getLogger("m2kr.evaluation")
 
 # Also of how rows are put into batches, and images decoded: raised when encoders are given others.
 FORMAT = "m2kr-embeddings-2"
+_KEY = "key.json"
+# What is encoded in this time, and a batch, is all that a kill may cost.
+SYNC_SECONDS = 1.0
+_OURS = "m2kr"
+# What classes may be made of that changes with Python alone.
+_PYTHON = ("builtins", "abc", "typing")
+_INSTALLED = ("site-packages", "dist-packages")
+
+StoredRows = Embeddings | TokenStore
+# Encodes records, all rows of them in order, some at a time.
+Stream = Callable[["Passages | Queries"], "Iterator[list[np.ndarray]]"]
+
+
+class CachedEncoder(Protocol):
+    """What a key says of an encoder; see `m2kr.retrieval.encoder.EncoderRetriever`."""
+
+    @property
+    def identity(self) -> list[list[Any]] | None:
+        """From `encoder_identity`."""
+        ...
+
+    def cache_key(self, side: Side) -> Mapping[str, Any] | None:
+        """All of its own that decides what a side's rows are encoded to."""
+        ...
 
 
 def cache_folder(data_root: Path) -> Path:
@@ -36,21 +76,8 @@ def cache_folder(data_root: Path) -> Path:
     return data_root / "cache" / "embeddings"
 
 
-def entry_of(folder: Path | None, key: Mapping[str, Any] | None) -> Path | None:
-    """The folder of a key, made if need be; None where nothing is kept, or can be written."""
-    if folder is None or key is None:
-        return None
-    path = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        logger.warning("nothing is cached: %s: %s", path, error.strerror or error)
-        return None
-    return path
-
-
 def key_of(
-    retriever: "EncoderRetriever", records: "Passages | Queries", side: "Side"
+    retriever: CachedEncoder, records: "Passages | Queries", side: Side
 ) -> dict[str, Any] | None:
     """All that decides what the rows of one side are encoded to, as JSON values.
 
@@ -66,13 +93,12 @@ def key_of(
     """
     with own_code(retriever, f"{type(retriever).__name__}.cache_key({side!r})"):
         own = retriever.cache_key(side)
-    identity = retriever.identity
-    if own is None or identity is None or not records.fingerprint:
+    if own is None or retriever.identity is None or not records.fingerprint:
         return None
     reads = modalities_of(retriever).of_side(side)
-    key = {
+    return {
         "format": FORMAT,
-        "encoder": identity,
+        "encoder": retriever.identity,
         "side": side,
         "rows": {
             "fingerprint": records.fingerprint,
@@ -80,24 +106,11 @@ def key_of(
             "content": records.content,
         },
         "images": _images(records, side) if "image" in reads else None,
-        "settings": own,
+        "settings": json_values(own, f"cache_key({side!r})", retriever),
     }
-    try:
-        if not isinstance(own, Mapping):
-            raise TypeError(f"it is of type {type(own).__name__}")
-        told: dict[str, Any] = json.loads(
-            json.dumps(key, allow_nan=False, ensure_ascii=False).encode()
-        )
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"cache_key({side!r}) can't be written as JSON: {error}",
-            where=f"retriever {retriever.name}",
-            expected="a dict of numbers, strings, true, false, null, lists and objects",
-        ) from error
-    return told
 
 
-def _images(records: "Passages | Queries", side: "Side") -> dict[str, Any]:
+def _images(records: "Passages | Queries", side: Side) -> dict[str, Any]:
     """The queries' images by content, which their fingerprint needs, too; a pool's by their stamps.
 
     A pool may have 300 GB of images, which are not read twice.
@@ -119,8 +132,303 @@ def _images(records: "Passages | Queries", side: "Side") -> dict[str, Any]:
     return {"stamps": stamps.hexdigest(), "missing": images.missing}
 
 
+def encoder_identity(kind: type) -> list[list[Any]] | None:
+    """Per class that an encoder is made of its name and its version or source; None if not known.
+
+    It is of what was loaded if it is asked for while the class is made: later a file may be edited.
+    """
+    identity: list[list[Any]] = []
+    for each in kind.__mro__:
+        if each.__module__ in _PYTHON:
+            continue
+        if each.__module__.partition(".")[0] == _OURS:
+            # Methods without an encoder's version are the frame around all encoders: the cache's format.
+            if "version" in vars(each):
+                identity.append([each.__qualname__, each.version])  # type: ignore[attr-defined]
+            continue
+        source = _source_sha256(each)
+        if source is None:
+            return None
+        identity.append([each.__qualname__, source])
+    return identity or None
+
+
+def _source_sha256(kind: type) -> str | None:
+    """Hash of the file that a class is written in, and of the neighbours that it imports."""
+    try:
+        file = inspect.getsourcefile(kind)
+        files = _with_neighbours(Path(file).resolve()) if file else {}
+    except (TypeError, OSError):
+        return None
+    lines = [f"{name} {hashlib.sha256(data).hexdigest()}\n" for name, data in sorted(files.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest() if lines else None
+
+
+def _with_neighbours(file: Path) -> dict[str, bytes]:
+    """The bytes of a source file and of all that it imports from beside it, by relative path."""
+    home = file.parent
+    while (home / "__init__.py").is_file() and home != home.parent:
+        home = home.parent
+    package = file.relative_to(home).parts[0]
+    # Beside an installed package lie others, which their versions tell apart.
+    alone = any(part in _INSTALLED for part in home.parts) or home == Path(
+        sysconfig.get_path("stdlib")
+    )
+    read: dict[str, bytes] = {}
+    left = [file]
+    while left:
+        path = left.pop()
+        name = path.relative_to(home).as_posix()
+        if name in read or (alone and path.relative_to(home).parts[0] != package):
+            continue
+        read[name] = path.read_bytes()
+        if path.suffix == ".py":
+            left += _imported(read[name], path, home)
+    return read
+
+
+def _imported(source: bytes, file: Path, home: Path) -> Iterator[Path]:
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError, RecursionError):
+        return
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _files_of(alias.name.split("."), {home, file.parent})
+        elif isinstance(node, ast.ImportFrom):
+            parts = (node.module or "").split(".") if node.module else []
+            above = [file, *file.parents]
+            bases = {home, file.parent} if not node.level else set(above[node.level :][:1])
+            for alias in node.names:
+                yield from _files_of([*parts, alias.name], bases)
+
+
+def _files_of(parts: list[str], bases: set[Path]) -> Iterator[Path]:
+    """The files that an import of dotted parts runs, below each of some folders."""
+    if parts[0] == _OURS:
+        return
+    for base in bases:
+        for end in range(1, len(parts) + 1):
+            place = base.joinpath(*parts[:end])
+            for suffix in all_suffixes():
+                for path in (place.with_name(place.name + suffix), place / f"__init__{suffix}"):
+                    if path.is_file():
+                        yield path
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Holds an entry while it is written; waits for another process that does."""
     with hold(folder.with_name(f"{folder.name}.lock"), f"the cache entry {folder.name}"):
         yield
+
+
+@contextmanager
+def rows_folder(
+    cache: Path | None, key: Mapping[str, Any] | None, records: "Passages | Queries", workdir: Path
+) -> Iterator[Path]:
+    """The folder for the rows of some records, held while it is written: a cache's entry, or ``workdir``.
+
+    Args:
+        cache: Folder of the entries; None to keep nothing.
+        key: Of the rows; None if they are not to be found again.
+        records: Whose rows they are.
+        workdir: Where they go if they can't be kept.
+    """
+    entry = _entry(cache, key) if cache is not None and key is not None else None
+    if entry is None:
+        yield workdir
+    elif atomic.writable(entry):
+        with held(entry):
+            yield entry
+    else:  # it may be read all the same, without a lock
+        complete = _is_complete(entry, records, key)
+        if not complete:
+            logger.warning("nothing is cached: %s may only be read", entry.parent)
+        yield entry if complete else workdir
+
+
+def _entry(cache: Path, key: Mapping[str, Any]) -> Path | None:
+    """The folder of a key, made if need be; None where nothing can be written."""
+    path = cache / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        logger.warning("nothing is cached: %s: %s", path, error.strerror or error)
+        return None
+    return path
+
+
+def _is_complete(
+    folder: Path, records: "Passages | Queries", key: Mapping[str, Any] | None
+) -> bool:
+    """Whether all rows of some records lie in a folder under a key, so that they are only read."""
+    try:
+        return _has_key(folder, key) and _complete(folder, records) is not None
+    except (CheckError, InputError, MissingError) as error:
+        logger.warning("what was encoded before is damaged: %s", error)
+        return False
+
+
+def encode_rows(
+    records: "Passages | Queries",
+    stream: Stream,
+    folder: Path,
+    *,
+    key: Mapping[str, Any] | None,
+    about: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    check: Callable[[bool], None],
+) -> tuple[StoredRows, int]:
+    """The encoded rows of some records: found on disk, gone on with, or begun.
+
+    What lies in the folder under the same key is used, or gone on with; else it is replaced. The first
+    encoded row decides the form: 1-D rows become `Embeddings`, matrices a `TokenStore`.
+
+    Args:
+        records: What to encode.
+        stream: Encodes them, or those of them that are left.
+        folder: Where the rows go.
+        key: What decides them; None if they are not to be found again.
+        about: Said beside the key, for people.
+        meta: For the settings of a token store.
+        check: Called once the form is known, with whether it is late interaction; may refuse it.
+
+    Returns:
+        The rows, and how many of them had been encoded before.
+
+    Raises:
+        InputError: rows of mixed forms, or values that can't be stored.
+    """
+    if not _has_key(folder, key):
+        _begin(folder, key, about)
+    sync = None if key is None else SYNC_SECONDS
+    with ExitStack() as stack:
+        try:
+            stored = _complete(folder, records)
+            writer = _reopened(folder, records, sync) if stored is None else None
+        except (CheckError, InputError, MissingError) as error:
+            logger.warning("what was encoded before is damaged, so it is done again: %s", error)
+            _begin(folder, key, about)
+            stored = writer = None
+        if stored is not None:
+            check(isinstance(stored, TokenStore))
+            return stored, len(records)
+        start = 0
+        if writer is not None:
+            stack.push(writer)
+            check(isinstance(writer, TokenWriter))
+            start = writer.passages if isinstance(writer, TokenWriter) else writer.rows
+        if start:
+            logger.info("going on after %d of %d rows in %s", start, len(records), folder)
+        done = start
+        for rows in stream(_since(records, start)) if start < len(records) else ():
+            if writer is None and rows:
+                late = rows[0].ndim == 2
+                check(late)
+                if late:
+                    dim = rows[0].shape[1]
+                    writer = TokenWriter(folder, dim=dim, meta=meta, sync_seconds=sync)
+                else:
+                    writer = EmbeddingWriter(folder, order=records.order, sync_seconds=sync)
+                stack.push(writer)
+            if isinstance(writer, TokenWriter):
+                writer.append(records.ids.slice(done, len(rows)).to_pylist(), rows)
+            elif writer is not None:
+                writer.append(rows)
+            done += len(rows)
+        if done != len(records):
+            raise InputError(
+                f"{done} rows were encoded of {len(records)}",
+                expected="an encode_stream that gives each row, in order",
+            )
+        if writer is None:
+            writer = EmbeddingWriter(folder, order=records.order)
+            stack.push(writer)
+        return writer.close(), start
+
+
+def stored_bytes(stored: StoredRows, folder: Path) -> int:
+    """Bytes on disk of what was encoded into a folder, without the indexes below it."""
+    if isinstance(stored, TokenStore):
+        files = [path for path in stored.folder.iterdir() if path.is_file() and path.name != _KEY]
+        return sum(path.stat().st_size for path in files)
+    return (folder / VECTORS).stat().st_size
+
+
+def _has_key(folder: Path, key: Mapping[str, Any] | None) -> bool:
+    if key is None:
+        return False
+    try:
+        return bool(json.loads((folder / _KEY).read_bytes())["key"] == key)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _begin(folder: Path, key: Mapping[str, Any] | None, about: Mapping[str, Any]) -> None:
+    """An empty folder that says what it is for."""
+    atomic.discard(folder)
+    folder.mkdir(parents=True)
+    if key is not None:
+        atomic.write_json(folder / _KEY, {"key": dict(key), "about": dict(about)})
+
+
+def _complete(folder: Path, records: "Passages | Queries") -> StoredRows | None:
+    """All rows, if they are here; None if they are not.
+
+    Raises:
+        CheckError: what is here is damaged, or is of other rows.
+    """
+    if (folder / VECTORS).exists():
+        rows = Embeddings.open(folder)
+        _require(rows.order == records.order, folder)
+        return rows
+    if (folder / STORE.header).exists():
+        store = TokenStore.open(folder)
+        if len(store) == len(records):
+            _require(order_of(store.ids()) == records.order, folder)
+            return store
+    return None
+
+
+def _require(same: bool, folder: Path) -> None:
+    if not same:
+        raise CheckError(
+            "what is encoded here are other rows, or the same in another order", where=str(folder)
+        )
+
+
+def _reopened(
+    folder: Path, records: "Passages | Queries", sync: float | None
+) -> EmbeddingWriter | TokenWriter | None:
+    """The writer of what was begun here; None where no row is.
+
+    Raises:
+        CheckError: what is here is damaged, or is of other rows.
+    """
+    if (folder / STORE.header).exists():
+        # Its own meta: another split of the same pool may have begun it.
+        header = read_store_header(folder)
+        tokens = TokenWriter(folder, dim=header.dim, meta=header.meta, sync_seconds=sync)
+        with ExitStack() as stack:
+            stack.callback(tokens.abandon)
+            begun = records.ids.slice(0, tokens.passages)
+            _require(order_of(tokens.ids()) == order_of(begun), folder)
+            stack.pop_all()
+        return tokens
+    if sync is None:
+        return None
+    writer = EmbeddingWriter(folder, order=records.order, sync_seconds=sync)
+    if writer.rows:
+        return writer
+    with writer:
+        return None
+
+
+def _since(records: "Passages | Queries", start: int) -> "Passages | Queries":
+    """The records from a row on, with the same fingerprint and images."""
+    if not start:
+        return records
+    rest = records.dataset.select(range(start, len(records)))
+    return type(records)(rest, records.images, records.fingerprint)

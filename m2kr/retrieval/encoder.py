@@ -22,9 +22,25 @@ from m2kr import atomic
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import CheckError, InputError, UsageError
 from m2kr.progress import task
-from m2kr.retrieval.batches import Batch, by_length, make
-from m2kr.retrieval.encoder_output import Encoded, Form, rows_of
-from m2kr.retrieval.own_code import own_code, settings_of
+from m2kr.ranking import id_ranks
+from m2kr.retrieval.batches import (
+    Batch,
+    Encoded,
+    Form,
+    batches_by_length,
+    checked_rows,
+    make_batch,
+)
+from m2kr.retrieval.cache import (
+    StoredRows,
+    encode_rows,
+    encoder_identity,
+    held,
+    key_of,
+    rows_folder,
+    stored_bytes,
+)
+from m2kr.retrieval.own_code import json_settings, own_code
 from m2kr.retrieval.protocol import (
     Modalities,
     RetrieverBase,
@@ -35,9 +51,10 @@ from m2kr.retrieval.protocol import (
 )
 from m2kr.retrieval.run import Run
 from m2kr.search.config import SearchConfig
+from m2kr.search.store.dense import Embeddings
+from m2kr.search.store.reader import TokenStore
 
 if TYPE_CHECKING:
-    from m2kr.retrieval import encoded
     from m2kr.search.index.files import IndexFiles
 
 logger = logging.getLogger("m2kr.evaluation")
@@ -106,17 +123,15 @@ class EncoderRetriever(RetrieverBase):
     _stats: RunStats | None = None
     _workdir: Path | None = None
     _passages: Passages | None = None
-    _documents: "encoded.Encoded | None" = None
+    _documents: StoredRows | None = None
     _index: "IndexFiles | None" = None
     _form: Form | None = None
     _folders: AbstractSet[Path] = frozenset()  # that rows were read from
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        from m2kr.retrieval.encoder_identity import identity_of
-
         # Now: later its file may be edited, and what runs is what was loaded.
-        cls.identity = identity_of(cls)
+        cls.identity = encoder_identity(cls)
 
     def begin_run(self, context: RunContext) -> None:
         """Takes what the run gives; see `RunContext`."""
@@ -168,16 +183,14 @@ class EncoderRetriever(RetrieverBase):
         self._passages = passages
 
     def _index_pool(self, passages: Passages, workdir: Path) -> None:
-        from m2kr.retrieval.encoded import nbytes
         from m2kr.search import dispatch
-        from m2kr.search.store.reader import TokenStore
 
         self._documents = self._index = self._form = None
         stats, config = self.run_stats(), self._search_config()
         stats.search, stats.cost = None, {}
-        with self._place(passages, "document", workdir / "documents") as (folder, key):
+        with self._rows_folder(passages, "document", workdir / "documents") as (folder, key):
             documents = self._encode(passages, "document", folder, key)
-            stats.index_bytes = nbytes(documents, folder)
+            stats.index_bytes = stored_bytes(documents, folder)
             if isinstance(documents, TokenStore):
                 progress = self.run_context.progress
                 self._index = dispatch.index_for(
@@ -204,24 +217,21 @@ class EncoderRetriever(RetrieverBase):
             raise UsageError("search() came before index()", fix="retriever.index(passages, ...)")
         if self._documents is None:  # they were found damaged
             self._index_pool(self._passages, self._workdir)
-        from m2kr.ranking import id_ranks
         from m2kr.search import dispatch
         from m2kr.search.exact import dense
-        from m2kr.search.store.dense import Embeddings
-        from m2kr.search.store.reader import TokenStore
 
-        with self._place(queries, "query", self._workdir / "queries") as (folder, key):
-            asked = self._encode(queries, "query", folder, key)
+        with self._rows_folder(queries, "query", self._workdir / "queries") as (folder, key):
+            encoded = self._encode(queries, "query", folder, key)
         ids, pool = self._passages.ids, self._documents
-        if isinstance(asked, Embeddings) and isinstance(pool, Embeddings):
+        if isinstance(encoded, Embeddings) and isinstance(pool, Embeddings):
             rows, scores = dense.search(
-                *(asked.vectors, pool, k, id_ranks(ids)),
+                *(encoded.vectors, pool, k, id_ranks(ids)),
                 similarity=self.similarity,
                 memory=self.memory,
             )
-        elif isinstance(asked, TokenStore) and isinstance(pool, TokenStore):
+        elif isinstance(encoded, TokenStore) and isinstance(pool, TokenStore):
             result = dispatch.search_tokens(
-                *(asked, pool, k, ids, self._search_config()),
+                *(encoded, pool, k, ids, self._search_config()),
                 index=self._index,
                 memory=self.memory,
                 progress=self.run_context.progress,
@@ -249,8 +259,6 @@ class EncoderRetriever(RetrieverBase):
 
     def _forget_damaged(self, error: CheckError | InputError) -> bool:
         """Removes the kept rows, or the index, that an error is about; False if it is about none."""
-        from m2kr.retrieval.cache import held
-
         for folder in self._folders:
             for part in (folder / INDEXES, folder):
                 if error.where is not None and Path(error.where).is_relative_to(part):
@@ -277,8 +285,8 @@ class EncoderRetriever(RetrieverBase):
         number = 0
         for window in records.batches(self.batch_size * self._window_batches):
             parts: list[np.ndarray | None] = [None] * len(window)
-            for places in by_length(window, side, self.batch_size):
-                batch = make(records, [window[i] for i in places], side)
+            for places in batches_by_length(window, side, self.batch_size):
+                batch = make_batch(records, [window[i] for i in places], side)
                 number += 1
                 where = (
                     f"{type(self).__name__}.encode_{side} of batch {number} "
@@ -288,7 +296,7 @@ class EncoderRetriever(RetrieverBase):
                 with own_code(self, where):
                     encoded = encode(batch)
                 spent = time.perf_counter() - before
-                rows, form = rows_of(encoded, batch.ids, where)
+                rows, form = checked_rows(encoded, batch.ids, where)
                 self._check_same(form, where)
                 for place, row in zip(places, rows, strict=True):
                     parts[place] = row
@@ -306,34 +314,19 @@ class EncoderRetriever(RetrieverBase):
         self._form = form
 
     @contextmanager
-    def _place(
-        self, records: Passages | Queries, side: Side, own: Path
+    def _rows_folder(
+        self, records: Passages | Queries, side: Side, workdir: Path
     ) -> Iterator[tuple[Path, Mapping[str, Any] | None]]:
         """The folder for a side's rows, held while it is written, and the key they are known by."""
-        from m2kr.retrieval import encoded
-        from m2kr.retrieval.cache import entry_of, held, key_of
-
         key = key_of(self, records, side)
-        entry = entry_of(self.run_context.cache, key)
-        self._folders = {*self._folders, entry or own}
-        if entry is None:
-            yield own, key
-            return
-        if not atomic.writable(entry):  # it may be read all the same, without a lock
-            whole = encoded.is_whole(entry, records, key)
-            if not whole:
-                logger.warning("nothing is cached: %s may only be read", entry.parent)
-            yield (entry if whole else own), key
-            return
-        with held(entry):
-            yield entry, key
+        with rows_folder(self.run_context.cache, key, records, workdir) as folder:
+            self._folders = {*self._folders, folder}
+            yield folder, key
 
     def _encode(
         self, records: Passages | Queries, side: Side, folder: Path, key: Mapping[str, Any] | None
-    ) -> "encoded.Encoded":
-        from m2kr.retrieval.encoded import encode
-
-        settings = settings_of(self)
+    ) -> StoredRows:
+        settings = json_settings(self)
         stage, stats, progress = f"encode {side}", self.run_stats(), self.run_context.progress
         stats.reused[stage], stats.seconds[stage] = 0, 0.0
 
@@ -346,7 +339,7 @@ class EncoderRetriever(RetrieverBase):
             return self._checked_stream(left, side, report)
 
         with task(progress, stage, len(records)):
-            found, before = encode(
+            stored, before = encode_rows(
                 records,
                 stream,
                 folder,
@@ -362,14 +355,12 @@ class EncoderRetriever(RetrieverBase):
             "%s: %d rows, %d of them encoded before, %.1f s in the encoder",
             stage, len(records), before, stats.seconds[stage],
         )  # fmt: skip
-        return found
+        return stored
 
     def _require_same_images(
         self, records: Passages | Queries, side: Side, folder: Path, key: Mapping[str, Any]
     ) -> None:
         """Refuses rows of images that were written while they were encoded: the key is of the old ones."""
-        from m2kr.retrieval.cache import key_of
-
         now = key_of(self, records, side)
         if now is None or now["images"] != key["images"]:
             atomic.discard(folder)
@@ -396,7 +387,7 @@ class EncoderRetriever(RetrieverBase):
                 return
             if own and not (isinstance(rows, list) and not rows):
                 ids = records.ids.slice(done, len(rows) if hasattr(rows, "__len__") else 1)
-                rows, form = rows_of(rows, ids.to_pylist(), where)
+                rows, form = checked_rows(rows, ids.to_pylist(), where)
                 self._check_same(form, where)
             done += len(rows)
             yield rows
@@ -440,9 +431,7 @@ _END = object()
 _ROWS = {"query": "queries", "document": "passages"}
 
 
-def _form(documents: "encoded.Encoded") -> Form:
-    from m2kr.search.store.dense import Embeddings
-
+def _form(documents: StoredRows) -> Form:
     if isinstance(documents, Embeddings):
         return Form(late=False, dim=documents.shape[1])
     return Form(late=True, dim=documents.dim)

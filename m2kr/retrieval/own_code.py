@@ -15,7 +15,7 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -367,21 +367,31 @@ def user_attribute(retriever: object, name: str) -> Any:
         return getattr(retriever, name)
 
 
-def settings_of(retriever: object) -> dict[str, Any]:
+def json_settings(retriever: object) -> dict[str, Any]:
     """A retriever's settings as they will be read back from JSON.
 
     Raises:
         InputError: they can't be written as JSON.
         RetrieverError: the property raised something.
     """
-    given = user_attribute(retriever, "settings")
+    return json_values(user_attribute(retriever, "settings"), "settings", retriever)
+
+
+def json_values(given: object, what: str, retriever: object) -> dict[str, Any]:
+    """A mapping that a retriever gave, as it will be read back from JSON.
+
+    Raises:
+        InputError: it is no mapping, or can't be written as JSON.
+    """
     try:
+        if not isinstance(given, Mapping):
+            raise TypeError(f"it is of type {type(given).__name__}")
         text = json.dumps(dict(given), allow_nan=False, ensure_ascii=False).encode()
-        settings: dict[str, Any] = json.loads(text)
+        values: dict[str, Any] = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"settings can't be written as JSON: {error}",
+            f"{what} can't be written as JSON: {error}",
             where=f"retriever {getattr(retriever, 'name', type(retriever).__name__)}",
             expected="a dict of numbers, strings, true, false, null, lists and objects",
         ) from error
-    return settings
+    return values

@@ -1,6 +1,8 @@
-"""Searching one split with one retriever: images checked before, the run checked after."""
+"""Searching one split with one retriever: it and its images are checked before, the run after."""
 
+import inspect
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -13,11 +15,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.fingerprint import images_part
 from m2kr.progress import SILENT, Progress, task
-from m2kr.retrieval import calling
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.ordering import Ties
-from m2kr.retrieval.own_code import settings_of
-from m2kr.retrieval.protocol import Modalities, Retriever, RunContext
+from m2kr.retrieval.own_code import json_settings, own_code, user_attribute
+from m2kr.retrieval.protocol import (
+    Modalities,
+    Retriever,
+    RetrieverBase,
+    RunContext,
+    RunStats,
+    modalities_of,
+    readable,
+)
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
 
@@ -30,10 +39,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("m2kr.evaluation")
 
 MissingQueries = Literal["error", "empty"]
+_HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: no file can hold it
+_PARTS = ("name", "settings", "modalities", "index", "search")
 
 
 @dataclass(frozen=True)
-class Search:
+class SplitSearch:
     """What searching a split gave.
 
     Attributes:
@@ -52,7 +63,7 @@ class Search:
     how: Mapping[str, Any] | None = None
 
 
-def search(
+def search_split(
     split: "Split",
     retriever: Retriever,
     *,
@@ -63,7 +74,7 @@ def search(
     missing_queries: MissingQueries = "error",
     ties: Ties = "m2kr",
     progress: Progress = SILENT,
-) -> Search:
+) -> SplitSearch:
     """The checked rankings of a retriever on a split; needs no judgements.
 
     Args:
@@ -86,24 +97,22 @@ def search(
     if k < 1:
         raise UsageError(f"k is {k}", expected="at least 1")
     if not len(split.queries_view) or not len(split.passages_view):
-        raise InputError("the split has no queries or no passages", where=where(split))
-    calling.check(retriever)
-    reads = calling.reads(retriever)
+        raise InputError("the split has no queries or no passages", where=split_name(split))
+    check_retriever(retriever)
+    reads = declared_modalities(retriever)
     images = require_images(split, reads)
-    settings = settings_of(retriever)
+    settings = json_settings(retriever)
     check_search(retriever, searching)
     with _folder(workdir) as folder:
-        calling.begin_run(
-            retriever, RunContext(folder, cache, searching, progress, split.fingerprints)
-        )
+        begin_run(retriever, RunContext(folder, cache, searching, progress, split.fingerprints))
         before, clock = _size(folder), time.perf_counter()
         with task(progress, "index", len(split.passages_view)):
-            calling.index(retriever, split.passages_view, folder)
+            index_pool(retriever, split.passages_view, folder)
         written, indexed = _size(folder) - before, time.perf_counter()
         with task(progress, "search", len(split.queries_view)):
-            run = calling.search(retriever, split.queries_view, k)
+            run = rank_queries(retriever, split.queries_view, k)
         searched = time.perf_counter()
-    stats = calling.stats_of(retriever)
+    stats = stats_of(retriever)
     documents, queries = (stats.seconds.get(f"encode {s}", 0.0) for s in ("document", "query"))
     seconds = {
         "encode": documents + queries,
@@ -126,11 +135,126 @@ def search(
         facts["search"] = dict(stats.search)
     if isinstance(retriever, RunRetriever):  # what it recorded stays
         facts = {"k": min(k, run.depth)} if run.depth else {}
-    checked, lacking = complete(split, run, k, missing_queries, ties)
+    checked, lacking = checked_run(split, run, k, missing_queries, ties)
     checked = checked.named(retriever.name, **facts)
     index_bytes = written if stats.index_bytes is None else stats.index_bytes
     how = {**stats.search, **stats.cost} if stats.search else None
-    return Search(checked, seconds, lacking, index_bytes, how)
+    return SplitSearch(checked, seconds, lacking, index_bytes, how)
+
+
+def check_retriever(retriever: object, where: str | None = None) -> None:
+    """Refuses what is no retriever, or describes itself in a form that can't be read.
+
+    Its settings aren't looked at: for some, a checkpoint has to be fetched and hashed first.
+
+    Args:
+        retriever: What should be one.
+        where: How it was named, for the error.
+
+    Raises:
+        InputError: it lacks a part, is a class, or a part has a wrong form.
+        RetrieverError: one of its properties raised something.
+    """
+    kind = type(retriever).__name__
+    if isinstance(retriever, type):
+        raise InputError(
+            f"{retriever.__name__} is a class, not a retriever",
+            where=where,
+            expected=f"an object of it: {retriever.__name__}()",
+        )
+    parts = [p for p in _PARTS if p != "modalities" or not hasattr(type(retriever), "reads_images")]
+    lacking = [p for p in parts if inspect.getattr_static(retriever, p, retriever) is retriever]
+    if lacking:
+        raise InputError(
+            f"{kind} is not a retriever: it has no {', '.join(lacking)}",
+            where=where,
+            expected="the attributes name, settings and modalities; the methods index and search",
+            fix="subclass m2kr.EncoderRetriever, or see the protocol m2kr.Retriever",
+        )
+    _require_encoders(retriever, where)
+    name = user_attribute(retriever, "name")
+    if not isinstance(name, str) or not name.strip() or _HALF.search(name):
+        raise InputError(f"its name is {name!r}", where=f"{kind}.name", expected="a text")
+    declared_modalities(retriever)
+
+
+def _require_encoders(retriever: object, where: str | None) -> None:
+    """Refuses an encoder of one side only, before its first side is encoded."""
+    if not isinstance(retriever, EncoderRetriever) or (
+        type(retriever).encode_stream is not EncoderRetriever.encode_stream
+    ):
+        return
+    for name in ("encode_query", "encode_document"):
+        if getattr(getattr(retriever, name), "__func__", None) is getattr(EncoderRetriever, name):
+            raise InputError(
+                f"{type(retriever).__name__} has no {name}(batch)",
+                where=where,
+                expected="encode_query(batch) and encode_document(batch)",
+                fix="encode_query = encode_document in the class, if both sides are encoded alike",
+            )
+
+
+def declared_modalities(retriever: object) -> Modalities:
+    """What a retriever declares to read.
+
+    Raises:
+        InputError: it declares it in a form that can't be read.
+        RetrieverError: a property of it raised something.
+    """
+    with own_code(retriever, f"reading {type(retriever).__name__}.modalities"):
+        return modalities_of(retriever)
+
+
+def begin_run(retriever: object, context: RunContext) -> None:
+    """Gives a retriever what the run has for it, if it is one that takes it.
+
+    Raises:
+        RetrieverError: its own code raised something.
+    """
+    if isinstance(retriever, RetrieverBase):
+        with own_code(retriever, f"{type(retriever).__name__}.begin_run"):
+            retriever.begin_run(context)
+
+
+def stats_of(retriever: object) -> RunStats:
+    """What a retriever tells of its run, if it is one that does.
+
+    Raises:
+        RetrieverError: its own code raised something.
+    """
+    if not isinstance(retriever, RetrieverBase):
+        return RunStats()
+    with own_code(retriever, f"{type(retriever).__name__}.run_stats"):
+        return retriever.run_stats()
+
+
+def index_pool(retriever: "Retriever", passages: "Passages", workdir: Path) -> None:
+    """Has a retriever take in a pool, whose images it can only read if it declares to.
+
+    Raises:
+        RetrieverError: its own code raised something.
+    """
+    with own_code(retriever, f"{type(retriever).__name__}.index of {len(passages):,} passages"):
+        retriever.index(readable(passages, retriever, "document"), workdir=workdir)
+
+
+def rank_queries(retriever: "Retriever", queries: "Queries", k: int) -> Run:
+    """Has a retriever rank ``k`` passages for each query.
+
+    Raises:
+        InputError: it gave no `Run`.
+        RetrieverError: its own code raised something.
+    """
+    kind = type(retriever).__name__
+    with own_code(retriever, f"{kind}.search for {len(queries):,} queries"):
+        run: object = retriever.search(readable(queries, retriever, "query"), k)
+    if isinstance(run, Run):
+        return run if run.name else run.named(retriever.name)
+    raise InputError(
+        f"returned {'None' if run is None else type(run).__name__}",
+        where=f"{kind}.search",
+        expected="a Run, such as m2kr.Run.from_dict({query id: {passage id: score}})",
+    )
 
 
 def check_search(retriever: Retriever, searching: "SearchConfig | None") -> None:
@@ -148,7 +272,7 @@ def check_search(retriever: Retriever, searching: "SearchConfig | None") -> None
         )
 
 
-def complete(
+def checked_run(
     split: "Split",
     run: Run,
     k: int,
@@ -173,20 +297,22 @@ def complete(
         raise CheckError(
             f"the run {what} {len(wrong):,} queries (of {len(queries):,}), such as "
             + ", ".join(map(repr, wrong[:3])),
-            where=f"run '{run.name}' on {where(split)}",
+            where=f"run '{run.name}' on {split_name(split)}",
             expected="each query of the split, with an empty list where nothing is found",
             fix=same if unknown else f"{same}; --missing-queries empty counts them as not found",
         )
     if len(lacking) == len(queries):
-        logger.warning("the run '%s' has none of the queries of %s", run.name, where(split))
+        logger.warning("the run '%s' has none of the queries of %s", run.name, split_name(split))
     run = run.with_empty(lacking)
     made_for = run.recorded.get("fingerprints", {}).get("pool")
     if made_for and made_for != split.fingerprints["pool"]:
-        logger.warning("the run '%s' was made for another pool than %s has", run.name, where(split))
+        logger.warning(
+            "the run '%s' was made for another pool than %s has", run.name, split_name(split)
+        )
     return run.select(queries).ordered(ties).top(k), len(lacking)
 
 
-def where(split: "Split") -> str:
+def split_name(split: "Split") -> str:
     """How messages name a split."""
     return f"{split.source}/{split.split} ({split.edition})"
 
@@ -225,7 +351,7 @@ def require_images(split: "Split", modalities: Modalities) -> dict[str, Any] | N
         if example is not None:
             raise MissingError(
                 f"rows name images such as '{example}', and there is no image root",
-                where=where(split),
+                where=split_name(split),
                 fix="--images DIR",
             )
         return {"policy": "error", "total": 0, "found": 0, "missing": []}

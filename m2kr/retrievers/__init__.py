@@ -95,8 +95,8 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
     """
     if spec.startswith(REPLAY):
         return _replay(spec, settings)
-    from m2kr.retrieval.calling import check
     from m2kr.retrieval.own_code import home_of, own_code, settle
+    from m2kr.retrieval.search_split import check_retriever
     from m2kr.retrievers._settings import split_off
 
     factory = find(spec)
@@ -106,7 +106,7 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
         for name, value in attributes.items():
             setattr(made, name, value)
     settle(type(made), home_of(factory))
-    check(made, spec)
+    check_retriever(made, spec)
     return made  # type: ignore[no-any-return]
 
 

@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 from m2kr import retrievers
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
-from m2kr.retrieval import calling
 from m2kr.retrieval.protocol import (
     Modalities,
     RetrieverBase,
@@ -26,6 +25,7 @@ from m2kr.retrieval.protocol import (
     modalities_of,
 )
 from m2kr.retrieval.run import Run
+from m2kr.retrieval.search_split import begin_run, index_pool, rank_queries, stats_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,11 +117,11 @@ class Fusion(RetrieverBase):
     def begin_run(self, context: RunContext) -> None:
         """Passes on what the run gives; how to search is each member's own."""
         for member in self._members.values():
-            calling.begin_run(member, replace(context, search=None))
+            begin_run(member, replace(context, search=None))
 
     def run_stats(self) -> RunStats:
         """The members' seconds and reused rows; a row counts for each member."""
-        total, stats = RunStats(), map(calling.stats_of, self._members.values())
+        total, stats = RunStats(), map(stats_of, self._members.values())
         for member in stats:
             for stage, seconds in member.seconds.items():
                 total.seconds[stage] = total.seconds.get(stage, 0.0) + seconds
@@ -134,14 +134,14 @@ class Fusion(RetrieverBase):
         for place, member in enumerate(self._members.values()):
             folder = workdir / f"member{place}"
             folder.mkdir(parents=True, exist_ok=True)
-            calling.index(member, passages, folder)
+            index_pool(member, passages, folder)
 
     def search(self, queries: Queries, k: int) -> Run:
         """Has every member search, and adds up what they say."""
         asked = np.array([bool(q.strip()) for q in queries.column("question")], bool)
         runs, heard = [], []
         for member in self._members.values():
-            runs.append(calling.search(member, queries, max(k, self._depth)))
+            runs.append(rank_queries(member, queries, max(k, self._depth)))
             heard.append(asked | (modalities_of(member).query != {"text"}))
         ids = queries.ids.to_pylist()
         added = [

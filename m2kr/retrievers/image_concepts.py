@@ -13,9 +13,8 @@ import numpy as np
 
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
-from m2kr.retrieval.batches import Batch
+from m2kr.retrieval.batches import Batch, Encoded
 from m2kr.retrieval.encoder import EncoderRetriever
-from m2kr.retrieval.encoder_output import Encoded
 from m2kr.retrieval.protocol import Modalities, Side
 from m2kr.retrieval.run import Run
 from m2kr.retrievers._image_encoder import CLASSES, class_names, image_classifier, names_sha256

@@ -15,7 +15,7 @@ from m2kr.cli import search
 from m2kr.cli.main import guarded
 from m2kr.cli.search import cut
 from m2kr.data.load import Split, load
-from m2kr.retrieval.adhoc import Question, ask, instruction_for
+from m2kr.retrieval.adhoc import AdHocQuery, instruction_for, search_one
 from m2kr.retrieval.protocol import Modalities
 from m2kr.retrieval.run import Run
 
@@ -114,7 +114,7 @@ class Looks:
 
 def test_the_query_is_like_the_splits_own(mini: Split, photo: Path) -> None:
     looks = Looks("text", "image")
-    asked = ask(mini, looks, Question(QUESTION, photo), k=4)
+    asked = search_one(mini, looks, AdHocQuery(QUESTION, photo), k=4)
     assert len(asked.hits) == 4
     assert set(looks.row) >= {"question_id", "question", "instruction", "img_path", "answers"}
     assert set(looks.row) <= set(mini.queries.features)
@@ -122,17 +122,17 @@ def test_the_query_is_like_the_splits_own(mini: Split, photo: Path) -> None:
     assert (looks.image.size, looks.image.getpixel((5, 5))) == ((900, 300), (200, 40, 10))
     assert looks.row["instruction"] == asked.instruction
     assert asked.notes == ()
-    own = ask(mini, looks, Question(QUESTION, photo, instruction="Find: "))
+    own = search_one(mini, looks, AdHocQuery(QUESTION, photo, instruction="Find: "))
     assert looks.row["instruction"] == own.instruction == "Find: "
-    without = ask(mini, looks, Question(QUESTION))
+    without = search_one(mini, looks, AdHocQuery(QUESTION))
     assert looks.image is None
     assert looks.row["img_path"] is None
     assert without.instruction != asked.instruction
 
 
 def test_an_instruction_fits_the_form(mini: Split, photo: Path) -> None:
-    forms = {(True, True): Question("Who?", photo), (True, False): Question("Who?")}
-    forms[False, True] = Question(image=photo)
+    forms = {(True, True): AdHocQuery("Who?", photo), (True, False): AdHocQuery("Who?")}
+    forms[False, True] = AdHocQuery(image=photo)
     rows = mini.queries_view.rows(range(len(mini.queries_view)))
     for form, question in forms.items():
         chosen = instruction_for(mini, question)
@@ -144,13 +144,13 @@ def test_an_instruction_fits_the_form(mini: Split, photo: Path) -> None:
 
 
 def test_what_is_not_read_is_said_or_refused(mini: Split, photo: Path) -> None:
-    assert ask(mini, Looks("text"), Question(QUESTION, photo)).notes == (
+    assert search_one(mini, Looks("text"), AdHocQuery(QUESTION, photo)).notes == (
         "looks does not look at the image",
     )
-    assert ask(mini, Looks("image"), Question(QUESTION, photo)).notes == (
+    assert search_one(mini, Looks("image"), AdHocQuery(QUESTION, photo)).notes == (
         "looks does not read the question",
     )
-    assert len(ask(mini, Looks(), Question(QUESTION, photo)).notes) == 2
+    assert len(search_one(mini, Looks(), AdHocQuery(QUESTION, photo)).notes) == 2
 
 
 def test_a_page_that_needs_nothing(call: Search, photo: Path, tmp_path: Path) -> None:
@@ -206,9 +206,9 @@ def test_an_image_retriever_needs_an_image(mini: Split) -> None:
     from m2kr.errors import UsageError
 
     with pytest.raises(UsageError, match="looks at images alone"):
-        ask(mini, Looks("image"), Question("x"))
+        search_one(mini, Looks("image"), AdHocQuery("x"))
     with pytest.raises(UsageError, match="k is 0"):
-        ask(mini, Looks("text"), Question("x"), k=0)
+        search_one(mini, Looks("text"), AdHocQuery("x"), k=0)
 
 
 def test_texts_are_cut_at_words() -> None:

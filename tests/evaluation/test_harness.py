@@ -17,7 +17,7 @@ from m2kr.report.tables import rows
 from m2kr.retrieval.protocol import Modalities
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
-from m2kr.retrieval.search_split import search
+from m2kr.retrieval.search_split import search_split
 
 RANKING = {
     "q1": {"p/dog": 2, "p/apple": 1},
@@ -227,7 +227,7 @@ def test_a_split_without_judgements_can_be_searched_but_not_scored():
     split = toy_split(judged=False)
     with pytest.raises(MissingError, match="can be searched but not scored"):
         evaluate_split(split, Fixed(), k=5)
-    assert search(split, Fixed(), k=5).run == Run.from_dict(RANKING)
+    assert search_split(split, Fixed(), k=5).run == Run.from_dict(RANKING)
 
 
 def test_answers_alone_allow_pseudo_recall():
@@ -342,7 +342,7 @@ def test_repeated_ids_in_the_pool_are_ranked_once(tmp_path):
         }
     )
     split.passages_view = Passages(pool)
-    run = search(split, Dense(), k=5, workdir=tmp_path).run
+    run = search_split(split, Dense(), k=5, workdir=tmp_path).run
     assert run.to_dict()["q1"] == {"a": 3.0, "b": 0.0}
 
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from m2kr.retrieval.cache import encoder_identity
 from m2kr.retrieval.encoder import EncoderRetriever
-from m2kr.retrieval.encoder_identity import identity_of
 
 ENCODER = """
 from m2kr.retrieval.encoder import EncoderRetriever
@@ -100,4 +100,4 @@ def test_a_class_without_a_file_is_not_known():
     space = {"__name__": "nowhere", "EncoderRetriever": EncoderRetriever}
     exec("class Typed(EncoderRetriever): pass", space)
     assert space["Typed"].identity is None
-    assert identity_of(EncoderRetriever) is None
+    assert encoder_identity(EncoderRetriever) is None

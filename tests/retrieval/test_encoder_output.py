@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from support.toys import Dense, Late, toy_split
 
 from m2kr.errors import InputError, UsageError
-from m2kr.retrieval.search_split import search
+from m2kr.retrieval.search_split import search_split
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'm2kr[models]'")
 
@@ -87,7 +87,7 @@ class WholeLate(Late):
 
 
 def found(retriever):
-    return search(WHOLE, retriever, k=4).run.to_dict()
+    return search_split(WHOLE, retriever, k=4).run.to_dict()
 
 
 PLAIN = {kind: found(kind(3)) for kind in (Dense, WholeLate)}
@@ -152,7 +152,7 @@ def test_what_is_no_such_thing_is_one_clear_line(wrong, side, tmp_path):
     forms = [whole, whole]
     forms[side == "document"] = (lambda a, _: give(a), None)
     with pytest.raises(InputError, match=message) as caught:
-        search(WHOLE, encoder(Dense, forms), k=4, workdir=tmp_path)
+        search_split(WHOLE, encoder(Dense, forms), k=4, workdir=tmp_path)
     assert f"Given.encode_{side} of batch 1 (3 " in str(caught.value)
     assert not list(tmp_path.rglob("vectors.npy")) or side == "query"
 
@@ -183,7 +183,7 @@ def test_a_form_that_changes_is_named(first, second, between):
                 yield list(rows)
 
     with pytest.raises(InputError, match="and before, ") as caught:
-        search(WHOLE, (Streaming if between == "own stream" else Changing)(3), k=4)
+        search_split(WHOLE, (Streaming if between == "own stream" else Changing)(3), k=4)
     where = "encode_document of batch 2" if between == "batches" else "encode_query of batch 1"
     assert where in str(caught.value)
 
@@ -195,14 +195,14 @@ def test_an_own_stream_is_looked_at_as_well(rows):
             yield rows
 
     with pytest.raises(InputError, match=r"Streaming\.encode_stream of the passages"):
-        search(WHOLE, Streaming(), k=4)
+        search_split(WHOLE, Streaming(), k=4)
 
 
 def test_cosine_of_token_vectors_is_refused():
     late = Late(3)
     late.similarity = "cosine"
     with pytest.raises(UsageError, match="similarity=dot"):
-        search(WHOLE, late, k=4)
+        search_split(WHOLE, late, k=4)
 
 
 @pytest.mark.parametrize(
@@ -212,5 +212,5 @@ def test_attributes_of_an_encoder_are_checked_before_it_encodes(name, value):
     dense = Dense()
     setattr(dense, name, value)
     with pytest.raises(UsageError, match=f"{name} is {value!r}"):
-        search(WHOLE, dense, k=4)
+        search_split(WHOLE, dense, k=4)
     assert dense.batches == []

@@ -17,7 +17,7 @@ from m2kr.data.images.store import ImageStore
 from m2kr.errors import InputError, MissingError, RetrieverError, UsageError
 from m2kr.evaluation.harness import evaluate_split
 from m2kr.retrieval.protocol import modalities_of
-from m2kr.retrieval.search_split import search
+from m2kr.retrieval.search_split import search_split
 from m2kr.retrievers import create
 
 PLACES = {
@@ -162,12 +162,12 @@ def test_our_own_bugs_stay_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("m2kr.retrieval.encoder.by_length", broken)
+    monkeypatch.setattr("m2kr.retrieval.encoder.batches_by_length", broken)
     monkeypatch.setattr(broken, "__module__", "m2kr.retrieval.batches")
     with pytest.raises(RetrieverError):  # a test's function stands in for ours: it lies outside
         evaluate_split(toy_split(), Dense(), k=3)
     monkeypatch.undo()
-    monkeypatch.setattr("m2kr.retrieval.encoder.rows_of", None)
+    monkeypatch.setattr("m2kr.retrieval.encoder.checked_rows", None)
     with pytest.raises(TypeError, match="not callable"):
         evaluate_split(toy_split(), Dense(), k=3)
 
@@ -206,7 +206,7 @@ def letters_file(folder: Path, body: str, name: str = "model.py", **neighbours: 
 
 
 def score(retriever) -> float:
-    return next(iter(search(toy_split(), retriever, k=3).run.to_dict()["q1"].values()))
+    return next(iter(search_split(toy_split(), retriever, k=3).run.to_dict()["q1"].values()))
 
 
 IMPORTS = {

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import m2kr
 from m2kr.cli import eval_, import_
 from m2kr.cli.main import guarded
-from m2kr.retrieval.search_split import search
+from m2kr.retrieval.search_split import search_split
 from m2kr.retrievers import create
 
 METALS = ("copper", "iron", "gold", "silver", "zinc", "tin", "lead", "nickel")
@@ -68,7 +68,7 @@ MADE = {"late": Counted, "dense": CountedDense, "bm25": lambda: create("bm25")}
 
 
 def scored(split, retriever, cache=None):
-    run = search(split, retriever, k=5, cache=cache).run
+    run = search_split(split, retriever, k=5, cache=cache).run
     return {q: dict(zip(run.passage_ids(q), run.scores(q), strict=True)) for q in QUERIES}
 
 

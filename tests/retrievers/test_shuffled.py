@@ -15,9 +15,9 @@ from retrievers.conftest import QUERIES, SETTINGS, passage_rows
 from m2kr.data.images.store import ImageStore
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import MissingError
-from m2kr.retrieval.calling import begin_run
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.protocol import RunContext
+from m2kr.retrieval.search_split import begin_run
 from m2kr.retrievers import create, names
 from m2kr.search.config import SearchConfig
 
