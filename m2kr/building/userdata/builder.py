@@ -3,11 +3,14 @@
 import hashlib
 import itertools
 import json
-import logging
 import math
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from m2kr import sources
 from m2kr.building import registry
@@ -16,17 +19,16 @@ from m2kr.building.userdata.fields import (
     PASSAGE_NAMES,
     QUERY_NAMES,
     Row,
-    near_misses,
     passage_row,
     query_id,
     query_row,
     query_task,
+    warn_of_near_misses,
     without_positives,
 )
-from m2kr.building.userdata.idset import IdSet
 from m2kr.building.userdata.layouts import Layout
-from m2kr.building.userdata.qrels import Judged, read_qrels
-from m2kr.building.userdata.readers import Record
+from m2kr.building.userdata.qrels import JudgedQuery, read_qrels
+from m2kr.building.userdata.readers import Record, RecordFile
 from m2kr.data.load import read_manifest
 from m2kr.errors import InputError, UsageError
 from m2kr.paths import manifest_path
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
 
     from m2kr.building.spec import BuildContext
 
-log = logging.getLogger("m2kr.building")
-
 VERSION = 3  # of imported sources: raised when the same files give other rows
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _SPLIT = re.compile(r"[A-Za-z0-9_]{1,64}")
@@ -46,7 +46,7 @@ _TAKEN = ("all", "downloads")
 _SAMPLE = 1000  # records whose field names are looked at, and about as many names
 
 
-def checked_name(name: str) -> str:
+def _checked_name(name: str) -> str:
     """The source name for what a user typed: lower case, safe, and no source of the benchmark.
 
     Raises:
@@ -65,12 +65,65 @@ def checked_name(name: str) -> str:
     return name.lower()
 
 
+class _IdSet:
+    """Millions of ids as 128-bit hashes; complete after `seal`, which tells of ids used twice."""
+
+    def __init__(self) -> None:
+        self._digests = bytearray()
+        self._lines = array("Q")
+        self._hi: Any = None
+        self._lo: Any = None
+
+    def __len__(self) -> int:
+        return len(self._lines) if self._hi is None else len(self._hi)
+
+    def add(self, row_id: str, line: int) -> None:
+        """Adds the id of a line."""
+        self._digests += _digest(row_id)
+        self._lines.append(line)
+
+    def seal(self, file: RecordFile, name: str) -> None:
+        """Ends the adding and forgets the lines.
+
+        Args:
+            file: Where the ids come from, for errors.
+            name: Name of the id column.
+
+        Raises:
+            InputError: an id was added twice; names both lines.
+        """
+        pairs = np.frombuffer(self._digests, "<u8").reshape(-1, 2)
+        order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+        hi, lo = pairs[order, 0], pairs[order, 1]
+        equal = np.flatnonzero((hi[1:] == hi[:-1]) & (lo[1:] == lo[:-1]))
+        if len(equal):
+            place = min(equal, key=lambda i: self._lines[order[i + 1]])
+            first, second = (self._lines[order[i]] for i in (place, place + 1))
+            raise InputError(
+                f"this {name} was already used in {file.where(first)}",
+                where=file.where(second),
+                expected="a different id for each record",
+            )
+        self._hi, self._lo = hi, lo
+        self._digests, self._lines = bytearray(), array("Q")
+
+    def __contains__(self, row_id: str) -> bool:
+        hi, lo = np.frombuffer(_digest(row_id), "<u8")
+        start, stop = (np.searchsorted(self._hi, hi, side) for side in ("left", "right"))
+        return bool((self._lo[start:stop] == lo).any())
+
+
+def _digest(row_id: str) -> bytes:
+    return hashlib.blake2b(row_id.encode(), digest_size=16).digest()
+
+
 class ImportedBuilder(Builder):
     """A builder over a user's files. Making one reads all queries and checks every one of them.
 
     Args:
         name: Source name.
         layout: The files.
+        kind: What the manifest calls the layout.
         instruction: Instruction of queries whose record has none; the layout's own by default.
         drop_missing: Take judged passages that are not in the pool for ones that can't be found, and
             leave out judgements of unknown queries, in place of raising.
@@ -88,25 +141,25 @@ class ImportedBuilder(Builder):
         name: str,
         layout: Layout,
         *,
+        kind: str = "files",
         instruction: str | None = None,
         drop_missing: bool = False,
         relevance_threshold: float = 1,
     ) -> None:
         self.layout = layout
-        self.relevance_threshold = checked_threshold(relevance_threshold)
+        self.relevance_threshold = _checked_threshold(relevance_threshold)
         self.instruction = instruction
         self.drop_missing = drop_missing
         self.folder: Path | None = None  # the edition's, for `prepare`
         self.replaces = True  # other content of this name there, or refuses to
-        self.recorded_options: dict[str, str] = {}
-        self._pool: IdSet | None = None
-        self._judged: dict[str, dict[str, Judged] | None] = {
+        self._pool: _IdSet | None = None
+        self._judged: dict[str, dict[str, JudgedQuery] | None] = {
             split: read_qrels(files.qrels) if files.qrels else None
             for split, files in layout.splits.items()
         }
         # By split, judged queries that are not there, and the lines that name them.
         self._unknown: dict[str, dict[str, int]] = {}
-        name = checked_name(name)
+        name = _checked_name(name)
         for split, files in layout.splits.items():
             if files.qrels and not self._judged[split]:
                 raise InputError("there are no judgements", where=files.qrels.label)
@@ -120,9 +173,16 @@ class ImportedBuilder(Builder):
         extra += [LOST_IDS, LOST_GRADES] if drop_missing else []
         self.source = _source(name, tuple(layout.splits), tasks, extra)
         self.image_roots = tuple(str(root.absolute()) for root in layout.images)
-        for _ in itertools.islice(layout.passages, _SAMPLE):
-            pass  # what can't be read is refused before all of it is hashed
+        _look_at(layout.passages, PASSAGE_NAMES)
         self.inputs = tuple(_inputs(layout))
+        options = {"layout": kind, "drop_missing": "yes" if drop_missing else "no"}
+        if instruction is not None:
+            options["instruction"] = instruction
+        if self.relevance_threshold != 1:
+            options["relevance_threshold"] = repr(self.relevance_threshold)
+        if self.image_roots:  # the manifest names them
+            options["images"] = os.pathsep.join(self.image_roots)
+        self.recorded_options = options
 
     @property
     def content(self) -> str:
@@ -173,8 +233,8 @@ class ImportedBuilder(Builder):
         Raises:
             InputError: a record is wrong or an id used twice; names file, line and field.
         """
-        ids, file = IdSet(), self.layout.passages
-        for n, record in watched(file, file.path, PASSAGE_NAMES):
+        ids, file = _IdSet(), self.layout.passages
+        for n, record in file:
             row = self._passage(n, record)
             ids.add(row["passage_id"], n)
             yield row
@@ -184,16 +244,16 @@ class ImportedBuilder(Builder):
         file, titled = self.layout.passages, self.layout.title_in_text
         return passage_row(record, file.where(n), flat=file.flat, title_in_text=titled)
 
-    def _seal(self, ids: IdSet) -> None:
+    def _seal(self, ids: _IdSet) -> None:
         if not len(ids):
             raise InputError("there are no passages", where=self.layout.passages.label)
         ids.seal(self.layout.passages, "passage_id")
         self._pool = ids
 
-    def _pool_ids(self) -> IdSet:
+    def _pool_ids(self) -> _IdSet:
         """The passage ids: remembered from building the pool, read again where that was done before."""
         if self._pool is None:
-            ids = IdSet()
+            ids = _IdSet()
             for n, record in self.layout.passages:
                 ids.add(self._passage(n, record)["passage_id"], n)
             self._seal(ids)
@@ -287,13 +347,12 @@ class ImportedBuilder(Builder):
 
     def _check_queries(self, split: str, tasks: set[str], grades: set[float]) -> None:
         """Checks all queries of a split; adds what they consist of and which grades they have."""
-        files, ids = self.layout.splits[split], IdSet()
+        files, ids = self.layout.splits[split], _IdSet()
         if not _SPLIT.fullmatch(split):
             raise UsageError(f"{split!r} cannot name a split", expected="letters, digits and _")
         unseen = {query: entry.line for query, entry in (self._judged[split] or {}).items()}
         known = len(unseen)
-        for _ in itertools.islice(watched(files.queries, files.queries.path, QUERY_NAMES), _SAMPLE):
-            pass
+        _look_at(files.queries, QUERY_NAMES)
         for n, row in self._rows(split):
             if row is not None:
                 ids.add(row["question_id"], n)
@@ -333,7 +392,7 @@ class ImportedBuilder(Builder):
         return record
 
 
-def checked_threshold(value: Any) -> float:
+def _checked_threshold(value: Any) -> float:
     """A relevance threshold.
 
     Raises:
@@ -344,26 +403,13 @@ def checked_threshold(value: Any) -> float:
     return float(value)
 
 
-def watched(
-    records: Iterable[tuple[int, Record]], where: object, names: Mapping[str, tuple[str, ...]]
-) -> Iterator[tuple[int, Record]]:
-    """The records; the first ones' field names that look misspelt are warned about."""
+def _look_at(file: RecordFile, names: Mapping[str, tuple[str, ...]]) -> None:
+    """Reads the first records: what can't be read is refused before all of the file is hashed."""
     fields: set[str] = set()
-    for count, (n, record) in enumerate(records):
-        if count < _SAMPLE and len(fields) < _SAMPLE:
-            fields |= {name for name in record if isinstance(name, str)}
-        if count == _SAMPLE - 1:
-            _warn(where, fields, names)
-        yield n, record
-    if len(fields):
-        _warn(where, fields, names)
-
-
-def _warn(where: object, fields: set[str], names: Mapping[str, tuple[str, ...]]) -> None:
-    near = near_misses(fields, names)
-    if near:
-        log.warning("%s: fields not used: %s", where, ", ".join(near))
-    fields.clear()
+    for _, record in itertools.islice(file, _SAMPLE):
+        if len(fields) < _SAMPLE:
+            fields |= record.keys()
+    warn_of_near_misses(file.path, fields, names)
 
 
 def _source(

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import itertools
 import json
+import logging
 import math
 import numbers
 import os
@@ -17,6 +18,8 @@ from m2kr.building.userdata.readers import Record, parse_json
 from m2kr.data.images.store import clean_path
 from m2kr.errors import InputError
 from m2kr.unicode_halves import mended_text
+
+log = logging.getLogger("m2kr.building")
 
 Row = dict[str, Any]
 _Value = TypeVar("_Value")
@@ -157,17 +160,18 @@ def query_task(row: Row) -> str:
     return "IQ2T" if row["question"] else "I2T"
 
 
-def near_misses(fields: Iterable[str], names: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Fields that no column takes but that look like a misspelt one, as ``'x' (for 'y'?)``."""
+def warn_of_near_misses(
+    where: object, fields: Iterable[str], names: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Warns about fields that no column takes but that look like a misspelt one."""
     known = [name for accepted in names.values() for name in accepted]
-    found = []
+    near = []
     for field in sorted(field for field in set(fields) - set(known) if len(field) < 64):
-        if simple(field) in _SURELY_GRADES:
-            continue
-        near = difflib.get_close_matches(field.lower(), known, n=1, cutoff=0.8)
-        if near:
-            found.append(f"'{field}' (for '{near[0]}'?)")
-    return found
+        alike = difflib.get_close_matches(field.lower(), known, n=1, cutoff=0.8)
+        if alike and simple(field) not in _SURELY_GRADES:
+            near.append(f"'{field}' (for '{alike[0]}'?)")
+    if near:
+        log.warning("%s: fields not used: %s", where, ", ".join(near))
 
 
 @lru_cache(10_000)

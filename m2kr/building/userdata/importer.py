@@ -1,7 +1,6 @@
 """Bring your own data: passages and queries, as records or files, become a source like any other."""
 
 import inspect
-import itertools
 import json
 import os
 import tempfile
@@ -10,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from m2kr.building.userdata.builder import ImportedBuilder, watched
+from m2kr.building.userdata.builder import ImportedBuilder
 from m2kr.building.userdata.fields import (
     PASSAGE_NAMES,
     QUERY_NAMES,
@@ -19,9 +18,10 @@ from m2kr.building.userdata.fields import (
     as_id,
     passage_row,
     query_row,
+    warn_of_near_misses,
 )
 from m2kr.building.userdata.layouts import LAYOUTS, GivenFiles, Layout, SplitFiles, canonical_split
-from m2kr.building.userdata.qrels import Judgement, judgements_of, qrels_file
+from m2kr.building.userdata.qrels import judgements_of, qrels_file
 from m2kr.building.userdata.readers import Record, RecordFile
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError, plainly
 from m2kr.paths import data_root
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 LayoutName = Literal["files", "beir", "mbeir", "ret-m2kr"]
 Records = Any  # Iterable[Mapping[str, Any]] | Mapping[str, Any] | a data frame of any library
 Judgements = Mapping[str, Mapping[str, float] | Iterable[str]]
+_SAMPLE = 1000  # records whose fields are looked at
 _FRAME_ROWS = 10_000  # rows of a data frame that become dicts at a time
 Paths = str | Path | Sequence[str | Path]
 
@@ -105,7 +106,7 @@ def from_records(
             },
             _roots(images),
         )
-        builder = _builder(
+        builder = ImportedBuilder(
             "mine" if name is None else name,
             layout,
             kind="records",
@@ -180,7 +181,7 @@ def import_files(
     if folder is not None and not folder.is_dir():
         raise MissingError("there is no such folder", where=str(folder))
     files = LAYOUTS[layout](GivenFiles(folder, dataset, split, passages, queries, qrels))
-    builder = _builder(
+    builder = ImportedBuilder(
         name,
         replace(files, images=(*_roots(images), *files.images)),
         kind=layout,
@@ -216,32 +217,6 @@ def _roots(images: Paths) -> tuple[Path, ...]:
     return roots
 
 
-def _builder(
-    name: str,
-    layout: Layout,
-    *,
-    kind: str,
-    instruction: str | None,
-    drop_missing: bool,
-    relevance_threshold: float,
-) -> ImportedBuilder:
-    builder = ImportedBuilder(
-        name,
-        layout,
-        instruction=instruction,
-        drop_missing=drop_missing,
-        relevance_threshold=relevance_threshold,
-    )
-    told = {"layout": kind, "drop_missing": "yes" if drop_missing else "no"}
-    told |= {"instruction": instruction} if instruction is not None else {}
-    if builder.relevance_threshold != 1:
-        told["relevance_threshold"] = repr(builder.relevance_threshold)
-    # Part of the build's identity, like the others: the manifest names the roots.
-    told |= {"images": os.pathsep.join(builder.image_roots)} if builder.image_roots else {}
-    builder.recorded_options = told
-    return builder
-
-
 def _spool(
     records: Records,
     folder: Path,
@@ -251,12 +226,15 @@ def _spool(
 ) -> RecordFile:
     """The caller's records as a file of checked rows, so that they can be read more than once."""
     file = RecordFile(folder / f"{what}.jsonl", f"{what}, record {{n}}")
+    fields: set[str] = set()
     with file.path.open("w", encoding="utf-8") as out:
-        numbered = enumerate(_dicts(records, what), 1)
-        dicts = ((n, _dict(record, file.where(n))) for n, record in numbered)
-        for n, record in watched(dicts, what, names):
+        for n, given in enumerate(_dicts(records, what), 1):
+            record = _dict(given, file.where(n))
+            if n <= _SAMPLE and len(fields) < _SAMPLE:
+                fields |= {name for name in record if isinstance(name, str)}
             row = row_of(record, file.where(n))
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
+    warn_of_near_misses(what, fields, names)
     return file
 
 
@@ -321,19 +299,19 @@ def _spool_qrels(
     file = RecordFile(folder / "qrels.jsonl", "qrels, record {n}")
     with file.path.open("w", encoding="utf-8") as out:
         if isinstance(qrels, Mapping):
-            lines = _judgements(qrels)
+            judgements = _judgements(qrels)
         else:
             rows = enumerate(_rows(qrels, "qrels"), 1)
-            lines = judgements_of(((n, _dict(row, file.where(n))) for n, row in rows), file.where)
-        for _, query, passage, grade in lines:
+            records = ((n, _dict(row, file.where(n))) for n, row in rows)
+            judgements = (judged[1:] for judged in judgements_of(records, file.where))
+        for query, passage, grade in judgements:
             line = {"query-id": query, "corpus-id": passage, "score": grade}
             out.write(json.dumps(line, ensure_ascii=False) + "\n")
     return file
 
 
-def _judgements(qrels: Mapping[Any, Any]) -> Iterator[Judgement]:
-    """Judgements from a mapping of the caller's, numbered."""
-    n = itertools.count(1)
+def _judgements(qrels: Mapping[Any, Any]) -> Iterator[tuple[str, str, float]]:
+    """Query ids, passage ids and grades of a mapping of the caller's."""
     for query, judged in qrels.items():
         where = f"qrels, query {query!r:.60}"
         query_id = as_id(query, where, "query-id")
@@ -346,9 +324,4 @@ def _judgements(qrels: Mapping[Any, Any]) -> Iterator[Judgement]:
             pairs = [(passage, 1) for passage in ordered]
         for passage, grade in pairs:
             passage_id = as_id(passage, where, "corpus-id")
-            yield (
-                next(n),
-                query_id,
-                passage_id,
-                as_grade(grade, f"{where}, passage {passage_id!r:.60}"),
-            )
+            yield query_id, passage_id, as_grade(grade, f"{where}, passage {passage_id!r:.60}")

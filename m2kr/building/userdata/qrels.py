@@ -37,7 +37,7 @@ Judgement = tuple[int, str, str, float]
 
 
 @dataclass(slots=True)
-class Judged:
+class JudgedQuery:
     """The grades of one query's passages, all above 0, and the first place it is judged at."""
 
     line: int
@@ -66,16 +66,16 @@ def qrels_file(path: Path) -> RecordFile:
     return text_file(path)
 
 
-def read_qrels(file: RecordFile) -> dict[str, Judged]:
+def read_qrels(file: RecordFile) -> dict[str, JudgedQuery]:
     """Grades above 0 by query id and passage id, in file order.
 
     Raises:
         InputError: a line has another form, a grade is no number, or a passage has two grades; names
             the line.
     """
-    judged: dict[str, Judged] = {}
+    judged: dict[str, JudgedQuery] = {}
     for n, query, passage, grade in _lines(file) if file.flat else judgements_of(file, file.where):
-        grades = judged.setdefault(query, Judged(n)).grades
+        grades = judged.setdefault(query, JudgedQuery(n)).grades
         if grades.setdefault(passage, grade) != grade:
             raise InputError(
                 f"passage {passage!r} of query {query!r} has the grade {grade:g} here and "
