@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from m2kr.concurrency import workers
-from m2kr.search.exact import canonical, choose, gpu_fused, gpu_rounds, quantise, reference, search
+from m2kr.search.exact import canonical, choose, gpu_fused, gpu_rounds, passes, reference, search
 from m2kr.search.exact.blocks import code_block
 from m2kr.search.store.reader import ArraySource, Block
 
@@ -102,12 +102,12 @@ def kernels(
         found[name] = {"tflops": flops / took / 1e12, "of peak": flops / took / most}
 
     with workers(torch.get_num_threads()) as pool:
-        parts = gpu_rounds.parts(some, options.k, np.arange(passages), torch.device(device))
-        for name in quantise.FLAT:
+        parts = gpu_rounds.group_queries(some, options.k, np.arange(passages), torch.device(device))
+        for name in passes.FLAT:
             if name == "fused" and gpu_fused.shape(device, DIM) is None:
                 continue
             storage = torch.empty((len(block.tokens), DIM), dtype=torch.float16, device=device)
-            coded = code_block(quantise.PASSES[name], block, pool, storage)
+            coded = code_block(passes.PASSES[name], block, pool, storage)
             columns = gpu_rounds.BatchedBlock(block, coded, np.arange(passages))
             add(name, lambda columns=columns: [columns.upper(part) for part in parts])
     if options.device.startswith("cuda") and find_spec("flash_maxsim"):

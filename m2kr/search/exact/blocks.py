@@ -10,14 +10,15 @@ from m2kr.errors import InputError
 from m2kr.search.exact import bounds, passes
 from m2kr.search.exact.canonical import by_length, gather
 from m2kr.search.exact.passes import (
+    FLAT,
     GROUP_ROWS,
+    PASSES,
     ROUND_TOKENS,
     TILE_TOKENS,
     CodedQueries,
     CodedTokens,
     Pass,
 )
-from m2kr.search.exact.quantise import FLAT, PASSES
 from m2kr.search.exact.reference import EMPTY
 
 if TYPE_CHECKING:

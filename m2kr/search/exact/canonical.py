@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from m2kr.search.store.reader import Block
 
-_EXACT_BELOW = 32.0
 _TOKENS = 4096  # multiplied at a time: 4 MB in float64 at 128 dimensions
 
 
@@ -85,7 +84,7 @@ def scores(
 
     lengths = np.diff(block.offsets)[numbers]
     fast = (shortest[numbers] > 0) & (lengths > 0)
-    fast &= longest[numbers].astype(np.float64) * query.longest < _EXACT_BELOW
+    fast &= longest[numbers].astype(np.float64) * query.longest < reference.EXACT_BELOW
     found = np.empty(len(numbers))
     flat = torch.from_numpy(block.tokens)
     right = torch.from_numpy(query.rows.astype(np.float64).T.copy())

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from m2kr.errors import CheckError
 from m2kr.search.exact import bounds, gpu_fused, passes
-from m2kr.search.exact.passes import GROUP_ROWS, TILE_TOKENS, Pass
-from m2kr.search.exact.quantise import PASSES
+from m2kr.search.exact.passes import GROUP_ROWS, PASSES, TILE_TOKENS, Pass
 
 if TYPE_CHECKING:
     import torch

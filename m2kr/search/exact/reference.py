@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 EMPTY = -9999.0
 # float16's smallest step is 2**-24, so products are multiples of 2**-48; 2**53 of them make 32.
-_EXACT_BELOW = 32.0
+EXACT_BELOW = 32.0
 _BLOCK_TOKENS = 4096
 
 
@@ -46,7 +46,7 @@ def similarities(
         dtype: The stored type; for float16 products may be exact in any order.
     """
     left, right = query.astype(np.float64), tokens.astype(np.float64)
-    if np.dtype(dtype) == np.float16 and _longest(left) * _longest(right) < _EXACT_BELOW:
+    if np.dtype(dtype) == np.float16 and _longest(left) * _longest(right) < EXACT_BELOW:
         return left @ right.T
     total = np.zeros((len(left), len(right)))
     term = np.empty_like(total)

@@ -1,4 +1,4 @@
-"""Search of a compressed index: `index.funnel` narrows the pool, one scorer decides.
+"""Search of a compressed index: `index.candidates` narrows the pool, one scorer decides.
 
 The final score is canonical MaxSim (`reference`) of what remains: of the tokens as rebuilt from
 their codes, or, where the token store is at hand, of the stored tokens. So it depends on neither
@@ -17,7 +17,6 @@ from m2kr.errors import UsageError, missing_dependency
 from m2kr.ranking import TopK, id_ranks
 from m2kr.search.exact import canonical
 from m2kr.search.index import candidates as funnel
-from m2kr.search.index import rescore as final
 from m2kr.search.index.codec import ScaledCodec
 from m2kr.search.index.files import IndexFiles, require_same_passages
 from m2kr.search.index.ivf import offsets_of, spans
@@ -233,7 +232,7 @@ def search(
     def one(number: int) -> "tuple[NDArray[np.int64], NDArray[np.float64], dict[str, int]]":
         passages, coded, left = index.narrow(rounded[number], settings, ranks)
         block = index.decode(coded) if store is None else stored(store, passages)
-        return passages, final.scores(rounded[number], block), left
+        return passages, _rescore(rounded[number], block), left
 
     with workers(threads) as pool:
         for place, (passages, scores, left) in enumerate(pool.map(one, live)):
@@ -248,6 +247,21 @@ def search(
     stats.seconds = time.perf_counter() - started
     stats.cpu_seconds = time.process_time() - cpu
     return numbers, scores, stats
+
+
+def _rescore(query: canonical.Query, block: Block) -> "NDArray[np.float64]":
+    """Canonical scores of all passages of a block, given a query with a row at least."""
+    import torch
+
+    lengths = torch.from_numpy(block.tokens).float().norm(dim=1).numpy()
+    everywhere = np.ones(len(block), np.float32)
+    return canonical.scores(
+        query,
+        block,
+        np.arange(len(block)),
+        everywhere * lengths.max(initial=0.0) * np.float32(1.0001),
+        everywhere * lengths.min(initial=np.inf),
+    )
 
 
 def widened(settings: SearchSettings, k: int) -> SearchSettings:

@@ -294,7 +294,7 @@ def _mean_error(tokens: "torch.Tensor", scores: "torch.Tensor", settings: Traini
 def product_dtype() -> "torch.dtype":
     """The type for products that only choose: bfloat16 where the processor multiplies its tiles (AMX).
 
-    Decided by what the processor says, not by a measurement as in `scanning.choose`: what is built and found
+    Decided by what the processor says, not by a measurement as in `exact.choose`: what is built and found
     must not depend on how busy the machine was.
     """
     import torch

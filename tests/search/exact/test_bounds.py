@@ -7,15 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.search.exact import bounds, canonical, passes, quantise, reference, search
+from m2kr.search.exact import bounds, canonical, passes, reference, search
 from m2kr.search.store.reader import ArraySource
 
-NAMES = list(quantise.PASSES)
+NAMES = list(passes.PASSES)
 
 
 def upper(name, pool, queries):
     """(passages of one length x queries) from one pass."""
-    one = quantise.PASSES[name]
+    one = passes.PASSES[name]
     rows = torch.from_numpy(np.concatenate([q.astype(np.float16) for q in queries])).float()
     coded = one.code_tokens(torch.from_numpy(np.stack(pool)))
     asked = passes.code_queries(one, rows, [len(q) for q in queries])

@@ -21,7 +21,7 @@ from m2kr.search.exact import (
     choose,
     gpu_fused,
     gpu_rounds,
-    quantise,
+    passes,
     reference,
     search,
 )
@@ -148,7 +148,7 @@ def test_search_equals_the_reference(kind):
     assert stats.passes == ("fused", "float32")
 
 
-@pytest.mark.parametrize("name", quantise.FLAT)
+@pytest.mark.parametrize("name", passes.FLAT)
 @pytest.mark.parametrize("kind", late_corpora.KINDS)
 def test_bounds_of_a_block_are_never_below_and_hardly_above(name, kind):
     rng = np.random.default_rng(5)
@@ -162,9 +162,9 @@ def test_bounds_of_a_block_are_never_below_and_hardly_above(name, kind):
     storage = torch.empty(block.tokens.shape, dtype=torch.float16, device=device)
     with workers(1) as one:
         columns = gpu_rounds.BatchedBlock(
-            block, code_block(quantise.PASSES[name], block, one, storage), np.arange(len(pool))
+            block, code_block(passes.PASSES[name], block, one, storage), np.arange(len(pool))
         )
-        for part in gpu_rounds.parts(queries, 3, np.arange(len(pool)), device):
+        for part in gpu_rounds.group_queries(queries, 3, np.arange(len(pool)), device):
             upper = columns.upper(part).cpu().double().numpy()
             assert upper.shape == (len(part.queries), len(pool))
             for bound, query in zip(upper, part.queries, strict=True):

@@ -17,10 +17,8 @@ from m2kr.search.exact import (
     canonical,
     choose,
     gpu_fused,
-    gpu_pairs,
     gpu_rounds,
     passes,
-    quantise,
     reference,
     search,
 )
@@ -68,9 +66,9 @@ def test_equals_the_reference_on_hostile_pools(seed, kind, count, longest, k, bl
     with pytest.MonkeyPatch.context() as patch:
         # Small blocks, parts, products and chunks, so that a small pool has many.
         patch.setattr(search, "TILE_TOKENS", block)
-        patch.setattr(gpu_rounds, "_PART_ROWS", 2 * gpu_fused.PART)
+        patch.setattr(gpu_rounds, "_GROUP_ROWS", 2 * gpu_fused.PART)
         patch.setitem(gpu_rounds._PRODUCTS, DEVICE, 64 * block)
-        patch.setitem(gpu_pairs._BYTES, DEVICE, 5000)
+        patch.setitem(gpu_rounds._PAIR_BYTES, DEVICE, 5000)
         same(queries, pool, k, ranks, memory=1)
 
 
@@ -115,8 +113,8 @@ def test_values_that_are_not_finite_are_refused(value):
 def test_parts_hold_every_query_once_and_fill_up_little(sizes):
     queries = [canonical.Query(np.full((n, 1), n, np.float16), 1.0) for n in sizes]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu_rounds, "_PART_ROWS", 1000)
-        found = gpu_rounds.parts(queries, 3, np.arange(9), torch.device("cpu"))
+        patch.setattr(gpu_rounds, "_GROUP_ROWS", 1000)
+        found = gpu_rounds.group_queries(queries, 3, np.arange(9), torch.device("cpu"))
     assert sorted(np.concatenate([part.numbers for part in found])) == list(range(len(sizes)))
     for part in found:
         count, width, _ = part.rows.shape
@@ -146,8 +144,8 @@ def test_scores_of_pairs_are_the_reference_s(seed, kind, room):
     sizes = np.diff(source.offsets)
     chosen, passages = rng.integers(0, 4, 50), rng.integers(0, len(pool), 50)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(gpu_pairs._BYTES, DEVICE, room)
-        found = gpu_pairs.scores(
+        patch.setitem(gpu_rounds._PAIR_BYTES, DEVICE, room)
+        found = gpu_rounds.score_pairs(
             torch.from_numpy(rows).to(DEVICE),
             torch.from_numpy(source.vectors).to(DEVICE),
             torch.from_numpy(source.offsets[:-1]).to(DEVICE),
@@ -170,8 +168,8 @@ def test_float16_products_need_their_margin(monkeypatch, share):
     tokens[..., 0], tokens[..., 1] = 1.0, 2.0**-11 * (1 - 2.0**-10)
     rows = torch.zeros((64, DIM))
     rows[:, :2] = 1.0
-    monkeypatch.setattr(quantise, "_FP16_UNIT", share * 2.0**-11)
-    one = quantise.PASSES["fp16"]
+    monkeypatch.setattr(passes, "_FP16_UNIT", share * 2.0**-11)
+    one = passes.PASSES["fp16"]
     monkeypatch.setattr(passes.bounds, "_GRANTED", share * passes.bounds._GRANTED / 64)
     coded = one.code_tokens(tokens)
     asked = passes.code_queries(one, rows, [64])
@@ -238,17 +236,17 @@ def test_a_device_whose_float64_is_not_exact_leaves_scoring_to_the_cpu(monkeypat
     def emulated(left, right):
         return multiply(left, right) * (1 + 2.0**-50)
 
-    gpu_pairs.works.cache_clear()
+    gpu_rounds.exact_products.cache_clear()
     monkeypatch.setattr(torch, "bmm", emulated)
     try:
         with caplog.at_level(logging.WARNING, "m2kr.search"):
-            assert not gpu_pairs.works(choose.named(DEVICE))
+            assert not gpu_rounds.exact_products(choose.named(DEVICE))
             pool = late_corpora.ordinary(np.random.default_rng(6), [3, 9, 2, 5])
             same(late_corpora.queries(np.random.default_rng(7), pool, 3), pool, 2)
         assert len(caplog.records) == 1
     finally:
-        gpu_pairs.works.cache_clear()
+        gpu_rounds.exact_products.cache_clear()
 
 
 def test_float64_products_of_this_machine_are_exact():
-    assert gpu_pairs.works(choose.named(DEVICE))
+    assert gpu_rounds.exact_products(choose.named(DEVICE))

@@ -12,7 +12,7 @@ from support.progress import Recorder
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.search import devices
-from m2kr.search.exact import blocks, choose, quantise, reference, search
+from m2kr.search.exact import blocks, choose, passes, reference, search
 from m2kr.search.exact.reference import EMPTY
 from m2kr.search.store.mapped import file_of
 from m2kr.search.store.reader import ArraySource
@@ -259,11 +259,11 @@ def test_a_pass_that_fails_its_trial_is_replaced_and_results_stay(monkeypatch, f
 
 
 def test_a_float32_that_is_not_one_stops_the_search(monkeypatch):
-    class Rough(quantise.Float32):
+    class Rough(passes.Pass):
         def widen(self, maxima):
             return maxima.bfloat16().float() * 0.99
 
-    monkeypatch.setitem(quantise.PASSES, "float32", Rough())
+    monkeypatch.setitem(passes.PASSES, "float32", Rough())
     choose.pipeline.cache_clear()
     try:
         with pytest.raises(CheckError, match="float32 products on cpu are wrong"):
