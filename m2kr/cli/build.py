@@ -12,7 +12,7 @@ EXAMPLES = (
     "m2kr build okvqa --plan",
     "m2kr build okvqa --route release --split test",
     "m2kr build okvqa --edition okvqa-gs",
-    "m2kr build msmarco --pool full",
+    "m2kr build msmarco --set pool=full",
     "m2kr build evqa --align release",
     "m2kr build infoseek --set test_images=all --ledger full",
     "m2kr build msmarco --probe",
@@ -26,10 +26,7 @@ ROUTES = "How: from upstream files, or from the authors' release on the Hugging 
 def command(
     source: Annotated[list[str], typer.Argument(help="Sources, or 'all'.", metavar="SOURCE...")],
     data: options.Data = None,
-    edition: Annotated[
-        str | None,
-        typer.Option("--edition", help="Name of the edition to write; the source's own if absent."),
-    ] = None,
+    edition: options.Edition = None,
     route: Annotated[
         Literal["sources", "release"], typer.Option("--route", help=ROUTES)
     ] = "sources",
@@ -39,20 +36,9 @@ def command(
             "--align", help="Build from upstream files the very rows that the release has."
         ),
     ] = None,
-    split: Annotated[
-        list[str] | None,
-        typer.Option("--split", help="Only these query splits and their pools; may be repeated."),
-    ] = None,
-    pool: Annotated[
-        str | None, typer.Option("--pool", help="Short for --set pool=…, such as msmarco's 'full'.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Option of the source (see m2kr info)."),
-    ] = None,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Say what would be fetched and from where; do nothing.")
-    ] = False,
+    split: options.Splits = None,
+    set_: options.Settings = None,
+    plan: options.Plan = False,
     probe: Annotated[
         bool,
         typer.Option(
@@ -65,31 +51,12 @@ def command(
             "--limit", metavar="N", help="Keep N queries a split, in an edition of its own."
         ),
     ] = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Use only files that are already here.")
-    ] = False,
-    jobs: Annotated[
-        int, typer.Option("--jobs", min=1, help="Files fetched and tables built at once.")
-    ] = 1,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            "--shard",
-            metavar="I/N",
-            help="Do one of N shares, as a job of an array; 'm2kr merge' then puts them together.",
-        ),
-    ] = None,
-    engine: Annotated[
-        Literal["local", "ray"],
-        typer.Option("--engine", help="Who makes the tables: this machine, or a Ray cluster."),
-    ] = "local",
-    address: Annotated[
-        str,
-        typer.Option("--address", help="Of the Ray cluster: HOST:PORT, auto, or local."),
-    ] = "auto",
-    force: Annotated[
-        bool, typer.Option("--force", help="Build again even if nothing changed.")
-    ] = False,
+    offline: options.Offline = False,
+    jobs: options.Jobs = 1,
+    shard: options.Shard = None,
+    engine: options.Engine = "local",
+    address: options.Address = "auto",
+    force: options.Force = False,
     ledger: Annotated[
         Literal["faults", "full"],
         typer.Option("--ledger", help="Upstream rows listed: dropped and repaired ones, or all."),
@@ -98,9 +65,7 @@ def command(
         Path | None,
         typer.Option("--from", metavar="DIR", help="Release route: a local copy of its files."),
     ] = None,
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="Release route: commit, if not the pinned one.")
-    ] = None,
+    revision: options.Revision = None,
     no_repair: Annotated[
         bool, typer.Option("--no-repair", help="Release route: keep passages that occur twice.")
     ] = False,
@@ -122,7 +87,7 @@ def command(
     from m2kr.errors import M2KRError, UsageError
 
     root = paths.data_root(data)
-    given = options.settings(set_) | ({"pool": pool} if pool is not None else {})
+    given = options.settings(set_)
     if source != ["all"]:
         names = [*map(registry.resolve, source)]
     else:

@@ -1,9 +1,6 @@
 """``m2kr demo``."""
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from m2kr.cli import options
 
@@ -16,7 +13,7 @@ RETRIEVERS = ("bm25", "dense_text", "image_concepts", "fusion")
 
 def command(
     data: options.Data = None,
-    split: Annotated[str, typer.Option("--split", help="Split of mini to evaluate.")] = "test",
+    split: options.Split = "test",
     json: options.Json = False,
 ) -> None:
     """Build the embedded benchmark and evaluate four retrievers on it, offline.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from m2kr.evaluation.result import Result
-    from m2kr.search.config import Mode, SearchConfig
+    from m2kr.search.config import SearchConfig
 
 EXAMPLES = (
     "m2kr eval mini --retriever bm25",
@@ -27,25 +27,9 @@ def command(
     source: Annotated[
         str, typer.Argument(help="Source name; several joined by commas; or 'all' that is built.")
     ],
-    retriever: Annotated[
-        list[str],
-        typer.Option(
-            "--retriever",
-            "-r",
-            help="Name, package.module:Class, file.py:Class or run:FILE; may be repeated.",
-        ),
-    ],
-    split: Annotated[str, typer.Option("--split", help="Split to evaluate.")] = "test",
-    k: Annotated[
-        int | None,
-        typer.Option(
-            "--k",
-            "-k",
-            min=1,
-            help="Depth of the rankings; 500, or a run's own.",
-            show_default=False,
-        ),
-    ] = None,
+    retriever: options.Retrievers,
+    split: options.Split = "test",
+    k: options.KOrNone = None,
     metrics: Annotated[
         str,
         typer.Option(
@@ -54,14 +38,7 @@ def command(
             "ndcg@10,hit_rate@5,my_metric.py:fn@5.",
         ),
     ] = "default",
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Setting of the retrievers; NAME.KEY=VALUE for one of several.",
-        ),
-    ] = None,
+    set_: options.Settings = None,
     images: options.Images = None,
     missing_images: Annotated[
         Literal["error", "black", "skip"],
@@ -93,56 +70,35 @@ def command(
             "published protocol, index and all.",
         ),
     ] = "exact",
-    nbits: Annotated[
-        int | None,
-        typer.Option("--nbits", help="Bits a dimension of the index; 4, official 8."),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the index's training.")] = 0,
+    nbits: options.Nbits = None,
     seeds: Annotated[
         int,
         typer.Option("--seeds", min=1, help="Indexes to build, for mean and range of the scores."),
     ] = 1,
-    audit: Annotated[
-        int,
-        typer.Option(
-            "--audit",
-            min=0,
-            help="Search this many queries exactly, too: the result tells the index's recall.",
-        ),
-    ] = 0,
-    search_set: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--search-set",
-            metavar="KEY=VALUE",
-            help="One of the search's other settings: centroids, iterations, threads, "
-            "final=exact; probes, candidates, scored; official: ncells, threshold, ndocs, head_rows.",
-        ),
-    ] = None,
+    audit: options.Audit = 0,
     max_hours: Annotated[
         float,
         typer.Option(
             "--max-hours", help="Stop exact search after its first block if it would take longer."
         ),
     ] = 4.0,
-    device: Annotated[
-        str, typer.Option("--device", help="Of exact search: auto, cpu, cuda, cuda:1 ...")
-    ] = "auto",
+    device: options.Device = "auto",
     cache: Annotated[
         bool,
         typer.Option(
             "--cache/--no-cache", help="Keep encoded rows below the data root, and use them."
         ),
     ] = True,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Folder for results and runs."),
-    ] = Path("results"),
+    out: options.OutOrNone = Path("results"),
     data: options.Data = None,
     edition: options.Edition = None,
     json: options.Json = False,
 ) -> None:
     """Evaluate retrievers on a built source and show a table.
+
+    Rankings are 500 deep, or as deep as a run; results and runs go to the folder results. Settings of
+    the index are search.KEY: seed, centroids, iterations, threads, final=exact, probes, candidates,
+    scored; official: ncells, threshold, ndocs, head_rows.
 
     R@K is M2KR's hit rate (any right passage in the top K); PR@K is pseudo recall. Intervals are
     95 % bootstrap intervals over queries. Results and runs are named after what was done: another
@@ -159,7 +115,10 @@ def command(
     from m2kr.errors import UsageError
 
     root = paths.data_root(data)
-    searching = _searching(search, nbits, seed, audit, search_set or [], max_hours, device)
+    given = options.settings(set_)
+    searching = _searching(
+        given, mode=search, nbits=nbits, audit=audit, max_hours=max_hours, device=device
+    )
     wanted: list[str | Split] = [*source.split(",")]
     output.say(f"data root: {root}", json_mode=json)
     if source == "all":
@@ -191,7 +150,7 @@ def command(
             split=split,
             k=k,
             metrics=metrics,
-            settings=options.settings(set_),
+            settings=given,
             edition=edition,
             data=root,
             images=images or (),
@@ -222,42 +181,27 @@ def command(
             output.say(f"  {result.name}.json")
 
 
-# Settings of `SearchConfig` that ``--search-set`` has; all others are widths.
-_KNOBS = {"centroids": int, "iterations": int, "threads": int, "final": str}
+_SEARCH = "search."
+# Settings of `SearchConfig` by ``--set search.NAME``; all others are widths.
+_TYPES = {"seed": int, "centroids": int, "iterations": int, "threads": int, "final": str}
 
 
-def _searching(
-    mode: "Mode",
-    nbits: int | None,
-    seed: int,
-    audit: int,
-    pairs: list[str],
-    max_hours: float,
-    device: str,
-) -> "SearchConfig":
+def _searching(given: dict[str, str], **chosen: Any) -> "SearchConfig":
+    """The search that options and ``search.KEY`` settings ask for; takes the latter out of ``given``."""
     from m2kr.errors import UsageError
     from m2kr.search.config import SearchConfig
 
-    knobs: dict[str, Any] = {}
     widths: dict[str, float] = {}
-    for name, text in options.settings(pairs).items():
+    for key in [key for key in given if key.startswith(_SEARCH)]:
+        name, text = key.removeprefix(_SEARCH), given.pop(key)
         try:
-            if name in _KNOBS:
-                knobs[name] = _KNOBS[name](text)
+            if name in _TYPES:
+                chosen[name] = _TYPES[name](text)
             else:
                 widths[name] = float(text)
         except ValueError as error:
-            raise UsageError(f"--search-set {name}={text}", expected="a number") from error
-    return SearchConfig(
-        mode=mode,
-        nbits=nbits,
-        seed=seed,
-        audit=audit,
-        widths=widths,
-        max_hours=max_hours,
-        device=device,
-        **knobs,
-    )
+            raise UsageError(f"--set {key}={text}", expected="a number") from error
+    return SearchConfig(widths=widths, **chosen)
 
 
 def show(results: "Sequence[Result]") -> None:

@@ -26,10 +26,7 @@ _PAGE = Path("explain.html")
 
 def command(
     source: Annotated[str, typer.Argument(help="Source name.")],
-    checkpoint: Annotated[
-        str,
-        typer.Option("--checkpoint", help="PreFLMR or FLMR model: a folder or a hub id."),
-    ],
+    checkpoint: options.Checkpoint,
     query_id: Annotated[str, typer.Option("--query-id", help="Query of the split.")],
     passage_id: Annotated[
         list[str] | None,
@@ -43,23 +40,18 @@ def command(
         typer.Option("--run", help="Run file: explain the query's best passages in it."),
     ] = None,
     top: Annotated[int, typer.Option("--top", min=1, max=100, help="How many of --run.")] = 3,
-    split: Annotated[str, typer.Option("--split", help="Split of the query.")] = "test",
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="Commit, tag or branch of a hub id.")
-    ] = None,
-    device: Annotated[
-        str, typer.Option("--device", help="auto (a GPU where one works), cpu, cuda …")
-    ] = "auto",
+    split: options.Split = "test",
+    revision: options.Revision = None,
+    device: options.Device = "auto",
     images: options.Images = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="The page.  [default: explain.html; none with --json]"),
-    ] = None,
+    out: options.OutOrNone = None,
     data: options.Data = None,
     edition: options.Edition = None,
     json: options.Json = False,
 ) -> None:
     """Show what a passage's score is made of: a page with image, heat map and highlighted texts.
+
+    The page is explain.html if --out does not say otherwise, and none with --json.
 
     The score falls apart exactly into one term per query row: a word, a filler, the image as a
     whole or one of its patches. Each is owed to one token of the passage.

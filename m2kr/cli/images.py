@@ -27,10 +27,7 @@ def command(
         str | None, typer.Argument(help="A source that is built.", metavar="SOURCE")
     ] = None,
     data: options.Data = None,
-    split: Annotated[
-        list[str] | None,
-        typer.Option("--split", help="Only this split's images; may be repeated."),
-    ] = None,
+    split: options.Splits = None,
     edition: options.Edition = None,
     images: options.Images = None,
     from_: Annotated[
@@ -70,12 +67,8 @@ def command(
     retry: Annotated[
         bool, typer.Option("--retry", help="Ask dead addresses again, with --from urls.")
     ] = False,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Say what is needed, here and lacking; fetch nothing.")
-    ] = False,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Fetch nothing; check what is here.")
-    ] = False,
+    plan: options.Plan = False,
+    offline: options.Offline = False,
     recheck: Annotated[
         bool, typer.Option("--recheck", help="Decode again what was found sound before.")
     ] = False,
@@ -88,13 +81,13 @@ def command(
     make_index: Annotated[
         str | None,
         typer.Option(
-            "--make-index", metavar="TAR", help="Index a tar (file or address) for --index."
+            "--make-index",
+            metavar="TAR",
+            help="Index a tar (file or address) for --index; --out is the index or its folder.",
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Where to write the index; here if absent.")
-    ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Connections.")] = 8,
+    out: options.OutOrNone = None,
+    jobs: options.Jobs = 8,
     json: options.Json = False,
 ) -> None:
     """Fetch, check and count the images that a built source needs, and only these.

@@ -35,10 +35,7 @@ def command(
         ),
     ] = None,
     images: options.Images = None,
-    instruction: Annotated[
-        str | None,
-        typer.Option("--instruction", help="Instruction of queries that bring none."),
-    ] = None,
+    instruction: options.Instruction = None,
     layout: Annotated[
         Literal["files", "beir", "mbeir", "ret-m2kr"],
         typer.Option("--from", help="Layout of the files."),
@@ -61,9 +58,7 @@ def command(
         float,
         typer.Option("--relevance-threshold", help="Grade from which a passage is right."),
     ] = 1,
-    force: Annotated[
-        bool, typer.Option("--force", help="Import again if nothing changed.")
-    ] = False,
+    force: options.Force = False,
     data: options.Data = None,
     edition: options.Edition = None,
     json: options.Json = False,

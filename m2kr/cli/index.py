@@ -16,48 +16,54 @@ Preset = Annotated[
     str,
     typer.Option("--preset", help="compressed (ours), or official: the published protocol."),
 ]
-ShardPassages = Annotated[
-    int,
-    typer.Option(
-        "--shard-passages", min=1, max=1 << 16, help="Passages after which a kill loses nothing."
-    ),
-]
 
 
 def build(
     store: Store,
     index: Annotated[Path, typer.Argument(help="Folder for the index.")],
     preset: Preset = "compressed",
-    nbits: Annotated[
-        int | None,
-        typer.Option("--nbits", help="Bits a dimension; 4, or 8 for the official preset."),
-    ] = None,
-    centroids: Annotated[
-        int | None, typer.Option("--centroids", min=1, help="By default by the pool's size.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the training.")] = 0,
-    iterations: Annotated[
-        int | None,
-        typer.Option("--iterations", min=1, help="Of k-means, at most; 8, official: 20."),
-    ] = None,
-    shard_passages: ShardPassages = 1 << 16,
+    nbits: options.Nbits = None,
+    set_: options.Settings = None,
     json: options.Json = False,
 ) -> None:
-    """Build a compressed index from a token store; the same command finishes one that was cut off."""
+    """Build a compressed index from a token store; the same command finishes one that was cut off.
+
+    Settings: seed=0; centroids, by the pool's size if absent; iterations of k-means, at most (8,
+    official 20).
+    """
     from m2kr.cli import output
     from m2kr.search.index.build import build_index
     from m2kr.search.index.settings import pool_of
     from m2kr.search.store.reader import TokenStore
 
-    chosen = _settings(preset, nbits, centroids, seed, iterations)
+    chosen = _settings(preset, nbits, **_numbers(options.settings(set_)))
     pool = pool_of(TokenStore.open(store))
     with output.Bars() as bars:
-        build_index(pool, index, chosen, shard_passages=shard_passages, progress=bars)
+        build_index(pool, index, chosen, progress=bars)
     info(index, json=json)
 
 
+_LEAST = {"seed": 0, "centroids": 1, "iterations": 1}
+
+
+def _numbers(given: dict[str, str]) -> dict[str, int]:
+    from m2kr.errors import UsageError
+
+    for name, text in given.items():
+        if name not in _LEAST:
+            raise UsageError(f"an index has no setting {name!r}", expected=", ".join(_LEAST))
+        if not text.isdecimal() or int(text) < _LEAST[name]:
+            raise UsageError(f"--set {name}={text}", expected=f"a number from {_LEAST[name]}")
+    return {name: int(text) for name, text in given.items()}
+
+
 def _settings(
-    preset: str, nbits: int | None, centroids: int | None, seed: int, iterations: int | None
+    preset: str,
+    nbits: int | None,
+    *,
+    seed: int = 0,
+    centroids: int | None = None,
+    iterations: int | None = None,
 ) -> "BuildSettings":
     from dataclasses import replace
 
@@ -80,7 +86,6 @@ def _settings(
 def add(
     index: Index,
     store: Store,
-    shard_passages: ShardPassages = 1 << 16,
     json: options.Json = False,
 ) -> None:
     """Add the passages of a token store that the index does not have yet.
@@ -95,7 +100,7 @@ def add(
 
     pool = pool_of(TokenStore.open(store))
     with output.Bars() as bars:
-        add_passages(pool, index, shard_passages=shard_passages, progress=bars)
+        add_passages(pool, index, progress=bars)
     info(index, json=json)
 
 
@@ -153,7 +158,7 @@ SUBCOMMANDS = {
         (
             "m2kr index build store/ index/",
             "m2kr index build store/ index/ --nbits 8",
-            "m2kr index build store/ index/ --preset official --seed 1",
+            "m2kr index build store/ index/ --preset official --set seed=1",
         ),
     ),
     "add": (add, ("m2kr index add index/ more_tokens/",)),

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,53 +24,25 @@ def search(
         ),
     ],
     queries: Annotated[Path, typer.Argument(help="A token store whose entries are the queries.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="Passages a query.")] = 100,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Run file to write: .parquet, .trec.gz ...")
-    ] = None,
+    k: options.K = 100,
+    out: options.OutOrNone = None,
     store: Annotated[
         Path | None, typer.Option("--store", help="The index's token store, for exact scores.")
     ] = None,
-    audit: Annotated[
-        int,
-        typer.Option(
-            "--audit", min=0, help="Search this many queries exactly, too (needs --store)."
-        ),
-    ] = 0,
-    device: Annotated[
-        str,
-        typer.Option(
-            "--device", help="Of exact search: auto, cpu, cuda, or several: cuda:0,cuda:1"
-        ),
-    ] = "auto",
+    audit: options.Audit = 0,
+    device: options.Device = "auto",
     threads: Annotated[int | None, typer.Option("--threads", min=1)] = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            "--shard",
-            metavar="I/N",
-            help="Search one of N shares of a token store, as a job of an array; "
-            "'m2kr index merge' then puts the parts together.",
-        ),
-    ] = None,
-    engine: Annotated[
-        Literal["local", "ray"],
-        typer.Option("--engine", help="Who searches a store: this machine, or a Ray cluster."),
-    ] = "local",
-    address: Annotated[
-        str,
-        typer.Option("--address", help="Of the Ray cluster: HOST:PORT, auto, or local."),
-    ] = "auto",
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", min=1, help="Shards, with --engine ray; by default one a node."),
-    ] = None,
+    shard: options.Shard = None,
+    engine: options.Engine = "local",
+    address: options.Address = "auto",
+    jobs: options.JobsOrNone = None,
     json: options.Json = False,
 ) -> None:
     """Search an index, or a token store exactly.
 
     An index that was built with the official preset is searched by the published protocol. A token
-    store may be searched in shards: they find what one process finds, ids, order and scores.
+    store may be searched in shards: they find what one process finds, ids, order and scores. --out is
+    a run file: .parquet, .trec.gz ...; --device may name several GPUs: cuda:0,cuda:1.
     """
     from m2kr.cli import output
     from m2kr.errors import UsageError
@@ -204,7 +176,7 @@ def merge(
     parts: Annotated[
         list[Path], typer.Argument(metavar="PART...", help="What each --shard I/N wrote.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="Run file to write: .parquet, .trec.gz ...")],
+    out: options.Out,
     json: options.Json = False,
 ) -> None:
     """Merge the parts of a search into the run that one search of the whole store gives.

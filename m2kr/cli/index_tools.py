@@ -20,7 +20,6 @@ Expect = Annotated[
         help="Refuse another: checkpoint, pool, eval, dtype, dim ...; may be repeated.",
     ),
 ]
-Revision = Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit.")]
 
 
 def plan(
@@ -78,7 +77,7 @@ def push(
     replace: Annotated[
         bool, typer.Option("--replace", help="Even if it holds another model's or pool's.")
     ] = False,
-    revision: Revision = None,
+    revision: options.Revision = None,
     json: options.Json = False,
 ) -> None:
     """Upload a token store or an index to the hub, verified, in one commit; needs HF_TOKEN."""
@@ -96,7 +95,7 @@ def pull(
     repo: Annotated[str, typer.Argument(help="A data set on the hub: owner/name.")],
     folder: Annotated[Path, typer.Argument(help="Folder to make.")],
     expect: Expect = None,
-    revision: Revision = None,
+    revision: options.Revision = None,
     json: options.Json = False,
 ) -> None:
     """Get a token store or an index from the hub, every byte verified.

@@ -23,15 +23,9 @@ def command(
         ),
     ] = None,
     data: options.Data = None,
-    edition: Annotated[
-        str | None, typer.Option("--edition", help="Edition, if there are shards of several.")
-    ] = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Use only files that are already here.")
-    ] = False,
-    jobs: Annotated[
-        int, typer.Option("--jobs", min=1, help="What is left is made in so many processes.")
-    ] = 1,
+    edition: options.Edition = None,
+    offline: options.Offline = False,
+    jobs: options.Jobs = 1,
     json: options.Json = False,
 ) -> None:
     """Put the shards of a build together and publish it.

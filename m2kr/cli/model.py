@@ -16,9 +16,7 @@ def info(
         str,
         typer.Argument(help="A folder, a hub id, or a preset: vit-b, vit-l, vit-h, vit-g, flmr."),
     ],
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="Commit, tag or branch of a hub id.")
-    ] = None,
+    revision: options.Revision = None,
     json: options.Json = False,
 ) -> None:
     """Show a checkpoint's parameters, rows, lengths and missing tensors.

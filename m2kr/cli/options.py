@@ -1,9 +1,11 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from m2kr import retrievers
 
 
 def folder(text: str) -> Path:
@@ -28,8 +30,85 @@ Json = Annotated[
 ]
 Edition = Annotated[
     str | None,
-    typer.Option("--edition", help="Edition to use, if several hold the source."),
+    typer.Option(
+        "--edition", help="Name of the edition; the source's own, or the only one, if absent."
+    ),
 ]
+Split = Annotated[str, typer.Option("--split", help="Split of the source's queries.")]
+Splits = Annotated[
+    list[str] | None,
+    typer.Option("--split", help="Only this split and its passages; may be repeated."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A setting of what the command works with, or NAME.KEY=VALUE for one of several; "
+        "may be repeated.",
+    ),
+]
+_RETRIEVER = typer.Option(
+    "--retriever",
+    "-r",
+    help=f"{', '.join(retrievers.names())}; package.module:Class, file.py:Class, or run:FILE.",
+)
+Retriever = Annotated[str, _RETRIEVER]
+Retrievers = Annotated[list[str], _RETRIEVER]
+_CHECKPOINT = typer.Option("--checkpoint", help="PreFLMR or FLMR model: a folder or a hub id.")
+Checkpoint = Annotated[str, _CHECKPOINT]
+CheckpointOrNone = Annotated[str | None, _CHECKPOINT]
+Revision = Annotated[
+    str | None, typer.Option("--revision", help="Commit, tag or branch of what is on the hub.")
+]
+Instruction = Annotated[
+    str | None,
+    typer.Option("--instruction", help="Instruction of queries that bring none."),
+]
+_K = typer.Option("--k", "-k", min=1, help="Passages a query.", show_default=False)
+K = Annotated[int, _K]
+KOrNone = Annotated[int | None, _K]
+Nbits = Annotated[
+    int | None,
+    typer.Option("--nbits", help="Bits a dimension of the index; 4, official 8."),
+]
+Audit = Annotated[
+    int,
+    typer.Option(
+        "--audit", min=0, help="Search this many queries exactly, too, to tell the index's recall."
+    ),
+]
+Device = Annotated[
+    str, typer.Option("--device", help="auto (a GPU where one works), cpu, cuda, cuda:1 ...")
+]
+Plan = Annotated[
+    bool, typer.Option("--plan", help="Say what would be fetched and from where; do nothing.")
+]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Fetch nothing; use what is already here.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing changed.")]
+_JOBS = typer.Option("--jobs", min=1, help="How much is done at once.")
+Jobs = Annotated[int, _JOBS]
+JobsOrNone = Annotated[int | None, _JOBS]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Do one of N shares, as a job of an array; 'merge' then puts them together.",
+    ),
+]
+Engine = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine", help="Who does the work: this machine, or a Ray cluster."),
+]
+Address = Annotated[
+    str, typer.Option("--address", help="Of the Ray cluster: HOST:PORT, auto, or local.")
+]
+_OUT = typer.Option("--out", help="File or folder to write.")
+Out = Annotated[Path, _OUT]
+OutOrNone = Annotated[Path | None, _OUT]
 Images = Annotated[
     list[Path] | None,
     typer.Option(

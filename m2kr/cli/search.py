@@ -21,31 +21,16 @@ _TEXT = 240  # characters of a passage in the table
 
 def command(
     source: Annotated[str, typer.Argument(help="Source whose passages are searched.")],
-    retriever: Annotated[
-        str,
-        typer.Option("--retriever", "-r", help="Name, package.module:Class or file.py:Class."),
-    ],
+    retriever: options.Retriever,
     question: Annotated[str, typer.Option("--question", "-q", help="What is asked.")] = "",
     image: Annotated[
         Path | None, typer.Option("--image", "-i", help="Image file that it is asked about.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", "--k", min=1, max=1000, help="Passages to show.")] = 5,
-    checkpoint: Annotated[
-        str | None, typer.Option("--checkpoint", help="The retriever's model: a folder or hub id.")
-    ] = None,
-    instruction: Annotated[
-        str | None,
-        typer.Option(
-            "--instruction",
-            help="Given to retrievers that read one; by default one of the source's own.",
-            show_default=False,
-        ),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Setting of the retriever."),
-    ] = None,
-    split: Annotated[str, typer.Option("--split", help="Split whose pool is searched.")] = "test",
+    k: options.K = 5,
+    checkpoint: options.CheckpointOrNone = None,
+    instruction: options.Instruction = None,
+    set_: options.Settings = None,
+    split: options.Split = "test",
     html: Annotated[
         Path | None, typer.Option("--html", help="Page to write, with the image and whole texts.")
     ] = None,

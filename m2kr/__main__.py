@@ -1,0 +1,5 @@
+"""`python -m m2kr` is the command `m2kr`."""
+
+from m2kr.cli.main import main
+
+main()
