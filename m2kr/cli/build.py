@@ -175,23 +175,24 @@ def command(
 
 def show(name: str, folder: object, manifest: dict[str, Any], *, fresh: bool) -> None:
     """What a build left, as a table for people."""
-    from rich.table import Table
-
     from m2kr import sources
     from m2kr.cli import output
 
     output.say(f"{'built' if fresh else 'already built:'} {name} in {folder}")
-    table = Table("split", "queries", "with image", "pool", "passages", "fingerprint (eval)")
-    for split, facts in manifest["splits"].items():
-        table.add_row(
-            split,
-            f"{facts['queries']:,}",
-            f"{facts['with_image']:,}",
-            facts["pool"],
-            f"{facts['passages']:,}",
-            manifest["fingerprints"][split]["eval"][:16] + "…",
-        )
-    output.console().print(table)
+    output.table(
+        ("split", "queries", "with image", "pool", "passages", "fingerprint (eval)"),
+        [
+            (
+                split,
+                f"{facts['queries']:,}",
+                f"{facts['with_image']:,}",
+                facts["pool"],
+                f"{facts['passages']:,}",
+                manifest["fingerprints"][split]["eval"][:16] + "…",
+            )
+            for split, facts in manifest["splits"].items()
+        ],
+    )
     for action, rules in _ledger_totals(manifest).items():
         listed = ", ".join(f"{n:,} {rule}" for rule, n in rules.items())
         output.say(f"upstream rows {action}: {listed}")

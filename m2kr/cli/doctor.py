@@ -18,8 +18,6 @@ _PACKAGES = (
 
 def command(data: options.Data = None, json: options.Json = False) -> None:
     """Show what m2kr finds on this machine: versions, devices, disk, data, image coverage."""
-    from rich.table import Table
-
     from m2kr import paths
     from m2kr.cli import output
 
@@ -35,33 +33,37 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
     if json:
         output.emit(report)
         return
-    table = Table("", "", show_header=False)
-    for name, version in report["versions"].items():
-        table.add_row(name, version or "not installed")
-    for device, state in report["devices"].items():
-        table.add_row(f"device {device}", state)
-    machine = report["machine"]
-    table.add_row("machine", f"{machine['cores']} cores, {output.size(machine['memory'])} memory")
-    disk = report["disk"]
-    table.add_row("data root", f"{disk['root']}{'' if disk['exists'] else ' (not there yet)'}")
-    table.add_row("free disk there", output.size(disk["free"]))
-    table.add_row("Hugging Face token", report["token"])
-    output.console().print(table)
+    machine, disk = report["machine"], report["disk"]
+    output.table(
+        ("", ""),
+        [
+            *((name, version or "not installed") for name, version in report["versions"].items()),
+            *((f"device {device}", state) for device, state in report["devices"].items()),
+            ("machine", f"{machine['cores']} cores, {output.size(machine['memory'])} memory"),
+            ("data root", f"{disk['root']}{'' if disk['exists'] else ' (not there yet)'}"),
+            ("free disk there", output.size(disk["free"])),
+            ("Hugging Face token", report["token"]),
+        ],
+    )
     if not report["built"]:
         output.say("nothing is built here yet; start with: m2kr build mini")
         return
-    table = Table("source", "edition", "split", "queries", "passages", "images found")
-    for row in report["built"]:
-        images = "no images" if not row["images"] else f"{row['found']:,} of {row['images']:,}"
-        table.add_row(
-            row["source"],
-            row["edition"],
-            row["split"],
-            f"{row['queries']:,}",
-            f"{row['passages']:,}",
-            row["problem"] or images,
-        )
-    output.console().print(table)
+    counts = [
+        "no images" if not row["images"] else f"{row['found']:,} of {row['images']:,}"
+        for row in report["built"]
+    ]
+    output.table(
+        ("source", "edition", "split", "queries", "passages", "images found"),
+        [
+            (
+                *(row[key] for key in ("source", "edition", "split")),
+                f"{row['queries']:,}",
+                f"{row['passages']:,}",
+                row["problem"] or images,
+            )
+            for row, images in zip(report["built"], counts, strict=True)
+        ],
+    )
 
 
 def _versions() -> dict[str, str | None]:

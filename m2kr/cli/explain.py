@@ -212,17 +212,14 @@ def _write(
 
 def _show(chosen: list[_Passage], explained: "list[Explanation]") -> None:
     """Scores and their parts as a table."""
-    from rich.table import Column, Table
-
     from m2kr.cli import output
     from m2kr.report.explain.text import PARTS
 
     kinds = list(explained[0].parts)
     heads = ("passage", "right", "score", *(PARTS[kind] for kind in kinds))
-    table = Table(*(Column(head, overflow="fold") for head in heads))
+    rows = []
     for each, shown in zip(chosen, explained, strict=True):
         parts = [f"{shown.parts[k]:.2f} ({shown.share(shown.parts[k]):.0%})" for k in kinds]
-        table.add_row(
-            each.row["passage_id"], "yes" if each.relevant else "", f"{shown.score:.4f}", *parts
-        )
-    output.console().print(table)
+        right = "yes" if each.relevant else ""
+        rows.append((each.row["passage_id"], right, f"{shown.score:.4f}", *parts))
+    output.table(heads, rows)

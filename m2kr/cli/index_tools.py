@@ -46,25 +46,20 @@ def plan(
 
 
 def _show(planned: "Plan") -> None:
-    from rich.table import Table
-
     from m2kr.cli import output
 
     pool = planned.pool
     output.say(f"{pool.passages:,} passages, {pool.all_tokens:,} tokens of {pool.dim} numbers")
-    table = Table("mode", box=None, pad_edge=False)
-    for name in ("bytes", "a passage"):
-        table.add_column(name, justify="right")
-    table.add_row(
-        "exact (token store)",
-        output.size(planned.store_bytes),
-        output.size(planned.store_bytes / pool.passages),
+    sizes = {"exact (token store)": planned.store_bytes} | {
+        f"compressed, {nbits} bits": size for nbits, size in planned.index_bytes.items()
+    }
+    output.table(
+        ("mode", "bytes", "a passage"),
+        [
+            (mode, output.size(size), output.size(size / pool.passages))
+            for mode, size in sizes.items()
+        ],
     )
-    for nbits, size in planned.index_bytes.items():
-        table.add_row(
-            f"compressed, {nbits} bits", output.size(size), output.size(size / pool.passages)
-        )
-    output.console().print(table)
     output.say(
         f"A compressed index has {planned.centroids:,} centroids and is built from the store."
     )

@@ -63,8 +63,6 @@ def _spec(name: str, records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _show(spec: dict[str, Any], records: dict[str, dict[str, Any]], root: str) -> None:
-    from rich.table import Column, Table
-
     from m2kr.cli import output
     from m2kr.data.load import edition_in_words
     from m2kr.sources import UNKNOWN, build_command, verdict
@@ -77,10 +75,12 @@ def _show(spec: dict[str, Any], records: dict[str, dict[str, Any]], root: str) -
         output.say(verdict(spec["comparable"]))
     output.say(f"headline metric: {spec['headline']}")
     for kind in ("queries", "passages"):
-        table = Table("column", "type", "null", "what it holds", title=kind, title_justify="left")
-        for c in spec["columns"][kind]:
-            table.add_row(c["name"], c["type"], "yes" if c["nullable"] else "", c["doc"])
-        output.console().print(table)
+        columns = spec["columns"][kind]
+        output.table(
+            ("column", "type", "null", "what it holds"),
+            [(c["name"], c["type"], "yes" if c["nullable"] else "", c["doc"]) for c in columns],
+            title=kind,
+        )
     for option in spec["options"]:
         values = " | ".join(option["choices"]) or option["kind"]
         shown = f"--set {option['name']}={option['default']}  ({values}): {option['doc']}"
@@ -94,26 +94,13 @@ def _show(spec: dict[str, Any], records: dict[str, dict[str, Any]], root: str) -
     if not records:
         output.say(f"not built under {root}; build it: {build_command(spec['name'])}")
     for edition, record in records.items():
-        table = Table(
-            "split",
-            "queries",
-            "judged",
-            "with image",
-            "with answers",
-            Column("pool", overflow="fold"),
-            "passages",
+        counts = ("queries", "judged", "with_image", "with_answers")
+        output.table(
+            ("split", *(name.replace("_", " ") for name in counts), "pool", "passages"),
+            [
+                (split, *(f"{f[name]:,}" for name in counts), f["pool"], f"{f['passages']:,}")
+                for split, f in record["splits"].items()
+            ],
             title=f"edition {edition}: {edition_in_words(record)}",
-            title_justify="left",
         )
-        for split, f in record["splits"].items():
-            table.add_row(
-                split,
-                f"{f['queries']:,}",
-                f"{f['judged']:,}",
-                f"{f['with_image']:,}",
-                f"{f['with_answers']:,}",
-                f["pool"],
-                f"{f['passages']:,}",
-            )
-        output.console().print(table)
         output.say(verdict(record["comparable"]))

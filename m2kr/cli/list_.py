@@ -12,8 +12,6 @@ EXAMPLES = (
 
 def command(data: options.Data = None, json: options.Json = False) -> None:
     """List the sources and what is built here."""
-    from rich.table import Table
-
     from m2kr import paths
     from m2kr.building import registry
     from m2kr.cli import output
@@ -47,15 +45,15 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
         wrong = [error.as_dict() for error in damaged.values()]
         output.emit({"data": str(root), "sources": rows, "damaged": wrong})
         return
-    table = Table("source", "task", "what it is", "built here")
+    cells = []
     for row in rows:
         editions = have.get(row["source"], {})
         words = [
             f"{name}: {edition_in_words(manifest_of(editions[name], row['source']))}"
             for name in row["editions"]
         ]
-        table.add_row(row["source"], row["task"], row["title"], "\n".join(words) or "-")
-    output.console().print(table)
+        cells.append((row["source"], row["task"], row["title"], "\n".join(words) or "-"))
+    output.table(("source", "task", "what it is", "built here"), cells)
     for problem in (*broken.values(), *damaged.values()):
         output.say(str(problem))
     output.say(f"data root: {root}")

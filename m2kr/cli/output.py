@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -113,6 +113,42 @@ def emit(obj: Any) -> None:
     # An escape for a character that the encoding lacks would not be JSON's.
     narrow = codecs.lookup(sys.stdout.encoding or "ascii").name != "utf-8"
     sys.stdout.write(json.dumps(obj, ensure_ascii=narrow, sort_keys=True) + "\n")
+
+
+_NUMBER = re.compile(r"[-–?]?|~?-?[\d,.]+( ?([kMGT]?B|%))?( of [\d,]+)?")
+_LEAST_WORDS = 12  # characters of a column of words, below which nobody reads it
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
+    """Shows rows as a table that fits the screen: words go on in the next line, numbers never.
+
+    Where even that is too narrow, each row is listed, a line a column.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    screen, body = console(), [tuple(map(str, row)) for row in rows]
+    shown = Table(title=title, title_justify="left", show_header=any(heads))
+    needed = 1
+    for number, head in enumerate(heads):
+        cells = [row[number] for row in body]
+        numbers = bool(cells) and all(map(_NUMBER.fullmatch, cells))
+        widest = max((len(line) for cell in cells for line in cell.split("\n")), default=0)
+        head_width = max(map(len, head.split() or [""]))
+        needed += 3 + max(head_width, widest if numbers else min(widest, _LEAST_WORDS))
+        justify, least = ("right", widest) if numbers else ("left", min(widest, _LEAST_WORDS))
+        shown.add_column(head, justify=justify, overflow="fold", min_width=max(least, head_width))
+    for row in body:
+        shown.add_row(*map(Text, row))  # as text: a cell may hold what looks like markup
+    if needed <= screen.width:
+        screen.print(shown)
+        return
+    if title:
+        say(title)
+    for row in body:
+        for head, cell in zip(heads, row, strict=True):
+            say(f"{head}: {cell}" if head else cell)
+        say("")
 
 
 def size(n: float | None) -> str:

@@ -105,18 +105,16 @@ def _record(found: "AdHocResult") -> dict[str, Any]:
 
 
 def _show(found: "AdHocResult") -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     from m2kr.cli import output
 
-    table = Table("rank", "score", "passage", "title", "text", show_lines=True)
-    for hit in found.hits:
-        cells = (str(hit.rank), f"{hit.score:.4f}", hit.passage_id, hit.title, cut(hit.text))
-        # As text, not markup: a passage may hold what looks like it.
-        table.add_row(*(Text(cell) for cell in cells))
     if found.hits:
-        output.console().print(table)
+        output.table(
+            ("rank", "score", "passage", "title", "text"),
+            [
+                (str(hit.rank), f"{hit.score:.4f}", hit.passage_id, hit.title, cut(hit.text))
+                for hit in found.hits
+            ],
+        )
     else:
         output.say(f"{found.retriever} found nothing")
     for note in found.notes:

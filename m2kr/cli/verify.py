@@ -27,8 +27,6 @@ def command(
     json: options.Json = False,
 ) -> None:
     """Check built data: hashes of all files, schema, counts, ids, judgements, fingerprints, images."""
-    from rich.table import Table
-
     from m2kr import paths
     from m2kr.building.verify import verify_root
     from m2kr.cli import output
@@ -66,12 +64,15 @@ def command(
             }
         )
     else:
-        table = Table("edition", "tables of", "checks passed", "failed")
         rows = [(e, _tables_of(f), bool(f.problem)) for e, f in findings]
         count = Counter(rows)
-        for e, of in dict.fromkeys((e, of) for e, of, _ in rows):
-            table.add_row(e, of, f"{count[e, of, False]:,}", f"{count[e, of, True]:,}")
-        output.console().print(table)
+        output.table(
+            ("edition", "tables of", "checks passed", "failed"),
+            [
+                (e, of, f"{count[e, of, False]:,}", f"{count[e, of, True]:,}")
+                for e, of in dict.fromkeys((e, of) for e, of, _ in rows)
+            ],
+        )
         for e, f in bad:
             output.say(f"{e}/{f.table}: {f.problem}; try: {f.fix}")
         output.say(f"{len(findings) - len(bad)} checks passed, {len(bad)} failed; data root {root}")
