@@ -21,7 +21,8 @@ from m2kr.building.manifest import describe
 from m2kr.building.release.aligned import AlignedBuilder
 from m2kr.building.release.builder import ReleaseBuilder
 from m2kr.building.request import BuildRequest
-from m2kr.cli import eval_, info, list_, plans, shards
+from m2kr.cli import build as build_command
+from m2kr.cli import eval_, info, list_, plans
 from m2kr.data.load import edition_in_words
 from m2kr.errors import MissingError, UsageError
 from m2kr.sources import UNKNOWN, Source, comparable_notes, verdict
@@ -160,7 +161,7 @@ def test_a_share_of_a_build_says_the_same_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: dict[str, Any] = {"folder": None}
-    shards.run(
+    build_command.build_share(
         [Plain(40)], tmp_path, "1/1", BuildRequest(), asked, offline=True, jobs=1, json=False
     )
     assert f"toy: {verdict(UNKNOWN)}" in " ".join(capsys.readouterr().out.split())

@@ -1,11 +1,19 @@
 """``m2kr build``."""
 
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from m2kr.cli import options
+from m2kr.cli import options, output
+
+if TYPE_CHECKING:
+    from m2kr.building.request import BuildRequest
+    from m2kr.building.shards import ShardBuilt
+    from m2kr.building.spec import Builder
 
 EXAMPLES = (
     "m2kr build mini",
@@ -83,7 +91,7 @@ def command(
     from m2kr.building import registry
     from m2kr.building.build import build
     from m2kr.building.release.routes import builder_for
-    from m2kr.cli import output, plans
+    from m2kr.cli import plans
     from m2kr.errors import M2KRError, UsageError
 
     root = paths.data_root(data)
@@ -108,9 +116,7 @@ def command(
         plans.show(builders, root, given, edition, split, json=json)
         return
     if probe:
-        from m2kr.cli import probes
-
-        probes.show(builders, given, edition, json=json)
+        _probe(builders, given, edition, json=json)
         return
     output.say(f"data root: {root}", json_mode=json)
     executor = None
@@ -120,14 +126,13 @@ def command(
         executor = RayExecutor(address)
     if shard is not None:
         from m2kr.building.request import BuildRequest
-        from m2kr.cli import shards
 
         if executor is not None:
             raise UsageError("--shard and --engine ray are two ways to share a build out: take one")
         request = BuildRequest(
             edition, given, split, limit, full_ledger=ledger == "full", force=force
         )
-        shards.run(builders, root, shard, request, asked, offline=offline, jobs=jobs, json=json)
+        build_share(builders, root, shard, request, asked, offline=offline, jobs=jobs, json=json)
         return
     results = []
     failed: dict[str, M2KRError] = {}
@@ -176,7 +181,6 @@ def command(
 def show(name: str, folder: object, manifest: dict[str, Any], *, fresh: bool) -> None:
     """What a build left, as a table for people."""
     from m2kr import sources
-    from m2kr.cli import output
 
     output.say(f"{'built' if fresh else 'already built:'} {name} in {folder}")
     output.table(
@@ -209,3 +213,101 @@ def _ledger_totals(manifest: dict[str, Any]) -> dict[str, dict[str, int]]:
                 totals.setdefault(action, {}).setdefault(rule, 0)
                 totals[action][rule] += n
     return totals
+
+
+def _probe(
+    builders: "Sequence[Builder]", given: Mapping[str, str], edition: str | None, *, json: bool
+) -> None:
+    """Asks for the first MB of every file that some builds need, and tells what is not as expected.
+
+    Raises:
+        UsageError: an option is unknown or has a wrong value.
+        typer.Exit: with `UpstreamError`'s code, if a file isn't as expected or can't be had.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from m2kr.building.options import resolve_options
+    from m2kr.building.probe import probe
+    from m2kr.errors import UpstreamError
+
+    # The release route has no assets: a build checks it by its counts of rows.
+    users: dict[str, list[str]] = {}
+    assets = {}
+    for builder in builders:
+        for asset in builder.assets(resolve_options(builder.source, given, edition)):
+            assets[asset.name] = asset
+            users.setdefault(asset.name, []).append(builder.source.name)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(probe, assets.values()))
+    bad = [file for file in found if file.status not in {"ok", "local"}]
+    if json:
+        files = [asdict(file) | {"sources": users[file.name]} for file in found]
+        output.emit({"ok": not bad, "files": files})
+    else:
+        rows = []
+        for file in found:
+            parsed = "-" if file.rows is None else f"{file.rows:,}"
+            names, size = ", ".join(users[file.name]), output.size(file.size)
+            rows.append((names, file.name, file.status, size, parsed, file.problem))
+        if rows:
+            output.table(("sources", "file", "state", "size", "rows parsed", "problem"), rows)
+        asked = sum(file.status != "local" for file in found)
+        output.say(f"{asked - len(bad)} of {asked} files upstream are as expected")
+    if bad:
+        raise typer.Exit(UpstreamError.exit_code)
+
+
+def build_share(
+    builders: "Sequence[Builder]",
+    root: Path,
+    share: str,
+    request: "BuildRequest",
+    asked: Mapping[str, Any],
+    *,
+    offline: bool,
+    jobs: int,
+    json: bool,
+) -> None:
+    """Does one share of each source and says what comes next."""
+    from m2kr.building.shards import Shard, build_shard
+    from m2kr.cli import plans
+
+    shard = Shard.parse(share)
+    folder = asked["folder"]
+    told = {**asked, "folder": None if folder is None else str(folder)}
+    results = []
+    for builder in builders:
+        name = builder.source.name
+        for line in plans.before(builder, root, request.options, request.edition, request.splits):
+            output.say(f"{name}: {line}", json_mode=json)
+        with output.Bars() as bars:
+            done = build_shard(
+                builder, root, shard, request, offline=offline, jobs=jobs, progress=bars, route=told
+            )
+        results.append(
+            {
+                "source": name,
+                "folder": str(done.folder),
+                "shard": str(shard),
+                "done": done.done,
+                "waits_for": list(done.waits_for),
+                "fresh": done.fresh,
+            }
+        )
+        output.say(_next_step(name, done, root), json_mode=json)
+    if json:
+        output.emit({"data": str(root), "shards": results})
+
+
+def _next_step(name: str, built: "ShardBuilt", root: Path) -> str:
+    merge = f"m2kr merge {shlex.quote(name)} --data {shlex.quote(str(root))}"
+    if not built.fresh:
+        return f"already built: {name} in {built.folder}"
+    what = f"shard {built.shard} of {name}: {len(built.done)} parts and tables are complete"
+    if built.waits_for:
+        count = len(built.waits_for)
+        return (
+            f"{what}; the {built.stage} need {count} of other shards: run this again when these are "
+            f"done, or leave the rest to {merge}"
+        )
+    return f"{what}; when all shards are: {merge}"

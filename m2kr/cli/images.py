@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from m2kr.cli import options
+from m2kr.cli import options, output
 
 if TYPE_CHECKING:
+    from m2kr.building.images.declared import ImageArchive
     from m2kr.building.images.from_archives import FetchOptions
     from m2kr.building.images.gather import ImageReport, ImageRequest
 
@@ -96,7 +97,6 @@ def command(
     archive is transferred. What you have already is used in place: give it once with --images.
     """
     from m2kr import paths
-    from m2kr.cli import images_view, output
     from m2kr.errors import UsageError
 
     root = paths.data_root(data)
@@ -130,7 +130,7 @@ def command(
         web=Rules(contact=contact, thumb_width=width, retry_failed=retry),
     )
     if plan:
-        images_view.show_plan(request, fetch_options, json=json)
+        _show_plan(request, fetch_options, json=json)
         return
     _gather(request, fetch_options, least, json=json)
 
@@ -157,7 +157,6 @@ def _gather(
     request: "ImageRequest", fetch_options: "FetchOptions", least: float, *, json: bool
 ) -> None:
     from m2kr.building.images.gather import gather_images
-    from m2kr.cli import images_view, output
 
     with output.Bars() as bars:
         report: ImageReport = gather_images(request, fetch_options, progress=bars)
@@ -166,7 +165,7 @@ def _gather(
         places = {"report": str(report.path), "table": str(report.coverage.table)}
         output.emit(report.as_dict() | places)
     else:
-        images_view.show_report(report)
+        _show_report(report)
     if report.failed and any(each.missing for each in report.coverage.splits):
         code = max(error.exit_code for error in report.failed.values())
         raise typer.Exit(code)
@@ -183,7 +182,6 @@ def _make_index(tar: str, out: Path | None, *, json: bool) -> None:
 
     from m2kr.building.images.remote_file import RemoteFile
     from m2kr.building.images.tar_index import index_remote_tar, index_tar
-    from m2kr.cli import output
     from m2kr.errors import MissingError
 
     path = (out or Path()) / f"{tar.rpartition('/')[2]}.index.parquet"
@@ -205,3 +203,98 @@ def _make_index(tar: str, out: Path | None, *, json: bool) -> None:
         output.emit(told)
     else:
         output.say(f"{path}: {rows:,} members, {output.size(told['bytes'])}, and its .sha256")
+
+
+_HOW = {
+    "zip": "read in part",
+    "tar": "read in part, by an index",
+    "tar.gz": "only whole (--whole)",
+}
+
+
+def _show_plan(request: "ImageRequest", fetch_options: "FetchOptions", *, json: bool) -> None:
+    """Says what is needed, what of it is here, and where the rest can be had; uses no network."""
+    from m2kr.building.images.coverage import absent_images, required_images
+
+    first = request.splits[0]
+    required = [required_images(split, passages=request.passages) for split in request.splits]
+    absent = absent_images(required, first.images)
+    usable = request.usable_archives()
+    told: dict[str, Any] = {
+        "source": first.source,
+        "edition": first.edition,
+        "needed": {of_split.split: len(of_split.paths) for of_split in required},
+        "lacking": len(absent),
+        "roots": [str(root) for root in first.images.roots] if first.images else [],
+        "store": str(request.store(fetch_options.folder)),
+        "archives": [
+            {
+                "name": archive.name,
+                "bytes": archive.about,
+                "how": _how(archive, fetch_options),
+                "may have": sum(map(archive.may_hold, absent)),
+                "used": archive in usable,
+                "gate": archive.gate,
+                "files": [mirrors[0] for mirrors in archive.addresses()],
+            }
+            for archive in request.archives
+        ],
+        "notes": first.manifest["source"].get("image_notes", []),
+    }
+    if json:
+        output.emit(told)
+        return
+    counts = ", ".join(f"{split} {n:,}" for split, n in told["needed"].items())
+    output.say(f"images needed: {counts}; {len(absent):,} are not here")
+    for root in told["roots"] or ["no image root yet"]:
+        output.say(f"  looked in {root}")
+    rows = [
+        (each["name"], f"{each['may have']:,}", output.size(each["bytes"]), each["how"])
+        for each in told["archives"]
+        if each["used"]
+    ]
+    if rows:
+        heads = ("from", "may have", "size", "how")
+        output.table(heads, rows, title=f"fetched into {told['store']}")
+    for each in told["archives"]:
+        if not each["used"] and not request.only:
+            output.say(f"not unless asked: --from {each['name']} ({output.size(each['bytes'])})")
+    for note in told["notes"]:
+        output.say(f"note: {note}")
+
+
+def _how(archive: "ImageArchive", fetch_options: "FetchOptions") -> str:
+    if archive.kind == "tar" and fetch_options.index_of(archive).exists():
+        return "read in part"
+    return _HOW[archive.kind]
+
+
+def _show_report(report: "ImageReport") -> None:
+    """The coverage, what was fetched, and what is wrong."""
+    for got in report.archives:
+        output.say(
+            f"{got.archive}: {got.added:,} images added, {output.size(got.received)} received"
+        )
+    rows = [
+        (
+            each.split,
+            f"{each.needed:,}",
+            f"{each.ok:,}",
+            f"{each.damaged:,}",
+            f"{each.missing:,}",
+            f"{each.share:.1%}",
+        )
+        for each in report.coverage.splits
+    ]
+    split = report.request.splits[0]
+    title = f"images of {split.source} ({split.edition})"
+    output.table(("split", "needed", "sound", "damaged", "missing", "coverage"), rows, title=title)
+    for reason, n in sorted(report.coverage.reasons.items(), key=lambda item: -item[1]):
+        example = next((e for e in report.coverage.examples if e["reason"] == reason), None)
+        such = f", such as {example['img_path']}" if example else ""
+        output.say(f"{n:,} {reason}{such}")
+    if not report.request.archives and any(each.missing for each in report.coverage.splits):
+        output.say(f"give their folder or archive: m2kr images {split.source} --images PATH")
+    for name, error in report.failed.items():
+        output.say(f"{name}: {error}", json_mode=True)
+    output.say(f"an image a row: {report.coverage.table}")

@@ -124,11 +124,12 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | N
 
     Where even that is too narrow, each row is listed, a line a column.
     """
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     screen, body = console(), [tuple(map(str, row)) for row in rows]
-    shown = Table(title=title, title_justify="left", show_header=any(heads))
+    columns: list[dict[str, Any]] = []
     needed = 1
     for number, head in enumerate(heads):
         cells = [row[number] for row in body]
@@ -137,10 +138,21 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | N
         head_width = max(map(len, head.split() or [""]))
         needed += 3 + max(head_width, widest if numbers else min(widest, _LEAST_WORDS))
         justify, least = ("right", widest) if numbers else ("left", min(widest, _LEAST_WORDS))
-        shown.add_column(head, justify=justify, overflow="fold", min_width=max(least, head_width))
-    for row in body:
-        shown.add_row(*map(Text, row))  # as text: a cell may hold what looks like markup
-    if needed <= screen.width:
+        columns.append({"header": head, "justify": justify, "min_width": max(least, head_width)})
+    slim = needed > screen.width
+    if needed - 2 * slim * len(heads) <= screen.width:
+        shown = Table(
+            title=title,
+            title_justify="left",
+            show_header=any(heads),
+            box=box.SIMPLE_HEAD if slim else box.HEAVY_HEAD,
+            padding=(0, 0 if slim else 1),
+            show_edge=not slim,
+        )
+        for column in columns:
+            shown.add_column(overflow="fold", **column)
+        for row in body:
+            shown.add_row(*map(Text, row))  # as text: a cell may hold what looks like markup
         screen.print(shown)
         return
     if title:

@@ -113,17 +113,11 @@ def _release_files(builder: Builder, splits: Sequence[str]) -> dict[str, Any] | 
 
 
 def _show(each: dict[str, Any]) -> None:
-    from rich.table import Column, Table
-
     output.say(f"{each['source']}: route {each['route']}, edition {each['edition']}")
-    if each["files"]:
-        table = Table("file", "state", "size", "checksum", Column("from", overflow="fold"))
-        for file in each["files"]:
-            size, url = _size(file), file["url"] or "by hand"
-            check = file["checksum"] or "first seen"
-            table.add_row(file["name"], file["state"], size, check, url)
-        table.columns[0].overflow = "fold"
-        output.console().print(table)
+    for file in each["files"]:
+        check = file["checksum"] or "hash taken when first seen"
+        output.say(f"{file['state']:<8} {_size(file):>8}  {file['name']} ({check})")
+        output.say(f"{'':<19}{file['url'] or 'by hand, see below'}")
     for licence in dict.fromkeys(file["licence"] for file in each["files"]):
         of = ", ".join(f["name"].split("/")[-1] for f in each["files"] if f["licence"] == licence)
         output.say(f"licence: {licence or 'not stated'}: {of}")

@@ -195,7 +195,7 @@ def test_after_kill_9_only_the_rest_is_encoded_and_the_run_file_is_the_same(call
 
 
 def test_an_index_in_the_cache_is_found_again(call):
-    search = ("--search", "compressed", "--search-set", "centroids=32", "--audit", "5")
+    search = ("--search", "compressed", "--set", "search.centroids=32", "--audit", "5")
     first = call(*search)
     index = next(call.root.glob("cache/embeddings/*/indexes/*"))
     before = {path: path.stat().st_mtime_ns for path in index.iterdir() if path.suffix}
@@ -211,9 +211,9 @@ def test_an_index_in_the_cache_is_found_again(call):
 
 
 def test_three_seeds_give_mean_and_range(call):
-    search = ("--search", "compressed", "--search-set", "centroids=8", "--search-set", "probes=1")
-    alone = [call(*search, "--seed", seed) for seed in (4, 5)]
-    both = call(*search, "--seed", 4, "--seeds", 2)
+    search = ("--search", "compressed", "--set", "search.centroids=8", "--set", "search.probes=1")
+    alone = [call(*search, "--set", f"search.seed={seed}") for seed in (4, 5)]
+    both = call(*search, "--set", "search.seed=4", "--seeds", 2)
     assert both["metrics"] == alone[0]["metrics"]
     assert both["search"]["seeds"]["seeds"] == [4, 5]
     for name, facts in both["search"]["seeds"]["metrics"].items():
@@ -232,8 +232,8 @@ def test_what_cannot_be_asked_for_is_refused_on_the_command_line(call, app, monk
     long = call("--max-hours", "1e-9", code=2)
     assert "exact search would take about" in long
     assert "--search compressed" in long
-    assert "a number" in call("--search-set", "probes=many", code=2)
-    assert "exact search has no widths" in call("--search-set", "probes=3", code=2)
+    assert "a number" in call("--set", "search.probes=many", code=2)
+    assert "exact search has no widths" in call("--set", "search.probes=3", code=2)
     lexical = ["mini", "-r", "bm25", "--search", "compressed", "--data", str(call.root)]
     refused = CliRunner().invoke(app, lexical)
     assert refused.exit_code == 2

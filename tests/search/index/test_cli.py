@@ -40,7 +40,7 @@ def test_each_command_has_examples() -> None:
 
 def test_build_add_and_info(token_store: TokenStore, tmp_path: Path) -> None:
     index = tmp_path / "index"
-    told = run("build", token_store.folder, index, "--centroids", 64, "--nbits", 8, "--json")
+    told = run("build", token_store.folder, index, "--set", "centroids=64", "--nbits", 8, "--json")
     found = json.loads(told.stdout)
     assert (found["passages"], found["nbits"], found["centroids"]) == (400, 8, 64)
     assert found["kind"] == "compressed"
@@ -71,7 +71,7 @@ def test_an_index_that_was_cut_off_says_so(
     assert "150 of 400 passages" in refused.stderr
     assert "m2kr index build" in refused.stderr
     assert not out.exists()
-    run("build", token_store.folder, cut, "--centroids", 128)
+    run("build", token_store.folder, cut, "--set", "centroids=128")
     assert json.loads(run("info", cut, "--json").stdout)["complete"] is True
     run("search", cut, query_store.folder, "--out", out)
     assert out.exists()
