@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from support.command_line import CommandLine
 
 from m2kr.building import registry
 from m2kr.building.build import build
@@ -34,15 +34,13 @@ def mini_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def cli() -> Cli:
-    """Runs the installed ``m2kr`` command; ``code`` is the exit code it must have."""
-    program = Path(sys.executable).with_name("m2kr")
+    """Runs the ``m2kr`` command; ``code`` is the exit code it must have."""
+    command_line = CommandLine()
 
     def run(
         *args: object, code: int = 0, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [program, *map(str, args)], capture_output=True, text=True, check=False, cwd=cwd
-        )
+        done = command_line.run([*map(str, args)], cwd)
         assert done.returncode == code, f"{done.args}\n{done.stdout}\n{done.stderr}"
         return done
 

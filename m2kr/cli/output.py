@@ -133,12 +133,14 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | N
     needed = 1
     for number, head in enumerate(heads):
         cells = [row[number] for row in body]
-        numbers = bool(cells) and all(map(_NUMBER.fullmatch, cells))
         widest = max((len(line) for cell in cells for line in cell.split("\n")), default=0)
-        head_width = max(map(len, head.split() or [""]))
-        needed += 3 + max(head_width, widest if numbers else min(widest, _LEAST_WORDS))
-        justify, least = ("right", widest) if numbers else ("left", min(widest, _LEAST_WORDS))
-        columns.append({"header": head, "justify": justify, "min_width": max(least, head_width)})
+        if cells and all(map(_NUMBER.fullmatch, cells)):
+            head = "\n".join(head.split())  # rich must not wrap this column, so its head is here
+            columns.append({"header": head, "justify": "right", "no_wrap": True})
+        else:
+            columns.append({"header": head, "overflow": "fold"})
+            widest = min(widest, _LEAST_WORDS)
+        needed += 3 + max(widest, *map(len, head.split()), 0)
     slim = needed > screen.width
     if needed - 2 * slim * len(heads) <= screen.width:
         shown = Table(
@@ -150,7 +152,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | N
             show_edge=not slim,
         )
         for column in columns:
-            shown.add_column(overflow="fold", **column)
+            shown.add_column(**column)
         for row in body:
             shown.add_row(*map(Text, row))  # as text: a cell may hold what looks like markup
         screen.print(shown)
