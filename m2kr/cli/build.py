@@ -192,7 +192,7 @@ def show(name: str, folder: object, manifest: dict[str, Any], *, fresh: bool) ->
                 f"{facts['with_image']:,}",
                 facts["pool"],
                 f"{facts['passages']:,}",
-                manifest["fingerprints"][split]["eval"][:16] + "…",
+                manifest["fingerprints"][split]["eval"][:16],
             )
             for split, facts in manifest["splits"].items()
         ],

@@ -139,7 +139,6 @@ app = typer.Typer(
     help="Build, load and evaluate M2KR, the multimodal knowledge retrieval benchmark.",
     epilog="Start with: m2kr demo",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -1,6 +1,7 @@
 """The command line from outside: help, start-up, exit codes, JSON, and every command on mini."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -197,3 +198,12 @@ def test_a_bare_recall_is_refused_everywhere(cli: Cli, mini_root: Path) -> None:
     done = cli("eval", "mini", "-r", "bm25", "--metrics", "recall@5", "--data", mini_root, code=2)
     assert "hit_rate@5" in done.stderr
     assert "set_recall@5" in done.stderr
+
+
+def test_the_shell_completes_commands() -> None:
+    shell = {"_M2KR_COMPLETE": "complete_bash", "COMP_WORDS": "m2kr ev", "COMP_CWORD": "1"}
+    program = Path(sys.executable).with_name("m2kr")
+    done = subprocess.run(
+        [program], capture_output=True, text=True, check=True, env=os.environ | shell
+    )
+    assert done.stdout.split() == ["eval"]
