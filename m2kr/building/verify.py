@@ -21,8 +21,8 @@ from m2kr.building.images.shard_writer import check_store
 from m2kr.building.publish import listed_files
 from m2kr.building.table import PoolReader, open_shards, read_batches
 from m2kr.data.file_checks import OTHER_BYTES, SourceFiles, hash_file
-from m2kr.data.images.places import SourceRoots
 from m2kr.data.images.shards import holds_shards
+from m2kr.data.images.source_roots import SourceRoots
 from m2kr.data.load import source_of
 from m2kr.data.lookup import FILE, open_index
 from m2kr.data.manifests import (

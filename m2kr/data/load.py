@@ -104,7 +104,7 @@ class Split:
         Its roots are looked for when an image is first asked for: nothing else needs them. Those given by
         the user are looked for at once.
         """
-        from m2kr.data.images.places import SourceRoots
+        from m2kr.data.images.source_roots import SourceRoots
         from m2kr.data.images.store import ImageStore
 
         source, data_root = self.manifest["source"], self.folder.parent

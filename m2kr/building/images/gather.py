@@ -18,8 +18,8 @@ from m2kr.building.images.coverage import (
 from m2kr.building.images.declared import ImageArchive
 from m2kr.building.images.from_archives import NOT_INSIDE, ArchiveResult, FetchOptions, obtain
 from m2kr.building.images.shard_writer import Store
-from m2kr.data.images.places import add_roots, store_folder
 from m2kr.data.images.roots import open_root
+from m2kr.data.images.source_roots import add_roots, store_folder
 from m2kr.data.load import Split
 from m2kr.errors import M2KRError, UsageError
 from m2kr.progress import SILENT, Progress

@@ -11,6 +11,7 @@ import struct
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,9 +43,9 @@ class Regular:
     sizes: "np.ndarray[Any, np.dtype[np.int64]]"
 
 
-_PACK = struct.Struct("<16sQQQIH")
 _FIELDS = [("hi", "<u8"), ("lo", "<u8"), ("offset", "<u8"), ("stored", "<u8"), ("size", "<u8")]
 _ENTRY = np.dtype([*_FIELDS, ("crc", "<u4"), ("method", "<u2")])
+_PLACE = ("offset", "stored", "size", "crc", "method")
 _VERSION = 2
 _BULK = 4096
 ZIP_HEADER = 30  # bytes of a local header without name and extra field
@@ -71,22 +72,17 @@ def locked() -> threading.RLock:
     return _lock
 
 
-def identity_of(paths: Sequence[Path]) -> Identity:
-    """First path, bytes together and latest modification time (ns) of some files."""
-    try:
-        facts = [path.stat() for path in paths]
-    except OSError as error:
-        raise _gone(error) from error
-    return str(paths[0]), sum(f.st_size for f in facts), max(f.st_mtime_ns for f in facts)
-
-
 def stamp_of(paths: Sequence[Path]) -> str:
     """Path, bytes and times of some files, as text: another one when any of them was written."""
+    facts = zip(paths, _facts(paths), strict=True)
+    return "|".join(f"{p}:{f.st_size}:{f.st_mtime_ns}:{f.st_ctime_ns}" for p, f in facts)
+
+
+def _facts(paths: Sequence[Path]) -> list[os.stat_result]:
     try:
-        facts = [(str(path), path.stat()) for path in paths]
+        return [path.stat() for path in paths]
     except OSError as error:
         raise _gone(error) from error
-    return "|".join(f"{p}:{f.st_size}:{f.st_mtime_ns}:{f.st_ctime_ns}" for p, f in facts)
 
 
 def _gone(error: OSError) -> MissingError:
@@ -149,50 +145,51 @@ class Index:
         for row in range(bisect_right(self._hi, hi) - 1, bisect_left(self._hi, hi) - 1, -1):
             item = self.entries[row]
             if int(item["lo"]) == lo:
-                return Entry(*(int(item[f]) for f in ("offset", "stored", "size", "crc", "method")))
+                return Entry(*(int(item[field]) for field in _PLACE))
         return None
 
 
-def make_index(members: Iterable[Member | Regular]) -> Index:
+def _make_index(members: Iterable[Member | Regular]) -> Index:
     """An index of the members of an archive, in the order they are stored."""
-    parts = [_of_shard(m) if isinstance(m, Regular) else _of_members(m) for m in _in_bulk(members)]
+    parts = [_entries(*bulk) for bulk in _in_bulk(members)]
     entries = np.concatenate([np.empty(0, _ENTRY), *parts])
     parts.clear()
     # By half of the hash: `Index.find` looks at all that have it, the last one first.
     return Index(entries[np.argsort(entries["hi"].copy(), kind="stable")])
 
 
-def _in_bulk(members: Iterable[Member | Regular]) -> Iterator[list[Member] | Regular]:
-    """Single members by the thousand; those of a store's shards come together already."""
+def _in_bulk(members: Iterable[Member | Regular]) -> Iterator[tuple[list[bytes], dict[str, Any]]]:
+    """Names and places of single members by the thousand; those of a store's shards come so already."""
     few: list[Member] = []
     for member in members:
         if isinstance(member, Regular):
-            yield member
+            offsets, sizes = member.offsets, member.sizes
+            yield member.names, {"offset": offsets, "stored": sizes, "size": sizes}
             continue
         few.append(member)
         if len(few) == _BULK:
-            yield few
+            yield _columns(few)
             few = []
-    yield few
+    if few:
+        yield _columns(few)
 
 
-def _of_members(members: list[Member]) -> "np.ndarray[Any, Any]":
-    packed = bytearray()
-    for name, *place in members:
-        plain = plain_name(name)
-        if plain is not None:
-            packed += _PACK.pack(_digest(plain), *place)
-    return np.frombuffer(packed, _ENTRY)
+def _columns(members: list[Member]) -> tuple[list[bytes], dict[str, Any]]:
+    names, *places = zip(*members, strict=True)
+    columns = zip(_PLACE, places, strict=True)
+    return [name.encode("utf-8", "surrogateescape") for name in names], {
+        field: np.array(values, _ENTRY[field]) for field, values in columns
+    }
 
 
-def _of_shard(members: Regular) -> "np.ndarray[Any, Any]":
-    names, kept = _plain_names(members.names)
+def _entries(names: list[bytes], places: dict[str, Any]) -> "np.ndarray[Any, Any]":
+    names, kept = _plain_names(names)
     entries = np.zeros(len(names), _ENTRY)
     digests = b"".join([hashlib.blake2b(name, digest_size=16).digest() for name in names])
     pairs = np.frombuffer(digests, "<u8").reshape(-1, 2)
     entries["hi"], entries["lo"] = pairs[:, 0], pairs[:, 1]
-    entries["offset"] = members.offsets[kept]
-    entries["stored"] = entries["size"] = members.sizes[kept]
+    for field, values in places.items():
+        entries[field] = values[kept]
     return entries
 
 
@@ -208,14 +205,7 @@ def _plain_names(names: list[bytes]) -> tuple[list[bytes], "slice | list[int]"]:
     return [name.encode("utf-8", "surrogateescape") for name in plain if name is not None], kept
 
 
-def _new_index(members: Iterable[Member | Regular], *, is_zip: bool) -> Index:
-    index = make_index(members)
-    if is_zip:
-        mark_overlaps(index)
-    return index
-
-
-def mark_overlaps(index: Index) -> None:
+def _mark_overlaps(index: Index) -> None:
     """Marks members of a zip that run into the next one, as those of bombs do: they can't be read then."""
     entries = index.entries
     order = np.argsort(entries["offset"], kind="stable")
@@ -235,21 +225,21 @@ def cached_index(
     is_zip: bool = False,
 ) -> Index:
     """The saved index of a file of this identity, or a new one, saved in ``cache`` if that is given."""
-    if cache is None:
-        return _new_index(members, is_zip=is_zip)
     key = hashlib.sha256(repr((_VERSION, *identity)).encode()).hexdigest()[:32]
-    path = cache / f"images-{key}.npy"
-    try:
-        entries = np.load(path, mmap_mode="r", allow_pickle=False)
-        if entries.dtype == _ENTRY and entries.ndim == 1:
+    path = None if cache is None else cache / f"images-{key}.npy"
+    # Absent or damaged, it is made again.
+    with suppress(OSError, ValueError, EOFError):
+        entries = None if path is None else np.load(path, mmap_mode="r", allow_pickle=False)
+        if entries is not None and entries.dtype == _ENTRY and entries.ndim == 1:
             return Index(entries)
-    except (OSError, ValueError, EOFError):
-        pass  # absent or damaged: made again
-    index = _new_index(members, is_zip=is_zip)
+    index = _make_index(members)
+    if is_zip:
+        _mark_overlaps(index)
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with atomic.writing(path) as aside, atomic.create(aside) as file:
-            np.save(file, index.entries, allow_pickle=False)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic.writing(path) as aside, atomic.create(aside) as file:
+                np.save(file, index.entries, allow_pickle=False)
     except OSError as error:
         log.warning("the index of an image archive is not kept: %s", error)
     return index
@@ -268,7 +258,7 @@ class Readable(Protocol):
         ...
 
 
-class Parts:
+class FileParts:
     """One file, or several that make one when put end to end, readable at any offset by any thread.
 
     Args:
@@ -310,17 +300,24 @@ class Parts:
 
 
 class IndexedFile:
-    """What archives and Arrow files share: opened and indexed on first use.
+    """What archives, stores of shards and Arrow files share: opened and indexed on first use.
 
     Args:
         path: The file.
         cache: Folder for the index, or None to keep it in memory alone.
     """
 
+    is_zip = False
+
     def __init__(self, path: Path, cache: Path | None) -> None:
         self.path = path
         self._cache = cache
         self._index: Index | None = None
+        self._opened: FileParts | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process opens files for itself.
+        return self.__dict__ | {"_index": None, "_opened": None}
 
     def files(self) -> list[Path]:
         """The files it is made of."""
@@ -328,29 +325,40 @@ class IndexedFile:
 
     def identity(self) -> Identity:
         """Path, bytes and latest modification time (ns)."""
-        return identity_of(self.files())
+        facts = _facts(self.files())
+        size = sum(f.st_size for f in facts)
+        return str(self.files()[0]), size, max(f.st_mtime_ns for f in facts)
 
-    def _find(self, name: str) -> Entry | None:
-        """Where an image lies in the file, or None."""
+    def scan(self) -> Iterable[Member | Regular]:
+        """Its members, in the order they are stored."""
         raise NotImplementedError
+
+    def find(self, name: str) -> Entry | None:
+        """Where an image lies in the file, or None."""
+        if self._index is None:
+            with _lock:
+                if self._index is None:
+                    stamp = [stamp_of(self.files())]
+                    self._index = cached_index(self.scan(), self._cache, stamp, is_zip=self.is_zip)
+        return self._index.find(name)
+
+    def has(self, name: str) -> bool:
+        """Whether an image of this path is there."""
+        return self.find(name) is not None
 
     def stamper(self) -> Callable[[str], str | None]:
         """See `m2kr.data.images.roots.ImageRoot`; the file is looked at once."""
         files = stamp_of(self.files())
 
         def stamp(name: str) -> str | None:
-            entry = self._find(name)
+            entry = self.find(name)
             return None if entry is None else f"{name}:{entry}:{files}"
 
         return stamp
 
-    def index(
-        self, scan: Callable[[], Iterable[Member | Regular]], *, is_zip: bool = False
-    ) -> Index:
-        """The file's index; ``scan`` lists its members if there is none yet."""
-        if self._index is None:
+    def parts(self) -> FileParts:
+        """Its files, end to end."""
+        if self._opened is None:
             with _lock:
-                if self._index is None:
-                    stamp = [stamp_of(self.files())]
-                    self._index = cached_index(scan(), self._cache, stamp, is_zip=is_zip)
-        return self._index
+                self._opened = self._opened or FileParts(self.files())
+        return self._opened

@@ -13,7 +13,6 @@ from m2kr.data.images.index import (
     Identity,
     IndexedFile,
     Member,
-    Parts,
     check_size,
     locked,
 )
@@ -201,11 +200,8 @@ class ArchiveRoot(IndexedFile):
 
     def __init__(self, path: Path, inner: str, kind: str, cache: Path | None) -> None:
         super().__init__(path, cache)
-        self._inner, self._kind = inner, kind
-        self._opened: Parts | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self._inner, self._kind, self._cache)
+        self._inner = inner
+        self.is_zip = kind == "zip"
 
     def files(self) -> list[Path]:
         """The archive, or all its parts in order."""
@@ -221,38 +217,30 @@ class ArchiveRoot(IndexedFile):
         path, size, time = super().identity()
         return str(Path(path, self._inner)), size, time
 
-    def _find(self, name: str) -> Entry | None:
-        return self.index(self._scan, is_zip=self._kind == "zip").find(self._inner + name)
+    def find(self, name: str) -> Entry | None:
+        """Where the archive has such a file, or None."""
+        return super().find(self._inner + name)
 
-    def _scan(self) -> Iterator[Member]:
-        if self._kind == "tar":
-            return scan_tar(self.path)
-        return scan_zip(self._parts(), str(self.path))
-
-    def _parts(self) -> Parts:
-        if self._opened is None:
-            with locked():
-                self._opened = self._opened or Parts(self.files())
-        return self._opened
-
-    def has(self, name: str) -> bool:
-        """Whether the archive has such a file."""
-        return self._find(name) is not None
+    def scan(self) -> Iterator[Member]:
+        """Its regular files."""
+        if self.is_zip:
+            return scan_zip(self.parts(), str(self.path))
+        return scan_tar(self.path)
 
     def read(self, name: str) -> bytes | None:
         """The member's bytes, or None."""
-        entry = self._find(name)
+        entry = self.find(name)
         if entry is None:
             return None
         where = f"{self.path}/{self._inner}{name}"
         check_size(max(entry.size, entry.stored), where)
-        if self._kind == "tar":
-            data = self._parts().read(entry.offset, entry.size)
+        if not self.is_zip:
+            data = self.parts().read(entry.offset, entry.size)
             if len(data) == entry.size:
                 return data
             raise InputError("the tar file is cut short", where=where, fix="copy it again")
         try:
-            return read_zip_member(self._parts(), entry)
+            return read_zip_member(self.parts(), entry)
         except ValueError as error:
             raise InputError(f"the zip member can't be read: {error}", where=where) from error
 
@@ -272,36 +260,30 @@ class ArrowRoot(IndexedFile):
     def __init__(self, path: Path, kind: str, cache: Path | None) -> None:
         super().__init__(path, cache)
         self._kind = kind
-        self._opened: _Chunks | None = None
+        self._chunks: _Chunks | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self._kind, self._cache)
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_chunks": None}
 
-    def _chunks(self) -> "_Chunks":
-        if self._opened is None:
+    def _rows(self) -> "_Chunks":
+        if self._chunks is None:
             with locked():
-                self._opened = self._opened or _Chunks(self.path, self._kind)
-        return self._opened
+                self._chunks = self._chunks or _Chunks(self.path, self._kind)
+        return self._chunks
 
-    def _scan(self) -> Iterator[Member]:
-        for number, names in enumerate(self._chunks().names()):
+    def scan(self) -> Iterator[Member]:
+        """Its rows, by batch or row group."""
+        for number, names in enumerate(self._rows().names()):
             for row, name in enumerate(names):
                 if name is not None:
                     yield name, number, row, 0, 0, 0
 
-    def _find(self, name: str) -> Entry | None:
-        return self.index(self._scan).find(name)
-
-    def has(self, name: str) -> bool:
-        """Whether a row has this path."""
-        return self._find(name) is not None
-
     def read(self, name: str) -> bytes | None:
         """The row's bytes, or None."""
-        entry = self._find(name)
+        entry = self.find(name)
         if entry is None:
             return None
-        data = self._chunks().value(entry.offset, entry.stored)
+        data = self._rows().value(entry.offset, entry.stored)
         check_size(len(data or b""), f"{self.path}, row of '{name}'")
         return data
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from m2kr.data.images.index import Entry, IndexedFile, Parts, Regular, check_size, locked, stamp_of
+from m2kr.data.images.index import Entry, IndexedFile, Regular, check_size, stamp_of
 from m2kr.data.images.tar_offsets import BLOCK, TarOffsets
 from m2kr.errors import InputError
 
@@ -47,11 +47,10 @@ class ShardsRoot(IndexedFile):
 
     def __init__(self, path: Path, cache: Path | None) -> None:
         super().__init__(path, cache)
-        self._opened: Parts | None = None
         self._shards: list[Path] | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, self._cache)
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_shards": None}
 
     def files(self) -> list[Path]:
         """The shards that were indexed when this was first asked."""
@@ -60,8 +59,9 @@ class ShardsRoot(IndexedFile):
             self._shards = [shard for shard in shards if index_of(shard).exists()]
         return self._shards
 
-    def _scan(self) -> Iterator[Regular]:
-        for shard, start in zip(self.files(), self._parts().starts, strict=True):
+    def scan(self) -> Iterator[Regular]:
+        """The members of all shards."""
+        for shard, start in zip(self.files(), self.parts().starts, strict=True):
             offsets = TarOffsets(index_of(shard), checksum=False)
             if offsets.facts.size > shard.stat().st_size:
                 raise InputError(
@@ -75,14 +75,9 @@ class ShardsRoot(IndexedFile):
                 places, sizes = (batch.column(i).to_numpy() for i in (1, 2))
                 yield Regular(names, start + places, sizes)
 
-    def _parts(self) -> Parts:
-        if self._opened is None:
-            with locked():
-                self._opened = self._opened or Parts(self.files())
-        return self._opened
-
-    def _find(self, name: str) -> Entry | None:
-        return self.index(self._scan).find(name) if self.files() else None
+    def find(self, name: str) -> Entry | None:
+        """Where an image lies in the shards put end to end, or None."""
+        return super().find(name) if self.files() else None
 
     def stamper(self) -> Callable[[str], str | None]:
         """See `m2kr.data.images.roots.ImageRoot`; each shard is looked at once.
@@ -92,27 +87,23 @@ class ShardsRoot(IndexedFile):
         stamps = [stamp_of([shard]) for shard in self.files()]
 
         def stamp(name: str) -> str | None:
-            entry = self._find(name)
+            entry = self.find(name)
             if entry is None:
                 return None
-            shard = bisect_right(self._parts().starts, entry.offset) - 1
-            offset = entry.offset - self._parts().starts[shard]
+            shard = bisect_right(self.parts().starts, entry.offset) - 1
+            offset = entry.offset - self.parts().starts[shard]
             return f"{name}:{offset}:{entry.size}:{stamps[shard]}"
 
         return stamp
 
-    def has(self, name: str) -> bool:
-        """Whether some shard has such a file."""
-        return self._find(name) is not None
-
     def read(self, name: str) -> bytes | None:
         """The member's bytes, or None."""
-        entry = self._find(name)
+        entry = self.find(name)
         if entry is None:
             return None
         where = f"{self.path}/{name}"
         check_size(entry.size, where)
-        raw = self._parts().read(entry.offset - BLOCK, BLOCK + entry.size)
+        raw = self.parts().read(entry.offset - BLOCK, BLOCK + entry.size)
         header, data = raw[:BLOCK], raw[BLOCK:]
         # The owner's name in the header is the crc32 of the content. The index may be damaged, too.
         own = header[_NAME].rstrip(b"\0") == name.encode("ascii", "replace")[:100]

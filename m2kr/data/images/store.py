@@ -12,8 +12,8 @@ from PIL import Image
 from m2kr.data.images.decode import MAX_PIXELS, TOO_MANY_PIXELS, ImageFault, open_rgb
 from m2kr.data.images.index import Identity, locked
 from m2kr.data.images.names import alternatives, checked
-from m2kr.data.images.places import SourceRoots
 from m2kr.data.images.roots import ImageRoot, open_root
+from m2kr.data.images.source_roots import SourceRoots
 from m2kr.errors import InputError, MissingError, UsageError
 
 Missing = Literal["error", "black", "skip"]

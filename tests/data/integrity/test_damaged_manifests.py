@@ -12,7 +12,7 @@ import m2kr
 from m2kr.building.build import build
 from m2kr.building.publish import remove
 from m2kr.building.verify import verify_root
-from m2kr.data.images.places import add_roots
+from m2kr.data.images.source_roots import add_roots
 from m2kr.errors import InputError, MissingError, UsageError
 
 

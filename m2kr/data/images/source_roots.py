@@ -23,36 +23,6 @@ def store_folder(root: Path, store: str) -> Path:
     return root / "images" / store
 
 
-def places(root: Path, store: str) -> list[Path]:
-    """All image roots that a store stands for: the user's own, then the store; none if there is none.
-
-    Raises:
-        InputError: the list of roots is damaged.
-    """
-    folder = store_folder(root, store)
-    found = roots(folder)
-    return [*found, folder] if holds_shards(folder) else found
-
-
-def roots(folder: Path) -> list[Path]:
-    """The user's own roots."""
-    path = folder / _ROOTS
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    try:
-        listed = json.loads(text)["roots"]
-        return [Path(each) for each in listed if Path(each).is_absolute()]
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            "the list of image roots is damaged",
-            where=str(path),
-            expected='{"roots": ["/absolute/path", …]}',
-            fix="delete it, and give the roots again: m2kr images SOURCE --images PATH",
-        ) from error
-
-
 @dataclass(frozen=True)
 class SourceRoots:
     """The image roots of a built source, looked up when they are needed.
@@ -82,9 +52,11 @@ class SourceRoots:
             MissingError: one has moved, and the user gave none that may stand in for it.
             InputError: the list of the user's roots is damaged.
         """
-        own = list(dict.fromkeys([*self.recorded, *places(self.data_root, self.store)]))
+        folder = store_folder(self.data_root, self.store)
+        stores = [folder] if holds_shards(folder) else []
+        own = list(dict.fromkeys([*self.recorded, *_own_roots(folder), *stores]))
         there = [root for root in own if _is_there(root)]
-        if len(there) < len(own) and not self.given and not any(map(self._is_noted, there)):
+        if len(there) < len(own) and not self.given and set(there) <= set(self.recorded):
             raise MissingError(
                 "this image root is not there any more",
                 where=str(next(root for root in own if root not in there)),
@@ -93,8 +65,24 @@ class SourceRoots:
             )
         return [*self.given, *there]
 
-    def _is_noted(self, root: Path) -> bool:
-        return root not in self.recorded
+
+def _own_roots(folder: Path) -> list[Path]:
+    """The user's own roots."""
+    path = folder / _ROOTS
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    try:
+        listed = json.loads(text)["roots"]
+        return [Path(each) for each in listed if Path(each).is_absolute()]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            "the list of image roots is damaged",
+            where=str(path),
+            expected='{"roots": ["/absolute/path", …]}',
+            fix="delete it, and give the roots again: m2kr images SOURCE --images PATH",
+        ) from error
 
 
 def _is_there(root: Path) -> bool:
@@ -108,7 +96,7 @@ def _is_there(root: Path) -> bool:
 def add_roots(folder: Path, given: Sequence[Path]) -> None:
     """Notes roots, the newest first."""
     new = [path.expanduser().absolute() for path in given]
-    kept = [path for path in roots(folder) if path not in new]
+    kept = [path for path in _own_roots(folder) if path not in new]
     folder.mkdir(parents=True, exist_ok=True)
     listed = [str(path) for path in dict.fromkeys([*new, *kept])]
     atomic.write_text(folder / _ROOTS, json.dumps({"roots": listed}, indent=1) + "\n")
