@@ -11,6 +11,7 @@ from typing import Any
 
 from m2kr import atomic
 from m2kr.building import card, manifest, publish
+from m2kr.building.content import check_content
 from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.fetch import fetch
 from m2kr.building.fetch.folder import sha256_of
@@ -23,7 +24,6 @@ from m2kr.building.options import (
     rules_for,
     variant_of,
 )
-from m2kr.building.probe import check_content
 from m2kr.building.spec import BuildConfig, Builder, narrowed, templates_of
 from m2kr.building.templates import registered_templates
 from m2kr.building.verify import adopt

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from upstream_fixture import text, zipped
 
+from m2kr.building.content import check_content
 from m2kr.building.ledger import Ledger
 from m2kr.building.options import resolve_options
-from m2kr.building.probe import check_content
 from m2kr.building.spec import BuildContext, templates_of
 from m2kr.errors import InputError
 from m2kr_builders import _evqa, evqa

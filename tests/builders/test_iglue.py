@@ -18,8 +18,8 @@ from upstream_fixture import Served, text
 from upstream_wit import cells, upstream
 
 from m2kr.building.build import Built, build
+from m2kr.building.content import rows_in
 from m2kr.building.options import resolve_options
-from m2kr.building.probe import rows_in
 from m2kr_builders import iglue
 
 SAMPLES = os.environ.get("M2KR_UPSTREAM_SAMPLES")

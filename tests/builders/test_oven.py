@@ -24,9 +24,9 @@ from servers.faulty_server import FaultyServer
 from upstream_fixture import Served
 
 from m2kr.building.build import Built, build
+from m2kr.building.content import rows_in
 from m2kr.building.ledger import Ledger
 from m2kr.building.options import resolve_options
-from m2kr.building.probe import rows_in
 from m2kr.building.spec import BuildContext, templates_of
 from m2kr.errors import InputError, M2KRError
 from m2kr_builders import _images, _oven, oven

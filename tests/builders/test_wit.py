@@ -25,9 +25,9 @@ from upstream_fixture import Served, served_files
 from upstream_wit import BASE, Cells, cells, name_of, packed, tsv, upstream
 
 from m2kr.building.build import Built, build
+from m2kr.building.content import rows_in
 from m2kr.building.ledger import Ledger
 from m2kr.building.options import resolve_options
-from m2kr.building.probe import rows_in
 from m2kr.building.spec import BuildContext, templates_of
 from m2kr.errors import InputError, MissingError
 from m2kr_builders import _wit, _wit_images, wit

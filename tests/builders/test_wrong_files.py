@@ -9,7 +9,7 @@ from golden_tables import make
 from servers.faulty_server import FaultyServer
 from upstream_fixture import gzipped, served_files, tarred, text, zipped
 
-from m2kr.building.probe import check_content
+from m2kr.building.content import check_content
 from m2kr.errors import CheckError, M2KRError
 from m2kr_builders import okvqa
 

@@ -21,9 +21,10 @@ from servers.faulty_server import FOREVER, Fault, FaultyServer
 from typer.testing import CliRunner
 
 from m2kr.building import registry
+from m2kr.building.content import HEAD_BYTES, rows_in
 from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.fetch.retry import Policy
-from m2kr.building.probe import HEAD_BYTES, Probed, probe, rows_in
+from m2kr.building.probe import Probed, probe
 from m2kr.cli import probes
 from m2kr.cli.main import app
 from m2kr.errors import InputError, UpstreamError, UsageError
@@ -242,7 +243,7 @@ def test_much_text_without_a_line_is_drift(server: FaultyServer) -> None:
 
 
 def test_bombs_are_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("m2kr.building.probe.UNPACKED", 2 * MB)
+    monkeypatch.setattr("m2kr.building.content.UNPACKED", 2 * MB)
     bomb, shape = b"1\t2\n" * 2 * MB, Shape("tsv", ("a", "b"))
     packed = (gzip.compress(bomb, 1, mtime=0), "c.tsv.gz"), (zipped({"c.tsv": bomb}), "c.zip")
     for data, name in packed:

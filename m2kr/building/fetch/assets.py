@@ -24,6 +24,16 @@ class Shape:
     member: str = ""
     path: str = ""
 
+    def __str__(self) -> str:
+        names = ", ".join(self.names)
+        where = f" in a list {self.path!r}" if self.path else ""
+        return {
+            "tsv": f"lines of {len(self.names)} cells ({names}), separated by tabs",
+            "csv": f"a header with the columns {names}, and rows",
+            "jsonl": f"lines of JSON objects with the keys {names}",
+            "json": f"JSON objects with the keys {names}{where}",
+        }[self.kind]
+
 
 @dataclass(frozen=True, slots=True)
 class Asset:

@@ -165,9 +165,10 @@ def refusal(response: requests.Response) -> Failure:
     if status in {401, 403}:
         hub = _origin_of(response.url) == _origin_of(_HUB)
         how = "accept the terms on its page and set HF_TOKEN" if hub else "fetch it by hand"
-        return Failure(f"HTTP {status}: needs a login or an accepted licence; {how}")
+        what = f"HTTP {status}: needs a login or an accepted licence; {how}"
+        return Failure(what, status=status)
     if status in {404, 410}:
-        return Failure(f"HTTP {status}: not there (any more)")
+        return Failure(f"HTTP {status}: not there (any more)", status=status)
     again = status in _AGAIN or status >= 500
     wait = _retry_after(response.headers.get("Retry-After")) if again else None
     return Failure(f"HTTP {status} {response.reason or ''}".strip(), again=again, wait=wait)
@@ -207,30 +208,28 @@ def _origin_of(url: str) -> tuple[str, str, int | None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """The first bytes of a file, and what the server says of it.
+class FileStart:
+    """The first bytes of a file.
 
     Attributes:
-        status: 200 if they are here; 401, 403, 404 or 410 if the server refuses them.
         data: They.
         whole: There are no more.
         total: Bytes of the whole file, if the server says so.
     """
 
-    status: int
-    data: bytes = b""
-    whole: bool = False
-    total: int | None = None
+    data: bytes
+    whole: bool
+    total: int | None
 
 
-def start_of(url: str, name: str, count: int, policy: Policy, *, seconds: float) -> Start:
+def read_start(url: str, name: str, count: int, policy: Policy, *, seconds: float) -> FileStart:
     """The first ``count`` bytes of a file, or those that came within so many seconds.
 
     Args:
         url: Its address.
         name: Of the file.
-        count: Bytes wanted. A server that sends more is not listened to any longer.
-        policy: Patience of one attempt.
+        count: Bytes required. A server that sends more is not listened to any longer.
+        policy: Patience of the one attempt.
         seconds: Enough of waiting for more, if there are some.
 
     Raises:
@@ -240,10 +239,8 @@ def start_of(url: str, name: str, count: int, policy: Policy, *, seconds: float)
     ranged = {"Range": f"bytes=0-{count - 1}"}
     with open_session() as session, open_url(session, url, ranged, policy) as response:
         status, headers = response.status_code, response.headers
-        if status in {401, 403, 404, 410}:
-            return Start(status)
         if status == 416 and total_of(response) == 0:
-            return Start(200, whole=True, total=0)
+            return FileStart(b"", whole=True, total=0)
         if status not in {200, 206}:
             raise refusal(response)
         if status == 206 and not headers.get("Content-Range", "").startswith("bytes 0-"):
@@ -261,4 +258,4 @@ def start_of(url: str, name: str, count: int, policy: Policy, *, seconds: float)
         raise Failure(what, again=True)
     last = ended and (status == 200 or (len(data) < count and not encoded))
     whole = last if total is None else len(data) >= total
-    return Start(200, bytes(data[:count]), whole and len(data) <= count, total)
+    return FileStart(bytes(data[:count]), whole and len(data) <= count, total)

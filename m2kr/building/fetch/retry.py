@@ -61,6 +61,7 @@ class Failure(Exception):
         wait: Seconds the server asks to wait.
         wrong: The content is not the expected one: worth one more attempt.
         unreachable: There was no connection at all.
+        status: Of HTTP, where the server refuses the file for good.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Failure(Exception):
         wait: float | None = None,
         wrong: bool = False,
         unreachable: bool = False,
+        status: int = 0,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -78,6 +80,7 @@ class Failure(Exception):
         self.wait = wait
         self.wrong = wrong
         self.unreachable = unreachable
+        self.status = status
 
 
 class Stopped(Exception):
