@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import release_fixture as fixture
 from hypothesis import given
 from hypothesis import strategies as st
+from support import release_fixture as fixture
 from toy_builder import ToyBuilder
 from upstream_stubs import stub
 

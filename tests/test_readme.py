@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import release_fixture as fixture
 from PIL import Image
 from servers.hub_server import HubServer
+from support import release_fixture as fixture
 
 from m2kr.building.release.builder import REPO, REVISION
 

@@ -1,4 +1,4 @@
-"""Stand-ins for builders' sources routes, over the rows of `release_fixture`.
+"""Stand-ins for builders' sources routes, over the rows of `support.release_fixture`.
 
     inner = stub("okvqa", lose={"OKVQA_passages/test_passages": {"71"}})
     build(AlignedBuilder("okvqa", release, inner), root)
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import release_fixture as fixture
+from support import release_fixture as fixture
 
 from m2kr.building import registry
 from m2kr.building.spec import BuildContext, Builder

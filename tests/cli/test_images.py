@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import release_fixture as fixture
 from conftest import Cli
 from PIL import Image
 from servers.faulty_server import FaultyServer, OnDisk
+from support import release_fixture as fixture
 
 import m2kr
 

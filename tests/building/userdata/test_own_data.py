@@ -6,24 +6,16 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 from PIL import Image
-from typer.testing import CliRunner, Result
+from support.commands import call
 
 import m2kr
 from m2kr.building.publish import remove
-from m2kr.cli.main import app
 from m2kr.errors import UsageError
 from m2kr.paths import editions
 
 FILES = ("--passages", "passages.jsonl", "--queries", "queries.jsonl", "--images", "photos")
 DATA = ("--data", "data")
 COLOURS = ("red", "green", "blue", "white", "black")
-
-
-def call(*args: object, code: int = 0) -> Result:
-    """The command line in this process, which has imported everything."""
-    done = CliRunner().invoke(app, list(map(str, args)))
-    assert done.exit_code == code, done.output
-    return done
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import release_fixture as fixture
 from servers.faulty_server import FOREVER, Fault
 from servers.hub_server import HubServer, refused
+from support import release_fixture as fixture
 
 import m2kr
 from m2kr.building.build import build

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import release_fixture as fixture
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support import release_fixture as fixture
 
 import m2kr
 from m2kr.building.build import Built, build

@@ -15,6 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from m2kr.building.build import Built, build
+from m2kr.building.release.builder import ReleaseBuilder
+from m2kr.building.table import open_shards
 from m2kr.instructions import TEMPLATES
 
 Rows = list[dict[str, Any]]
@@ -32,6 +35,8 @@ CONFIGS = {
     "infoseek": "Infoseek",
     "evqa": "EVQA",
 }
+
+ALL = tuple(CONFIGS)
 
 # Tables in more than one file, unless told otherwise.
 SHARDS = {"WIT_data/train": 2, "EVQA_passages/test_passages": 2}
@@ -808,3 +813,28 @@ def damage(folder: Path, name: str, shard: int = 0) -> Path:
         data[at] = 0xFF
     path.write_bytes(bytes(data))
     return path
+
+
+def made(name: str, files: Path, root: Path, **more: Any) -> Built:
+    """A source built from a folder of the release."""
+    options = {k: more.pop(k) for k in ("repair", "any_counts") if k in more}
+    return build(ReleaseBuilder(name, files, **options), root, **more)
+
+
+def rows_of(root: Path, table: str, edition: str = "m2kr") -> list[dict[str, Any]]:
+    """The rows of a built table."""
+    rows: list[dict[str, Any]] = open_shards(root / edition / table).to_pylist()
+    return rows
+
+
+def ledger(root: Path, config: str, edition: str = "m2kr") -> list[dict[str, Any]]:
+    """The ledger of a built source."""
+    rows: list[dict[str, Any]] = pq.read_table(
+        root / edition / f"{config}_ledger.parquet"
+    ).to_pylist()
+    return rows
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import release_fixture as fixture
+from support.release_fixture import ALL, CONFIGS
 from upstream_stubs import stub
 
 import m2kr
@@ -15,13 +15,6 @@ from m2kr.building.release.builder import ReleaseBuilder
 from m2kr.building.table import open_shards
 from m2kr.building.verify import verify
 from m2kr.errors import CheckError, UsageError
-
-ALL = tuple(fixture.CONFIGS)
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fixture.write_release(tmp_path_factory.mktemp("release"))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +54,7 @@ def test_ids_and_fingerprints_are_the_releases(files: Path, root: Path, name: st
     assert not [f for f in verify(built.folder, built.manifest) if f.problem]
     for kind, column in (("data", "question_id"), ("passages", "passage_id")):
         for each in {t.split("/")[1] for t in release["tables"] if f"_{kind}/" in t}:
-            where = f"{fixture.CONFIGS[name]}_{kind}/{each}"
+            where = f"{CONFIGS[name]}_{kind}/{each}"
             own, theirs = table(built.folder, where), table(root / "m2kr", where)
             assert sorted(r[column] for r in own) == sorted(r[column] for r in theirs)
             assert [r[column] for r in own] != [r[column] for r in theirs]  # upstream's order
