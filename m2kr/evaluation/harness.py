@@ -174,8 +174,7 @@ def evaluate_split(
         run = run.named(run.name, arguments=made_by["arguments"])
     with task(progress, "score", len(split.queries_view)):
         scores = score_run(split, run, plan.metrics, plan.k, ties=ties)
-        if isinstance(split, Split):
-            split.require_unharmed()
+        split.require_unharmed()
     run = run.ordered("m2kr")
     named = [one.name for one in plan.metrics]
     result = Result(
@@ -228,6 +227,34 @@ def evaluate_split(
     return result
 
 
+def over_seeds(results: Sequence[Result]) -> Result:
+    """The first result, with mean and range over all of them in ``search["seeds"]``.
+
+    The published indexer draws its sample unseeded, so its scores move between builds by some tenths of
+    a point. A reproduction says by how much.
+
+    Args:
+        results: Of one retriever on one split, whose searches differ in the index's seed alone.
+    """
+    first = results[0]
+    by_metric: dict[str, dict[str, float]] = {}
+    for name in first.metrics:
+        values = [result.value(name) for result in results]
+        known = [value for value in values if value is not None]
+        if known:
+            by_metric[name] = {
+                "mean": sum(known) / len(known),
+                "low": min(known),
+                "high": max(known),
+            }
+    seeds = [(result.search or {})["training"]["seed"] for result in results]
+    return replace(
+        first,
+        search={**(first.search or {}), "seeds": {"seeds": seeds, "metrics": by_metric}},
+        experiment={**first.experiment, "seeds": seeds},
+    )
+
+
 def _retriever_facts(
     retriever: Retriever, run: Run, made_by: Mapping[str, Any], label: str
 ) -> dict[str, Any]:
@@ -268,15 +295,14 @@ def _notes(run: Run, searched: SplitSearch, ties: Ties) -> list[str]:
 
 def _describe_split(split: Split) -> dict[str, Any]:
     """Which data: where they lie, what they are, and which images go with them."""
-    folder = getattr(split, "folder", None)
     return {
         "source": split.source,
         "split": split.split,
         "edition": split.edition,
-        "data": str(folder.resolve()) if folder is not None else "",
+        "data": str(split.folder.resolve()),
         "fingerprint": split.fingerprints.get("eval"),
-        "images": [str(root) for root in getattr(split, "image_roots", ())],
-        "missing_images": getattr(split, "missing_images", "error"),
+        "images": [str(root) for root in split.image_roots],
+        "missing_images": split.missing_images,
     }
 
 
@@ -302,34 +328,31 @@ def _describe_retriever(
     return facts
 
 
-def _arguments(retriever: Retriever, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _arguments(retriever: Retriever, given: Mapping[str, Any]) -> dict[str, Any]:
     """What a retriever was made with, so far as it can be told.
 
     Of each parameter of its class: the attribute of that name (or with ``_`` before it), else what was
     given on the command line, else the default. Those that its settings have are left out, and long
     ones are given as their SHA-256.
-
-    Args:
-        retriever: The object.
-        given: Settings that it was made with.
     """
-    told: dict[str, Any] = {}
-    skipped = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     try:
-        parameters = inspect.signature(type(retriever)).parameters
+        parameters = inspect.signature(type(retriever)).parameters.values()
     except (TypeError, ValueError):
         return {}
-    for name, parameter in parameters.items():
-        if parameter.kind in skipped:
+    settings, attributes = json_settings(retriever), getattr(retriever, "__dict__", {})
+    arguments: dict[str, Any] = {}
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        kept = vars(retriever) if hasattr(retriever, "__dict__") else {}
-        value = kept.get(name, kept.get(f"_{name}", (given or {}).get(name, parameter.default)))
-        if value is not inspect.Parameter.empty and (plain := _json(value)) is not None:
-            told[name] = (
-                plain if len(str(plain)) <= _LONGEST_ARGUMENT else f"sha256:{json_sha256(plain)}"
-            )
-    settings = json_settings(retriever)
-    return {name: value for name, value in told.items() if settings.get(name) != value}
+        name = parameter.name
+        value = given.get(name, parameter.default)
+        value = attributes.get(name, attributes.get(f"_{name}", value))
+        plain = None if value is parameter.empty else _json(value)
+        if len(str(plain)) > _LONGEST_ARGUMENT:
+            plain = f"sha256:{json_sha256(plain)}"
+        if plain is not None and settings.get(name) != plain:
+            arguments[name] = plain
+    return arguments
 
 
 def _json(value: Any) -> Any:
@@ -337,40 +360,12 @@ def _json(value: Any) -> Any:
     if isinstance(value, Mapping):
         value = dict(value)
     try:
-        return json.loads(json.dumps(value, default=_text, sort_keys=True))
+        return json.loads(json.dumps(value, default=_path_text, sort_keys=True))
     except (TypeError, ValueError):
         return None
 
 
-def _text(value: Any) -> str:
+def _path_text(value: Any) -> str:
     if isinstance(value, PurePath):
         return str(value)
     raise TypeError(value)
-
-
-def over_seeds(results: Sequence[Result]) -> Result:
-    """The first result, with mean and range over all of them in ``search["seeds"]``.
-
-    The published indexer draws its sample unseeded, so its scores move between builds by some tenths of
-    a point. A reproduction says by how much.
-
-    Args:
-        results: Of one retriever on one split, whose searches differ in the index's seed alone.
-    """
-    first = results[0]
-    by_metric: dict[str, dict[str, float]] = {}
-    for name in first.metrics:
-        values = [result.value(name) for result in results]
-        known = [value for value in values if value is not None]
-        if known:
-            by_metric[name] = {
-                "mean": sum(known) / len(known),
-                "low": min(known),
-                "high": max(known),
-            }
-    seeds = [(result.search or {})["training"]["seed"] for result in results]
-    return replace(
-        first,
-        search={**(first.search or {}), "seeds": {"seeds": seeds, "metrics": by_metric}},
-        experiment={**first.experiment, "seeds": seeds},
-    )

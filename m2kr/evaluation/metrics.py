@@ -156,11 +156,11 @@ def ndcg(judged: "JudgedRun", k: int) -> "NDArray[np.float64]":
     As trec_eval's ``ndcg_cut``: the gain is the grade, and the best ranking is that of all passages
     that were judged. The relevance threshold plays no part.
     """
-    found = _discounted(judged.owners, judged.ranks, judged.relevance, k, len(judged.run))
+    gained = _discounted(judged.owners, judged.ranks, judged.relevance, k, len(judged.run))
     owners, grades = judged.ideal
     first = np.searchsorted(owners, owners)  # owners ascend, so this is where each query's begin
     best = _discounted(owners, np.arange(len(owners)) - first + 1, grades, k, len(judged.run))
-    return np.where(judged.graded, found / np.where(best > 0, best, 1.0), np.nan)
+    return np.where(judged.graded, gained / np.where(best > 0, best, 1.0), np.nan)
 
 
 def _discounted(
@@ -306,9 +306,9 @@ def choose(spec: Spec, depth: int | None = None) -> list[Chosen]:
     chosen: dict[str, Chosen] = {}
     for word in words:
         if isinstance(word, Chosen):
-            found = [word]
+            choices = [word]
         elif word.strip() in {"default", "full"}:
-            found = [
+            choices = [
                 Chosen(metric, k)
                 for metric in metrics().values()
                 if metric.default or word.strip() == "full"
@@ -316,12 +316,13 @@ def choose(spec: Spec, depth: int | None = None) -> list[Chosen]:
                 if depth is None or k <= depth
             ]
         else:
-            found = [parse(word)]
-        for one in found:
-            if one.name in chosen and chosen[one.name].metric is not one.metric:
+            choices = [parse(word)]
+        for choice in choices:
+            if choice.name in chosen and chosen[choice.name].metric is not choice.metric:
                 raise UsageError(
-                    f"two metrics are called '{one.name}'", fix="give the functions different names"
+                    f"two metrics are called '{choice.name}'",
+                    fix="give the functions different names",
                 )
         # A name says more than a grid that holds it.
-        chosen.update((one.name, one) for one in found if one.named or one.name not in chosen)
+        chosen.update((new.name, new) for new in choices if new.named or new.name not in chosen)
     return list(chosen.values())

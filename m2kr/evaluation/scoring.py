@@ -135,7 +135,7 @@ def _on_short_answers(
     per_query: "dict[str, NDArray[np.float64]]", short: int, answered: int
 ) -> str:
     """What to say where many queries accept one or two characters as an answer."""
-    said = (
+    note = (
         f"{short:,} of {answered:,} queries accept an answer of one or two characters, which most texts "
         "hold somewhere"
     )
@@ -143,8 +143,8 @@ def _on_short_answers(
         stem, _, k = name.partition("@")
         words = per_query.get(f"pseudo_recall_words@{k}")
         if stem == "pseudo_recall" and words is not None and int(k) == min(5, int(k)):
-            said += f"; PR@{k} {np.nanmean(per_query[name]):.3f}, by whole words {np.nanmean(words):.3f}"
-    return said
+            note += f"; PR@{k} {np.nanmean(per_query[name]):.3f}, by whole words {np.nanmean(words):.3f}"
+    return note
 
 
 def _differing(one: JudgedRun, other: JudgedRun) -> int:
@@ -165,20 +165,20 @@ def _groups(
     split: "Split", per_query: "dict[str, NDArray[np.float64]]"
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Scores by the values of the columns that the source breaks its results down by."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
     for name in split.manifest.get("groups", ()):
         if name not in split.queries_view.dataset.data.column_names:
             continue  # built before its source had the column
         values = np.array(
             ["(none)" if v is None else str(v) for v in split.queries_view.column(name)], object
         )
-        found[name] = {}
+        groups[name] = {}
         for value in sorted(set(values)):
             of_group = values == value
             summaries = {m: _summary(scores[of_group]) for m, scores in per_query.items()}
             metrics = {m: summary for m, summary in summaries.items() if summary["n"]}
-            found[name][value] = {"n": int(of_group.sum()), "metrics": metrics}
-    return found
+            groups[name][value] = {"n": int(of_group.sum()), "metrics": metrics}
+    return groups
 
 
 def _counted_as(
@@ -198,9 +198,9 @@ def _pool_rows(split: "Split", run: Run) -> "NDArray[np.int64]":
     ids = split.passages_view.ids
     places = pc.index_in(ids, run.vocabulary.cast(ids.type))
     rows = np.flatnonzero(pc.is_valid(places).to_numpy())[::-1]
-    found = np.full(len(run.vocabulary), -1, np.int64)
-    found[pc.drop_null(places).to_numpy()[::-1]] = rows  # backwards: the first stays
-    unknown = np.flatnonzero(found < 0)
+    pool_rows = np.full(len(run.vocabulary), -1, np.int64)
+    pool_rows[pc.drop_null(places).to_numpy()[::-1]] = rows  # backwards: the first stays
+    unknown = np.flatnonzero(pool_rows < 0)
     if len(unknown):
         examples = ", ".join(repr(run.vocabulary[int(i)].as_py()) for i in unknown[:3])
         raise CheckError(
@@ -209,4 +209,4 @@ def _pool_rows(split: "Split", run: Run) -> "NDArray[np.int64]":
             expected="passage_id values of the pool",
             fix="check that source, split and edition are those that the run was made for",
         )
-    return found
+    return pool_rows

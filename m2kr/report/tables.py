@@ -142,17 +142,17 @@ def searched(result: Result) -> str:
 
 def _seeds(search: Mapping[str, Any]) -> str:
     """Mean and range over several indexes, where more than one was built."""
-    told = search.get("seeds")
-    if not told:
+    seeds = search.get("seeds")
+    if not seeds:
         return ""
     known = metrics()
-    each = (
+    means = (
         f"{heading(name)} {facts['mean']:.4f} ({facts['low']:.4f} to {facts['high']:.4f})"
-        for name, facts in told["metrics"].items()
+        for name, facts in seeds["metrics"].items()
         for stem, _, k in [name.partition("@")]
         if stem in known and k and int(k) in known[stem].shown
     )
-    return f"; mean and range over {len(told['seeds'])} indexes: {', '.join(each)}"
+    return f"; mean and range over {len(seeds['seeds'])} indexes: {', '.join(means)}"
 
 
 def _reuses(result: Result) -> bool:

@@ -57,7 +57,7 @@ class RunRows:
             yield query_id, self.codes[start:end], self.flat_scores[start:end]
 
 
-def offsets_of(counts: "NDArray[np.int64]") -> "NDArray[np.int64]":
+def row_offsets(counts: "NDArray[np.int64]") -> "NDArray[np.int64]":
     """Where each query's rows begin, and one end more."""
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 

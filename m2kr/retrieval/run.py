@@ -15,7 +15,7 @@ from m2kr.retrieval.ordering import (
     Ties,
     checked_rows,
     encode_ids,
-    offsets_of,
+    row_offsets,
     rows_sha256,
     tie_order,
 )
@@ -98,7 +98,7 @@ class Run(RunRows):
                 expected="one count a query; one id and one score a row",
             )
         rows = RunRows(
-            queries, offsets_of(lengths), codes, vocabulary, values, name, metadata or {}
+            queries, row_offsets(lengths), codes, vocabulary, values, name, metadata or {}
         )
         self._take(checked_rows(rows))
 
@@ -183,8 +183,8 @@ class Run(RunRows):
         used, codes = np.unique(rows[real], return_inverse=True)
         column = ids if isinstance(ids, pa.ChunkedArray) else pa.chunked_array([ids])
         names = pa.array(gather(column, used), pa.large_string())
-        found = pa.DictionaryArray.from_arrays(codes.astype(np.int32), names)
-        return cls(query_ids, real.sum(1), found, scores[real], name=name, metadata=metadata)
+        passages = pa.DictionaryArray.from_arrays(codes.astype(np.int32), names)
+        return cls(query_ids, real.sum(1), passages, scores[real], name=name, metadata=metadata)
 
     def __len__(self) -> int:
         """Number of queries."""
@@ -231,13 +231,16 @@ class Run(RunRows):
 
         Anybody may have written them: what has another form is left out.
         """
-        said = self.metadata
-        found = {n: said[n] for n in _RECORDED if isinstance(said.get(n), Mapping)}
-        if not _is_coverage(found.get("images", {})):
-            del found["images"]
-        if not _is_search(found.get("search", {})):
-            del found["search"]
-        return found
+        records = {
+            name: value
+            for name, value in self.metadata.items()
+            if name in _RECORDED and isinstance(value, Mapping)
+        }
+        if not _is_coverage(records.get("images", {})):
+            del records["images"]
+        if not _is_search(records.get("search", {})):
+            del records["search"]
+        return records
 
     @property
     def depth(self) -> int | None:
@@ -293,7 +296,7 @@ class Run(RunRows):
         used, codes = np.unique(self.codes[rows], return_inverse=True)
         return self._with(
             query_ids=query_ids,
-            offsets=offsets_of(counts),
+            offsets=row_offsets(counts),
             codes=codes.astype(np.int32),
             vocabulary=self.vocabulary.take(pa.array(used)),
             flat_scores=self.flat_scores[rows],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from m2kr.retrieval.ordering import RunRows, encode_ids, offsets_of
+from m2kr.retrieval.ordering import RunRows, encode_ids, row_offsets
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -113,7 +113,7 @@ def rows_of_columns(
     for place, query_id in empty:
         query_ids.insert(place, query_id)
         counts.insert(place, 0)
-    offsets = offsets_of(np.array(counts, np.int64))
+    offsets = row_offsets(np.array(counts, np.int64))
     return RunRows(tuple(query_ids), offsets, codes, vocabulary, scores, name, metadata or {})
 
 

@@ -36,8 +36,10 @@ def save_rows(run: RunRows, path: Path) -> Path:
     """
     form = _format_by_name(path)
     if form is None:
-        known = ", ".join(suffix for each in _FORMATS for suffix in each.suffixes)
-        raise UsageError("not the name of a run file", where=str(path), expected=f"one of {known}")
+        suffixes = ", ".join(suffix for known in _FORMATS for suffix in known.suffixes)
+        raise UsageError(
+            "not the name of a run file", where=str(path), expected=f"one of {suffixes}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic.writing(path) as aside, atomic.create(aside) as file:
         if path.name.lower().endswith(".gz"):

@@ -62,16 +62,16 @@ def read_run_json(path: Path) -> RunRows:
             f"over {_MAX_BYTES >> 30} GiB of JSON", expected="a run of that size as TREC or Parquet"
         )
     try:
-        found = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_once)
+        document = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON: {error}", where=str(path), expected=_EXPECTED) from error
     name = path.name.split(".")[0]
-    meta = found.get(_META) if isinstance(found, dict) else None
+    meta = document.get(_META) if isinstance(document, dict) else None
     model = meta.get("model_name") if isinstance(meta, dict) else None
     if isinstance(model, str):
         name = model or name
-        del found[_META]
-    rankings = _rankings(found, path, least=2 if isinstance(model, str) else 0)
+        del document[_META]
+    rankings = _rankings(document, path, least=2 if isinstance(model, str) else 0)
     for query, scored in rankings.items():
         bad = [p for p, s in scored.items() if type(s) not in (int, float)]
         if bad:
@@ -110,36 +110,38 @@ def read_run_json(path: Path) -> RunRows:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    obj = dict(pairs)
+    if len(obj) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {twice!r} is there twice in one object")
-    return found
+    return obj
 
 
-def _rankings(found: Any, path: Path, least: int) -> dict[str, dict[str, Any]]:
+def _rankings(document: Any, path: Path, least: int) -> dict[str, dict[str, Any]]:
     """The object whose values' values are scores, below subsets and splits of which there is one.
 
     Args:
-        found: The document.
+        document: What the file holds.
         path: For messages.
         least: How far below it is at the least.
     """
     inside = ""
     for depth in range(3):
-        if not isinstance(found, dict) or not all(isinstance(v, dict) for v in found.values()):
+        if not isinstance(document, dict) or not all(
+            isinstance(v, dict) for v in document.values()
+        ):
             break
-        below = [value for scored in found.values() for value in scored.values()]
+        below = [value for scored in document.values() for value in scored.values()]
         if depth >= least and not (below and all(isinstance(value, dict) for value in below)):
-            return found
-        if len(found) != 1:
+            return document
+        if len(document) != 1:
             raise InputError(
-                f"it holds {len(found)} runs{inside}: {', '.join(found) or 'nothing'}",
+                f"it holds {len(document)} runs{inside}: {', '.join(document) or 'nothing'}",
                 where=str(path),
                 expected="one subset and one split",
                 fix="save the object of one split as a file of its own",
             )
-        name, found = next(iter(found.items()))
+        name, document = next(iter(document.items()))
         inside += f" in '{name}'"
     raise InputError("it is not a run", where=str(path), expected=_EXPECTED)

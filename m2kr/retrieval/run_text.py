@@ -134,7 +134,7 @@ class _Form:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class _Block:
     """Some lines: ids, and numbers where the form says what they are.
 
     Attributes:
@@ -163,7 +163,7 @@ def read_run_text(path: Path) -> "RunRows":
         InputError: a line can't be read, or the columns can be read in two ways; names both.
     """
     form: _Form | None = None
-    blocks: list[_Rows] = []
+    blocks: list[_Block] = []
     for first, raw in _blocks(path):
         data = _without_comments(raw, path)
         if form is None and data.strip():
@@ -237,7 +237,8 @@ def _is_mark(mark: bytes, head: bytes, data: bytes) -> bool:
         return False
     if mark == b"\t":
         width = {len(cells)}
-        return _reads(cells) and _widths(data, mark) == width and _widths(data, b"") != width
+        tabbed = set(map(len, _rows(data, mark)))
+        return _reads(cells) and tabbed == width and _blank_widths(data) != width
     blank = head.split()
     return _reads(cells) and (not _reads(blank) or all(cell.endswith(mark) for cell in blank[:-1]))
 
@@ -262,10 +263,8 @@ def _rows(data: bytes, mark: bytes) -> list[list[bytes]]:
     return [[cell.encode() for cell in row] for row in rows if any(map(str.strip, row))]
 
 
-def _widths(data: bytes, mark: bytes) -> set[int]:
-    """The numbers of columns that occur in the lines that aren't empty."""
-    if mark:
-        return set(map(len, _rows(data, mark)))
+def _blank_widths(data: bytes) -> set[int]:
+    """The numbers of columns, parted by blanks, that occur in the lines that aren't empty."""
     raw = np.frombuffer(data, np.uint8)
     blank = _BLANK[raw]
     starts = ~blank
@@ -300,7 +299,7 @@ def _text(cell: bytes) -> str:
     return cell.decode("utf-8", errors="replace").strip()
 
 
-def _parse(data: bytes, form: _Form) -> _Rows:
+def _parse(data: bytes, form: _Form) -> _Block:
     """What some whole lines hold, of which one isn't empty.
 
     Raises:
@@ -310,7 +309,7 @@ def _parse(data: bytes, form: _Form) -> _Rows:
     roles, tag, escaped = form.roles, "", form.escaped
     if form.trec:
         tags = set(columns[5])
-        escaped = any(each.endswith(ESCAPED.encode()) for each in tags)
+        escaped = any(tag.endswith(ESCAPED.encode()) for tag in tags)
         tag = min(tags).decode()
     ranks = _whole_numbers(columns[roles["rank"]]) if "rank" in roles else None
     scores = _numbers(columns[roles["score"]]) if "score" in roles else None
@@ -320,15 +319,16 @@ def _parse(data: bytes, form: _Form) -> _Rows:
         tag = _unescape(tag.removesuffix(ESCAPED))
     nameless = tuple(columns) if form.width == 4 and not form.header else ()
     pointed = form.width == 3 and b"." in b"".join(columns[2])
-    return _Rows(_strings(queries), _strings(passages), ranks, scores, nameless, pointed, tag)
+    return _Block(_strings(queries), _strings(passages), ranks, scores, nameless, pointed, tag)
 
 
 def _columns(data: bytes, form: _Form) -> list[list[bytes]]:
-    widths = _widths(data, form.mark)
+    rows = _rows(data, form.mark) if form.mark else []
+    widths = set(map(len, rows)) if form.mark else _blank_widths(data)
     if widths != {form.width} and not (form.trec and min(widths) >= form.width):
         raise ValueError(f"{' or '.join(map(str, sorted(widths)))} columns")
-    if form.mark or len(widths) > 1:
-        rows = _rows(data, form.mark)
+    if rows or len(widths) > 1:
+        rows = rows or _rows(data, form.mark)
         columns = [list(column) for column in zip_longest(*rows, fillvalue=b"")]
     else:  # at once and not line by line: much faster
         fields, [width] = data.split(), widths
@@ -425,7 +425,7 @@ def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
     yield number, rest
 
 
-def _assembled(form: _Form, blocks: list[_Rows], path: Path) -> "RunRows":
+def _assembled(form: _Form, blocks: list[_Block], path: Path) -> "RunRows":
     """The run of all blocks, once it is known what their columns are."""
     queries = pa.concat_arrays([block.queries for block in blocks])
     passages = pa.concat_arrays([block.passages for block in blocks])

@@ -1,6 +1,7 @@
 """A split small enough to work out by hand, shaped like a loaded one, and two encoders for it."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
@@ -36,6 +37,9 @@ class ToySplit:
     source: str = "toy"
     split: str = "test"
     edition: str = "here"
+    folder: Path = field(default_factory=Path)
+    image_roots: tuple[str, ...] = ()
+    missing_images: str = "error"
     manifest: dict = field(
         default_factory=lambda: {
             "groups": ["kind"],
@@ -44,6 +48,9 @@ class ToySplit:
             "comparable": "",
         }
     )
+
+    def require_unharmed(self) -> None:
+        """Nothing lies on disk."""
 
 
 def toy_split(images=None, judged=True, passages=PASSAGES, queries=QUERIES, grades=None):
