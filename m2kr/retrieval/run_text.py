@@ -18,6 +18,7 @@ import io
 import logging
 import re
 import zlib
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -175,8 +176,8 @@ def read_run_text(path: Path) -> "RunRows":
             continue
         try:
             blocks.append(_parse(data, form))
-        except ValueError as error:
-            raise _fault(data, form, first, path, str(error)) from None
+        except ValueError:
+            raise _fault(data, form, first, path) from None
     if form is None or not blocks:
         return rows_of_columns(
             _strings([]), _strings([]), np.empty(0), name=path.name.split(".")[0]
@@ -382,19 +383,22 @@ def _plain(raw: bytes) -> bytes:
     return _unescape(raw.decode()).encode() if b"%" in raw else raw
 
 
-def _fault(block: bytes, form: _Form, first: int, path: Path, reason: str) -> InputError:
-    """The error for the first line of a block that can't be read."""
-    where = str(path)
-    for number, line in enumerate(block.split(b"\n"), first):
+def _fault(block: bytes, form: _Form, first: int, path: Path) -> InputError:
+    """The error for the first line of a block that can't be read, found by halving."""
+
+    def reason(lines: list[bytes]) -> str:
         try:
-            if line.strip():
-                _parse(line, form)
+            if any(map(bytes.strip, lines)):
+                _parse(b"\n".join(lines), form)
         except ValueError as error:
-            where, reason = f"{path}:{number}", str(error)
-            break
+            return str(error)
+        return ""
+
+    lines = block.split(b"\n")
+    last = bisect_left(range(len(lines) - 1), 1, key=lambda i: bool(reason(lines[: i + 1])))
     return InputError(
-        f"not a line of a run: {reason}",
-        where=where,
+        f"not a line of a run: {reason([lines[last]]) or reason(lines)}",
+        where=f"{path}:{first + last}",
         expected=_EXPECTED if not form.header else "columns " + ", ".join(form.header),
     )
 
