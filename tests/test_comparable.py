@@ -23,7 +23,7 @@ from m2kr.building.release.builder import ReleaseBuilder
 from m2kr.building.request import BuildRequest
 from m2kr.cli import build as build_command
 from m2kr.cli import eval_, info, list_, plans
-from m2kr.data.load import edition_in_words
+from m2kr.data.built_sources import edition_in_words
 from m2kr.errors import MissingError, UsageError
 from m2kr.sources import UNKNOWN, Source, comparable_notes, verdict
 

@@ -4,9 +4,6 @@ Every value becomes a 64-bit digest, so that a column of a big table costs 8 byt
 ids about 70) in whatever order its rows are; only the examples are read as they are.
 """
 
-import hashlib
-import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,17 +11,15 @@ from typing import Any
 import numpy as np
 
 from m2kr.building.table import open_shards, read_batches
+from m2kr.data.built_sources import BuiltSource, BuiltSources
 from m2kr.data.file_checks import SourceFiles
-from m2kr.data.load import built_source
-from m2kr.data.manifests import read_manifests
+from m2kr.data.lookup import id_hash
 from m2kr.data.rows import RowReader, shards_of
 from m2kr.errors import MissingError, UsageError
 from m2kr.paths import editions
 from m2kr.progress import SILENT, Progress
-from m2kr.schema import GRADES, ID_COLUMN, TableKind, table_name
+from m2kr.schema import GRADES, ID_COLUMN, TableKind
 from m2kr.sources import split_name
-
-log = logging.getLogger("m2kr.building")
 
 TEXT: dict[TableKind, str] = {"queries": "question", "passages": "passage_content"}
 IDS = "pos_item_ids"
@@ -32,32 +27,16 @@ PARTS = ("queries", "judgements", "pool", "eval", "image_paths")
 DERIVED = "pos_item_contents"  # follows from the ids and the pool
 
 
-@dataclass(frozen=True)
-class Version:
-    """One built version of a source: the edition folder and the source's manifest."""
+class _Table:
+    """A built table on disk, whose files are checked."""
 
-    folder: Path
-    manifest: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """``EDITION/SOURCE``."""
-        return f"{self.folder.name}/{self.manifest['source']['name']}"
-
-    def table(self, kind: TableKind, split: str) -> "Table":
-        """One of its tables, whose files are checked."""
-        name = table_name(self.manifest["source"]["config"], kind, split)
-        SourceFiles(self.folder, self.manifest).require(name)
-        return Table(name, self.folder / name, self.manifest["tables"][name])
-
-
-class Table:
-    """A built table on disk."""
-
-    def __init__(self, name: str, folder: Path, facts: Mapping[str, Any]) -> None:
-        self.name, self.folder, self.rows = name, folder, int(facts["rows"])
+    def __init__(self, version: BuiltSource, kind: TableKind, split: str) -> None:
+        self.name = version.table(kind, split)
+        SourceFiles(version.folder, version.manifest).require(self.name)
+        facts = version.manifest["tables"][self.name]
+        self.folder, self.rows = version.folder / self.name, int(facts["rows"])
         self.hashes = [shard["sha256"] for shard in facts["shards"]]
-        self.types = {field.name: str(field.type) for field in open_shards(folder).schema}
+        self.types = {field.name: str(field.type) for field in open_shards(self.folder).schema}
 
     def values(self, column: str, rows: np.ndarray) -> list[Any]:
         """Values of a few rows."""
@@ -99,7 +78,7 @@ class TableDiff:
 
 
 def diff(
-    a: Version, b: Version, split: str | None, examples: int, progress: Progress = SILENT
+    a: BuiltSource, b: BuiltSource, split: str | None, examples: int, progress: Progress = SILENT
 ) -> tuple[list[TableDiff], dict[str, dict[str, bool]]]:
     """Compares the tables that two versions both have, and their fingerprints.
 
@@ -133,17 +112,18 @@ def diff(
     pairs += [("passages", *names) for names in dict.fromkeys(served)]
     if not pairs:
         raise UsageError(
-            f"{a.name} and {b.name} have no {f'split {split!r}' if split else 'table'} in common",
-            expected=f"{a.name} has {', '.join(in_a)}; {b.name} has {', '.join(in_b)}",
+            f"{label(a)} and {label(b)} have no {f'split {split!r}' if split else 'table'} in common",
+            expected=f"{label(a)} has {', '.join(in_a)}; {label(b)} has {', '.join(in_b)}",
         )
     tables = [
-        _table(kind, a.table(kind, x), b.table(kind, y), examples, progress) for kind, x, y in pairs
+        _compare(kind, _Table(a, kind, x), _Table(b, kind, y), examples, progress)
+        for kind, x, y in pairs
     ]
     one, other = a.manifest["fingerprints"], b.manifest["fingerprints"]
     return tables, {s: {p: one[s].get(p) == other[s].get(p) for p in PARTS} for s in splits}
 
 
-def _table(kind: TableKind, a: Table, b: Table, examples: int, bars: Progress) -> TableDiff:
+def _compare(kind: TableKind, a: _Table, b: _Table, examples: int, bars: Progress) -> TableDiff:
     name = a.name if a.name == b.name else f"{a.name} ~ {b.name}"
     found = TableDiff(name, (a.rows, b.rows))
     if a.hashes == b.hashes:
@@ -215,18 +195,19 @@ def _digests(folder: Path, column: str) -> np.ndarray:
         elif column == GRADES.name:  # parallel to the ids
             both = zip(batch.column(IDS).to_pylist(), values, strict=True)
             values = [v and [g for _, g in sorted(zip(ids, v, strict=True))] for ids, v in both]
-        made.append(b"".join(map(_digest, values)))
-    return np.frombuffer(b"".join(made), "<u8")
+        texts = (v if v is None or isinstance(v, str) else repr(v) for v in values)
+        made.append(
+            np.fromiter((0 if t is None else id_hash(t) for t in texts), "<u8", len(values))
+        )
+    return np.concatenate([np.empty(0, "<u8"), *made])
 
 
-def _digest(value: Any) -> bytes:
-    if value is None:
-        return bytes(8)
-    raw = value if isinstance(value, str) else repr(value)
-    return hashlib.blake2b(raw.encode(), digest_size=8).digest()
+def label(version: BuiltSource) -> str:
+    """``EDITION/SOURCE``."""
+    return f"{version.folder.name}/{version.name}"
 
 
-def find_versions(a: str, b: str, root: Path) -> list[tuple[Version, Version]]:
+def find_versions(a: str, b: str, root: Path) -> list[tuple[BuiltSource, BuiltSource]]:
     """What to compare with what; several pairs if two editions share several sources.
 
     Args:
@@ -238,26 +219,30 @@ def find_versions(a: str, b: str, root: Path) -> list[tuple[Version, Version]]:
         UsageError: a name means nothing, or the editions share no source.
         MissingError: there is no such edition, or it lacks the source.
     """
-    (in_a, said_a), (in_b, said_b) = (_versions(text, root) for text in (a, b))
+    (in_a, said_a), (in_b, said_b) = (_edition(text, root) for text in (a, b))
     if said_a or said_b:
-        return [(_named(said_a or said_b or "", in_a), _named(said_b or said_a or "", in_b))]
-    if shared := [name for name in in_a if name in in_b]:
-        return [(in_a[name], in_b[name]) for name in shared]
+        return [(in_a.find(said_a or said_b or ""), in_b.find(said_b or said_a or ""))]
+    if shared := [name for name in in_a.editions if name in in_b.editions]:
+        return [(in_a.find(name), in_b.find(name)) for name in shared]
     raise UsageError(
         f"{a!r} and {b!r} share no source",
         expected=f"{_listed(in_a)}; {_listed(in_b)}",
-        fix=f"m2kr diff {a}/{next(iter(in_a))} {b}/{next(iter(in_b))}",
+        fix=f"m2kr diff {a}/{next(iter(in_a.editions))} {b}/{next(iter(in_b.editions))}",
     )
 
 
-def _versions(text: str, root: Path) -> tuple[dict[str, Version], str | None]:
-    """The versions in the edition folder that a text means, and the source that it names."""
+def _edition(text: str, root: Path) -> tuple[BuiltSources, str | None]:
+    """What the edition folder that a text means holds, and the source that it names."""
     path = Path(text).expanduser()
     for place in [path] if text.startswith((".", "/", "~")) else [root / path, path]:
         for folder, name in ((place, None), (place.parent, place.name)):
             if any(folder.glob("*_manifest.json")):
-                return _held(folder), name
-    have = "; ".join(_listed(_held(folder)) for folder in editions(root))
+                found = BuiltSources([folder.absolute()], folder.absolute().parent)
+                if not found.editions:
+                    raise next(iter(found.damaged.values()))
+                found.warn_of_damaged()
+                return found, name
+    have = "; ".join(_listed(BuiltSources([folder], root)) for folder in editions(root))
     raise MissingError(
         f"{text!r} is no edition under {root} and no edition folder",
         expected=f"one of {have}" if have else "EDITION/SOURCE, but nothing is built here",
@@ -265,21 +250,5 @@ def _versions(text: str, root: Path) -> tuple[dict[str, Version], str | None]:
     )
 
 
-def _held(folder: Path) -> dict[str, Version]:
-    sound, damaged = read_manifests(folder)
-    if damaged and not sound:
-        raise next(iter(damaged.values()))
-    for path, error in damaged.items():
-        log.warning("left out: %s: %s", path, error.what)
-    return {name: Version(folder.absolute(), manifest) for name, manifest in sound.items()}
-
-
-def _named(said: str, have: Mapping[str, Version]) -> Version:
-    name = built_source(said, {name: {"": version.folder} for name, version in have.items()})
-    if name not in have:
-        raise MissingError(f"{name!r} is not built here", expected=f"one of {_listed(have)}")
-    return have[name]
-
-
-def _listed(have: Mapping[str, Version]) -> str:
-    return ", ".join(version.name for version in have.values())
+def _listed(have: BuiltSources) -> str:
+    return ", ".join(label(each) for found in have.editions.values() for each in found.values())

@@ -15,13 +15,12 @@ from typing import Any
 from m2kr import atomic
 from m2kr.building import card
 from m2kr.building.hashing import shard_facts
-from m2kr.data.load import known_source, manifest_of, source_of, survey
+from m2kr.data.built_sources import BuiltSources
 from m2kr.data.manifests import config_of
 from m2kr.errors import MissingError, UsageError
 from m2kr.locks import hold
 from m2kr.paths import manifest_path
 from m2kr.schema import SUFFIX
-from m2kr.sources import normalise
 
 
 def _published_names(config: str) -> list[str]:
@@ -102,17 +101,10 @@ def remove(
         UsageError: no such source, or several editions hold it.
         MissingError: it is not built.
     """
-    have, damaged = survey(root)
-    name = known_source(source, root)
-    configs = {
-        folder: manifest_of(folder, name)["source"]["config"]
-        for folder in have.get(name, {}).values()
-    }
-    configs |= {
-        path.parent: config_of(path)
-        for path in damaged
-        if normalise(source_of(path)) == normalise(name)
-    }
+    here = BuiltSources.below(root)
+    name = here.name_of(source)
+    configs = {found.folder: found.config for found in here.editions.get(name, {}).values()}
+    configs |= {path.parent: config_of(path) for path in here.damaged_of(name)}
     chosen = {f: config for f, config in configs.items() if edition in (None, f.name)}
     if not chosen:
         where = str(root / edition) if edition else str(root)

@@ -76,7 +76,7 @@ def _name_of(kind: type[Builder]) -> str:
 def resolve(name: str) -> str:
     """The canonical source name for what a user typed; case, punctuation and aliases are forgiven.
 
-    Imports builders where it takes their aliases; readers use `m2kr.data.load.built_source`.
+    Imports builders where it takes their aliases; readers use `m2kr.data.built_sources.BuiltSources.name_of`.
 
     Args:
         name: What was typed.

@@ -23,7 +23,6 @@ from m2kr.building.table import PoolReader, open_shards, read_batches
 from m2kr.data.file_checks import OTHER_BYTES, SourceFiles, hash_file
 from m2kr.data.images.shards import holds_shards
 from m2kr.data.images.source_roots import SourceRoots
-from m2kr.data.load import source_of
 from m2kr.data.lookup import FILE, open_index
 from m2kr.data.manifests import (
     EARLIER,
@@ -35,6 +34,7 @@ from m2kr.data.manifests import (
     read_manifests,
     rebuild_command,
     signed,
+    source_of,
 )
 from m2kr.errors import M2KRError, as_m2kr_error
 from m2kr.fingerprint import combine, image_paths_part, pool_part, query_parts

@@ -38,7 +38,7 @@ def command(
     Tables whose files have equal hashes are not joined.
     """
     from m2kr import paths
-    from m2kr.building.diff import diff, find_versions
+    from m2kr.building.diff import diff, find_versions, label
     from m2kr.cli import output
 
     root = paths.data_root(data)
@@ -47,13 +47,15 @@ def command(
         with output.Bars() as bars:
             tables, prints = diff(one, other, split, examples, bars)
         same = [not t.differences for t in tables] + [all(p.values()) for p in prints.values()]
-        sources.append({"a": one.name, "b": other.name, "equal": all(same), "fingerprints": prints})
+        sources.append(
+            {"a": label(one), "b": label(other), "equal": all(same), "fingerprints": prints}
+        )
         sources[-1]["tables"] = [_record(table) for table in tables]
         for key, x, y in (("splits_a", one, other), ("splits_b", other, one)):
             sources[-1][key] = [s for s in x.manifest["splits"] if s not in y.manifest["splits"]]
         if not json:
-            output.say(f"A  {one.name}: route {one.manifest['route']}, {one.folder}")
-            output.say(f"B  {other.name}: route {other.manifest['route']}, {other.folder}")
+            output.say(f"A  {label(one)}: route {one.manifest['route']}, {one.folder}")
+            output.say(f"B  {label(other)}: route {other.manifest['route']}, {other.folder}")
             _show(sources[-1])
     equal = all(source["equal"] for source in sources)
     if json:

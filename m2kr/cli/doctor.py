@@ -134,13 +134,16 @@ def _token() -> str:
 
 
 def _built(root: Path) -> list[dict[str, Any]]:
-    from m2kr.data.load import built, load, manifest_of
+    from m2kr.data.built_sources import BuiltSources
+    from m2kr.data.load import load
     from m2kr.errors import M2KRError
 
     rows = []
-    for source, editions in built(root).items():
-        for edition, folder in editions.items():
-            for name, facts in manifest_of(folder, source)["splits"].items():
+    here = BuiltSources.below(root)
+    here.warn_of_damaged()
+    for source, editions in here.editions.items():
+        for edition, found in editions.items():
+            for name, facts in found.manifest["splits"].items():
                 split = load(source, name, edition=edition, data=root)
                 row = {
                     "source": source,

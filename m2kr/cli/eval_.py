@@ -111,7 +111,8 @@ def command(
     """
     from m2kr import api, paths
     from m2kr.cli import output
-    from m2kr.data.load import Split, built, load
+    from m2kr.data.built_sources import BuiltSources
+    from m2kr.data.load import Split, load
     from m2kr.errors import UsageError
 
     root = paths.data_root(data)
@@ -123,7 +124,9 @@ def command(
     output.say(f"data root: {root}", json_mode=json)
     if source == "all":
         wanted, lacking = [], []
-        for name, each in [(n, e) for n, editions in sorted(built(root).items()) for e in editions]:
+        here = BuiltSources.below(root)
+        here.warn_of_damaged()
+        for name, each in [(n, e) for n, found in sorted(here.editions.items()) for e in found]:
             if edition not in (None, each):
                 continue
             try:

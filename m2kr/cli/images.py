@@ -140,12 +140,15 @@ def _request(
 ) -> "ImageRequest":
     from m2kr.building.images.gather import ImageRequest
     from m2kr.building.registry import builder
-    from m2kr.data.load import load, locate
+    from m2kr.data.built_sources import BuiltSources
+    from m2kr.data.load import load
     from m2kr.sources import builder_modules
 
-    name, folder, manifest = locate(source, edition=edition, root=root)
+    found = BuiltSources.below(root).find(source, edition)
+    name = found.name
     chosen = [
-        load(name, each, edition=folder.name, data=root) for each in splits or manifest["splits"]
+        load(name, each, edition=found.folder.name, data=root)
+        for each in splits or found.manifest["splits"]
     ]
     archives = tuple(builder(name).image_archives) if name in builder_modules() else None
     return ImageRequest(

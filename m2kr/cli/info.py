@@ -23,18 +23,19 @@ def command(
     from m2kr import paths
     from m2kr.building import registry
     from m2kr.cli import output
-    from m2kr.data.load import built, built_source, manifest_of
+    from m2kr.data.built_sources import BuiltSources
     from m2kr.errors import UsageError
 
     root = paths.data_root(data)
-    have = built(root)
+    here = BuiltSources.below(root)
+    here.warn_of_damaged()
     try:
-        name = built_source(source, have)
+        name = here.name_of(source)
     except UsageError:
         name = registry.resolve(source)  # an alias of what isn't built: builders know it
     records = {
-        e: manifest_of(folder, name)
-        for e, folder in have.get(name, {}).items()
+        e: found.manifest
+        for e, found in here.editions.get(name, {}).items()
         if edition in (None, e)
     }
     spec = _spec(name, records)
@@ -64,7 +65,7 @@ def _spec(name: str, records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 def _show(spec: dict[str, Any], records: dict[str, dict[str, Any]], root: str) -> None:
     from m2kr.cli import output
-    from m2kr.data.load import edition_in_words
+    from m2kr.data.built_sources import edition_in_words
     from m2kr.sources import UNKNOWN, build_command, verdict
 
     output.say(f"{spec['title']} ({spec['name']}), task {spec['task']}")

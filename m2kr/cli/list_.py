@@ -15,10 +15,11 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
     from m2kr import paths
     from m2kr.building import registry
     from m2kr.cli import output
-    from m2kr.data.load import edition_in_words, manifest_of, survey
+    from m2kr.data.built_sources import BuiltSources, edition_in_words
 
     root = paths.data_root(data)
-    have, damaged = survey(root)
+    here = BuiltSources.below(root)
+    have = here.editions
     specs, broken = registry.sources(), dict(registry.broken_builders())
     title: str
     task: str
@@ -28,7 +29,7 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
         if name in specs:
             title, task = specs[name].title, specs[name].task
         elif editions:
-            source = manifest_of(next(iter(editions.values())), name)["source"]
+            source = next(iter(editions.values())).manifest["source"]
             title, task = source["title"], source["task"]
         else:
             title, task = "its builder is broken, see below", "-"
@@ -42,18 +43,15 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
             }
         )
     if json:
-        wrong = [error.as_dict() for error in damaged.values()]
+        wrong = [error.as_dict() for error in here.damaged.values()]
         output.emit({"data": str(root), "sources": rows, "damaged": wrong})
         return
     cells = []
     for row in rows:
         editions = have.get(row["source"], {})
-        words = [
-            f"{name}: {edition_in_words(manifest_of(editions[name], row['source']))}"
-            for name in row["editions"]
-        ]
+        words = [f"{name}: {edition_in_words(editions[name].manifest)}" for name in row["editions"]]
         cells.append((row["source"], row["task"], row["title"], "\n".join(words) or "-"))
     output.table(("source", "task", "what it is", "built here"), cells)
-    for problem in (*broken.values(), *damaged.values()):
+    for problem in (*broken.values(), *here.damaged.values()):
         output.say(str(problem))
     output.say(f"data root: {root}")

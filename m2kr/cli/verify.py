@@ -30,12 +30,12 @@ def command(
     from m2kr import paths
     from m2kr.building.verify import verify_root
     from m2kr.cli import output
-    from m2kr.data.load import known_source
+    from m2kr.data.built_sources import BuiltSources
     from m2kr.errors import MissingError
     from m2kr.sources import build_command
 
     root = paths.data_root(data)
-    name = None if source is None else known_source(source, root)
+    name = None if source is None else BuiltSources.below(root).name_of(source)
     with output.Bars() as bars:
         findings = list(verify_root(root, name, edition, bars))
     if not findings:

@@ -1,26 +1,17 @@
 """Loading a built split: passages, queries and judgements, memory-mapped."""
 
-import logging
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr import paths
+from m2kr.data.built_sources import BuiltSources
 from m2kr.data.file_checks import SourceFiles
-from m2kr.data.manifests import config_of, read_manifest, read_manifests
-from m2kr.errors import InputError, M2KRError, MissingError, UsageError, plainly
+from m2kr.errors import InputError, plainly
 from m2kr.schema import ID_COLUMN, TableKind, table_name
-from m2kr.sources import (
-    RELEASED,
-    build_command,
-    builder_names,
-    nearest,
-    normalise,
-    split_name,
-)
+from m2kr.sources import split_name
 
 if TYPE_CHECKING:
     import os
@@ -32,10 +23,6 @@ if TYPE_CHECKING:
     from m2kr.data.lookup import IdIndex
     from m2kr.data.records import Passages, Queries
     from m2kr.data.rows import RowReader
-
-__all__ = ["Split", "built", "load", "locate", "manifest_of", "read_manifest", "survey"]
-
-log = logging.getLogger("m2kr.data")
 
 
 @dataclass(frozen=True)
@@ -217,32 +204,6 @@ class Split:
         return Path(root) if Path(root).is_absolute() else (self.folder / root).resolve()
 
 
-Built = dict[str, dict[str, Path]]
-
-
-def built(root: Path) -> Built:
-    """What is built under a data root: source name -> edition name -> edition folder.
-
-    A damaged manifest is warned about, and its source left out.
-    """
-    found, damaged = survey(root)
-    for path, error in damaged.items():
-        log.warning("left out: %s: %s; m2kr verify says more", path, error.what)
-    return found
-
-
-def survey(root: Path) -> tuple[Built, dict[Path, M2KRError]]:
-    """What is built under a data root, and what is wrong with manifests that can't be read."""
-    found: Built = {}
-    damaged: dict[Path, M2KRError] = {}
-    for edition in paths.editions(root):
-        sound, wrong = read_manifests(edition)
-        damaged |= wrong
-        for name in sound:
-            found.setdefault(name, {})[edition.name] = edition
-    return found, damaged
-
-
 @plainly()
 def load(
     source: str,
@@ -272,159 +233,12 @@ def load(
         >>> mini = m2kr.load("mini", "test")  # doctest: +SKIP
         >>> mini.passage("factbook/gb/flag")["title"]  # doctest: +SKIP
     """
-    name, folder, manifest = locate(source, edition=edition, root=paths.data_root(data))
+    found = BuiltSources.below(paths.data_root(data)).find(source, edition)
     return Split(
-        source=name,
-        split=split_name(split, tuple(manifest["splits"])),
-        folder=folder,
-        manifest=manifest,
+        source=found.name,
+        split=split_name(split, tuple(found.manifest["splits"])),
+        folder=found.folder,
+        manifest=found.manifest,
         image_roots=tuple(map(str, images)),
         missing_images=missing_images,
     )
-
-
-def built_source(name: str, have: Mapping[str, Mapping[str, Path]]) -> str:
-    """The canonical name of a source that is built, or has a builder; no builder is imported.
-
-    Args:
-        name: What was typed: case and punctuation don't matter, and aliases of what is built count.
-        have: What is built; see `built`.
-
-    Raises:
-        UsageError: nothing of that name; suggests the nearest.
-    """
-    if own := _own_name(name, have):
-        return own
-    names = builder_names() | {normalise(n): n for n in have}
-    if normalise(name) not in names:
-        for source, editions in have.items():
-            spec = manifest_of(next(iter(editions.values())), source)["source"]
-            for label in (spec["config"], *spec.get("aliases", ())):
-                names.setdefault(normalise(label), source)
-    return nearest(name, names)
-
-
-def _own_name(name: str, have: Iterable[str]) -> str | None:
-    """The built source that a name means by its letters; of just that name if there is one.
-
-    Raises:
-        UsageError: several differ in punctuation alone, such as ``a-b`` and ``a_b``.
-    """
-    alike = [each for each in have if normalise(each) == normalise(name)]
-    if name.lower() in alike:
-        return name.lower()
-    if len(alike) > 1:
-        raise UsageError(f"'{name}' may be several sources", expected=" or ".join(alike))
-    return alike[0] if alike else None
-
-
-def source_of(manifest: Path) -> str:
-    """The source whose manifest a file is by its name, for one that can't be read."""
-    config = config_of(manifest)
-    of_release = {stem: name for name, stem in RELEASED.items()}
-    return of_release.get(config) or builder_names().get(normalise(config), config.lower())
-
-
-def known_source(name: str, root: Path) -> str:
-    """The canonical name of a source of which a data root has at least a manifest, be it damaged.
-
-    Raises:
-        UsageError: nothing of that name; suggests the nearest.
-    """
-    have, damaged = survey(root)
-    return _canonical(name, have, {path: source_of(path) for path in damaged})
-
-
-def _canonical(name: str, have: Built, owners: Mapping[Path, str]) -> str:
-    if own := _own_name(name, have):
-        return own
-    labels = {
-        normalise(x): owner for path, owner in owners.items() for x in (owner, config_of(path))
-    }
-    return labels.get(normalise(name)) or built_source(name, have)
-
-
-def locate(source: str, *, edition: str | None, root: Path) -> tuple[str, Path, dict[str, Any]]:
-    """The canonical name, edition folder and manifest of a built source; raises as `load` does."""
-    have, damaged = survey(root)
-    owners = {path: source_of(path) for path in damaged}
-    name = _canonical(source, have, owners)
-    found = have.get(name, {})
-    # A damaged manifest takes part: nobody should be given another edition's rows in its place.
-    wrong = {
-        path.parent.name: error
-        for path, error in damaged.items()
-        if normalise(owners[path]) == normalise(name)
-    }
-    if edition is not None:
-        found = {e: f for e, f in found.items() if e == edition}
-        wrong = {e: error for e, error in wrong.items() if e == edition}
-    if wrong and not found:
-        raise next(iter(wrong.values()))
-    if not found:
-        where = f"edition '{edition}' under {root}" if edition else str(root)
-        raise MissingError(
-            f"'{name}' is not built in {where}",
-            expected=f"built here: {', '.join(sorted(have)) or 'nothing yet'}",
-            fix=_how_to_build(name, edition, root),
-        )
-    if len(found) + len(wrong) > 1:
-        raise UsageError(
-            f"'{name}' is built in several editions"
-            + (f" (the manifest in {', '.join(wrong)} is damaged)" if wrong else ""),
-            expected="one of "
-            + "; ".join(
-                f"{e} ({edition_in_words(manifest_of(f, name))})" for e, f in found.items()
-            ),
-            fix=f"--edition {next(iter(found))}",
-        )
-    folder = next(iter(found.values()))
-    return name, folder, manifest_of(folder, name)
-
-
-def edition_in_words(manifest: Mapping[str, Any]) -> str:
-    """What an edition of a source is, such as "the authors' release", for lines that name it."""
-    route, name = manifest["route"], manifest["source"]["name"]
-    words = {
-        "release": "the authors' release",
-        "aligned": "rebuilt from upstream files, with the rows of the release",
-        "import": "imported from a user's files",
-    }.get(route, "built from upstream files")
-    variants = manifest["source"].get("variants", {}).values()
-    titles = [v["title"] for v in variants if v["options"].items() <= manifest["options"].items()]
-    if route == "sources" and titles:
-        words = titles[0]
-    elif route == "sources" and name in RELEASED:
-        words = "rebuilt from upstream files, not aligned with the release"
-    elif manifest.get("aligned", {}).get("differ"):
-        words += "; not equal to it"
-    if manifest.get("partial"):
-        words += f", cut by --limit {manifest.get('limit')}"
-    return words
-
-
-def _how_to_build(name: str, edition: str | None, root: Path) -> str:
-    """The command that builds a source; of a released one both, the authors' tables first."""
-    own = shlex.join(["m2kr", "build", name, "--data", str(root)])
-    if name not in RELEASED:
-        return own
-    first = build_command(name, "--data", str(root))
-    if edition in (None, "m2kr"):
-        return f"{first}  # the authors' tables; or, from upstream files: {own}"
-    return own if edition == "rebuilt" else f"{own} --edition {shlex.quote(edition)}"
-
-
-def manifest_of(edition: Path, source: str) -> dict[str, Any]:
-    """The manifest of one source in an edition folder that holds it.
-
-    Raises:
-        MissingError: it is not there any more.
-        InputError: it is damaged.
-    """
-    sound, damaged = read_manifests(edition)
-    if source in sound:
-        return sound[source]
-    for path, error in damaged.items():
-        if normalise(source_of(path)) == normalise(source):
-            raise error
-    raise MissingError(f"'{source}' is not built there any more", where=str(edition))

@@ -16,6 +16,7 @@ from typing import Any
 from m2kr.errors import InputError, M2KRError
 from m2kr.paths import manifest_path
 from m2kr.schema import MANIFEST_FORMAT
+from m2kr.sources import RELEASED, builder_names, normalise
 
 Manifest = dict[str, Any]
 DIGEST = "sha256"
@@ -98,6 +99,13 @@ def read_manifests(edition: Path) -> tuple[dict[str, Manifest], dict[Path, M2KRE
 def config_of(path: Path) -> str:
     """Whose manifest a file is by its name: ``OKVQA`` of ``OKVQA_manifest.json``."""
     return path.name.removesuffix(_PATTERN[1:])
+
+
+def source_of(manifest: Path) -> str:
+    """The source whose manifest a file is by its name, for one that can't be read."""
+    config = config_of(manifest)
+    of_release = {stem: name for name, stem in RELEASED.items()}
+    return of_release.get(config) or builder_names().get(normalise(config), config.lower())
 
 
 def rebuild_command(record: Mapping[str, Any], edition: Path) -> str:

@@ -29,7 +29,7 @@ from m2kr.building.userdata.fields import (
 from m2kr.building.userdata.layouts import Layout
 from m2kr.building.userdata.qrels import JudgedQuery, read_qrels
 from m2kr.building.userdata.readers import Record, RecordFile
-from m2kr.data.load import read_manifest
+from m2kr.data.manifests import read_manifest
 from m2kr.errors import InputError, UsageError
 from m2kr.paths import manifest_path
 from m2kr.schema import GRADES, LOST_GRADES, LOST_IDS, Column
