@@ -35,6 +35,11 @@ def mini_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def cli() -> Cli:
     """Runs the ``m2kr`` command; ``code`` is the exit code it must have."""
+    return new_cli()
+
+
+def new_cli() -> Cli:
+    """The same with the environment of now, for a folder or file of tests that sets variables."""
     command_line = CommandLine()
 
     def run(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import Cli
+from conftest import Cli, new_cli
 from PIL import Image
 from servers.faulty_server import FaultyServer, OnDisk
 from support import release_fixture as fixture
@@ -19,6 +19,18 @@ import m2kr
 
 HUB = "/datasets/BByrneLab/M2KR_Images/resolve/main"
 BUILT = ("okvqa", "llava", "oven", "infoseek", "kvqa", "wit", "iglue")
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[FaultyServer]:
+    with FaultyServer() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", server.url("").rstrip("/"))
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cli(hub: FaultyServer) -> Cli:  # noqa: ARG001 - its address is in the environment
+    return new_cli()
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +52,12 @@ def root(built: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
-    with FaultyServer() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url("").rstrip("/"))
-        yield server
+def server(hub: FaultyServer) -> FaultyServer:
+    """The hub, with no file and never asked."""
+    hub.files.clear()
+    hub.requests.clear()
+    hub.sent = 0
+    return hub
 
 
 def needs(root: Path, source: str, split: str) -> list[str]:
