@@ -29,7 +29,7 @@ def hub() -> Iterator[FaultyServer]:
 
 
 @pytest.fixture(scope="module")
-def cli(hub: FaultyServer) -> Cli:  # noqa: ARG001 - its address is in the environment
+def cli(hub: FaultyServer) -> Cli:
     return new_cli()
 
 
