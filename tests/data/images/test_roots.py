@@ -1,4 +1,4 @@
-"""The image store, from outside: every kind of root, hostile files and paths, policies, sharing."""
+"""Every kind of image root: read in place, shared, indexed once, damaged."""
 
 import gzip
 import hashlib
@@ -6,16 +6,13 @@ import io
 import multiprocessing
 import os
 import pickle
-import random
 import struct
 import subprocess
 import sys
 import tarfile
 import threading
 import zipfile
-import zlib
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,127 +20,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.image_roots import (
+    FILES,
+    NAMES,
+    every_root,
+    make_arrow_file,
+    make_deflated,
+    make_parquet,
+    make_tar,
+    make_zip,
+    make_zip64,
+    picture,
+)
 
 from m2kr.data.images import roots
-from m2kr.data.images.store import ImageStore, black_image, clean_path
-from m2kr.errors import InputError, M2KRError, MissingError, UsageError
-
-NAMES = [f"{folder}photo {i}.png" for i, folder in enumerate(("", "a/", "a/b/", "ü/", "z/" * 40))]
-
-
-def picture(seed: int, size: tuple[int, int] = (7, 5), format_: str = "PNG") -> bytes:
-    pixels = random.Random(seed).randbytes(size[0] * size[1] * 3)
-    out = io.BytesIO()
-    Image.frombytes("RGB", size, pixels).save(out, format_)
-    return out.getvalue()
-
-
-FILES = {name: picture(i) for i, name in enumerate(NAMES)}
-
-
-def make_folder(at: Path) -> Path:
-    for name, data in FILES.items():
-        (at / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
-        (at / "folder" / name).write_bytes(data)
-    return at / "folder"
-
-
-def make_zip(at: Path, method: int = zipfile.ZIP_STORED) -> Path:
-    with zipfile.ZipFile(at / "photos.zip", "w", method) as archive:
-        archive.writestr("a/", b"")
-        for name, data in FILES.items():
-            archive.writestr(name, data)
-    return at / "photos.zip"
-
-
-def make_deflated(at: Path) -> Path:
-    return make_zip(at, zipfile.ZIP_DEFLATED)
-
-
-def make_zip64(at: Path) -> Path:
-    """What a zip above 4 GB looks like: sizes and offsets in 64-bit fields."""
-    body, directory, wide = b"", b"", 0xFFFFFFFF
-    for name, data in FILES.items():
-        raw, crc = name.encode(), zlib.crc32(data)
-        extra = struct.pack("<2H3Q", 1, 24, len(data), len(data), len(body))
-        versions = (45, 0x0800, 0, 0, 0x21, crc)
-        sizes = (len(data), len(data), len(raw), 0)
-        body += struct.pack("<4s5H3L2H", b"PK\3\4", *versions, *sizes) + raw + data
-        tail = (wide, wide, len(raw), len(extra), 0, 0, 0, 0, wide)
-        head = struct.pack("<4s7H", b"PK\1\2", 45, *versions[:5], 0)[:16]
-        directory += head + struct.pack("<3L5H2L", crc, *tail) + raw + extra
-    n, size, start = len(FILES), len(directory), len(body)
-    end64 = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, n, n, size, start)
-    locator = struct.pack("<4sLQL", b"PK\6\7", 0, start + size, 1)
-    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, wide, wide, 0)
-    (at / "photos.zip").write_bytes(body + directory + end64 + locator + end)
-    with zipfile.ZipFile(at / "photos.zip") as archive:  # the standard library agrees
-        assert {i.filename: archive.read(i) for i in archive.infolist()} == FILES
-    return at / "photos.zip"
-
-
-def make_zip_parts(at: Path) -> Path:
-    raw = make_deflated(at).read_bytes()
-    for number, start in enumerate(range(0, len(raw), 300), 1):
-        (at / f"photos.zip.{number:03d}").write_bytes(raw[start : start + 300])
-    (at / "photos.zip").unlink()
-    return at / "photos.zip.001"
-
-
-def make_tar(at: Path, format_: int = tarfile.PAX_FORMAT, dot: str = "./") -> Path:
-    with tarfile.open(at / "photos.tar", "w", format=format_) as archive:
-        for name, data in FILES.items():
-            info = tarfile.TarInfo(dot + name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return at / "photos.tar"
-
-
-def make_gnu_tar(at: Path) -> Path:
-    return make_tar(at, tarfile.GNU_FORMAT, "")
-
-
-def table() -> pa.Table:
-    return pa.table({"img_path": list(FILES), "bytes": pa.array(FILES.values(), pa.binary())})
-
-
-def make_parquet(at: Path) -> Path:
-    pq.write_table(table(), at / "photos.parquet", row_group_size=2)
-    return at / "photos.parquet"
-
-
-def make_dataset_parquet(at: Path) -> Path:
-    rows = [{"bytes": data, "path": name} for name, data in FILES.items()]
-    pq.write_table(pa.table({"image": rows, "label": range(len(rows))}), at / "photos.parquet")
-    return at / "photos.parquet"
-
-
-def make_arrow_file(at: Path) -> Path:
-    with pa.ipc.new_file(at / "photos.arrow", table().schema) as writer:
-        writer.write_table(table(), max_chunksize=2)
-    return at / "photos.arrow"
-
-
-def make_arrow_stream(at: Path) -> Path:
-    with pa.ipc.new_stream(at / "photos.arrow", table().schema) as writer:
-        writer.write_table(table(), max_chunksize=2)
-    return at / "photos.arrow"
-
-
-MAKERS = [
-    make_folder,
-    make_zip,
-    make_deflated,
-    make_zip64,
-    make_zip_parts,
-    make_tar,
-    make_gnu_tar,
-    make_parquet,
-    make_dataset_parquet,
-    make_arrow_file,
-    make_arrow_stream,
-]
-every_root = pytest.mark.parametrize("make", MAKERS, ids=lambda m: m.__name__[5:])
+from m2kr.data.images.store import ImageStore
+from m2kr.errors import InputError, M2KRError, MissingError
 
 
 @every_root
@@ -209,16 +101,6 @@ def test_a_folder_inside_an_archive_is_a_root(tmp_path):
         assert not store.exists("photo 0.png")
 
 
-def test_the_first_root_that_has_an_image_wins(tmp_path):
-    archive = make_zip(tmp_path)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/photo 0.png").write_bytes(picture(99))
-    store = ImageStore([tmp_path / "mine", archive])
-    assert store.read("photo 0.png") == picture(99)
-    assert store.read("a/photo 1.png") == FILES["a/photo 1.png"]
-    assert ImageStore([archive, tmp_path / "mine"]).read("photo 0.png") == FILES["photo 0.png"]
-
-
 def test_of_two_members_with_one_name_the_last_counts(tmp_path):
     with tarfile.open(tmp_path / "t.tar", "w") as archive:
         for data in (picture(1), picture(2)):
@@ -235,91 +117,6 @@ def test_identity_changes_with_content_and_names_the_folder_inside(tmp_path):
     assert ImageStore([path / "a"]).identity()[0][0] == str(path / "a")
     os.utime(path, ns=(1, 1))
     assert ImageStore([path]).identity() != before
-
-
-# Policies
-
-
-def test_missing_error_names_roots_coverage_and_examples(tmp_path):
-    root = make_folder(tmp_path)
-    store = ImageStore([root])
-    with pytest.raises(MissingError) as caught:
-        store.require([*NAMES, "gone/1.png", "gone/2.png", "gone/3.png", "gone/4.png"])
-    text = str(caught.value)
-    assert str(root) in text
-    assert "5 of 9 images found (55.6%)" in text
-    assert "'gone/1.png', 'gone/2.png', 'gone/3.png'" in text
-    assert "gone/4.png" not in text
-    with pytest.raises(MissingError, match=r"gone/1\.png"):
-        store.open("gone/1.png")
-    assert store.missing_count == 0
-
-
-def test_black_and_skip_are_counted(tmp_path):
-    black = ImageStore([make_folder(tmp_path)], missing="black")
-    image = black.open("gone.png")
-    assert image is not None
-    assert (image.size, image.mode, image.getcolors()) == (
-        (336, 336),
-        "RGB",
-        [(336 * 336, (0, 0, 0))],
-    )
-    assert image.tobytes() == black_image().tobytes()
-    black.open("gone.png")
-    assert black.missing_count == 2
-    assert black.require(["gone.png", NAMES[0]]).found == 1
-    with pytest.raises(MissingError):
-        black.read("gone.png")
-
-    skip = ImageStore([tmp_path / "folder"], missing="skip")
-    assert skip.open("gone.png") is None
-    assert skip.open(NAMES[0]) is not None
-    assert skip.missing_count == 1
-    with pytest.raises(UsageError, match="one of error, black, skip"):
-        ImageStore([tmp_path], missing="grey")  # type: ignore[arg-type]
-
-
-def test_no_roots_say_so():
-    assert ImageStore([]).coverage([None]).total == 0
-    with pytest.raises(MissingError, match="none was given"):
-        ImageStore([]).open("cat.jpg")
-
-
-# Hostile paths and files
-
-
-@pytest.mark.parametrize(
-    "path",
-    (
-        *("../x.png", "a/../../x", "/etc/passwd", "", ".", "./", "C:/x.png", "a\\b.png", "a\0b"),
-        *("http://host/x.png", "\ud800.png", ".."),
-    ),
-)
-def test_unsafe_paths_are_refused(tmp_path, path):
-    (tmp_path / "x.png").write_bytes(picture(1))
-    store = ImageStore([make_folder(tmp_path)], missing="black")
-    for use in (store.open, store.read, store.exists, store.sha256):
-        with pytest.raises(InputError, match="image path"):
-            use(path)
-
-
-@given(st.text())
-def test_clean_path_never_climbs_out(path):
-    try:
-        clean = clean_path(path)
-    except InputError:
-        return
-    assert not Path(clean).is_absolute()
-    assert ".." not in Path(clean).parts
-    assert clean_path(clean) == clean
-
-
-def test_very_long_and_odd_names_are_simply_absent(tmp_path):
-    store = ImageStore([make_folder(tmp_path)])
-    assert not store.exists("x" * 5000)
-    assert not store.exists("photo 0.png/inside")
-    os.mkfifo(tmp_path / "folder/pipe.png")
-    assert not store.exists("pipe.png")
 
 
 def test_archive_members_that_climb_out_or_are_links_cannot_be_asked_for(tmp_path):
@@ -344,61 +141,6 @@ def test_archive_members_that_climb_out_or_are_links_cannot_be_asked_for(tmp_pat
         archive.writestr("ok.png", b"x")
     store = ImageStore([tmp_path / "z.zip"])
     assert [n for n in names if store.exists(n)] == ["ok.png"]
-
-
-@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "GIF", "TIFF"])
-def test_truncated_and_garbage_images_name_root_and_path(tmp_path, format_):
-    data = picture(3, (120, 90), format_)
-    (tmp_path / "cut.img").write_bytes(data[: len(data) // 2])
-    (tmp_path / "text.img").write_bytes(b"<html>404 Not Found</html>")
-    (tmp_path / "empty.img").write_bytes(b"")
-    store = ImageStore([tmp_path], missing="black")
-    for name in ("cut.img", "text.img", "empty.img"):
-        with pytest.raises(InputError, match="can't be decoded") as caught:
-            store.open(name)
-        assert f"{tmp_path}/{name}" in str(caught.value)
-    assert store.missing_count == 0
-
-
-def test_size_is_checked_before_decoding(tmp_path):
-    header = struct.pack(">2L5B", 60_000, 60_000, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + header
-    png = (
-        b"\x89PNG\r\n\x1a\n" + struct.pack(">L", 13) + chunk + struct.pack(">L", zlib.crc32(chunk))
-    )
-    (tmp_path / "bomb.png").write_bytes(png)
-    (tmp_path / "big.png").write_bytes(picture(1, (40, 30)))
-    with pytest.raises(InputError):
-        ImageStore([tmp_path]).open("bomb.png")
-    with pytest.raises(InputError, match="1,200 pixels") as caught:
-        ImageStore([tmp_path], max_pixels=1199).open("big.png")
-    assert "big.png" in str(caught.value)
-    assert ImageStore([tmp_path], max_pixels=1200).open("big.png") is not None
-
-
-def test_postscript_is_not_run(tmp_path):
-    (tmp_path / "x.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
-    with pytest.raises(InputError, match="no image format known"):
-        ImageStore([tmp_path]).open("x.jpg")
-
-
-def test_exif_orientation_is_left_as_stored(tmp_path):
-    image = Image.new("RGB", (30, 20), "red")
-    exif = image.getexif()
-    exif[0x0112] = 6
-    image.save(tmp_path / "turned.jpg", exif=exif)
-    opened = ImageStore([tmp_path]).open("turned.jpg")
-    assert opened is not None
-    assert opened.size == (30, 20)
-
-
-def test_other_modes_become_rgb(tmp_path):
-    for mode in ("L", "P", "RGBA", "1", "LA", "I;16"):
-        name = f"{mode.replace(';', '')}.png"
-        Image.new(mode, (3, 2)).save(tmp_path / name)
-        opened = ImageStore([tmp_path]).open(name)
-        assert opened is not None
-        assert opened.mode == "RGB"
 
 
 def test_zip_bombs_encryption_and_damage_are_refused(tmp_path):
@@ -498,9 +240,6 @@ def test_roots_that_are_not_there_or_have_no_images(tmp_path):
     path.unlink()
     with pytest.raises(MissingError, match=r"photos\.zip"):
         store.exists(NAMES[0])
-
-
-# Indexes
 
 
 def test_the_index_is_kept_and_read_back(tmp_path, monkeypatch):
