@@ -5,19 +5,17 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
+from support.commands import call
 from support.scores import score
 from support.toys import QUERIES, Dense, Late, image_folder, toy_split
-from typer.testing import CliRunner
 
 import m2kr
 from m2kr import api
 from m2kr.cli import eval_, output
-from m2kr.cli.main import app
 from m2kr.errors import M2KRError, MissingError, UsageError
 from m2kr.report.tables import as_text
 from m2kr.retrieval.protocol import Modalities
@@ -36,13 +34,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     m2kr.from_records(passages, queries, name="metals", data=folder)
     m2kr.from_records(passages[:3], queries[:2], name="fewer", data=folder)
     return folder
-
-
-def call(*args: object, code: int = 0) -> Any:
-    """The command line in this process, which has imported everything."""
-    done = CliRunner().invoke(app, list(map(str, args)))
-    assert done.exit_code == code, done.output
-    return done
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from support.commands import call
 
 import m2kr
-from m2kr.cli.main import app
 from m2kr.evaluation.metrics import METRICS
 
 TOY = '''"""A metric of one's own."""
@@ -58,10 +57,8 @@ def test_it_is_chosen_by_name_and_shown_under_its_heading(root, toy):
 
 
 def test_the_command_line_takes_it_too(root, toy):
-    command = ["eval", "metals", "-r", "oracle", "--data", str(root), "--json", "--metrics"]
-    done = CliRunner().invoke(app, [*command, f"{toy}:first_rank@1"])
-    assert done.exit_code == 0, done.output
-    [result] = json.loads(done.stdout)["results"]
+    options = ("--data", root, "--json", "--metrics", f"{toy}:first_rank@1")
+    [result] = json.loads(call("eval", "metals", "-r", "oracle", *options).stdout)["results"]
     assert {name: score["value"] for name, score in result["metrics"].items()} == {
         "first_rank@1": 1
     }
