@@ -60,9 +60,9 @@ def command(
     from m2kr.cli import output
     from m2kr.data.load import load
     from m2kr.data.records import Queries
-    from m2kr.retrievers._packages import require
+    from m2kr.retrievers._models import require_packages
 
-    require(("torch", "transformers"), "models", "explaining a score")
+    require_packages(("torch", "transformers"), "models", "explaining a score")
     root = paths.data_root(data)
     output.say(f"data root: {root}", json_mode=json)
     loaded = load(source, split, edition=edition, data=root, images=images or ())
@@ -168,7 +168,7 @@ def _explain(
     from m2kr.preflmr.model.image_features import Sight
     from m2kr.report.explain.page import Picture
     from m2kr.report.explain.run import explain_passages, seen
-    from m2kr.retrievers._text_encoder import pick_device
+    from m2kr.retrievers._models import pick_device
 
     model = PreFLMR.from_pretrained(checkpoint, revision=revision, device=pick_device(device))
     explained = explain_passages(

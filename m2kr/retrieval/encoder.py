@@ -353,7 +353,7 @@ class EncoderRetriever(RetrieverBase):
         stats.reused[stage] += before
         logger.info(
             "%s: %d rows, %d of them encoded before, %.1f s in the encoder",
-            stage, len(records), before, stats.seconds[stage],
+            stage, len(records), stats.reused[stage], stats.seconds[stage],
         )  # fmt: skip
         return stored
 

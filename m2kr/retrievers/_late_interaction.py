@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from m2kr.errors import UsageError
 from m2kr.retrieval.encoder import EncoderRetriever, Report
 from m2kr.retrieval.protocol import Modalities, Side
-from m2kr.retrievers._packages import ModelFiles, file_sha256, files_sha256, require
+from m2kr.retrievers._models import (
+    ModelFiles,
+    file_sha256,
+    files_sha256,
+    pick_device,
+    require_packages,
+)
 from m2kr.retrievers._queries import query_text
-from m2kr.retrievers._text_encoder import pick_device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +77,9 @@ class LateInteraction(EncoderRetriever):
         workers: int | None = None,
     ) -> None:
         super().__init__()
-        require(("torch", "transformers", "safetensors"), "models", f"the retriever {self.name}")
+        require_packages(
+            ("torch", "transformers", "safetensors"), "models", f"the retriever {self.name}"
+        )
         if dtype not in get_args(Dtype):
             raise UsageError(f"dtype={dtype!r}", expected=", ".join(get_args(Dtype)))
         self._checkpoint = checkpoint or self.released

@@ -6,7 +6,8 @@ them in one process encodes each passage and each image once. Nothing outlives t
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
@@ -42,6 +43,13 @@ class Memo:
             self.hits += 1
             return self._values[key][0]
 
+    @contextmanager
+    def counted(self, counts: dict[str, int], name: str) -> Iterator[None]:
+        """Adds the values that are found meanwhile to a count."""
+        before = self.hits
+        yield
+        counts[name] = counts.get(name, 0) + self.hits - before
+
     def clear(self) -> None:
         """Forgets everything."""
         with self._lock:
@@ -60,7 +68,7 @@ class Memo:
                 self.held -= self._values.popitem(last=False)[1][1]
 
 
-def digest(*parts: bytes) -> bytes:
+def content_key(*parts: bytes) -> bytes:
     """A 16-byte key for some content."""
     hasher = hashlib.blake2b(digest_size=16)
     for part in parts:

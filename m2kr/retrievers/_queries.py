@@ -2,9 +2,6 @@
 
 from collections.abc import Set as AbstractSet
 
-import numpy as np
-import pyarrow as pa
-
 from m2kr.retrieval.run import Run
 
 
@@ -19,12 +16,5 @@ def query_text(question: str, instruction: str) -> str:
 
 def without_rankings(run: Run, query_ids: AbstractSet[str]) -> Run:
     """The run with no passages for some of its queries."""
-    if not query_ids:
-        return run
-    kept = np.array([query_id not in query_ids for query_id in run.query_ids], bool)
-    rows = np.repeat(kept, run.counts())
-    ids = pa.DictionaryArray.from_arrays(run.codes[rows], run.vocabulary)
-    counts = np.where(kept, run.counts(), 0)
-    return Run(
-        run.query_ids, counts, ids, run.flat_scores[rows], name=run.name, metadata=run.metadata
-    )
+    ranked = run.select([query_id for query_id in run.query_ids if query_id not in query_ids])
+    return ranked.with_empty(sorted(query_ids)).select(run.query_ids)

@@ -75,7 +75,7 @@ def _convert(
             raise UsageError(
                 f"the setting '{key}' has no default",
                 where=where,
-                expected=f"{key}={expected(parameter.annotation)}",
+                expected=f"{key}={_expected(parameter.annotation)}",
                 fix=f"--set {key}=VALUE",
             )
     return {
@@ -90,7 +90,7 @@ def _converted(key: str, value: object, annotation: Any, where: str) -> Any:
         return _parse(value, annotation)
     except ValueError as error:
         raise UsageError(
-            f"the setting '{key}' can't be '{value}'", where=where, expected=expected(annotation)
+            f"the setting '{key}' can't be '{value}'", where=where, expected=_expected(annotation)
         ) from error
 
 
@@ -130,13 +130,13 @@ def _first(text: str, kinds: list[Any]) -> Any:
     raise ValueError(text)
 
 
-def expected(annotation: Any) -> str:
+def _expected(annotation: Any) -> str:
     """What a type asks of a value, in words."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
-        return " or ".join("none" if kind is type(None) else expected(kind) for kind in inner)
+        return " or ".join("none" if kind is type(None) else _expected(kind) for kind in inner)
     if origin is Literal:
         return "one of " + ", ".join(map(str, inner))
     if origin in (tuple, list):
-        return f"{expected(inner[0])}, or several separated by commas"
+        return f"{_expected(inner[0])}, or several separated by commas"
     return _SIMPLE.get(annotation, "text")

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from m2kr.data.records import Passages, Queries
 from m2kr.errors import MissingError, UsageError
 from m2kr.ranking import TopK, id_ranks
 from m2kr.retrieval.protocol import Modalities, RetrieverBase, RunStats
@@ -23,6 +22,8 @@ from m2kr.retrievers._queries import query_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from m2kr.data.records import Passages, Queries
 
 
 logger = logging.getLogger("m2kr.retrievers")
@@ -80,7 +81,7 @@ class BM25(RetrieverBase):
         self._reused = 0
         self._passages: Passages | None = None
 
-    def index(self, passages: Passages, *, workdir: Path) -> None:  # noqa: ARG002
+    def index(self, passages: "Passages", *, workdir: Path) -> None:  # noqa: ARG002
         """Counts the pool's words; the index stays in memory."""
         self._passages = passages
         self._ranks = id_ranks(passages.ids)
@@ -96,7 +97,7 @@ class BM25(RetrieverBase):
         if self._scorer:
             MEMO.put(key, (self._words, self._scorer), _size(self._words, self._scorer))
 
-    def _tokenize(self, passages: Passages) -> "tuple[Any, _Rows]":
+    def _tokenize(self, passages: "Passages") -> "tuple[Any, _Rows]":
         from bm25s.tokenization import Tokenizer
 
         # bm25s tells every log at DEBUG that it works, whatever the level is.
@@ -112,7 +113,7 @@ class BM25(RetrieverBase):
                 self.run_context.progress.advance("index", len(texts))
         return words, rows
 
-    def search(self, queries: Queries, k: int) -> Run:
+    def search(self, queries: "Queries", k: int) -> Run:
         """Scores the whole pool for each query and keeps the best ``k`` under the tie rule.
 
         Raises:

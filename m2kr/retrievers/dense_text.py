@@ -1,11 +1,9 @@
 """Dense text retrieval by a sentence encoder: what a language model makes of the words alone."""
 
-import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from m2kr.data.records import Passages, Queries
+from m2kr.data.records import Queries
 from m2kr.errors import UsageError
 from m2kr.retrieval.batches import Batch, Encoded
 from m2kr.retrieval.encoder import EncoderRetriever
@@ -13,9 +11,7 @@ from m2kr.retrieval.protocol import Modalities, Side
 from m2kr.retrieval.run import Run
 from m2kr.retrievers._memo import MEMO
 from m2kr.retrievers._queries import query_text, without_rankings
-from m2kr.retrievers._text_encoder import text_encoder
-
-logger = logging.getLogger("m2kr.retrievers")
+from m2kr.retrievers._sentence_encoder import sentence_encoder
 
 _READ = 1000  # queries at a time
 
@@ -55,7 +51,7 @@ class DenseText(EncoderRetriever):
                 f"max_length={max_length}, batch_size={batch_size}",
                 expected="max_length at least 3, batch_size at least 1",
             )
-        self._encoder = text_encoder(model, max_length, device)
+        self._encoder = sentence_encoder(model, max_length, device)
         self.batch_size = batch_size
 
     @property
@@ -77,19 +73,8 @@ class DenseText(EncoderRetriever):
         return self._vectors("encode query", texts)
 
     def _vectors(self, stage: str, texts: list[str]) -> Encoded:
-        before = MEMO.hits
-        vectors = self._encoder.encode(texts)
-        reused = self.run_stats().reused
-        reused[stage] = reused.get(stage, 0) + MEMO.hits - before
-        return vectors
-
-    def index(self, passages: Passages, *, workdir: Path) -> None:
-        """Encodes the pool; see `EncoderRetriever.index`."""
-        super().index(passages, workdir=workdir)
-        if reused := self.run_stats().reused["encode document"]:
-            logger.info(
-                "%s: %d of %d passages had been encoded before", self.name, reused, len(passages)
-            )
+        with MEMO.counted(self.run_stats().reused, stage):
+            return self._encoder.encode(texts)
 
     def search(self, queries: Queries, k: int) -> Run:
         """Encodes the queries and searches exactly; see `EncoderRetriever.search`."""

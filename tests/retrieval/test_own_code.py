@@ -10,9 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from support.toys import PASSAGES, Dense, image_folder, toy_split
+from typer.testing import CliRunner
 
 import m2kr
+from m2kr.cli import eval_
+from m2kr.cli.main import guarded
 from m2kr.data.images.store import ImageStore
 from m2kr.errors import InputError, MissingError, RetrieverError, UsageError
 from m2kr.evaluation.harness import evaluate_split
@@ -78,15 +82,6 @@ def written(folder: Path, file: str = "own.py", **lines: str) -> Path:
     path = folder / file
     path.write_text(FILE.format(**dict.fromkeys(PLACES, "pass") | lines), encoding="utf-8")
     return path
-
-
-def m2kr_in(folder: Path, *args: object, code: int = 1) -> subprocess.CompletedProcess[str]:
-    program = Path(sys.executable).with_name("m2kr")
-    done = subprocess.run(
-        [program, *map(str, args)], capture_output=True, text=True, check=False, cwd=folder
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
 
 
 @pytest.mark.parametrize("place", sorted(PLACES))
@@ -173,16 +168,26 @@ def test_our_own_bugs_stay_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command_line_leaves_with_1_and_shows_all_when_asked(
-    mini_root: Path, tmp_path: Path
+    mini_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(tmp_path, "my_model.py", encode_document=PLACES["encode_document"])
-    evaluated = ("eval", "mini", "--split", "valid", "--data", mini_root, "-r")
-    told = m2kr_in(tmp_path, *evaluated, "my_model:Mine").stderr  # a module of the working folder
+    evaluated = ("mini", "--split", "valid", "--data", str(mini_root), "-r")
+    monkeypatch.chdir(tmp_path)
+    app = typer.Typer()
+    app.command()(guarded(eval_.command))
+    done = CliRunner().invoke(app, [*evaluated, "my_model:Mine"])  # a module of the working folder
+    assert done.exit_code == 1
+    told = done.stderr
     assert told.startswith("error: my_model.py:")
     assert "in encode_document: raise ValueError('no such net'): ValueError: no such net" in told
     assert "bug in m2kr" not in told
     assert "Traceback" not in told
-    assert "Traceback" in m2kr_in(tmp_path, "--verbose", *evaluated, "my_model.py:Mine").stderr
+    program = [Path(sys.executable).with_name("m2kr"), "--verbose", "eval", *evaluated]
+    shown = subprocess.run(
+        [*program, "my_model.py:Mine"], capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 1
+    assert "Traceback" in shown.stderr
 
 
 # --- what a file may import

@@ -48,7 +48,7 @@ class Words(EncoderRetriever):
 """
 
 
-@examples(max_examples=6)
+@examples(max_examples=4)
 @given(
     st.lists(st.tuples(st.permutations(list(PASSAGES)), st.permutations(list(QUERIES))), max_size=4)
 )

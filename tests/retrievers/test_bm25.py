@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -52,7 +54,7 @@ words = st.lists(st.sampled_from(WORDS), max_size=8)
 text = words.map(" ".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     texts=st.lists(text, min_size=1, max_size=12),
     question=text,
@@ -135,3 +137,13 @@ def test_one_pool_is_indexed_once_a_process(
     assert [r.run_stats().reused["index"] for r in (first, again, other)] == [0, len(passages), 0]  # type: ignore[attr-defined]
     assert again.search(queries, 5) == first.search(queries, 5)
     assert other.search(queries, 5) != first.search(queries, 5)
+
+
+def test_it_reaches_neither_encoders_nor_searches_of_vectors() -> None:
+    code = (
+        "import sys, m2kr.retrievers.bm25\n"
+        "print(*[m for m in sys.modules if m == 'torch' or m.startswith('m2kr.search')"
+        " or m.startswith('m2kr.retrieval.encoder') or m.startswith('m2kr.preflmr')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -11,7 +11,7 @@ from m2kr.errors import InputError, MissingError
 from m2kr.retrieval.cache import key_of
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrievers import create
-from m2kr.retrievers._text_encoder import MINILM
+from m2kr.retrievers._sentence_encoder import MINILM
 
 
 def encoder(name: str, **settings: object) -> EncoderRetriever:

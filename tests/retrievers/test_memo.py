@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2kr.retrievers._memo import Memo, digest
+from m2kr.retrievers._memo import Memo, content_key
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3000)), max_size=60))
@@ -42,5 +42,5 @@ def test_clearing_forgets() -> None:
 
 
 def test_content_is_told_apart_by_its_parts() -> None:
-    assert digest(b"ab", b"c") != digest(b"a", b"bc")
-    assert digest(b"a") == digest(b"a")
+    assert content_key(b"ab", b"c") != content_key(b"a", b"bc")
+    assert content_key(b"a") == content_key(b"a")

@@ -25,7 +25,7 @@ from m2kr.retrieval.cache import key_of
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.protocol import Retriever, RunContext
 from m2kr.retrievers import create
-from m2kr.retrievers._packages import file_sha256
+from m2kr.retrievers._models import file_sha256
 from m2kr.search.exact.reference import maxsim
 from m2kr.search.store.reader import TokenStore
 

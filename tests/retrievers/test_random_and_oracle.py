@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from m2kr.data.records import Passages, Queries
 from m2kr.retrieval.protocol import Retriever
-from m2kr.retrievers.random_ import draw
+from m2kr.retrievers.random_ import draw_rows
 
 Made = Callable[..., Retriever]
 
@@ -18,16 +18,16 @@ Made = Callable[..., Retriever]
 def test_a_draw_has_no_repeats_and_a_longer_one_begins_with_it(
     n: int, key: str, seed: int, data: st.DataObject
 ) -> None:
-    k = data.draw(st.integers(0, n))
-    whole = draw(n, n, key, seed)
+    k = data.draw_rows(st.integers(0, n))
+    whole = draw_rows(n, n, key, seed)
     assert sorted(whole) == list(range(n))
-    assert draw(n, k, key, seed) == whole[:k]
+    assert draw_rows(n, k, key, seed) == whole[:k]
 
 
 def test_every_place_is_drawn_as_often() -> None:
     trials, n = 4000, 8
     for place in range(4):
-        counts = Counter(draw(n, 4, f"q{i}", 1)[place] for i in range(trials))
+        counts = Counter(draw_rows(n, 4, f"q{i}", 1)[place] for i in range(trials))
         # 500 expected, standard deviation 21.
         assert len(counts) == n
         assert all(400 < count < 600 for count in counts.values())

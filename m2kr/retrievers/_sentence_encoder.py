@@ -11,9 +11,16 @@ import numpy as np
 
 from m2kr.errors import MissingError, UsageError
 from m2kr.preflmr.inputs.local_files import packaged
-from m2kr.retrievers._memo import MEMO, digest
-from m2kr.retrievers._packages import ModelFiles, file_sha256, require, stamps, version
-from m2kr.retrievers._threads import spread
+from m2kr.retrievers._memo import MEMO, content_key
+from m2kr.retrievers._models import (
+    ModelFiles,
+    file_sha256,
+    package_version,
+    pick_device,
+    require_packages,
+    spread,
+    stamps,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,27 +35,7 @@ _TOKENS = {"cpu": 2048}
 _TOKENS_ACCELERATED = 65_536
 
 
-def pick_device(wanted: str) -> str:
-    """The device to compute on; ``auto`` is an NVIDIA GPU where one works, else the processor.
-
-    Raises:
-        UsageError: a device that this machine or this build of torch lacks.
-    """
-    import torch
-
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=wanted)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"the device '{wanted}' can't be used: {reason}", expected="auto, cpu, cuda or cuda:1"
-        ) from error
-    return wanted
-
-
-class TextEncoder:
+class SentenceEncoder:
     """Sentence vectors; what the process has encoded before is taken from memory.
 
     Args:
@@ -63,7 +50,7 @@ class TextEncoder:
 
     def __init__(self, model: str, max_length: int, device: str) -> None:
         # The default weights are in the extra that also brings torch: one line installs both.
-        require(("torch", "transformers"), "models" if model else "demo", "encoding text")
+        require_packages(("torch", "transformers"), "models" if model else "demo", "encoding text")
         self._folder = (
             packaged(MINILM, "model", "the default text encoder")
             if not model
@@ -72,7 +59,7 @@ class TextEncoder:
         if self._folder.is_dir():
             self._folder = self._folder.resolve()
         self._source = str(self._folder) if self._folder.is_dir() else model
-        self._files = ModelFiles(self._folder, model_files(self._folder))
+        self._files = ModelFiles(self._folder, _model_files(self._folder))
         self._packaged = not model
         self._model = model
         self._max_length = max_length
@@ -84,7 +71,7 @@ class TextEncoder:
         """What decides the vectors: model, its revision or files, length. JSON values."""
         known: dict[str, Any] = {"model": Path(self._model).name or "all-MiniLM-L6-v2"}
         if self._packaged:
-            known["package"] = version(MINILM)
+            known["package"] = package_version(MINILM)
         elif not self._folder.is_dir():
             known["model"] = self._model
             known["revision"] = getattr(self._load()[1].config, "_commit_hash", None)
@@ -112,7 +99,7 @@ class TextEncoder:
 
     def encode(self, texts: Sequence[str]) -> "NDArray[np.float32]":
         """Unit vectors, (texts x dim) float32, in order."""
-        keys = [digest(self._identity, text.encode()) for text in texts]
+        keys = [content_key(self._identity, text.encode()) for text in texts]
         memo: dict[bytes, Any] = {
             key: MEMO.get((key, self._max_length, self._device)) for key in dict.fromkeys(keys)
         }
@@ -227,7 +214,7 @@ def _mean_vectors(
     return found
 
 
-def model_files(folder: Path) -> list[Path]:
+def _model_files(folder: Path) -> list[Path]:
     """All that transformers may read in a model's folder; none where there is no folder."""
     if not folder.is_dir():
         return []
@@ -235,16 +222,16 @@ def model_files(folder: Path) -> list[Path]:
     return [path for path in every if path.name[0] != "." and path.suffix != ".md"]
 
 
-def text_encoder(model: str, max_length: int, device: str) -> TextEncoder:
+def sentence_encoder(model: str, max_length: int, device: str) -> SentenceEncoder:
     """The encoder of these settings, one per process: retrievers share it and its weights.
 
     Another one once the model's files have changed.
     """
     folder = Path(model).expanduser().resolve()
-    files = sorted(model_files(folder)) if model else []
-    return _text_encoder(model, max_length, device, (folder, stamps(files)))
+    files = sorted(_model_files(folder)) if model else []
+    return _sentence_encoder(model, max_length, device, (folder, stamps(files)))
 
 
 @lru_cache(maxsize=8)
-def _text_encoder(model: str, max_length: int, device: str, files: object) -> TextEncoder:  # noqa: ARG001
-    return TextEncoder(model, max_length, device)
+def _sentence_encoder(model: str, max_length: int, device: str, files: object) -> SentenceEncoder:  # noqa: ARG001
+    return SentenceEncoder(model, max_length, device)

