@@ -18,7 +18,7 @@ Made = Callable[..., Retriever]
 def test_a_draw_has_no_repeats_and_a_longer_one_begins_with_it(
     n: int, key: str, seed: int, data: st.DataObject
 ) -> None:
-    k = data.draw_rows(st.integers(0, n))
+    k = data.draw(st.integers(0, n))
     whole = draw_rows(n, n, key, seed)
     assert sorted(whole) == list(range(n))
     assert draw_rows(n, k, key, seed) == whole[:k]
