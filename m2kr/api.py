@@ -138,7 +138,7 @@ def evaluate(
     one_retriever = isinstance(retriever, str) or not isinstance(retriever, Sequence)
     several = cast("Sequence[str | Retriever | Run]", [retriever] if one_retriever else retriever)
     specs = [RunRetriever(r) if isinstance(r, Run) else r for r in several]
-    given = [settings_of(r, settings or {}) if isinstance(r, str) else {} for r in specs]
+    given = [_settings_for(r, settings or {}) if isinstance(r, str) else {} for r in specs]
     retrievers = [
         create(r, set_) if isinstance(r, str) else r for r, set_ in zip(specs, given, strict=True)
     ]
@@ -282,7 +282,7 @@ def _cache(split: Split, data: "str | PathLike[str] | None", wanted: bool) -> Pa
     return cache_folder(folder.parent if folder else paths.data_root(data))
 
 
-def settings_of(retriever: str, settings: Mapping[str, str]) -> dict[str, str]:
+def _settings_for(retriever: str, settings: Mapping[str, str]) -> dict[str, str]:
     """The settings meant for one retriever: those without a name before a dot, and its own."""
     own = f"{retriever}."
     common = {key: value for key, value in settings.items() if "." not in key}

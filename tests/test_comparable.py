@@ -17,7 +17,7 @@ import m2kr
 from m2kr import sources
 from m2kr.building import registry
 from m2kr.building.build import build
-from m2kr.building.manifest import describe
+from m2kr.building.manifest import describe_source
 from m2kr.building.release.aligned import AlignedBuilder
 from m2kr.building.release.builder import ReleaseBuilder
 from m2kr.building.request import BuildRequest
@@ -140,7 +140,7 @@ def test_editions_are_told_in_words(
     assert edition_in_words(record) == "the authors' release, cut by --limit 2"
     record = record | {"route": "sources", "partial": False}
     assert "rebuilt from upstream files" in edition_in_words(record)
-    spec = describe(registry.builder("okvqa").source)
+    spec = describe_source(registry.builder("okvqa").source)
     variant = {"source": spec, "options": spec["variants"]["okvqa-gs"]["options"]}
     assert edition_in_words(record | variant) == spec["variants"]["okvqa-gs"]["title"]
     with pytest.raises(UsageError, match=r"m2kr \(the authors' release\); m2kr-limit2 \(the auth"):

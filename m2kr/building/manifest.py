@@ -55,7 +55,7 @@ def make_manifest(
     partial = limit is not None
     return {
         "format": MANIFEST_FORMAT,
-        "source": describe(source),
+        "source": describe_source(source),
         "edition": edition,
         "route": route,
         "partial": partial,
@@ -148,7 +148,7 @@ def count_warnings(
     ]
 
 
-def describe(source: Source) -> dict[str, Any]:
+def describe_source(source: Source) -> dict[str, Any]:
     """A source's spec as JSON, with every column documented."""
     facts = dataclasses.asdict(source)
     facts["columns"] = {

@@ -315,7 +315,7 @@ def _facts(
         "format": MANIFEST_FORMAT,
         "route": builder.route,
         "version": [source.version, *builder.versions],
-        "source": manifest.decisive(manifest.describe(source)),
+        "source": manifest.decisive(manifest.describe_source(source)),
         "inputs": [[i["name"], i["sha256"]] for i in inputs],
         "options": dict(config.options),
         "told": dict(builder.recorded_options),

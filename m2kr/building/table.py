@@ -160,10 +160,10 @@ def _build_queries(builder: Builder, ctx: BuildContext, job: TableJob, written: 
         qrels.write_rows(
             {"question_id": row["question_id"], "passage_id": passage, "relevance": grade}
             for row in filled
-            for passage, grade in judgements(row)
+            for passage, grade in _judgements(row)
         )
         for row in filled:
-            totals["judged"] += any(grade >= threshold for _, grade in judgements(row))
+            totals["judged"] += any(grade >= threshold for _, grade in _judgements(row))
             totals["positives"] += len(row["pos_item_ids"])
             totals["with_image"] += row.get("img_path") is not None
             totals["with_answers"] += bool(row.get("answers"))
@@ -175,7 +175,7 @@ def _build_queries(builder: Builder, ctx: BuildContext, job: TableJob, written: 
     return stats
 
 
-def judgements(row: Row) -> list[tuple[str, float]]:
+def _judgements(row: Row) -> list[tuple[str, float]]:
     """Passages and grades of a query row; passages that the pool lacks are among them."""
     judged: list[tuple[str, float]] = []
     for ids, grades in (

@@ -48,7 +48,7 @@ def command(
 def _spec(name: str, records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """What the builder says of a source; where it has none that works, what its manifest says."""
     from m2kr.building import registry
-    from m2kr.building.manifest import describe
+    from m2kr.building.manifest import describe_source
     from m2kr.errors import InputError
     from m2kr.sources import builder_modules
 
@@ -56,7 +56,7 @@ def _spec(name: str, records: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     if recorded is not None and name not in builder_modules():
         return recorded
     try:
-        return describe(registry.builder(name).source)
+        return describe_source(registry.builder(name).source)
     except InputError:
         if recorded is None:
             raise

@@ -92,7 +92,7 @@ class SourceFiles:
     def _require_same(self, names: Iterable[str], *, replaced: bool = False) -> None:
         for name in names:
             path, before = self._edition / name, self._right[name]
-            now = identity_at(path)
+            now = _identity_at(path)
             if now == before or (replaced and (now is None or now[3] != before[3])):
                 continue
             if now is None or hash_file(path)[1] != self._listed[name]["sha256"]:
@@ -111,7 +111,7 @@ class SourceFiles:
         for name in names:
             facts = self._listed[name]
             try:
-                identity = identity_at(self._edition / name)
+                identity = _identity_at(self._edition / name)
             except M2KRError as error:
                 wrong[name] = error
                 continue
@@ -185,9 +185,9 @@ def hash_file(path: Path) -> tuple[Identity | None, str]:
     """
     try:
         with path.open("rb", buffering=0) as file:
-            before = identity_of(os.fstat(file.fileno()))
+            before = _identity_of(os.fstat(file.fileno()))
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            same = identity_of(os.fstat(file.fileno())) == before
+            same = _identity_of(os.fstat(file.fileno())) == before
     except OSError as error:
         raise as_m2kr_error(error) from error
     return (before if same else None), sha256
@@ -270,14 +270,14 @@ def _read(path: Path) -> dict[str, tuple[Identity, str]]:
         return {}
 
 
-def identity_of(facts: os.stat_result) -> Identity:
+def _identity_of(facts: os.stat_result) -> Identity:
     """What tells whether a file changed."""
     # Windows has the time of creation there, which says nothing.
     changed = 0 if os.name == "nt" else facts.st_ctime_ns
     return facts.st_size, facts.st_mtime_ns, changed, facts.st_ino
 
 
-def identity_at(path: Path) -> Identity | None:
+def _identity_at(path: Path) -> Identity | None:
     """The identity of a regular file; None if there is none.
 
     Raises:
@@ -291,4 +291,4 @@ def identity_at(path: Path) -> Identity | None:
         if error.errno == errno.ELOOP:
             return None
         raise as_m2kr_error(error) from error
-    return identity_of(facts) if stat.S_ISREG(facts.st_mode) else None
+    return _identity_of(facts) if stat.S_ISREG(facts.st_mode) else None

@@ -146,9 +146,9 @@ class Split:
 
     def texts(self, rows: "Sequence[int] | np.ndarray") -> list[str]:
         """Texts of the passages at some rows."""
-        from m2kr.data.lookup import gather
+        from m2kr.data.lookup import values_at
 
-        return gather(self.passages.data.column("passage_content"), rows)
+        return values_at(self.passages.data.column("passage_content"), rows)
 
     def _row(self, kind: TableKind, split: str, row_id: str) -> dict[str, Any]:
         index, reader = self._access[kind]

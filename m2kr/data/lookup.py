@@ -138,7 +138,7 @@ def open_index(folder: Path, column: str) -> tuple[IdIndex, RowReader]:
     return IdIndex(folder / FILE, functools.partial(reader.value, column)), reader
 
 
-def gather(column: "pa.ChunkedArray", rows: Sequence[int] | np.ndarray) -> list[Any]:
+def values_at(column: "pa.ChunkedArray", rows: Sequence[int] | np.ndarray) -> list[Any]:
     """Values of a column at some rows.
 
     Chunk by chunk: `take` on a whole pool would overflow the 32-bit offsets of Arrow strings.

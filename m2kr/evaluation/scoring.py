@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from m2kr.data.lookup import gather
+from m2kr.data.lookup import values_at
 from m2kr.errors import CheckError, MissingError
 from m2kr.evaluation.judgements import JudgedRun
 from m2kr.evaluation.metrics import Chosen
@@ -97,7 +97,7 @@ def score_run(
             part,
             qrels,
             [answers or [] for answers in split.queries_view.column("answers")],
-            lambda places: gather(column, rows[places]),
+            lambda places: values_at(column, rows[places]),
             same=_counted_as(split, rows),
             missed_without_positives=miss,
             threshold=split.manifest.get("relevance_threshold", 1),
@@ -188,7 +188,7 @@ def _counted_as(
     data = split.passages_view.dataset.data
     if "scored_as" not in data.column_names:
         return None
-    values = gather(data.column("scored_as"), rows)
+    values = values_at(data.column("scored_as"), rows)
     places = np.array([i for i, value in enumerate(values) if value is not None], np.int64)
     return places, pa.array([values[i] for i in places], pa.string())
 

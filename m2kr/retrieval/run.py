@@ -177,12 +177,12 @@ class Run(RunRows):
             name: What made the run.
             metadata: JSON values kept with it.
         """
-        from m2kr.data.lookup import gather
+        from m2kr.data.lookup import values_at
 
         real = rows >= 0
         used, codes = np.unique(rows[real], return_inverse=True)
         column = ids if isinstance(ids, pa.ChunkedArray) else pa.chunked_array([ids])
-        names = pa.array(gather(column, used), pa.large_string())
+        names = pa.array(values_at(column, used), pa.large_string())
         passages = pa.DictionaryArray.from_arrays(codes.astype(np.int32), names)
         return cls(query_ids, real.sum(1), passages, scores[real], name=name, metadata=metadata)
 

@@ -61,6 +61,6 @@ def test_duplicates_are_named_with_their_rows(tmp_path: Path) -> None:
     values=st.lists(st.text(), min_size=1, max_size=40),
     picks=st.lists(st.integers(0, 10**6), max_size=30),
 )
-def test_gather_is_take(values: list[str], picks: list[int]) -> None:
+def test_values_are_taken(values: list[str], picks: list[int]) -> None:
     rows = [p % len(values) for p in picks]
-    assert lookup.gather(chunked(values, 3), rows) == [values[r] for r in rows]
+    assert lookup.values_at(chunked(values, 3), rows) == [values[r] for r in rows]

@@ -21,7 +21,7 @@ from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.building.table import PoolReader, open_shards, read_batches
 from m2kr.concurrency import chunks
 from m2kr.data.lookup import FILE as INDEX
-from m2kr.data.lookup import gather, id_hashes
+from m2kr.data.lookup import id_hashes, values_at
 from m2kr.errors import CheckError, UsageError
 from m2kr.progress import Progress
 from m2kr.schema import BATCH_ROWS, ID_COLUMN, SUFFIX, TableKind, arrow_schema, columns
@@ -304,7 +304,7 @@ class _ReleaseRows:
                 fits = [row for row, key in named if key == keys[place]]
             fits = [row for row in fits if self._free[row]]
             if fits and texts is not None:
-                own = gather(self._table.column("passage_content"), fits)
+                own = values_at(self._table.column("passage_content"), fits)
                 text = texts[place].as_py()
                 fits = [row for row, t in zip(fits, own, strict=True) if t == text]
             if fits:
@@ -323,7 +323,7 @@ class _ReleaseRows:
         if names == ["passage_id"] and "scored_as" in self._table.column_names:
             names.append("scored_as")
         arrays = [
-            pa.array(gather(self._table.column(n), rows), self._table.schema.field(n).type)
+            pa.array(values_at(self._table.column(n), rows), self._table.schema.field(n).type)
             for n in names
         ]
         return self._release_keys(pa.record_batch(arrays, names=names))
@@ -331,7 +331,7 @@ class _ReleaseRows:
     def columns(self, rows: "NDArray[np.int64]") -> dict[str, pa.Array]:
         """What an aligned build takes of some passages: their ids."""
         return {
-            name: pa.array(gather(self._table.column(name), rows), pa.string())
+            name: pa.array(values_at(self._table.column(name), rows), pa.string())
             for name in ("passage_id", "scored_as")
             if name in self._table.column_names
         }
@@ -339,7 +339,7 @@ class _ReleaseRows:
     def rows(self, rows: "NDArray[np.int64]") -> list[dict[str, Any]]:
         """What an aligned build takes of some rows: ids and the instruction; ``#`` is a row's number."""
         names = [name for name in _TAKEN if name in self._table.column_names]
-        columns = [gather(self._table.column(name), rows) for name in names]
+        columns = [values_at(self._table.column(name), rows) for name in names]
         return [
             {"#": int(number), **dict(zip(names, values, strict=True))}
             for number, *values in zip(rows, *columns, strict=True)
@@ -364,7 +364,7 @@ class _ReleaseRows:
         ledger.read("release", len(self._free))
         ledger.use("release", np.flatnonzero(~self._free) + 1, out=0)
         listed = lost[:_LISTED]
-        for row, own in zip(listed, gather(self._table.column(self._id), listed), strict=True):
+        for row, own in zip(listed, values_at(self._table.column(self._id), listed), strict=True):
             ledger.drop(
                 "in the release, not upstream", file="release", row=int(row) + 1, detail=own
             )
