@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import release_fixture as fixture
-from toy_builder import ToyBuilder
+from support.toy_builder import ToyBuilder
 from upstream_stubs import stub
 
 import m2kr

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from own_process import WHOLE, cost
+from support.own_process import WHOLE, cost
 
 STEPS = Path(__file__).with_name("compressed_cost.py")
 

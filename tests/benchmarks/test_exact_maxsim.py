@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from own_process import cost
+from support.own_process import cost
 
 STEPS = Path(__file__).with_name("exact_cost.py")
 INFO = Path("/proc/cpuinfo")

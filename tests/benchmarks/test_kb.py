@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from own_process import WHOLE, cost
+from support.own_process import WHOLE, cost
 
 STEPS = Path(__file__).with_name("kb_cost.py")
 GB = 10**9

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from own_process import WHOLE, cost
+from support.own_process import WHOLE, cost
 
 STEPS = Path(__file__).with_name("phrase_cost.py")
 GB, MB = 10**9, 10**6

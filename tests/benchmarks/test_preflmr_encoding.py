@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from own_process import cost
+from support.own_process import cost
 
 STEPS = Path(__file__).with_name("preflmr_cost.py")
 

@@ -4,7 +4,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from own_process import WHOLE, cost
+from support.own_process import WHOLE, cost
 
 STEPS = Path(__file__).with_name("wit_cost.py")
 ROWS = 300_000 if WHOLE else 100_000

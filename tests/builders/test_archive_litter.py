@@ -6,8 +6,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from golden_tables import make
 from servers.faulty_server import FaultyServer
+from support.golden_tables import make
 from upstream_fixture import gzipped, served_files
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import upstream_fixture
-from golden_tables import FIRST, golden, ids, make, rows_of, turned
 from servers.faulty_server import FaultyServer
+from support.golden_tables import FIRST, golden, ids, make, rows_of, turned
 from upstream_fixture import served_files, tarred, text, zipped
 
 from m2kr.building.sampling import draw, keyed_numbers

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import upstream_fixture
-from golden_tables import EDITIONS, expected_table, golden, ledger_of, make, rows_of
 from servers.faulty_server import FaultyServer
+from support.golden_tables import EDITIONS, expected_table, golden, ledger_of, make, rows_of
 from upstream_fixture import gzipped, served_files
 
 

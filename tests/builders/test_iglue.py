@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from golden_tables import ids, ledger_of, make, rows_of
 from servers.faulty_server import FaultyServer
+from support.golden_tables import ids, ledger_of, make, rows_of
 from upstream_fixture import Served, text
 from upstream_wit import cells, upstream
 

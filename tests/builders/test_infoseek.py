@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from golden_tables import ledger_of, rows_of
 from hypothesis import given
 from hypothesis import strategies as st
 from servers.faulty_server import FaultyServer
+from support.golden_tables import ledger_of, rows_of
 from upstream_fixture import Served, gzipped, served_files
 
 from m2kr.building.build import build

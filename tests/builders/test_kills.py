@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import upstream_fixture
-from golden_tables import SOURCES, tree
 from servers.faulty_server import FaultyServer
+from support.golden_tables import SOURCES, tree
 
 KILLS = 3
 

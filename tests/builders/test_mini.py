@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from golden_tables import hold_to_golden
 from PIL import Image
+from support.golden_tables import hold_to_golden
 
 from m2kr.building.build import Built
 from m2kr.building.ledger import Ledger

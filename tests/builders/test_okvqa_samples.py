@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from golden_tables import ledger_of, make, rows_of
 from servers.faulty_server import FaultyServer
+from support.golden_tables import ledger_of, make, rows_of
 from upstream_fixture import served_files, zipped
 
 SAMPLES = os.environ.get("M2KR_UPSTREAM_SAMPLES")

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from golden_tables import ids, ledger_of, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers.faulty_server import FaultyServer
+from support.golden_tables import ids, ledger_of, rows_of
 from upstream_fixture import Served
 
 from m2kr.building.build import Built, build

@@ -14,8 +14,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from golden_tables import ids, make, rows_of
 from servers.faulty_server import FaultyServer
+from support.golden_tables import ids, make, rows_of
 from upstream_fixture import served_files, tarred, text
 
 from m2kr.building.spec import templates_of

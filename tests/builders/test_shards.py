@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import upstream_fixture
 from conftest import Cli
-from golden_tables import FIRST, golden, make, tree
 from servers.faulty_server import FaultyServer
+from support.golden_tables import FIRST, golden, make, tree
 from upstream_fixture import Served, place_by_hand
 
 from m2kr.building.build import Built

@@ -1,4 +1,4 @@
-"""Every source built from true-format upstream files, against tables made by hand (``golden_tables.py``)."""
+"""Every source built from true-format upstream files, against tables made by hand (`support.golden_tables`)."""
 
 import signal
 import subprocess
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import upstream_fixture
-from golden_tables import (
+from servers.faulty_server import Fault, FaultyServer
+from support.golden_tables import (
     EDITIONS,
     FILTERING,
     FIRST,
@@ -24,7 +25,6 @@ from golden_tables import (
     rows_of,
     tree,
 )
-from servers.faulty_server import Fault, FaultyServer
 from upstream_fixture import Served, served_files
 
 from m2kr.building import registry

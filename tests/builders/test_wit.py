@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from golden_tables import FIRST, golden, ids, make, rows_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pandas._libs.parsers import STR_NA_VALUES
 from servers.faulty_server import FaultyServer
+from support.golden_tables import FIRST, golden, ids, make, rows_of
 from upstream_fixture import Served, served_files
 from upstream_wit import BASE, Cells, cells, name_of, packed, tsv, upstream
 

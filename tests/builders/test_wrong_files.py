@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import upstream_fixture
-from golden_tables import make
 from servers.faulty_server import FaultyServer
+from support.golden_tables import make
 from upstream_fixture import gzipped, served_files, tarred, text, zipped
 
 from m2kr.building.content import check_content

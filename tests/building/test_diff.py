@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import Cli
-from resign import resign
+from support.resign import resign
 
 from m2kr.building.build import build
 from m2kr.building.diff import find_versions

@@ -12,7 +12,7 @@ SCRIPT = """
     from dataclasses import dataclass
     from pathlib import Path
     from datasets import DatasetDict, disable_progress_bars, load_dataset
-    from toy_builder import ToyBuilder
+    from support.toy_builder import ToyBuilder
     from m2kr.building.build import build
 
     disable_progress_bars()

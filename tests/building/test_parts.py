@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_builder import ToyBuilder
+from support.toy_builder import ToyBuilder
 
 from m2kr.building.parts import part_jobs, read_part
 from m2kr.building.spec import BuildConfig, BuildContext

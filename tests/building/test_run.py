@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import Cli
 from datasets import DatasetDict, load_dataset
-from resign import resign
-from toy_builder import ToyBuilder
+from support.resign import resign
+from support.toy_builder import ToyBuilder
 
 import m2kr
 from m2kr.building import publish
@@ -27,7 +27,7 @@ from m2kr.building.verify import verify
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.schema import Column
 
-TOY = Path(__file__).parent.parent / "toy_builder.py"
+TOY = Path(__file__).parents[1] / "support" / "toy_builder.py"
 
 
 def tree(root: Path) -> dict[str, bytes]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from conftest import Cli
-from golden_tables import tree
 from servers.faulty_server import FaultyServer
+from support.golden_tables import tree
 from upstream_fixture import served_files
 
 PROGRAM = Path(__file__).with_name("ray_cluster.py")

@@ -36,7 +36,7 @@ def test_instructions_go_to_the_registry_if_counts_are_checked(
 def test_a_sources_build_uses_the_releases_instructions(
     files: Path, tmp_path: Path, counted: None
 ) -> None:
-    import toy_builder
+    from support import toy_builder
 
     class Kvqa(toy_builder.ToyBuilder):
         source = dataclasses.replace(toy_builder.ToyBuilder.source, name="kvqa", config="TOYKVQA")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 from support.tiny import CONFIG, problems, rows, tiny
-from toy_builder import ToyBuilder
+from support.toy_builder import ToyBuilder
 
 import m2kr
 from m2kr.building.build import build

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import Cli
-from resign import resign
+from support.resign import resign
 from support.tiny import CONFIG, edit_json, files_of, problems, rows
 
 import m2kr

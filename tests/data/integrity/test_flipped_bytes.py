@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from support.tiny import files_of, problems, rows
-from toy_builder import ToyBuilder
+from support.toy_builder import ToyBuilder
 
 from m2kr.building.build import build
 from m2kr.building.verify import verify_root

@@ -1,6 +1,6 @@
 """A small builder for the engine's tests; as a program it builds itself, to be killed half-way.
 
-python toy_builder.py ROOT [ROWS] [JOBS] [PAUSE]
+python tests/support/toy_builder.py ROOT [ROWS] [JOBS] [PAUSE]
 """
 
 import sys

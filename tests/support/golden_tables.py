@@ -21,8 +21,8 @@ from m2kr.building.build import Built, build
 from m2kr.building.manifest import decisive
 from m2kr.building.table import open_shards
 
-EXPECTED = Path(__file__).parent / "fixtures" / "expected"
-GOLDEN = Path(__file__).parent / "golden"
+EXPECTED = Path(__file__).parents[1] / "fixtures" / "expected"
+GOLDEN = Path(__file__).parents[1] / "golden"
 # Name of an edition in the expected tables -> source, and the edition asked for.
 EDITIONS = {
     "MSMARCO": ("msmarco", None),
