@@ -1,4 +1,4 @@
-"""Every source built from true-format upstream files, against tables made by hand (`support.golden_tables`)."""
+"""Every source built from true-format upstream files, against tables made by hand (`golden_tables`)."""
 
 import signal
 import subprocess
