@@ -165,7 +165,7 @@ def _explain(
 ) -> "tuple[list[Explanation], Picture | None]":
     """The passages' scores taken apart, and the image with the part of it that the model sees."""
     from m2kr.preflmr import PreFLMR
-    from m2kr.preflmr.model.image_features import Sight
+    from m2kr.preflmr.model.image_features import ImageFeatures
     from m2kr.report.explain.page import Picture
     from m2kr.report.explain.run import explain_passages, seen
     from m2kr.retrievers._models import pick_device
@@ -176,7 +176,7 @@ def _explain(
     )
     if image is None:
         return explained, None
-    return explained, Picture.of(image, seen(Sight(model).processor, image.size))
+    return explained, Picture.of(image, seen(ImageFeatures(model).processor, image.size))
 
 
 def _write(

@@ -26,9 +26,9 @@ def info(
     from m2kr.cli import output
 
     _needs_torch()
-    from m2kr.preflmr.checkpoint.info import describe
+    from m2kr.preflmr.checkpoint.info import describe_checkpoint
 
-    found = describe(checkpoint, revision=revision)
+    found = describe_checkpoint(checkpoint, revision=revision)
     if json:
         output.emit(found)
     else:
@@ -55,14 +55,14 @@ def embedded(
     from m2kr.cli import output
 
     _needs_torch("demo")
-    from m2kr.preflmr.checkpoint.tiny import assemble
+    from m2kr.preflmr.tiny import assemble_tiny
 
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         # It may hold a model that somebody trained from this one.
         raise UsageError(
             "there is something already", where=str(folder), expected="a new or an empty folder"
         )
-    assemble(folder, seed=seed)
+    assemble_tiny(folder, seed=seed)
     size = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
     if json:
         output.emit({"checkpoint": str(folder), "bytes": size, "seed": seed, "trained": False})

@@ -9,23 +9,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from m2kr.preflmr.checkpoint.auto_classes import register
+    from m2kr.preflmr.auto_classes import register
     from m2kr.preflmr.encode.encoder import Encoder
     from m2kr.preflmr.inputs.image_processing import ImageProcessor
     from m2kr.preflmr.inputs.tokenization import ContextTokenizer, QueryTokenizer
     from m2kr.preflmr.model.configuration import PreFLMRConfig
-    from m2kr.preflmr.model.modeling import PreFLMR
     from m2kr.preflmr.model.presets import preset
+    from m2kr.preflmr.preflmr import PreFLMR
 
 _PUBLIC = {
     "ContextTokenizer": "inputs.tokenization",
     "Encoder": "encode.encoder",
     "ImageProcessor": "inputs.image_processing",
-    "PreFLMR": "model.modeling",
+    "PreFLMR": "preflmr",
     "PreFLMRConfig": "model.configuration",
     "QueryTokenizer": "inputs.tokenization",
     "preset": "model.presets",
-    "register": "checkpoint.auto_classes",
+    "register": "auto_classes",
 }
 __all__ = [
     "ContextTokenizer",

@@ -133,7 +133,7 @@ class LateInteraction(EncoderRetriever):
     def _files(self) -> ModelFiles:
         from m2kr.preflmr.checkpoint import weights
 
-        of_weights = {each.file for each in weights.describe(self._folder).values()}
+        of_weights = {each.file for each in weights.describe_weights(self._folder).values()}
         patterns = ("*.json", "*.txt", "*/*.json", "*/*.txt")
         others = {path for pattern in patterns for path in self._folder.glob(pattern)}
         return ModelFiles(self._folder, of_weights | others)

@@ -169,7 +169,7 @@ class ImageClassifier:
         """What decides the probabilities. JSON values."""
         from m2kr.preflmr.model import efficientnet
 
-        return efficientnet.settings()
+        return efficientnet.extractor_settings()
 
     def probabilities(self, images: "Sequence[Image]") -> "NDArray[np.float32]":
         """Softmax over the classes, (images x 1000) float32, for RGB images of any size."""

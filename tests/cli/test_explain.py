@@ -135,10 +135,10 @@ def test_a_run_without_the_query(call: Explain, tmp_path: Path) -> None:
 
 def test_the_embedded_model_sees_by_its_frozen_network(call: Explain, tmp_path: Path) -> None:
     from m2kr.errors import MissingError
-    from m2kr.preflmr.checkpoint import tiny
+    from m2kr.preflmr import tiny
 
     try:
-        folder = tiny.assemble(tmp_path / "embedded")
+        folder = tiny.assemble_tiny(tmp_path / "embedded")
     except MissingError as error:
         pytest.skip(str(error))
     found = json.loads(call("--checkpoint", folder, "--json", "--out", "a.html").stdout)

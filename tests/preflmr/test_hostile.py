@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from m2kr.errors import InputError, M2KRError, MissingError
 from m2kr.preflmr import PreFLMR, PreFLMRConfig
-from m2kr.preflmr.checkpoint.info import describe
+from m2kr.preflmr.checkpoint.info import describe_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 Copy = Callable[[str], Path]
@@ -39,7 +39,7 @@ def refused(folder: Path) -> str:
     with pytest.raises(M2KRError) as caught:
         PreFLMR.from_pretrained(folder)
     with pytest.raises(M2KRError):
-        describe(str(folder))
+        describe_checkpoint(str(folder))
     return str(caught.value)
 
 
@@ -269,7 +269,7 @@ def test_a_config_of_another_model_does_not_fit_the_weights(copy_of: Copy) -> No
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="missing: query_text"):
         PreFLMR.from_pretrained(folder)
-    assert len(describe(str(folder))["missing_tensors"]) == 18 * 16
+    assert len(describe_checkpoint(str(folder))["missing_tensors"]) == 18 * 16
 
 
 values = st.recursive(
@@ -314,7 +314,7 @@ def test_damaged_weights_are_read_or_refused(
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(raw)
     try:
-        found = weights.describe(folder)
+        found = weights.describe_weights(folder)
         with weights.reader(found) as reader:
             read = {name: reader.tensor(name).clone() for name in found}
     except InputError:

@@ -19,7 +19,7 @@ _LOAD = """
 import sys
 import torch
 from m2kr.preflmr import PreFLMR, QueryTokenizer
-from m2kr.preflmr.checkpoint.info import describe
+from m2kr.preflmr.checkpoint.info import describe_checkpoint
 local = PreFLMR.from_pretrained(sys.argv[1])
 for revision in (None, "main", sys.argv[3]):
     model = PreFLMR.from_pretrained(sys.argv[2], revision=revision)
@@ -27,9 +27,9 @@ for revision in (None, "main", sys.argv[3]):
     assert model.image_processor == local.image_processor
     for name, tensor in local.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
-    assert describe(sys.argv[2], revision=revision)["complete"]
+    assert describe_checkpoint(sys.argv[2], revision=revision)["complete"]
     assert QueryTokenizer.from_pretrained(sys.argv[2], revision=revision).maxlen == 32
-print(describe(sys.argv[2])["checkpoint"])
+print(describe_checkpoint(sys.argv[2])["checkpoint"])
 """
 # Without torch, for speed.
 _FETCH = """

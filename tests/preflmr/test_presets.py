@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from m2kr.errors import UsageError
 from m2kr.preflmr import PreFLMR, preset
 from m2kr.preflmr.checkpoint import load
-from m2kr.preflmr.checkpoint.info import describe
+from m2kr.preflmr.checkpoint.info import describe_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_released_sizes(name: str, millions: float, rows: int) -> None:
 
 def test_vit_h_has_no_weights() -> None:
     assert preset("vit-h").weights is None
-    assert describe("vit-h")["weights"] == "no released weights"
+    assert describe_checkpoint("vit-h")["weights"] == "no released weights"
 
 
 def test_presets_are_found_by_their_hub_names() -> None:
@@ -105,7 +105,7 @@ def test_a_checkpoint_of_vit_ls_size_round_trips(golden: Path, tmp_path: Path) -
             name = name.replace(old, new)
         renamed[name.replace("query_vision", "context_vision")] = tensor
     save_file(renamed, source / "model.safetensors")
-    told = describe(str(source))
+    told = describe_checkpoint(str(source))
     assert told["complete"]
     assert told["parameters"] == sum(t.numel() for t in state.values())
     model = PreFLMR.from_pretrained(source, dtype=torch.float16)

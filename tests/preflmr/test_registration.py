@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from m2kr.errors import UsageError
 from m2kr.preflmr import ContextTokenizer, PreFLMR, QueryTokenizer, register
-from m2kr.preflmr.checkpoint.auto_classes import FLMRModelForRetrieval
+from m2kr.preflmr.auto_classes import FLMRModelForRetrieval
 
 
 @pytest.fixture(autouse=True)

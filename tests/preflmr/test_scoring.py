@@ -56,7 +56,9 @@ def test_the_search_engines_score_is_the_same() -> None:
 def test_pairs_is_the_diagonal(shape: tuple[int, ...]) -> None:
     query, document, mask = made(shape[0], *shape[:1], *shape[2:])
     every = scoring.all_pairs(query, document, mask)
-    assert torch.allclose(scoring.pairs(query, document, mask.unsqueeze(-1)), every.diagonal())
+    assert torch.allclose(
+        scoring.score_pairs(query, document, mask.unsqueeze(-1)), every.diagonal()
+    )
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +78,7 @@ def test_low_precision_is_scored_in_float32() -> None:
 def test_shapes_that_do_not_fit_are_named() -> None:
     query, document, mask = made(2, 3, 3, 4, 8, 2)
     with pytest.raises(InputError, match="paired"):
-        scoring.pairs(query, document, mask)
+        scoring.score_pairs(query, document, mask)
     with pytest.raises(InputError, match="shapes"):
         scoring.all_pairs(query, document, mask[:, 1:])
 
@@ -108,7 +110,7 @@ def rank(number: int, world: int, store: str, results: Any) -> None:
     own_q, own_d = query[2 * number :][:2], document[4 * number :][:4, :length]
     own_q.requires_grad_()
     own_d.requires_grad_()
-    batch = loss.gather(own_q, own_d, mask[4 * number :][:4, :length])
+    batch = loss.gather_ranks(own_q, own_d, mask[4 * number :][:4, :length])
     value = loss.in_batch(*batch)
     value.backward()
     results.put((number, value.item(), own_q.grad.numpy(), own_d.grad.numpy()))
@@ -145,4 +147,4 @@ def test_ranks_together_are_one_big_batch(tmp_path: Path) -> None:
 
 def test_without_ranks_the_batch_is_its_own() -> None:
     batch = made(2, 2, 3, 4, 8, 2)
-    assert all(a is b for a, b in zip(loss.gather(*batch), batch, strict=True))
+    assert all(a is b for a, b in zip(loss.gather_ranks(*batch), batch, strict=True))

@@ -10,10 +10,10 @@ from m2kr.preflmr.inputs.files import local_folder
 from m2kr.preflmr.inputs.tokenization import ContextTokenizer, QueryTokenizer
 from m2kr.preflmr.model import presets
 from m2kr.preflmr.model.configuration import PreFLMRConfig
-from m2kr.preflmr.model.modeling import PreFLMR
+from m2kr.preflmr.model.modeling import PreFLMRModel
 
 
-def describe(name: str, *, revision: str | None = None) -> dict[str, Any]:
+def describe_checkpoint(name: str, *, revision: str | None = None) -> dict[str, Any]:
     """A checkpoint's sizes, lengths and state, without its weights in memory.
 
     Args:
@@ -32,7 +32,7 @@ def describe(name: str, *, revision: str | None = None) -> dict[str, Any]:
     key = name.lower()
     if key in presets.PRESETS and not Path(name).exists():
         chosen = presets.preset(name)
-        found = _sizes(load.empty(PreFLMR, chosen.config), chosen.query_maxlen)
+        found = _sizes(load.empty(PreFLMRModel, chosen.config), chosen.query_maxlen)
         return {
             "preset": key,
             **found,
@@ -50,7 +50,7 @@ def describe(name: str, *, revision: str | None = None) -> dict[str, Any]:
         context = ContextTokenizer.from_pretrained(folder)
     except MissingError:
         absent.append(ContextTokenizer.FOLDER)
-    model = load.empty(PreFLMR, config, query, context)
+    model = load.empty(PreFLMRModel, config, query, context)
     load.check_vocabulary(model, str(folder))
     length = query.maxlen if query is not None else config.text_config.query_maxlen
     result = {"checkpoint": str(folder), **_sizes(model, length)}
@@ -58,7 +58,7 @@ def describe(name: str, *, revision: str | None = None) -> dict[str, Any]:
     return result | _state(model, folder, absent)
 
 
-def _sizes(model: PreFLMR, query_maxlen: int) -> dict[str, Any]:
+def _sizes(model: PreFLMRModel, query_maxlen: int) -> dict[str, Any]:
     config = model.config
     parts: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
@@ -69,7 +69,7 @@ def _sizes(model: PreFLMR, query_maxlen: int) -> dict[str, Any]:
         rows += image
     vision = config.vision_config
     return {
-        "kind": "PreFLMR" if config.has_mapping else "FLMR",
+        "kind": "PreFLMRModel" if config.has_mapping else "FLMR",
         "parameters": sum(parts.values()),
         "parameters_by_part": dict(parts),
         "dim": config.dim,
@@ -86,9 +86,9 @@ def _sizes(model: PreFLMR, query_maxlen: int) -> dict[str, Any]:
     }
 
 
-def _state(model: PreFLMR, folder: Path, absent: list[str]) -> dict[str, Any]:
+def _state(model: PreFLMRModel, folder: Path, absent: list[str]) -> dict[str, Any]:
     try:
-        found = weights.describe(folder)
+        found = weights.describe_weights(folder)
     except MissingError:
         found = {}
         absent = [*absent, weights.SINGLE]

@@ -21,14 +21,14 @@ from m2kr.preflmr.model.configuration import KNOWN_BERTS, PreFLMRConfig
 from m2kr.preflmr.model.encoders import materialise_buffers
 
 if TYPE_CHECKING:
-    from m2kr.preflmr.model.modeling import PreFLMR
+    from m2kr.preflmr.model.modeling import PreFLMRModel
 
-    Model = TypeVar("Model", bound=PreFLMR)
+    Model = TypeVar("Model", bound=PreFLMRModel)
 
 _MAPPING_FOLDER = "mapping_config"
 
 
-def load(
+def load_model(
     cls: "type[Model]",
     checkpoint: str | Path,
     *,
@@ -64,7 +64,7 @@ def load(
         raise UsageError(f"parameters can't be {dtype}", expected="a floating-point dtype")
     folder = local_folder(checkpoint, revision)
     config = PreFLMRConfig.from_folder(folder)
-    found = weights.describe(folder)
+    found = weights.describe_weights(folder)
     model = empty(
         cls,
         config,
@@ -106,13 +106,13 @@ def empty(
         return cls(config, query_tokenizer, context_tokenizer, image_processor, attention=attention)
 
 
-def match(model: "PreFLMR", found: dict[str, weights.TensorInfo]) -> state_dict.Match:
+def match(model: "PreFLMRModel", found: dict[str, weights.TensorInfo]) -> state_dict.Match:
     """A checkpoint's tensors against a model's parameters."""
     wanted = {name: tuple(each.shape) for name, each in model.state_dict().items()}
     return state_dict.match({n: each.shape for n, each in found.items()}, wanted, model.config)
 
 
-def check_vocabulary(model: "PreFLMR", where: str) -> None:
+def check_vocabulary(model: "PreFLMRModel", where: str) -> None:
     """Raises an `InputError` if a tokenizer has ids that the text encoder has no embedding for."""
     rows = model.config.text_config.vocab_size
     for tokenizer in (model.query_tokenizer, model.context_tokenizer):
@@ -123,8 +123,8 @@ def check_vocabulary(model: "PreFLMR", where: str) -> None:
             )
 
 
-def save(
-    model: "PreFLMR",
+def save_model(
+    model: "PreFLMRModel",
     folder: str | Path,
     *,
     query_tokenizer: QueryTokenizer | None = None,
@@ -176,7 +176,7 @@ def _save_mapping(config: PreFLMRConfig, folder: Path) -> PreFLMRConfig:
     return dataclasses.replace(config, transformer_mapping_config_base=_MAPPING_FOLDER)
 
 
-def _save_weights(model: "PreFLMR", path: Path) -> None:
+def _save_weights(model: "PreFLMRModel", path: Path) -> None:
     from safetensors.torch import save_file
 
     state = {name: each.detach().contiguous() for name, each in model.state_dict().items()}

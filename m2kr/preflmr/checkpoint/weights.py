@@ -32,7 +32,7 @@ class TensorInfo:
     dtype: str
 
 
-def describe(folder: Path) -> dict[str, TensorInfo]:
+def describe_weights(folder: Path) -> dict[str, TensorInfo]:
     """The tensors of a checkpoint by name, from headers alone.
 
     Args:
@@ -106,7 +106,7 @@ def _files(folder: Path) -> dict[Path, set[str] | None]:
 
 
 def _shards(folder: Path, index: Path) -> dict[Path, set[str] | None]:
-    table = local_files.read_json(index).get("weight_map")
+    table = local_files.read_object(index).get("weight_map")
     if not isinstance(table, dict) or not all(isinstance(file, str) for file in table.values()):
         raise InputError("there is no weight_map of names to files", where=str(index))
     shards: dict[Path, set[str] | None] = {}

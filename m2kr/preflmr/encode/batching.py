@@ -57,7 +57,7 @@ class Costs:
 
 
 @dataclass(slots=True, eq=False)
-class Batch:
+class RowBatch:
     """Rows of one padded width, all with an image or all without.
 
     Attributes:
@@ -111,7 +111,9 @@ def windows(
         yield window
 
 
-def plan(window: list[TokenRow], width: Callable[[TokenRow], int], costs: Costs) -> Iterator[Batch]:
+def plan_batches(
+    window: list[TokenRow], width: Callable[[TokenRow], int], costs: Costs
+) -> Iterator[RowBatch]:
     """The batches of a window: widest first, rows with an image before those without.
 
     Rows that show the same image are neighbours, so it enters the vision encoder once, or twice
@@ -129,13 +131,13 @@ def plan(window: list[TokenRow], width: Callable[[TokenRow], int], costs: Costs)
         key = None if row.image is None else row.image.key
         return -width(row), row.image is None, first_seen[key], same[0]
 
-    batch: Batch | None = None
+    batch: RowBatch | None = None
     for same in sorted(places.values(), key=order):
         row = window[same[0]]
         if batch is None or not _takes(batch, row, width(row), costs):
             if batch is not None:
                 yield batch
-            batch = Batch(width(row))
+            batch = RowBatch(width(row))
         batch.rows.append(row)
         batch.places.append(same)
         if row.image is not None:
@@ -147,7 +149,7 @@ def plan(window: list[TokenRow], width: Callable[[TokenRow], int], costs: Costs)
         yield batch
 
 
-def _takes(batch: Batch, row: TokenRow, width: int, costs: Costs) -> bool:
+def _takes(batch: RowBatch, row: TokenRow, width: int, costs: Costs) -> bool:
     if width != batch.width or (row.image is None) == bool(batch.images):
         return False
     images = len(batch.images)
@@ -157,7 +159,7 @@ def _takes(batch: Batch, row: TokenRow, width: int, costs: Costs) -> bool:
 
 
 def in_order(
-    encoded: "Iterable[tuple[Batch, list[NDArray[np.floating]]]]",
+    encoded: "Iterable[tuple[RowBatch, list[NDArray[np.floating]]]]",
 ) -> "Iterator[NDArray[np.floating]]":
     """Encoded rows in the order of the texts, window by window."""
     found: dict[int, NDArray[np.floating]] = {}

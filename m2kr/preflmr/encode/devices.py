@@ -17,7 +17,7 @@ from m2kr.errors import UsageError
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from m2kr.preflmr.model.modeling import PreFLMR
+    from m2kr.preflmr.model.modeling import PreFLMRModel
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -27,7 +27,7 @@ _FEEDERS = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lane:
+class DeviceWorker:
     """One thread's way to a model.
 
     Attributes:
@@ -35,19 +35,19 @@ class Lane:
         threads: Threads of a processor that its operations are split over; 0 on an accelerator.
     """
 
-    model: "PreFLMR"
+    model: "PreFLMRModel"
     threads: int
 
 
 def replicas(
-    model: "PreFLMR", devices: Sequence[str | torch.device], dtype: torch.dtype
-) -> "list[PreFLMR]":
+    model: "PreFLMRModel", devices: Sequence[str | torch.device], dtype: torch.dtype
+) -> "list[PreFLMRModel]":
     """A copy of the model for each device; the model itself where it is there and of that type.
 
     Raises:
         UsageError: A device can't be used.
     """
-    made: list[PreFLMR] = []
+    made: list[PreFLMRModel] = []
     for device in map(_checked, devices):
         fits = model.dtype == dtype and _same(model.device, device)
         taken = any(each is model for each in made)
@@ -56,7 +56,7 @@ def replicas(
     return made
 
 
-def lanes_of(models: "Sequence[PreFLMR]", *, single: bool) -> list[Lane]:
+def workers_of(models: "Sequence[PreFLMRModel]", *, single: bool) -> list[DeviceWorker]:
     """The lanes to some copies.
 
     A processor's cores get a batch each, which is faster than splitting every product over them: it
@@ -72,18 +72,18 @@ def lanes_of(models: "Sequence[PreFLMR]", *, single: bool) -> list[Lane]:
     for model in models:
         if model.device.type != "cpu":
             feeders = _FEEDERS if model.device.type == "cuda" and not single else 1
-            lanes += [Lane(model, 0)] * feeders
+            lanes += [DeviceWorker(model, 0)] * feeders
         elif single:
-            lanes.append(Lane(model, share))
+            lanes.append(DeviceWorker(model, share))
         else:
-            lanes += [Lane(model, 1)] * share
+            lanes += [DeviceWorker(model, 1)] * share
     return lanes
 
 
 def run(
     items: Iterable[Item],
-    work: "Callable[[PreFLMR, Item], Made]",
-    lanes: Sequence[Lane],
+    work: "Callable[[PreFLMRModel, Item], Made]",
+    lanes: Sequence[DeviceWorker],
     *,
     begin: Callable[[Item], Any],
     room: int,
@@ -94,7 +94,7 @@ def run(
     Args:
         items: Batches.
         work: Computes one, on a model.
-        lanes: From `lanes_of`.
+        lanes: From `workers_of`.
         begin: Called with each item before it enters the queue, to prepare in the background what
             ``work`` will wait for.
         room: Most that is held of items and results, by ``size``.
@@ -110,7 +110,7 @@ def run(
                 made = work(lanes[0].model, item)
             yield item, made
         return
-    waiting: SimpleQueue[Lane] = SimpleQueue()
+    waiting: SimpleQueue[DeviceWorker] = SimpleQueue()
     for lane in lanes:
         waiting.put(lane)
     own = local()
@@ -142,7 +142,7 @@ def run(
             torch.set_num_threads(before)
 
 
-def compile_modules(models: "Sequence[PreFLMR]") -> None:
+def compile_modules(models: "Sequence[PreFLMRModel]") -> None:
     """Has the heavy modules compiled, in place, for any number of rows and columns.
 
     Code is made when a module first runs.
@@ -154,7 +154,7 @@ def compile_modules(models: "Sequence[PreFLMR]") -> None:
 
 
 @contextmanager
-def evaluating(models: "Sequence[PreFLMR]") -> Iterator[None]:
+def evaluating(models: "Sequence[PreFLMRModel]") -> Iterator[None]:
     """Evaluation mode, and back to training for the modules that were in it."""
     training = [part for each in models for part in each.modules() if part.training]
     for each in models:

@@ -16,14 +16,14 @@ from m2kr.concurrency import ahead, chunks, threads
 from m2kr.errors import InputError, UsageError
 from m2kr.preflmr.encode import batching
 from m2kr.preflmr.encode import devices as lanes
-from m2kr.preflmr.encode.queries_and_passages import Passage, PassageSide, Query, QuerySide
-from m2kr.preflmr.model.image_features import Sight
+from m2kr.preflmr.encode.queries_and_passages import Passage, PassageEncoder, Query, QueryEncoder
+from m2kr.preflmr.model.image_features import ImageFeatures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from m2kr.preflmr.inputs.image_input import ImageInput
-    from m2kr.preflmr.model.modeling import PreFLMR
+    from m2kr.preflmr.model.modeling import PreFLMRModel
 
     Matrix = NDArray[np.floating]
 
@@ -74,7 +74,7 @@ class Encoder:
 
     def __init__(
         self,
-        model: "PreFLMR",
+        model: "PreFLMRModel",
         *,
         devices: str | torch.device | Sequence[str | torch.device] | None = None,
         dtype: torch.dtype | None = None,
@@ -114,11 +114,13 @@ class Encoder:
             raise UsageError(
                 f"token_budget={token_budget}, workers={workers}", expected="1 or more"
             )
-        self._sight = sight = Sight(model)
+        self._sight = sight = ImageFeatures(model)
         kind = np.dtype(output)
         self._window = max(_WINDOW, 8 * budget)
-        self._queries = QuerySide(model, query_tokenizer, sight, budget, kind)
-        self._passages = PassageSide(model, context_tokenizer, sight, self.max_length, budget, kind)
+        self._queries = QueryEncoder(model, query_tokenizer, sight, budget, kind)
+        self._passages = PassageEncoder(
+            model, context_tokenizer, sight, self.max_length, budget, kind
+        )
 
     def passages(
         self, texts: Sequence[str], images: "Sequence[ImageInput] | None" = None
@@ -186,9 +188,9 @@ class Encoder:
             threads(self._workers, "m2kr-prepare") as workers,
             lanes.evaluating(self._models),
         ):
-            ways = lanes.lanes_of(self._models, single=self._single)
+            ways = lanes.workers_of(self._models, single=self._single)
 
-            def prepare(batch: batching.Batch) -> None:
+            def prepare(batch: batching.RowBatch) -> None:
                 if batch.images:
                     processor = self._sight.processor
                     batch.pixels = [workers.submit(x.pixels, processor) for x in batch.images]
@@ -201,7 +203,7 @@ class Encoder:
             batches = (
                 batch
                 for window in batching.windows((rows for _, rows in tokenised), self._window)
-                for batch in batching.plan(window, side.width, side.costs)
+                for batch in batching.plan_batches(window, side.width, side.costs)
             )
             encoded = lanes.run(
                 batches,
@@ -215,7 +217,7 @@ class Encoder:
 
 
 def encode_passages(
-    model: "PreFLMR",
+    model: "PreFLMRModel",
     texts: Sequence[str],
     images: "Sequence[ImageInput] | None" = None,
     **options: Any,
@@ -225,7 +227,7 @@ def encode_passages(
 
 
 def encode_queries(
-    model: "PreFLMR",
+    model: "PreFLMRModel",
     texts: Sequence[str],
     images: "Sequence[ImageInput] | None" = None,
     instructions: Sequence[str] | str | None = None,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from m2kr.data.images.store import black_image
 from m2kr.instructions import join
-from m2kr.preflmr.encode.batching import Batch, Costs, TokenRow, padded
+from m2kr.preflmr.encode.batching import Costs, RowBatch, TokenRow, padded
 from m2kr.preflmr.inputs.image_input import ImageInput, source
 from m2kr.preflmr.inputs.tokenization import ContextTokenizer, QueryTokenizer
 from m2kr.preflmr.model import checks
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from m2kr.preflmr.model.image_features import Sight
-    from m2kr.preflmr.model.modeling import PreFLMR
+    from m2kr.preflmr.model.image_features import ImageFeatures
+    from m2kr.preflmr.model.modeling import PreFLMRModel
 
     Matrix = NDArray[np.floating]
 
@@ -46,7 +46,7 @@ class Passage(NamedTuple):
     image: ImageInput = None
 
 
-class QuerySide:
+class QueryEncoder:
     """Queries: a fixed number of tokens each, and an image, the black one if there is no other.
 
     Args:
@@ -59,9 +59,9 @@ class QuerySide:
 
     def __init__(
         self,
-        model: "PreFLMR",
+        model: "PreFLMRModel",
         tokenizer: QueryTokenizer,
-        sight: "Sight",
+        sight: "ImageFeatures",
         budget: int,
         output: np.dtype[np.floating],
     ) -> None:
@@ -104,7 +104,7 @@ class QuerySide:
         """The tokenizer's length: how many fillers a query has changes its score."""
         return len(row.ids)
 
-    def compute(self, model: "PreFLMR", batch: Batch) -> "list[Matrix]":
+    def compute(self, model: "PreFLMRModel", batch: RowBatch) -> "list[Matrix]":
         """The queries' rows, without the zero ones."""
         ids, attended = batch.tensors(0)
         features, patches = self._features(model, batch) if self._sees else (None, None)
@@ -116,7 +116,7 @@ class QuerySide:
             keep[:, : ids.shape[1]] = model.masks.query(ids)
         return _matrices(out, keep, self._output)
 
-    def _features(self, model: "PreFLMR", batch: Batch) -> VisionFeatures:
+    def _features(self, model: "PreFLMRModel", batch: RowBatch) -> VisionFeatures:
         count = len(batch.rows)
         if not batch.images:
             return VisionFeatures(
@@ -124,7 +124,7 @@ class QuerySide:
             )
         return _features(self._sight, model, batch, "query")
 
-    def _of_black(self, model: "PreFLMR") -> VisionFeatures:
+    def _of_black(self, model: "PreFLMRModel") -> VisionFeatures:
         """Features of the black image, once for each copy of the model."""
         with self._lock:
             if id(model) not in self._black:
@@ -135,7 +135,7 @@ class QuerySide:
             return self._black[id(model)]
 
 
-class PassageSide:
+class PassageEncoder:
     """Passages: text at its own length, after the rows of an image where there is one.
 
     Args:
@@ -149,9 +149,9 @@ class PassageSide:
 
     def __init__(
         self,
-        model: "PreFLMR",
+        model: "PreFLMRModel",
         tokenizer: ContextTokenizer,
-        sight: "Sight",
+        sight: "ImageFeatures",
         max_length: int,
         budget: int,
         output: np.dtype[np.floating],
@@ -183,7 +183,7 @@ class PassageSide:
         """Columns that the passage is padded to."""
         return padded(len(row.ids), self._max_length)
 
-    def compute(self, model: "PreFLMR", batch: Batch) -> "list[Matrix]":
+    def compute(self, model: "PreFLMRModel", batch: RowBatch) -> "list[Matrix]":
         """The passages' rows, without those of punctuation and filling."""
         ids, attended = batch.tensors(self._pad)
         features = None
@@ -203,7 +203,9 @@ class PassageSide:
         return _matrices(out, keep, self._output)
 
 
-def _features(sight: "Sight", model: "PreFLMR", batch: Batch, side: str) -> VisionFeatures:
+def _features(
+    sight: "ImageFeatures", model: "PreFLMRModel", batch: RowBatch, side: str
+) -> VisionFeatures:
     """For each row the features of its image; an image that several rows show is encoded once."""
     made = [each.result() for each in batch.pixels]
     for each in made:

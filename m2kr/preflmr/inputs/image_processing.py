@@ -83,7 +83,7 @@ class ImageProcessor:
         if not local_files.present(path):
             return cls.of_size(default_size)
         try:
-            return cls.from_dict(local_files.read_json(path))
+            return cls.from_dict(local_files.read_object(path))
         except InputError as error:
             raise InputError(
                 error.what, where=error.where or str(path), expected=error.expected

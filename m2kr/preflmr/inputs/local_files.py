@@ -50,7 +50,7 @@ def present(path: Path) -> bool:
     return os.path.lexists(path)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:

@@ -73,7 +73,7 @@ class _MarkedTokenizer:
             settings: Keys of tokenizer_config.json, such as ``query_maxlen``.
         """
         tokens = wordpiece.read_vocab(Path(vocab))
-        return cls(wordpiece.build(tokens, settings, where=str(vocab)), settings)
+        return cls(wordpiece.build_pieces(tokens, settings, where=str(vocab)), settings)
 
     @classmethod
     def from_pretrained(
@@ -106,10 +106,10 @@ class _MarkedTokenizer:
         for ignored in ("text_config", "config", "trust_remote_code", "use_fast", "_from_auto"):
             settings.pop(ignored, None)
         path = folder / "tokenizer_config.json"
-        config = (local_files.read_json(path) if local_files.present(path) else {}) | settings
+        config = (local_files.read_object(path) if local_files.present(path) else {}) | settings
         try:
             tokens = wordpiece.folder_vocab(folder)
-            return cls(wordpiece.build(tokens, config, where=str(folder)), config)
+            return cls(wordpiece.build_pieces(tokens, config, where=str(folder)), config)
         except InputError as error:
             raise InputError(
                 error.what, where=error.where or str(path), expected=error.expected, fix=error.fix

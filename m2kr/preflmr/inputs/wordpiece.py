@@ -56,7 +56,7 @@ def folder_vocab(folder: "Path") -> list[str]:
             where=str(folder),
             expected="vocab.txt (or tokenizer.json)",
         )
-    model = local_files.read_json(path).get("model")
+    model = local_files.read_object(path).get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocab, dict) or not all(type(n) is int for n in vocab.values()):
         raise InputError("there is no WordPiece vocabulary in it", where=str(path))
@@ -66,7 +66,7 @@ def folder_vocab(folder: "Path") -> list[str]:
     return tokens
 
 
-def build(tokens: list[str], config: "dict[str, Any]", *, where: str) -> "Tokenizer":
+def build_pieces(tokens: list[str], config: "dict[str, Any]", *, where: str) -> "Tokenizer":
     """A tokenizer that yields bare pieces; [CLS], [SEP] and filling are the caller's.
 
     Args:

@@ -59,7 +59,7 @@ def switch(given: Switch | None, configured: bool) -> bool | list[bool]:
     return given if isinstance(given, bool) else [bool(each) for each in given]
 
 
-def join(*blocks: "tuple[str, Tensor | None, bool | list[bool]]") -> "Tensor":
+def join_rows(*blocks: "tuple[str, Tensor | None, bool | list[bool]]") -> "Tensor":
     """The blocks that are switched on, side by side; lists of switches zero single samples.
 
     Args:

@@ -1,18 +1,41 @@
 """What a checkpoint's config.json says, checked: keys, defaults and limits of the official classes."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from m2kr.errors import InputError, MissingError
 from m2kr.preflmr.inputs import local_files
-from m2kr.preflmr.model.limits import check, check_divides
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 BERT_BASE = "bert-base-uncased"
+
+#: Bounds of every whole number in a config, so that a hostile file can't ask for terabytes or hours.
+_LIMITS = {
+    "attention_heads": 1024,
+    "dim": 8192,
+    "doc_maxlen": 65_536,
+    "hidden_layers": 128,
+    "hidden_size": 32_768,
+    "image_size": 8192,
+    "intermediate_size": 262_144,
+    "max_position_embeddings": 131_072,
+    "num_channels": 64,
+    "patch_size": 8192,
+    "prefix_length": 8192,
+    "projection_dim": 65_536,
+    "cross_attention_length": 131_072,
+    "query_maxlen": 131_072,
+    "type_vocab_size": 65_536,
+    "vocab_size": 4_194_304,
+    "pad_token_id": 4_194_304,
+}
+_MAY_BE_ZERO = ("projection_dim", "pad_token_id", "transformer_mapping_num_hidden_layers")
+_ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "tanh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +57,8 @@ class BertSettings:
     pad_token_id: int = 0
 
     def __post_init__(self) -> None:
-        check(self)
-        check_divides(
+        _check_fields(self)
+        _check_divides(
             self.num_attention_heads, self.hidden_size, "hidden_size", "num_attention_heads"
         )
 
@@ -75,8 +98,8 @@ class VisionSettings:
     initializer_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        check(self)
-        check_divides(
+        _check_fields(self)
+        _check_divides(
             self.num_attention_heads, self.hidden_size, "hidden_size", "num_attention_heads"
         )
         if self.patch_size > self.image_size:
@@ -141,7 +164,7 @@ class PreFLMRConfig:
     mapping_config: BertSettings | None = None
 
     def __post_init__(self) -> None:
-        check(self)
+        _check_fields(self)
         if self.text_config.text_encoder_base_model != BERT_BASE:
             raise InputError(
                 f"text encoder {self.text_config.text_encoder_base_model!r} is not supported",
@@ -222,7 +245,7 @@ class PreFLMRConfig:
             MissingError: There is no config.json.
         """
         path = folder / "config.json"
-        data = local_files.read_json(path)
+        data = local_files.read_object(path)
         try:
             if data.get("model_type", "flmr") != "flmr":
                 raise InputError(
@@ -268,7 +291,7 @@ def _mapping_in(folder: Path, base: str) -> BertSettings | None:
     if Path(base).is_absolute() or ".." in Path(base).parts or "\0" in base:
         return None
     try:
-        data = local_files.read_json(path)
+        data = local_files.read_object(path)
     except MissingError:
         return None
     return BertSettings(**_known(BertSettings, data, str(path)))
@@ -279,3 +302,41 @@ def _known(kind: type, data: Any, where: str) -> dict[str, Any]:
         raise InputError(f"{where} is no JSON object")
     names = {each.name for each in dataclasses.fields(kind)} - {"mapping_config"}
     return {key: value for key, value in data.items() if key in names}
+
+
+def _check_fields(settings: Any) -> None:
+    """Types and bounds of every field of a settings dataclass.
+
+    Raises:
+        InputError: It names the field, its value and what may stand there.
+    """
+    for each in dataclasses.fields(settings):
+        value = getattr(settings, each.name)
+        kind = each.type
+        if kind is int or (kind == int | None and value is not None):
+            bound = max(
+                (len(key), limit) for key, limit in _LIMITS.items() if each.name.endswith(key)
+            )[1]
+            least = 0 if each.name in _MAY_BE_ZERO else 1
+            if type(value) is not int or not least <= value <= bound:
+                raise InputError(
+                    f"{each.name} is {value!r:.80}",
+                    expected=f"a whole number from {least} to {bound:,}",
+                )
+        elif kind is float:
+            if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+                raise InputError(f"{each.name} is {value!r:.80}", expected="a number, 0 or more")
+        elif kind is bool and type(value) is not bool:
+            raise InputError(f"{each.name} is {value!r:.80}", expected="true or false")
+        elif kind is str and not isinstance(value, str):
+            raise InputError(f"{each.name} is {value!r:.80}", expected="a string")
+        elif kind == str | None and not isinstance(value, str | None):
+            raise InputError(f"{each.name} is {value!r:.80}", expected="a string or null")
+        if each.name == "hidden_act" and value not in _ACTIVATIONS:
+            raise InputError(f"hidden_act is {value!r:.80}", expected=", ".join(_ACTIVATIONS))
+
+
+def _check_divides(part: int, whole: int, whole_name: str, part_name: str) -> None:
+    """Raises an `InputError` if ``whole`` is no multiple of ``part``."""
+    if whole % part:
+        raise InputError(f"{whole_name} {whole} is no multiple of {part_name} {part}")

@@ -64,7 +64,7 @@ class EfficientFeatures:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the features. JSON values."""
-        return settings()
+        return extractor_settings()
 
     def __call__(
         self,
@@ -151,7 +151,7 @@ def weights() -> Path:
 
 
 @cache
-def settings() -> dict[str, Any]:
+def extractor_settings() -> dict[str, Any]:
     """What decides the network's outputs. JSON values."""
     package, code = (each.replace("_", "-") for each in (_WEIGHTS, _CODE))
     with weights().open("rb") as file:

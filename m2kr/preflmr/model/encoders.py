@@ -38,7 +38,7 @@ class _Output(Protocol):
     last_hidden_state: "Tensor"
 
 
-class TextEncoder(nn.Module):
+class BertEncoder(nn.Module):
     """BERT, under the name ``bert_model``.
 
     Args:

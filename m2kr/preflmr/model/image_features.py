@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from m2kr.preflmr.model.configuration import PreFLMRConfig
     from m2kr.preflmr.model.efficientnet import EfficientFeatures
     from m2kr.preflmr.model.encoders import VisionFeatures
-    from m2kr.preflmr.model.modeling import PreFLMR
+    from m2kr.preflmr.model.modeling import PreFLMRModel
 
 
-class Sight:
+class ImageFeatures:
     """Images to pixel values, and these to features, as a model wants them.
 
     A network that is not at hand is missed when an image is first looked at: texts need none.
@@ -24,7 +24,7 @@ class Sight:
         model: Any copy of the model.
     """
 
-    def __init__(self, model: "PreFLMR") -> None:
+    def __init__(self, model: "PreFLMRModel") -> None:
         self._config = model.config
         self._processor = model.image_processor
 
@@ -41,7 +41,7 @@ class Sight:
         return self._processor or ImageProcessor.of_size(self._config.vision_config.image_size)
 
     def features(
-        self, model: "PreFLMR", pixel_values: "Tensor", side: str = "query"
+        self, model: "PreFLMRModel", pixel_values: "Tensor", side: str = "query"
     ) -> "VisionFeatures":
         """What the model reads of some images, on its device.
 

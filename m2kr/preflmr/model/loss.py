@@ -36,12 +36,12 @@ def in_batch(queries: "Tensor", documents: "Tensor", mask: "Tensor") -> "Tensor"
     Returns:
         The mean over queries, a scalar.
     """
-    each = per_query(queries, documents)
+    each = documents_per_query(queries, documents)
     scores = scoring.all_pairs(queries, documents, mask)
     return F.cross_entropy(scores, torch.arange(len(queries), device=scores.device) * each)
 
 
-def per_query(queries: "Tensor", documents: "Tensor") -> int:
+def documents_per_query(queries: "Tensor", documents: "Tensor") -> int:
     """How many documents each query has.
 
     Raises:
@@ -55,7 +55,7 @@ def per_query(queries: "Tensor", documents: "Tensor") -> int:
     return len(documents) // len(queries)
 
 
-def gather(
+def gather_ranks(
     queries: "Tensor", documents: "Tensor", mask: "Tensor"
 ) -> "tuple[Tensor, Tensor, Tensor]":
     """The batch of all ranks, in the order of ranks; without torch.distributed the batch itself.

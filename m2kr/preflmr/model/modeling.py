@@ -1,33 +1,147 @@
 """PreFLMR and FLMR: multi-modal queries and documents as matrices for late interaction."""
 
 import logging
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import nn
 
 from m2kr.errors import InputError, UsageError
 from m2kr.preflmr.model import checks, loss, scoring
-from m2kr.preflmr.model.encoders import VisionEncoder, VisionFeatures
+from m2kr.preflmr.model.encoders import BertEncoder, VisionEncoder, VisionFeatures
+from m2kr.preflmr.model.mapping import TransformerMapping, VisionProjection
 from m2kr.preflmr.model.masks import TokenMasks
-from m2kr.preflmr.model.modules import Parts
-from m2kr.preflmr.model.outputs import ContextOutput, QueryOutput, RetrievalOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from torch import Tensor
 
-    from m2kr.preflmr.encode.queries_and_passages import Matrix
-    from m2kr.preflmr.inputs.image_input import ImageInput
     from m2kr.preflmr.inputs.image_processing import ImageProcessor
     from m2kr.preflmr.inputs.tokenization import ContextTokenizer, QueryTokenizer
     from m2kr.preflmr.model.configuration import PreFLMRConfig
 
 logger = logging.getLogger(__name__)
 
+_SHARED = (
+    "context_text_encoder",
+    "context_text_encoder_linear",
+    "context_vision_encoder",
+    "context_vision_projection",
+)
 
-class PreFLMR(Parts):
+
+class QueryOutput(NamedTuple):
+    """Queries as rows.
+
+    Attributes:
+        pooler_output: Row 0 before normalisation, (B x dim).
+        late_interaction_output: Unit rows, or zero rows for tokens that don't count:
+            text, then per image its prefix, then patches; (B x rows x dim).
+    """
+
+    pooler_output: "Tensor"
+    late_interaction_output: "Tensor"
+
+
+class ContextOutput(NamedTuple):
+    """Documents as rows.
+
+    Attributes:
+        pooler_output: Row 0, normalised, (B x dim).
+        late_interaction_output: Unit or zero rows, image rows before text rows: (B x rows x dim), or
+            a list of (rows that count x dim) where ``keep_dims`` is false.
+        context_mask: Bool, (B x rows x 1), False for rows that don't count; None if not asked for.
+    """
+
+    pooler_output: "Tensor"
+    late_interaction_output: "Tensor | list[Tensor]"
+    context_mask: "Tensor | None"
+
+
+class RetrievalOutput(NamedTuple):
+    """One training step's scores and losses.
+
+    Attributes:
+        loss: What to minimise: cross-entropy of each query over all documents of the batch, or over
+            its own documents where in-batch negatives are off.
+        scores: (B x 1+n), the positive's first.
+        in_batch_negative_loss: ``loss`` again with in-batch negatives, None without.
+        query_late_interaction_output: (B x rows x dim).
+        context_late_interaction_output: (B(1+n) x rows x dim).
+    """
+
+    loss: "Tensor"
+    scores: "Tensor"
+    in_batch_negative_loss: "Tensor | None"
+    query_late_interaction_output: "Tensor"
+    context_late_interaction_output: "Tensor"
+
+
+class ModelParts(nn.Module):
+    """A model's parameters, and where they are; what is computed of them is `PreFLMRModel`'s.
+
+    Args:
+        config: What to build.
+        attention: ``"sdpa"`` or ``"eager"``.
+
+    Raises:
+        UsageError: There is no such attention.
+    """
+
+    def __init__(self, config: "PreFLMRConfig", attention: str) -> None:
+        super().__init__()
+        if attention not in ("sdpa", "eager"):
+            raise UsageError(f"attention is {attention!r:.80}", expected="'sdpa' or 'eager'")
+        self.config = config
+        text, vision = config.text_config, config.vision_config
+        for side in _sides(config.separate_query_and_context_text_encoder):
+            setattr(self, f"{side}_text_encoder", BertEncoder(text, attention))
+            linear = nn.Linear(text.hidden_size, config.dim, bias=False)
+            setattr(self, f"{side}_text_encoder_linear", linear)
+        for side in _sides(config.separate_query_and_context_vision_encoder):
+            prefix = config.mapping_network_prefix_length
+            projection = VisionProjection(vision.hidden_size, prefix, config.dim)
+            setattr(self, f"{side}_vision_projection", projection)
+            if config.use_vision_encoder:
+                setattr(self, f"{side}_vision_encoder", VisionEncoder(vision, attention))
+        if config.has_mapping:
+            assert config.mapping_config is not None
+            width = config.mapping_config.hidden_size
+            self.transformer_mapping_input_linear = nn.Linear(vision.hidden_size, width)
+            self.transformer_mapping_network = TransformerMapping(
+                config.mapping_config, config.mapping_layers, attention
+            )
+            self.transformer_mapping_output_linear = nn.Linear(width, config.dim)
+        self.apply(self._initialise)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are; inputs are moved there."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The parameters' type."""
+        return next(self.parameters()).dtype
+
+    def __getattr__(self, name: str) -> Any:
+        # The query's module serves both sides where they are shared, and is registered once.
+        if name in _SHARED and name not in self._modules:
+            name = name.replace("context", "query", 1)
+        return super().__getattr__(name)
+
+    def _initialise(self, module: nn.Module) -> None:
+        if not isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d) or module.weight.is_meta:
+            return
+        nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if not isinstance(module, nn.Embedding) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _sides(separate: bool) -> tuple[str, ...]:
+    return ("query", "context") if separate else ("query",)
+
+
+class PreFLMRModel(ModelParts):
     """The retriever. Parameters bear the official checkpoints' names, each once.
 
     Args:
@@ -37,7 +151,7 @@ class PreFLMR(Parts):
         image_processor: Kept for users of the model, and saved with it.
         attention: ``"sdpa"`` or ``"eager"``; the results differ by rounding only.
 
-    Weights are random: normal with ``config.initializer_range``. `from_pretrained` loads some.
+    Weights are random: normal with ``config.initializer_range``; `PreFLMR.from_pretrained` loads some.
     """
 
     _warned = False
@@ -59,40 +173,6 @@ class PreFLMR(Parts):
         self.context_tokenizer = context_tokenizer
         self.image_processor = image_processor
         self.masks = TokenMasks.of(config, query_tokenizer, context_tokenizer)
-
-    @classmethod
-    def from_pretrained(cls, checkpoint: "str | Path", **options: Any) -> Self:
-        """A checkpoint's model, in evaluation mode; see `m2kr.preflmr.checkpoint.load.load`."""
-        from m2kr.preflmr.checkpoint.load import load
-
-        return load(cls, checkpoint, **options)
-
-    def save_pretrained(self, folder: "str | Path", **options: Any) -> None:
-        """Writes the official layout; see `m2kr.preflmr.checkpoint.load.save`."""
-        from m2kr.preflmr.checkpoint.load import save
-
-        save(self, folder, **options)
-
-    def encode_queries(
-        self,
-        texts: "Sequence[str]",
-        images: "Sequence[ImageInput] | None" = None,
-        instructions: "Sequence[str] | str | None" = None,
-        **options: Any,
-    ) -> "list[Matrix]":
-        """Queries as (rows x dim) matrices; an image is a path, bytes or a PIL image, or None.
-
-        See `m2kr.preflmr.encode.encoder.Encoder`, which also has the options.
-        """
-        from m2kr.preflmr.encode.encoder import encode_queries
-
-        return encode_queries(self, texts, images, instructions, **options)
-
-    def encode_passages(self, texts: "Sequence[str]", **options: Any) -> "list[Matrix]":
-        """Passages as (tokens x dim) matrices; see `m2kr.preflmr.encode.encoder.Encoder`."""
-        from m2kr.preflmr.encode.encoder import encode_passages
-
-        return encode_passages(self, texts, **options)
 
     def vision(self, pixel_values: "Tensor", *, side: str = "query") -> VisionFeatures:
         """Image features once, for use in place of pixels in `query`, `doc` and `forward`.
@@ -168,7 +248,7 @@ class PreFLMR(Parts):
         if with_vision and (pixel_values is not None or image_features is not None):
             features = self._features("query", pixel_values, image_features, patch_features)
             rows = self._image_rows(*features, input_ids, hidden)
-        joined = checks.join(("text", text, with_text), ("vision", rows, with_vision))
+        joined = checks.join_rows(("text", text, with_text), ("vision", rows, with_vision))
         return QueryOutput(joined[:, 0], checks.unit(joined))
 
     def doc(
@@ -220,7 +300,7 @@ class PreFLMR(Parts):
         if with_vision and (pixel_values is not None or image_features is not None):
             features, _ = self._features("context", pixel_values, image_features, None)
             rows = self.context_vision_projection(features)
-        joined = checks.join(("vision", rows, with_vision), ("text", text, with_text))
+        joined = checks.join_rows(("vision", rows, with_vision), ("text", text, with_text))
         mask = torch.ones(joined.shape[:2], device=self.device, dtype=torch.bool)
         if text is not None:
             mask[:, mask.shape[1] - keep.shape[1] :] = keep
@@ -229,8 +309,8 @@ class PreFLMR(Parts):
         return ContextOutput(unit[:, 0], output, mask.unsqueeze(-1) if return_mask else None)
 
     def score(self, queries: "Tensor", documents: "Tensor", mask: "Tensor") -> "Tensor":
-        """MaxSim scores of query i with document i; see `m2kr.preflmr.model.scoring.pairs`."""
-        return scoring.pairs(queries, documents, mask)
+        """MaxSim scores of query i with document i; see `m2kr.preflmr.model.scoring.score_pairs`."""
+        return scoring.score_pairs(queries, documents, mask)
 
     def forward(
         self,
@@ -258,7 +338,7 @@ class PreFLMR(Parts):
         ``num_negative_examples`` is n, which the number of documents must fit.
         ``use_in_batch_negatives`` makes the loss that over all documents of the batch, in place of
         each query's own, and ``in_batch_negatives_from_all_gpus`` makes the batch that of all ranks
-        (`loss.gather`).
+        (`loss.gather_ranks`).
 
         Raises:
             InputError: There are not B(1+n) documents, or see `query` and `doc`.
@@ -283,15 +363,15 @@ class PreFLMR(Parts):
         assert isinstance(documents, torch.Tensor)
         assert mask is not None
         each = num_negative_examples + 1
-        if loss.per_query(query, documents) != each:
+        if loss.documents_per_query(query, documents) != each:
             raise InputError(
                 f"{len(documents)} documents for {len(query)} queries",
                 expected=f"{each} a query, as num_negative_examples is {num_negative_examples}",
             )
         batch = (query, documents, mask.squeeze(-1))
         if in_batch_negatives_from_all_gpus:
-            batch = loss.gather(*batch)
-        scores = scoring.pairs(batch[0].repeat_interleave(each, dim=0), batch[1], batch[2])
+            batch = loss.gather_ranks(*batch)
+        scores = scoring.score_pairs(batch[0].repeat_interleave(each, dim=0), batch[1], batch[2])
         scores = scores.view(-1, each)
         whole = loss.in_batch(*batch) if use_in_batch_negatives else None
         wanted = loss.pairwise(scores) if whole is None else whole

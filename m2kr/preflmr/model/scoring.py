@@ -17,7 +17,7 @@ MASKED = -9999.0
 _BLOCK = 1 << 26  # similarities held at once in `all_pairs`
 
 
-def pairs(queries: "Tensor", documents: "Tensor", mask: "Tensor") -> "Tensor":
+def score_pairs(queries: "Tensor", documents: "Tensor", mask: "Tensor") -> "Tensor":
     """Scores of query i with document i.
 
     Args:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from m2kr.errors import MissingError
-from m2kr.preflmr.model.image_features import Sight
+from m2kr.preflmr.model.image_features import ImageFeatures
 from m2kr.report.explain.explanation import Explanation, explain
 from m2kr.report.explain.tokens import (
     Piece,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from m2kr.preflmr.inputs.image_processing import ImageProcessor
     from m2kr.preflmr.model.encoders import VisionFeatures
-    from m2kr.preflmr.model.modeling import PreFLMR
+    from m2kr.preflmr.preflmr import PreFLMR
     from m2kr.report.explain.figure import Box
 
 #: What patches cover where the whole image is squeezed into a square.
@@ -117,7 +117,7 @@ def _query_rows(
     assert model.query_tokenizer is not None
     tokens = model.query_tokenizer(query)
     if features is None and model.config.query_concat_output_from_vision_encoder:
-        sight = Sight(model)
+        sight = ImageFeatures(model)
         features = sight.features(model, sight.processor([image]))
     out = model.query(
         tokens["input_ids"],

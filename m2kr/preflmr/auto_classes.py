@@ -14,7 +14,7 @@ from transformers.configuration_utils import PretrainedConfig
 from m2kr.errors import UsageError
 from m2kr.preflmr.inputs.tokenization import ContextTokenizer, QueryTokenizer
 from m2kr.preflmr.model.configuration import BertSettings, PreFLMRConfig
-from m2kr.preflmr.model.modeling import PreFLMR
+from m2kr.preflmr.preflmr import PreFLMR
 
 _OF_AUTO = (
     "_commit_hash",

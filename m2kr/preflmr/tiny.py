@@ -26,7 +26,7 @@ from m2kr.preflmr.model.configuration import (
     TextSettings,
     VisionSettings,
 )
-from m2kr.preflmr.model.modeling import PreFLMR
+from m2kr.preflmr.preflmr import PreFLMR
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,7 @@ def config() -> PreFLMRConfig:
     )
 
 
-def build(minilm: Path | None = None, *, seed: int = 0) -> PreFLMR:
+def build_tiny(minilm: Path | None = None, *, seed: int = 0) -> PreFLMR:
     """The model, in evaluation mode, float32 on the CPU.
 
     Args:
@@ -112,21 +112,21 @@ def build(minilm: Path | None = None, *, seed: int = 0) -> PreFLMR:
     return model.eval()
 
 
-def assemble(folder: str | Path, minilm: Path | None = None, *, seed: int = 0) -> Path:
+def assemble_tiny(folder: str | Path, minilm: Path | None = None, *, seed: int = 0) -> Path:
     """Writes the model as a checkpoint in the official layout, about 105 MB.
 
     `PreFLMR.from_pretrained` reads it. The official class does not: it can't be built without a CLIP.
 
     Args:
         folder: Made if absent.
-        minilm: See `build`.
-        seed: See `build`.
+        minilm: See `build_tiny`.
+        seed: See `build_tiny`.
 
     Returns:
         The folder.
     """
     folder = Path(folder)
-    model = build(minilm, seed=seed)
+    model = build_tiny(minilm, seed=seed)
     model.save_pretrained(folder)
     atomic.write_text(folder / "README.md", _CARD)
     return folder
