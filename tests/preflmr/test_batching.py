@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr.concurrency import ahead, chunks
-from m2kr.preflmr.encode.batching import Batch, Costs, TokenRow, in_order, padded, plan, windows
+from m2kr.preflmr.encode.batching import (
+    Costs,
+    RowBatch,
+    TokenRow,
+    in_order,
+    padded,
+    plan_batches,
+    windows,
+)
 from m2kr.preflmr.inputs.image_input import ImageSource
 
 ROWS = st.lists(
@@ -34,7 +42,7 @@ def test_batches_keep_to_the_budget_and_hold_every_row_once(
 ) -> None:
     window = [row(*each) for each in made]
     costs = Costs(budget, 50, 9)
-    batches = list(plan(window, width, costs))
+    batches = list(plan_batches(window, width, costs))
     places = sorted(place for b in batches for same in b.places for place in same)
     assert places == list(range(len(window)))
     assert [b.completes for b in batches] == [0] * (len(batches) - 1) + [len(window)] * bool(window)
@@ -53,7 +61,9 @@ def test_batches_keep_to_the_budget_and_hold_every_row_once(
 @given(ROWS, st.integers(1, 3000))
 def test_results_come_back_in_order(made: list[tuple[int, int, int | None]], budget: int) -> None:
     window = [row(*each) for each in made]
-    done = ((b, [each.ids for each in b.rows]) for b in plan(window, width, Costs(budget, 1, 0)))
+    done = (
+        (b, [each.ids for each in b.rows]) for b in plan_batches(window, width, Costs(budget, 1, 0))
+    )
     found = list(in_order(done))
     assert len(found) == len(window)
     assert all(np.array_equal(a, b.ids) for a, b in zip(found, window, strict=True))
@@ -61,7 +71,7 @@ def test_results_come_back_in_order(made: list[tuple[int, int, int | None]], bud
 
 def test_rows_with_the_same_image_are_neighbours() -> None:
     window = [row(10, n % 3, n % 4) for n in range(12)]
-    (batch,) = plan(window, width, Costs(10_000, 1, 0))
+    (batch,) = plan_batches(window, width, Costs(10_000, 1, 0))
     assert [image.key for image in batch.images] == [0, 1, 2, 3]
 
 
@@ -91,7 +101,7 @@ def test_images_in_memory_end_a_window() -> None:
 
 
 def test_filling_has_the_pad_id_and_no_attention() -> None:
-    ids, attended = Batch(6, rows=[row(3, 1, None), row(5, 2, None)]).tensors(9)
+    ids, attended = RowBatch(6, rows=[row(3, 1, None), row(5, 2, None)]).tensors(9)
     assert ids.tolist() == [[1, 7, 7, 9, 9, 9], [2, 7, 7, 7, 7, 9]]
     assert attended.tolist() == [[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0]]
 

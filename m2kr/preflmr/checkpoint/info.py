@@ -69,7 +69,7 @@ def _sizes(model: PreFLMRModel, query_maxlen: int) -> dict[str, Any]:
         rows += image
     vision = config.vision_config
     return {
-        "kind": "PreFLMRModel" if config.has_mapping else "FLMR",
+        "kind": "PreFLMR" if config.has_mapping else "FLMR",
         "parameters": sum(parts.values()),
         "parameters_by_part": dict(parts),
         "dim": config.dim,

@@ -14,8 +14,7 @@ import torch
 
 from m2kr.concurrency import ahead, chunks, threads
 from m2kr.errors import InputError, UsageError
-from m2kr.preflmr.encode import batching
-from m2kr.preflmr.encode import devices as lanes
+from m2kr.preflmr.encode import batching, device_workers
 from m2kr.preflmr.encode.queries_and_passages import Passage, PassageEncoder, Query, QueryEncoder
 from m2kr.preflmr.model.image_features import ImageFeatures
 
@@ -100,10 +99,10 @@ class Encoder:
             raise UsageError(f"max_length={max_length}", expected=f"3 to {longest}, the model's")
         self.query_length = query_tokenizer.maxlen
         given = [devices] if isinstance(devices, str | torch.device) else devices
-        self._models = lanes.replicas(model, given or [model.device], dtype or model.dtype)
+        self._models = device_workers.replicas(model, given or [model.device], dtype or model.dtype)
         self._single = compile
         if compile:
-            lanes.compile_modules(self._models)
+            device_workers.compile_modules(self._models)
         self.devices = tuple(str(each.device) for each in self._models)
         self.dtype = self._models[0].dtype
         on_cpu = any(each.device.type == "cpu" for each in self._models)
@@ -186,9 +185,9 @@ class Encoder:
     def _stream(self, items: Iterable[Any], side: Any) -> "Iterator[Matrix]":
         with (
             threads(self._workers, "m2kr-prepare") as workers,
-            lanes.evaluating(self._models),
+            device_workers.evaluating(self._models),
         ):
-            ways = lanes.workers_of(self._models, single=self._single)
+            on_devices = device_workers.workers_of(self._models, single=self._single)
 
             def prepare(batch: batching.RowBatch) -> None:
                 if batch.images:
@@ -205,12 +204,12 @@ class Encoder:
                 for window in batching.windows((rows for _, rows in tokenised), self._window)
                 for batch in batching.plan_batches(window, side.width, side.costs)
             )
-            encoded = lanes.run(
+            encoded = device_workers.run(
                 batches,
                 side.compute,
-                ways,
+                on_devices,
                 begin=prepare,
-                room=_IN_FLIGHT * len(ways) * side.costs.budget,
+                room=_IN_FLIGHT * len(on_devices) * side.costs.budget,
                 size=lambda batch: side.costs.of(len(batch.rows), batch.width, len(batch.images)),
             )
             yield from batching.in_order(encoded)

@@ -38,6 +38,44 @@ _MAY_BE_ZERO = ("projection_dim", "pad_token_id", "transformer_mapping_num_hidde
 _ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "tanh")
 
 
+def _check_fields(settings: Any) -> None:
+    """Types and bounds of every field of a settings dataclass.
+
+    Raises:
+        InputError: It names the field, its value and what may stand there.
+    """
+    for each in dataclasses.fields(settings):
+        value = getattr(settings, each.name)
+        kind = each.type
+        if kind is int or (kind == int | None and value is not None):
+            bound = max(
+                (len(key), limit) for key, limit in _LIMITS.items() if each.name.endswith(key)
+            )[1]
+            least = 0 if each.name in _MAY_BE_ZERO else 1
+            if type(value) is not int or not least <= value <= bound:
+                raise InputError(
+                    f"{each.name} is {value!r:.80}",
+                    expected=f"a whole number from {least} to {bound:,}",
+                )
+        elif kind is float:
+            if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+                raise InputError(f"{each.name} is {value!r:.80}", expected="a number, 0 or more")
+        elif kind is bool and type(value) is not bool:
+            raise InputError(f"{each.name} is {value!r:.80}", expected="true or false")
+        elif kind is str and not isinstance(value, str):
+            raise InputError(f"{each.name} is {value!r:.80}", expected="a string")
+        elif kind == str | None and not isinstance(value, str | None):
+            raise InputError(f"{each.name} is {value!r:.80}", expected="a string or null")
+        if each.name == "hidden_act" and value not in _ACTIVATIONS:
+            raise InputError(f"hidden_act is {value!r:.80}", expected=", ".join(_ACTIVATIONS))
+
+
+def _check_divides(part: int, whole: int, whole_name: str, part_name: str) -> None:
+    """Raises an `InputError` if ``whole`` is no multiple of ``part``."""
+    if whole % part:
+        raise InputError(f"{whole_name} {whole} is no multiple of {part_name} {part}")
+
+
 @dataclass(frozen=True, slots=True)
 class BertSettings:
     """Sizes of a BERT: the keys of its config.json that change what it computes."""
@@ -302,41 +340,3 @@ def _known(kind: type, data: Any, where: str) -> dict[str, Any]:
         raise InputError(f"{where} is no JSON object")
     names = {each.name for each in dataclasses.fields(kind)} - {"mapping_config"}
     return {key: value for key, value in data.items() if key in names}
-
-
-def _check_fields(settings: Any) -> None:
-    """Types and bounds of every field of a settings dataclass.
-
-    Raises:
-        InputError: It names the field, its value and what may stand there.
-    """
-    for each in dataclasses.fields(settings):
-        value = getattr(settings, each.name)
-        kind = each.type
-        if kind is int or (kind == int | None and value is not None):
-            bound = max(
-                (len(key), limit) for key, limit in _LIMITS.items() if each.name.endswith(key)
-            )[1]
-            least = 0 if each.name in _MAY_BE_ZERO else 1
-            if type(value) is not int or not least <= value <= bound:
-                raise InputError(
-                    f"{each.name} is {value!r:.80}",
-                    expected=f"a whole number from {least} to {bound:,}",
-                )
-        elif kind is float:
-            if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
-                raise InputError(f"{each.name} is {value!r:.80}", expected="a number, 0 or more")
-        elif kind is bool and type(value) is not bool:
-            raise InputError(f"{each.name} is {value!r:.80}", expected="true or false")
-        elif kind is str and not isinstance(value, str):
-            raise InputError(f"{each.name} is {value!r:.80}", expected="a string")
-        elif kind == str | None and not isinstance(value, str | None):
-            raise InputError(f"{each.name} is {value!r:.80}", expected="a string or null")
-        if each.name == "hidden_act" and value not in _ACTIVATIONS:
-            raise InputError(f"hidden_act is {value!r:.80}", expected=", ".join(_ACTIVATIONS))
-
-
-def _check_divides(part: int, whole: int, whole_name: str, part_name: str) -> None:
-    """Raises an `InputError` if ``whole`` is no multiple of ``part``."""
-    if whole % part:
-        raise InputError(f"{whole_name} {whole} is no multiple of {part_name} {part}")

@@ -31,7 +31,7 @@ class DeviceWorker:
     """One thread's way to a model.
 
     Attributes:
-        model: May be shared with other lanes.
+        model: May be shared with other workers.
         threads: Threads of a processor that its operations are split over; 0 on an accelerator.
     """
 
@@ -57,44 +57,44 @@ def replicas(
 
 
 def workers_of(models: "Sequence[PreFLMRModel]", *, single: bool) -> list[DeviceWorker]:
-    """The lanes to some copies.
+    """The workers to some copies.
 
     A processor's cores get a batch each, which is faster than splitting every product over them: it
     has no barriers, and other programs on the machine hold up one batch only.
 
     Args:
         models: One or more copies.
-        single: One lane a copy, for models that must not be entered twice at a time.
+        single: One worker a copy, for models that must not be entered twice at a time.
     """
     on_cpu = sum(each.device.type == "cpu" for each in models)
     share = max(1, torch.get_num_threads() // max(1, on_cpu))
-    lanes = []
+    workers = []
     for model in models:
         if model.device.type != "cpu":
             feeders = _FEEDERS if model.device.type == "cuda" and not single else 1
-            lanes += [DeviceWorker(model, 0)] * feeders
+            workers += [DeviceWorker(model, 0)] * feeders
         elif single:
-            lanes.append(DeviceWorker(model, share))
+            workers.append(DeviceWorker(model, share))
         else:
-            lanes += [DeviceWorker(model, 1)] * share
-    return lanes
+            workers += [DeviceWorker(model, 1)] * share
+    return workers
 
 
 def run(
     items: Iterable[Item],
     work: "Callable[[PreFLMRModel, Item], Made]",
-    lanes: Sequence[DeviceWorker],
+    workers: Sequence[DeviceWorker],
     *,
     begin: Callable[[Item], Any],
     room: int,
     size: Callable[[Item], int],
 ) -> Iterator[tuple[Item, Made]]:
-    """Items with their results, in order; each goes to whichever lane is free.
+    """Items with their results, in order; each goes to whichever worker is free.
 
     Args:
         items: Batches.
         work: Computes one, on a model.
-        lanes: From `workers_of`.
+        workers: From `workers_of`.
         begin: Called with each item before it enters the queue, to prepare in the background what
             ``work`` will wait for.
         room: Most that is held of items and results, by ``size``.
@@ -103,23 +103,23 @@ def run(
     rest = iter(items)
     first = list(islice(rest, 2))
     if len(first) < 2:
-        # A single batch gets all threads of the processor instead of one lane's.
+        # A single batch gets all threads of the processor instead of one worker's.
         for item in first:
             begin(item)
             with _computing():
-                made = work(lanes[0].model, item)
+                made = work(workers[0].model, item)
             yield item, made
         return
     waiting: SimpleQueue[DeviceWorker] = SimpleQueue()
-    for lane in lanes:
-        waiting.put(lane)
+    for worker in workers:
+        waiting.put(worker)
     own = local()
 
     def enter() -> None:
-        own.lane = waiting.get()
-        if own.lane.threads:
-            torch.set_num_threads(own.lane.threads)
-        device = own.lane.model.device
+        own.worker = waiting.get()
+        if own.worker.threads:
+            torch.set_num_threads(own.worker.threads)
+        device = own.worker.model.device
         own.stream = None
         if device.type == "cuda":
             own.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -127,14 +127,14 @@ def run(
 
     def do(item: Item) -> Made:
         with _computing(own.stream):
-            return work(own.lane.model, item)
+            return work(own.worker.model, item)
 
     def start(item: Item) -> "Future[Made]":
         begin(item)
         return pool.submit(do, item)
 
     before = torch.get_num_threads()
-    with threads(len(lanes), "m2kr-encode", enter) as pool:
+    with threads(len(workers), "m2kr-encode", enter) as pool:
         try:
             yield from ahead(chain(first, rest), start, room=room, size=size)
         finally:
