@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -157,6 +158,46 @@ def total_of(response: requests.Response) -> int | None:
     else:
         found = re.fullmatch(r"\s*(\d+)\s*", response.headers.get("Content-Length", ""))
     return int(found[1]) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a server said about a file when it began to send bytes of it.
+
+    Attributes:
+        url: The address, before redirects.
+        etag: The header as received, if any.
+        last_modified: The header as received, if any.
+        total: Bytes of the whole file, if said.
+    """
+
+    url: str
+    etag: str | None = None
+    last_modified: str | None = None
+    total: int | None = None
+
+    @classmethod
+    def of(cls, response: requests.Response, url: str) -> Self:
+        """What an answer says."""
+        etag, modified = (response.headers.get(name) for name in ("ETag", "Last-Modified"))
+        return cls(url, etag or None, modified or None, total_of(response))
+
+    @property
+    def validator(self) -> str | None:
+        """What may stand in If-Range: a strong ETag, else the date."""
+        strong = self.etag is not None and self.etag.startswith('"')
+        return self.etag if strong else self.last_modified
+
+    def same(self, other: "Origin") -> bool:
+        """Whether nothing said of the two tells their files apart; of different servers the size counts."""
+        if None not in (self.total, other.total) and self.total != other.total:
+            return False
+        if self.url != other.url:
+            return True
+        if self.etag and other.etag:
+            return self.etag == other.etag
+        dates = {self.last_modified, other.last_modified} - {None}
+        return len(dates) < 2
 
 
 def refusal(response: requests.Response) -> Failure:

@@ -6,32 +6,16 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
 from m2kr import atomic
 from m2kr.building.fetch.folder import Digest, DownloadPaths, digest_file
+from m2kr.building.fetch.http import Origin
 from m2kr.errors import M2KRError, plainly
 
 _CHECK_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What a server said about the bytes it began to send.
-
-    Attributes:
-        url: The asset's URL, before redirects.
-        etag: Strong ETag, if any.
-        last_modified: The header as received, if any.
-        total: Bytes of the whole file, if said.
-    """
-
-    url: str
-    etag: str | None = None
-    last_modified: str | None = None
-    total: int | None = None
 
 
 def read_origin(at: DownloadPaths) -> Origin | None:

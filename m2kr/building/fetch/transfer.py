@@ -16,6 +16,7 @@ from m2kr.building.fetch import pages
 from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.folder import ExpectedFile
 from m2kr.building.fetch.http import (
+    Origin,
     blocks,
     is_http,
     must_decode,
@@ -24,7 +25,7 @@ from m2kr.building.fetch.http import (
     refusal,
     total_of,
 )
-from m2kr.building.fetch.part import Origin, Part
+from m2kr.building.fetch.part import Part
 from m2kr.building.fetch.retry import Failure, Policy, Stopped, persist
 from m2kr.errors import M2KRError
 from m2kr.progress import Progress
@@ -232,9 +233,9 @@ def _get(job: Job, url: str, deadline: float) -> None:
         if total is not None and job.expected.size is None:
             _check_size(job, total)
         if status == 206:
-            _check_range(response, job, url, encoded=encoded)
+            _check_range(response, job, Origin.of(response, url), encoded=encoded)
         elif status == 200:
-            part.restart(_origin(response, url, encoded=encoded))
+            part.restart(Origin(url) if encoded else Origin.of(response, url))
         else:
             raise refusal(response)
         total = part.origin.total if part.origin is not None else None
@@ -271,38 +272,20 @@ def _range_headers(job: Job, url: str) -> dict[str, str]:
     if not part.size or part.origin is None:
         return {}
     headers = {"Range": f"bytes={part.size}-"}
-    validator = part.origin.etag or part.origin.last_modified
-    if part.origin.url == url and validator:
-        headers["If-Range"] = validator
+    if part.origin.url == url and part.origin.validator:
+        headers["If-Range"] = part.origin.validator
     elif not job.expected.hashed:
         part.restart(None)
         return {}
     return headers
 
 
-def _origin(response: requests.Response, url: str, *, encoded: bool) -> Origin:
-    if encoded:
-        return Origin(url)
-    etag = response.headers.get("ETag", "")
-    return Origin(
-        url,
-        etag=etag if etag.startswith('"') else None,
-        last_modified=response.headers.get("Last-Modified"),
-        total=total_of(response),
-    )
-
-
-def _check_range(response: requests.Response, job: Job, url: str, *, encoded: bool) -> None:
+def _check_range(response: requests.Response, job: Job, origin: Origin, *, encoded: bool) -> None:
     """Refuses a 206 that doesn't go on exactly where the part ends, in the same file."""
-    part, old = job.part, job.part.origin
-    new = _origin(response, url, encoded=encoded)
+    part = job.part
     start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    fits = old is not None and start is not None and int(start[1]) == part.size and not encoded
-    if fits and old is not None:
-        fits = old.total is None or new.total is None or old.total == new.total
-        same_place = old.url == new.url
-        fits &= not same_place or old.etag is None or new.etag is None or old.etag == new.etag
-    if not fits:
+    goes_on = start is not None and int(start[1]) == part.size and not encoded
+    if not goes_on or part.origin is None or not part.origin.same(origin):
         part.restart(None)
         raise Failure("the file changed while it was fetched, or ranges are broken", again=True)
 

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
@@ -16,13 +16,13 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from m2kr.building.fetch.http import (
+    Origin,
     blocks,
     is_http,
     must_decode,
     open_session,
     open_url,
     refusal,
-    total_of,
 )
 from m2kr.building.fetch.retry import Failure, Policy, persist
 from m2kr.concurrency import ahead
@@ -141,8 +141,11 @@ class RemoteFile:
     def identity(self) -> tuple[tuple[str, int, str], ...]:
         """Address, bytes and ETag (or date, or "") of each part: changes when the content does."""
         self._opened()
-        said = [(part.url, part.version) for part in self._parts]
-        return tuple((url, v.total, v.etag or v.modified or "") for url, v in said if v)
+        origins = [(part.url, part.size(), part.origin) for part in self._parts]
+        return tuple(
+            (url, size, (said and (said.etag or said.last_modified)) or "")
+            for url, size, said in origins
+        )
 
     def read(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset``, fewer at the end.
@@ -215,35 +218,12 @@ class _NoRanges(Failure):
         self.total = total
 
 
-@dataclass(frozen=True, slots=True)
-class _Version:
-    """What a server says of the file whose bytes it sends: bytes of all of it, ETag and Last-Modified."""
-
-    total: int
-    etag: str | None = None
-    modified: str | None = None
-
-    @property
-    def validator(self) -> str | None:
-        """What may stand in If-Range: a strong ETag, else the date."""
-        strong = self.etag is not None and self.etag.startswith('"')
-        return self.etag if strong else self.modified
-
-    def same(self, other: "_Version") -> bool:
-        """Whether nothing said of the two tells them apart."""
-        if self.total != other.total:
-            return False
-        if self.etag and other.etag:
-            return self.etag == other.etag
-        return not (self.modified and other.modified) or self.modified == other.modified
-
-
 class _Mirror:
     """An address, where it last redirected to (or each range would take two requests), and what is there."""
 
     def __init__(self, url: str) -> None:
         self.url = self.target = url
-        self.version: _Version | None = None
+        self.origin: Origin | None = None
 
 
 class _Part:
@@ -251,7 +231,7 @@ class _Part:
 
     def __init__(self, urls: Sequence[str], policy: Policy, stop: threading.Event) -> None:
         self.url, self.head, self.received = urls[0], b"", 0
-        self.version: _Version | None = None  # as the first address that answered said
+        self.origin: Origin | None = None  # as the first address that answered said
         self.idle: deque[requests.Session] = deque()
         self._policy, self._stop = policy, stop
         self._mirrors = [_Mirror(url) for url in urls]
@@ -260,9 +240,9 @@ class _Part:
 
     def size(self) -> int:
         """Bytes of the file, asked for with its head."""
-        if self.version is None:
+        if self.origin is None:
             self.head = self.read(0, _HEAD)
-        return self.version.total if self.version else 0
+        return (self.origin and self.origin.total) or 0
 
     def cost(self) -> tuple[str, int | None]:
         """Address and size, whether it can be read in part or not."""
@@ -298,17 +278,16 @@ class _Part:
 
     def _append(self, mirror: _Mirror, start: int, end: int, data: bytearray) -> None:
         """Appends those bytes of a range that ``data`` lacks, or as many as come before a `Failure`."""
-        # Another server's ETag says nothing: there, only the size counts.
-        known = mirror.version or (_Version(self.version.total) if self.version else None)
+        known = mirror.origin or self.origin
         start, before = start + len(data), len(data)
         headers = {"Range": f"bytes={start}-{end - 1}"}
-        if known is not None and known.validator:
-            headers["If-Range"] = known.validator
+        if mirror.origin is not None and mirror.origin.validator:
+            headers["If-Range"] = mirror.origin.validator
         session = self.idle.pop() if self.idle else open_session()
         try:
             with self._answer(session, mirror, headers) as response:
-                version = _version_of(response, mirror.url, start, known)
-                left = min(end, version.total) - start
+                origin = _origin_of(response, mirror.url, start, known)
+                left = min(end, origin.total or 0) - start
                 if left > 0:
                     for block in blocks(response, self._policy, decode=False):
                         data += block[:left]
@@ -318,8 +297,8 @@ class _Part:
                 if left > 0:
                     raise Failure(f"the connection ended {left:,} bytes early", again=True)
             with self._lock:
-                mirror.version = mirror.version or version
-                self.version = self.version or version
+                mirror.origin = mirror.origin or origin
+                self.origin = self.origin or origin
         finally:
             self.idle.append(session)
             with self._lock:
@@ -350,48 +329,41 @@ class _Part:
         )
 
 
-def _version_of(
-    response: requests.Response, url: str, start: int, known: _Version | None
-) -> _Version:
-    """What the file is whose bytes from ``start`` on now come.
+def _origin_of(response: requests.Response, url: str, start: int, known: Origin | None) -> Origin:
+    """What is said of the file whose bytes from ``start`` on now come.
 
     Raises:
         UpstreamError: It is another file than the ``known`` one.
         Failure: They don't come, or all of it would come; the body is not read.
     """
-    status, headers = response.status_code, response.headers
-    total = total_of(response)
-    said = _Version(total or 0, headers.get("ETag") or None, headers.get("Last-Modified") or None)
-    changed = UpstreamError(
-        "the file changed while it was read",
-        where=url,
-        expected="the same size and ETag in every answer",
-        fix="run the same command again: it begins anew with the file that is there now",
-    )
-    if status == 200:
-        if known is None:
-            raise _NoRanges(total)
-        if total is not None and not known.same(said):
-            raise changed
-        raise Failure("the server ignores ranges now", again=True)
-    if status == 416 and known is None and total == 0:
-        return said
-    if status == 416 and known is not None and total not in {None, known.total}:
-        raise changed
+    status, origin = response.status_code, Origin.of(response, url)
+    if known is None:
+        if status == 200:
+            raise _NoRanges(origin.total)
+        if status == 416 and origin.total == 0:
+            return origin
+    elif status in {200, 206} or (status == 416 and origin.total != known.total):
+        if not (status == 200 and origin.total is None) and not known.same(origin):
+            raise UpstreamError(
+                "the file changed while it was read",
+                where=url,
+                expected="the same size and ETag in every answer",
+                fix="run the same command again: it begins anew with the file that is there now",
+            )
+        if status == 200:
+            raise Failure("the server ignores ranges now", again=True)
     if status != 206:
         raise refusal(response)
     if must_decode(response, ""):
         raise Failure("the server compresses what it sends")
-    first = re.match(r"\s*bytes (\d+)-", headers.get("Content-Range", ""))
+    first = re.match(r"\s*bytes (\d+)-", response.headers.get("Content-Range", ""))
     if first is None or int(first[1]) != start:
         raise Failure("answers with another range than the one asked for", again=True)
-    if total is None:
+    if origin.total is None:
         if known is None:
             raise Failure("does not say how large the file is")
-        said = _Version(known.total, said.etag, said.modified)
-    if known is not None and not known.same(said):
-        raise changed
-    return said
+        return replace(origin, total=known.total)
+    return origin
 
 
 def _name_of(url: str) -> str:

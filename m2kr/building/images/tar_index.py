@@ -5,24 +5,22 @@ import io
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from m2kr import atomic
 from m2kr.building.formats.limits import is_safe
 from m2kr.building.images.remote_file import JOBS, RemoteFile, Span
+from m2kr.concurrency import chunks
 from m2kr.data.images.archives import Header, scan_tar
 from m2kr.data.images.index import plain_name
 from m2kr.data.images.tar_offsets import BLOCK, TarFacts, index_schema
 from m2kr.errors import InputError
 from m2kr.progress import SILENT, Progress
-
-if TYPE_CHECKING:
-    import pyarrow.parquet as pq
 
 # name, offset of the content, its size, crc32 of the header before it
 Row = tuple[str, int, int, int]
@@ -30,7 +28,7 @@ _GROUP_ROWS = 50_000
 _PIECE = 8 << 20
 
 
-def index_tar(tar: Path, index: Path, *, sha256: str | None = None) -> int:
+def index_tar(tar: Path, index: Path) -> int:
     """Writes the index of a local, uncompressed tar, and its checksum beside it.
 
     Only regular files whose names are paths below the archive are entered.
@@ -38,7 +36,6 @@ def index_tar(tar: Path, index: Path, *, sha256: str | None = None) -> int:
     Args:
         tar: The archive.
         index: The Parquet file to write; by custom ``<tar name>.index.parquet``.
-        sha256: Of the archive, if known; entered as it is.
 
     Returns:
         How many members it has.
@@ -46,33 +43,27 @@ def index_tar(tar: Path, index: Path, *, sha256: str | None = None) -> int:
     Raises:
         InputError: the tar is damaged, cut short or compressed.
     """
+    facts = TarFacts(tar.name, tar.stat().st_size)
+    with tar.open("rb", buffering=0) as file:
 
-    def rows() -> Iterator[Row]:
-        with tar.open("rb", buffering=0) as file:
+        def rows() -> Iterator[Row]:
             for name, offset, size, *_ in scan_tar(tar):
-                plain = _storable(name)
-                if plain is not None:
+                if plain := _storable(name):
                     header = os.pread(file.fileno(), BLOCK, offset - BLOCK)
                     yield plain, offset, size, zlib.crc32(header)
 
-    size = tar.stat().st_size
-    index.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.writing(index) as aside, IndexWriter(aside) as writer:
-        writer.add(rows())
-        writer.finish(TarFacts(tar.name, size, sha256=sha256))
-    write_checksum(index)
-    return writer.count
+        return _write_with_checksum(index, rows(), lambda: facts)
 
 
 def index_remote_tar(
-    parts: RemoteFile, index: Path, *, jobs: int = JOBS, progress: Progress = SILENT
+    tar: RemoteFile, index: Path, *, jobs: int = JOBS, progress: Progress = SILENT
 ) -> int:
     """Writes the index of a remote tar, all of which is read once for it, and none of it kept.
 
     The sha256 of the archive is found on the way and entered.
 
     Args:
-        parts: The archive.
+        tar: The archive.
         index: The Parquet file to write.
         jobs: Connections.
         progress: Told of the bytes.
@@ -85,96 +76,64 @@ def index_remote_tar(
         UpstreamError: it can't be read to its end.
         InputError: it is damaged or no tar.
     """
-    progress.start(parts.name, parts.size)
-    index.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        atomic.writing(index) as aside,
-        IndexWriter(aside) as writer,
-        closing(_pieces(parts, jobs)) as pieces,
-    ):
-        stream = _Hashed(pieces, partial(progress.advance, parts.name))
+    spans = (Span(at, min(at + _PIECE, tar.size)) for at in range(0, tar.size, _PIECE))
+    (url, _, etag), *more = tar.identity()
+    progress.start(tar.name, tar.size)
+    with closing(tar.ahead(spans, lambda span: tar.read(span.start, _PIECE), jobs)) as pieces:
+        stream = _Hashed((piece for _, piece in pieces), partial(progress.advance, tar.name))
+
+        def facts() -> TarFacts:
+            while stream.read(_PIECE):
+                pass
+            sha256 = stream.digest.hexdigest()
+            return TarFacts(tar.name, tar.size, url, None if more else etag or None, sha256)
+
         try:
-            writer.add(_stream_rows(stream))
+            count = _write_with_checksum(index, _stream_rows(stream), facts)
         except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
             raise InputError(
                 f"the tar file is damaged: {error}",
-                where=parts.url,
+                where=tar.url,
                 expected="a whole, uncompressed tar archive",
             ) from error
-        while stream.read(_PIECE):
-            pass
-        (url, _, etag), *more = parts.identity()
-        sha256 = stream.digest.hexdigest()
-        writer.finish(TarFacts(parts.name, parts.size, url, None if more else etag or None, sha256))
-    write_checksum(index)
-    progress.done(parts.name)
-    return writer.count
+    progress.done(tar.name)
+    return count
 
 
-def write_checksum(index: Path) -> None:
-    """Writes the sha256 of an index beside it, as ``sha256sum`` does."""
-    with index.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    atomic.write_text(index.with_name(index.name + ".sha256"), f"{digest}  {index.name}\n")
-
-
-class IndexWriter:
-    """Writes an index, which is whole after `finish`. Use it in ``with``.
+def write_index(path: Path, rows: Iterable[Row], facts: Callable[[], TarFacts]) -> int:
+    """Writes an index in place.
 
     Args:
         path: Of the index.
+        rows: In the order of the archive.
+        facts: Gives what is known of the archive, once all rows were taken.
+
+    Returns:
+        How many rows there were.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._writer: pq.ParquetWriter | None = None
-        self.count = 0
+    schema, count = index_schema().remove_metadata(), 0
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for group in chunks(rows, _GROUP_ROWS):
+            columns = [list(column) for column in zip(*group, strict=True)]
+            writer.write_table(pa.table(columns, schema=schema))
+            count += len(group)
+        known = {key: value for key, value in asdict(facts()).items() if value is not None}
+        writer.add_key_value_metadata(index_schema(known).metadata)
+    return count
 
-    def add(self, rows: Iterable[Row]) -> None:
-        """Takes rows in, in the order of the archive."""
-        batch: list[Row] = []
-        for row in rows:
-            batch.append(row)
-            if len(batch) == _GROUP_ROWS:
-                self._write(batch)
-                batch = []
-        if batch:
-            self._write(batch)
 
-    def finish(self, facts: TarFacts) -> None:
-        """Completes the file with what is known of the archive."""
-        import pyarrow.parquet as pq
-
-        known = {key: value for key, value in asdict(facts).items() if value is not None}
-        schema = index_schema(known)
-        writer = self._opened()
-        writer.add_key_value_metadata(schema.metadata)
-        writer.close()
-        self._writer = None
-        assert pq.read_metadata(self._path).num_rows == self.count
-
-    def _opened(self) -> "pq.ParquetWriter":
-        import pyarrow.parquet as pq
-
-        if self._writer is None:
-            schema = index_schema().remove_metadata()
-            self._writer = pq.ParquetWriter(self._path, schema, compression="zstd")
-        return self._writer
-
-    def _write(self, rows: list[Row]) -> None:
-        import pyarrow as pa
-
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        schema = index_schema().remove_metadata()
-        self._opened().write_table(pa.table(columns, schema=schema))
-        self.count += len(rows)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
+def _write_with_checksum(index: Path, rows: Iterable[Row], facts: Callable[[], TarFacts]) -> int:
+    """Also writes the sha256 of the index beside it, as ``sha256sum`` does."""
+    index.parent.mkdir(parents=True, exist_ok=True)
+    with atomic.writing(index) as tmp:
+        count = write_index(tmp, rows, facts)
+    with index.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    atomic.write_text(index.with_name(index.name + ".sha256"), f"{digest}  {index.name}\n")
+    return count
 
 
 def _storable(name: str) -> str | None:
@@ -204,15 +163,6 @@ def _stream_rows(stream: "_Hashed") -> Iterator[Row]:
             plain = _storable(info.name)
             if plain is not None and info.isreg() and not info.issparse():
                 yield plain, info.offset_data, info.size, info.crc  # type: ignore[attr-defined]
-
-
-def _pieces(parts: RemoteFile, jobs: int) -> Generator[bytes]:
-    """The whole archive in order."""
-    starts = range(0, parts.size, _PIECE)
-    spans = (Span(start, min(start + _PIECE, parts.size)) for start in starts)
-    with closing(parts.ahead(spans, lambda span: parts.read(span.start, _PIECE), jobs)) as results:
-        for _, piece in results:
-            yield piece
 
 
 class _Hashed(io.RawIOBase):
