@@ -29,7 +29,6 @@ from m2kr.retrieval.search_split import (
     checked_run,
     declared_modalities,
     require_images,
-    split_label,
 )
 from m2kr.retrievers import create, find
 from m2kr.search.config import SearchConfig
@@ -148,7 +147,7 @@ def evaluate(
         if one_split:
             require_judgements(split_)
         elif not is_judged(split_):
-            logger.warning("%s has no judgements: searched, not scored", split_label(split_))
+            logger.warning("%s has no judgements: searched, not scored", split_.label)
         for each in retrievers:
             _check(split_, each, chosen, k, searching, missing_queries)
     if out is not None:

@@ -55,6 +55,11 @@ class Split:
         return self.folder.name
 
     @property
+    def label(self) -> str:
+        """How messages name it: ``mini/test (default)``."""
+        return f"{self.source}/{self.split} ({self.edition})"
+
+    @property
     def pool(self) -> str:
         """The passage split that this split's queries are searched in."""
         return str(self.manifest["splits"][self.split]["pool"])

@@ -15,7 +15,6 @@ from m2kr.evaluation.metrics import Chosen
 from m2kr.evaluation.significance import bootstrap_interval
 from m2kr.retrieval.ordering import Ties
 from m2kr.retrieval.run import Run
-from m2kr.retrieval.search_split import split_label
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +51,7 @@ def require_judgements(split: "Split") -> None:
     if not is_judged(split):
         raise MissingError(
             "the split has no judgements, so it can be searched but not scored",
-            where=split_label(split),
+            where=split.label,
             expected="queries with right passages (positives, or --qrels of an import) or answers",
             fix="import it anew with them; or m2kr eval all, which writes the runs of such splits",
         )
@@ -205,7 +204,7 @@ def _pool_rows(split: "Split", run: Run) -> "NDArray[np.int64]":
         examples = ", ".join(repr(run.vocabulary[int(i)].as_py()) for i in unknown[:3])
         raise CheckError(
             f"the run ranks {len(unknown):,} passages that the pool lacks, such as {examples}",
-            where=f"run '{run.name}' on {split_label(split)}",
+            where=f"run '{run.name}' on {split.label}",
             expected="passage_id values of the pool",
             fix="check that source, split and edition are those that the run was made for",
         )

@@ -97,7 +97,7 @@ def search_split(
     if k < 1:
         raise UsageError(f"k is {k}", expected="at least 1")
     if not len(split.queries_view) or not len(split.passages_view):
-        raise InputError("the split has no queries or no passages", where=split_label(split))
+        raise InputError("the split has no queries or no passages", where=split.label)
     check_retriever(retriever)
     reads = declared_modalities(retriever)
     images = require_images(split, reads)
@@ -297,24 +297,17 @@ def checked_run(
         raise CheckError(
             f"the run {what} {len(wrong):,} queries (of {len(queries):,}), such as "
             + ", ".join(map(repr, wrong[:3])),
-            where=f"run '{run.name}' on {split_label(split)}",
+            where=f"run '{run.name}' on {split.label}",
             expected="each query of the split, with an empty list where nothing is found",
             fix=same if unknown else f"{same}; --missing-queries empty counts them as not found",
         )
     if len(lacking) == len(queries):
-        logger.warning("the run '%s' has none of the queries of %s", run.name, split_label(split))
+        logger.warning("the run '%s' has none of the queries of %s", run.name, split.label)
     run = run.with_empty(lacking)
     made_for = run.recorded.get("fingerprints", {}).get("pool")
     if made_for and made_for != split.fingerprints["pool"]:
-        logger.warning(
-            "the run '%s' was made for another pool than %s has", run.name, split_label(split)
-        )
+        logger.warning("the run '%s' was made for another pool than %s has", run.name, split.label)
     return run.select(queries).ordered(ties).top(k), len(lacking)
-
-
-def split_label(split: "Split") -> str:
-    """How messages name a split."""
-    return f"{split.source}/{split.split} ({split.edition})"
 
 
 @contextmanager
@@ -351,7 +344,7 @@ def require_images(split: "Split", modalities: Modalities) -> dict[str, Any] | N
         if example is not None:
             raise MissingError(
                 f"rows name images such as '{example}', and there is no image root",
-                where=split_label(split),
+                where=split.label,
                 fix="--images DIR",
             )
         return {"policy": "error", "total": 0, "found": 0, "missing": []}

@@ -49,6 +49,10 @@ class ToySplit:
         }
     )
 
+    @property
+    def label(self) -> str:
+        return f"{self.source}/{self.split} ({self.edition})"
+
     def require_unharmed(self) -> None:
         """Nothing lies on disk."""
 
