@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from m2kr.errors import CheckError, InputError, MissingError
+from m2kr.parquet import ParquetReader
 from m2kr.schema import SUFFIX
 from m2kr.sources import Source
 
 _SHARD = re.compile(r"(\w+)-(\d{5})-of-(\d{5})\.parquet")
-_MOST_COLUMNS = 1000
-_MOST_RATIO = 500  # uncompressed bytes per byte of the file
 _NEEDED = {
     "data": ("question_id", "pos_item_ids"),
     "passages": ("passage_id", "passage_content"),
@@ -83,22 +81,12 @@ def find_table(base: Path, name: str) -> ReleaseTable:
 
 
 def _footer(path: Path) -> tuple[int, pa.Schema]:
-    """Rows and schema of a Parquet file, after a look at what it would unpack to."""
+    """Rows and schema of a Parquet file."""
     try:
-        with pq.ParquetFile(path) as file:
-            meta, schema = file.metadata, file.schema_arrow
-            unpacked = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
-    except (pa.ArrowException, OSError) as error:
+        with ParquetReader(path) as file:
+            return file.rows, file.schema
+    except InputError as error:
         raise unreadable(path, str(path), error) from error
-    if meta.num_columns > _MOST_COLUMNS or unpacked > _MOST_RATIO * max(
-        path.stat().st_size, 1 << 20
-    ):
-        raise InputError(
-            f"{meta.num_columns:,} columns, {unpacked:,} bytes inside",
-            where=str(path),
-            expected=f"at most {_MOST_COLUMNS} columns and {_MOST_RATIO} times its own size",
-        )
-    return meta.num_rows, schema
 
 
 def unreadable(path: Path, where: str, error: Exception) -> InputError:
