@@ -2,9 +2,9 @@
 
 A line that is wrong is told, not fatal; a document is right or an error.
 
-Ends of members are guessed by searches for bytes and proven by orjson: what is whole JSON once its
-bracket is closed can end nowhere else. Where a guess fails, numpy follows strings and depth, in
-linear time whatever the content.
+numpy follows strings and depth, in linear time whatever the content, and orjson decodes many members at
+once. Ends of an object's members are first guessed by a search for bytes, which is faster for long ones,
+and proven by orjson: what is whole JSON once its bracket is closed can end nowhere else.
 """
 
 import re
@@ -31,7 +31,6 @@ _GAP = rb"[ \t\r\n]*"
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _HEAD = re.compile(_GAP + b"(" + _STRING + b")" + _GAP + b":" + _GAP + rb"([^ \t\r\n])", re.S)
 _NEXT_MEMBER = re.compile(_GAP + b"," + _GAP + b'"')
-_NEXT_ITEM = re.compile(_GAP + rb'(?:\{[ \t\r\n]*"[^"\\]{0,64}"[ \t\r\n]*:|["\[{])?')
 _STEPS = np.zeros(256, np.int64)
 _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 _CLOSERS = {b"{": b"}", b"[": b"]"}
@@ -130,7 +129,6 @@ class _Document:
     pos: int = 0
     base: int = 0  # bytes of the document before the buffer
     count: int = 0  # members decoded
-    separator: tuple[bytes, int] = b"", 0  # what was between two items, and where its comma is
     depth: int = 0  # of brackets, and
     quoted: int = 0  # whether within a string: where ``scan_block`` is
 
@@ -241,13 +239,13 @@ class _Document:
 
     def parts(self) -> Iterator[Any]:
         """The members from ``pos`` on, up to and with the closing bracket."""
-        keyed, end, pause, penalty = self.opener == b"{", -1, 0, 0
+        end, pause, penalty = -1, 0, 0
         while end < 0:
             if len(self.buf) - self.pos < _CHUNK:
                 self.more()
             if pause:
                 pause -= 1
-            elif (yield from self.guess_members() if keyed else self.guess_items()):
+            elif self.opener == b"{" and (yield from self.guess_members()):
                 penalty = 0
                 continue
             else:
@@ -260,7 +258,7 @@ class _Document:
             if not stops:
                 self.need_more()
             elif end != stops[0] or self.count or self.buf[self.pos : end].strip(_BLANKS):
-                yield from self.exact(stops)
+                yield from self.decode_members(stops)
         self.pos = end + 1
         if self.buf[end : end + 1] != _CLOSERS[self.opener]:
             raise self.error("this is not the bracket that was opened", end)
@@ -283,16 +281,6 @@ class _Document:
             stop = buf.find(b"}", stop) + 1
         return self.pos > first
 
-    def guess_items(self) -> Generator[Any, None, bool]:
-        """The items up to the last place that looks like what was between earlier ones; true, if right."""
-        between, cut = self.separator
-        comma = self.buf.rfind(between, self.pos, self.pos + min(_SPAN, self.limit)) + cut
-        found = self.decoded(comma) if between and comma >= self.pos + cut else ()
-        if found:
-            self.pos, self.count = comma + 1, self.count + len(found)
-            yield from found
-        return bool(found)
-
     def decoded(self, stop: int, mend: Callable[[bytes], bytes] = bytes) -> Any:
         """What is before ``stop``, in its brackets; nothing if it is no JSON."""
         try:
@@ -300,13 +288,8 @@ class _Document:
         except orjson.JSONDecodeError:
             return ()
 
-    def exact(self, stops: list[int]) -> Iterator[Any]:
+    def decode_members(self, stops: list[int]) -> Iterator[Any]:
         """The members that end at ``stops``: all at once, if they are small, right and distinct."""
-        first = stops[0]
-        before = self.buf[max(self.pos, first - 64) : first]
-        cut = len(before) - len(before.rstrip(b"]}" + _BLANKS))
-        if after := _NEXT_ITEM.match(self.buf, first + 1):
-            self.separator = self.buf[first - cut : after.end()], cut
         small = stops[-1] - self.pos <= min(_SPAN, self.limit)
         parsed: Any = self.decoded(stops[-1]) if small else ()
         if len(parsed) == len(stops):
