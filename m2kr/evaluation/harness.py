@@ -27,7 +27,6 @@ from m2kr.retrieval.search_split import (
     check_retriever,
     declared_modalities,
     search_split,
-    stats_of,
 )
 from m2kr.sources import UNKNOWN, comparable_notes
 
@@ -181,7 +180,7 @@ def evaluate_split(
         source=split.source,
         split=split.split,
         edition=split.edition,
-        retriever=_retriever_facts(retriever, run, made_by, label),
+        retriever=_retriever_facts(retriever, run, made_by, label, searched.reused),
         k=plan.k,
         headline=str(split.manifest.get("headline", "")),
         metrics=scores.metrics,
@@ -256,7 +255,11 @@ def over_seeds(results: Sequence[Result]) -> Result:
 
 
 def _retriever_facts(
-    retriever: Retriever, run: Run, made_by: Mapping[str, Any], label: str
+    retriever: Retriever,
+    run: Run,
+    made_by: Mapping[str, Any],
+    label: str,
+    reused: Mapping[str, int],
 ) -> dict[str, Any]:
     """What a result says of a retriever; of a replayed run, of the retriever that made it."""
     facts = {
@@ -264,7 +267,7 @@ def _retriever_facts(
         "settings": json_settings(retriever),
         "modalities": run.recorded.get("modalities", declared_modalities(retriever).as_dict()),
         "label": label,
-        "reused": {s: n for s, n in stats_of(retriever).reused.items() if n},
+        "reused": {stage: rows for stage, rows in reused.items() if rows},
         "run": made_by.get("run"),
         "arguments": run.recorded.get("arguments"),
     }

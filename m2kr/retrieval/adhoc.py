@@ -12,7 +12,6 @@ from m2kr.instructions import TEMPLATES
 from m2kr.progress import SILENT, Progress, task
 from m2kr.retrieval.protocol import Modalities, RunContext
 from m2kr.retrieval.search_split import (
-    begin_run,
     check_retriever,
     declared_modalities,
     index_pool,
@@ -173,10 +172,9 @@ def search_one(
         asked.mkdir()
         work.mkdir()
         context = RunContext(work, cache, progress=progress, fingerprints=split.fingerprints)
-        begin_run(retriever, context)
         started = time.perf_counter()
         with task(progress, "index", len(pool)):
-            index_pool(retriever, pool, work)
+            index_pool(retriever, pool, context)
         indexed = time.perf_counter()
         run = rank_queries(retriever, question.queries(instruction, asked), k)
         seconds = {"index": indexed - started, "search": time.perf_counter() - indexed}

@@ -116,7 +116,7 @@ class Form:
         return f"one vector a row, of shape ({self.dim},)"
 
 
-def checked_rows(
+def checked_output(
     encoded: Encoded, ids: Sequence[str], where: str
 ) -> tuple[list[NDArray[Any]], Form]:
     """The rows that an encoder gave for a batch, as numpy arrays of floats in main memory.

@@ -11,7 +11,6 @@ edit their own files without counting, so those are known by their bytes: the fi
 its bases, and every neighbour that these import, wherever the import stands.
 """
 
-import ast
 import hashlib
 import inspect
 import json
@@ -29,7 +28,7 @@ from m2kr.data.row_hash import order_of
 from m2kr.errors import CheckError, InputError, MissingError
 from m2kr.fingerprint import encode_value, images_part
 from m2kr.locks import hold
-from m2kr.retrieval.own_code import json_values, own_code
+from m2kr.retrieval.own_code import imports_in, json_values, own_code
 from m2kr.retrieval.protocol import Side, modalities_of
 from m2kr.search.store.dense import VECTORS, Embeddings, EmbeddingWriter
 from m2kr.search.store.format import STORE, read_store_header
@@ -188,20 +187,9 @@ def _with_neighbours(file: Path) -> dict[str, bytes]:
 
 
 def _imported(source: bytes, file: Path, home: Path) -> Iterator[Path]:
-    try:
-        nodes = list(ast.walk(ast.parse(source)))
-    except (SyntaxError, ValueError, RecursionError):
-        return
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield from _files_of(alias.name.split("."), {home, file.parent})
-        elif isinstance(node, ast.ImportFrom):
-            parts = (node.module or "").split(".") if node.module else []
-            above = [file, *file.parents]
-            bases = {home, file.parent} if not node.level else set(above[node.level :][:1])
-            for alias in node.names:
-                yield from _files_of([*parts, alias.name], bases)
+    for level, parts in imports_in(source):
+        above = [file, *file.parents][level : level + 1]
+        yield from _files_of(parts, set(above) if level else {home, file.parent})
 
 
 def _files_of(parts: list[str], bases: set[Path]) -> Iterator[Path]:
@@ -218,7 +206,7 @@ def _files_of(parts: list[str], bases: set[Path]) -> Iterator[Path]:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def hold_entry(folder: Path) -> Iterator[None]:
     """Holds an entry while it is written; waits for another process that does."""
     with hold(folder.with_name(f"{folder.name}.lock"), f"the cache entry {folder.name}"):
         yield
@@ -240,7 +228,7 @@ def rows_folder(
     if entry is None:
         yield workdir
     elif atomic.writable(entry):
-        with held(entry):
+        with hold_entry(entry):
             yield entry
     else:  # it may be read all the same, without a lock
         complete = _is_complete(entry, records, key)

@@ -28,14 +28,14 @@ from m2kr.retrieval.batches import (
     Encoded,
     Form,
     batches_by_length,
-    checked_rows,
+    checked_output,
     make_batch,
 )
 from m2kr.retrieval.cache import (
     StoredRows,
     encode_rows,
     encoder_identity,
-    held,
+    hold_entry,
     key_of,
     rows_folder,
     stored_bytes,
@@ -263,7 +263,7 @@ class EncoderRetriever(RetrieverBase):
             for part in (folder / INDEXES, folder):
                 if error.where is not None and Path(error.where).is_relative_to(part):
                     if atomic.writable(folder):
-                        with held(folder):
+                        with hold_entry(folder):
                             atomic.discard(part)
                     else:  # it stays as it is, and is done without
                         self.run_context = replace(self.run_context, cache=None)
@@ -296,7 +296,7 @@ class EncoderRetriever(RetrieverBase):
                 with own_code(self, where):
                     encoded = encode(batch)
                 spent = time.perf_counter() - before
-                rows, form = checked_rows(encoded, batch.ids, where)
+                rows, form = checked_output(encoded, batch.ids, where)
                 self._check_same(form, where)
                 for place, row in zip(places, rows, strict=True):
                     parts[place] = row
@@ -387,7 +387,7 @@ class EncoderRetriever(RetrieverBase):
                 return
             if own and not (isinstance(rows, list) and not rows):
                 ids = records.ids.slice(done, len(rows) if hasattr(rows, "__len__") else 1)
-                rows, form = checked_rows(rows, ids.to_pylist(), where)
+                rows, form = checked_output(rows, ids.to_pylist(), where)
                 self._check_same(form, where)
             done += len(rows)
             yield rows

@@ -59,7 +59,7 @@ _resting: dict[Path, _Rest] = {}
 _in_use: list[tuple[Path, list[str], dict[str, ModuleType]]] = []
 
 
-def settle(made: object, home: Path | None) -> None:
+def remember_home(made: object, home: Path | None) -> None:
     """Remembers where a class or function of a user's was loaded from; see `home_of`."""
     if home is not None and not str(getattr(made, "__module__", "m2kr")).startswith("m2kr."):
         with suppress(TypeError):  # what can't be remembered is no class and no function
@@ -226,7 +226,8 @@ def load_file(source: str) -> tuple[ModuleType, Path]:
     module = importlib.util.module_from_spec(spec)
     # Dataclasses and typing look their module up while its classes are made.
     sys.modules[name] = module
-    _warn_of_hidden(path)
+    with suppress(OSError):  # loading it says so
+        _warn_of_hidden(path)
     with neighbours(path.parent):
         try:
             spec.loader.exec_module(module)
@@ -320,7 +321,7 @@ def broken(
 
 def _warn_of_hidden(path: Path) -> None:
     """Says so where an import of the file doesn't mean the neighbour that it seems to mean."""
-    for name in sorted(_imported_names(path)):
+    for name in sorted({parts[0] for _, parts in imports_in(path.read_bytes())}):
         near = _neighbour(name, path.parent)
         if near is None or str(path.parent) in sys.path:
             continue
@@ -335,21 +336,18 @@ def _warn_of_hidden(path: Path) -> None:
             )  # fmt: skip
 
 
-def _imported_names(path: Path) -> set[str]:
-    """Top-level names that a file imports anywhere; none of one that can't be parsed."""
+def imports_in(source: bytes) -> Iterator[tuple[int, list[str]]]:
+    """What a source imports anywhere: the dots before it, and its dotted parts; nothing if it has errors."""
     try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError, OSError):
-        return set()
-    found: set[str] = set()
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            yield from ((0, alias.name.split(".")) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            found |= {(node.module or "").partition(".")[0]} if node.module else set()
-            if node.level and not node.module:
-                found |= {alias.name for alias in node.names}
-    return found
+            package = node.module.split(".") if node.module else []
+            yield from ((node.level, [*package, alias.name]) for alias in node.names)
 
 
 def _neighbour(name: str, folder: Path) -> Path | None:

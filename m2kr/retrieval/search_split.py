@@ -54,13 +54,15 @@ class SplitSearch:
         lacking: Queries that the run lacked.
         index_bytes: What is searched, on disk.
         how: As `Result.search`.
+        reused: Rows by stage that had been encoded before.
     """
 
     run: Run
     seconds: Mapping[str, float]
     lacking: int
     index_bytes: int
-    how: Mapping[str, Any] | None = None
+    how: Mapping[str, Any] | None
+    reused: Mapping[str, int]
 
 
 def search_split(
@@ -104,10 +106,10 @@ def search_split(
     settings = json_settings(retriever)
     check_search(retriever, searching)
     with _folder(workdir) as folder:
-        begin_run(retriever, RunContext(folder, cache, searching, progress, split.fingerprints))
+        context = RunContext(folder, cache, searching, progress, split.fingerprints)
         before, clock = _size(folder), time.perf_counter()
         with task(progress, "index", len(split.passages_view)):
-            index_pool(retriever, split.passages_view, folder)
+            index_pool(retriever, split.passages_view, context)
         written, indexed = _size(folder) - before, time.perf_counter()
         with task(progress, "search", len(split.queries_view)):
             run = rank_queries(retriever, split.queries_view, k)
@@ -139,7 +141,7 @@ def search_split(
     checked = checked.named(retriever.name, **facts)
     index_bytes = written if stats.index_bytes is None else stats.index_bytes
     how = {**stats.search, **stats.cost} if stats.search else None
-    return SplitSearch(checked, seconds, lacking, index_bytes, how)
+    return SplitSearch(checked, seconds, lacking, index_bytes, how, stats.reused)
 
 
 def check_retriever(retriever: object, where: str | None = None) -> None:
@@ -205,17 +207,6 @@ def declared_modalities(retriever: object) -> Modalities:
         return modalities_of(retriever)
 
 
-def begin_run(retriever: object, context: RunContext) -> None:
-    """Gives a retriever what the run has for it, if it is one that takes it.
-
-    Raises:
-        RetrieverError: its own code raised something.
-    """
-    if isinstance(retriever, RetrieverBase):
-        with own_code(retriever, f"{type(retriever).__name__}.begin_run"):
-            retriever.begin_run(context)
-
-
 def stats_of(retriever: object) -> RunStats:
     """What a retriever tells of its run, if it is one that does.
 
@@ -228,17 +219,25 @@ def stats_of(retriever: object) -> RunStats:
         return retriever.run_stats()
 
 
-def index_pool(retriever: "Retriever", passages: "Passages", workdir: Path) -> None:
+def index_pool(retriever: Retriever, passages: "Passages", context: RunContext) -> None:
     """Has a retriever take in a pool, whose images it can only read if it declares to.
+
+    Args:
+        retriever: Which one; it is given the context first, if it takes it.
+        passages: The pool.
+        context: Of the run, with a working folder.
 
     Raises:
         RetrieverError: its own code raised something.
     """
+    assert context.workdir is not None
     with own_code(retriever, f"{type(retriever).__name__}.index of {len(passages):,} passages"):
-        retriever.index(readable(passages, retriever, "document"), workdir=workdir)
+        if isinstance(retriever, RetrieverBase):
+            retriever.begin_run(context)
+        retriever.index(readable(passages, retriever, "document"), workdir=context.workdir)
 
 
-def rank_queries(retriever: "Retriever", queries: "Queries", k: int) -> Run:
+def rank_queries(retriever: Retriever, queries: "Queries", k: int) -> Run:
     """Has a retriever rank ``k`` passages for each query.
 
     Raises:

@@ -95,7 +95,7 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
     """
     if spec.startswith(REPLAY):
         return _replay(spec, settings)
-    from m2kr.retrieval.own_code import home_of, own_code, settle
+    from m2kr.retrieval.own_code import home_of, own_code, remember_home
     from m2kr.retrieval.search_split import check_retriever
     from m2kr.retrievers._settings import split_off
 
@@ -105,7 +105,7 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
         made = factory(**given)
         for name, value in attributes.items():
             setattr(made, name, value)
-    settle(type(made), home_of(factory))
+    remember_home(type(made), home_of(factory))
     check_retriever(made, spec)
     return made  # type: ignore[no-any-return]
 
@@ -133,14 +133,14 @@ def _replay(spec: str, settings: Mapping[str, object] | None) -> "Retriever":
 
 def find(spec: str) -> Callable[..., Any]:
     """The class (or function) that makes a retriever; see `create`."""
-    from m2kr.retrieval.own_code import broken, load_file, load_module, settle
+    from m2kr.retrieval.own_code import broken, load_file, load_module, remember_home
 
     if ":" in spec:
         source, _, attribute = spec.rpartition(":")
         load = load_file if source.endswith(".py") else load_module
         module, home = load(source)
         factory = _attribute(module, attribute, spec)
-        settle(factory, home)
+        remember_home(factory, home)
         return factory
     name = _resolve(spec)
     where = f"the retriever '{name}'"

@@ -20,12 +20,11 @@ from m2kr.errors import UsageError
 from m2kr.retrieval.protocol import (
     Modalities,
     RetrieverBase,
-    RunContext,
     RunStats,
     modalities_of,
 )
 from m2kr.retrieval.run import Run
-from m2kr.retrieval.search_split import begin_run, index_pool, rank_queries, stats_of
+from m2kr.retrieval.search_split import index_pool, rank_queries, stats_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,11 +113,6 @@ class Fusion(RetrieverBase):
             passage=frozenset().union(*(m.passage for m in each)),
         )
 
-    def begin_run(self, context: RunContext) -> None:
-        """Passes on what the run gives; how to search is each member's own."""
-        for member in self._members.values():
-            begin_run(member, replace(context, search=None))
-
     def run_stats(self) -> RunStats:
         """The members' seconds and reused rows; a row counts for each member."""
         total, stats = RunStats(), map(stats_of, self._members.values())
@@ -134,7 +128,8 @@ class Fusion(RetrieverBase):
         for place, member in enumerate(self._members.values()):
             folder = workdir / f"member{place}"
             folder.mkdir(parents=True, exist_ok=True)
-            index_pool(member, passages, folder)
+            # How to search is each member's own.
+            index_pool(member, passages, replace(self.run_context, workdir=folder, search=None))
 
     def search(self, queries: Queries, k: int) -> Run:
         """Has every member search, and adds up what they say."""

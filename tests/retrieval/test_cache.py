@@ -32,7 +32,7 @@ from m2kr.errors import InputError, UsageError
 from m2kr.evaluation.harness import evaluate_split
 from m2kr.evaluation.result import Result
 from m2kr.report.tables import as_text
-from m2kr.retrieval.cache import held, key_of
+from m2kr.retrieval.cache import hold_entry, key_of
 from m2kr.retrieval.protocol import Modalities
 from m2kr.retrieval.run import Run
 from m2kr.search import dispatch
@@ -612,12 +612,12 @@ def test_two_at_one_entry_encode_it_once(tmp_path):
 def test_a_killed_owner_does_not_keep_an_entry(tmp_path):
     code = (
         "import os, pathlib, sys\n"
-        "from m2kr.retrieval.cache import held\n"
-        "with held(pathlib.Path(sys.argv[1])):\n"
+        "from m2kr.retrieval.cache import hold_entry\n"
+        "with hold_entry(pathlib.Path(sys.argv[1])):\n"
         "    os.kill(os.getpid(), 9)\n"
     )
     assert subprocess.run([sys.executable, "-c", code, tmp_path / "x"]).returncode == -9
-    with held(tmp_path / "x"):
+    with hold_entry(tmp_path / "x"):
         assert (tmp_path / "x.lock").exists()
 
 

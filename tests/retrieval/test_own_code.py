@@ -162,7 +162,7 @@ def test_our_own_bugs_stay_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RetrieverError):  # a test's function stands in for ours: it lies outside
         evaluate_split(toy_split(), Dense(), k=3)
     monkeypatch.undo()
-    monkeypatch.setattr("m2kr.retrieval.encoder.checked_rows", None)
+    monkeypatch.setattr("m2kr.retrieval.encoder.checked_output", None)
     with pytest.raises(TypeError, match="not callable"):
         evaluate_split(toy_split(), Dense(), k=3)
 

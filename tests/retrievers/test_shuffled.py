@@ -17,7 +17,7 @@ from m2kr.data.records import Passages, Queries
 from m2kr.errors import MissingError
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.protocol import RunContext
-from m2kr.retrieval.search_split import begin_run
+from m2kr.retrieval.search_split import index_pool
 from m2kr.retrievers import create, names
 from m2kr.search.config import SearchConfig
 
@@ -46,8 +46,7 @@ def scores(name: str, mode: str, seed: int, images: str, cache: Path, work: Path
     retriever = create(name, SETTINGS.get(name, {}))
     work.mkdir(parents=True, exist_ok=True)
     context = RunContext(work, cache, MODES[mode], fingerprints={"eval": "fp1:eval"})
-    begin_run(retriever, context)
-    retriever.index(pool, workdir=work)
+    index_pool(retriever, pool, context)
     run = retriever.search(queries, K)
     if isinstance(retriever, EncoderRetriever):
         assert retriever.cache_key("document") is not None
