@@ -13,7 +13,7 @@ import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from m2kr.data.images.decode import ImageFault, open_rgb
+from m2kr.data.images.decode import UndecodableImage, open_rgb
 
 
 def _main() -> None:
@@ -56,7 +56,7 @@ def _limit_memory(extra: int) -> None:
 def _verdict(data: bytes, pixels: int) -> tuple[int, int, str, str, str]:
     try:
         image, format_ = open_rgb(data, pixels)
-    except ImageFault as fault:
+    except UndecodableImage as fault:
         return 0, 0, "", fault.rule, fault.detail
     return image.width, image.height, format_, "", ""
 

@@ -36,7 +36,7 @@ TOO_MANY_PIXELS = "too many pixels"
 OUT_OF_MEMORY = "out of memory"
 
 
-class ImageFault(Exception):
+class UndecodableImage(Exception):
     """Bytes that do not become an image.
 
     Args:
@@ -58,10 +58,10 @@ def open_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, st
         max_pixels: Width times height, read from the header before anything is decoded.
 
     Raises:
-        ImageFault: they are too large, cut short, hostile or no image.
+        UndecodableImage: they are too large, cut short, hostile or no image.
     """
     if not data:
-        raise ImageFault(EMPTY, "no bytes")
+        raise UndecodableImage(EMPTY, "no bytes")
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
     try:
@@ -70,14 +70,14 @@ def open_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, st
             if pixels <= max_pixels:
                 return image.convert("RGB"), image.format or ""
     except UnidentifiedImageError as error:
-        raise ImageFault(NO_IMAGE, "no image format known") from error
+        raise UndecodableImage(NO_IMAGE, "no image format known") from error
     except Image.DecompressionBombError as error:
-        raise ImageFault(TOO_MANY_PIXELS, str(error)) from error
+        raise UndecodableImage(TOO_MANY_PIXELS, str(error)) from error
     except MemoryError as error:
-        raise ImageFault(OUT_OF_MEMORY, "it needs more memory than it may have") from error
+        raise UndecodableImage(OUT_OF_MEMORY, "it needs more memory than it may have") from error
     except Exception as error:  # decoders fail on bad bytes in any way they like
-        raise ImageFault(DAMAGED, f"{str(error) or type(error).__name__:.200}") from error
-    raise ImageFault(TOO_MANY_PIXELS, f"{pixels:,} pixels, more than {max_pixels:,}")
+        raise UndecodableImage(DAMAGED, f"{str(error) or type(error).__name__:.200}") from error
+    raise UndecodableImage(TOO_MANY_PIXELS, f"{pixels:,} pixels, more than {max_pixels:,}")
 
 
 def may_be_image(start: bytes | bytearray) -> bool:

@@ -259,93 +259,80 @@ class ArrowRoot(IndexedFile):
 
     def __init__(self, path: Path, kind: str, cache: Path | None) -> None:
         super().__init__(path, cache)
-        self._kind = kind
-        self._chunks: _Chunks | None = None
+        self._is_parquet = kind == "parquet"
+        # A table or Parquet file, and the names of its two columns.
+        self._file: tuple[Any, str, str] | None = None
+        self._latest: tuple[int, Any] = (-1, None)
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_chunks": None}
-
-    def _rows(self) -> "_Chunks":
-        if self._chunks is None:
-            with locked():
-                self._chunks = self._chunks or _Chunks(self.path, self._kind)
-        return self._chunks
+        return super().__getstate__() | {"_file": None, "_latest": (-1, None)}
 
     def scan(self) -> Iterator[Member]:
-        """Its rows, by batch or row group."""
-        for number, names in enumerate(self._rows().names()):
-            for row, name in enumerate(names):
-                if name is not None:
-                    yield name, number, row, 0, 0, 0
+        """Its rows, by record batch or row group."""
+        file, name, _ = self._open()
+        first = name.partition(".")[0]
+        count = file.groups if self._is_parquet else file.column(first).num_chunks
+        for number in range(count):
+            for row, path in enumerate(self._column(number, name).to_pylist()):
+                if path is not None:
+                    yield path, number, row, 0, 0, 0
 
     def read(self, name: str) -> bytes | None:
         """The row's bytes, or None."""
         entry = self.find(name)
         if entry is None:
             return None
-        data = self._rows().value(entry.offset, entry.stored)
+        column = self._open()[2]
+        with locked():
+            # The last batch or row group is kept at hand.
+            if self._latest[0] != entry.offset:
+                self._latest = (entry.offset, self._column(entry.offset, column))
+            data: bytes | None = self._latest[1][entry.stored].as_py()
         check_size(len(data or b""), f"{self.path}, row of '{name}'")
         return data
 
+    def _open(self) -> tuple[Any, str, str]:
+        if self._file is None:
+            with locked():
+                if self._file is None:
+                    file = self._opened_file()
+                    self._file = (file, *_columns(file.schema, self.path))
+        return self._file
 
-class _Chunks:
-    """The record batches of an Arrow file or the row groups of a Parquet file."""
-
-    def __init__(self, path: Path, kind: str) -> None:
+    def _opened_file(self) -> "ParquetReader | pa.Table":
         import pyarrow as pa
 
-        self._path = path
-        self._file: ParquetReader | None = None
-        self._table: Any = None
-        self._held: tuple[int, Any] = (-1, None)
         try:
-            if kind == "parquet":
-                self._file = ParquetReader(path, memory_map=True)
-                schema = self._file.schema
-            else:
-                source = pa.memory_map(str(path))
-                start = source.read(6)
-                source.seek(0)
-                opener = pa.ipc.open_file if start == b"ARROW1" else pa.ipc.open_stream
-                self._table = opener(source).read_all()
-                schema = self._table.schema
+            if self._is_parquet:
+                return ParquetReader(self.path, memory_map=True)
+            source = pa.memory_map(str(self.path))
+            start = source.read(6)
+            source.seek(0)
+            opener = pa.ipc.open_file if start == b"ARROW1" else pa.ipc.open_stream
+            return opener(source).read_all()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(error) from error
-        self._name, self._bytes = _columns(schema, path)
 
     def _damaged(self, error: Exception) -> InputError:
-        return InputError(f"the file is damaged: {error}", where=str(self._path))
+        return InputError(f"the file is damaged: {error}", where=str(self.path))
 
     def _column(self, number: int, name: str) -> Any:
+        """A column of one batch or row group."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
+        file = self._open()[0]
         first, *rest = name.split(".")
         try:
-            if self._file is None:
-                array = self._table.column(first).chunk(number)
+            if self._is_parquet:
+                array = file.group(number, [name]).column(first).combine_chunks()
+            else:
+                array = file.column(first).chunk(number)
                 # A damaged file can hold offsets that point anywhere in memory.
                 array.validate(full=True)
-            else:
-                array = self._file.group(number, [name]).column(first).combine_chunks()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged(error) from error
         return pc.struct_field(array, rest) if rest else array
-
-    def names(self) -> Iterator[list[str | None]]:
-        """Paths by batch or row group."""
-        table, file = self._table, self._file
-        n = table.column(self._name.split(".")[0]).num_chunks if file is None else file.groups
-        for number in range(n):
-            yield self._column(number, self._name).to_pylist()
-
-    def value(self, number: int, row: int) -> bytes | None:
-        """The bytes at one place. The last batch or row group is kept at hand."""
-        with locked():
-            if self._held[0] != number:
-                self._held = (number, self._column(number, self._bytes))
-            value: bytes | None = self._held[1][row].as_py()
-        return value
 
 
 def _columns(schema: "pa.Schema", path: Path) -> tuple[str, str]:

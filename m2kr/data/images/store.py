@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from PIL import Image
 
-from m2kr.data.images.decode import MAX_PIXELS, TOO_MANY_PIXELS, ImageFault, open_rgb
+from m2kr.data.images.decode import MAX_PIXELS, TOO_MANY_PIXELS, UndecodableImage, open_rgb
 from m2kr.data.images.index import Identity, locked
 from m2kr.data.images.names import alternatives, checked
 from m2kr.data.images.roots import ImageRoot, open_root
@@ -64,7 +64,7 @@ def decode(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image
     """
     try:
         return open_rgb(data, max_pixels)[0]
-    except ImageFault as fault:
+    except UndecodableImage as fault:
         raise InputError(
             f"the image can't be decoded: {fault.detail}"
             if fault.rule != TOO_MANY_PIXELS

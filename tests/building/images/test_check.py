@@ -91,7 +91,7 @@ def open_rgb(data, *rest):
         try:
             bytearray(1 << 30)
         except MemoryError:
-            raise image_decode.ImageFault(image_decode.OUT_OF_MEMORY, "simulated")
+            raise image_decode.UndecodableImage(image_decode.OUT_OF_MEMORY, "simulated")
     if data == b"TALK":
         os.write(1, b"noise" * 100); os.write(2, b"noise" * 100_000)
         data = image_decode_sound

@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.hostile_images import FAULTY, SOUND, picture
 
-from m2kr.data.images.decode import ENOUGH, FORMATS, ImageFault, looks_like, may_be_image, open_rgb
+from m2kr.data.images.decode import (
+    ENOUGH,
+    FORMATS,
+    UndecodableImage,
+    looks_like,
+    may_be_image,
+    open_rgb,
+)
 
 
 @pytest.mark.parametrize("name", SOUND)
@@ -40,5 +47,5 @@ def test_what_is_no_image_is_told(start, words):
 @given(st.binary(max_size=64))
 def test_what_is_refused_does_not_decode(data):
     if not may_be_image(data[:ENOUGH]):
-        with pytest.raises(ImageFault):
+        with pytest.raises(UndecodableImage):
             open_rgb(data)
