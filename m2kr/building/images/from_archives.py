@@ -21,7 +21,7 @@ from m2kr.data.images.index import MAX_BYTES
 from m2kr.data.images.names import alternatives
 from m2kr.data.images.tar_offsets import TarOffsets
 from m2kr.errors import InputError, MissingError
-from m2kr.progress import SILENT, Progress
+from m2kr.progress import SILENT, Progress, task
 
 log = logging.getLogger("m2kr.building.images")
 NOT_INSIDE = "not in the archive"
@@ -93,12 +93,12 @@ def obtain(
     """
     required = list(lacking)
     if archive.kind == "tar.gz":
-        return _whole(archive, required, store, means, progress)
+        return _from_packed(archive, required, store, means, progress)
     files, policy = archive.addresses(), means.policy
-    remote: RemoteArchive
+    remote: RemoteZip | RemoteTar
     if archive.kind == "zip":
-        remote = zip_ = RemoteZip(files, means.folder / ".cache" / "images", policy=policy)
-        zip_.open(progress)
+        remote = RemoteZip(files, means.folder / ".cache" / "images", policy=policy)
+        remote.open(progress)
     else:
         remote = RemoteTar(_index(archive, means, progress), files, policy=policy)
     with closing(remote):
@@ -201,20 +201,19 @@ def _index(archive: ImageArchive, means: FetchOptions, progress: Progress) -> Pa
             fix=f"--whole: makes one by reading all {archive.about / 1e9:.1f} GB once, keeping nothing "
             f"but the index; or download the tar and give it as --images {file}",
         )
-    parts = RemoteFile(archive.addresses(), policy=means.policy)
-    with closing(parts):
-        index_remote_tar(parts, own, jobs=means.jobs, progress=progress)
+    with closing(RemoteFile(archive.addresses(), policy=means.policy)) as tar:
+        index_remote_tar(tar, own, jobs=means.jobs, progress=progress)
     return own
 
 
-def _whole(
+def _from_packed(
     archive: ImageArchive,
-    wanted: Sequence[str],
+    required: Sequence[str],
     store: Store,
     means: FetchOptions,
     progress: Progress,
 ) -> ArchiveResult:
-    """Images of a packed tar, which has no places to begin reading: it is downloaded."""
+    """Images of a packed tar, which has no places to begin reading: it is downloaded, and read once."""
     folder = means.folder / "downloads" / "images"
     local = folder / archive.name
     if not means.whole and not local.exists():
@@ -229,35 +228,22 @@ def _whole(
     before = local.stat().st_size if local.exists() else 0
     fetch([asset], folder, progress=progress, policy=means.policy)
     received = local.stat().st_size - before
-    return from_packed(local, archive, wanted, store, means, progress, received)
 
-
-def from_packed(
-    local: Path,
-    archive: ImageArchive,
-    wanted: Sequence[str],
-    store: Store,
-    means: FetchOptions,
-    progress: Progress,
-    received: int = 0,
-) -> ArchiveResult:
-    """Images of a packed tar that is here, by one pass over it."""
-    names: dict[str, list[str]] = {}
-    for path in wanted:
+    paths: dict[str, list[str]] = {}
+    for path in required:
         for name in _inside(archive, path, means):
-            names.setdefault(name, []).append(path)
-    faults = {path: ImageFault(archive.name, path, NOT_INSIDE) for path in wanted}
-    task, added = f"reading {local.name}", 0
-    progress.start(task, None, "files")
-    for member in members(local, Limits(member_bytes=MAX_BYTES)):
-        progress.advance(task, 1)
-        for path in names.get(member.name, ()):
-            try:
-                added += store.add(path, member.read())
-            except InputError as error:
-                faults[path] = ImageFault(archive.name, path, "damaged", error.what)
-            else:
-                faults.pop(path, None)
-    progress.done(task)
+            paths.setdefault(name, []).append(path)
+    faults = {path: ImageFault(archive.name, path, NOT_INSIDE) for path in required}
+    added = 0
+    with task(progress, f"reading {local.name}", None, "files"):
+        for member in members(local, Limits(member_bytes=MAX_BYTES)):
+            progress.advance(f"reading {local.name}", 1)
+            for path in paths.get(member.name, ()):
+                try:
+                    added += store.add(path, member.read())
+                except InputError as error:
+                    faults[path] = ImageFault(archive.name, path, "damaged", error.what)
+                else:
+                    faults.pop(path, None)
     store.commit()
     return ArchiveResult(archive.name, added, received, faults)
