@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from m2kr.building.table import open_shards, read_batches
 from m2kr.data.built_sources import BuiltSource, BuiltSources
 from m2kr.data.file_checks import SourceFiles
 from m2kr.data.lookup import id_hash
-from m2kr.data.rows import RowReader, shards_of
+from m2kr.data.rows import RowReader, open_shards, read_batches, shards_of
 from m2kr.errors import MissingError, UsageError
 from m2kr.paths import editions
 from m2kr.progress import SILENT, Progress

@@ -19,7 +19,7 @@ from m2kr.building.spec import UPSTREAM_ROW, BuildConfig, BuildContext, Builder,
 from m2kr.building.writer import TableWriter, write_dataset_files
 from m2kr.data.lookup import FILE as INDEX
 from m2kr.data.lookup import duplicates, id_hashes, open_index, write_hashes, write_index
-from m2kr.data.rows import shards_of
+from m2kr.data.rows import open_shards, read_batches
 from m2kr.errors import CheckError
 from m2kr.fingerprint import image_paths_part, query_parts
 from m2kr.progress import Progress
@@ -68,19 +68,6 @@ class TableJob:
     def ledger_part(self, source: Source) -> Path:
         """The table's own part of the ledger."""
         return self.marker(source).with_suffix(".ledger.parquet")
-
-
-def open_shards(folder: Path) -> pa.Table:
-    """A memory-mapped table over the shards of one split."""
-    maps = [pa.memory_map(str(shard)) for shard in shards_of(folder)]
-    return pa.concat_tables([pa.ipc.open_stream(m).read_all() for m in maps])
-
-
-def read_batches(folder: Path) -> Iterator[pa.RecordBatch]:
-    """The batches of one split in order, read and dropped again: a mapped pool would stay resident."""
-    for shard in shards_of(folder):
-        with pa.OSFile(str(shard)) as file:
-            yield from pa.ipc.open_stream(file)
 
 
 def build_table(builder: Builder, job: TableJob, progress: Progress) -> Stats:

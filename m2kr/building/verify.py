@@ -19,7 +19,7 @@ from m2kr.building import card
 from m2kr.building.hashing import shard_facts
 from m2kr.building.images.shard_writer import check_store
 from m2kr.building.publish import listed_files
-from m2kr.building.table import PoolReader, open_shards, read_batches
+from m2kr.building.table import PoolReader
 from m2kr.data.file_checks import OTHER_BYTES, SourceFiles, hash_file
 from m2kr.data.images.shards import holds_shards
 from m2kr.data.images.source_roots import SourceRoots
@@ -36,6 +36,7 @@ from m2kr.data.manifests import (
     signed,
     source_of,
 )
+from m2kr.data.rows import open_shards, read_batches
 from m2kr.errors import M2KRError, as_m2kr_error
 from m2kr.fingerprint import combine, image_paths_part, pool_part, query_parts
 from m2kr.locks import hold

@@ -1,6 +1,6 @@
-"""Single rows of a big table, read by position from its files instead of through a memory map.
+"""The rows of a built table: mapped, in batches, or one by one by position in its files.
 
-A mapped page stays resident and brings 64 KB of neighbours with it, and a row touches a dozen places:
+The last is for a few rows of a big table: a mapped page stays resident and brings 64 KB of neighbours with it, and a row touches a dozen places:
 a thousand random rows of an 8.8 M-passage pool would make 1 GB resident. Arrow's own arrays say where
 each value lies in the file; here just those bytes are read.
 """
@@ -12,7 +12,7 @@ import json
 import os
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,19 @@ def shards_of(folder: Path) -> list[Path]:
     """The shards of one split in order, as listed in its ``state.json``."""
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return [folder / item["filename"] for item in state["_data_files"]]
+
+
+def open_shards(folder: Path) -> pa.Table:
+    """A memory-mapped table over the shards of one split."""
+    maps = [pa.memory_map(str(shard)) for shard in shards_of(folder)]
+    return pa.concat_tables([pa.ipc.open_stream(m).read_all() for m in maps])
+
+
+def read_batches(folder: Path) -> Iterator[pa.RecordBatch]:
+    """The batches of one split in order, read and dropped again: a mapped pool would stay resident."""
+    for shard in shards_of(folder):
+        with pa.OSFile(str(shard)) as file:
+            yield from pa.ipc.open_stream(file)
 
 
 class RowReader:

@@ -20,8 +20,8 @@ import m2kr
 from m2kr.building.build import build
 from m2kr.building.release.aligned import AlignedBuilder
 from m2kr.building.release.builder import ReleaseBuilder
-from m2kr.building.table import open_shards
 from m2kr.building.verify import verify
+from m2kr.data.rows import open_shards
 from m2kr.retrieval.batches import Batch
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.schema import arrow_schema, columns

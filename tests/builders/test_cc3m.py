@@ -19,7 +19,7 @@ from m2kr.building.content import rows_in
 from m2kr.building.ledger import Ledger
 from m2kr.building.options import resolve_options
 from m2kr.building.spec import BuildContext, templates_of
-from m2kr.building.table import open_shards
+from m2kr.data.rows import open_shards
 from m2kr.errors import InputError, M2KRError
 from m2kr.instructions import TEMPLATES
 from m2kr_builders import cc3m

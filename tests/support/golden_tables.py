@@ -19,7 +19,7 @@ from upstream_fixture import LONG, UPSTREAM, Served, place_by_hand
 
 from m2kr.building.build import Built, build
 from m2kr.building.manifest import decisive
-from m2kr.building.table import open_shards
+from m2kr.data.rows import open_shards
 
 EXPECTED = Path(__file__).parents[1] / "fixtures" / "expected"
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from m2kr.building.build import Built, build
 from m2kr.building.release.builder import ReleaseBuilder
-from m2kr.building.table import open_shards
+from m2kr.data.rows import open_shards
 from m2kr.instructions import TEMPLATES
 
 Rows = list[dict[str, Any]]

@@ -18,10 +18,11 @@ from m2kr.building.fetch.assets import Asset
 from m2kr.building.ledger import Ledger
 from m2kr.building.release.builder import ReleaseBuilder
 from m2kr.building.spec import BuildContext, Builder, Row
-from m2kr.building.table import PoolReader, open_shards, read_batches
+from m2kr.building.table import PoolReader
 from m2kr.concurrency import chunks
 from m2kr.data.lookup import FILE as INDEX
 from m2kr.data.lookup import id_hashes, values_at
+from m2kr.data.rows import open_shards, read_batches
 from m2kr.errors import CheckError, UsageError
 from m2kr.progress import Progress
 from m2kr.schema import BATCH_ROWS, ID_COLUMN, SUFFIX, TableKind, arrow_schema, columns

@@ -174,7 +174,7 @@ class ReleaseBuilder(Builder):
 
     def amend(self, record: dict[str, Any], staging: Path) -> dict[str, Any]:
         """The manifest with the instructions that were seen; these go to the registry as well."""
-        from m2kr.building.table import read_batches
+        from m2kr.data.rows import read_batches
 
         seen = Counter[str]()
         for split in record["splits"]:

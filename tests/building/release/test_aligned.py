@@ -12,8 +12,8 @@ import m2kr
 from m2kr.building.build import Built, build
 from m2kr.building.release.aligned import AlignedBuilder
 from m2kr.building.release.builder import ReleaseBuilder
-from m2kr.building.table import open_shards
 from m2kr.building.verify import verify
+from m2kr.data.rows import open_shards
 from m2kr.errors import CheckError, UsageError
 
 

@@ -16,8 +16,8 @@ from support import release_fixture as fixture
 import m2kr
 from m2kr.building.build import Built, build
 from m2kr.building.release.builder import ReleaseBuilder
-from m2kr.building.table import open_shards
 from m2kr.building.verify import verify
+from m2kr.data.rows import open_shards
 
 Row = dict[str, Any]
 Odd = Callable[[list[Row], int], None]  # changes a table at a row
