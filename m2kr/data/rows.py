@@ -1,8 +1,8 @@
 """The rows of a built table: mapped, in batches, or one by one by position in its files.
 
-The last is for a few rows of a big table: a mapped page stays resident and brings 64 KB of neighbours with it, and a row touches a dozen places:
-a thousand random rows of an 8.8 M-passage pool would make 1 GB resident. Arrow's own arrays say where
-each value lies in the file; here just those bytes are read.
+The last is for a few rows of a big table: a mapped page stays resident and brings 64 KB of neighbours
+with it, and a row touches a dozen places. A thousand random rows of an 8.8 M-passage pool would make
+1 GB resident. Arrow's own arrays say where each value lies in the file; just those bytes are read.
 """
 
 import bisect
