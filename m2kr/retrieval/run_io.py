@@ -1,4 +1,4 @@
-"""Run files: a table of their formats, atomic writing, and Parquet with ranx's columns.
+"""Run files: a table of their formats; Parquet with ranx's columns, and JSON.
 
 A reader gives columns of queries, passages, and scores or ranks; `rows_of_columns` makes rows of them,
 and `checked_rows` refuses what is no run: the same for every format.
@@ -6,9 +6,11 @@ and `checked_rows` refuses what is no run: the same for every format.
 
 import gzip
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -20,12 +22,17 @@ from m2kr.errors import InputError, MissingError, UsageError, plainly
 from m2kr.packed import open_unpacked
 from m2kr.parquet import ParquetReader
 from m2kr.retrieval.ordering import RunRows, checked_rows
-from m2kr.retrieval.run_columns import NAMES, Role, roles_of, rows_of_columns
-from m2kr.retrieval.run_json import read_run_json, write_run_json
+from m2kr.retrieval.run_columns import NAMES, Role, kind_of, roles_of, rows_of_columns
 from m2kr.retrieval.run_text import read_run_text, write_run_text
+
+logger = logging.getLogger("m2kr.evaluation")
 
 _META = b"m2kr.run"
 _GROUP_ROWS = 1 << 19
+_MTEB_META = "mteb_model_meta"
+_JSON_EXPECTED = "{query: {passage: score}}, plain or in MTEB's {subset: {split: ...}}"
+_MAX_JSON_BYTES = 1 << 30
+_PIECE = 1 << 20
 
 
 def save_rows(run: RunRows, path: Path) -> Path:
@@ -181,6 +188,129 @@ def _flat(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
     return pa.concat_arrays(flat.chunks) if isinstance(flat, pa.ChunkedArray) else flat
 
 
+def _write_json(run: RunRows, file: IO[bytes], _: Path, *, mteb: bool = False) -> None:
+    """Writes a run, query after query, best passages first; its metadata are lost.
+
+    Args:
+        run: The run.
+        file: Where to.
+        _: The file's path.
+        mteb: Below MTEB's subset and split, with the run's name as the model's.
+    """
+    before, after = "{", "\n}\n"
+    if mteb:
+        meta = json.dumps(
+            {_MTEB_META: {"model_name": run.name, "revision": None}}, ensure_ascii=False
+        )
+        split = json.dumps(str(run.metadata.get("split", "test")), ensure_ascii=False)
+        before, after = f'{meta[:-1]}, "default": {{{split}: {{', "\n}}}\n"
+    file.write(before.encode())
+    for place, (query, codes, scores) in enumerate(run.by_query()):
+        ranked = json.dumps(
+            dict(zip(run.ids_of(codes).to_pylist(), scores.tolist(), strict=True)),
+            ensure_ascii=False,
+        )
+        key = json.dumps(query, ensure_ascii=False)
+        file.write(f"{',' if place else ''}\n{key}: {ranked}".encode())
+    file.write(after.encode())
+
+
+def _read_json(path: Path) -> RunRows:
+    """A run from JSON.
+
+    Raises:
+        InputError: it is no JSON, holds something else than scores, or several subsets or splits.
+    """
+    with open_unpacked(path) as file:
+        # In pieces: a plain file's `read` takes memory for all that it may get.
+        raw = b"".join(islice(iter(partial(file.read, _PIECE), b""), _MAX_JSON_BYTES // _PIECE + 1))
+    if len(raw) > _MAX_JSON_BYTES:
+        raise InputError(
+            f"over {_MAX_JSON_BYTES >> 30} GiB of JSON",
+            expected="a run of that size as TREC or Parquet",
+        )
+    try:
+        document = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not JSON: {error}", expected=_JSON_EXPECTED) from error
+    name = path.name.split(".")[0]
+    meta = document.get(_MTEB_META) if isinstance(document, dict) else None
+    model = meta.get("model_name") if isinstance(meta, dict) else None
+    if isinstance(model, str):
+        name = model or name
+        del document[_MTEB_META]
+    rankings = _rankings(document, least=2 if isinstance(model, str) else 0)
+    for query, scored in rankings.items():
+        bad = [p for p, s in scored.items() if type(s) not in (int, float)]
+        if bad:
+            raise InputError(
+                f"query '{query}', passage '{bad[0]}': the score is {scored[bad[0]]!r}",
+                expected="a number",
+            )
+    queries, counts = list(rankings), np.array([len(s) for s in rankings.values()], np.int64)
+    owners = np.repeat(np.arange(len(counts)), counts)
+    passages = [passage for scored in rankings.values() for passage in scored]
+    scores = [score for scored in rankings.values() for score in scored.values()]
+    try:
+        values = np.array(scores, np.float64)
+    except OverflowError as error:
+        raise InputError(f"a score is too large: {error}") from error
+    kind = kind_of(values, owners)
+    whole = all(type(score) is int for score in scores)
+    if kind in ("ranks", "unclear") and whole:
+        raise InputError(
+            "whole numbers that can be read in two ways: as ranks (the lowest is best) and as scores (the "
+            "highest is best)",
+            expected="scores",
+            fix="write scores with a point (3.0), ranks negated (-3)",
+        )
+    if kind in ("ranks", "rising"):
+        logger.warning(
+            "%s: scores rise through every query's passages, and the highest counts as best; ranks or "
+            "distances have to be negated first",
+            path,
+        )
+    # Those without passages are in the dictionary alone.
+    column = pa.DictionaryArray.from_arrays(owners, pa.array(queries, pa.large_string()))
+    return rows_of_columns(column, pa.array(passages, pa.large_string()), values, name=name)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    obj = dict(pairs)
+    if len(obj) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice!r} is there twice in one object")
+    return obj
+
+
+def _rankings(document: Any, least: int) -> dict[str, dict[str, Any]]:
+    """The object whose values' values are scores, below subsets and splits of which there is one.
+
+    Args:
+        document: What the file holds.
+        least: How far below it is at the least.
+    """
+    inside = ""
+    for depth in range(3):
+        if not isinstance(document, dict) or not all(
+            isinstance(v, dict) for v in document.values()
+        ):
+            break
+        below = [value for scored in document.values() for value in scored.values()]
+        if depth >= least and not (below and all(isinstance(value, dict) for value in below)):
+            return document
+        if len(document) != 1:
+            raise InputError(
+                f"it holds {len(document)} runs{inside}: {', '.join(document) or 'nothing'}",
+                expected="one subset and one split",
+                fix="save the object of one split as a file of its own",
+            )
+        name, document = next(iter(document.items()))
+        inside += f" in '{name}'"
+    raise InputError("it is not a run", expected=_JSON_EXPECTED)
+
+
 @dataclass(frozen=True, slots=True)
 class _Format:
     """How runs of one kind of file are read and written.
@@ -202,8 +332,8 @@ def _packed_too(*suffixes: str) -> tuple[str, ...]:
 
 _FORMATS = (
     _Format((".parquet",), _read_parquet, _write_parquet),
-    _Format(_packed_too(".mteb.json"), read_run_json, partial(write_run_json, mteb=True)),
-    _Format(_packed_too(".json"), read_run_json, write_run_json),
+    _Format(_packed_too(".mteb.json"), _read_json, partial(_write_json, mteb=True)),
+    _Format(_packed_too(".json"), _read_json, _write_json),
     _Format(_packed_too(".tsv"), read_run_text, partial(write_run_text, table=True)),
     _Format(_packed_too(".trec", ".run", ".txt", ".res"), read_run_text, write_run_text),
 )

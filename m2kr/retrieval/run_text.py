@@ -411,7 +411,7 @@ def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
             while data := file.read(_BLOCK):
                 if not begun:
                     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                        raise InputError("UTF-16 text", where=str(path), expected="UTF-8")
+                        raise InputError("UTF-16 text", expected="UTF-8")
                     data, begun = data.removeprefix(codecs.BOM_UTF8), True
                 if b"\r" in data:  # line ends of Windows, and of nothing but CR
                     data += file.read(1) if data.endswith(b"\r") else b""
@@ -442,7 +442,7 @@ def _assembled(form: _Form, blocks: list[_Block], path: Path) -> "RunRows":
         owner = queries.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
         if values is None:
             columns = [[cell for b in blocks for cell in b.columns[i]] for i in range(4)]
-            passages, values, given, tag = _of_four(columns, passages, owner, path)
+            passages, values, given, tag = _of_four(columns, passages, owner)
         if given is None:
             values = _scores_of(values, owner, any(block.pointed for block in blocks), path)
     name = tag or path.name.split(".")[0]
@@ -462,7 +462,6 @@ def _scores_of(
         raise InputError(
             "a column of whole numbers can be read in two ways: as ranks (the lowest is best) and as "
             "scores (the highest is best)",
-            where=str(path),
             expected="ranks that count up from 0 or from 1 in every query's lines, or scores that "
             "don't rise; or a first line that names the columns",
             fix="put the line 'qid pid rank', or 'qid pid score', on top of the file",
@@ -480,7 +479,7 @@ def _scores_of(
 
 
 def _of_four(
-    columns: list[list[bytes]], passages: pa.Array, owner: "NDArray[np.int64]", path: Path
+    columns: list[list[bytes]], passages: pa.Array, owner: "NDArray[np.int64]"
 ) -> "tuple[pa.Array, NDArray[np.float64], NDArray[np.int64] | None, str]":
     """Passages, scores, ranks and tag of four columns without names.
 
@@ -490,41 +489,37 @@ def _of_four(
     second, third, fourth = columns[1:]
     expected = "qid docid rank score, qid docid score tag, or a first line that names the columns"
     if set(second) <= {b"Q0", b"q0"} and all(map(_is_number, fourth)):
-        return _strings(third), _finite(fourth, path), None, ""
+        return _strings(third), _finite(fourth), None, ""
     if set(second) <= {b"0"}:
         raise InputError(
             "four columns with 0 in the second are judgements (qid 0 docid grade)",
-            where=str(path),
             expected=expected,
         )
     if not all(map(_is_number, third)):
-        raise InputError(
-            "the third of four columns is no number", where=str(path), expected=expected
-        )
+        raise InputError("the third of four columns is no number", expected=expected)
     if not all(map(_is_number, fourth)):
-        return passages, _finite(third, path), None, min(fourth).decode()
+        return passages, _finite(third), None, min(fourth).decode()
     readings = [
         (ranks, scores)
         for ranks, scores in ((third, fourth), (fourth, third))
-        if _agree(_finite(ranks, path), _finite(scores, path), owner)
+        if _agree(_finite(ranks), _finite(scores), owner)
     ]
     if len(readings) == 1 or (readings and third == fourth):  # one passage a query: no matter
-        ranks, scores = (_finite(cells, path) for cells in readings[0])
+        ranks, scores = (_finite(cells) for cells in readings[0])
         return passages, scores, ranks.astype(np.int64), ""
     raise InputError(
         "the last two of four columns can be read in two ways: as rank and score, and as score and "
         "rank",
-        where=str(path),
         expected=expected,
         fix="put the line 'qid docid rank score' on top of the file",
     )
 
 
-def _finite(cells: list[bytes], path: Path) -> "NDArray[np.float64]":
+def _finite(cells: list[bytes]) -> "NDArray[np.float64]":
     try:
         return _numbers(cells)
     except ValueError as error:
-        raise InputError(str(error), where=str(path), expected="finite numbers") from error
+        raise InputError(str(error), expected="finite numbers") from error
 
 
 def _agree(
