@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from m2kr import atomic
 from m2kr.building.fetch.assets import Asset, Shape
-from m2kr.building.fetch.folder import sha256_of
+from m2kr.building.fetch.folder import asset_sha256
 from m2kr.building.formats.delimited import BadRecord, RecordBlock, read_csv
 from m2kr.building.formats.gzip import open_gzip
 from m2kr.building.formats.phrase_index import IndexedPassage, PhraseHit, PhraseIndex
@@ -47,7 +47,7 @@ def index(ctx: BuildContext) -> PhraseIndex:
     if ctx.derived is None:
         raise UsageError("a phrase index needs a data root")
     path = ctx.files[NAME]
-    sha256 = sha256_of(ASSET, path.parents[len(Path(NAME).parts) - 1])
+    sha256 = asset_sha256(ASSET, path.parents[len(Path(NAME).parts) - 1])
     ctx.derived.mkdir(parents=True, exist_ok=True)
     target = ctx.derived / f"psgs_w100-{sha256[:16]}.sqlite"
     faults: list[BadRecord] = []

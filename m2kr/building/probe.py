@@ -33,7 +33,7 @@ class Probed:
     problem: str = ""
 
 
-def probe(asset: Asset, policy: Policy = PATIENCE) -> Probed:
+def probe_asset(asset: Asset, policy: Policy = PATIENCE) -> Probed:
     """Asks for a file's first megabyte and parses it, from the first address that is right."""
     failed: list[Probed] = []
     for url in filter(is_http, asset.urls):

@@ -14,7 +14,7 @@ from m2kr.building import card, manifest, publish
 from m2kr.building.content import check_content
 from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.fetch import fetch
-from m2kr.building.fetch.folder import sha256_of
+from m2kr.building.fetch.folder import asset_sha256
 from m2kr.building.jobs import Stages
 from m2kr.building.options import (
     chosen_splits,
@@ -298,7 +298,7 @@ def _inputs(
             "name": asset.name,
             "url": asset.urls[0] if asset.urls else None,
             "size": files[asset.name].stat().st_size,
-            "sha256": sha256_of(asset, folder),
+            "sha256": asset_sha256(asset, folder),
             "licence": asset.licence,
         }
         for asset in assets

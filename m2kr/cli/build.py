@@ -227,7 +227,7 @@ def _probe(
     from concurrent.futures import ThreadPoolExecutor
 
     from m2kr.building.options import resolve_options
-    from m2kr.building.probe import probe
+    from m2kr.building.probe import probe_asset
     from m2kr.errors import UpstreamError
 
     # The release route has no assets: a build checks it by its counts of rows.
@@ -238,7 +238,7 @@ def _probe(
             assets[asset.name] = asset
             users.setdefault(asset.name, []).append(builder.source.name)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(probe, assets.values()))
+        found = list(pool.map(probe_asset, assets.values()))
     bad = [file for file in found if file.status not in {"ok", "local"}]
     if json:
         files = [asdict(file) | {"sources": users[file.name]} for file in found]

@@ -24,7 +24,7 @@ from m2kr.building import registry
 from m2kr.building.content import HEAD_BYTES, rows_in
 from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.fetch.retry import Policy
-from m2kr.building.probe import Probed, probe
+from m2kr.building.probe import Probed, probe_asset
 from m2kr.cli import probes
 from m2kr.cli.main import app
 from m2kr.errors import InputError, UpstreamError, UsageError
@@ -158,7 +158,7 @@ def asked(server: FaultyServer, name: str = "x/a.jsonl", **facts: object) -> Ass
 
 
 def one(asset: Asset) -> Probed:
-    return probe(asset, FAST)
+    return probe_asset(asset, FAST)
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -385,7 +385,7 @@ def test_damaged_files_raise_nothing_else(
 
 
 def builder(name: str, *assets: Asset) -> Any:
-    """As much of a builder as a probe looks at."""
+    """As much of a builder as a probe_asset looks at."""
     source = replace(registry.builder("mini").source, name=name)
     return SimpleNamespace(source=source, assets=lambda options: assets)
 

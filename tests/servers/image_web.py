@@ -10,7 +10,7 @@ from support.hostile_images import picture
 from m2kr.building.fetch.retry import Policy
 from m2kr.building.images.from_urls import fetch_urls
 from m2kr.building.images.hosts import HostRule, Rules
-from m2kr.building.images.outcome import FetchCounts, ImageFault
+from m2kr.building.images.outcome import FetchCounts, UnavailableImage
 from m2kr.building.images.shard_writer import Store
 
 PHOTO = picture("JPEG")
@@ -54,8 +54,8 @@ class WatchedServer(FaultyServer):
 
 def fetched(
     folder: Path, wanted: dict[str, str], rules: Rules | None = None, jobs: int = 8
-) -> tuple[FetchCounts, dict[str, ImageFault]]:
-    faults: list[ImageFault] = []
+) -> tuple[FetchCounts, dict[str, UnavailableImage]]:
+    faults: list[UnavailableImage] = []
     with Store(folder) as store:
         done = fetch_urls(wanted, store, faults.append, rules=rules or quick(), jobs=jobs)
         assert done.there + done.added == sum(map(store.has, wanted))

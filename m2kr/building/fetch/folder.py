@@ -249,7 +249,7 @@ def remember(folder: Path, name: str, file: VerifiedFile) -> None:
             atomic.write_json(folder / LOCK_FILE, entries, alone=True)
 
 
-def sha256_of(asset: Asset, folder: Path) -> str:
+def asset_sha256(asset: Asset, folder: Path) -> str:
     """Hex sha256 of an asset that ``fetch`` returned, without reading the file again if it is unchanged.
 
     For an asset that is a folder: sha256 over the relative paths and sizes of its files, by path.

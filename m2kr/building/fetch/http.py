@@ -116,7 +116,7 @@ def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def blocks(response: requests.Response, policy: Policy, *, decode: bool) -> Iterator[bytes]:
+def body_blocks(response: requests.Response, policy: Policy, *, decode: bool) -> Iterator[bytes]:
     """The body as it comes.
 
     Raises:
@@ -289,7 +289,7 @@ def read_start(url: str, name: str, count: int, policy: Policy, *, seconds: floa
         encoded = must_decode(response, name)
         total = None if encoded else total_of(response)
         data, ended = bytearray(), True
-        for block in blocks(response, policy, decode=encoded):
+        for block in body_blocks(response, policy, decode=encoded):
             data += block
             if len(data) > count or time.monotonic() > deadline:
                 ended = False

@@ -22,7 +22,7 @@ log = logging.getLogger("m2kr.building.fetch.hub")
 _PATIENCE = Policy(attempts=3)
 
 
-def page(repo: str) -> str:
+def dataset_page(repo: str) -> str:
     """The page of a data set, where its terms are accepted."""
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     return f"{endpoint.rstrip('/')}/datasets/{repo}"
@@ -30,7 +30,7 @@ def page(repo: str) -> str:
 
 def file_url(repo: str, revision: str, name: str) -> str:
     """The address of one file of a data set at a commit, on the hub or on ``HF_ENDPOINT``."""
-    return f"{page(repo)}/resolve/{revision}/{name}"
+    return f"{dataset_page(repo)}/resolve/{revision}/{name}"
 
 
 def snapshot(
@@ -81,8 +81,8 @@ def snapshot(
     except errors.RevisionNotFoundError as error:
         raise UpstreamError(
             f"the data set has no revision {revision}",
-            where=page(repo),
-            expected=f"a commit of {page(repo)}/commits/main",
+            where=dataset_page(repo),
+            expected=f"a commit of {dataset_page(repo)}/commits/main",
             fix="--revision main, for the newest",
         ) from error
     except errors.RepositoryNotFoundError as error:
@@ -92,7 +92,7 @@ def snapshot(
         if unreachable is not None:
             raise UpstreamError(
                 f"the hub can't be reached: {unreachable}",
-                where=page(repo),
+                where=dataset_page(repo),
                 fix="see to the network (or HTTPS_PROXY, HF_ENDPOINT), then run the same command again"
                 + (f"; or {instead}" if instead else ""),
             ) from error
@@ -100,7 +100,7 @@ def snapshot(
         if local and (offline or constants.HF_HUB_OFFLINE):
             raise MissingError(
                 "these files aren't in the hub's cache, and going online is forbidden",
-                where=page(repo),
+                where=dataset_page(repo),
                 expected=", ".join(patterns),
                 fix="run once without --offline and HF_HUB_OFFLINE, or give a folder: --from DIR",
             ) from error
@@ -159,10 +159,10 @@ def _status(error: BaseException | None) -> int | None:
 
 
 def _refused(repo: str, why: str, instead: str) -> UpstreamError:
-    fix = f"accept the terms on {page(repo)} and set HF_TOKEN to a token of that account"
+    fix = f"accept the terms on {dataset_page(repo)} and set HF_TOKEN to a token of that account"
     return UpstreamError(
         f"the hub does not give this data set: {why}",
-        where=page(repo),
+        where=dataset_page(repo),
         fix=fix + (f"; or {instead}" if instead else ""),
     )
 
@@ -171,7 +171,7 @@ def _failed(repo: str, error: Exception, instead: str) -> UpstreamError:
     text = error.reason if isinstance(error, Failure) else _words(error)
     return UpstreamError(
         f"fetching from the hub failed: {text}"[:300],
-        where=page(repo),
+        where=dataset_page(repo),
         fix="run the same command again: it resumes" + (f"; or {instead}" if instead else ""),
     )
 

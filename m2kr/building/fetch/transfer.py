@@ -17,7 +17,7 @@ from m2kr.building.fetch.assets import Asset
 from m2kr.building.fetch.folder import ExpectedFile
 from m2kr.building.fetch.http import (
     Origin,
-    blocks,
+    body_blocks,
     is_http,
     must_decode,
     open_session,
@@ -240,7 +240,7 @@ def _get(job: Job, url: str, deadline: float) -> None:
             raise refusal(response)
         total = part.origin.total if part.origin is not None else None
         job.meter.at(part.size, job.total)
-        for block in blocks(response, policy, decode=encoded):
+        for block in body_blocks(response, policy, decode=encoded):
             job.take(block)
             if time.monotonic() > deadline:
                 raise Failure(f"not whole after {job.policy.longest / 3600:.3g} hours")

@@ -12,7 +12,7 @@ from m2kr.building.fetch.retry import Policy
 from m2kr.building.formats.archives import members
 from m2kr.building.formats.limits import Limits
 from m2kr.building.images.declared import ImageArchive
-from m2kr.building.images.outcome import FetchCounts, ImageFault, OnFault
+from m2kr.building.images.outcome import FetchCounts, OnFault, UnavailableImage
 from m2kr.building.images.remote_archive import RemoteArchive, RemoteTar, RemoteZip
 from m2kr.building.images.remote_file import JOBS, RemoteFile
 from m2kr.building.images.shard_writer import Store
@@ -67,7 +67,7 @@ class ArchiveResult:
     archive: str
     added: int
     received: int
-    faults: dict[str, ImageFault]
+    faults: dict[str, UnavailableImage]
 
 
 def obtain(
@@ -110,7 +110,9 @@ def obtain(
             if not present.isdisjoint(several)
         }
         faults = {
-            path: ImageFault(archive.name, path, NOT_INSIDE) for path in names if path not in inside
+            path: UnavailableImage(archive.name, path, NOT_INSIDE)
+            for path in names
+            if path not in inside
         }
         counts = fetch_members(
             remote,
@@ -159,11 +161,11 @@ def fetch_members(
     before, there = archive.received, len(store)
     faults = 0
 
-    def fault(told: ImageFault) -> None:
+    def fault(told: UnavailableImage) -> None:
         for name in members[told.name]:
             count(replace(told, name=name))
 
-    def count(told: ImageFault) -> None:
+    def count(told: UnavailableImage) -> None:
         nonlocal faults
         faults += 1
         on_fault(told)
@@ -173,7 +175,7 @@ def fetch_members(
             try:
                 store.add(name, data)
             except InputError as error:
-                count(ImageFault(archive.name, name, "unsafe name", error.what))
+                count(UnavailableImage(archive.name, name, "unsafe name", error.what))
 
     if members:
         archive.fetch(members, sink, fault, jobs=jobs, progress=progress)
@@ -233,7 +235,7 @@ def _from_packed(
     for path in required:
         for name in _inside(archive, path, means):
             paths.setdefault(name, []).append(path)
-    faults = {path: ImageFault(archive.name, path, NOT_INSIDE) for path in required}
+    faults = {path: UnavailableImage(archive.name, path, NOT_INSIDE) for path in required}
     added = 0
     with task(progress, f"reading {local.name}", None, "files"):
         for member in members(local, Limits(member_bytes=MAX_BYTES)):
@@ -242,7 +244,7 @@ def _from_packed(
                 try:
                     added += store.add(path, member.read())
                 except InputError as error:
-                    faults[path] = ImageFault(archive.name, path, "damaged", error.what)
+                    faults[path] = UnavailableImage(archive.name, path, "damaged", error.what)
                 else:
                     faults.pop(path, None)
     store.commit()

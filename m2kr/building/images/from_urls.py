@@ -21,7 +21,7 @@ from m2kr.building.images.one_url import (
     UrlAnswer,
     ask_for_image,
 )
-from m2kr.building.images.outcome import FetchCounts, ImageFault, OnFault
+from m2kr.building.images.outcome import FetchCounts, OnFault, UnavailableImage
 from m2kr.building.images.shard_writer import Store
 from m2kr.errors import InputError, UsageError
 from m2kr.progress import SILENT, Progress
@@ -267,7 +267,7 @@ class _Crawl:
         self._faults += 1
         self.progress.advance(_TASK, 1)
         host = self.rules.of(image.url)[0] if is_http(image.url) else ""
-        self.on_fault(ImageFault(host, image.name, rule, detail))
+        self.on_fault(UnavailableImage(host, image.name, rule, detail))
 
 
 def may_follow(before: str, target: str) -> bool:

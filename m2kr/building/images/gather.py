@@ -26,7 +26,7 @@ from m2kr.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from m2kr.building.images.hosts import Rules
-    from m2kr.building.images.outcome import ImageFault
+    from m2kr.building.images.outcome import UnavailableImage
 
 log = logging.getLogger("m2kr.building.images")
 _WEB = "urls"  # the name by which images are asked for from their own addresses
@@ -205,7 +205,7 @@ def _from_web(
     urls: dict[str, str] = {}
     for split in request.splits:
         urls |= image_urls(split, paths)
-    faults: dict[str, ImageFault] = {}
+    faults: dict[str, UnavailableImage] = {}
     got = fetch_urls(
         urls,
         store,

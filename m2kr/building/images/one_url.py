@@ -15,7 +15,7 @@ from urllib.parse import urljoin
 import requests
 
 from m2kr.building.fetch.addresses import PrivateAddress, mount
-from m2kr.building.fetch.http import blocks, must_decode, open_url, refusal, total_of
+from m2kr.building.fetch.http import body_blocks, must_decode, open_url, refusal, total_of
 from m2kr.building.fetch.retry import Failure
 from m2kr.building.images.check import TOO_MANY_BYTES
 from m2kr.building.images.hosts import Rules
@@ -146,7 +146,7 @@ def _body(
         return too_many
     deadline = time.monotonic() + rules.seconds
     judged = False
-    for block in blocks(response, rules.policy, decode=encoded):
+    for block in body_blocks(response, rules.policy, decode=encoded):
         if stop.is_set():
             raise Failure("stopped", again=True)
         data += block

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class ImageFault:
+class UnavailableImage:
     """An image that can't be had.
 
     Attributes:
@@ -21,7 +21,7 @@ class ImageFault:
     detail: str = ""
 
 
-OnFault = Callable[[ImageFault], object]
+OnFault = Callable[[UnavailableImage], object]
 
 
 @dataclass(frozen=True, slots=True)

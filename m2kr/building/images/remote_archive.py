@@ -14,7 +14,7 @@ import numpy as np
 from m2kr import atomic
 from m2kr.building.fetch.retry import Policy
 from m2kr.building.formats.limits import Limits, is_safe
-from m2kr.building.images.outcome import ImageFault, OnFault
+from m2kr.building.images.outcome import OnFault, UnavailableImage
 from m2kr.building.images.remote_file import JOBS, RemoteFile, Span, Urls
 from m2kr.data.images.archives import directory_start, read_zip_member, scan_zip
 from m2kr.data.images.index import (
@@ -58,7 +58,7 @@ class Place(NamedTuple):
     method: int = STORED
 
 
-def merge_ranges(places: Sequence[Place]) -> list[Span]:
+def group_members(places: Sequence[Place]) -> list[Span]:
     """What is read by one request each, of members in the order of the archive.
 
     The narrowest gaps are closed first, so that there are as few requests as the slack buys: headers
@@ -125,7 +125,7 @@ class RemoteArchive(RemoteFile):
         """
         places: list[Place] = []
         for place in self._places(names):
-            if isinstance(place, ImageFault):
+            if isinstance(place, UnavailableImage):
                 on_fault(place)
             else:
                 places.append(place)
@@ -135,7 +135,7 @@ class RemoteArchive(RemoteFile):
             here = _Stretch(self, span.start, self.read(span.start, span.end - span.start))
             return [self._content(here, place) for place in places[span.first : span.last]]
 
-        spans = merge_ranges(places)
+        spans = group_members(places)
         progress.start(self.name, sum(span.end - span.start for span in spans))
         with closing(self.ahead(spans, contents, jobs)) as results:
             for span, members in results:
@@ -143,7 +143,7 @@ class RemoteArchive(RemoteFile):
                     if isinstance(data, bytes):
                         sink(place.name, data)
                     else:
-                        on_fault(ImageFault(self.name, place.name, "damaged", str(data)))
+                        on_fault(UnavailableImage(self.name, place.name, "damaged", str(data)))
                 progress.advance(self.name, span.end - span.start)
         progress.done(self.name)
 
@@ -151,7 +151,7 @@ class RemoteArchive(RemoteFile):
         """Those of some names that are members."""
         raise NotImplementedError
 
-    def _places(self, names: Iterable[str]) -> Iterator[Place | ImageFault]:
+    def _places(self, names: Iterable[str]) -> Iterator[Place | UnavailableImage]:
         """Where each member lies, or why it is not fetched."""
         raise NotImplementedError
 
@@ -240,14 +240,14 @@ class RemoteZip(RemoteArchive):
         index = self.open()
         return {name for name in names if is_safe(name) and index.find(name) is not None}
 
-    def _places(self, names: Iterable[str]) -> Iterator[Place | ImageFault]:
+    def _places(self, names: Iterable[str]) -> Iterator[Place | UnavailableImage]:
         index = self.open()
         offsets = np.sort(index.entries["offset"])
         for name in names:
             entry = index.find(name) if is_safe(name) else None
             rule, detail = self._problem(name, entry)
             if rule or entry is None:
-                yield ImageFault(self.name, name, rule, detail)
+                yield UnavailableImage(self.name, name, rule, detail)
                 continue
             header = ZIP_HEADER + len(name.encode()) + _EXTRA
             after = int(np.searchsorted(offsets, np.uint64(entry.offset), side="right"))
@@ -344,18 +344,18 @@ class RemoteTar(RemoteArchive):
                 rows[name] = row  # of equal names the last counts
         return rows
 
-    def _places(self, names: Iterable[str]) -> Iterator[Place | ImageFault]:
+    def _places(self, names: Iterable[str]) -> Iterator[Place | UnavailableImage]:
         names = list(names)
         rows = self._rows(names)
         for name in names:
             if name not in rows:
                 rule = "not in the archive" if is_safe(name) else "unsafe name"
-                yield ImageFault(self.name, name, rule)
+                yield UnavailableImage(self.name, name, rule)
                 continue
             offset, size, crc = rows[name]
             if size > self._most:
                 detail = f"{size:,} bytes, more than {self._most:,}"
-                yield ImageFault(self.name, name, "too large", detail)
+                yield UnavailableImage(self.name, name, "too large", detail)
             else:
                 # With the padding: then neighbours touch, and are read by one request.
                 end = offset + size + -size % BLOCK

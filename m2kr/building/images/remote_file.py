@@ -17,7 +17,7 @@ import requests
 
 from m2kr.building.fetch.http import (
     Origin,
-    blocks,
+    body_blocks,
     is_http,
     must_decode,
     open_session,
@@ -289,7 +289,7 @@ class _Part:
                 origin = _origin_of(response, mirror.url, start, known)
                 left = min(end, origin.total or 0) - start
                 if left > 0:
-                    for block in blocks(response, self._policy, decode=False):
+                    for block in body_blocks(response, self._policy, decode=False):
                         data += block[:left]
                         left -= len(block)
                         if left < 0:

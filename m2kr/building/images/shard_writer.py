@@ -19,7 +19,7 @@ import numpy as np
 
 from m2kr import atomic
 from m2kr.building.formats.limits import is_safe
-from m2kr.building.images.tar_index import Row, write_index
+from m2kr.building.images.tar_index import Row, write_tar_index
 from m2kr.data.images.archives import Header
 from m2kr.data.images.index import MAX_BYTES
 from m2kr.data.images.shards import index_of, shard_name, shards_in
@@ -249,7 +249,7 @@ class Store:
     def _write_index(self, number: int, rows: list[Row], size: int) -> None:
         name = shard_name(number)
         with atomic.writing(index_of(self.folder / name)) as aside:
-            write_index(aside, rows, lambda: TarFacts(name, size))
+            write_tar_index(aside, rows, lambda: TarFacts(name, size))
 
 
 def check_store(folder: Path, progress: Progress = SILENT) -> str:
@@ -315,7 +315,7 @@ def _index(index: Path, facts: TarFacts, rows: list[Row]) -> str:
 
     with tempfile.TemporaryDirectory(prefix="m2kr-") as folder:
         again = Path(folder, index.name)
-        write_index(again, rows, lambda: facts)
+        write_tar_index(again, rows, lambda: facts)
         if pq.read_metadata(again).created_by != pq.read_metadata(index).created_by:
             return ""
         same = again.read_bytes() == index.read_bytes()

@@ -100,7 +100,7 @@ def index_remote_tar(
     return count
 
 
-def write_index(path: Path, rows: Iterable[Row], facts: Callable[[], TarFacts]) -> int:
+def write_tar_index(path: Path, rows: Iterable[Row], facts: Callable[[], TarFacts]) -> int:
     """Writes an index in place.
 
     Args:
@@ -129,7 +129,7 @@ def _write_with_checksum(index: Path, rows: Iterable[Row], facts: Callable[[], T
     """Also writes the sha256 of the index beside it, as ``sha256sum`` does."""
     index.parent.mkdir(parents=True, exist_ok=True)
     with atomic.writing(index) as tmp:
-        count = write_index(tmp, rows, facts)
+        count = write_tar_index(tmp, rows, facts)
     with index.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     atomic.write_text(index.with_name(index.name + ".sha256"), f"{digest}  {index.name}\n")

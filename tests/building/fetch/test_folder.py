@@ -12,7 +12,7 @@ from servers.faulty_server import FOREVER, Fault
 from support.downloads import BODY, FAST, asset, finished, get, sha
 
 from m2kr.building.fetch.fetch import fetch, plan_downloads
-from m2kr.building.fetch.folder import sha256_of
+from m2kr.building.fetch.folder import asset_sha256
 from m2kr.building.fetch.retry import Policy
 from m2kr.errors import CheckError, InputError, M2KRError, MissingError, UpstreamError
 
@@ -129,9 +129,9 @@ def test_a_folder_placed_by_hand(server, tmp_path):
         fetch([images], tmp_path)
     (tmp_path / "images/1.jpg").write_bytes(b"1")
     assert fetch([images], tmp_path) == {"images": tmp_path / "images"}
-    before = sha256_of(images, tmp_path)
+    before = asset_sha256(images, tmp_path)
     (tmp_path / "images/2.jpg").write_bytes(b"2")
-    assert sha256_of(images, tmp_path) != before
+    assert asset_sha256(images, tmp_path) != before
     with pytest.raises(CheckError, match="a folder is where a file belongs"):
         fetch([asset(server.url("/a.bin"), name="images")], tmp_path)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from servers.faulty_server import FOREVER, Fault, FaultyServer
 from support.downloads import BODY, FAST, Meter, asset, finished, get, sha, unfinished
 
-from m2kr.building.fetch.folder import sha256_file, sha256_of
+from m2kr.building.fetch.folder import asset_sha256, sha256_file
 from m2kr.building.fetch.http import headers_for
 from m2kr.building.fetch.retry import Policy
 from m2kr.errors import UpstreamError
@@ -32,7 +32,7 @@ def test_a_file_arrives_whole_and_leaves_nothing_behind(server, tmp_path):
     (request,) = server.requests
     assert request.headers["User-Agent"].startswith("m2kr/")
     assert request.headers["Accept-Encoding"] == "identity"
-    assert sha256_of(wanted, tmp_path) == sha(BODY) == sha256_file(tmp_path / "x/a.bin")
+    assert asset_sha256(wanted, tmp_path) == sha(BODY) == sha256_file(tmp_path / "x/a.bin")
 
 
 def test_a_second_fetch_asks_no_server(server, tmp_path):

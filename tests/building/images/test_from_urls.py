@@ -21,7 +21,7 @@ from m2kr.building.images.from_urls import UNSAFE, fetch_urls
 from m2kr.building.images.host_queue import FAILED
 from m2kr.building.images.hosts import HostRule, wikimedia_addresses
 from m2kr.building.images.one_url import BUSY, GONE, NO_ADDRESS, REFUSED, UNREACHED
-from m2kr.building.images.outcome import ImageFault
+from m2kr.building.images.outcome import UnavailableImage
 from m2kr.building.images.shard_writer import Store
 from m2kr.data.images.decode import EMPTY, NO_IMAGE
 from m2kr.data.images.store import ImageStore
@@ -382,7 +382,7 @@ def test_addresses_are_taken_as_they_are_needed(tmp_path):
     # There is always something to ask for: nobody needs to look for more.
     endlessly = HostRule(connections=8, per_second=math.inf)
 
-    def stop(fault: ImageFault) -> None:
+    def stop(fault: UnavailableImage) -> None:
         raise Enough
 
     with FaultyServer({"/a.png": photo(1)}) as server:

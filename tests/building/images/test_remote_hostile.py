@@ -17,7 +17,7 @@ from servers.faulty_server import FaultyServer
 
 from m2kr.building.fetch.retry import Policy
 from m2kr.building.formats.limits import Limits
-from m2kr.building.images.outcome import ImageFault
+from m2kr.building.images.outcome import UnavailableImage
 from m2kr.building.images.remote_archive import RemoteZip
 from m2kr.errors import InputError, M2KRError
 
@@ -45,10 +45,10 @@ def central(raw: bytes, name: str) -> int:
 
 def fetched(
     raw: bytes, names: list[str], cache: Path, limits: Limits | None = None
-) -> tuple[dict[str, bytes], dict[str, ImageFault], int]:
+) -> tuple[dict[str, bytes], dict[str, UnavailableImage], int]:
     """Contents and faults by name, and the bytes that the server sent."""
     got: dict[str, bytes] = {}
-    faults: dict[str, ImageFault] = {}
+    faults: dict[str, UnavailableImage] = {}
     with FaultyServer({"/a.zip": bytes(raw)}) as server:
         archive = RemoteZip([server.url("/a.zip")], cache, policy=QUICK, limits=limits)
         archive.fetch(names, got.__setitem__, lambda fault: faults.setdefault(fault.name, fault))
@@ -222,7 +222,7 @@ def test_whatever_is_broken_ends_in_faults_or_one_error(tmp_path):
                 raw[at] = value
             server.files[path] = bytes(raw[:cut])
             got: dict[str, bytes] = {}
-            faults: list[ImageFault] = []
+            faults: list[UnavailableImage] = []
             try:
                 archive = RemoteZip([server.url(path)], tmp_path, policy=QUICK)
                 archive.fetch(FILES, got.__setitem__, faults.append)

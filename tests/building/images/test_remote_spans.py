@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.building.images.remote_archive import MOST_BYTES, SLACK, WIDEST_GAP, Place, merge_ranges
+from m2kr.building.images.remote_archive import MOST_BYTES, SLACK, WIDEST_GAP, Place, group_members
 
 GAPS = st.integers(0, 200) | st.integers(WIDEST_GAP - 5, WIDEST_GAP + 5)
 SIZES = st.integers(0, 300) | st.integers(1 << 20, 6 << 20)
@@ -24,7 +24,7 @@ def laid_out(members: list[tuple[int, int]], header: int) -> list[Place]:
 @given(st.lists(st.tuples(GAPS, SIZES), max_size=60), st.integers(0, 60))
 def test_every_member_is_read_once_and_5_percent_more_at_most(members, header):
     places = laid_out(members, header)
-    found = merge_ranges(places)
+    found = group_members(places)
     assert [at for span in found for at in range(span.first, span.last)] == list(range(len(places)))
     content, headers = sum(place.stored for place in places), header * len(places)
     read = sum(span.end - span.start for span in found)
@@ -40,4 +40,4 @@ def test_every_member_is_read_once_and_5_percent_more_at_most(members, header):
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 300), max_size=60), st.integers(0, 60))
 def test_neighbours_without_a_gap_cost_nothing_to_join(sizes, header):
-    assert len(merge_ranges(laid_out([(0, size) for size in sizes], header))) == bool(sizes)
+    assert len(group_members(laid_out([(0, size) for size in sizes], header))) == bool(sizes)

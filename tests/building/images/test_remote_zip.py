@@ -15,7 +15,7 @@ from support.sparse_zip import SparseZip, make_sparse_zip
 
 from m2kr.building.fetch.retry import Policy
 from m2kr.building.images.from_archives import fetch_members
-from m2kr.building.images.outcome import ImageFault
+from m2kr.building.images.outcome import UnavailableImage
 from m2kr.building.images.remote_archive import RemoteZip
 from m2kr.building.images.remote_file import RemoteFile, WholeOnlyError
 from m2kr.building.images.shard_writer import Store
@@ -80,7 +80,7 @@ def test_500_members_of_20_gb_cost_little_more_than_themselves(big, server, tmp_
 def test_what_the_store_has_is_not_fetched_again(small, server, tmp_path):
     wanted = {f"wit/{number}.jpg": name for number, name in enumerate(small.contents)}
     wanted |= {"twin.jpg": next(iter(small.contents)), "gone.jpg": "images/no.jpg"}
-    faults: list[ImageFault] = []
+    faults: list[UnavailableImage] = []
     archive = RemoteZip(urls(server, small), tmp_path / "cache", policy=QUICK)
     with Store(tmp_path / "store") as store:
         first = fetch_members(archive, wanted, store, faults.append)
@@ -91,7 +91,7 @@ def test_what_the_store_has_is_not_fetched_again(small, server, tmp_path):
         assert (server.sent, second.received) == (before, 0)
         odd = fetch_members(archive, {"../up.jpg": "images/00000003.jpg"}, store, faults.append)
         assert (odd.added, odd.faults, faults.pop().rule) == (0, 1, "unsafe name")
-    assert faults == [ImageFault("images.zip", "gone.jpg", "not in the archive")] * 2
+    assert faults == [UnavailableImage("images.zip", "gone.jpg", "not in the archive")] * 2
     images = ImageStore([tmp_path / "store"])
     for name, member in wanted.items():
         assert name == "gone.jpg" or images.read(name) == small.contents[member]

@@ -194,4 +194,4 @@ def test_refusals_and_faults(files: Path, tmp_path: Path) -> None:
 
 def test_the_open_copy_is_one_that_can_be_imported() -> None:
     assert "m2kr import NAME --from ret-m2kr" in INSTEAD
-    assert hub.page(REPO).endswith(f"/datasets/{REPO}")
+    assert hub.dataset_page(REPO).endswith(f"/datasets/{REPO}")
