@@ -50,7 +50,7 @@ def command(
     probe: Annotated[
         bool,
         typer.Option(
-            "--probe", help="BuildRequest every file for its first MB and parse it; build nothing."
+            "--probe", help="Ask every file for its first MB and parse it; build nothing."
         ),
     ] = False,
     limit: Annotated[
@@ -116,7 +116,7 @@ def command(
         plans.show(builders, root, given, edition, split, json=json)
         return
     if probe:
-        _probe(builders, given, edition, json=json)
+        show_probes(builders, given, edition, json=json)
         return
     output.say(f"data root: {root}", json_mode=json)
     executor = None
@@ -215,7 +215,7 @@ def _ledger_totals(manifest: dict[str, Any]) -> dict[str, dict[str, int]]:
     return totals
 
 
-def _probe(
+def show_probes(
     builders: "Sequence[Builder]", given: Mapping[str, str], edition: str | None, *, json: bool
 ) -> None:
     """Asks for the first MB of every file that some builds need, and tells what is not as expected.

@@ -25,7 +25,7 @@ from m2kr.building.content import HEAD_BYTES, rows_in
 from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.fetch.retry import Policy
 from m2kr.building.probe import Probed, probe_asset
-from m2kr.cli import probes
+from m2kr.cli.build import show_probes
 from m2kr.cli.main import app
 from m2kr.errors import InputError, UpstreamError, UsageError
 
@@ -385,7 +385,7 @@ def test_damaged_files_raise_nothing_else(
 
 
 def builder(name: str, *assets: Asset) -> Any:
-    """As much of a builder as a probe_asset looks at."""
+    """As much of a builder as a probe looks at."""
     source = replace(registry.builder("mini").source, name=name)
     return SimpleNamespace(source=source, assets=lambda options: assets)
 
@@ -394,7 +394,7 @@ def test_a_file_of_several_sources_is_asked_for_once(
     server: FaultyServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shared, own = asked(server), asked(server, "x/b.jsonl", urls=())
-    probes.show([builder("one", shared, own), builder("two", shared)], {}, None, json=False)
+    show_probes([builder("one", shared, own), builder("two", shared)], {}, None, json=False)
     said = capsys.readouterr().out
     assert len(server.requests) == 1
     assert "one, two" in said and "1 of 1 files upstream are as expected" in said
@@ -404,7 +404,7 @@ def test_drift_ends_with_code_4(server: FaultyServer, capsys: pytest.CaptureFixt
     good, gone = asked(server), asked(server, "x/gone.jsonl", urls=(server.url("/gone"),))
     for json_mode in (False, True):
         with pytest.raises(typer.Exit) as left:
-            probes.show([builder("one", good, gone)], {}, None, json=json_mode)
+            show_probes([builder("one", good, gone)], {}, None, json=json_mode)
         assert left.value.exit_code == UpstreamError.exit_code == 4
         said = capsys.readouterr().out
         if json_mode:
@@ -418,7 +418,7 @@ def test_drift_ends_with_code_4(server: FaultyServer, capsys: pytest.CaptureFixt
 
 def test_options_are_checked(server: FaultyServer) -> None:
     with pytest.raises(UsageError, match="no option 'pool'"):
-        probes.show([builder("one", asked(server))], {"pool": "full"}, None, json=False)
+        show_probes([builder("one", asked(server))], {"pool": "full"}, None, json=False)
 
 
 def test_the_command(tmp_path: Path) -> None:
