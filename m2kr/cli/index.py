@@ -73,7 +73,9 @@ def _settings(
     from m2kr.search.index.settings import BuildSettings
 
     if preset == "official":
-        chosen = official_train.settings(seed, nbits or official_train.NBITS, centroids)
+        chosen = official_train.official_build_settings(
+            seed, nbits or official_train.NBITS, centroids
+        )
     elif preset == "compressed":
         chosen = BuildSettings("compressed", nbits or 4, centroids, Training(seed=seed))
     else:

@@ -164,7 +164,7 @@ def _search_share(
         queries=shards.fingerprint_of(asked),
     )
     work = {"shard": f"{number}/{of}", "passages": len(span), "device": stats.device}
-    spent = dispatch.per_query(stats.seconds, stats.cpu_seconds, len(asked))
+    spent = dispatch.time_per_query(stats.seconds, stats.cpu_seconds, len(asked))
     whole = SearchResult(
         *(found.numbers, found.scores, store.ids()), dispatch.exact_how(k), work | spent
     )

@@ -35,10 +35,9 @@ def plan(
     search then stops where that is more than --max-hours of m2kr eval.
     """
     from m2kr.cli import output
-    from m2kr.search.plan import Pool, parse_count
-    from m2kr.search.plan import plan as make_plan
+    from m2kr.search.plan import PoolSize, parse_count, plan_pool
 
-    planned = make_plan(Pool(parse_count(passages), tokens, dim, id_bytes))
+    planned = plan_pool(PoolSize(parse_count(passages), tokens, dim, id_bytes))
     if json:
         output.emit(planned.as_dict())
     else:
@@ -77,10 +76,10 @@ def push(
 ) -> None:
     """Upload a token store or an index to the hub, verified, in one commit; needs HF_TOKEN."""
     from m2kr.cli import output
-    from m2kr.search.hub import push as upload
+    from m2kr.search.hub import push_folder
 
     with output.Bars() as bars:
-        made, commit = upload(
+        made, commit = push_folder(
             folder, repo, private=private, replace=replace, revision=revision, progress=bars
         )
     _tell(made, {"repo": repo, "commit": commit}, json=json)
@@ -99,10 +98,10 @@ def pull(
     from another pool is refused before anything big is fetched.
     """
     from m2kr.cli import output
-    from m2kr.search.hub import pull as fetch
+    from m2kr.search.hub import pull_folder
 
     with output.Bars() as bars:
-        pulled = fetch(
+        pulled = pull_folder(
             repo, folder, revision=revision, expected=options.settings(expect), progress=bars
         )
     _tell(pulled, {"folder": str(folder)}, json=json)

@@ -26,7 +26,7 @@ from m2kr.progress import SILENT, Progress
 from m2kr.ranking import id_ranks
 from m2kr.search import shards
 from m2kr.search.devices import StoreRange, search_store_range
-from m2kr.search.dispatch import SearchResult, check_options, exact_how, is_store, per_query
+from m2kr.search.dispatch import SearchResult, check_options, exact_how, is_store, time_per_query
 from m2kr.search.index.format import INDEX
 from m2kr.search.store.reader import TokenStore
 
@@ -286,10 +286,10 @@ def search_by_nodes(
         results.append(result)
         progress.advance(_SEARCH, 1)
     ids = pool.ids()
-    numbers, scores = shards.merge_ranges(results, k, id_ranks(ids))
+    numbers, scores = shards.merge_results(results, k, id_ranks(ids))
     progress.done(_SEARCH)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    stats = {"shards": len(pieces), **per_query(seconds, cpu, len(queries))}
+    stats = {"shards": len(pieces), **time_per_query(seconds, cpu, len(queries))}
     return SearchResult(numbers, scores, ids, exact_how(k), stats)
 
 

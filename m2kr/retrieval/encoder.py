@@ -224,7 +224,7 @@ class EncoderRetriever(RetrieverBase):
             encoded = self._encode(queries, "query", folder, key)
         ids, pool = self._passages.ids, self._documents
         if isinstance(encoded, Embeddings) and isinstance(pool, Embeddings):
-            rows, scores = dense.search(
+            rows, scores = dense.search_dense(
                 *(encoded.vectors, pool, k, id_ranks(ids)),
                 similarity=self.similarity,
                 memory=self.memory,

@@ -103,7 +103,7 @@ class SearchConfig:
 
         nbits = self.nbits or _NBITS[self.mode]
         if self.mode == "official":
-            chosen = official_train.settings(self.seed, nbits, self.centroids)
+            chosen = official_train.official_build_settings(self.seed, nbits, self.centroids)
         else:
             chosen = BuildSettings("compressed", nbits, self.centroids, Training(seed=self.seed))
         if self.iterations is None:

@@ -20,7 +20,7 @@ from m2kr.ranking import id_ranks
 from m2kr.search import shards
 from m2kr.search.exact import canonical
 from m2kr.search.exact import search as exact_search
-from m2kr.search.exact.search import MEMORY, Stats
+from m2kr.search.exact.search import MEMORY, SearchStats
 from m2kr.search.shards import PassageRange, RangeResult
 from m2kr.search.store.reader import TokenStore, ids_of
 
@@ -73,7 +73,7 @@ def search_devices(
     threads: int | None = None,
     progress: Progress = SILENT,
     **options: Any,
-) -> "tuple[NDArray[np.int64], NDArray[np.float64], Stats]":
+) -> "tuple[NDArray[np.int64], NDArray[np.float64], SearchStats]":
     """`exact.search` on one device or several, with the same results.
 
     Args:
@@ -89,11 +89,11 @@ def search_devices(
         options: As there: passes, and check_seconds, which each device calls about its own range.
 
     Returns:
-        As there; `Stats.device` lists the devices.
+        As there; `SearchStats.device` lists the devices.
     """
-    devices = [exact_search.resolve(name.strip()) for name in device.split(",")]
+    devices = [exact_search.device_name(name.strip()) for name in device.split(",")]
     if len(devices) == 1:
-        return exact_search.search(
+        return exact_search.search_exactly(
             *(queries, source, k, ranks),
             device=devices[0],
             memory=memory,
@@ -112,10 +112,10 @@ def search_devices(
         spans = shards.cut_ranges(source.offsets, len(devices))
     share = max(1, (threads or torch.get_num_threads()) // len(devices))
     # Refuses broken queries before any device starts.
-    live = sum(len(query.rows) > 0 for query in canonical.rounded(queries, source.dim))
+    live = sum(len(query.rows) > 0 for query in canonical.rounded_queries(queries, source.dim))
     together = _Together(progress, live * (len(source.offsets) - 1))
 
-    def one(number: int) -> tuple[RangeResult, Stats]:
+    def one(number: int) -> tuple[RangeResult, SearchStats]:
         try:
             return search_range(
                 *(queries, source, spans[number], k, ranks),
@@ -143,7 +143,7 @@ def search_devices(
     for error in sorted(errors, key=lambda each: isinstance(each, _Stopped)):
         raise error
     found = [future.result() for future in futures]
-    numbers, scores = shards.merge_ranges([part for part, _ in found], k, ranks)
+    numbers, scores = shards.merge_results([part for part, _ in found], k, ranks)
     progress.done("exact search")
     stats = _added([stats for _, stats in found])
     stats.seconds = time.perf_counter() - started
@@ -158,7 +158,7 @@ def search_range(
     k: int,
     ranks: "NDArray[np.int64] | None" = None,
     **options: Any,
-) -> tuple[RangeResult, Stats]:
+) -> tuple[RangeResult, SearchStats]:
     """The exact best ``k`` passages of a range for every query, with canonical scores.
 
     Args:
@@ -233,10 +233,10 @@ def search_store_range(piece: StoreRange, queries: "Sequence[NDArray[np.floating
     return result
 
 
-def _added(every: "Sequence[Stats]") -> Stats:
+def _added(every: "Sequence[SearchStats]") -> SearchStats:
     """What all searches did; passes in the order in which the first device ran them."""
     names = dict.fromkeys(name for each in every for name in each.passes)
-    return Stats(
+    return SearchStats(
         ",".join(each.device for each in every),
         tuple(names),
         sum(each.threads for each in every),

@@ -23,7 +23,7 @@ from m2kr.ranking import TopK, id_ranks
 from m2kr.search.config import SearchConfig
 from m2kr.search.exact import reference
 from m2kr.search.store.format import STORE
-from m2kr.search.store.reader import TokenStore
+from m2kr.search.store.reader import TokenStore, read_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -197,7 +197,7 @@ def search_folder(
 
     Raises:
         UsageError: a device or a token store is given where none is of use.
-        M2KRError: as `devices.search_devices`, `compressed.search` and `official_train.search`.
+        M2KRError: as `devices.search_devices`, and as searches of indexes.
     """
     check_options(folder, store, device)
     queries.require_whole()
@@ -264,7 +264,7 @@ def search_store(
         "threads": stats.threads,
         "scored": stats.scored,
     }
-    spent = per_query(stats.seconds, stats.cpu_seconds, len(queries))
+    spent = time_per_query(stats.seconds, stats.cpu_seconds, len(queries))
     return SearchResult(rows, scores, ids, exact_how(k), work | spent)
 
 
@@ -282,7 +282,7 @@ def _search_by_reference(
 ) -> SearchResult:
     started, cpu = time.perf_counter(), time.process_time()
     matrices, best = queries.take(range(len(queries))), TopK(len(queries), id_ranks(ids), k)
-    for block in store.blocks(_REFERENCE_BYTES):
+    for block in read_ahead(store, _REFERENCE_BYTES // (2 * store.dim)):
         for number, query in enumerate(matrices):
             scores = reference.maxsim_many(query, block.tokens, block.offsets)
             best.push_block(scores[None, :], block.first, number)
@@ -290,7 +290,7 @@ def _search_by_reference(
             check_seconds((time.perf_counter() - started) * store.tokens / len(block.tokens))
     rows, scores = best.result()
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    stats = {"engine": "reference", "device": "cpu", **per_query(seconds, cpu, len(queries))}
+    stats = {"engine": "reference", "device": "cpu", **time_per_query(seconds, cpu, len(queries))}
     return SearchResult(rows, scores, ids, exact_how(k), stats)
 
 
@@ -315,16 +315,16 @@ def search_index(
         store: As there.
         threads: As there.
     """
-    from m2kr.search.index import compressed, official, official_train
+    from m2kr.search.index import compressed, official
 
     index.require_whole()
     ids = index.ids() if ids is None else ids
     matrices, ranks = queries.take(range(len(queries))), id_ranks(ids)
     if index.header.kind == "official":
-        arrays = official_train.arrays_of(index)
+        arrays = official.arrays_of(index)
         protocol = _with_widths(official.OfficialSettings.for_k(k), config)
         start, cpu = time.perf_counter(), time.process_time()
-        rows, scores = official_train.search(
+        rows, scores = official.search_official(
             matrices, arrays, k, ranks, settings=protocol, threads=threads
         )
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
@@ -332,7 +332,7 @@ def search_index(
     else:
         opened = compressed.CompressedIndex(index)
         usual = compressed.SearchSettings.suited(k, len(index), index.header.nbits)
-        rows, scores, stats = compressed.search(
+        rows, scores, stats = compressed.search_compressed(
             *(matrices, opened, k, ranks),
             settings=_with_widths(usual, config),
             store=store,
@@ -340,7 +340,9 @@ def search_index(
         )
         seconds, cpu = stats.seconds, stats.cpu_seconds
         how = {"kind": "compressed", "final": stats.final, **asdict(stats.settings)}
-    return SearchResult(rows, scores, ids, {"k": k, **how}, per_query(seconds, cpu, len(queries)))
+    return SearchResult(
+        rows, scores, ids, {"k": k, **how}, time_per_query(seconds, cpu, len(queries))
+    )
 
 
 def _with_widths(settings: T, config: SearchConfig | None) -> T:
@@ -361,7 +363,7 @@ def _with_widths(settings: T, config: SearchConfig | None) -> T:
     return settings
 
 
-def per_query(seconds: float, cpu: float, queries: int) -> dict[str, Any]:
+def time_per_query(seconds: float, cpu: float, queries: int) -> dict[str, Any]:
     """The time that a query took, for `SearchResult.stats`."""
     count = max(1, queries)
     return {"seconds_per_query": seconds / count, "cpu_seconds_per_query": cpu / count}

@@ -182,7 +182,7 @@ def is_repo(text: str) -> bool:
     return bool(_REPO.fullmatch(text)) and ".." not in text
 
 
-def push(
+def push_folder(
     folder: Path,
     repo: str,
     *,
@@ -249,7 +249,7 @@ def _require_same(facts: Mapping[str, Any], there: Mapping[str, Any]) -> None:
             )
 
 
-def pull(
+def pull_folder(
     repo: str,
     folder: Path,
     *,

@@ -42,7 +42,7 @@ def parse_count(text: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class PoolSize:
     """A pool that is yet to be encoded.
 
     Attributes:
@@ -84,7 +84,7 @@ class Plan:
         centroids: Of that index.
     """
 
-    pool: Pool
+    pool: PoolSize
     store_bytes: int
     index_bytes: "Mapping[int, int]"
     centroids: int
@@ -101,7 +101,7 @@ class Plan:
         }
 
 
-def plan(pool: Pool) -> Plan:
+def plan_pool(pool: PoolSize) -> Plan:
     """What a pool takes."""
     return Plan(
         pool,
@@ -111,7 +111,7 @@ def plan(pool: Pool) -> Plan:
     )
 
 
-def store_bytes(pool: Pool) -> int:
+def store_bytes(pool: PoolSize) -> int:
     """Bytes of a token store: float16 vectors, and per passage a length, a checksum and an id."""
     from m2kr.search.store.writer import SHARD_BYTES
 
@@ -125,7 +125,7 @@ def store_bytes(pool: Pool) -> int:
     )
 
 
-def index_bytes(pool: Pool, nbits: int) -> int:
+def index_bytes(pool: PoolSize, nbits: int) -> int:
     """Bytes of a compressed index, at most: a passage's tokens may share centroids, then it is less.
 
     Raises:
@@ -148,13 +148,13 @@ def index_bytes(pool: Pool, nbits: int) -> int:
     )
 
 
-def centroids_of(pool: Pool) -> int:
+def centroids_of(pool: PoolSize) -> int:
     """Centroids that an index of the pool has by default."""
-    from m2kr.search.index.kmeans import count_for
+    from m2kr.search.index.kmeans import centroid_count
 
-    return min(count_for(pool.all_tokens), pool.all_tokens)
+    return min(centroid_count(pool.all_tokens), pool.all_tokens)
 
 
-def _id(pool: Pool) -> float:
+def _id(pool: PoolSize) -> float:
     """Bytes of an id in an Arrow string column."""
     return pool.id_bytes + 4

@@ -157,7 +157,7 @@ def slice_of(source: "TokenSource", span: PassageRange) -> Slice:
     return Slice(source, span, offsets - offsets[0])
 
 
-def merge_ranges(
+def merge_results(
     parts: "Sequence[RangeResult]", k: int, ranks: "NDArray[np.int64]"
 ) -> "tuple[NDArray[np.int64], NDArray[np.float64]]":
     """What search of the whole pool returns, from the parts of all its ranges.
@@ -347,7 +347,7 @@ def _short(value: int | str) -> str:
 def merge_parts(
     parts: "Sequence[tuple[NDArray[np.int64], Any, NDArray[np.float64]]]", queries: int, k: int
 ) -> "tuple[Any, NDArray[np.int64], NDArray[np.float64]]":
-    """`merge_ranges` of results that have ids in place of passage numbers.
+    """`merge_results` of results that have ids in place of passage numbers.
 
     Args:
         parts: Per part each result's query number, id (an Arrow string array) and score.

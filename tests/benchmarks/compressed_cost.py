@@ -22,7 +22,7 @@ from m2kr.evaluation.result import peak_memory
 from m2kr.ranking import id_ranks
 from m2kr.search.dispatch import recall
 from m2kr.search.exact import search
-from m2kr.search.index import compressed, official_train
+from m2kr.search.index import compressed, official, official_train
 from m2kr.search.index.build import build_index
 from m2kr.search.index.files import IndexFiles
 from m2kr.search.index.settings import BuildSettings, pool_of
@@ -64,7 +64,7 @@ def build8(folder: Path, passages: int) -> dict:
 
 
 def build_official(folder: Path, passages: int) -> dict:
-    return built(folder, "official", official_train.settings())
+    return built(folder, "official", official_train.official_build_settings())
 
 
 def searched(folder: Path, name: str) -> dict:
@@ -74,19 +74,19 @@ def searched(folder: Path, name: str) -> dict:
     ranks = id_ranks(store.ids())
     index = compressed.CompressedIndex(IndexFiles.open(folder / name))
     opened = peak_memory()
-    compressed.search(queries[:4], index, K, ranks)
-    _, _, done = search.search(queries[:4], store, K, ranks, memory=1 << 30)
+    compressed.search_compressed(queries[:4], index, K, ranks)
+    _, _, done = search.search_exactly(queries[:4], store, K, ranks, memory=1 << 30)
     repeats = REPEATS if len(store) <= CEILING_UP_TO else 1
     timed = enough(queries, done) if repeats > 1 else queries
     costs: dict[str, list[float]] = {"exact": [], "compressed": []}
     for _ in range(repeats):
-        true, _, done = search.search(timed, store, K, ranks, memory=1 << 30)
+        true, _, done = search.search_exactly(timed, store, K, ranks, memory=1 << 30)
         costs["exact"].append(done.cpu_seconds / len(timed))
-        found, _, stats = compressed.search(timed, index, K, ranks)
+        found, _, stats = compressed.search_compressed(timed, index, K, ranks)
         costs["compressed"].append(stats.cpu_seconds / len(timed))
     if timed is not queries:
-        true, _, _ = search.search(queries, store, K, ranks, memory=1 << 30)
-        found, _, stats = compressed.search(queries, index, K, ranks)
+        true, _, _ = search.search_exactly(queries, store, K, ranks, memory=1 << 30)
+        found, _, stats = compressed.search_compressed(queries, index, K, ranks)
     told = {
         **{side: statistics.median(each) for side, each in costs.items()},
         "spread": {side: [min(each), max(each)] for side, each in costs.items()},
@@ -96,7 +96,9 @@ def searched(folder: Path, name: str) -> dict:
     }
     if len(store) <= CEILING_UP_TO:
         tokens = index.tokens(np.arange(len(store)))
-        whole, _, _ = search.search(queries, ArraySource(tokens.tokens, tokens.offsets), K, ranks)
+        whole, _, _ = search.search_exactly(
+            queries, ArraySource(tokens.tokens, tokens.offsets), K, ranks
+        )
         told |= recalls("ceiling ", whole, true)
     return told
 
@@ -117,11 +119,11 @@ def search_official(folder: Path, passages: int) -> dict:
     store = TokenStore.open(folder / "store")
     queries = list(np.load(folder / "queries.npy"))[:40]
     ranks = id_ranks(store.ids())
-    arrays = official_train.arrays_of(IndexFiles.open(folder / "official"))
+    arrays = official.arrays_of(IndexFiles.open(folder / "official"))
     start = time.process_time()
-    found, _ = official_train.search(queries, arrays, K, ranks)
+    found, _ = official.search_official(queries, arrays, K, ranks)
     cpu = (time.process_time() - start) / len(queries)
-    true, _, _ = search.search(queries, store, K, ranks)
+    true, _, _ = search.search_exactly(queries, store, K, ranks)
     return {"cpu": cpu, **recalls("", found, true)}
 
 

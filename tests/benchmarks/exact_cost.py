@@ -75,7 +75,7 @@ def cpu_seconds(function: Callable[[], object], queries: int) -> float:
     return (time.process_time() - start) / queries
 
 
-def enough(queries: list[np.ndarray], stats: search.Stats) -> list[np.ndarray]:
+def enough(queries: list[np.ndarray], stats: search.SearchStats) -> list[np.ndarray]:
     """All, or where float32 is the fastest product some: it has no coding that queries share."""
     return queries if stats.passes != ("float32",) else queries[:PLAIN_QUERIES]
 
@@ -92,11 +92,11 @@ def compare(folder: Path, passages: int) -> dict:
     mask = torch.arange(longest) >= torch.from_numpy(store.lengths)[:, None]
     wide[~mask] = tokens
     costs: dict[str, list[float]] = {"exact": [], "packed": [], "padded": []}
-    _, _, stats = search.search(queries[:4], store, K, memory=1 << 30)
+    _, _, stats = search.search_exactly(queries[:4], store, K, memory=1 << 30)
     queries = enough(queries, stats)
     few = rows[:PADDED_QUERIES]
     for _ in range(REPEATS):
-        numbers, _, stats = search.search(queries, store, K, memory=1 << 30, threads=1)
+        numbers, _, stats = search.search_exactly(queries, store, K, memory=1 << 30, threads=1)
         costs["exact"].append(stats.cpu_seconds / len(queries))
         for name, run, count in (
             ("packed", lambda: packed(tokens, store.offsets, rows), PACKED_QUERIES),
@@ -121,7 +121,9 @@ def compare(folder: Path, passages: int) -> dict:
 def budget(folder: Path, passages: int) -> dict:
     store = TokenStore.open(folder / "store")
     memory = store.tokens * store.dim * 2 // 10
-    _, _, stats = search.search(list(np.load(folder / "queries.npy")[:8]), store, K, memory=memory)
+    _, _, stats = search.search_exactly(
+        list(np.load(folder / "queries.npy")[:8]), store, K, memory=memory
+    )
     return {"memory": memory, "peak": peak_memory(), "read": stats.bytes_read}
 
 
@@ -142,7 +144,7 @@ def dense_budget(folder: Path, rows: int) -> dict:
     memory = passages.nbytes // 10
     queries = np.random.default_rng(1).standard_normal((200, 256), np.float32)
     before = peak_memory()
-    dense.search(queries, passages, K, np.arange(rows), memory=memory)
+    dense.search_dense(queries, passages, K, np.arange(rows), memory=memory)
     return {"memory": memory, "over": peak_memory() - before}
 
 

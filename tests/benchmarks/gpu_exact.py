@@ -92,7 +92,7 @@ def kernels(
     """Bounds of some passages and queries, which are on the device already."""
     device = choose.named(options.device)
     passages = min(options.kernel_passages, options.passages)
-    some = canonical.rounded(queries[: options.kernel_queries], DIM)
+    some = canonical.rounded_queries(queries[: options.kernel_queries], DIM)
     block = Block(0, source.read(0, passages), source.offsets[: passages + 1])
     flops = 2 * DIM * len(block.tokens) * sum(len(query.rows) for query in some)
     found: dict[str, object] = {}
@@ -104,7 +104,7 @@ def kernels(
     with workers(torch.get_num_threads()) as pool:
         parts = gpu_rounds.group_queries(some, options.k, np.arange(passages), torch.device(device))
         for name in passes.FLAT:
-            if name == "fused" and gpu_fused.shape(device, DIM) is None:
+            if name == "fused" and gpu_fused.fastest_shape(device, DIM) is None:
                 continue
             storage = torch.empty((len(block.tokens), DIM), dtype=torch.float16, device=device)
             coded = code_block(passes.PASSES[name], block, pool, storage)
@@ -112,10 +112,10 @@ def kernels(
             add(name, lambda columns=columns: [columns.upper(part) for part in parts])
     if options.device.startswith("cuda") and find_spec("flash_maxsim"):
         add("flash-maxsim", flash(block, some, device))
-    return {"shape": str(gpu_fused.shape(device, DIM)), **found}
+    return {"shape": str(gpu_fused.fastest_shape(device, DIM)), **found}
 
 
-def flash(block: Block, queries: list[canonical.Query], device: str) -> Callable[[], object]:
+def flash(block: Block, queries: list[canonical.RoundedQuery], device: str) -> Callable[[], object]:
     """Its scores of padded passages, as it wants them; the padding isn't counted as work."""
     from flash_maxsim import flash_maxsim_batched
 
@@ -138,11 +138,11 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     flops = 2 * DIM * len(source.vectors) * options.rows * options.queries
     # The kernels come first: what they need compiled or measured isn't counted as a search's.
     by_kernel = kernels(options, source, queries, most)
-    usable = gpu_fused.shape(choose.named(options.device), DIM) is not None
+    usable = gpu_fused.fastest_shape(choose.named(options.device), DIM) is not None
     searches: dict[str, object] = {}
     results = []
     for name in ("fused", "fp16") if usable else ("fp16",):
-        numbers, scores, stats = search.search(
+        numbers, scores, stats = search.search_exactly(
             queries,
             source,
             options.k,
@@ -159,7 +159,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         }
         results.append((numbers, scores))
     sample = range(0, options.queries, max(1, options.queries // options.sample))
-    right = reference.search(
+    right = reference.search_by_reference(
         [queries[i] for i in sample], source.vectors, source.offsets, options.k, ranks
     )
     return {

@@ -45,12 +45,12 @@ def test_it_runs_and_says_whether_enough_was_reached(
 def test_a_wrong_answer_ends_it_with_1(
     script: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search = script.search.search
+    search = script.search.search_exactly
 
     def reversed_(*args: object, **options: object) -> object:
         numbers, scores, stats = search(*args, **options)
         return numbers[:, ::-1], scores, stats
 
-    monkeypatch.setattr(script.search, "search", reversed_)
+    monkeypatch.setattr(script.search, "search_exactly", reversed_)
     assert script.main([*SMALL, "--least", "0"]) == 1
     assert not json.loads(capsys.readouterr().out)["right"]

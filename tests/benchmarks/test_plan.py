@@ -20,9 +20,9 @@ def test_an_estimate_comes_true(tmp_path: Path) -> None:
         for number, tokens in enumerate(corpus.matrices(QUERIES)):
             writer.append([f"passage{number:07}"], [tokens])
     store, queries = TokenStore.open(tmp_path / "store"), corpus.queries()
-    search.search(queries[:2], store, K, threads=THREADS)  # chooses its passes
+    search.search_exactly(queries[:2], store, K, threads=THREADS)  # chooses its passes
     told: list[float] = []
-    stats = search.search(
+    stats = search.search_exactly(
         queries, store, K, threads=THREADS, memory=160 << 20, check_seconds=told.append
     )[2]
     assert len(told) == 1

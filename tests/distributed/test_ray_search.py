@@ -39,8 +39,8 @@ def test_what_the_nodes_find_is_what_exact_search_finds(tmp_path: Path, count: i
     tokens = store(tmp_path / "store", pool, [f"p{number % 40:04}" for number in range(50)])
     rows = [*queries(rng, pool, 9), np.zeros((3, 32), np.float32)]
     parts = [search_store_range(piece, rows) for piece in pieces_of(tokens, count)]
-    numbers, scores = shards.merge_ranges(parts, 30, id_ranks(tokens.ids()))
-    right, bits, _ = search.search(rows, tokens, 30)
+    numbers, scores = shards.merge_results(parts, 30, id_ranks(tokens.ids()))
+    right, bits, _ = search.search_exactly(rows, tokens, 30)
     assert numbers.tolist() == right.tolist()
     assert scores.tobytes() == bits.tobytes()
 
@@ -96,7 +96,7 @@ def test_nodes_that_die_change_no_bit(tmp_path: Path) -> None:
     assert "another store" in told["refused"]
     rows = asked.take(range(len(asked)))
     with np.load(tmp_path / "found.npz") as found:
-        numbers, scores, _ = search.search(rows, tokens, 20)
+        numbers, scores, _ = search.search_exactly(rows, tokens, 20)
         assert found["numbers"].tolist() == numbers.tolist()
         assert found["scores"].tobytes() == scores.tobytes()
 

@@ -262,7 +262,7 @@ Search = Callable[
 ]
 
 
-def check_folder(folder: "Path", search: Search = official.search) -> list[Checked]:
+def check_folder(folder: "Path", search: Search = official.trace_search) -> list[Checked]:
     """Checks every golden file of a folder (or one file).
 
     Args:
@@ -276,7 +276,7 @@ def check_folder(folder: "Path", search: Search = official.search) -> list[Check
         return [check(file, search) for file in GoldenFile.all_in(folder)]
 
 
-def check(file: GoldenFile, search: Search = official.search) -> Checked:
+def check(file: GoldenFile, search: Search = official.trace_search) -> Checked:
     """Checks one golden file."""
     done = Checked(file.path)
     _check_codec(file, done)

@@ -58,7 +58,7 @@ def test_a_store_is_searched_exactly(tokens: TokenStore, asked: TokenStore, tmp_
         *("exact", "exact", 20),
         "cpu,cpu",
     )
-    numbers, scores, _ = search.search(asked.take(range(len(asked))), tokens, 20)
+    numbers, scores, _ = search.search_exactly(asked.take(range(len(asked))), tokens, 20)
     ids = tokens.ids().to_pylist()
     found = Run.load(out)
     for place, query in enumerate(asked.ids().to_pylist()):

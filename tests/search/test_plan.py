@@ -12,7 +12,7 @@ from m2kr.errors import UsageError
 from m2kr.search.index.build import build_index
 from m2kr.search.index.kmeans import Training
 from m2kr.search.index.settings import BuildSettings, pool_of
-from m2kr.search.plan import Pool, index_bytes, parse_count, plan, store_bytes
+from m2kr.search.plan import PoolSize, index_bytes, parse_count, plan_pool, store_bytes
 from m2kr.search.store.reader import TokenStore
 from m2kr.search.store.writer import TokenWriter
 
@@ -30,7 +30,7 @@ def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     with TokenWriter(folder / "store", dim=dim, meta={"checkpoint": "ab" * 32}) as writer:
         writer.append(ids, [rng.normal(size=(n, dim)) for n in lengths])
     mean = sum(map(len, ids)) / passages
-    return folder, Pool(passages, float(lengths.mean()), dim, mean)
+    return folder, PoolSize(passages, float(lengths.mean()), dim, mean)
 
 
 def size(folder: Path) -> int:
@@ -49,7 +49,7 @@ def test_bytes_of_an_index(real, nbits: int) -> None:
     settings = BuildSettings("compressed", nbits, training=Training(iterations=1))
     source = pool_of(TokenStore.open(folder / "store"))
     files = build_index(source, folder / f"index{nbits}", settings)
-    planned = plan(pool)
+    planned = plan_pool(pool)
     assert files.header.centroids == planned.centroids
     found = size(folder / f"index{nbits}")
     # At most that; less by what tokens of a passage share a centroid.
@@ -62,7 +62,7 @@ def test_a_plan_loads_no_torch() -> None:
 
     script = (
         "import sys; from m2kr.search.plan import *;"
-        "print(plan(Pool(8_800_000, 80)).store_bytes);"
+        "print(plan_pool(PoolSize(8_800_000, 80)).store_bytes);"
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -112,12 +112,12 @@ def test_any_text_is_a_count_or_refused(text: str) -> None:
 )
 def test_pools_that_make_no_sense(wrong: tuple[int, float, int]) -> None:
     with pytest.raises(UsageError, match="more than 0"):
-        Pool(*wrong)
+        PoolSize(*wrong)
     with pytest.raises(UsageError, match="10\\^12 tokens"):
-        Pool(10**11, 80)
+        PoolSize(10**11, 80)
 
 
 def test_bits_that_make_no_sense() -> None:
     with pytest.raises(UsageError, match="5 bits"):
-        index_bytes(Pool(10, 10), 5)
-    assert set(plan(Pool(10, 10, 2)).index_bytes) == {4, 8}
+        index_bytes(PoolSize(10, 10), 5)
+    assert set(plan_pool(PoolSize(10, 10, 2)).index_bytes) == {4, 8}

@@ -64,7 +64,9 @@ def test_any_split_merges_to_the_bits_of_one_search(
         )[0]
         for span in pairwise(bounds)
     ]
-    numbers, scores = shards.merge_ranges([parts[i] for i in rng.permutation(len(parts))], k, ranks)
+    numbers, scores = shards.merge_results(
+        [parts[i] for i in rng.permutation(len(parts))], k, ranks
+    )
     right, bits, _ = devices.search_devices(asked, source, k, ranks, threads=1, passes=("float32",))
     assert numbers.tolist() == right.tolist()
     assert scores.tobytes() == bits.tobytes()
@@ -165,12 +167,12 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         ([(0, 6), (5, 10)], "passages 5 to 9 overlap"),
     ):
         with pytest.raises(CheckError, match=told):
-            shards.merge_ranges(
+            shards.merge_results(
                 [RangeResult(PassageRange(*span), *none) for span in spans], 3, ranks
             )
     two = np.zeros((2, 0), np.int64), np.zeros((2, 0))
     with pytest.raises(UsageError, match="of \\[1, 2\\] queries"):
-        shards.merge_ranges(
+        shards.merge_results(
             [RangeResult(PassageRange(0, 5), *none), RangeResult(PassageRange(5, 10), *two)],
             3,
             ranks,

@@ -8,7 +8,7 @@ import numpy as np
 
 from m2kr.errors import InputError
 from m2kr.search.exact import bounds, passes
-from m2kr.search.exact.canonical import by_length, gather
+from m2kr.search.exact.canonical import by_length, gather_rows
 from m2kr.search.exact.passes import (
     FLAT,
     GROUP_ROWS,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from m2kr.concurrency import Workers
-    from m2kr.search.exact.canonical import Query
+    from m2kr.search.exact.canonical import RoundedQuery
     from m2kr.search.store.reader import Block
 
 _TILES_A_SPAN = 4
@@ -113,7 +113,7 @@ def code_block(
     def code(number: int) -> CodedTokens:
         tile = tiles[number]
         part = places[number]
-        raw = gather(flat, block.offsets[part], lengths[part], tile.length)
+        raw = gather_rows(flat, block.offsets[part], lengths[part], tile.length)
         raw = raw.view(tile.count, tile.length, -1)
         coded = one.code_tokens(raw.to(storage.device))
         end = tile.start + tile.count * tile.length
@@ -215,7 +215,7 @@ def by_passage(block: CodedBlock, values: "torch.Tensor") -> "NDArray[np.float32
 
 
 def scan(
-    block: CodedBlock, queries: "Sequence[Query]", workers: "Workers"
+    block: CodedBlock, queries: "Sequence[RoundedQuery]", workers: "Workers"
 ) -> "NDArray[np.float32]":
     """Upper bounds of all canonical scores, (queries x passages of the block).
 
@@ -258,7 +258,7 @@ def narrow(
     for part, longest in by_length(block.lengths[numbers], _NARROW_TOKENS):
         chosen = numbers[part]
         lengths = block.lengths[chosen]
-        codes = gather(block.codes, block.starts[chosen], lengths, longest, ROUND_TOKENS)
+        codes = gather_rows(block.codes, block.starts[chosen], lengths, longest, ROUND_TOKENS)
         places = torch.from_numpy(block.places[chosen]).to(block.codes.device)
         maxima = passes.maxima(block.one, codes, (len(part), longest), query)
         upper = passes.upper(block.one, maxima, block.tokens.of(places), query)
@@ -266,7 +266,7 @@ def narrow(
     return found
 
 
-def code(one: Pass, queries: "Sequence[Query]", like: "torch.Tensor") -> CodedQueries:
+def code(one: Pass, queries: "Sequence[RoundedQuery]", like: "torch.Tensor") -> CodedQueries:
     """Queries in a pass's codes, on the device of ``like``."""
     import torch
 
@@ -275,7 +275,7 @@ def code(one: Pass, queries: "Sequence[Query]", like: "torch.Tensor") -> CodedQu
     return passes.code_queries(one, rows.float().to(like.device), lengths)
 
 
-def _groups(queries: "Sequence[Query]") -> list[tuple[int, int]]:
+def _groups(queries: "Sequence[RoundedQuery]") -> list[tuple[int, int]]:
     """Runs of queries of together `GROUP_ROWS` rows at most, or of one query."""
     groups: list[tuple[int, int]] = []
     first = rows = 0

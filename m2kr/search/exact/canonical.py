@@ -26,7 +26,7 @@ _TOKENS = 4096  # multiplied at a time: 4 MB in float64 at 128 dimensions
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class RoundedQuery:
     """A query as the canonical scorer sees it.
 
     Attributes:
@@ -38,7 +38,7 @@ class Query:
     longest: float
 
 
-def rounded(queries: "Sequence[NDArray[np.floating]]", dim: int) -> list[Query]:
+def rounded_queries(queries: "Sequence[NDArray[np.floating]]", dim: int) -> list[RoundedQuery]:
     """Queries rounded to float16, without their zero rows.
 
     Raises:
@@ -60,12 +60,12 @@ def rounded(queries: "Sequence[NDArray[np.floating]]", dim: int) -> list[Query]:
             )
         rows = np.ascontiguousarray(rows[rows.any(axis=1)])
         squares = (rows.astype(np.float64) ** 2).sum(1)
-        found.append(Query(rows, float(np.sqrt(squares.max(initial=0.0))) * (1 + 1e-9)))
+        found.append(RoundedQuery(rows, float(np.sqrt(squares.max(initial=0.0))) * (1 + 1e-9)))
     return found
 
 
-def scores(
-    query: Query,
+def canonical_scores(
+    query: RoundedQuery,
     block: "Block",
     numbers: "NDArray[np.int64]",
     longest: "NDArray[np.float32]",
@@ -93,7 +93,7 @@ def scores(
     for part, longest_one in by_length(lengths[fast_places], _TOKENS):
         places = fast_places[part]
         starts = block.offsets[numbers[places]]
-        tokens = gather(flat, starts, lengths[places], longest_one).float().double()
+        tokens = gather_rows(flat, starts, lengths[places], longest_one).float().double()
         products = torch.mm(tokens, right)
         best[:, part] = products.view(len(places), longest_one, -1).amax(1).numpy().T
     total = np.zeros(len(fast_places))
@@ -126,7 +126,7 @@ def by_length(
         start += count
 
 
-def gather(
+def gather_rows(
     flat: "torch.Tensor",
     starts: "NDArray[np.int64]",
     lengths: "NDArray[np.int64]",

@@ -36,7 +36,7 @@ def pipeline(device: str) -> tuple[str, ...]:
     if not device.startswith("cpu"):
         return on_a_gpu(device)
     names = ("bf16", "int8", "float32")
-    seconds = {name: _seconds(PASSES[name], device) for name in names if works(name, device)}
+    seconds = {name: _seconds(PASSES[name], device) for name in names if pass_works(name, device)}
     if "float32" not in seconds:
         raise _wrong(device)
     costs: dict[tuple[str, ...], float] = {(name,): cost for name, cost in seconds.items()}
@@ -53,10 +53,10 @@ def on_a_gpu(device: str) -> tuple[str, ...]:
 
     A tile alone tells nothing of a GPU's speed, so nothing is measured.
     """
-    if not works("float32", device):
+    if not pass_works("float32", device):
         raise _wrong(device)
     names = ("fused", "fp16", "bf16", "float32")
-    best = next(name for name in names if works(name, device))
+    best = next(name for name in names if pass_works(name, device))
     logger.debug("the pass on %s: %s", device, best)
     return (best,)
 
@@ -68,10 +68,10 @@ def _wrong(device: str) -> CheckError:
     )
 
 
-def works(name: str, device: str) -> bool:
+def pass_works(name: str, device: str) -> bool:
     """Whether a pass multiplies here as `bounds` assumes."""
     if name == "fused":
-        return gpu_fused.shape(named(device), _DIM) is not None
+        return gpu_fused.fastest_shape(named(device), _DIM) is not None
     one = PASSES[name]
     try:
         return all(_as_assumed(one, device, sign) for sign in (1.0, -1.0))

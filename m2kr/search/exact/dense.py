@@ -63,7 +63,7 @@ def lengths(vectors: "NDArray[np.floating]") -> "NDArray[np.float64]":
     return np.sqrt(pair_scores(vectors, vectors))
 
 
-def search(
+def search_dense(
     queries: "NDArray[np.floating]",
     passages: "NDArray[np.floating] | Embeddings",
     k: int,

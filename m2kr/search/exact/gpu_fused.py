@@ -1,6 +1,6 @@
 """Triton kernels for exact search on a GPU: MaxSim without its products, and sums in order.
 
-`maxsim` multiplies float16 tokens and query rows on tensor cores and keeps only maxima. A program owns
+`fused_maxsim` multiplies float16 tokens and query rows on tensor cores and keeps only maxima. A program owns
 some rows and as many passages as a tile has columns; step t multiplies the rows with token t of each
 of these passages, so that the maximum over tokens is one of two tiles, number by number: nothing is
 moved between threads, whatever the lengths. A passage that is shorter than its neighbours repeats its
@@ -10,7 +10,7 @@ query's rows are taken once, behind the last token.
 A tile of rows meets the same tokens as those that run beside it: these come from the cache, 2 bytes
 for each `_Shape.rows` products.
 
-`works` tries both on the device, so that a Triton that is missing, fails or adds up in less than
+`kernels_work` tries both on the device, so that a Triton that is missing, fails or adds up in less than
 float32 leaves the plain products of torch.
 
 The same kernels run without a GPU under ``TRITON_INTERPRET=1``, which is how they are tested there.
@@ -38,7 +38,7 @@ MOST_DIM = 256  # of wider tokens a tile doesn't fit the shared memory
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class TileShape:
     """How a GPU should work on a tile.
 
     Attributes:
@@ -58,11 +58,11 @@ class Shape:
 # the other takes maxima, a big one asks less of the cache. Which is faster is measured; the last one is
 # for GPUs with little shared memory.
 SHAPES = (
-    Shape(128, 128, 8, 3),
-    Shape(256, 64, 8, 3),
-    Shape(128, 64, 4, 3),
-    Shape(64, 128, 4, 3),
-    Shape(64, 64, 4, 2),
+    TileShape(128, 128, 8, 3),
+    TileShape(256, 64, 8, 3),
+    TileShape(128, 64, 4, 3),
+    TileShape(64, 128, 4, 3),
+    TileShape(64, 64, 4, 2),
 )
 
 
@@ -76,18 +76,18 @@ def _compiled() -> "tuple[Any, Any]":
     # Sizes change from call to call; compiling for some of them anew isn't worth its seconds.
     sizes = ["all_rows", "passages", "parts_a_query"]
     return (
-        jit(kernels.maxsim, do_not_specialize=sizes),
-        jit(kernels.add_in_order, do_not_specialize=["rows", "columns"]),
+        jit(kernels.maxsim_kernel, do_not_specialize=sizes),
+        jit(kernels.add_in_order_kernel, do_not_specialize=["rows", "columns"]),
     )
 
 
-def maxsim(
+def fused_maxsim(
     rows: "torch.Tensor",
     queries: int,
     tokens: "torch.Tensor",
     starts: "torch.Tensor",
     lengths: "torch.Tensor",
-    shape: Shape,
+    shape: TileShape,
 ) -> "torch.Tensor":
     """Per query and passage the sum over the rows of the best product, (queries x passages) float32.
 
@@ -100,7 +100,7 @@ def maxsim(
         tokens: (tokens x dim) float16, contiguous.
         starts: (passages) int64, the row of each one's first token.
         lengths: (passages) int32, each 1 or more; sorted, or the work is that of the longest in
-            every `Shape.passages`.
+            every `TileShape.passages`.
         shape: One of `SHAPES`.
     """
     import torch
@@ -153,7 +153,7 @@ def _on(tensor: "torch.Tensor") -> Any:
 
 
 @cache
-def works(device: str) -> bool:
+def kernels_work(device: str) -> bool:
     """Whether both kernels do there what `bounds` and `reference` assume; tried once a process."""
     try:
         found = all(_as_assumed(device, sign) for sign in (1.0, -1.0))
@@ -167,7 +167,7 @@ def works(device: str) -> bool:
     return found
 
 
-def shape(device: str, dim: int) -> Shape | None:
+def fastest_shape(device: str, dim: int) -> TileShape | None:
     """The fastest of `SHAPES`, measured once a process; None where no kernel can be used.
 
     Each is compiled for it, which takes seconds the first time; Triton keeps the results on disk.
@@ -177,10 +177,10 @@ def shape(device: str, dim: int) -> Shape | None:
 
 
 @cache
-def _shape(device: str, dim: int) -> Shape | None:
+def _shape(device: str, dim: int) -> TileShape | None:
     import torch
 
-    if dim > MOST_DIM or not works(device):
+    if dim > MOST_DIM or not kernels_work(device):
         return None
     if torch.device(device).type != "cuda":
         return SHAPES[0]
@@ -212,7 +212,7 @@ def _as_assumed(device: str, sign: float) -> bool:
     tokens[-40:, 7], asked[1, 9:20, 7] = 1.0, 1.0
     asked[2, PART + 1 :] = 0
     tokens, asked = (tokens * sign).half(), asked.half()
-    found = maxsim(
+    found = fused_maxsim(
         asked.view(-1, dim).to(device),
         queries,
         tokens.to(device),
@@ -234,7 +234,7 @@ def _as_assumed(device: str, sign: float) -> bool:
     return bool(((found.cpu() - right).abs() <= spare).all()) and torch.equal(in_order, total)
 
 
-def _seconds(device: str, dim: int, shape: Shape) -> float:
+def _seconds(device: str, dim: int, shape: TileShape) -> float:
     """Time of 512 passages of 64 tokens and 16,384 rows, the best of some."""
     import torch
 
@@ -246,7 +246,7 @@ def _seconds(device: str, dim: int, shape: Shape) -> float:
     for _ in range(4):
         torch.cuda.synchronize(device)
         start = time.perf_counter()
-        maxsim(rows, 512, tokens, starts, lengths, shape)
+        fused_maxsim(rows, 512, tokens, starts, lengths, shape)
         torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return best

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from m2kr.search.exact.blocks import CodedBlock
-    from m2kr.search.exact.canonical import Query
+    from m2kr.search.exact.canonical import RoundedQuery
     from m2kr.search.exact.passes import CodedQueries
     from m2kr.search.store.reader import Block
 
@@ -59,7 +59,7 @@ class QueryGroup:
     """
 
     numbers: "NDArray[np.int64]"
-    queries: "list[Query]"
+    queries: "list[RoundedQuery]"
     rows: "torch.Tensor"
     big_a: "torch.Tensor"
     best: TopK
@@ -67,7 +67,7 @@ class QueryGroup:
 
 
 def group_queries(
-    queries: "Sequence[Query]", k: int, ranks: "NDArray[np.int64]", device: "torch.device"
+    queries: "Sequence[RoundedQuery]", k: int, ranks: "NDArray[np.int64]", device: "torch.device"
 ) -> list[QueryGroup]:
     """Cuts a batch.
 
@@ -85,7 +85,7 @@ def group_queries(
     for start, end in _runs(sizes[order]):
         numbers = order[start:end]
         chosen = [queries[number] for number in numbers]
-        width = passes.rounded(int(sizes[numbers].max()), gpu_fused.PART)
+        width = passes.round_up(int(sizes[numbers].max()), gpu_fused.PART)
         rows = np.zeros((len(chosen), width, chosen[0].rows.shape[1]), np.float16)
         for place, query in zip(rows, chosen, strict=True):
             place[: len(query.rows)] = query.rows
@@ -103,8 +103,8 @@ def _runs(sizes: "NDArray[np.int64]") -> "Iterator[tuple[int, int]]":
     start = 0
     for number in range(1, len(sizes) + 1):
         if number < len(sizes):
-            width = passes.rounded(int(sizes[number]), gpu_fused.PART)
-            least = passes.rounded(int(sizes[start]), gpu_fused.PART)
+            width = passes.round_up(int(sizes[number]), gpu_fused.PART)
+            least = passes.round_up(int(sizes[start]), gpu_fused.PART)
             if 4 * width <= 5 * least and width * (number + 1 - start) <= _GROUP_ROWS:
                 continue
         yield start, number
@@ -152,9 +152,9 @@ class BatchedBlock:
         queries, rows, dim = group.rows.shape
         shape = None
         if self.coded.one.name == "fused":
-            shape = gpu_fused.shape(self.device, dim)
+            shape = gpu_fused.fastest_shape(self.device, dim)
         if shape is not None:
-            sums = gpu_fused.maxsim(
+            sums = gpu_fused.fused_maxsim(
                 group.rows.view(-1, dim),
                 queries,
                 self.coded.codes,
@@ -277,7 +277,7 @@ def _take(
     slow = np.flatnonzero(~fast)
     for query in np.unique(queries[slow]):
         mine = slow[queries[slow] == query]
-        scores[mine] = canonical.scores(
+        scores[mine] = canonical.canonical_scores(
             group.queries[query], columns.block, numbers[mine], columns.longest, columns.shortest
         )
     group.best.push(queries, numbers + columns.block.first, scores)
@@ -411,7 +411,7 @@ def _token_rows(starts: "torch.Tensor", lengths: "torch.Tensor", longest: int) -
 
 def _in_order(values: "torch.Tensor") -> "torch.Tensor":
     """Sums of a float64 matrix over its rows, first to last."""
-    if values.is_cuda and gpu_fused.works(str(values.device)):
+    if values.is_cuda and gpu_fused.kernels_work(str(values.device)):
         return gpu_fused.add_in_order(values)
     total = values.new_zeros(values.shape[1])
     for row in values:
@@ -495,7 +495,7 @@ def _free(device: str) -> "SimpleQueue[_Slot]":
     return slots
 
 
-def settle(device: str) -> None:
+def finish_orders(device: str) -> None:
     """Returns when what this thread has ordered is there for every stream."""
     import torch
 

@@ -8,7 +8,7 @@ Import it where Triton is installed, only.
 import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 
-def maxsim(
+def maxsim_kernel(
     rows: tl.tensor,
     tokens: tl.tensor,
     starts: tl.tensor,
@@ -23,7 +23,7 @@ def maxsim(
     WIDTH: tl.constexpr,
     PART: tl.constexpr,
 ) -> None:
-    """See `gpu_fused.maxsim`; ``all_rows`` counts what is in ``rows``, ``PART`` rows are one part."""
+    """See `gpu_fused.fused_maxsim`; ``all_rows`` counts what is in ``rows``, ``PART`` rows are one part."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * PASSAGES + tl.arange(0, PASSAGES)
     place = tl.arange(0, WIDTH)
@@ -56,7 +56,7 @@ def maxsim(
     )
 
 
-def add_in_order(
+def add_in_order_kernel(
     values: tl.tensor, sums: tl.tensor, rows: tl.tensor, columns: tl.tensor, COLUMNS: tl.constexpr
 ) -> None:
     """See `gpu_fused.add_in_order`."""

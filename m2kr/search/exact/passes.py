@@ -290,7 +290,7 @@ def code_queries(one: Pass, rows: "torch.Tensor", lengths: "list[int]") -> Coded
     """
     import torch
 
-    padding = rounded(len(rows), _ROUND_ROWS) - len(rows)
+    padding = round_up(len(rows), _ROUND_ROWS) - len(rows)
     rows = torch.cat([rows, rows.new_zeros((padding, rows.shape[1]))])
     codes, scale, exact = one.code_rows(rows)
     counts = torch.tensor(lengths, device=rows.device)
@@ -345,7 +345,7 @@ def maxima(
         work = codes.new_empty(work_size(count, queries), dtype=one.product_dtype)
     if out is None:
         out = work.new_empty((passages, rows))
-    padded = codes[: rounded(count, ROUND_TOKENS)]
+    padded = codes[: round_up(count, ROUND_TOKENS)]
     products = work[: len(padded) * rows].view(len(padded), rows)
     one.multiply(padded, queries.codes, products)
     one.highest(products[:count].view(passages, length, rows), out)
@@ -354,9 +354,9 @@ def maxima(
 
 def work_size(tokens: int, queries: CodedQueries) -> int:
     """Values that `maxima` needs for the products of so many tokens."""
-    return rounded(tokens, ROUND_TOKENS) * queries.codes.shape[1]
+    return round_up(tokens, ROUND_TOKENS) * queries.codes.shape[1]
 
 
-def rounded(number: int, step: int) -> int:
+def round_up(number: int, step: int) -> int:
     """The next multiple of ``step``."""
     return -(-number // step) * step

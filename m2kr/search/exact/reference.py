@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from m2kr.ranking import TopK
+from m2kr.search.store.reader import block_spans
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +112,7 @@ def _real(rows: "NDArray[np.floating]") -> "NDArray[np.floating]":
     return rows[rows.any(axis=1)]
 
 
-def search(
+def search_by_reference(
     queries: "Sequence[NDArray[np.floating]]",
     tokens: "NDArray[np.floating]",
     offsets: "NDArray[np.int64]",
@@ -133,22 +134,10 @@ def search(
         Document numbers and float64 scores, both (queries x min(k, distinct ids)), best first.
     """
     best = TopK(len(queries), ranks, k)
-    for first, last in _blocks(offsets):
+    for first, last in block_spans(offsets, _BLOCK_TOKENS):
         span = offsets[first : last + 1]
         part = np.asarray(tokens[int(span[0]) : int(span[-1])])
         for number, query in enumerate(queries):
             scores = maxsim_many(query, part, span - span[0], dtype)
             best.push_block(scores[None, :], first, number)
     return best.result()
-
-
-def _blocks(offsets: "NDArray[np.int64]") -> "list[tuple[int, int]]":
-    """Runs of whole documents of some thousand tokens: (first, one past the last)."""
-    blocks = []
-    first, n = 0, len(offsets) - 1
-    while first < n:
-        end = int(np.searchsorted(offsets, offsets[first] + _BLOCK_TOKENS, side="right")) - 1
-        last = min(n, max(first + 1, end))
-        blocks.append((first, last))
-        first = last
-    return blocks

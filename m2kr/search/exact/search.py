@@ -9,7 +9,7 @@ The tokens are read block by block, once, whatever the number of queries. In eac
    float32, whose margin is 1e-4 a query row;
 4. the canonical scorer decides among the few that remain.
 
-So ids, order and scores are those of `reference.search`, on every device and with every pass.
+So ids, order and scores are those of `reference.search_by_reference`, on every device and with every pass.
 """
 
 import time
@@ -26,12 +26,12 @@ from m2kr.ranking import TopK, id_ranks
 from m2kr.search.exact import canonical, gpu_rounds
 from m2kr.search.exact.blocks import CodedBlock, by_passage, code, code_block, narrow, scan, uncoded
 from m2kr.search.exact.passes import FLAT, GROUP_ROWS, PASSES, ROUND_TOKENS, TILE_TOKENS, Pass
-from m2kr.search.store.reader import TokenSource, ids_of, read_ahead, spans
+from m2kr.search.store.reader import TokenSource, block_spans, ids_of, read_ahead
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from m2kr.search.exact.canonical import Query
+    from m2kr.search.exact.canonical import RoundedQuery
     from m2kr.search.store.reader import Block
 
     Scored = tuple[NDArray[np.int64], NDArray[np.float64], list[int]]
@@ -42,7 +42,7 @@ _TASK = "exact search"
 
 
 @dataclass(slots=True)
-class Stats:
+class SearchStats:
     """What a search did.
 
     Attributes:
@@ -68,7 +68,7 @@ class Stats:
     bytes_read: int = 0
 
 
-def search(
+def search_exactly(
     queries: "Sequence[NDArray[np.floating]]",
     source: TokenSource,
     k: int,
@@ -80,7 +80,7 @@ def search(
     passes: Sequence[str] | None = None,
     progress: Progress = SILENT,
     check_seconds: "Callable[[float], None] | None" = None,
-) -> "tuple[NDArray[np.int64], NDArray[np.float64], Stats]":
+) -> "tuple[NDArray[np.int64], NDArray[np.float64], SearchStats]":
     """The exact best ``k`` passages of every query, with canonical scores.
 
     Args:
@@ -111,18 +111,18 @@ def search(
         UsageError: ``k``, ``passes`` or ``device`` make no sense, or ranks are needed.
         MissingError: torch isn't installed.
     """
-    device = resolve(device)
+    device = device_name(device)
     import torch
 
     started, cpu = time.perf_counter(), time.process_time()
     if ranks is None:
         ranks = id_ranks(ids_of(source))
-    rounded = canonical.rounded(queries, source.dim)
+    rounded = canonical.rounded_queries(queries, source.dim)
     live = [number for number, query in enumerate(rounded) if len(query.rows)]
     threads = threads or torch.get_num_threads()
     with workers(threads) as pool:
         names = _names(passes, device, pool)
-        stats = Stats(device, names, threads, left=dict.fromkeys(names, 0))
+        stats = SearchStats(device, names, threads, left=dict.fromkeys(names, 0))
         plan = _plan(source, names, len(live), memory - threads * _A_THREAD)
         batches = [
             _Batch([rounded[i] for i in live[first : first + plan.queries]], k, ranks)
@@ -165,7 +165,7 @@ def _plan(source: TokenSource, names: tuple[str, ...], queries: int, memory: int
     # what is kept per passage.
     width = source.dim * (2 * 2 + sum(one.dtype.itemsize for one in coded)) + 40
     tokens = max(TILE_TOKENS, memory * 3 // 4 // width)
-    cuts = spans(source.offsets, tokens)
+    cuts = block_spans(source.offsets, tokens)
     room = max((int(source.offsets[b] - source.offsets[a]) for a, b in cuts), default=0)
     passages = max((b - a for a, b in cuts), default=1)
     # Besides its bounds, a query has codes: of 400 rows, to be safe.
@@ -178,7 +178,7 @@ def _read(
     plan: _Plan,
     batches: "list[_Batch]",
     pool: Workers,
-    stats: Stats,
+    stats: SearchStats,
     progress: Progress,
     check_seconds: "Callable[[float], None] | None",
 ) -> None:
@@ -212,7 +212,7 @@ def _read(
     progress.done(_TASK)
 
 
-def resolve(device: str) -> str:
+def device_name(device: str) -> str:
     """A device's name; of ``auto`` CUDA if there is one.
 
     Raises:
@@ -279,7 +279,9 @@ class _Batch:
         best: Their best passages so far, as `TopK.result` gives them.
     """
 
-    def __init__(self, queries: "Sequence[Query]", k: int, ranks: "NDArray[np.int64]") -> None:
+    def __init__(
+        self, queries: "Sequence[RoundedQuery]", k: int, ranks: "NDArray[np.int64]"
+    ) -> None:
         self.queries = queries
         self.best: TopK | gpu_rounds.BestOfGroups = TopK(len(queries), ranks, k)
         self._k, self._ranks = k, ranks
@@ -329,7 +331,7 @@ class _Batch:
             self.best = gpu_rounds.BestOfGroups(self._groups)
         ranks = self._ranks[block.first : block.first + len(block)]
         columns = gpu_rounds.BatchedBlock(block, coded, ranks)
-        gpu_rounds.settle(columns.device)
+        gpu_rounds.finish_orders(columns.device)
         scored = sum(
             workers.map(lambda group: gpu_rounds.search_block(group, columns), self._groups)
         )
@@ -370,7 +372,7 @@ class _Task:
     longest: "NDArray[np.float32]"
     shortest: "NDArray[np.float32]"
     narrower: "Sequence[CodedBlock]"
-    queries: "Sequence[Query]"
+    queries: "Sequence[RoundedQuery]"
     upper: "NDArray[np.float32]"
 
     def promising(self, query: int, floor: float, enough: int) -> "Scored":
@@ -402,6 +404,6 @@ class _Task:
     def _scores(self, query: int, numbers: "NDArray[np.int64]") -> "NDArray[np.float64]":
         if not len(numbers):
             return np.zeros(0)
-        return canonical.scores(
+        return canonical.canonical_scores(
             self.queries[query], self.block, numbers, self.longest, self.shortest
         )

@@ -38,9 +38,9 @@ from m2kr.search.index.format import (
     write_expected,
 )
 from m2kr.search.index.settings import MOST_SAMPLED, BuildSettings, Pool, sample
-from m2kr.search.index.writer import IndexWriter
-from m2kr.search.store.reader import spans
-from m2kr.search.store.records import save_array, sha256_of
+from m2kr.search.index.writer import ShardedIndexWriter
+from m2kr.search.store.reader import block_spans
+from m2kr.search.store.records import file_sha256, save_array
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -252,13 +252,13 @@ def _train(
 ) -> None:
     tokens = int(pool.source.offsets[-1])
     if settings.kind == "official":
-        trained = official_train.train(pool, settings, progress)
+        trained = official_train.train_official(pool, settings, progress)
     else:
-        count = settings.centroids or kmeans.count_for(tokens)
+        count = settings.centroids or kmeans.centroid_count(tokens)
         wanted = min(MOST_SAMPLED, _SAMPLED_A_CENTROID * max(count, 1 << 14))
         drawn = sample(pool, wanted, settings.training.seed)
         count = min(count, len(drawn))
-        centroids = kmeans.train(drawn, count, settings.training, progress)
+        centroids = kmeans.train_centroids(drawn, count, settings.training, progress)
         trained = {CENTROIDS: centroids.astype("<f2")}, {"sample_tokens": len(drawn)}
     arrays, facts = trained
     held.check()
@@ -273,7 +273,7 @@ def _train(
             len(arrays[CENTROIDS]),
             {**settings.asked(), **facts, "pool_tokens": tokens},
             pool.meta,
-            {name: sha256_of(folder / name) for name in arrays},
+            {name: file_sha256(folder / name) for name in arrays},
         ).as_dict(),
     )
 
@@ -297,12 +297,12 @@ def _coder(folder: Path) -> "TokenCoder":
         **{name: header.training[name] for name in asdict(kmeans.Training())}
     )
     centroids = torch.from_numpy(codec.centroids)
-    groups = kmeans.group(centroids, training)
+    groups = kmeans.group_centroids(centroids, training)
 
     def by_nearest_groups(
         tokens: "NDArray[np.float16]",
     ) -> "tuple[NDArray[np.integer], NDArray[np.uint8], NDArray[np.float16]]":
-        codes, _ = kmeans.nearest(torch.from_numpy(tokens), centroids, training, groups)
+        codes, _ = kmeans.nearest_centroids(torch.from_numpy(tokens), centroids, training, groups)
         return codes.numpy(), *codec.encode(tokens, codes.numpy())
 
     return by_nearest_groups
@@ -322,10 +322,10 @@ def _append(
         )
     offsets = pool.source.offsets
     progress.start(_TASK, int(offsets[-1] - offsets[done]), "tokens")
-    with IndexWriter(folder, held, _coder(folder), shard_passages=shard_passages) as writer:
+    with ShardedIndexWriter(folder, held, _coder(folder), shard_passages=shard_passages) as writer:
         while done < len(pool):
             last = min(len(pool), done + writer.room)
-            for first, end in spans(offsets[done : last + 1], _CODED_AT_ONCE):
+            for first, end in block_spans(offsets[done : last + 1], _CODED_AT_ONCE):
                 first, end = first + done, end + done
                 writer.append(
                     pool.ids.slice(first, end - first).to_pylist(),

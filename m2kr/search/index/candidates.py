@@ -1,6 +1,6 @@
 """How a compressed search narrows a pool, before its scorer decides: two steps.
 
-1. `probe`: every query row looks up the passages of its best centroids in the inverted lists. A
+1. `probe_shard`: every query row looks up the passages of its best centroids in the inverted lists. A
    passage's score is the sum over the rows of the best centroid found in it; a row that found none
    counts as the worst centroid looked up. All rows of the query take part, not the first 32.
 2. `refine`: the sum over the rows of the best of the passage's rebuilt tokens, in the machine's
@@ -10,7 +10,7 @@ Between them others compare the centroids of all a passage's tokens. Where enoug
 looked up, that chooses no better than step 1 did, and it isn't done here.
 
 Scores of the steps only choose who goes on. Products of queries and centroids are rounded to 8
-bits once (`look_at`): looking up and comparing bytes is what makes step 1 cheap.
+bits once (`centroid_scores`): looking up and comparing bytes is what makes step 1 cheap.
 Ties go to the smaller passage number, so that what comes out does not depend on the shards.
 """
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from m2kr.search.index.codec import unpack_steps
-from m2kr.search.index.ivf import offsets_of, spans, tiles
+from m2kr.search.index.ivf import positions_of, span_offsets, tiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,7 +62,7 @@ class QueryScores:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CodedTokens:
+class PackedTokens:
     """Some passages' tokens as an index holds them.
 
     Attributes:
@@ -77,11 +77,11 @@ class CodedTokens:
     sizes: "NDArray[np.float16]"
     offsets: "NDArray[np.int64]"
 
-    def take(self, places: "NDArray[np.int64]") -> "CodedTokens":
+    def take(self, places: "NDArray[np.int64]") -> "PackedTokens":
         """Some of the passages, in the order given."""
-        which = spans(self.offsets, places)
-        offsets = offsets_of(self.offsets[places + 1] - self.offsets[places])
-        return CodedTokens(self.codes[which], self.packed[which], self.sizes[which], offsets)
+        which = positions_of(self.offsets, places)
+        offsets = span_offsets(self.offsets[places + 1] - self.offsets[places])
+        return PackedTokens(self.codes[which], self.packed[which], self.sizes[which], offsets)
 
     def tensors(self) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
         """Codes, packed steps and sizes as tensors of the same memory."""
@@ -95,7 +95,7 @@ class CodedTokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Cells:
+class ProbedCentroids:
     """The (row, centroid) pairs that are looked up, worst first.
 
     Attributes:
@@ -111,7 +111,9 @@ class Cells:
     row_count: int
 
 
-def look_at(centroids: "torch.Tensor", longest: float, rows: "NDArray[np.float16]") -> QueryScores:
+def centroid_scores(
+    centroids: "torch.Tensor", longest: float, rows: "NDArray[np.float16]"
+) -> QueryScores:
     """Multiplies a query with all centroids.
 
     Args:
@@ -140,7 +142,7 @@ def look_at(centroids: "torch.Tensor", longest: float, rows: "NDArray[np.float16
     return QueryScores(centroids, right, coarse, highest, count)
 
 
-def cells(query: QueryScores, probes: int) -> Cells:
+def probed_centroids(query: QueryScores, probes: int) -> ProbedCentroids:
     """The best pairs of row and centroid, about ``probes`` a row on average.
 
     All rows share one threshold: a row with many good centroids looks up more than one with few.
@@ -159,12 +161,14 @@ def cells(query: QueryScores, probes: int) -> Cells:
     gains = (near.reshape(-1)[pairs].astype(np.int16) - (threshold - 1)).astype(np.uint8)
     order = np.argsort(gains, kind="stable")
     places, rows = np.divmod(pairs[order], near.shape[1])
-    return Cells(rows, able[places], gains[order], query.count)
+    return ProbedCentroids(rows, able[places], gains[order], query.count)
 
 
-def probe(chosen: Cells, lists: "InvertedLists", passages: int) -> "NDArray[np.int32]":
+def probe_shard(
+    chosen: ProbedCentroids, lists: "InvertedLists", passages: int
+) -> "NDArray[np.int32]":
     """Step 1 for one shard: each passage's score, (passages) int32."""
-    places = spans(lists.offsets, chosen.centroids)
+    places = positions_of(lists.offsets, chosen.centroids)
     lengths = lists.offsets[chosen.centroids + 1] - lists.offsets[chosen.centroids]
     best = np.zeros(chosen.row_count * passages, np.uint8)
     at = np.repeat(chosen.rows * passages, lengths)
@@ -175,7 +179,7 @@ def probe(chosen: Cells, lists: "InvertedLists", passages: int) -> "NDArray[np.i
     return summed
 
 
-def refine(query: QueryScores, tokens: CodedTokens, codec: "ScaledCodec") -> "NDArray[np.float32]":
+def refine(query: QueryScores, tokens: PackedTokens, codec: "ScaledCodec") -> "NDArray[np.float32]":
     """Step 2: each passage's score; -inf for one without tokens.
 
     Tokens are rebuilt in the type that products are fast in, tile by tile.
@@ -238,7 +242,7 @@ def _tiled(
     return scores
 
 
-def best(
+def best_places(
     scores: "NDArray[np.integer] | NDArray[np.floating]",
     ranks: "NDArray[np.int64]",
     count: int,
@@ -253,7 +257,7 @@ def best(
 
 
 def probe_all(
-    chosen: Cells,
+    chosen: ProbedCentroids,
     shards: "Sequence[tuple[InvertedLists, int]]",
     ranks: "NDArray[np.int64]",
     count: int,
@@ -261,11 +265,11 @@ def probe_all(
     """Step 1 over all shards: the best ``count`` passages, numbered through.
 
     Args:
-        chosen: From `cells`.
+        chosen: From `probed_centroids`.
         shards: Each one's lists, and its number of passages.
         ranks: Per passage the rank of its id, which breaks ties: not its number, so that a cut doesn't
             depend on the order of rows.
         count: How many to keep.
     """
-    scores = np.concatenate([probe(chosen, lists, passages) for lists, passages in shards])
-    return best(scores, ranks, count)
+    scores = np.concatenate([probe_shard(chosen, lists, passages) for lists, passages in shards])
+    return best_places(scores, ranks, count)

@@ -8,7 +8,7 @@ get that far depends on the settings, and is what `audit` measures.
 
 import time
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -16,10 +16,10 @@ from m2kr.concurrency import workers
 from m2kr.errors import UsageError, missing_dependency
 from m2kr.ranking import TopK, id_ranks
 from m2kr.search.exact import canonical
-from m2kr.search.index import candidates as funnel
+from m2kr.search.index import candidates
 from m2kr.search.index.codec import ScaledCodec
 from m2kr.search.index.files import IndexFiles, require_same_passages
-from m2kr.search.index.ivf import offsets_of, spans
+from m2kr.search.index.ivf import positions_of, span_offsets
 from m2kr.search.store.reader import Block
 
 if TYPE_CHECKING:
@@ -69,12 +69,11 @@ class SearchSettings:
 
 
 @dataclass(slots=True)
-class Stats:
+class CompressedStats:
     """What a search did.
 
     Attributes:
         settings: Of the search.
-        index: Kind, bits and centroids of the index, and where it lies.
         final: What the final scores were made of: ``compressed`` or ``exact``.
         threads: Threads that worked.
         queries: How many, with a row at least.
@@ -84,7 +83,6 @@ class Stats:
     """
 
     settings: SearchSettings
-    index: dict[str, Any]
     final: str
     threads: int
     queries: int = 0
@@ -127,8 +125,8 @@ class CompressedIndex:
         return len(self.files)
 
     def narrow(
-        self, query: canonical.Query, settings: SearchSettings, ranks: "NDArray[np.int64]"
-    ) -> "tuple[NDArray[np.int64], funnel.CodedTokens, dict[str, int]]":
+        self, query: canonical.RoundedQuery, settings: SearchSettings, ranks: "NDArray[np.int64]"
+    ) -> "tuple[NDArray[np.int64], candidates.PackedTokens, dict[str, int]]":
         """The passages to be scored for a query with a row at least; ranks of ids break ties.
 
         Returns:
@@ -136,31 +134,31 @@ class CompressedIndex:
         """
         passages = np.arange(len(self))
         if len(self) > settings.scored:
-            look = funnel.look_at(self.centroids, self.longest, query.rows)
+            look = candidates.centroid_scores(self.centroids, self.longest, query.rows)
         if len(passages) > settings.candidates:
-            chosen = funnel.cells(look, settings.probes)
-            passages = funnel.probe_all(chosen, self._shards, ranks, settings.candidates)
+            chosen = candidates.probed_centroids(look, settings.probes)
+            passages = candidates.probe_all(chosen, self._shards, ranks, settings.candidates)
         left = {"candidates": len(passages)}
         coded = self.coded(passages)
         if len(passages) > settings.scored:
-            found = funnel.refine(look, coded, self.codec)
-            kept = funnel.best(found, ranks[passages], settings.scored)
+            found = candidates.refine(look, coded, self.codec)
+            kept = candidates.best_places(found, ranks[passages], settings.scored)
             passages, coded = passages[kept], coded.take(kept)
         left["scored"] = len(passages)
         return passages, coded, left
 
-    def coded(self, passages: "NDArray[np.int64]") -> funnel.CodedTokens:
+    def coded(self, passages: "NDArray[np.int64]") -> candidates.PackedTokens:
         """The passages' tokens as the index holds them.
 
         Raises:
             CheckError: a passage's residuals differ from their checksum.
         """
-        places = spans(self.files.offsets, passages)
-        return funnel.CodedTokens(
+        places = positions_of(self.files.offsets, passages)
+        return candidates.PackedTokens(
             self.files.codes[places].astype(np.int64),
             self.files.residuals(passages),
             self.files.sizes[places],
-            offsets_of(self.files.offsets[passages + 1] - self.files.offsets[passages]),
+            span_offsets(self.files.offsets[passages + 1] - self.files.offsets[passages]),
         )
 
     def tokens(self, passages: "NDArray[np.int64]") -> Block:
@@ -171,12 +169,12 @@ class CompressedIndex:
         """
         return self.decode(self.coded(passages))
 
-    def decode(self, coded: funnel.CodedTokens) -> Block:
+    def decode(self, coded: candidates.PackedTokens) -> Block:
         """Tokens rebuilt from their codes."""
         return Block(0, self.codec.decode(coded.codes, coded.packed, coded.sizes), coded.offsets)
 
 
-def search(
+def search_compressed(
     queries: "Sequence[NDArray[np.floating]]",
     index: CompressedIndex,
     k: int,
@@ -185,7 +183,7 @@ def search(
     settings: SearchSettings | None = None,
     store: "TokenStore | None" = None,
     threads: int | None = None,
-) -> "tuple[NDArray[np.int64], NDArray[np.float64], Stats]":
+) -> "tuple[NDArray[np.int64], NDArray[np.float64], CompressedStats]":
     """The best ``k`` passages of every query that the index finds.
 
     Args:
@@ -217,17 +215,11 @@ def search(
         require_same_passages(files, store)
     if ranks is None:
         ranks = id_ranks(files.ids())
-    rounded = canonical.rounded(queries, files.header.dim)
+    rounded = canonical.rounded_queries(queries, files.header.dim)
     live = [number for number, query in enumerate(rounded) if len(query.rows)]
     threads = threads or torch.get_num_threads()
     best = TopK(len(live), ranks, k)
-    facts: dict[str, Any] = {
-        "kind": files.header.kind,
-        "nbits": files.header.nbits,
-        "centroids": files.header.centroids,
-        "folder": str(files.folder),
-    }
-    stats = Stats(settings, facts, "exact" if store else "compressed", threads, len(live))
+    stats = CompressedStats(settings, "exact" if store else "compressed", threads, len(live))
 
     def one(number: int) -> "tuple[NDArray[np.int64], NDArray[np.float64], dict[str, int]]":
         passages, coded, left = index.narrow(rounded[number], settings, ranks)
@@ -249,13 +241,13 @@ def search(
     return numbers, scores, stats
 
 
-def _rescore(query: canonical.Query, block: Block) -> "NDArray[np.float64]":
+def _rescore(query: canonical.RoundedQuery, block: Block) -> "NDArray[np.float64]":
     """Canonical scores of all passages of a block, given a query with a row at least."""
     import torch
 
     lengths = torch.from_numpy(block.tokens).float().norm(dim=1).numpy()
     everywhere = np.ones(len(block), np.float32)
-    return canonical.scores(
+    return canonical.canonical_scores(
         query,
         block,
         np.arange(len(block)),
@@ -275,5 +267,5 @@ def widened(settings: SearchSettings, k: int) -> SearchSettings:
 def stored(store: "TokenStore", passages: "NDArray[np.int64]") -> Block:
     """The passages' tokens as the store holds them."""
     parts = store.take(passages)
-    offsets = offsets_of(np.array([len(part) for part in parts], np.int64))
+    offsets = span_offsets(np.array([len(part) for part in parts], np.int64))
     return Block(0, np.concatenate(parts), offsets)

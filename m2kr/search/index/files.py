@@ -24,7 +24,7 @@ from m2kr.search.index.format import (
     read_expected,
     read_index_header,
 )
-from m2kr.search.index.ivf import InvertedLists, offsets_of
+from m2kr.search.index.ivf import InvertedLists, span_offsets
 from m2kr.search.store.records import ShardRecord, record_name
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class IndexFiles:
             )
             at += record.tokens
         firsts = np.cumsum([0, *(record.passages for record in records)], dtype=np.int64)
-        offsets = offsets_of(np.concatenate(lengths))
+        offsets = span_offsets(np.concatenate(lengths))
         lacks = lacking(folder, header, records)
         return cls(folder, header, codec, shards, codes, sizes, offsets, firsts, lacks)
 
@@ -156,7 +156,7 @@ class IndexFiles:
         if len(passages) and not 0 <= int(passages.min()) <= int(passages.max()) < len(self):
             raise UsageError(f"there are {len(self)} passages", expected="numbers from 0")
         starts = self.offsets[passages]
-        places = offsets_of(self.offsets[passages + 1] - starts)
+        places = span_offsets(self.offsets[passages + 1] - starts)
         found = np.empty((int(places[-1]), self.codec.packed_bytes), np.uint8)
         homes = np.searchsorted(self.firsts, passages, side="right") - 1
         inside = starts - self.offsets[self.firsts[homes]]

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from m2kr import atomic
 from m2kr.errors import CheckError, InputError
-from m2kr.search.store.records import FolderKind, read_json
+from m2kr.search.store.records import FolderKind, read_json_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -167,7 +167,7 @@ def read_expected(folder: Path) -> dict[str, Expected] | None:
     try:
         found = {
             source: Expected(each["passages"], tuple(each["shards"]))
-            for source, each in read_json(path)["sources"].items()
+            for source, each in read_json_object(path)["sources"].items()
         }
         whole = all(
             type(each.passages) is int

@@ -39,7 +39,7 @@ class InvertedLists:
         pairs = np.unique(codes.astype(np.int64) * max(1, len(lengths)) + documents)
         lists, members = np.divmod(pairs, max(1, len(lengths)))
         counts = np.bincount(lists, minlength=centroids)
-        return cls(members.astype(np.int32), offsets_of(counts))
+        return cls(members.astype(np.int32), span_offsets(counts))
 
     @property
     def counts(self) -> "NDArray[np.int64]":
@@ -48,17 +48,19 @@ class InvertedLists:
 
     def members(self, cells: "NDArray[np.integer]") -> "NDArray[np.int64]":
         """All documents of the given lists, one list after another, with repeats between lists."""
-        return np.asarray(self.documents[spans(self.offsets, cells)], np.int64)
+        return np.asarray(self.documents[positions_of(self.offsets, cells)], np.int64)
 
 
-def offsets_of(lengths: "NDArray[np.integer]") -> "NDArray[np.int64]":
+def span_offsets(lengths: "NDArray[np.integer]") -> "NDArray[np.int64]":
     """Where each of consecutive spans begins, and where the last one ends."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
 
 
-def spans(offsets: "NDArray[np.int64]", chosen: "NDArray[np.integer]") -> "NDArray[np.int64]":
+def positions_of(
+    offsets: "NDArray[np.int64]", chosen: "NDArray[np.integer]"
+) -> "NDArray[np.int64]":
     """The positions ``offsets[i]:offsets[i + 1]`` of every chosen i, one span after another."""
     starts = offsets[chosen]
     lengths = offsets[np.asarray(chosen) + 1] - starts

@@ -3,7 +3,7 @@
 Comparing every token with every centroid is nearly all of the cost of k-means, and of coding tokens
 afterwards. Here centroids are grouped (by k-means again, of the few centroids); a token is compared
 with the groups' means first, then with the centroids of the nearest groups only. What is found is
-the nearest centroid or, for a few percent of the tokens, one nearly as near. `nearest` with
+the nearest centroid or, for a few percent of the tokens, one nearly as near. `nearest_centroids` with
 ``groups=None`` compares with all.
 """
 
@@ -64,7 +64,7 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True)
-class Groups:
+class CentroidGroups:
     """Centroids by the group they belong to.
 
     Attributes:
@@ -76,18 +76,18 @@ class Groups:
     members: "list[torch.Tensor]"
 
 
-def count_for(tokens: int) -> int:
+def centroid_count(tokens: int) -> int:
     """Centroids for a pool: the power of two nearest to 0.6 tokens**0.75, at most 2**18.
 
     Up to a million tokens that is what the official 16 times their root comes to. Beyond, the kinds
     of tokens grow faster than that root; where a centroid stands for several kinds, the steps of a
     search that look at centroids alone lose passages. The official rule, which rounds the power
-    down, is `official_train.count_for`.
+    down, is `official_train.official_centroid_count`.
     """
     return 1 << min(_MOST_BITS, max(0, round(math.log2(0.6 * max(2, tokens) ** 0.75))))
 
 
-def train(
+def train_centroids(
     sample: "NDArray[np.float16]",
     count: int,
     settings: Training | None = None,
@@ -117,8 +117,8 @@ def train(
     before, codes = float("inf"), None
     progress.start(_TASK, settings.iterations, "iterations")
     for iteration in range(settings.iterations):
-        groups = group(centroids, settings)
-        codes, scores = nearest(tokens, centroids, settings, groups, codes)
+        groups = group_centroids(centroids, settings)
+        codes, scores = nearest_centroids(tokens, centroids, settings, groups, codes)
         error = _mean_error(tokens, scores, settings)
         logger.info("k-means, iteration %d: mean squared distance %.4f", iteration + 1, error)
         progress.advance(_TASK, 1)
@@ -133,8 +133,8 @@ def train(
     return found
 
 
-def group(centroids: "torch.Tensor", settings: Training) -> Groups | None:
-    """Groups of centroids, a few hundred in each; None where there are few centroids."""
+def group_centroids(centroids: "torch.Tensor", settings: Training) -> CentroidGroups | None:
+    """CentroidGroups of centroids, a few hundred in each; None where there are few centroids."""
     import torch
 
     if len(centroids) <= _FEW or not settings.groups_tried:
@@ -145,18 +145,18 @@ def group(centroids: "torch.Tensor", settings: Training) -> Groups | None:
     means = directions[torch.randperm(len(centroids), generator=random)[:count]]
     flat = Training(spherical=True, groups_tried=0)
     for _ in range(_GROUP_ITERATIONS):
-        codes, scores = nearest(directions, means, flat, None)
+        codes, scores = nearest_centroids(directions, means, flat, None)
         means = torch.nn.functional.normalize(_means(directions, codes, scores, means))
     order = torch.argsort(codes, stable=True)
     sizes = torch.bincount(codes, minlength=count).tolist()
-    return Groups(means.to(product_dtype()), list(torch.split(order, sizes)))
+    return CentroidGroups(means.to(product_dtype()), list(torch.split(order, sizes)))
 
 
-def nearest(
+def nearest_centroids(
     tokens: "torch.Tensor",
     centroids: "torch.Tensor",
     settings: Training,
-    groups: Groups | None,
+    groups: CentroidGroups | None,
     known: "torch.Tensor | None" = None,
 ) -> "tuple[torch.Tensor, torch.Tensor]":
     """The nearest centroid of each token, and how near.
@@ -165,7 +165,7 @@ def nearest(
         tokens: (tokens x dim), of any float type.
         centroids: (centroids x dim) float32.
         settings: Spherical or not; how many groups to look into.
-        groups: From `group`; None to compare with every centroid.
+        groups: From `group_centroids`; None to compare with every centroid.
         known: A centroid a token that is compared, too.
 
     Returns:
@@ -202,7 +202,7 @@ def nearest(
 
 def _in_groups(
     part: "torch.Tensor",
-    groups: Groups,
+    groups: CentroidGroups,
     sides: "list[tuple[torch.Tensor, torch.Tensor]]",
     tried: int,
 ) -> "tuple[torch.Tensor, torch.Tensor]":
@@ -299,10 +299,10 @@ def product_dtype() -> "torch.dtype":
     """
     import torch
 
-    from m2kr.search.exact.choose import works
+    from m2kr.search.exact.choose import pass_works
 
     said = Path("/proc/cpuinfo")
     tiles = (
         said.is_file() and "amx_bf16" in said.read_text(encoding="utf-8", errors="replace").split()
     )
-    return torch.bfloat16 if tiles and works("bf16", "cpu") else torch.float32
+    return torch.bfloat16 if tiles and pass_works("bf16", "cpu") else torch.float32

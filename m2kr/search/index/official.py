@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from m2kr.concurrency import workers
 from m2kr.errors import InputError, UsageError
+from m2kr.ranking import TopK
 from m2kr.search.index.codec import OfficialCodec, products
-from m2kr.search.index.ivf import InvertedLists, offsets_of, tiles
+from m2kr.search.index.files import IndexFiles
+from m2kr.search.index.ivf import InvertedLists, span_offsets, tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -95,7 +98,7 @@ class IndexArrays:
         Raises:
             InputError: the parts don't fit together.
         """
-        offsets = offsets_of(lengths)
+        offsets = span_offsets(lengths)
         tokens = int(offsets[-1])
         if len(codes) != tokens or residuals.shape != (tokens, codec.packed_bytes):
             raise InputError(
@@ -135,7 +138,64 @@ class Trace:
     scores: "NDArray[np.float32]"
 
 
-def search(index: IndexArrays, query: "NDArray[np.floating]", settings: OfficialSettings) -> Trace:
+def arrays_of(files: IndexFiles) -> IndexArrays:
+    """An index of the official kind as the official search wants it, residuals read and checked.
+
+    Raises:
+        UsageError: the index is of the other kind.
+        CheckError: residuals differ from their checksum, or its build was cut off.
+    """
+    files.require_whole()
+    if not isinstance(files.codec, OfficialCodec):
+        raise UsageError(
+            f"this index is of the kind '{files.header.kind}'",
+            where=str(files.folder),
+            expected="one of the kind 'official'",
+            fix="m2kr index build STORE INDEX --preset official",
+        )
+    residuals = files.residuals(np.arange(len(files)))
+    lengths = np.diff(files.offsets)
+    return IndexArrays.of(files.codec, files.codes, residuals, lengths)
+
+
+def search_official(
+    queries: "Sequence[NDArray[np.floating]]",
+    index: IndexArrays,
+    k: int,
+    ranks: "NDArray[np.int64]",
+    *,
+    settings: OfficialSettings | None = None,
+    threads: int | None = None,
+) -> "tuple[NDArray[np.int64], NDArray[np.float64]]":
+    """The published protocol's best ``k`` passages of every query.
+
+    Args:
+        queries: One (rows x dim) matrix a query, as encoded: the official code doesn't round them.
+        index: From `arrays_of`.
+        k: Passages a query.
+        ranks: Per passage the rank of its id (`ranking.id_ranks`), which breaks ties of the scores.
+        settings: `OfficialSettings.for_k(k)` by default. The official searcher keeps the settings
+            of its first call; here each call has its own.
+        threads: By default as many as torch uses.
+
+    Returns:
+        Passage numbers and scores, both (queries x min(k, distinct ids)), best first. Where the
+        search left fewer, -1 and -inf fill the end.
+    """
+    steered = settings or OfficialSettings.for_k(k)
+    best = TopK(len(queries), ranks, k)
+    import torch
+
+    with workers(threads or torch.get_num_threads()) as pool:
+        traces = pool.map(lambda query: trace_search(index, query, steered), queries)
+    for number, trace in enumerate(traces):
+        best.push(np.full(len(trace.documents), number), trace.documents, trace.scores)
+    return best.result()
+
+
+def trace_search(
+    index: IndexArrays, query: "NDArray[np.floating]", settings: OfficialSettings
+) -> Trace:
     """Searches one query, (rows x dim); all-zero rows are dropped.
 
     A query without any other row finds nothing (the official code fails on it).

@@ -1,4 +1,4 @@
-"""The published protocol as a whole: an index trained the official way, and search by its rules.
+"""An index trained the official way; `official` searches it.
 
 The official indexer draws its sample unseeded, so its scores move a little between builds; here a
 seed decides, and a reproduction reports mean and range over three.
@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from m2kr.concurrency import workers
-from m2kr.errors import UsageError
 from m2kr.progress import Progress
-from m2kr.ranking import TopK
-from m2kr.search.index import kmeans, official
+from m2kr.search.index import kmeans
 from m2kr.search.index.codec import OfficialCodec
-from m2kr.search.index.files import IndexFiles
 from m2kr.search.index.format import CENTROIDS, CUTOFFS, WEIGHTS
 from m2kr.search.index.settings import (
     MOST_SAMPLED,
@@ -25,8 +21,6 @@ from m2kr.search.index.settings import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
 
@@ -35,19 +29,21 @@ NBITS = 8
 _HELD_OUT, _MOST_HELD_OUT = 0.05, 50_000  # share of the sample, tokens
 
 
-def settings(seed: int = 0, nbits: int = NBITS, centroids: int | None = None) -> BuildSettings:
+def official_build_settings(
+    seed: int = 0, nbits: int = NBITS, centroids: int | None = None
+) -> BuildSettings:
     """How the published protocol builds its index: 8 bits, 20 iterations of k-means."""
     # Official k-means always runs to its last iteration.
     training = kmeans.Training(seed=seed, iterations=ITERATIONS, tolerance=-1.0)
     return BuildSettings("official", nbits, centroids, training)
 
 
-def count_for(tokens: int) -> int:
+def official_centroid_count(tokens: int) -> int:
     """Centroids for a pool: the power of two at or below 16 times the root of its tokens."""
     return 1 << max(0, int(np.floor(np.log2(16 * np.sqrt(max(1, tokens))))))
 
 
-def train(
+def train_official(
     pool: Pool, settings: BuildSettings, progress: Progress
 ) -> "tuple[dict[str, NDArray[Any]], dict[str, Any]]":
     """The codec's arrays by file name, and what is to be recorded of the training.
@@ -66,9 +62,9 @@ def train(
     tokens = read_passages(source, drawn)
     tokens = tokens[random.permutation(len(tokens))]
     held = min(_MOST_HELD_OUT, int(_HELD_OUT * len(tokens)))
-    count = settings.centroids or count_for(int(source.offsets[-1]))
+    count = settings.centroids or official_centroid_count(int(source.offsets[-1]))
     kept = tokens[held:]
-    found = kmeans.train(kept, min(count, len(kept)), settings.training, progress)
+    found = kmeans.train_centroids(kept, min(count, len(kept)), settings.training, progress)
     norms = np.sqrt((found * found).sum(1))
     stored = (found / np.maximum(norms, np.float32(1e-12))[:, None]).astype("<f2")
     cutoffs, weights, average = _buckets(tokens[:held] if held else tokens, stored, settings.nbits)
@@ -87,58 +83,3 @@ def _buckets(
     cutoffs = np.quantile(residuals, np.arange(1, count) / count)
     weights = np.quantile(residuals, (np.arange(count) + 0.5) / count)
     return cutoffs.astype("<f4"), weights.astype("<f4"), float(np.abs(residuals).mean())
-
-
-def arrays_of(files: IndexFiles) -> official.IndexArrays:
-    """An index of the official kind as the official search wants it, residuals read and checked.
-
-    Raises:
-        UsageError: the index is of the other kind.
-        CheckError: residuals differ from their checksum, or its build was cut off.
-    """
-    files.require_whole()
-    if not isinstance(files.codec, OfficialCodec):
-        raise UsageError(
-            f"this index is of the kind '{files.header.kind}'",
-            where=str(files.folder),
-            expected="one of the kind 'official'",
-            fix="m2kr index build STORE INDEX --preset official",
-        )
-    residuals = files.residuals(np.arange(len(files)))
-    lengths = np.diff(files.offsets)
-    return official.IndexArrays.of(files.codec, files.codes, residuals, lengths)
-
-
-def search(
-    queries: "Sequence[NDArray[np.floating]]",
-    index: official.IndexArrays,
-    k: int,
-    ranks: "NDArray[np.int64]",
-    *,
-    settings: official.OfficialSettings | None = None,
-    threads: int | None = None,
-) -> "tuple[NDArray[np.int64], NDArray[np.float64]]":
-    """The published protocol's best ``k`` passages of every query.
-
-    Args:
-        queries: One (rows x dim) matrix a query, as encoded: the official code doesn't round them.
-        index: From `arrays_of`.
-        k: Passages a query.
-        ranks: Per passage the rank of its id (`ranking.id_ranks`), which breaks ties of the scores.
-        settings: `OfficialSettings.for_k(k)` by default. The official searcher keeps the settings
-            of its first call; here each call has its own.
-        threads: By default as many as torch uses.
-
-    Returns:
-        Passage numbers and scores, both (queries x min(k, distinct ids)), best first. Where the
-        search left fewer, -1 and -inf fill the end.
-    """
-    steered = settings or official.OfficialSettings.for_k(k)
-    best = TopK(len(queries), ranks, k)
-    import torch
-
-    with workers(threads or torch.get_num_threads()) as pool:
-        traces = pool.map(lambda query: official.search(index, query, steered), queries)
-    for number, trace in enumerate(traces):
-        best.push(np.full(len(trace.documents), number), trace.documents, trace.scores)
-    return best.result()

@@ -32,8 +32,8 @@ class BuildSettings:
     Attributes:
         kind: ``compressed``, or ``official`` for what the published protocol searches.
         nbits: Bits a dimension. The official protocol has 8.
-        centroids: How many; None for the kind's own rule (`kmeans.count_for`,
-            `official_train.count_for`). Never more than the tokens of the sample.
+        centroids: How many; None for the kind's own rule (`kmeans.centroid_count`,
+            `official_train.official_centroid_count`). Never more than the tokens of the sample.
         training: k-means.
     """
 

@@ -14,7 +14,7 @@ from m2kr.errors import UsageError
 from m2kr.search.index.files import code_type, read_index_records
 from m2kr.search.index.format import INDEX, MOST_PASSAGES, index_file_names, read_index_header
 from m2kr.search.index.ivf import InvertedLists
-from m2kr.search.store.records import ShardRecord, save_array, save_ids, sha256_of
+from m2kr.search.store.records import ShardRecord, file_sha256, save_array, save_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ TokenCoder = Callable[
 ]
 
 
-class IndexWriter:
+class ShardedIndexWriter:
     """Adds passages to an index whose settings are written; use it in ``with``.
 
     A shard exists from the moment it is full, or the ``with`` block is left without an error; what
@@ -58,7 +58,7 @@ class IndexWriter:
         self._folder, self._lock = folder, lock
         self._code, self._limit = coder, shard_passages
         self._header = read_index_header(folder)
-        self._header_sha256 = sha256_of(folder / INDEX.header)
+        self._header_sha256 = file_sha256(folder / INDEX.header)
         self._number = len(read_index_records(folder, self._header))
         self._source, self._first = "", 0
         self._file: IO[bytes] | None = None
@@ -165,7 +165,7 @@ class IndexWriter:
             save_array(self._folder / names[part], table)
         save_ids(self._folder / names["ids"], self._ids)
         sums = {
-            name: sha256_of(self._folder / name)
+            name: file_sha256(self._folder / name)
             for part, name in names.items()
             if part != "residuals"
         }

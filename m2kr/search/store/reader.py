@@ -205,26 +205,6 @@ class TokenStore:
                     path, f"passage {first + number} differs from its checksum: a byte was changed"
                 )
 
-    def blocks(self, nbytes: int) -> Iterator[Block]:
-        """All passages in order, read in blocks of at most ``nbytes`` (or one passage, if longer).
-
-        A block's arrays are overwritten by the next block.
-
-        Raises:
-            CheckError: a passage differs from its checksum.
-        """
-        spans = self.spans(nbytes)
-        most = max((int(self.offsets[b] - self.offsets[a]) for a, b in spans), default=0)
-        buffer = np.empty((most, self.dim), DTYPE)
-        for first, last in spans:
-            tokens = self.read(first, last, buffer)
-            yield Block(first, tokens, self.offsets[first : last + 1] - self.offsets[first])
-
-    def spans(self, nbytes: int) -> list[tuple[int, int]]:
-        """How `blocks` cuts the pool: (first passage, one past the last) of each block."""
-        rows = max(1, nbytes // (self.dim * DTYPE.itemsize))
-        return spans(self.offsets, rows)
-
     def take(self, numbers: "Sequence[int] | NDArray[np.integer]") -> "list[NDArray[np.float16]]":
         """The token matrices of some passages, in the order asked for.
 
@@ -306,7 +286,7 @@ def ids_of(source: TokenSource) -> "pa.ChunkedArray":
     return source.ids()
 
 
-def spans(offsets: "NDArray[np.int64]", rows: int) -> list[tuple[int, int]]:
+def block_spans(offsets: "NDArray[np.int64]", rows: int) -> list[tuple[int, int]]:
     """Cuts passages into runs of at most ``rows`` tokens, or of one passage if it is longer."""
     cuts = []
     first, n = 0, len(offsets) - 1
@@ -329,7 +309,7 @@ def read_ahead(source: TokenSource, rows: int) -> Iterator[Block]:
         Blocks in order; a block's tokens are overwritten two blocks later.
     """
     offsets = source.offsets
-    cuts = spans(offsets, rows)
+    cuts = block_spans(offsets, rows)
     most = max((int(offsets[b] - offsets[a]) for a, b in cuts), default=0)
     buffers = [np.empty((most, source.dim), np.float16) for _ in cuts[:2]]
 

@@ -98,7 +98,7 @@ class FolderKind:
                 expected=f"a folder with {self.header}",
                 fix=self.make,
             )
-        content = read_json(path)
+        content = read_json_object(path)
         if (content.get("format"), content.get("version")) != (self.format, self.version):
             raise InputError(
                 f"it says format {content.get('format')!r}, version {content.get('version')!r}",
@@ -132,7 +132,7 @@ class FolderKind:
         Raises:
             CheckError: one is damaged, or of another header.
         """
-        header = sha256_of(folder / self.header)
+        header = file_sha256(folder / self.header)
         records: list[ShardRecord] = []
         while (path := folder / record_name(len(records))).exists():
             record = self._read_record(path, len(records), names(len(records)))
@@ -143,7 +143,7 @@ class FolderKind:
 
     def _read_record(self, path: Path, number: int, names: Iterable[str]) -> ShardRecord:
         try:
-            content = read_json(path)
+            content = read_json_object(path)
             values = [content[name] for name in ("passages", "tokens", "settings", "sha256")]
             values += [content[name] for name in ("source", "first") if self.has_sources]
             record = ShardRecord(number, *values)
@@ -200,7 +200,7 @@ class FolderKind:
             path = folder / name
             if not path.is_file():
                 raise CheckError("the file is gone", where=str(path), fix="restore it from a copy")
-            if sha256_of(path) != recorded:
+            if file_sha256(path) != recorded:
                 raise self.damaged(path)
 
 
@@ -209,7 +209,7 @@ def record_name(number: int) -> str:
     return f"shard-{number:05}.json"
 
 
-def sha256_of(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """SHA-256 of a file, hexadecimal, read piece by piece."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
@@ -218,7 +218,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """The object in a small JSON file.
 
     Raises:

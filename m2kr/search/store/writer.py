@@ -29,7 +29,7 @@ from m2kr.search.store.format import (
     token_file_names,
 )
 from m2kr.search.store.reader import TokenStore
-from m2kr.search.store.records import ShardRecord, save_array, save_ids, sha256_of
+from m2kr.search.store.records import ShardRecord, file_sha256, save_array, save_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -201,7 +201,7 @@ class TokenWriter:
                 )
         else:
             STORE.write_header(self.folder, self._header.as_dict())
-        self._header_sha256 = sha256_of(self.folder / STORE.header)
+        self._header_sha256 = file_sha256(self.folder / STORE.header)
         store = TokenStore.open(self.folder)
         self._complete, number = len(store), len(store.shards)
         self._file: IO[bytes] | None = None
@@ -331,7 +331,7 @@ class TokenWriter:
         save_array(self.folder / lengths, np.array(shard.lengths, "<i4"))
         save_array(self.folder / crcs, np.array(shard.crcs, "<u4"))
         save_ids(self.folder / ids, shard.ids)
-        sums = {name: sha256_of(self.folder / name) for name in (lengths, crcs, ids)}
+        sums = {name: file_sha256(self.folder / name) for name in (lengths, crcs, ids)}
         record = ShardRecord(
             shard.number,
             len(shard.ids),

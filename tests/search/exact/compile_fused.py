@@ -32,7 +32,7 @@ TYPES = {
 }
 
 
-def compiled(capability: int, shape: gpu_fused.Shape, dim: int = 128) -> dict:
+def compiled(capability: int, shape: gpu_fused.TileShape, dim: int = 128) -> dict:
     kernel, _ = gpu_fused._compiled()
     known = {"ROWS": shape.rows, "PASSAGES": shape.passages, "DIM": dim, "WIDTH": dim}
     known["PART"] = gpu_fused.PART

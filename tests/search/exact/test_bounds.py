@@ -86,7 +86,7 @@ def test_a_smaller_margin_gives_a_wrong_answer(monkeypatch, name, share):
     pair = ArraySource(pool[[better, worse]].reshape(2, -1), np.array([0, 1, 2]))
 
     def first():
-        found = search.search([query], pair, 1, np.arange(2), passes=(name,))
+        found = search.search_exactly([query], pair, 1, np.arange(2), passes=(name,))
         return found[0].tolist(), found[1].tolist()
 
     assert first() != ([[0]], [[right[better]]])
@@ -118,9 +118,9 @@ def test_fast_canonical_scores_are_the_reference_s(seed, kind):
     longest = np.array([n.max(initial=0) * 1.0001 for n in norms], np.float32)
     shortest = np.array([n.min(initial=9) for n in norms], np.float32)
     numbers = rng.permutation(12)[:9]
-    for query in canonical.rounded(late_corpora.queries(rng, pool, 3), late_corpora.DIM):
+    for query in canonical.rounded_queries(late_corpora.queries(rng, pool, 3), late_corpora.DIM):
         if len(query.rows):
-            found = canonical.scores(query, block, numbers, longest, shortest)
+            found = canonical.canonical_scores(query, block, numbers, longest, shortest)
             right = [reference.maxsim(query.rows, pool[i]) for i in numbers]
             assert found.tolist() == right
 

@@ -63,7 +63,9 @@ def sort_often():
 )
 def test_equals_the_pairwise_search_whatever_the_blocks(problem, k, similarity, memory):
     queries, passages, ranks = problem
-    rows, scores = dense.search(queries, passages, k, ranks, similarity=similarity, memory=memory)
+    rows, scores = dense.search_dense(
+        queries, passages, k, ranks, similarity=similarity, memory=memory
+    )
     for query, expected in enumerate(naive(queries, passages, ranks, k, similarity)):
         # A zero query ties with everything; of rows that share an id the first is given.
         assert rows[query].tolist() == [row for row, _ in expected]
@@ -84,8 +86,8 @@ def test_ids_order_and_bits_do_not_depend_on_the_blocks(seed, memory, similarity
     passages = np.repeat(base, 20, 0) * (1 + 1e-7 * rng.integers(0, 3, (800, 1)))
     passages = rng.permutation(passages).astype(dtype)
     queries, ranks = rng.normal(size=(7, 96)).astype(dtype), rng.permutation(800)
-    one = dense.search(queries, passages, 30, ranks, similarity=similarity)
-    other = dense.search(queries, passages, 30, ranks, similarity=similarity, memory=memory)
+    one = dense.search_dense(queries, passages, 30, ranks, similarity=similarity)
+    other = dense.search_dense(queries, passages, 30, ranks, similarity=similarity, memory=memory)
     assert one[0].tolist() == other[0].tolist()
     assert one[1].tobytes() == other[1].tobytes()
 
@@ -112,7 +114,7 @@ def test_zero_queries_follow_the_tie_rule_and_zero_passages_score_zero():
     passages = np.array([[1, 0], [0, 0], [-1, 0], [0, 0]], np.float32)
     queries = np.array([[0, 0], [1, 0]], np.float32)
     for similarity in ("dot", "cosine"):
-        rows, scores = dense.search(queries, passages, 3, ranks, similarity=similarity)
+        rows, scores = dense.search_dense(queries, passages, 3, ranks, similarity=similarity)
         assert rows.tolist() == [[1, 3, 2], [0, 1, 3]]
         assert scores.tolist() == [[0, 0, 0], [1, 0, 0]]
 
@@ -120,14 +122,14 @@ def test_zero_queries_follow_the_tie_rule_and_zero_passages_score_zero():
 def test_a_pool_of_one_text_is_ranked_by_id():
     passages = np.tile(np.random.default_rng(2).normal(size=(1, 33)), (5000, 1)).astype(np.float32)
     ranks = np.random.default_rng(3).permutation(5000)
-    rows, scores = dense.search(passages[:2], passages, 10, ranks, memory=100_000)
+    rows, scores = dense.search_dense(passages[:2], passages, 10, ranks, memory=100_000)
     assert ranks[rows].tolist() == [list(range(10))] * 2
     assert len(np.unique(scores)) == 1
 
 
 def test_k_beyond_the_pool_gives_the_pool():
     passages = np.eye(3, dtype=np.float32)
-    rows, _ = dense.search(passages[:1], passages, 500, np.arange(3))
+    rows, _ = dense.search_dense(passages[:1], passages, 500, np.arange(3))
     assert rows.tolist() == [[0, 1, 2]]
 
 
@@ -135,13 +137,13 @@ def test_k_beyond_the_pool_gives_the_pool():
 def test_bad_vectors_are_refused(bad):
     passages = np.array([[1.0, 0.0], [bad, 0.0]], np.float32)
     with pytest.raises(InputError, match="passage vector"):
-        dense.search(np.ones((1, 2), np.float32), passages, 1, np.arange(2))
+        dense.search_dense(np.ones((1, 2), np.float32), passages, 1, np.arange(2))
 
 
 def test_an_unknown_similarity_is_refused():
     one = np.ones((1, 2), np.float32)
     with pytest.raises(UsageError, match="euclid"):
-        dense.search(one, one, 1, np.arange(1), similarity="euclid")
+        dense.search_dense(one, one, 1, np.arange(1), similarity="euclid")
 
 
 def test_memory_is_bounded(tmp_path):
@@ -158,9 +160,9 @@ def test_memory_is_bounded(tmp_path):
         pool.flush(); del pool
         pool, ranks = np.load(path, mmap_mode="r"), np.arange(200_000)
         queries = rng.normal(size=(300, 64)).astype(np.float32)
-        dense.search(queries[:1], pool, 100, ranks, memory=1 << 20)  # maps the pool, warms BLAS
+        dense.search_dense(queries[:1], pool, 100, ranks, memory=1 << 20)  # maps the pool, warms BLAS
         before = peak_memory()
-        rows, scores = dense.search(queries, pool, 100, ranks, memory=24 << 20)
+        rows, scores = dense.search_dense(queries, pool, 100, ranks, memory=24 << 20)
         after = peak_memory()
         exact = queries[:3].astype(float) @ pool.T.astype(float)
         assert (np.argsort(-exact, 1)[:, :100] == rows[:3]).all()

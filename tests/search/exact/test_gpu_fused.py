@@ -36,13 +36,13 @@ if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("Triton was loaded without its interpreter", allow_module_level=True)
     os.environ["TRITON_INTERPRET"] = "1"
 
-SMALL = gpu_fused.Shape(64, 16, 4, 2)
+SMALL = gpu_fused.TileShape(64, 16, 4, 2)
 
 
 def checked(tokens, starts, lengths, asked, shape=SMALL):
     """Compares with exact sums within what `bounds` grants; gives the found ones."""
     queries, rows, dim = asked.shape
-    found = gpu_fused.maxsim(
+    found = gpu_fused.fused_maxsim(
         asked.view(-1, dim).to(DEVICE),
         queries,
         tokens.to(DEVICE),
@@ -117,7 +117,7 @@ def test_passages_of_1_and_512_tokens_side_by_side():
 def test_nothing_to_multiply():
     rows = torch.ones((32, 16), dtype=torch.float16, device=DEVICE)
     none = torch.zeros(0, dtype=torch.int64, device=DEVICE)
-    assert gpu_fused.maxsim(rows, 1, rows, none, none.int(), SMALL).shape == (1, 0)
+    assert gpu_fused.fused_maxsim(rows, 1, rows, none, none.int(), SMALL).shape == (1, 0)
     assert gpu_fused.add_in_order(rows.double()[:, :0]).shape == (0,)
 
 
@@ -139,10 +139,10 @@ def test_search_equals_the_reference(kind):
     queries, ranks = late_corpora.queries(rng, pool, 5), rng.permutation(40)
     source = ArraySource(np.concatenate(pool), np.cumsum([0, *map(len, pool)]))
     # One thread: the interpreter is not for several.
-    numbers, scores, stats = search.search(
+    numbers, scores, stats = search.search_exactly(
         queries, source, 7, ranks, passes=("fused",), device=DEVICE, threads=1
     )
-    right = reference.search(queries, source.vectors, source.offsets, 7, ranks)
+    right = reference.search_by_reference(queries, source.vectors, source.offsets, 7, ranks)
     assert numbers.tolist() == right[0].tolist()
     assert scores.tobytes() == right[1].tobytes()
     assert stats.passes == ("fused", "float32")
@@ -156,7 +156,7 @@ def test_bounds_of_a_block_are_never_below_and_hardly_above(name, kind):
     pool[3] = pool[3][:0]
     offsets = np.cumsum([0, *map(len, pool)])
     block = Block(0, np.concatenate(pool), offsets)
-    queries = canonical.rounded(late_corpora.queries(rng, pool, 6), late_corpora.DIM)
+    queries = canonical.rounded_queries(late_corpora.queries(rng, pool, 6), late_corpora.DIM)
     queries = [query for query in queries if len(query.rows)]
     device = torch.device(choose.named(DEVICE))
     storage = torch.empty(block.tokens.shape, dtype=torch.float16, device=device)
@@ -177,9 +177,9 @@ def test_bounds_of_a_block_are_never_below_and_hardly_above(name, kind):
 
 
 def test_it_is_chosen_where_it_works():
-    assert choose.works("fused", DEVICE)
+    assert choose.pass_works("fused", DEVICE)
     assert choose.on_a_gpu(DEVICE) == ("fused",)
-    assert gpu_fused.shape(DEVICE, gpu_fused.MOST_DIM + 1) is None
+    assert gpu_fused.fastest_shape(DEVICE, gpu_fused.MOST_DIM + 1) is None
 
 
 def in_float16(maxsim):
@@ -198,14 +198,14 @@ def without_the_last(maxsim):
 
 @pytest.mark.parametrize("fault", [in_float16, without_the_last])
 def test_one_that_is_wrong_is_left(monkeypatch, fault):
-    gpu_fused.works.cache_clear()
+    gpu_fused.kernels_work.cache_clear()
     gpu_fused._shape.cache_clear()
-    monkeypatch.setattr(gpu_fused, "maxsim", fault(gpu_fused.maxsim))
+    monkeypatch.setattr(gpu_fused, "fused_maxsim", fault(gpu_fused.fused_maxsim))
     try:
-        assert not gpu_fused.works(DEVICE)
+        assert not gpu_fused.kernels_work(DEVICE)
         assert choose.on_a_gpu(DEVICE) == ("fp16",)
     finally:
-        gpu_fused.works.cache_clear()
+        gpu_fused.kernels_work.cache_clear()
         gpu_fused._shape.cache_clear()
 
 

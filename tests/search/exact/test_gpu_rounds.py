@@ -38,14 +38,14 @@ def same(queries, pool, k, ranks=None, dim=DIM, **options):
     """Searches both ways, compares bits, gives what it took."""
     source = flat(pool, dim)
     ranks = np.arange(len(pool)) if ranks is None else ranks
-    numbers, scores, stats = search.search(
+    numbers, scores, stats = search.search_exactly(
         queries,
         source,
         k,
         ranks,
         **{"threads": 2, "passes": ("fp16",), "device": DEVICE, **options},
     )
-    right = reference.search(queries, source.vectors, source.offsets, k, ranks)
+    right = reference.search_by_reference(queries, source.vectors, source.offsets, k, ranks)
     assert numbers.tolist() == right[0].tolist()
     assert scores.tobytes() == right[1].tobytes()
     return stats
@@ -92,7 +92,9 @@ def test_passages_without_tokens_come_last():
     pool = late_corpora.negative(rng, [3, 0, 2, 0])
     same([np.ones((2, DIM)), np.ones((40, DIM))], pool, 3)
     same([np.ones((2, DIM))], pool, 9)
-    found = search.search([np.ones((2, DIM))], flat(pool), 9, np.arange(4), passes=("fp16",))
+    found = search.search_exactly(
+        [np.ones((2, DIM))], flat(pool), 9, np.arange(4), passes=("fp16",)
+    )
     assert found[0][0, 2:].tolist() == [1, 3]
     assert found[1][0, 2:].tolist() == [2 * EMPTY, 2 * EMPTY]
     same([np.ones((2, DIM))], [tokens[:0] for tokens in pool], 3)
@@ -103,7 +105,7 @@ def test_values_that_are_not_finite_are_refused(value):
     pool = late_corpora.ordinary(np.random.default_rng(7), [3, 3, 2])
     pool[1][2, 5] = value
     with pytest.raises(InputError, match="passage 1: "):
-        search.search(
+        search.search_exactly(
             [np.ones((2, DIM))], flat(pool), 1, np.arange(3), passes=("fp16",), device=DEVICE
         )
 
@@ -111,7 +113,7 @@ def test_values_that_are_not_finite_are_refused(value):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=60))
 def test_parts_hold_every_query_once_and_fill_up_little(sizes):
-    queries = [canonical.Query(np.full((n, 1), n, np.float16), 1.0) for n in sizes]
+    queries = [canonical.RoundedQuery(np.full((n, 1), n, np.float16), 1.0) for n in sizes]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu_rounds, "_GROUP_ROWS", 1000)
         found = gpu_rounds.group_queries(queries, 3, np.arange(9), torch.device("cpu"))
@@ -120,7 +122,7 @@ def test_parts_hold_every_query_once_and_fill_up_little(sizes):
         count, width, _ = part.rows.shape
         own = [sizes[number] for number in part.numbers]
         assert width % gpu_fused.PART == 0
-        assert all(width <= max(1.25 * passes.rounded(n, gpu_fused.PART), n) for n in own)
+        assert all(width <= max(1.25 * passes.round_up(n, gpu_fused.PART), n) for n in own)
         assert count == 1 or count * width <= 1000
         assert (part.rows != 0).sum((1, 2)).tolist() == own
         assert part.rows.amax((1, 2)).tolist() == [float(np.float16(n)) for n in own]
@@ -137,7 +139,7 @@ def test_scores_of_pairs_are_the_reference_s(seed, kind, room):
     pool = [tokens[tokens.any(1)] for tokens in kind(rng, rng.integers(1, 30, 12))]
     pool = [tokens for tokens in pool if len(tokens)]
     source = flat(pool)
-    queries = canonical.rounded(late_corpora.queries(rng, pool, 4), DIM)
+    queries = canonical.rounded_queries(late_corpora.queries(rng, pool, 4), DIM)
     rows = np.zeros((4, gpu_fused.PART, DIM), np.float16)
     for place, query in zip(rows, queries, strict=True):
         place[: len(query.rows)] = query.rows
@@ -212,9 +214,9 @@ def test_a_gpu_whose_kernel_fails_gets_plain_products_and_one_line(monkeypatch, 
     def broken(*args):
         raise OSError("no compiler\nat all")
 
-    gpu_fused.works.cache_clear()
+    gpu_fused.kernels_work.cache_clear()
     gpu_fused._shape.cache_clear()
-    monkeypatch.setattr(gpu_fused, "maxsim", broken)
+    monkeypatch.setattr(gpu_fused, "fused_maxsim", broken)
     try:
         with caplog.at_level(logging.INFO, "m2kr.search"):
             assert choose.on_a_gpu(DEVICE) == ("fp16",)
@@ -225,7 +227,7 @@ def test_a_gpu_whose_kernel_fails_gets_plain_products_and_one_line(monkeypatch, 
         pool = late_corpora.ordinary(np.random.default_rng(4), [3, 9, 2])
         same(late_corpora.queries(np.random.default_rng(5), pool, 3), pool, 2, passes=("fused",))
     finally:
-        gpu_fused.works.cache_clear()
+        gpu_fused.kernels_work.cache_clear()
         gpu_fused._shape.cache_clear()
 
 

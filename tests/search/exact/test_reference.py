@@ -4,7 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.search.exact import reference
-from m2kr.search.exact.reference import EMPTY, maxsim, maxsim_many, search, similarities
+from m2kr.search.exact.reference import (
+    EMPTY,
+    maxsim,
+    maxsim_many,
+    search_by_reference,
+    similarities,
+)
 
 
 def naive(query, document, dtype=np.float16):
@@ -106,7 +112,7 @@ def test_search_ranks_by_score_then_id_whatever_the_blocks(monkeypatch, tokens_a
     queries = [matrix(rng, n, 8) for n in (3, 1, 5)]
     offsets = np.cumsum([0, *map(len, documents)])
     ranks = rng.permutation(len(documents))
-    rows, scores = search(queries, np.concatenate(documents), offsets, 12, ranks)
+    rows, scores = search_by_reference(queries, np.concatenate(documents), offsets, 12, ranks)
     for query, found, values in zip(queries, rows, scores, strict=True):
         exact = [naive(query, d) for d in documents]
         expected = sorted(range(50), key=lambda i: (-exact[i], ranks[i]))[:12]

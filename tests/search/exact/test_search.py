@@ -30,8 +30,8 @@ def same(queries, pool, k, ranks=None, **options):
     """Searches both ways, compares bits, gives what was found."""
     source = flat(pool)
     ranks = np.arange(len(pool)) if ranks is None else ranks
-    numbers, scores, stats = search.search(queries, source, k, ranks, threads=2, **options)
-    right = reference.search(queries, source.vectors, source.offsets, k, ranks)
+    numbers, scores, stats = search.search_exactly(queries, source, k, ranks, threads=2, **options)
+    right = reference.search_by_reference(queries, source.vectors, source.offsets, k, ranks)
     assert numbers.tolist() == right[0].tolist()
     assert scores.tobytes() == right[1].tobytes()
     return numbers, scores, stats
@@ -69,8 +69,10 @@ def test_equals_the_reference_at_128_dimensions_and_512_tokens(names):
     queries[1][:20] = pool[-1][:20]
     source = flat(pool, 128)
     ranks = rng.permutation(len(pool))
-    numbers, scores, stats = search.search(queries, source, 10, ranks, passes=names, threads=2)
-    right = reference.search(queries, source.vectors, source.offsets, 10, ranks)
+    numbers, scores, stats = search.search_exactly(
+        queries, source, 10, ranks, passes=names, threads=2
+    )
+    right = reference.search_by_reference(queries, source.vectors, source.offsets, 10, ranks)
     assert numbers.tolist() == right[0].tolist()
     assert scores.tobytes() == right[1].tobytes()
     assert 10 * len(queries) <= stats.scored < stats.pairs
@@ -98,7 +100,7 @@ def test_queries_that_are_all_masked_rank_by_id():
 def test_nothing_to_do_is_done(queries, pool):
     rng = np.random.default_rng(4)
     rows = [np.ones((2, late_corpora.DIM))] * queries
-    numbers, scores, _ = search.search(
+    numbers, scores, _ = search.search_exactly(
         rows, flat(late_corpora.ordinary(rng, [2] * pool)), 2, np.arange(pool)
     )
     assert numbers.shape == scores.shape == (queries, min(2, pool))
@@ -112,9 +114,9 @@ def test_a_store_is_searched_by_its_ids_and_equals_the_array(tmp_path):
         writer.append(ids, pool)
         store = writer.close()
     queries = late_corpora.queries(rng, pool, 4)
-    numbers, scores, stats = search.search(queries, store, 7)
+    numbers, scores, stats = search.search_exactly(queries, store, 7)
     ranks = np.argsort(np.argsort(ids))
-    right = reference.search(queries, flat(pool).vectors, flat(pool).offsets, 7, ranks)
+    right = reference.search_by_reference(queries, flat(pool).vectors, flat(pool).offsets, 7, ranks)
     assert numbers.tolist() == right[0].tolist()
     assert scores.tobytes() == right[1].tobytes()
     assert stats.bytes_read == store.tokens * store.dim * 2
@@ -130,7 +132,7 @@ def test_a_flipped_byte_is_never_scored(tmp_path):
     content[100] ^= 1
     path.write_bytes(content)
     with pytest.raises(CheckError, match="passage 1 differs"):
-        search.search([np.ones((1, late_corpora.DIM))], store, 1)
+        search.search_exactly([np.ones((1, late_corpora.DIM))], store, 1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -139,10 +141,10 @@ def test_values_that_are_not_finite_are_refused(value, names):
     pool = late_corpora.ordinary(np.random.default_rng(7), [3, 3, 2])
     query = np.ones((2, late_corpora.DIM), np.float32)
     with pytest.raises(InputError, match="query 1"):
-        search.search([query, query * value], flat(pool), 1, np.arange(3))
+        search.search_exactly([query, query * value], flat(pool), 1, np.arange(3))
     pool[1][2, 5] = value
     with pytest.raises(InputError, match="passage 1: "):
-        search.search([query], flat(pool), 1, np.arange(3), passes=names)
+        search.search_exactly([query], flat(pool), 1, np.arange(3), passes=names)
 
 
 def test_calls_that_make_no_sense_are_refused():
@@ -150,19 +152,19 @@ def test_calls_that_make_no_sense_are_refused():
     query, ranks = [np.ones((1, late_corpora.DIM))], np.arange(2)
     for options in ({"passes": ["fp8"]}, {"device": "abacus"}, {"passes": []}):
         with pytest.raises(UsageError):
-            search.search(query, source, 1, ranks, **options)
+            search.search_exactly(query, source, 1, ranks, **options)
     with pytest.raises(UsageError, match="k is 0"):
-        search.search(query, source, 0, ranks)
+        search.search_exactly(query, source, 0, ranks)
     with pytest.raises(UsageError, match="ranks"):
-        search.search(query, source, 1)
+        search.search_exactly(query, source, 1)
     with pytest.raises(InputError, match="query 0"):
-        search.search([np.ones((1, 3))], source, 1, ranks)
+        search.search_exactly([np.ones((1, 3))], source, 1, ranks)
 
 
 def test_without_torch_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingError, match="torch"):
-        search.search([], flat([]), 1, np.arange(0))
+        search.search_exactly([], flat([]), 1, np.arange(0))
 
 
 def test_a_memory_mapped_array_is_read_from_its_file(tmp_path):
@@ -183,12 +185,12 @@ def test_threads_and_settings_of_the_process_do_not_matter_and_stay(threads):
     rng = np.random.default_rng(10)
     pool = late_corpora.near_ties(rng, [6] * 50)
     queries, source = late_corpora.queries(rng, pool, 6), flat(pool)
-    right = reference.search(queries, source.vectors, source.offsets, 9, np.arange(50))
+    right = reference.search_by_reference(queries, source.vectors, source.offsets, 9, np.arange(50))
     before = torch.get_num_threads()
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu", torch.bfloat16):
-            numbers, scores, _ = search.search(
+            numbers, scores, _ = search.search_exactly(
                 queries, source, 9, np.arange(50), threads=threads, passes=("float32",)
             )
         assert torch.get_float32_matmul_precision() == "medium"
@@ -204,7 +206,9 @@ def test_progress_counts_every_pair_once(monkeypatch):
     rng = np.random.default_rng(11)
     pool, told = late_corpora.ordinary(rng, [7] * 20), Recorder()
     queries = [np.ones((1, late_corpora.DIM))] * 3
-    _, _, stats = search.search(queries, flat(pool), 2, np.arange(20), memory=1, progress=told)
+    _, _, stats = search.search_exactly(
+        queries, flat(pool), 2, np.arange(20), memory=1, progress=told
+    )
     assert told.calls[0] == ("start", "exact search", 60)
     assert told.advanced() == stats.pairs == 60
     assert len([1 for what, _, _ in told.calls if what == "advance"]) > 3
@@ -246,8 +250,8 @@ def test_a_pass_that_fails_its_trial_is_replaced_and_results_stay(monkeypatch, f
         monkeypatch.delattr(torch, "_int_mm")
     else:
         monkeypatch.setattr(torch, "_int_mm", wrong)
-    assert not choose.works("int8", "cpu")
-    assert choose.works("float32", "cpu")
+    assert not choose.pass_works("int8", "cpu")
+    assert choose.pass_works("float32", "cpu")
     choose.pipeline.cache_clear()
     try:
         rng = np.random.default_rng(12)
@@ -279,7 +283,9 @@ def test_little_is_left_for_the_canonical_scorer():
     queries = [late_corpora.unit(rng.normal(size=(32, 128))) for _ in range(4)]
     left = {}
     for names in PATHS:
-        _, _, stats = search.search(queries, flat(pool, 128), 5, np.arange(1000), passes=names)
+        _, _, stats = search.search_exactly(
+            queries, flat(pool, 128), 5, np.arange(1000), passes=names
+        )
         left[names] = stats.left[names[0]] / 4
         assert stats.scored / 4 <= 8
     assert left["float32",] <= left["bf16",] <= left["int8",] < 1000

@@ -42,5 +42,7 @@ def index_folder(token_store: TokenStore, tmp_path_factory: pytest.TempPathFacto
 def official_folder(token_store: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the official kind; not to be changed."""
     folder = tmp_path_factory.mktemp("official")
-    build_index(pool_of(token_store), folder, official_train.settings(seed=1, centroids=128))
+    build_index(
+        pool_of(token_store), folder, official_train.official_build_settings(seed=1, centroids=128)
+    )
     return folder

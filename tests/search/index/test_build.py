@@ -106,11 +106,11 @@ from m2kr.search.index import writer as index_writer
 from m2kr.search.index.build import build_index
 from m2kr.search.index.settings import BuildSettings, pool_of
 from m2kr.search.store.reader import TokenStore
-append = index_writer.IndexWriter.append
+append = index_writer.ShardedIndexWriter.append
 def slowly(self, *args, **kwargs):
     append(self, *args, **kwargs)
     time.sleep(0.3)
-index_writer.IndexWriter.append = slowly
+index_writer.ShardedIndexWriter.append = slowly
 pool = pool_of(TokenStore.open(Path(sys.argv[1])))
 build_index(pool, Path(sys.argv[2]), BuildSettings(centroids=128), shard_passages=50)
 """
@@ -290,15 +290,17 @@ def test_an_official_index_is_trained_by_its_rules(
     packed = files.residuals(np.arange(400))
     assert packed.tobytes() == codec.encode(tokens, files.codes).tobytes()
     again = build_index(
-        pool_of(token_store), tmp_path, official_train.settings(seed=1, centroids=128)
+        pool_of(token_store),
+        tmp_path,
+        official_train.official_build_settings(seed=1, centroids=128),
     )
     assert again.codec.centroids.tobytes() == codec.centroids.tobytes()
 
 
 def test_official_centroid_counts() -> None:
-    assert official_train.count_for(901_875) == 8192
-    assert official_train.count_for(96_513) == 4096
-    assert official_train.count_for(1) == 16
+    assert official_train.official_centroid_count(901_875) == 8192
+    assert official_train.official_centroid_count(96_513) == 4096
+    assert official_train.official_centroid_count(1) == 16
 
 
 def test_a_sample_is_whole_passages_drawn_by_the_seed() -> None:
@@ -346,7 +348,7 @@ def test_an_index_that_was_cut_off_is_not_searched_before_it_is_finished(
     assert len(files) == 150 * shards
     for search in (
         lambda: dispatch.search_folder(cut, token_store, 3),
-        lambda: compressed.search([], compressed.CompressedIndex(files), 3),
+        lambda: compressed.search_compressed([], compressed.CompressedIndex(files), 3),
         lambda: contents_of(cut),
     ):
         with pytest.raises((CheckError, InputError), match=r"cut off|no complete shard"):

@@ -8,18 +8,18 @@ from hypothesis import strategies as st
 
 from m2kr.search.index import candidates
 from m2kr.search.index.codec import ScaledCodec
-from m2kr.search.index.ivf import InvertedLists, offsets_of
+from m2kr.search.index.ivf import InvertedLists, span_offsets
 
 DIM, CENTROIDS = 16, 40
 
 
-def small(seed: int, lengths: list[int]) -> tuple[ScaledCodec, candidates.CodedTokens]:
+def small(seed: int, lengths: list[int]) -> tuple[ScaledCodec, candidates.PackedTokens]:
     rng = np.random.default_rng(seed)
     codec = ScaledCodec(rng.normal(size=(CENTROIDS, DIM)).astype(np.float32) / 4, 4)
     codes = rng.integers(0, CENTROIDS, sum(lengths))
     tokens = codec.centroids[codes] + rng.normal(size=(len(codes), DIM)) / 20
     packed, sizes = codec.encode(tokens.astype(np.float16), codes)
-    return codec, candidates.CodedTokens(codes, packed, sizes, offsets_of(np.array(lengths)))
+    return codec, candidates.PackedTokens(codes, packed, sizes, span_offsets(np.array(lengths)))
 
 
 def query(seed: int, rows: int) -> np.ndarray:
@@ -28,7 +28,7 @@ def query(seed: int, rows: int) -> np.ndarray:
 
 def look(codec: ScaledCodec, rows: np.ndarray, dtype: torch.dtype) -> candidates.QueryScores:
     longest = float(np.linalg.norm(codec.centroids, axis=1).max())
-    return candidates.look_at(torch.from_numpy(codec.centroids).to(dtype), longest, rows)
+    return candidates.centroid_scores(torch.from_numpy(codec.centroids).to(dtype), longest, rows)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -52,7 +52,7 @@ def test_products_are_scaled_alike_and_fit_a_byte(dtype: torch.dtype) -> None:
 def test_cells_are_all_pairs_from_one_threshold_up(seed: int, rows: int, probes: int) -> None:
     codec, _ = small(seed, [3])
     found = look(codec, query(seed, rows), torch.float32)
-    cells = candidates.cells(found, probes)
+    cells = candidates.probed_centroids(found, probes)
     values = found.coarse.numpy()[cells.centroids, cells.rows]
     threshold = int(values.min())
     table = found.coarse.numpy()[:, :rows]
@@ -71,9 +71,9 @@ def test_cells_are_all_pairs_from_one_threshold_up(seed: int, rows: int, probes:
 )
 def test_probing_sums_the_best_pair_of_each_row(seed: int, lengths: list[int], probes: int) -> None:
     codec, tokens = small(seed, lengths)
-    cells = candidates.cells(look(codec, query(seed, 4), torch.float32), probes)
+    cells = candidates.probed_centroids(look(codec, query(seed, 4), torch.float32), probes)
     lists = InvertedLists.of(tokens.codes, np.array(lengths), CENTROIDS)
-    found = candidates.probe(cells, lists, len(lengths))
+    found = candidates.probe_shard(cells, lists, len(lengths))
     for number in range(len(lengths)):
         own = set(tokens.codes[tokens.offsets[number] : tokens.offsets[number + 1]].tolist())
         best = dict.fromkeys(range(4), 0)
@@ -114,6 +114,6 @@ def test_refinement_ranks_as_maxsim_does(seed: int, lengths: list[int], dtype: t
 )
 def test_best_breaks_ties_by_number(scores: list[int], count: int, seed: int) -> None:
     numbers = np.random.default_rng(seed).permutation(len(scores))
-    found = candidates.best(np.array(scores, np.int32), numbers, count)
+    found = candidates.best_places(np.array(scores, np.int32), numbers, count)
     pairs = sorted(zip(scores, numbers.tolist(), strict=True), key=lambda p: (-p[0], p[1]))
     assert numbers[found].tolist() == [number for _, number in pairs[:count]]

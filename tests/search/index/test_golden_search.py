@@ -127,7 +127,7 @@ def test_a_search_by_other_rules_fails(
     stage: str,
 ) -> None:
     def wrong(index, query, settings):
-        return official.search(index, query, rule(settings))
+        return official.trace_search(index, query, rule(settings))
 
     (done,) = check_folder(written(tmp_path, arrays), wrong)
     assert done.stages[stage].failed

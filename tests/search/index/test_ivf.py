@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2kr.search.index.ivf import InvertedLists, offsets_of, spans, tiles
+from m2kr.search.index.ivf import InvertedLists, positions_of, span_offsets, tiles
 
 lengths_lists = st.lists(st.integers(0, 9), max_size=20)
 
@@ -23,18 +23,18 @@ def test_lists_hold_each_document_once_a_centroid_in_order(lengths: list[int], s
 
 @given(lengths=lengths_lists, data=st.data())
 def test_spans_are_ranges_one_after_another(lengths: list[int], data: st.DataObject) -> None:
-    offsets = offsets_of(np.array(lengths, np.int64))
+    offsets = span_offsets(np.array(lengths, np.int64))
     numbers = st.lists(st.integers(0, len(lengths) - 1)) if lengths else st.just([])
     chosen = data.draw(numbers)
     wanted = [p for i in chosen for p in range(offsets[i], offsets[i + 1])]
-    assert spans(offsets, np.array(chosen, np.int64)).tolist() == wanted
+    assert positions_of(offsets, np.array(chosen, np.int64)).tolist() == wanted
 
 
 @given(lengths=lengths_lists, budget=st.integers(1, 40), seed=st.integers(0, 2**32))
 def test_tiles_cover_each_document_once_and_repeat_only_last_tokens(
     lengths: list[int], budget: int, seed: int
 ) -> None:
-    offsets = offsets_of(np.array(lengths, np.int64))
+    offsets = span_offsets(np.array(lengths, np.int64))
     chosen = np.random.default_rng(seed).permutation(len(lengths))
     seen = []
     for places, tokens in tiles(chosen, offsets, budget):

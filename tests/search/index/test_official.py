@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from m2kr.errors import InputError, UsageError
 from m2kr.search.index.codec import OfficialCodec
-from m2kr.search.index.official import IndexArrays, OfficialSettings, search
+from m2kr.search.index.official import IndexArrays, OfficialSettings, trace_search
 
 
 def index(
@@ -85,7 +85,7 @@ def test_every_step_follows_the_rules(
     steered = OfficialSettings(ncells, 0.4, ndocs, head_rows=6)
     if not query.any():
         query[0] = 1
-    trace, wanted = search(one, query, steered), naive(one, query, steered)
+    trace, wanted = trace_search(one, query, steered), naive(one, query, steered)
     assert trace.cells.tolist() == wanted["cells"]
     assert trace.living.tolist() == wanted["living"]
     assert trace.candidates.tolist() == wanted["candidates"]
@@ -102,14 +102,14 @@ def test_equal_documents_rank_by_the_larger_number() -> None:
     one = index(rng, [3] * 8)
     codes, residuals = np.tile(one.codes[:3], 8), np.tile(one.residuals[:3], (8, 1))
     same = IndexArrays.of(one.codec, codes, residuals, np.full(8, 3))
-    trace = search(same, one.codec.centroids[one.codes[:2]], OfficialSettings(2, 0.4, 20))
+    trace = trace_search(same, one.codec.centroids[one.codes[:2]], OfficialSettings(2, 0.4, 20))
     assert trace.stage1.tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
     assert trace.documents.tolist() == [7, 6, 5, 4, 3]
 
 
 def test_a_query_of_zero_rows_finds_nothing() -> None:
     one = index(np.random.default_rng(2), [3] * 8)
-    trace = search(one, np.zeros((5, 8)), OfficialSettings(2, 0.4, 20))
+    trace = trace_search(one, np.zeros((5, 8)), OfficialSettings(2, 0.4, 20))
     assert not len(trace.cells)
     assert not trace.living.any()
     assert not len(trace.documents)
@@ -126,7 +126,7 @@ def test_settings_follow_k() -> None:
 def test_nonsense_is_refused() -> None:
     one = index(np.random.default_rng(3), [3, 2])
     with pytest.raises(InputError, match="8 dimensions"):
-        search(one, np.ones((2, 7)), OfficialSettings(2, 0.4, 20))
+        trace_search(one, np.ones((2, 7)), OfficialSettings(2, 0.4, 20))
     with pytest.raises(UsageError, match="ncells is 0"):
         OfficialSettings(0, 0.4, 20)
     with pytest.raises(UsageError, match="k is 0"):
@@ -162,5 +162,5 @@ def test_nearly_equal_documents_come_in_the_official_order_on_every_processor(
         total += column
     wanted = np.lexsort((-np.arange(30_000), -total))
     assert (np.abs(np.diff(total[wanted])) < 1e-6).sum() > 10
-    found = search(one, rows, OfficialSettings(30_000, -9.0, 4 * 30_000))
+    found = trace_search(one, rows, OfficialSettings(30_000, -9.0, 4 * 30_000))
     assert found.stage2.tolist() == wanted.tolist()

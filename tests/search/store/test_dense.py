@@ -90,7 +90,7 @@ def test_mixed_shapes_and_values_that_do_not_fit_are_refused(tmp_path, rows):
 def test_the_two_sides_must_have_one_dim(tmp_path):
     one, other = write(tmp_path / "a", [np.ones(3)]), write(tmp_path / "c", [np.ones(4)])
     with pytest.raises(InputError, match="dimensions"):
-        dense.search(one.vectors, other, 1, np.arange(1))
+        dense.search_dense(one.vectors, other, 1, np.arange(1))
 
 
 def test_another_array_is_refused(tmp_path):
@@ -124,7 +124,7 @@ def test_every_changed_byte_is_found_before_a_row_is_scored(tmp_path):
     def search():
         ranks = np.arange(len(vectors))
         pool = Embeddings.open(tmp_path)
-        return dense.search(queries.vectors, pool, 3, ranks, memory=1 << 16)
+        return dense.search_dense(queries.vectors, pool, 3, ranks, memory=1 << 16)
 
     right = search()[1].tolist()
     for name in ("vectors.npy", "vectors.json"):

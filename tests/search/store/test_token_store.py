@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from m2kr import locks
 from m2kr.errors import CheckError, InputError, M2KRError, MissingError, UsageError
-from m2kr.search.store.reader import TokenStore
+from m2kr.search.store.reader import TokenStore, read_ahead
 from m2kr.search.store.writer import TokenWriter
 
 DIM = 6
@@ -47,7 +47,7 @@ def test_what_was_written_comes_back(tmp_path_factory, seed, counts, shard_bytes
     assert store.lengths.tolist() == [len(m) for m in expected]
     assert len(store.ids()) == len(expected)
     again = []
-    for part in store.blocks(block):
+    for part in read_ahead(store, block // (2 * store.dim)):
         assert part.first == len(again)
         assert part.tokens.nbytes <= max(block, part.tokens.nbytes if len(part) == 1 else 0)
         again += [
@@ -95,7 +95,7 @@ def test_a_store_can_be_moved(tmp_path):
 
 def test_no_passages_make_an_empty_store(tmp_path):
     store = write(tmp_path, [])
-    assert (len(store), store.tokens, list(store.blocks(100))) == (0, 0, [])
+    assert (len(store), store.tokens, list(read_ahead(store, 1))) == (0, 0, [])
     assert store.ids().to_pylist() == []
 
 
@@ -273,7 +273,7 @@ def test_a_flipped_bit_anywhere_is_found_and_never_read(whole, tmp_path_factory,
         store.verify()
 
     def read(store):
-        for _ in store.blocks(1 << 20):
+        for _ in read_ahead(store, 1 << 12):
             pass
         store.ids()
 
@@ -305,7 +305,7 @@ def test_a_damaged_passage_stops_who_reads_it_and_nobody_else(whole, tmp_path):
     with pytest.raises(CheckError, match=f"passage {bad} differs"):
         store.take([bad])
     with pytest.raises(CheckError):
-        list(store.blocks(1 << 20))
+        list(read_ahead(store, 1 << 12))
     with pytest.raises(CheckError) as error:
         store.verify()
     assert error.value.where == str(path)
