@@ -209,8 +209,9 @@ class _Crawl:
         image.tries += not busy
         wait = self.rules.policy.pause(host.failures if busy else image.tries)
         wait *= random.uniform(0.5, 1.0)  # noqa: S311 - to spread, not to hide
-        wait = max(wait, answer.wait or 0.0) if busy else wait
-        if wait > self.rules.longest_pause:
+        if busy:
+            wait = max(wait, answer.wait or 0.0)
+        if busy and wait > self.rules.longest_pause:
             self._close(host, image, answer, f"asks to wait for {wait:,.0f} s")
         elif host.failures >= self.rules.strikes:
             self._close(host, image, answer, f"given up after {host.failures} failures in a row")
