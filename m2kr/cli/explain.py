@@ -176,7 +176,7 @@ def _explain(
     )
     if image is None:
         return explained, None
-    return explained, Picture.of(image, seen(ImageFeatures(model).processor, image.size))
+    return explained, Picture.seen(image, seen(ImageFeatures(model).processor, image.size))
 
 
 def _write(

@@ -68,9 +68,7 @@ def command(
         )
     where = f"{loaded.source}/{loaded.pool}, edition {loaded.edition}"
     if html is not None:
-        from m2kr.cli.search_page import page
-
-        atomic.write_text(html, page(found, where, checkpoint))
+        atomic.write_text(html, _page(found, where, checkpoint))
     if json:
         output.emit(_record(found) | {"data": str(root), "pool": where, "page": _text(html)})
         return
@@ -128,3 +126,24 @@ def cut(text: str, most: int = _TEXT) -> str:
         return line
     head = line[:most]
     return (head.rpartition(" ")[0] or head) + " …"
+
+
+def _page(found: "AdHocResult", where: str, checkpoint: str | None) -> str:
+    """The page of a result; whatever passages and questions hold is shown as text."""
+    from m2kr.report.html import InlineImage, render
+
+    model = f", model {checkpoint}" if checkpoint else ""
+    seconds, image = found.seconds, found.question.picture()
+    return render(
+        "search.html",
+        title=found.question.text.strip() or "What is in this image?",
+        items=(
+            where,
+            f"by {found.retriever}{model}",
+            f"indexed in {seconds['index']:.1f} s, searched in {seconds['search']:.2f} s",
+        ),
+        question=found.question.text,
+        picture=None if image is None else InlineImage.of(image),
+        result=found,
+        best=found.hits[0].score if found.hits else 0,
+    )

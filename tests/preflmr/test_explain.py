@@ -26,7 +26,7 @@ from m2kr.report.explain.tokens import (
     prefix_pieces,
     query_pieces,
 )
-from m2kr.report.style import SCRIPT, STYLE
+from m2kr.report.html import TEMPLATES
 
 NAMES = ("tiny_preflmr", "tiny_flmr", "tiny_separate")
 QUERY = "Find it: what is the Capital of France?"
@@ -323,12 +323,12 @@ def test_a_page_stands_alone(tokenizers: tuple[QueryTokenizer, ContextTokenizer]
     shown = made(HOSTILE, HOSTILE * 40, tokenizers)
     heading = Heading(HOSTILE, HOSTILE, (HOSTILE,), False, "passage-1")
     html = page(
-        HOSTILE, [HOSTILE], [(shown, heading)] * 2, Picture.of(picture(), WHOLE), note=HOSTILE
+        HOSTILE, [HOSTILE], [(shown, heading)] * 2, Picture.seen(picture(), WHOLE), note=HOSTILE
     )
     html.encode()
     read = Reader(html).close_all()
     scripts = read.of("script")
-    assert [text for _, text in scripts] == [SCRIPT]
+    assert [text for _, text in scripts] == [(TEMPLATES / "explain.js").read_text(encoding="utf-8")]
     addresses = [a[key] for _, a in read.tags for key in ("href", "src") if key in a]
     assert all(each.startswith(("data:image/jpeg;base64,", "#passage-1")) for each in addresses)
     assert not re.search(r"https?://|@import|url\(", html)
@@ -340,7 +340,7 @@ def test_a_heat_map_has_each_patch_with_its_match(
     tokenizers: tuple[QueryTokenizer, ContextTokenizer],
 ) -> None:
     shown = made(QUERY, PASSAGES[0], tokenizers, patches=16)
-    image = Picture.of(picture(300, 200), (0.2, 0.0, 0.8, 1.0))
+    image = Picture.seen(picture(300, 200), (0.2, 0.0, 0.8, 1.0))
     read = Reader(panel(shown, Heading("p"), image)).close_all()
     rects = read.of("rect")
     patches = [row for row in shown.rows if row.piece.kind == "patch"]
@@ -361,12 +361,21 @@ def luminance(colour: np.ndarray) -> float:
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_text_is_readable_on_every_highlight(scheme: int) -> None:
-    block = re.findall(r"\.mx-page,\.mx\{(--mx-bg[^}]*)\}", STYLE)[scheme]
+    block = re.findall(
+        r"\.mx-page,\.mx\{(--mx-bg[^}]*)\}", (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    )[scheme]
     colours = {
         name: np.array([int(code[i : i + 2], 16) / 255 for i in (0, 2, 4)])
         for name, code in re.findall(r"--mx-(\w+):#([0-9a-f]{6})\b", block)
     }
-    strongest = float(re.search(r"var\(--w,0\)\*(\d+)%", STYLE)[1]) / 100
+    strongest = (
+        float(
+            re.search(
+                r"var\(--w,0\)\*(\d+)%", (TEMPLATES / "style.css").read_text(encoding="utf-8")
+            )[1]
+        )
+        / 100
+    )
     marked = [
         strongest * colours[kind] + (1 - strongest) * colours["card"]
         for kind in ("text", "special")  # cells of the other kinds hold no text

@@ -1,59 +1,38 @@
 """Explanations as HTML: panels that any page can take in, and a page of its own around them."""
 
-import base64
-import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from m2kr.report.explain.explanation import Explanation
-from m2kr.report.explain.figure import Box, figure
-from m2kr.report.explain.text import (
-    PARTS,
-    escape,
-    number,
-    percent,
-    read_passage,
-    read_query,
-    row_table,
-    strips,
-    token_table,
-)
-from m2kr.report.style import SCRIPT, STYLE
+from m2kr.report import html
+from m2kr.report.explain import text
+from m2kr.report.explain.explanation import Explanation, QueryRow
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_LONGEST_SIDE = 720
-_QUALITY = 85
+#: Left, top, right and bottom as fractions of an image's width and height.
+Box = tuple[float, float, float, float]
+
+_WHOLE = (0.0, 0.0, 1.0, 1.0)
+_PLATE = 448  # side of the plate that stands for a black image
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Picture(html.InlineImage):
     """A query's image, ready for a page.
 
     Attributes:
-        uri: It as a ``data:`` URI.
-        width: Pixels.
-        height: Pixels.
         box: What the patches cover; see `m2kr.report.explain.run.seen`.
     """
 
-    uri: str
-    width: int
-    height: int
-    box: Box
+    box: Box = _WHOLE
 
     @classmethod
-    def of(cls, image: "Image", box: Box) -> "Picture":
-        """An image, re-encoded as a JPEG of at most 720 pixels a side."""
-        small = image.convert("RGB")
-        small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-        data = io.BytesIO()
-        small.save(data, "JPEG", quality=_QUALITY)
-        encoded = base64.b64encode(data.getvalue()).decode()
-        return cls(f"data:image/jpeg;base64,{encoded}", *small.size, box)
+    def seen(cls, image: "Image", box: Box) -> "Picture":
+        """An image and what of it the model sees."""
+        shown = html.InlineImage.of(image)
+        return cls(shown.uri, shown.width, shown.height, box)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,37 +57,16 @@ class Heading:
 def panel(explanation: Explanation, heading: Heading, picture: Picture | None = None) -> str:
     """One explanation as an HTML fragment.
 
-    It needs `STYLE` once in its page; `SCRIPT` adds the linking of rows and tokens. Everything it
-    shows is escaped.
+    It needs ``templates/style.css`` once in its page; ``templates/explain.js`` adds the linking of rows
+    and tokens. Everything it shows is escaped.
 
     Args:
         explanation: What to show.
         heading: What it is about.
         picture: The query's image; None where the model was shown black.
     """
-    badge = ""
-    if heading.relevant is not None:
-        badge = "relevant" if heading.relevant else "not marked as relevant"
-        badge = f' <span class="mx-badge">{badge}</span>'
-    shown = figure(explanation, picture)
-    return (
-        f'<section class="mx" id="{escape(heading.anchor)}">'
-        f'<header class="mx-head"><div><h2>{escape(heading.title or heading.passage_id)}</h2>'
-        f"{_facts((heading.passage_id, *heading.facts), badge)}</div>"
-        f'<p class="mx-score"><b>{number(explanation.score)}</b>MaxSim score</p></header>'
-        f"{_parts(explanation)}"
-        f'<div class="mx-two{" mx-seen" if shown else ""}">{shown}<div>'
-        f"<h3>Query</h3>{read_query(explanation)}{strips(explanation)}"
-        '<p class="mx-hint">Stronger colour: the row gave more. Grey words are not counted.'
-        f"{_cut(explanation.query_cut)}</p>"
-        f"<h3>Passage</h3>{read_passage(explanation)}"
-        '<p class="mx-hint">Blue: what the query’s text rows gave to a token; '
-        "<u>orange line</u>: what the image’s rows gave. Square-root scale."
-        f"{_cut(explanation.passage_cut)}</p>"
-        f"</div></div>{token_table(explanation)}"
-        f"<details><summary>All {len(explanation.rows)} query rows</summary>"
-        f"{row_table(explanation)}</details></section>"
-    )
+    module: Any = html.templates().get_template("panel.html").make_module(_helpers())
+    return str(module.panel(explanation, heading, picture))
 
 
 def page(
@@ -119,9 +77,7 @@ def page(
     *,
     note: str = "",
 ) -> str:
-    """A whole page that needs nothing from elsewhere: no other file, no network.
-
-    Its policy lets no script run but its own, whatever a passage holds.
+    """A whole page.
 
     Args:
         title: The heading.
@@ -130,69 +86,82 @@ def page(
         picture: The query's image.
         note: A sentence that a reader must not miss.
     """
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
-    warning = f'<p class="mx-note">{escape(note)}</p>' if note else ""
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
-        f'<body class="mx-page"><h1>{escape(title)}</h1>{_facts(facts)}{warning}'
-        f"{_overview(panels) if len(panels) > 1 else ''}"
-        f"{''.join(panel(each, heading, picture) for each, heading in panels)}"
-        '<p class="mx-foot">The score is the sum, over all rows of the query, of the largest '
-        "similarity with a token of the passage; its terms add up exactly. They say what a score is "
-        "made of, not why the encoder sees two rows as similar.</p>"
-        f"<script>{SCRIPT}</script></body></html>\n"
+    return html.render(
+        "explain.html",
+        script="explain.js",
+        title=title,
+        items=facts,
+        panels=panels,
+        picture=picture,
+        note=note,
+        **_helpers(),
     )
 
 
-def _cut(at: int | None) -> str:
-    return "" if at is None else " Struck through: beyond the model’s length, not read."
+def _helpers() -> dict[str, Any]:
+    """What the panel's template calls."""
+    return {
+        "PARTS": text.PARTS,
+        "LONG": text.LONG,
+        "figure_of": _figure,
+        "in_context": text.in_context,
+        "markers": text.markers,
+        "matchers": text.matchers,
+        "name": text.name,
+        "passage_stretches": text.passage_stretches,
+        "query_stretches": text.query_stretches,
+        "row_title": text.row_title,
+        "strips_of": text.strips,
+        "top_tokens": text.top_tokens,
+    }
 
 
-def _facts(facts: Sequence[str], more: str = "") -> str:
-    spans = "".join(f"<span>{escape(each)}</span>" for each in facts if each)
-    return f'<p class="mx-facts">{spans}{more}</p>'
+def _figure(explanation: Explanation, picture: Picture | None) -> dict[str, Any] | None:
+    """The query's image with what each of its patches gave; None where it has no image rows at all.
 
+    The scale runs from the least to the most that a patch gave, as patches of one image differ
+    little; the numbers stand beside it.
+    """
+    if not any(row.piece.kind in ("prefix", "patch") for row in explanation.rows):
+        return None
+    width, height = (picture.width, picture.height) if picture else (_PLATE, _PLATE)
+    box = picture.box if picture else _WHOLE
+    x1, y1, x2, y2 = box[0] * width, box[1] * height, box[2] * width, box[3] * height
+    left, top, right, bottom = min(0.0, x1), min(0.0, y1), max(width, x2), max(height, y2)
+    cropped = box[0] > 0 or box[1] > 0 or box[2] < 1 or box[3] < 1
+    figure: dict[str, Any] = {
+        "view": f"{left:.2f} {top:.2f} {right - left:.2f} {bottom - top:.2f}",
+        "cropped": cropped,
+        "veil": f"M0 0H{width}V{height}H0ZM{x1:.2f} {y1:.2f}H{x2:.2f}V{y2:.2f}H{x1:.2f}Z"
+        if cropped
+        else "",
+        "label": "The query’s image",
+        "patches": [],
+    }
+    grid = explanation.grid
+    if grid is None:
+        return figure
+    low, high, side = float(grid.min()), float(grid.max()), len(grid)
+    rows = [row for row in explanation.rows if row.piece.kind == "patch"]
+    steps = ((x2 - x1) / side, (y2 - y1) / side)
 
-def _parts(explanation: Explanation) -> str:
-    """The score's parts as one bar, with a key of numbers."""
-    parts = explanation.parts
-    bar = "".join(
-        f'<i class="mx-c-{kind}" style="flex:{max(value, 0):.4f} 0 0" '
-        f'title="{PARTS[kind]}: {number(value)}"></i>'
-        for kind, value in parts.items()
-        if value > 0
-    )
-    key = "".join(
-        f'<li><i class="mx-c-{kind}"></i>{PARTS[kind]}<b>{number(value)}</b>'
-        f"<span>{percent(explanation.share(value))}</span></li>"
-        for kind, value in parts.items()
-    )
-    return f'<div class="mx-bar" aria-hidden="true">{bar}</div><ul class="mx-key">{key}</ul>'
+    def patch(place: int, row: QueryRow) -> dict[str, Any]:
+        weight = (row.similarity - low) / (high - low) if high > low else 0.5
+        return {
+            "x": f"{x1 + place % side * steps[0]:.2f}",
+            "y": f"{y1 + place // side * steps[1]:.2f}",
+            "width": f"{steps[0]:.2f}",
+            "height": f"{steps[1]:.2f}",
+            "weight": f"{weight:.3f}",
+            "best": row.best,
+            "title": text.row_title(explanation, row),
+        }
 
-
-def _overview(panels: Sequence[tuple[Explanation, Heading]]) -> str:
-    """Scores and their parts side by side."""
-    kinds = list(panels[0][0].parts)
-    head = "".join(f'<th class="mx-n" scope="col">{PARTS[kind]}</th>' for kind in kinds)
-    body = []
-    for each, heading in panels:
-        cells = "".join(f'<td class="mx-n">{number(each.parts[kind])}</td>' for kind in kinds)
-        mark = "yes" if heading.relevant else "" if heading.relevant is None else "no"
-        shown = f"<small>{escape(heading.passage_id)}</small>" if heading.title else ""
-        body.append(
-            f'<tr><th scope="row"><a href="#{escape(heading.anchor)}">'
-            f"{escape(heading.title or heading.passage_id)}</a>{shown}</th><td>{mark}</td>"
-            f'<td class="mx-n"><b>{number(each.score)}</b></td>{cells}</tr>'
-        )
-    return (
-        '<table><thead><tr><th scope="col">Passage</th><th scope="col">Relevant</th>'
-        f'<th class="mx-n" scope="col">Score</th>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table>"
-    )
+    scale = f"from {html.number(low)} to {html.number(high)}"
+    return figure | {
+        "label": f"Heat map of {side} × {side} patches, {scale}",
+        "patches": [patch(place, row) for place, row in enumerate(rows)],
+        "side": side,
+        "low": low,
+        "high": high,
+    }

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from m2kr.preflmr.inputs.image_processing import ImageProcessor
     from m2kr.preflmr.model.encoders import VisionFeatures
     from m2kr.preflmr.preflmr import PreFLMR
-    from m2kr.report.explain.figure import Box
+    from m2kr.report.explain.page import Box
 
 #: What patches cover where the whole image is squeezed into a square.
 WHOLE: "Box" = (0.0, 0.0, 1.0, 1.0)

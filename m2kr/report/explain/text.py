@@ -1,12 +1,12 @@
-"""The texts and tables of an explanation's panel, escaped."""
+"""What the panel of an explanation says of texts, rows and tokens; templates/panel.html shows it."""
 
-import html
 import math
-import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from m2kr.report.explain.explanation import Explanation, PassageToken, QueryRow
+from m2kr.report.html import number, percent
 
 if TYPE_CHECKING:
     from m2kr.report.explain.tokens import Kind, Piece
@@ -23,26 +23,7 @@ _STRIPS: "tuple[Kind, ...]" = ("special", "filler", "prefix")
 _TOP = 10
 _CONTEXT = 28  # characters of a passage around a token
 _NAMES = 5
-_LONG = 1200  # characters of a passage beyond which it scrolls
-# What HTML can't hold, UTF-8 can't encode, or turns round all that stands after it.
-_UNFIT = re.compile(
-    "[\u202a-\u202e\u2066-\u2069\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]"
-)
-
-
-def escape(text: str) -> str:
-    """A text for HTML, in elements and quoted attributes alike."""
-    return html.escape(_UNFIT.sub("\ufffd", text), quote=True)
-
-
-def number(value: float) -> str:
-    """A similarity or score, two places."""
-    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
-
-
-def percent(share: float) -> str:
-    """A share of the score."""
-    return f"{share * 100:.1f} %".replace("-", "\N{MINUS SIGN}")
+LONG = 1200  # characters of a passage beyond which it scrolls
 
 
 def name(piece: "Piece", text: str) -> str:
@@ -74,134 +55,88 @@ def token_title(explanation: Explanation, token: PassageToken) -> str:
     )
 
 
-def read_query(explanation: Explanation) -> str:
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A stretch of text and how a page shows it.
+
+    Attributes:
+        text: Its characters.
+        kind: ``plain``; ``cut``, beyond the model's length; ``none``, not counted; ``rows``, ``tokens``.
+        title: A sentence on it.
+        attribute: ``data-t``: the tokens that its rows matched; ``data-p``: the tokens it is.
+        target: Their places.
+        style: Weights, as custom properties of CSS.
+    """
+
+    text: str
+    kind: Literal["plain", "cut", "none", "rows", "tokens"]
+    title: str = ""
+    attribute: str = ""
+    target: str = ""
+    style: str = ""
+
+
+def query_stretches(explanation: Explanation) -> Iterator[Stretch]:
     """The query's text with what each word gave."""
     most = _most(row.similarity for row in explanation.rows)
-    out = []
-    for between, places in _spans(explanation.query, [row.piece for row in explanation.rows]):
+    for span, places in _spans(explanation.query, [row.piece for row in explanation.rows]):
         if not places:
-            out.append(_plain(between, explanation.query_cut, explanation.query))
+            yield _plain(span, explanation.query_cut, explanation.query)
             continue
         rows = [explanation.rows[place] for place in places]
-        title = escape("; ".join(row_title(explanation, row) for row in rows))
+        title = "; ".join(row_title(explanation, row) for row in rows)
         targets = " ".join(str(row.best) for row in rows if row.best is not None)
-        text = escape(explanation.query[between.start : between.stop])
+        text = explanation.query[span.start : span.stop]
         if not targets:
-            out.append(f'<span class="mx-none" title="{title}">{text}</span>')
+            yield Stretch(text, "none", title)
             continue
-        weight = max(row.similarity for row in rows) / most
-        out.append(
-            f'<span data-t="{targets}" style="--w:{_clip(weight):.3f}" title="{title}">{text}</span>'
-        )
-    return f'<p class="mx-read" dir="auto">{"".join(out)}</p>'
+        weight = _clip(max(row.similarity for row in rows) / most)
+        yield Stretch(text, "rows", title, "data-t", targets, f"--w:{weight:.3f}")
 
 
-def read_passage(explanation: Explanation) -> str:
-    """The passage's text with what each token received, its markers before it."""
-    most = _most(token.received for token in explanation.tokens)
-    out, marks = [], []
-    for place, token in enumerate(explanation.tokens):
-        if token.piece.start is None:
-            marks.append(_token(explanation, [place], escape(token.piece.label), most))
-    for between, places in _spans(explanation.passage, [t.piece for t in explanation.tokens]):
-        text = escape(explanation.passage[between.start : between.stop])
+def passage_stretches(explanation: Explanation) -> Iterator[Stretch]:
+    """The passage's text with what each token received."""
+    for span, places in _spans(explanation.passage, [t.piece for t in explanation.tokens]):
         if places:
-            out.append(_token(explanation, places, text, most))
+            yield _tokens(explanation, places, explanation.passage[span.start : span.stop])
         else:
-            out.append(_plain(between, explanation.passage_cut, explanation.passage))
-    long = " mx-long" if len(explanation.passage) > _LONG else ""
-    focus = ' tabindex="0"' if long else ""
-    return (
-        f'<p class="mx-read{long}" dir="auto"{focus}>{"".join(out)}</p>'
-        f'<div class="mx-strip"><span>markers</span><span class="mx-read">{" ".join(marks)}</span>'
-        "</div>"
-    )
+            yield _plain(span, explanation.passage_cut, explanation.passage)
 
 
-def strips(explanation: Explanation) -> str:
-    """The query rows that have no place in its text, as small cells."""
+def markers(explanation: Explanation) -> list[Stretch]:
+    """The passage's tokens that have no place in its text."""
+    return [
+        _tokens(explanation, [place], token.piece.label)
+        for place, token in enumerate(explanation.tokens)
+        if token.piece.start is None
+    ]
+
+
+def strips(explanation: Explanation) -> "Iterator[tuple[Kind, list[tuple[QueryRow, str]]]]":
+    """The query rows that have no place in its text, by kind, with their weights."""
     most = _most(row.similarity for row in explanation.rows)
-    out = []
     for kind in _STRIPS:
         rows = [row for row in explanation.rows if row.piece.kind == kind]
-        if not rows:
-            continue
-        cells = "".join(
-            f'<span class="mx-c-{kind}" style="--w:{_clip(row.similarity / most):.3f}"'
-            f"{'' if row.best is None else f' data-t={chr(34)}{row.best}{chr(34)}'} "
-            f'title="{escape(row_title(explanation, row))}">'
-            f"{escape(row.piece.label) if kind == 'special' else ''}</span>"
-            for row in rows
-        )
-        out.append(
-            f'<div class="mx-strip"><span>{PARTS[kind]}</span><span class="mx-cells">{cells}</span>'
-            "</div>"
-        )
-    return "".join(out)
+        if rows:
+            yield kind, [(row, f"{_clip(row.similarity / most):.3f}") for row in rows]
 
 
-def token_table(explanation: Explanation) -> str:
-    """The passage tokens that the score owes most to, in their context."""
-    places = sorted(
-        (p for p, token in enumerate(explanation.tokens) if token.rows),
-        key=lambda p: (-explanation.tokens[p].received, p),
-    )[:_TOP]
-    body = []
-    for place in places:
-        token = explanation.tokens[place]
-        body.append(
-            f'<tr data-t="{place}"><td>{_in_context(explanation.passage, token.piece)}</td>'
-            f'<td class="mx-n"><b>{number(token.received)}</b></td>'
-            f'<td class="mx-n">{percent(explanation.share(token.received))}</td>'
-            f'<td class="mx-n">{number(token.from_text)}</td>'
-            f'<td class="mx-n">{number(token.from_image)}</td>'
-            f'<td class="mx-by">{escape(_matchers(explanation, place))}</td></tr>'
-        )
-    return (
-        '<div class="mx-scroll"><table><caption><h3>Passage tokens that gave most</h3></caption>'
-        '<thead><tr><th scope="col">Token</th><th class="mx-n" scope="col">Gave</th>'
-        '<th class="mx-n" scope="col">Share</th><th class="mx-n" scope="col">Text</th>'
-        '<th class="mx-n" scope="col">Image</th><th scope="col">Matched by</th></tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
+def top_tokens(explanation: Explanation) -> list[tuple[int, PassageToken]]:
+    """Places of the passage tokens that the score owes most to, and these."""
+    matched = [(place, token) for place, token in enumerate(explanation.tokens) if token.rows]
+    return sorted(matched, key=lambda item: (-item[1].received, item[0]))[:_TOP]
 
 
-def row_table(explanation: Explanation) -> str:
-    """Every query row with its match."""
-    body = []
-    for place, row in enumerate(explanation.rows):
-        matched, target = '<span class="mx-none">not counted</span>', ""
-        if row.best is not None:
-            matched = _in_context(explanation.passage, explanation.tokens[row.best].piece)
-            target = f' data-t="{row.best}"'
-        body.append(
-            f'<tr{target}><td class="mx-n">{place}</td>'
-            f"<td>{escape(name(row.piece, explanation.query))}</td>"
-            f'<td><i class="mx-dot mx-c-{row.piece.kind}"></i>{PARTS[row.piece.kind]}</td>'
-            f'<td>{matched}</td><td class="mx-n">{number(row.similarity)}</td>'
-            f'<td class="mx-n">{percent(explanation.share(row.similarity))}</td></tr>'
-        )
-    return (
-        '<div class="mx-scroll"><table><thead><tr><th class="mx-n" scope="col">Row</th>'
-        '<th scope="col">Query row</th><th scope="col">Kind</th>'
-        '<th scope="col">Matched</th><th class="mx-n" scope="col">Similarity</th>'
-        '<th class="mx-n" scope="col">Share</th></tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
-
-
-def _token(explanation: Explanation, places: list[int], text: str, most: float) -> str:
+def _tokens(explanation: Explanation, places: list[int], text: str) -> Stretch:
     tokens = [explanation.tokens[place] for place in places]
-    title = escape("; ".join(token_title(explanation, token) for token in tokens))
+    title = "; ".join(token_title(explanation, token) for token in tokens)
     if not any(token.rows for token in tokens):
-        kind = "" if any(token.counts for token in tokens) else ' class="mx-none"'
-        return f'<span{kind} title="{title}">{text}</span>'
+        return Stretch(text, "tokens" if any(token.counts for token in tokens) else "none", title)
+    most = _most(token.received for token in explanation.tokens)
     words = math.sqrt(_clip(sum(token.from_text for token in tokens) / most))
     image = math.sqrt(_clip(sum(token.from_image for token in tokens) / most))
-    return (
-        f'<span data-p="{" ".join(map(str, places))}" style="--w:{words:.3f};--i:{image:.3f}" '
-        f'title="{title}">{text}</span>'
-    )
+    target, style = " ".join(map(str, places)), f"--w:{words:.3f};--i:{image:.3f}"
+    return Stretch(text, "tokens", title, "data-p", target, style)
 
 
 def _spans(text: str, pieces: "Sequence[Piece]") -> Iterator[tuple[range, list[int]]]:
@@ -228,30 +163,26 @@ def _spans(text: str, pieces: "Sequence[Piece]") -> Iterator[tuple[range, list[i
         yield range(at, len(text)), []
 
 
-def _plain(between: range, cut: int | None, text: str) -> str:
-    shown = escape(text[between.start : between.stop])
-    if cut is None or between.start < cut or not shown.strip():
-        return shown
-    return f'<span class="mx-cut" title="beyond the model’s length: not read">{shown}</span>'
+def _plain(span: range, cut: int | None, text: str) -> Stretch:
+    shown = text[span.start : span.stop]
+    unread = cut is not None and span.start >= cut and bool(shown.strip())
+    return Stretch(shown, "cut" if unread else "plain")
 
 
-def _in_context(text: str, piece: "Piece") -> str:
+def in_context(text: str, piece: "Piece") -> tuple[str | None, str, str]:
+    """What stands before a piece of the text, the piece, and what stands after; None, if nowhere."""
     if piece.start is None or piece.end is None:
-        return f"<mark>{escape(piece.label)}</mark>"
+        return None, piece.label, ""
     before = text[max(0, piece.start - _CONTEXT) : piece.start]
     after = text[piece.end : piece.end + _CONTEXT]
-    left = right = ""
     if piece.start > _CONTEXT:  # whole words only, where there are words
-        left, before = "…", before.split(" ", 1)[-1]
+        before = "…" + before.split(" ", 1)[-1]
     if piece.end + _CONTEXT < len(text):
-        after, right = after.rsplit(" ", 1)[0], "…"
-    return (
-        f"<bdi>{left}{escape(before)}<mark>{escape(text[piece.start : piece.end])}</mark>"
-        f"{escape(after)}{right}</bdi>"
-    )
+        after = after.rsplit(" ", 1)[0] + "…"
+    return before, text[piece.start : piece.end], after
 
 
-def _matchers(explanation: Explanation, place: int) -> str:
+def matchers(explanation: Explanation, place: int) -> str:
     """Names of the rows that matched a token, the strongest first, patches counted."""
     rows = sorted(
         (row for row in explanation.rows if row.best == place), key=lambda row: -row.similarity

@@ -1,0 +1,96 @@
+"""Pages that need nothing from elsewhere: no other file, no network; from the folder templates."""
+
+import base64
+import hashlib
+import io
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TEMPLATES = Path(__file__).parent / "templates"
+_LONGEST_SIDE = 720
+_QUALITY = 85
+# What HTML can't hold, UTF-8 can't encode, or turns round all that stands after it.
+_UNFIT = re.compile(
+    "[\u202a-\u202e\u2066-\u2069\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]"
+)
+
+
+def number(value: float) -> str:
+    """A similarity or score, two places."""
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def percent(share: float) -> str:
+    """A share of the score."""
+    return f"{share * 100:.1f} %".replace("-", "\N{MINUS SIGN}")
+
+
+@dataclass(frozen=True, slots=True)
+class InlineImage:
+    """An image in a page itself.
+
+    Attributes:
+        uri: It as a ``data:`` URI.
+        width: Pixels.
+        height: Pixels.
+    """
+
+    uri: str
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, image: "Image") -> "InlineImage":
+        """An image, re-encoded as a JPEG of at most 720 pixels a side."""
+        small = image.convert("RGB")
+        small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+        data = io.BytesIO()
+        small.save(data, "JPEG", quality=_QUALITY)
+        encoded = base64.b64encode(data.getvalue()).decode()
+        return cls(f"data:image/jpeg;base64,{encoded}", *small.size)
+
+
+@cache
+def templates() -> Environment:
+    """The templates; all that they show is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_fit,
+    )
+    environment.filters |= {"number": number, "percent": percent, "digest": _digest}
+    return environment
+
+
+def render(template: str, script: str | None = None, **values: Any) -> str:
+    """A page.
+
+    Args:
+        template: Name of a template that extends ``base.html``.
+        script: File of the one script that the page's policy lets run, whatever its texts hold.
+        values: What the template shows.
+    """
+    code = (TEMPLATES / script).read_text(encoding="utf-8") if script else ""
+    return templates().get_template(template).render(script=code, **values) + "\n"
+
+
+def _fit(value: Any) -> Any:
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return _UNFIT.sub("\ufffd", value)
+    return value
+
+
+def _digest(script: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
