@@ -98,14 +98,27 @@ def metric(
     ks: tuple[int, ...] = (),
     shown: tuple[int, ...] = (),
 ) -> Callable[[Compute], Compute]:
-    """Registers the function below it as a metric; its docstring's first line becomes ``doc``."""
+    """Registers the function below it as a metric; its docstring's first line becomes ``doc``.
+
+    Raises:
+        UsageError: one of ours has its name.
+    """
 
     def register(compute: Compute) -> Compute:
-        doc = (compute.__doc__ or "").strip().partition("\n")[0]
-        METRICS[name] = Metric(name, label, compute, doc, default, ks, shown)
+        _require_free(name)
+        METRICS[name] = Metric(name, label, compute, _first_line(compute), default, ks, shown)
         return compute
 
     return register
+
+
+def _require_free(name: str) -> None:
+    if name in METRICS and getattr(METRICS[name].compute, "__module__", "") == __name__:
+        raise UsageError(f"m2kr has a metric '{name}' of its own", fix="give yours another name")
+
+
+def _first_line(compute: Callable[..., Any]) -> str:
+    return (compute.__doc__ or "").strip().partition("\n")[0]
 
 
 @metric("hit_rate", "R@{k}", shown=(1, 5, 10))
@@ -284,10 +297,9 @@ def own(compute: Callable[..., Any], k: int) -> Chosen:
         if metric.compute is compute:  # decorated
             return Chosen(metric, k, named=True)
     name = getattr(compute, "__name__", type(compute).__name__)
-    if name in METRICS:
-        raise UsageError(f"m2kr has a metric '{name}' of its own", fix="give yours another name")
-    doc = (compute.__doc__ or "").strip().partition("\n")[0]
-    return Chosen(Metric(name, f"{name}@{{k}}", compute, doc, default=False), k, named=True)
+    _require_free(name)
+    label = f"{name}@{{k}}"
+    return Chosen(Metric(name, label, compute, _first_line(compute), default=False), k, named=True)
 
 
 def choose(spec: Spec, depth: int | None = None) -> list[Chosen]:

@@ -62,3 +62,10 @@ def test_the_command_line_takes_it_too(root, toy):
     assert {name: score["value"] for name, score in result["metrics"].items()} == {
         "first_rank@1": 1
     }
+
+
+def test_it_can_not_take_the_name_of_one_of_ours(root, toy):
+    toy.write_text(TOY.replace('"first_rank"', '"hit_rate"'))
+    with pytest.raises(m2kr.M2KRError, match="has a metric 'hit_rate' of its own"):
+        m2kr.evaluate("metals", "bm25", data=root, metrics=f"{toy}:first_rank@2")
+    assert m2kr.evaluate("metals", "bm25", data=root)[0].value("hit_rate@1") == 1
