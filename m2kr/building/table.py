@@ -1,6 +1,5 @@
 """Building one table of a source: rows from the builder, shards, id index, fingerprints, counts."""
 
-import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -100,10 +99,8 @@ def _copy_pool(source: Source, job: TableJob) -> Stats:
     new.mkdir(parents=True)
     for name in (*(f["file"] for f in stats["shards"]), INDEX):
         atomic.link(old / name, new / name)
-    shards = [new / f["file"] for f in stats["shards"]]
     schema = arrow_schema(columns("passages", source.passage_columns))
-    identity = _identity(stats["shards"])
-    write_dataset_files(new, shards, schema, split=job.split, fingerprint=identity)
+    write_dataset_files(new, stats["shards"], schema, split=job.split)
     return stats | {"ledger": {}, "inputs": {}}
 
 
@@ -116,14 +113,12 @@ def _build_passages(builder: Builder, ctx: BuildContext, job: TableJob, written:
         if job.config.limit is not None:
             rows = _limited_pool(rows, _positives_of(builder, ctx, job), job.config.limit)
         _write(writer, rows)
-        shards = writer.close()
+        writer.close()
         hashes = hasher.close()
     finally:
         hasher.stop()
     facts, pool = hashes.facts, hashes.fingerprint()
-    write_dataset_files(
-        folder, shards, writer.schema, split=job.split, fingerprint=_identity(facts)
-    )
+    write_dataset_files(folder, facts, writer.schema, split=job.split)
     _refuse_duplicates(folder, name, "passage_id", write_hashes(folder, hashes.id_hashes()))
     return {"rows": writer.rows, "shards": facts, "pool": pool}
 
@@ -185,9 +180,8 @@ def _write(writer: TableWriter, rows: "Iterator[Row | pa.RecordBatch]") -> None:
 
 def _complete(writer: TableWriter, folder: Path, name: str, split: str, kind: TableKind) -> Stats:
     """Closes a writer, adds the files around its shards and gives their facts."""
-    shards = writer.close()
-    facts = [shard_facts(shard) for shard in shards]
-    write_dataset_files(folder, shards, writer.schema, split=split, fingerprint=_identity(facts))
+    facts = [shard_facts(shard) for shard in writer.close()]
+    write_dataset_files(folder, facts, writer.schema, split=split)
     if kind in ID_COLUMN:
         column = ID_COLUMN[kind]
         alike = write_index(folder, (b.column(column) for b in read_batches(folder)))
@@ -202,10 +196,6 @@ def _refuse_duplicates(folder: Path, name: str, column: str, alike: list[tuple[i
             where=f"{name}, rows {first + 1} and {other + 1}",
             expected="unique ids",
         )
-
-
-def _identity(facts: list[dict[str, Any]]) -> str:
-    return hashlib.sha256("".join(f["sha256"] for f in facts).encode()).hexdigest()[:16]
 
 
 def _positives_of(builder: Builder, ctx: BuildContext, job: TableJob) -> set[str]:

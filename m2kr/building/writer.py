@@ -1,5 +1,6 @@
 """The streaming table writer: rows or batches in, whole Arrow shards out."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -244,16 +245,24 @@ def _fits(value: Any, type_: pa.DataType) -> bool:
 
 
 def write_dataset_files(
-    folder: Path, shards: Sequence[Path], schema: pa.Schema, *, split: str, fingerprint: str
+    folder: Path, shards: Sequence[Mapping[str, Any]], schema: pa.Schema, *, split: str
 ) -> None:
-    """Writes what ``datasets.load_from_disk`` wants beside the shards of one split."""
+    """Writes what ``datasets.load_from_disk`` wants beside the shards of one split.
+
+    Args:
+        folder: Of the split.
+        shards: File name and sha256 of each, in order.
+        schema: Of the table.
+        split: Its name.
+    """
     from datasets import Features
 
     features = Features.from_arrow_schema(schema).to_dict()
     atomic.write_json(folder / "dataset_info.json", {"features": features}, alone=True)
+    hashes = "".join(shard["sha256"] for shard in shards)
     state: dict[str, Any] = {
-        "_data_files": [{"filename": shard.name} for shard in shards],
-        "_fingerprint": fingerprint,
+        "_data_files": [{"filename": shard["file"]} for shard in shards],
+        "_fingerprint": hashlib.sha256(hashes.encode()).hexdigest()[:16],
         "_format_columns": None,
         "_format_kwargs": {},
         "_format_type": None,
