@@ -83,15 +83,15 @@ def record_end(data: bytes, delimiter: bytes | None) -> tuple[int, bool]:
         data: From the beginning of a record.
         delimiter: See `record_blocks`.
     """
-    at = data.rfind(_NEWLINE)
+    end = data.rfind(_NEWLINE)
     if delimiter is None:
-        return at + 1, False
+        return end + 1, False
     quotes = _quotes(data, delimiter)
-    if np.searchsorted(quotes, at) % 2:  # within quotes
+    if np.searchsorted(quotes, end) % 2:  # within quotes
         ends = _places(data, _NEWLINE)
         ends = ends[np.searchsorted(quotes, ends) % 2 == 0]
-        at = int(ends[-1]) if len(ends) else -1
-    return at + 1, len(quotes) % 2 == 1
+        end = int(ends[-1]) if len(ends) else -1
+    return end + 1, len(quotes) % 2 == 1
 
 
 def _quotes(data: bytes, delimiter: bytes) -> np.ndarray:
@@ -124,11 +124,11 @@ def _places(data: bytes, byte: bytes) -> np.ndarray:
     if byte not in data:
         return np.zeros(0, np.int64)
     array = np.frombuffer(data, np.uint8)
-    found = [  # by pieces that stay in the processor's cache
+    pieces = [  # by pieces that stay in the processor's cache
         np.flatnonzero(array[start : start + _SCAN] == byte[0]) + start
         for start in range(0, len(array), _SCAN)
     ]
-    return np.concatenate(found)
+    return np.concatenate(pieces)
 
 
 def unquoted_records(data: bytes, delimiter: bytes, columns: int) -> Iterator[Record]:
@@ -144,19 +144,22 @@ def quoted_records(data: bytes, delimiter: bytes) -> Iterator[Record]:
     cell = re.compile(
         rb'(?:"((?:[^"]++|"")*+)"([^' + d + rb"\n]*+)|([^" + d + rb"\n]*+))(" + d + rb"|\n|\Z)"
     )
-    at = start = 0
+    position = start = 0
     cells: list[bytes] = []
     while start < len(data):
-        match = cell.match(data, at)
+        match = cell.match(data, position)
         assert match is not None  # its last alternative takes anything
         quoted, tail, bare, end = match.groups()
         text = tail if bare is None else bare
         if end != delimiter:
             text = text.removesuffix(b"\r")
         cells.append(text if quoted is None else quoted.replace(b'""', _QUOTE) + text)
-        at = match.end()
+        position = match.end()
         if end == delimiter:
             continue
         blank = len(cells) == 1 and quoted is None and not text
-        yield data[start:at].removesuffix(_NEWLINE).removesuffix(b"\r"), [] if blank else cells
-        start, cells = at, []
+        yield (
+            data[start:position].removesuffix(_NEWLINE).removesuffix(b"\r"),
+            [] if blank else cells,
+        )
+        start, cells = position, []

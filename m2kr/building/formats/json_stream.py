@@ -136,8 +136,8 @@ class _Document:
         """All members, of the document or of its list ``key``, and a look at what follows."""
         self.more()
         self.pos = 3 if self.buf.startswith(b"\xef\xbb\xbf") else 0
-        if (found := self.next_byte()) != self.opener:
-            what = _NAMES.get(found, "no JSON object or list")
+        if (first := self.next_byte()) != self.opener:
+            what = _NAMES.get(first, "no JSON object or list")
             raise self.error(f"this is {what}", self.pos, expected=_NAMES[self.opener])
         self.pos += 1
         if key is not None:
@@ -150,11 +150,11 @@ class _Document:
     def more(self) -> bool:
         """Read on: as much again as there is, so that a huge member is copied few times only."""
         parts = [self.buf[self.pos :]]
-        wanted = max(_CHUNK, len(parts[0]))
+        missing = max(_CHUNK, len(parts[0]))
         try:
-            while wanted > 0 and (part := self.stream.read(wanted)):
+            while missing > 0 and (part := self.stream.read(missing)):
                 parts.append(part)
-                wanted -= len(part)
+                missing -= len(part)
         except _READ_ERRORS as error:
             raise self.error(f"the document can't be read: {error}", len(self.buf)) from error
         self.base += self.pos
@@ -177,26 +177,28 @@ class _Document:
     def check(self, stop: int, *, margin: int = 0) -> None:
         """Raise an error if what is before ``stop`` is no JSON so far or too large."""
         text = mended_json(self.wrapped(stop)[:-1])
-        at, what = len(text), ""
+        error_at, what = len(text), ""
         try:
             text.decode()
             orjson.loads(text)
         except orjson.JSONDecodeError as error:
-            at, what = len(error.doc[: error.pos].encode()), f"this is not JSON: {error.msg}"
+            error_at, what = len(error.doc[: error.pos].encode()), f"this is not JSON: {error.msg}"
         except UnicodeDecodeError as error:
             if error.reason != "unexpected end of data":
-                at, what = error.start, "this byte is not UTF-8"
-        if at < len(text) - margin:
-            raise self.error(what, self.pos + at - 1)
+                error_at, what = error.start, "this byte is not UTF-8"
+        if error_at < len(text) - margin:
+            raise self.error(what, self.pos + error_at - 1)
         if stop - self.pos > self.limit:
             raise self.error("it is too large", self.pos, expected=f"at most {self.limit:,} bytes")
 
-    def error(self, what: str, at: int, *, expected: str = "JSON in UTF-8, whole") -> InputError:
-        """An error at buffer position ``at``, in the member that begins at ``pos``."""
+    def error(
+        self, what: str, offset: int, *, expected: str = "JSON in UTF-8, whole"
+    ) -> InputError:
+        """An error at buffer position ``offset``, in the member that begins at ``pos``."""
         place = f"{'member' if self.opener == b'{' else 'item'} {self.count + 1:,}"
         if self.opener == b"{" and (head := _HEAD.match(self.buf, self.pos)):
             place += f" {head[1][:200].decode(errors='replace')}"
-        where = f"{self.where}, {place}, byte offset {self.base + at:,}"
+        where = f"{self.where}, {place}, byte offset {self.base + offset:,}"
         return InputError(what, where=where, expected=expected, fix="delete it and fetch it again")
 
     def next_byte(self) -> bytes:
@@ -251,10 +253,10 @@ class _Document:
             else:
                 pause = penalty = min(2 * penalty + 1, _PATIENCE)
             self.depth = self.quoted = 0
-            stops, at, stop = list[int](), -1, self.pos
-            while not stops and stop != at:
-                at = stop
-                stops, end, stop = self.scan_block(at)
+            stops, begin, stop = list[int](), -1, self.pos
+            while not stops and stop != begin:
+                begin = stop
+                stops, end, stop = self.scan_block(begin)
             if not stops:
                 self.need_more()
             elif end != stops[0] or self.count or self.buf[self.pos : end].strip(_BLANKS):
@@ -304,9 +306,9 @@ class _Document:
             self.pos, self.count = stop + 1, self.count + 1
             yield from parsed.items() if self.opener == b"{" else parsed
 
-    def scan_block(self, at: int) -> tuple[list[int], int, int]:
+    def scan_block(self, start: int) -> tuple[list[int], int, int]:
         """Where members end in a block; the last if it closes all, or -1; where the next begins."""
-        block = self.buf[at : at + _CHUNK + 1]
+        block = self.buf[start : start + _CHUNK + 1]
         if (len(block) - len(block.rstrip(b"\\"))) % 2:  # an escape is not to be torn
             block = block[:-1]
         codes = np.frombuffer(block.replace(b"\\\\", b"  ").replace(b'\\"', b"  "), np.uint8)
@@ -321,5 +323,5 @@ class _Document:
         closed = np.flatnonzero(depths < 0)[:1]
         n = int(closed[0]) if len(closed) else len(places)
         commas = places[:n][(codes[places[:n]] == 44) & (depths[:n] == 0)]
-        stops = (np.append(commas, places[closed]) + at).tolist()
-        return stops, stops[-1] if len(closed) else -1, at + len(block)
+        stops = (np.append(commas, places[closed]) + start).tolist()
+        return stops, stops[-1] if len(closed) else -1, start + len(block)

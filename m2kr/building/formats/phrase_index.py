@@ -131,50 +131,50 @@ def _open_part(part: Path, stamp: str) -> sqlite3.Connection:
     return db
 
 
-def _fill(db: sqlite3.Connection, rows: "Batches", held: Held, progress: Progress) -> None:
+def _fill(db: sqlite3.Connection, rows: "Batches", lock: Held, progress: Progress) -> None:
     """Stores and indexes what is not committed yet; each transaction carries the count of rows."""
     _, start, state = _meta(db) or ("", 0, "")
     if state != "loading":
         return
     progress.start("phrase index", None, "passages")
     progress.advance("phrase index", start)
-    at, committed = 0, start
+    end, committed = 0, start
     db.execute("BEGIN")
     for batch in rows:
         if missing := {"id", "title", "text"} - set(batch.schema.names):
             raise InputError(f"passages lack {min(missing)!r}", expected="id, title and text")
         for offset in range(0, batch.num_rows, CHUNK_ROWS):
             chunk = batch.slice(offset, CHUNK_ROWS)
-            first, at = max(at, start), at + chunk.num_rows
-            if at <= first:
+            first, end = max(end, start), end + chunk.num_rows
+            if end <= first:
                 continue
-            chunk = chunk.slice(chunk.num_rows - (at - first))
+            chunk = chunk.slice(chunk.num_rows - (end - first))
             columns = [[x or "" for x in chunk[c].to_pylist()] for c in ("id", "title", "text")]
-            numbered = zip(range(first, at), *columns, strict=True)
+            numbered = zip(range(first, end), *columns, strict=True)
             db.executemany("INSERT INTO passages VALUES (?, ?, ?, ?)", numbered)
             for table, fields in TABLES.items():
-                db.execute(ADD.format(table, fields), (first, at))
-            progress.advance("phrase index", at - first)
-            if at - committed >= COMMIT_ROWS:
-                held.check()
-                db.execute("UPDATE meta SET rows = ?", (at,))
+                db.execute(ADD.format(table, fields), (first, end))
+            progress.advance("phrase index", end - first)
+            if end - committed >= COMMIT_ROWS:
+                lock.check()
+                db.execute("UPDATE meta SET rows = ?", (end,))
                 db.execute("COMMIT")
                 db.execute("BEGIN")
-                committed = at
-    if at < start:
-        what = f"{at} passages, but an earlier run of the same key read {start}"
+                committed = end
+    if end < start:
+        what = f"{end} passages, but an earlier run of the same key read {start}"
         raise InputError(what, fix="give the same rows for the same key")
-    db.execute("UPDATE meta SET rows = ?, state = 'merging'", (at,))
+    db.execute("UPDATE meta SET rows = ?, state = 'merging'", (end,))
     db.execute("COMMIT")
     progress.done("phrase index")
 
 
-def _merge(db: sqlite3.Connection, held: Held) -> None:
+def _merge(db: sqlite3.Connection, lock: Held) -> None:
     """Makes one segment of each table, in small transactions that reuse the pages of earlier ones."""
     for table in TABLES:
         before = -2
         while db.total_changes - before >= 2:  # fewer changes: FTS5's sign that nothing is left
-            held.check()
+            lock.check()
             before = db.total_changes
             db.execute(MERGE.format(table))
     db.execute("UPDATE meta SET state = 'complete'")
@@ -185,7 +185,7 @@ def _remembered(path: Path, sql: str, rows: Iterable[Sequence[bytes]]) -> dict[b
     try:
         with closing(sqlite3.connect(path, timeout=60)) as db, db:
             db.execute("CREATE TABLE IF NOT EXISTS hits (name BLOB PRIMARY KEY, hits BLOB)")
-            return dict(found for row in rows for found in db.execute(sql, row))
+            return dict(entry for row in rows for entry in db.execute(sql, row))
     except sqlite3.Error as error:
         log.warning("going on without remembered phrases: %s: %s", path, error)
         if _code(error) in DAMAGED:
@@ -271,20 +271,20 @@ class PhraseIndex:
         """
         with suppress(InputError, MissingError):
             return cls(path, key)
-        with hold(path.with_name(f"{path.name}.lock"), f"the phrase index {path.name}") as held:
+        with hold(path.with_name(f"{path.name}.lock"), f"the phrase index {path.name}") as lock:
             with suppress(InputError, MissingError):
                 return cls(path, key)
             part = path.with_name(f".{path.name}.part")
             with _explained(part, "run the command again: it goes on where it stopped"):
                 try:
                     with closing(_open_part(part, f"{FORMAT} {key}")) as db:
-                        _fill(db, rows, held, progress)
-                        _merge(db, held)
+                        _fill(db, rows, lock, progress)
+                        _merge(db, lock)
                 except sqlite3.Error as error:
                     if _code(error) in DAMAGED:  # the next run starts afresh
                         _remove(part)
                     raise
-            held.check()
+            lock.check()
             replace(part, path)
             _remove(path.with_name(f"{path.name}.hits"))
         return cls(path, key)
@@ -307,8 +307,8 @@ class PhraseIndex:
         match = only + '"' + plain.replace('"', '""') + '"'
         table = "titles" if set(fields) == {"title"} else "both"
         with _explained(self.path, self._fix):
-            found = self._reader().execute(SEARCH.format(table), (match, k))
-            return [PhraseHit(*row) for row in found]
+            hits = self._reader().execute(SEARCH.format(table), (match, k))
+            return [PhraseHit(*row) for row in hits]
 
     def search_many(
         self, phrases: Iterable[str], *, k: int, fields: Fields = BOTH
@@ -316,8 +316,8 @@ class PhraseIndex:
         """`search` for each phrase in turn, remembered in ``PATH.hits`` for later calls and processes."""
         pending = iter(phrases)
         while group := list(itertools.islice(pending, SAVE_PHRASES)):
-            asked = [json.dumps([self._stamp, sorted(set(fields)), k, phrase]) for phrase in group]
-            names = [hashlib.blake2b(x.encode(), digest_size=16).digest() for x in asked]
+            keys = [json.dumps([self._stamp, sorted(set(fields)), k, phrase]) for phrase in group]
+            names = [hashlib.blake2b(x.encode(), digest_size=16).digest() for x in keys]
             known = _remembered(self._hits, READ_HITS, [(name,) for name in names])
             fresh: dict[bytes, bytes] = {}
             try:
@@ -336,10 +336,10 @@ class PhraseIndex:
         Raises:
             InputError: There is no such row, or the index turns out to be damaged.
         """
-        get, found = "SELECT row, id, title, text FROM passages WHERE row = ?", []
+        get, passages = "SELECT row, id, title, text FROM passages WHERE row = ?", []
         with _explained(self.path, self._fix):
             for row in rows:
                 if (passage := self._reader().execute(get, (row,)).fetchone()) is None:
                     raise InputError(f"no passage {row} of {len(self)}", where=str(self.path))
-                found.append(IndexedPassage(*passage))
-        return found
+                passages.append(IndexedPassage(*passage))
+        return passages

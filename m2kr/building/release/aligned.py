@@ -173,12 +173,12 @@ class AlignedBuilder(Builder):
             mine = np.zeros(len(block), bool)
             mine[kept] = True
             first = _note(ctx, first, mine)
-            for place, found in zip(kept, release.rows(matched), strict=True):
-                number, ids = found.pop("#"), found.pop("pos_item_ids")
+            for place, taken in zip(kept, release.rows(matched), strict=True):
+                number, ids = taken.pop("#"), taken.pop("pos_item_ids")
                 if pool is not None:
                     places = pool.rows(ids)
-                    lost = [i for i, at in zip(ids, places, strict=True) if at < 0]
-                    ids = [i for i, at in zip(ids, places, strict=True) if at >= 0]
+                    lost = [i for i, row in zip(ids, places, strict=True) if row < 0]
+                    ids = [i for i, row in zip(ids, places, strict=True) if row >= 0]
                     if lost:
                         ctx.ledger.repair(
                             "right passage not upstream",
@@ -186,7 +186,7 @@ class AlignedBuilder(Builder):
                             row=number + 1,
                             detail=", ".join(lost)[:500],
                         )
-                yield dict(block[place]) | found | {"pos_item_ids": ids}
+                yield dict(block[place]) | taken | {"pos_item_ids": ids}
         release.account(ctx.ledger)
 
     def _context(self, ctx: BuildContext) -> BuildContext:
@@ -212,8 +212,8 @@ class AlignedBuilder(Builder):
             for split, prints in record["fingerprints"].items()
             if prints["image_paths"] != self._fingerprints.get(split, {}).get("image_paths")
         ]
-        own = record["comparable"]
-        notes = ["" if own == UNKNOWN else own, self._comparable]
+        comparable = record["comparable"]
+        notes = ["" if comparable == UNKNOWN else comparable, self._comparable]
         if differ:
             names = ", ".join(differ)
             notes.append(f"aligned, but not equal to the release in {names} (see m2kr diff)")
@@ -276,7 +276,7 @@ class _ReleaseRows:
         columns = [batch.column(name).to_pylist() for name in self._key]
         if self._key == ("passage_id",) and "scored_as" in batch.schema.names:
             scored = batch.column("scored_as").to_pylist()
-            columns = [[s or own for s, own in zip(scored, columns[0], strict=True)]]
+            columns = [[s or row_id for s, row_id in zip(scored, columns[0], strict=True)]]
         return _joined(columns)
 
     def match(
@@ -305,9 +305,9 @@ class _ReleaseRows:
                 fits = [row for row, key in named if key == keys[place]]
             fits = [row for row in fits if self._free[row]]
             if fits and texts is not None:
-                own = values_at(self._table.column("passage_content"), fits)
+                texts_there = values_at(self._table.column("passage_content"), fits)
                 text = texts[place].as_py()
-                fits = [row for row, t in zip(fits, own, strict=True) if t == text]
+                fits = [row for row, t in zip(fits, texts_there, strict=True) if t == text]
             if fits:
                 self._free[fits[0]] = False
                 kept.append(place)
@@ -354,20 +354,22 @@ class _ReleaseRows:
         """
         lost = np.flatnonzero(self._free)
         if len(lost) and len(lost) == len(self._free):
-            own = self._keys_at(lost[:1])[0]
+            example = self._keys_at(lost[:1])[0]
             raise CheckError(
                 f"upstream has none of the release's {len(lost):,} rows",
                 where=self._name,
-                expected=f"rows alike in {', '.join(self._key)}: the release has {_shown(own)}, "
+                expected=f"rows alike in {', '.join(self._key)}: the release has {_shown(example)}, "
                 f"upstream {_shown(self._upstream)}",
                 fix="report this as a defect of the source's builder (release_keys)",
             )
         ledger.read("release", len(self._free))
         ledger.use("release", np.flatnonzero(~self._free) + 1, out=0)
         listed = lost[:_LISTED]
-        for row, own in zip(listed, values_at(self._table.column(self._id), listed), strict=True):
+        for row, row_id in zip(
+            listed, values_at(self._table.column(self._id), listed), strict=True
+        ):
             ledger.drop(
-                "in the release, not upstream", file="release", row=int(row) + 1, detail=own
+                "in the release, not upstream", file="release", row=int(row) + 1, detail=row_id
             )
         if len(lost) > len(listed):
             ledger.drop("in the release, not upstream", file="release", row=lost[_LISTED:] + 1)

@@ -91,9 +91,9 @@ class ReleaseBuilder(Builder):
         A query without a right passage counts as missed, and so does a right passage that the pool
         lacks: published means are over all queries.
         """
-        own = replace(self._own, options=(), variants={}, rules=())
-        extra = (*own.query_columns, LOST_IDS) if self.loses else own.query_columns
-        return replace(own, version=VERSION, unjudged="miss", query_columns=extra)
+        spec = replace(self._own, options=(), variants={}, rules=())
+        extra = (*spec.query_columns, LOST_IDS) if self.loses else spec.query_columns
+        return replace(spec, version=VERSION, unjudged="miss", query_columns=extra)
 
     def patterns(self, splits: Sequence[str] | None = None) -> list[str]:
         """Globs of the files that some query splits (all by default) need."""

@@ -36,11 +36,11 @@ def normalised_queries(ctx: BuildContext, table: ReleaseTable) -> Iterator[Row]:
     extra, ids = ctx.source.query_columns, _Ids(table, "question_id")
     for file, first, batch in _batches(ctx.ledger, table, columns("queries", extra)):
         for i, row in enumerate(batch.to_pylist()):
-            number, own = first + i, _named(ctx.ledger, file, first + i, row["question_id"])
-            row["question_id"] = own
-            if ids.repeats(own) and (times := ids.count(own)) > 1:
-                ctx.ledger.repair("a query id used again", file=file, row=number, detail=own)
-                row["question_id"] = ids.numbered(own, times)
+            number, row_id = first + i, _named(ctx.ledger, file, first + i, row["question_id"])
+            row["question_id"] = row_id
+            if ids.repeats(row_id) and (times := ids.count(row_id)) > 1:
+                ctx.ledger.repair("a query id used again", file=file, row=number, detail=row_id)
+                row["question_id"] = ids.numbered(row_id, times)
             if not row["question"].strip():
                 if row["question"]:
                     ctx.ledger.repair("blank question", file=file, row=number)
@@ -62,11 +62,11 @@ def lose_positives(queries: ReleaseTable, pool: ReleaseTable) -> bool:
         return not np.isin(id_hashes(ids), known).all()
 
     positives = _cells_of(queries, "pos_item_ids")
-    if not any(lost(pc.fill_null(pc.list_flatten(each), "")) for each in positives):
+    if not any(lost(pc.fill_null(pc.list_flatten(lists), "")) for lists in positives):
         return False
     quiet = Ledger("positives")  # some are lost, or the authors' dummy: only their texts tell
-    wanted = [c for c in columns("queries") if c.name.startswith("pos_item_")]
-    for file, _, batch in _batches(quiet, queries, tuple(wanted)):
+    cols = [c for c in columns("queries") if c.name.startswith("pos_item_")]
+    for file, _, batch in _batches(quiet, queries, tuple(cols)):
         for row in batch.to_pylist():
             _keep_true_positives(quiet, file, 0, row)
             if lost(pa.array(row["pos_item_ids"], pa.string())):
@@ -77,13 +77,13 @@ def lose_positives(queries: ReleaseTable, pool: ReleaseTable) -> bool:
 def _cells_of(table: ReleaseTable, column: str) -> Iterator[pa.Array]:
     """A column, batch by batch: ids, or lists of ids."""
     is_id = column in ID_COLUMN.values()
-    wanted, empty = (pa.string(), "") if is_id else (pa.list_(pa.string()), [])
+    target, empty = (pa.string(), "") if is_id else (pa.list_(pa.string()), [])
     for path in table.files:
         number = 1
         with ParquetReader(path) as file:
             try:
                 for batch in file.batches([column], rows=1 << 16):
-                    yield pc.fill_null(_typed(batch.column(0), wanted), pa.scalar(empty, wanted))
+                    yield pc.fill_null(_typed(batch.column(0), target), pa.scalar(empty, target))
                     number += len(batch)
             except _UNREADABLE as error:
                 raise unreadable(path, f"{path}, row {number} or after", error) from error
@@ -101,15 +101,15 @@ def _keep_true_positives(ledger: Ledger, file: str, number: int, row: dict[str, 
     lost = dict.fromkeys(
         ("positive without id", "positive without text", "positive named twice"), 0
     )
-    for own, text in zip(ids, texts or [None] * len(ids), strict=True):
-        if not (own or "").strip():
+    for row_id, text in zip(ids, texts or [None] * len(ids), strict=True):
+        if not (row_id or "").strip():
             lost["positive without id"] += 1
         elif texts is not None and not (text or "").strip():
             lost["positive without text"] += 1
-        elif own in kept:
+        elif row_id in kept:
             lost["positive named twice"] += 1
         else:
-            kept[own] = text
+            kept[row_id] = text
     for rule, n in lost.items():
         if n:
             ledger.repair(rule, file=file, row=number, detail=f"{n} of {len(ids)}")
@@ -150,23 +150,23 @@ def _unique(
         return batch
     kept, new, scored = [], [], []
     contents = batch.column("passage_content")
-    for i, given in enumerate(ids):
-        own = _named(ledger, file, first + i, given)
+    for i, raw_id in enumerate(ids):
+        row_id = _named(ledger, file, first + i, raw_id)
         again = ""
-        if known.repeats(own):
-            text, texts = contents[i].as_py(), seen.setdefault(own, [])
+        if known.repeats(row_id):
+            text, texts = contents[i].as_py(), seen.setdefault(row_id, [])
             if text in texts and repair:
-                ledger.drop("a passage twice", file=file, row=first + i, detail=own)
+                ledger.drop("a passage twice", file=file, row=first + i, detail=row_id)
                 continue
             texts.append(text)
             if len(texts) > 1:
                 twice = text in texts[:-1]
                 rule = "a passage twice, kept" if twice else "an id used for another text"
-                ledger.repair(rule, file=file, row=first + i, detail=own)
-                again = known.numbered(own, len(texts))
+                ledger.repair(rule, file=file, row=first + i, detail=row_id)
+                again = known.numbered(row_id, len(texts))
         kept.append(i)
-        new.append(again or own)
-        scored.append(own if again else None)
+        new.append(again or row_id)
+        scored.append(row_id if again else None)
     ledger.use(file, first + np.array(kept, np.int64))
     batch = batch.take(pa.array(kept, pa.int64()))
     columns_ = {
@@ -200,31 +200,33 @@ class _Ids:
         """Whether an id may be used again."""
         return bool(self._again)
 
-    def repeats(self, own: str) -> bool:
+    def repeats(self, row_id: str) -> bool:
         """Whether this id may be used again: a look at the rows tells."""
-        return hash(own) in self._again
+        return hash(row_id) in self._again
 
-    def count(self, own: str) -> int:
+    def count(self, row_id: str) -> int:
         """How often an id has come, this time included."""
-        self._times[own] += 1
-        return self._times[own]
+        self._times[row_id] += 1
+        return self._times[row_id]
 
-    def numbered(self, own: str, time: int) -> str:
+    def numbered(self, row_id: str, time: int) -> str:
         """An id for a row that has another one's: ``id#2``, or the next that nothing is called."""
-        found = f"{own}#{time}"
-        while found in self._given or self._has(found):
-            found += f"#{time}"
-        self._given.add(found)
-        return found
+        new_id = f"{row_id}#{time}"
+        while new_id in self._given or self._has(new_id):
+            new_id += f"#{time}"
+        self._given.add(new_id)
+        return new_id
 
-    def _has(self, own: str) -> bool:
-        return bool(self._all[np.searchsorted(self._all, hash(own)) % len(self._all)] == hash(own))
+    def _has(self, row_id: str) -> bool:
+        return bool(
+            self._all[np.searchsorted(self._all, hash(row_id)) % len(self._all)] == hash(row_id)
+        )
 
 
-def _named(ledger: Ledger, file: str, number: int, own: str) -> str:
+def _named(ledger: Ledger, file: str, number: int, row_id: str) -> str:
     """A row's id; where it has none, its place."""
-    if own.strip():
-        return own
+    if row_id.strip():
+        return row_id
     ledger.repair("a row without an id", file=file, row=number)
     return f"{file.removesuffix('.parquet')}-row-{number}"
 
@@ -238,9 +240,9 @@ def _batches(
         name, number = path.name, 1
         with ParquetReader(path) as file:
             _note_columns(ledger, name, file.schema, cols)
-            wanted = [c.name for c in cols if c.name in file.schema.names]
+            names = [c.name for c in cols if c.name in file.schema.names]
             try:
-                for batch in file.batches(wanted, rows=_BATCH):
+                for batch in file.batches(names, rows=_BATCH):
                     ledger.read(name, len(batch))
                     arrays = [
                         _column(ledger, name, number, batch, column, field.type)
@@ -268,31 +270,31 @@ def _column(
     first: int,
     batch: pa.RecordBatch,
     column: Column,
-    wanted: pa.DataType,
+    target: pa.DataType,
 ) -> pa.Array:
     """One of our columns out of a batch of the release."""
     n = len(batch)
-    at = batch.schema.get_field_index(column.name)
-    array = batch.column(at) if at >= 0 else pa.nulls(n)
+    place = batch.schema.get_field_index(column.name)
+    array = batch.column(place) if place >= 0 else pa.nulls(n)
     if pa.types.is_null(array.type):
-        return pa.array([default_value(column)] * n, wanted)
-    array = _typed(array, wanted)
+        return pa.array([default_value(column)] * n, target)
+    array = _typed(array, target)
     if not column.nullable and array.null_count:
         if column.type == "string" and column.name not in ID_COLUMN.values():  # see `_named`
             rows = first + np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))
             ledger.repair(f"null {column.name}", file=name, row=rows)
         filled = [default_value(column) if v is None else v for v in array.to_pylist()]
-        array = pa.array(filled, wanted)
+        array = pa.array(filled, target)
     return array
 
 
-def _typed(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+def _typed(array: pa.Array, target: pa.DataType) -> pa.Array:
     """An array as another type: numbers as text, nested values as JSON text."""
-    if array.type == wanted:
+    if array.type == target:
         return array
-    if pa.types.is_string(wanted) and pa.types.is_nested(array.type):
+    if pa.types.is_string(target) and pa.types.is_nested(array.type):
         texts = [None if v is None else orjson.dumps(v).decode() for v in array.to_pylist()]
-        return pa.array(texts, wanted)
-    if pa.types.is_list(wanted) and pa.types.is_null(getattr(array.type, "value_type", None)):
-        return pa.array([None if v is None else [] for v in array.to_pylist()], wanted)
-    return pc.cast(array, wanted)
+        return pa.array(texts, target)
+    if pa.types.is_list(target) and pa.types.is_null(getattr(array.type, "value_type", None)):
+        return pa.array([None if v is None else [] for v in array.to_pylist()], target)
+    return pc.cast(array, target)

@@ -54,10 +54,10 @@ def find_table(base: Path, name: str) -> ReleaseTable:
     shards: dict[int, Path] = {}
     total = 0
     for path in sorted((base / config).glob(f"{split}-*.parquet")):
-        found = _SHARD.fullmatch(path.name)
-        if found and found[1] == split:
-            shards[int(found[2])] = path
-            total = max(total, int(found[3]))
+        shard = _SHARD.fullmatch(path.name)
+        if shard and shard[1] == split:
+            shards[int(shard[2])] = path
+            total = max(total, int(shard[3]))
     lost = [n for n in range(total) if n not in shards]
     if not shards or lost:
         example = f"{split}-{lost[0]:05d}-of-{total:05d}.parquet" if lost else f"{split}-*.parquet"

@@ -24,7 +24,6 @@ from m2kr.building.userdata.fields import (
     query_row,
     query_task,
     warn_of_near_misses,
-    without_positives,
 )
 from m2kr.building.userdata.layouts import Layout
 from m2kr.building.userdata.qrels import JudgedQuery, read_qrels
@@ -56,11 +55,11 @@ def _checked_name(name: str) -> str:
         raise UsageError(
             f"{name!r} cannot name a source", expected="letters, digits, - and _, a letter first"
         )
-    wanted = sources.normalise(name)
+    plain = sources.normalise(name)
     labels = {n for source in registry.sources().values() for n in (source.config, *source.aliases)}
-    if wanted in {*sources.builder_names(), *map(sources.normalise, labels)}:
+    if plain in {*sources.builder_names(), *map(sources.normalise, labels)}:
         raise UsageError(f"'{name}' is a source of the benchmark", expected="a name of your own")
-    if wanted in _TAKEN:
+    if plain in _TAKEN:
         raise UsageError(f"'{name}' has a meaning of its own", expected="another name")
     return name.lower()
 
@@ -329,20 +328,20 @@ class ImportedBuilder(Builder):
         files, judged = self.layout.splits[split], self._judged[split]
         file = files.queries
         for n, record in file:
-            where = file.where(n)
+            where, positives = file.where(n), None
             if judged is not None:
                 entry = judged.get(query_id(record, where))
                 if entry is None and files.only_judged:
                     yield n, None
                     continue
-                record = without_positives(record)
-            row = query_row(record, where, flat=file.flat)
-            if judged is not None:
-                row["pos_item_ids"] = list(entry.grades) if entry else []
-                row["pos_item_grades"] = list(entry.grades.values()) if entry else []
+                positives = entry.grades if entry else {}
+            row = query_row(record, where, flat=file.flat, positives=positives)
             if not row["instruction"].strip():
-                given = self.instruction
-                row["instruction"] = self.layout.instruct(record, row) if given is None else given
+                row["instruction"] = (
+                    self.layout.instruct(record, row)
+                    if self.instruction is None
+                    else self.instruction
+                )
             yield n, row
 
     def _check_queries(self, split: str, tasks: set[str], grades: set[float]) -> None:

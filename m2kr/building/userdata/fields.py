@@ -107,13 +107,20 @@ def passage_row(
     }
 
 
-def query_row(record: Record, where: str, *, flat: bool = False) -> Row:
+def query_row(
+    record: Record,
+    where: str,
+    *,
+    flat: bool = False,
+    positives: Mapping[str, float] | None = None,
+) -> Row:
     """The query row of a record; ``instruction`` is ``""`` where the record has none.
 
     Args:
         record: Fields under any of `QUERY_NAMES`; others are left alone.
         where: The record's place, for errors.
         flat: Values are text, lists are JSON.
+        positives: Grades by passage id; they replace those in the record.
 
     Raises:
         InputError: a field is missing or holds something else; names place and field.
@@ -121,7 +128,7 @@ def query_row(record: Record, where: str, *, flat: bool = False) -> Row:
     get = _Getter(record, QUERY_NAMES, where, flat)
     path = get.path("img_path")
     question = get.text("question") or ""
-    grades = get.grades()
+    grades = get.grades() if positives is None else positives
     if path is None and not question.strip():
         get.missing("question", "a text, an image path in 'img_path', or both")
     return {
@@ -146,11 +153,6 @@ def query_id(record: Record, where: str) -> str:
         InputError: there is none.
     """
     return _Getter(record, QUERY_NAMES, where, flat=False).identifier("question_id")
-
-
-def without_positives(record: Record) -> Record:
-    """A query record without what it says of right passages."""
-    return {name: v for name, v in record.items() if name not in QUERY_NAMES["pos_item_ids"]}
 
 
 def query_task(row: Row) -> str:
@@ -359,14 +361,14 @@ class _Getter:
                 self._pair(item, 1.0 if beside is None else grade)
                 for item, grade in zip(items, beside or items, strict=True)
             ]
-        found: dict[str, float] = {}
-        for item, given in pairs:
-            row_id, grade = as_id(item, self._where, name), as_grade(given, self._where, name)
-            if found.setdefault(row_id, grade) != grade:
+        grades: dict[str, float] = {}
+        for item, value in pairs:
+            row_id, grade = as_id(item, self._where, name), as_grade(value, self._where, name)
+            if grades.setdefault(row_id, grade) != grade:
                 self._wrong(
-                    name, row_id, f"one grade for a passage: {grade:g} or {found[row_id]:g}"
+                    name, row_id, f"one grade for a passage: {grade:g} or {grades[row_id]:g}"
                 )
-        return {row_id: grade for row_id, grade in found.items() if grade > 0}
+        return {row_id: grade for row_id, grade in grades.items() if grade > 0}
 
     def _pair(self, item: Any, grade: object) -> tuple[Any, object]:
         """The id and the grade of one of the positives."""

@@ -187,7 +187,7 @@ def _beir_qrels(folder: Path, split: str | None) -> dict[str, Path]:
                 expected="one file for each split, whose name is letters, digits and _",
             )
         files[name] = path
-    files = {name: files[own] for own, name in folded_splits(files).items()}
+    files = {name: files[there] for there, name in folded_splits(files).items()}
     if split is not None:
         try:
             name = split_name(split, tuple(files))
