@@ -168,15 +168,15 @@ def search_one(
         instruction = instruction_for(split, question)
     pool = split.passages_view
     with tempfile.TemporaryDirectory(prefix="m2kr-", ignore_cleanup_errors=True) as scratch:
-        asked, work = Path(scratch, "asked"), Path(scratch, "index")
-        asked.mkdir()
+        query_folder, work = Path(scratch, "query"), Path(scratch, "index")
+        query_folder.mkdir()
         work.mkdir()
         context = RunContext(work, cache, progress=progress, fingerprints=split.fingerprints)
         started = time.perf_counter()
         with task(progress, "index", len(pool)):
             index_pool(retriever, pool, context)
         indexed = time.perf_counter()
-        run = rank_queries(retriever, question.queries(instruction, asked), k)
+        run = rank_queries(retriever, question.queries(instruction, query_folder), k)
         seconds = {"index": indexed - started, "search": time.perf_counter() - indexed}
     if _ID not in run:
         raise UsageError(
@@ -184,8 +184,8 @@ def search_one(
             where=f"retriever {retriever.name}",
             expected="a retriever that searches; a run that is replayed can't",
         )
-    found = run.top(k)
-    hits = _hits(split, found.passage_ids(_ID), found.scores(_ID).tolist())
+    best = run.top(k)
+    hits = _hits(split, best.passage_ids(_ID), best.scores(_ID).tolist())
     return AdHocResult(question, instruction, retriever.name, hits, seconds, notes)
 
 
@@ -218,15 +218,15 @@ def _unread(name: str, modalities: Modalities, question: AdHocQuery) -> tuple[st
     if reads == {"image"} and question.image is None:
         raise UsageError(f"{name} looks at images alone, and there is none", fix="--image FILE")
     given = {"text": text, "image": question.image is not None}
-    called = {"text": "read the question", "image": "look at the image"}
+    unread = {"text": "read the question", "image": "look at the image"}
     return tuple(
-        f"{name} does not {called[each]}" for each in called if given[each] and each not in reads
+        f"{name} does not {unread[kind]}" for kind in unread if given[kind] and kind not in reads
     )
 
 
 def _hits(split: "Split", ids: Sequence[str], scores: Sequence[float]) -> tuple[AdHocHit, ...]:
-    rows = [split.passage(each) for each in ids]
+    rows = [split.passage(passage_id) for passage_id in ids]
     return tuple(
-        AdHocHit(rank, score, each, row.get("title") or "", row["passage_content"])
-        for rank, (each, score, row) in enumerate(zip(ids, scores, rows, strict=True), 1)
+        AdHocHit(rank, score, passage_id, row.get("title") or "", row["passage_content"])
+        for rank, (passage_id, score, row) in enumerate(zip(ids, scores, rows, strict=True), 1)
     )

@@ -175,7 +175,7 @@ def _array(given: Any) -> NDArray[Any] | None:
             # numpy has no bfloat16, nor what is smaller.
             if tensor.is_floating_point() and tensor.dtype not in (torch.float16, torch.float64):
                 tensor = tensor.float()
-            found = tensor.cpu().numpy()
+            array = tensor.cpu().numpy()
         except (RuntimeError, NotImplementedError, TypeError) as error:
             raise _Refused(
                 f"returned a tensor without values in main memory: {str(error).splitlines()[0]}"
@@ -183,17 +183,17 @@ def _array(given: Any) -> NDArray[Any] | None:
     elif isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
         raise _Refused("returned an array with masked values", "fill them: array.filled(0)")
     elif isinstance(given, np.ndarray | np.generic) or hasattr(given, "__array__"):
-        found = np.asarray(given)
+        array = np.asarray(given)
     else:
         return None
-    if found.dtype.kind == "V" and "float" in found.dtype.name:  # another library's bfloat16
-        found = found.astype(np.float32)
-    if found.dtype.kind not in "fiub":
+    if array.dtype.kind == "V" and "float" in array.dtype.name:  # another library's bfloat16
+        array = array.astype(np.float32)
+    if array.dtype.kind not in "fiub":
         raise _Refused(
-            f"returned an array of type {found.dtype}, shape {found.shape}",
-            "a list of arrays for rows of unlike lengths" if found.dtype.kind == "O" else None,
+            f"returned an array of type {array.dtype}, shape {array.shape}",
+            "a list of arrays for rows of unlike lengths" if array.dtype.kind == "O" else None,
         )
-    numbers: NDArray[Any] = found if found.dtype.kind == "f" else found.astype(np.float32)
+    numbers: NDArray[Any] = array if array.dtype.kind == "f" else array.astype(np.float32)
     return numbers
 
 

@@ -137,18 +137,18 @@ def encoder_identity(kind: type) -> list[list[Any]] | None:
     It is of what was loaded if it is asked for while the class is made: later a file may be edited.
     """
     identity: list[list[Any]] = []
-    for each in kind.__mro__:
-        if each.__module__ in _PYTHON:
+    for base in kind.__mro__:
+        if base.__module__ in _PYTHON:
             continue
-        if each.__module__.partition(".")[0] == _OURS:
+        if base.__module__.partition(".")[0] == _OURS:
             # Methods without an encoder's version are the frame around all encoders: the cache's format.
-            if "version" in vars(each):
-                identity.append([each.__qualname__, each.version])  # type: ignore[attr-defined]
+            if "version" in vars(base):
+                identity.append([base.__qualname__, base.version])  # type: ignore[attr-defined]
             continue
-        source = _source_sha256(each)
+        source = _source_sha256(base)
         if source is None:
             return None
-        identity.append([each.__qualname__, source])
+        identity.append([base.__qualname__, source])
     return identity or None
 
 

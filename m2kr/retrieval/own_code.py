@@ -102,13 +102,13 @@ def own_code(owner: object, doing: str) -> Iterator[None]:
             if isinstance(error, KeyboardInterrupt | GeneratorExit):
                 raise
             ours = module.partition(".")[0] == "m2kr" or ends_process(error)
-            told = None if ours else _told(error, module, doing)
-            if told is None:
+            own_error = None if ours else _own_error(error, module, doing)
+            if own_error is None:
                 raise
-            raise told from error
+            raise own_error from error
 
 
-def _told(error: BaseException, module: str, doing: str) -> RetrieverError | None:
+def _own_error(error: BaseException, module: str, doing: str) -> RetrieverError | None:
     """The error for what a user's code raised; None if it never came into that code."""
     own = _own_files(module)
     frame = last_frame(error, own)

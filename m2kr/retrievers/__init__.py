@@ -45,14 +45,14 @@ def _own() -> dict[str, str]:
 @cache
 def _installed() -> dict[str, importlib.metadata.EntryPoint]:
     """Entry points of other packages; one that repeats a name of ours is left out."""
-    found: dict[str, importlib.metadata.EntryPoint] = {}
+    entries: dict[str, importlib.metadata.EntryPoint] = {}
     for entry in _entries():
         name = entry.name.lower().replace("-", "_")
-        if name in _own() or name in found:
+        if name in _own() or name in entries:
             logger.warning("retriever '%s' of %s is left out: taken", entry.name, entry.value)
         else:
-            found[name] = entry
-    return found
+            entries[name] = entry
+    return entries
 
 
 def _entries() -> list[importlib.metadata.EntryPoint]:
@@ -60,14 +60,14 @@ def _entries() -> list[importlib.metadata.EntryPoint]:
     try:
         return list(importlib.metadata.entry_points(group=GROUP))
     except Exception:  # noqa: BLE001 - one package's errors are its own: now one by one
-        found = []
+        entries = []
         for package in importlib.metadata.distributions():
             try:
-                found += [entry for entry in package.entry_points if entry.group == GROUP]
+                entries += [entry for entry in package.entry_points if entry.group == GROUP]
             except Exception as error:  # noqa: BLE001
                 name = package.metadata["Name"] if package.metadata else "a package"
                 logger.warning("entry points of %s can't be read: %s", name, one_line(error))
-        return found
+        return entries
 
 
 def names() -> tuple[str, ...]:
@@ -148,29 +148,29 @@ def find(spec: str) -> Callable[..., Any]:
         if name in _own():
             return _attribute(importlib.import_module(_own()[name]), "RETRIEVER", where)
         where += f" ({_installed()[name].value})"
-        found: Callable[..., Any] = _installed()[name].load()
+        installed: Callable[..., Any] = _installed()[name].load()
     except (Exception, SystemExit) as error:
         raise broken(error, where, folders=[Path(folder) for folder in __path__]) from error
-    return found
+    return installed
 
 
 def _resolve(spec: str) -> str:
     """The known name for what was typed; case and ``-`` for ``_`` are forgiven."""
-    wanted = spec.strip().lower().replace("-", "_")
-    if wanted not in names():
+    name = spec.strip().lower().replace("-", "_")
+    if name not in names():
         if Path(spec).suffix in _RUN_ENDINGS:
             raise UsageError(
                 "a run file is given as a retriever",
                 where=spec,
                 fix=shlex.join(("--retriever", f"run:{spec}")),
             )
-        near = difflib.get_close_matches(wanted, names(), n=1)
+        near = difflib.get_close_matches(name, names(), n=1)
         raise UsageError(
             f"there is no retriever '{spec}'",
             expected=f"one of {', '.join(names())}; or package.module:Class, file.py:Class, run:FILE",
             fix=f"did you mean '{near[0]}'?" if near else _with_class(spec),
         )
-    return wanted
+    return name
 
 
 def _with_class(spec: str) -> str | None:
@@ -182,9 +182,9 @@ def _with_class(spec: str) -> str | None:
 
 
 def _attribute(module: Any, name: str, spec: str) -> Callable[..., Any]:
-    found = getattr(module, name, None)
-    if not callable(found):
+    factory = getattr(module, name, None)
+    if not callable(factory):
         own = {n: v for n, v in vars(module).items() if callable(v) and not n.startswith("_")}
         has = [n for n, v in own.items() if getattr(v, "__module__", "") == module.__name__]
         raise InputError(f"there is no '{name}'", where=spec, expected="one of " + ", ".join(has))
-    return found  # type: ignore[no-any-return]
+    return factory  # type: ignore[no-any-return]

@@ -84,7 +84,7 @@ class LateInteraction(EncoderRetriever):
             raise UsageError(f"dtype={dtype!r}", expected=", ".join(get_args(Dtype)))
         self._checkpoint = checkpoint or self.released
         self._revision = revision
-        self._devices = [each.strip() for each in device.split(",")]
+        self._devices = [name.strip() for name in device.split(",")]
         self._dtype = dtype
         self._max_length = max_length
         self._instructions = self.instructed if instructions is None else instructions
@@ -133,7 +133,7 @@ class LateInteraction(EncoderRetriever):
     def _files(self) -> ModelFiles:
         from m2kr.preflmr.checkpoint import weights
 
-        of_weights = {each.file for each in weights.describe_weights(self._folder).values()}
+        of_weights = {entry.file for entry in weights.describe_weights(self._folder).values()}
         patterns = ("*.json", "*.txt", "*/*.json", "*/*.txt")
         others = {path for pattern in patterns for path in self._folder.glob(pattern)}
         return ModelFiles(self._folder, of_weights | others)
@@ -143,9 +143,9 @@ class LateInteraction(EncoderRetriever):
         weights = [path for path in self._files.paths if path.suffix == ".safetensors"]
         others = [path for path in self._files.paths if path.suffix != ".safetensors"]
         one = file_sha256(weights[0]) if len(weights) == 1 else files_sha256(self._folder, weights)
-        found = {"weights_sha256": one, "files_sha256": files_sha256(self._folder, others)}
+        hashes = {"weights_sha256": one, "files_sha256": files_sha256(self._folder, others)}
         self._files.require_unchanged()
-        return found
+        return hashes
 
     @cached_property
     def _encoder(self) -> "Encoder":
@@ -154,7 +154,7 @@ class LateInteraction(EncoderRetriever):
         from m2kr.preflmr import PreFLMR
         from m2kr.preflmr.encode.encoder import Encoder
 
-        devices = [pick_device(each) for each in self._devices]
+        devices = [pick_device(name) for name in self._devices]
         dtype = getattr(torch, self._dtype)
         files = self._files
         model = PreFLMR.from_pretrained(self._folder, device=devices[0], dtype=dtype)

@@ -24,13 +24,13 @@ class Memo:
 
     Attributes:
         hits: Values found so far.
-        held: Bytes held now.
+        size: Bytes held now.
     """
 
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         self.limit = limit
         self.hits = 0
-        self.held = 0
+        self.size = 0
         self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._lock = Lock()
 
@@ -54,7 +54,7 @@ class Memo:
         """Forgets everything."""
         with self._lock:
             self._values.clear()
-            self.held = 0
+            self.size = 0
 
     def put(self, key: Hashable, value: Any, size: int) -> None:
         """Keeps a value of ``size`` bytes; room is made by dropping old ones."""
@@ -62,10 +62,10 @@ class Memo:
         if size > self.limit:
             return
         with self._lock:
-            self.held += size - self._values.pop(key, (None, 0))[1]
+            self.size += size - self._values.pop(key, (None, 0))[1]
             self._values[key] = value, size
-            while self.held > self.limit:
-                self.held -= self._values.popitem(last=False)[1][1]
+            while self.size > self.limit:
+                self.size -= self._values.popitem(last=False)[1][1]
 
 
 def content_key(*parts: bytes) -> bytes:

@@ -82,12 +82,12 @@ class SentenceEncoder:
         """Of the files as they are loaded: what is written over them later is no part of a result."""
         if not self._files.paths:
             return {}
-        found = {"files_sha256": self._files.sha256()}
+        hashes = {"files_sha256": self._files.sha256()}
         weights = self._folder / "model.safetensors"
         if weights in self._files.paths:
-            found["weights_sha256"] = file_sha256(weights)
+            hashes["weights_sha256"] = file_sha256(weights)
         self._files.require_unchanged()
-        return found
+        return hashes
 
     def cache_key(self) -> dict[str, Any] | None:
         """What decides the vectors, wherever the model lies; None if that isn't known."""
@@ -130,8 +130,8 @@ class SentenceEncoder:
             return _mean_vectors(model, [tokens[i] for i in places], widths[places[0]], device)
 
         vectors = np.empty((len(texts), model.config.hidden_size), np.float32)
-        for places, found in zip(pieces, spread(pooled, pieces, device), strict=True):
-            vectors[places] = found
+        for places, rows in zip(pieces, spread(pooled, pieces, device), strict=True):
+            vectors[places] = rows
         # Copies: a view kept in memory would keep the whole array.
         return [vector.copy() for vector in vectors]
 
@@ -210,8 +210,8 @@ def _mean_vectors(
         hidden: torch.Tensor = model(input_ids=ids.to(device), attention_mask=mask)[0]
         weight = mask[..., None].to(hidden.dtype)
         mean = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
-        found: NDArray[np.float32] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
-    return found
+        vectors: NDArray[np.float32] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+    return vectors
 
 
 def _model_files(folder: Path) -> list[Path]:

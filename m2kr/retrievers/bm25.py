@@ -132,9 +132,9 @@ class BM25(RetrieverBase):
                 hits = hits[scores[hits] >= np.partition(scores[hits], -k)[-k]]
             best.push(np.full(len(hits), place), hits, scores[hits])
             self.run_context.progress.advance("search", 1)
-        rows, found = best.result()
+        rows, best_scores = best.result()
         return Run.from_rows(
-            queries.ids.to_pylist(), self._passages.ids, rows, found, name=self.name
+            queries.ids.to_pylist(), self._passages.ids, rows, best_scores, name=self.name
         )
 
     def run_stats(self) -> RunStats:

@@ -107,10 +107,10 @@ class Fusion(RetrieverBase):
     @property
     def modalities(self) -> Modalities:
         """All that any member reads."""
-        each = [modalities_of(member) for member in self._members.values()]
+        declared = [modalities_of(member) for member in self._members.values()]
         return Modalities(
-            query=frozenset().union(*(m.query for m in each)),
-            passage=frozenset().union(*(m.passage for m in each)),
+            query=frozenset().union(*(m.query for m in declared)),
+            passage=frozenset().union(*(m.passage for m in declared)),
         )
 
     def run_stats(self) -> RunStats:
@@ -133,17 +133,17 @@ class Fusion(RetrieverBase):
 
     def search(self, queries: Queries, k: int) -> Run:
         """Has every member search, and adds up what they say."""
-        asked = np.array([bool(q.strip()) for q in queries.column("question")], bool)
-        runs, heard = [], []
+        has_question = np.array([bool(q.strip()) for q in queries.column("question")], bool)
+        runs, counts_for = [], []
         for member in self._members.values():
             runs.append(rank_queries(member, queries, max(k, self._depth)))
-            heard.append(asked | (modalities_of(member).query != {"text"}))
+            counts_for.append(has_question | (modalities_of(member).query != {"text"}))
         ids = queries.ids.to_pylist()
         added = [
             weight * np.concatenate([normalised(run.scores(q), self._method) for q in ids])
             for run, weight in zip(runs, self._weights, strict=True)
         ]
-        return _sum_up([run.select(ids) for run in runs], added, heard, self.name).top(k)
+        return _sum_up([run.select(ids) for run in runs], added, counts_for, self.name).top(k)
 
 
 def normalised(scores: "NDArray[np.float64]", method: str) -> "NDArray[np.float64]":
@@ -166,7 +166,7 @@ def normalised(scores: "NDArray[np.float64]", method: str) -> "NDArray[np.float6
 def _sum_up(
     runs: "Sequence[Run]",
     added: "Sequence[NDArray[np.float64]]",
-    heard: "Sequence[NDArray[np.bool_]]",
+    counts_for: "Sequence[NDArray[np.bool_]]",
     name: str,
 ) -> Run:
     """One run whose scores are the sums over the given runs, which have the same queries.
@@ -174,14 +174,14 @@ def _sum_up(
     Args:
         runs: Rankings.
         added: Per run what each of its rows adds.
-        heard: Per run which queries it is heard on.
+        counts_for: Per run the queries that it counts for.
         name: Name of the result.
     """
     names = pa.chunked_array([run.vocabulary for run in runs]).unique()
     queries, codes, values = [], [], []
-    for run, parts, wanted in zip(runs, added, heard, strict=True):
+    for run, parts, counted in zip(runs, added, counts_for, strict=True):
         place = np.repeat(np.arange(len(run)), run.counts())
-        rows = wanted[place]
+        rows = counted[place]
         own = pc.index_in(run.vocabulary, value_set=names).to_numpy(zero_copy_only=False)
         queries.append(place[rows])
         codes.append(own[run.codes[rows]])

@@ -124,11 +124,11 @@ class ImageConcepts(EncoderRetriever):
     def index(self, passages: Passages, *, workdir: Path) -> None:
         """Encodes the pool's texts; see `EncoderRetriever.index`."""
         # Texts are small: more of them at a time keep the cores busy.
-        asked, self.batch_size = self.batch_size, max(self.batch_size, _PASSAGES)
+        batch_size, self.batch_size = self.batch_size, max(self.batch_size, _PASSAGES)
         try:
             super().index(passages, workdir=workdir)
         finally:
-            self.batch_size = asked
+            self.batch_size = batch_size
 
     def search(self, queries: Queries, k: int) -> Run:
         """Reads the images and searches exactly; see `EncoderRetriever.search`."""
@@ -173,20 +173,20 @@ class ImageClassifier:
 
     def probabilities(self, images: "Sequence[Image]") -> "NDArray[np.float32]":
         """Softmax over the classes, (images x 1000) float32, for RGB images of any size."""
-        found: list[NDArray[np.float32] | None] = []
+        known: list[NDArray[np.float32] | None] = []
         keys, new = [], {}
         for image in images:
             pixels = np.asarray(image.convert("RGB"), np.uint8)
             key = content_key(b"efficientnet-lite0", repr(pixels.shape).encode(), pixels.tobytes())
             keys.append((key, self._device))
-            found.append(MEMO.get(keys[-1]))
-            if found[-1] is None:
+            known.append(MEMO.get(keys[-1]))
+            if known[-1] is None:
                 new[keys[-1]] = _prepare(image)
         made = self._classify(list(new.values()))
         fresh = dict(zip(new, made, strict=True))
         for name, row in fresh.items():
             MEMO.put(name, row, row.nbytes)
-        rows = [fresh[k] if row is None else row for k, row in zip(keys, found, strict=True)]
+        rows = [fresh[k] if row is None else row for k, row in zip(keys, known, strict=True)]
         return np.stack(rows) if rows else np.empty((0, 1000), np.float32)
 
     def _classify(self, inputs: "list[NDArray[np.float32]]") -> "list[NDArray[np.float32]]":
@@ -203,8 +203,8 @@ class ImageClassifier:
             with torch.inference_mode():
                 # Seen as channels first, laid out as channels last.
                 logits = model(torch.from_numpy(block).to(device).permute(0, 3, 1, 2))
-                found = torch.softmax(logits.double(), dim=-1)[: len(part)]
-            values: NDArray[np.float32] = found.float().cpu().numpy()
+                shares = torch.softmax(logits.double(), dim=-1)[: len(part)]
+            values: NDArray[np.float32] = shares.float().cpu().numpy()
             return values
 
         parts = [inputs[start : start + _BATCH] for start in range(0, len(inputs), _BATCH)]

@@ -42,8 +42,8 @@ class Oracle:
         if self._ids is None:
             raise UsageError("search() came before index()", fix="retriever.index(passages, ...)")
         positives = queries.column("pos_item_ids")
-        wanted = pa.array(sorted({i for ids in positives for i in ids}), self._ids.type)
-        there = set(self._ids.filter(pc.is_in(self._ids, value_set=wanted)).to_pylist())
+        judged = pa.array(sorted({i for ids in positives for i in ids}), self._ids.type)
+        there = set(self._ids.filter(pc.is_in(self._ids, value_set=judged)).to_pylist())
         if GRADES.name in queries.dataset.column_names:
             graded = zip(positives, queries.column(GRADES.name), strict=True)
             positives = [_by_grade(ids, grades) for ids, grades in graded]

@@ -11,10 +11,10 @@ def test_it_never_holds_more_than_its_limit(puts: list[tuple[int, int]]) -> None
     memo = Memo(limit=5000)
     for key, size in puts:
         memo.put(key, ("value", key, size), size)
-        assert memo.held <= memo.limit
+        assert memo.size <= memo.limit
         assert memo.get(key) == ("value", key, size)
     kept = [key for key in range(10) if memo.get(key) is not None]
-    assert (memo.held > 0) == bool(kept)
+    assert (memo.size > 0) == bool(kept)
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -38,7 +38,7 @@ def test_clearing_forgets() -> None:
     memo = Memo()
     memo.put("a", 1, 10)
     memo.clear()
-    assert (memo.get("a"), memo.held) == (None, 0)
+    assert (memo.get("a"), memo.size) == (None, 0)
 
 
 def test_content_is_told_apart_by_its_parts() -> None:
