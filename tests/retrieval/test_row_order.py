@@ -9,8 +9,7 @@ import typer
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from retrieval.test_cache import Counted, CountedDense
-from support.toys import PASSAGES, QUERIES, toy_split
+from support.toys import PASSAGES, QUERIES, Counted, CountedDense, toy_split
 from typer.testing import CliRunner
 
 import m2kr

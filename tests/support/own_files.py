@@ -1,60 +1,79 @@
-"""Small data of one's own: records, the files they are written to, and reading back what was built."""
+"""Files of retrievers as users write them."""
 
-import json
 from pathlib import Path
 
-from PIL import Image
+PLACES = {
+    "loading": "raise ValueError('no such net')",
+    "__init__": "raise ValueError('no such net')",
+    "encode_query": "raise ValueError('no such net')",
+    "encode_document": "raise ValueError('no such net')",
+    "encode_stream": "raise ValueError('no such net')",
+    "index": "raise ValueError('no such net')",
+    "search": "raise ValueError('no such net')",
+    "cache_key": "raise ValueError('no such net')",
+    "settings": "raise ValueError('no such net')",
+    "modalities": "raise ValueError('no such net')",
+    "name": "raise ValueError('no such net')",
+}
+FILE = """
+import numpy as np
+from m2kr import EncoderRetriever
+{loading}
 
-import m2kr
-from m2kr.data.load import load
+class Mine(EncoderRetriever):
+    def __init__(self):
+        {__init__}
+    @property
+    def name(self):
+        {name}
+        return "mine"
+    @property
+    def modalities(self):
+        {modalities}
+        return {{"query": ["text"], "passage": ["text"]}}
+    @property
+    def settings(self):
+        {settings}
+        return {{}}
+    def cache_key(self, side):
+        {cache_key}
+        return {{}}
+    def encode_query(self, batch):
+        {encode_query}
+        return np.ones((len(batch), 2))
+    def encode_document(self, batch):
+        {encode_document}
+        return np.ones((len(batch), 2))
+    def encode_stream(self, records, side, report):
+        {encode_stream}
+        yield from super().encode_stream(records, side, report)
+    def index(self, passages, *, workdir):
+        {index}
+        super().index(passages, workdir=workdir)
+    def search(self, queries, k):
+        {search}
+        return super().search(queries, k)
+"""
 
-PASSAGES = [{"id": f"p{i}", "text": f"Text number {i}."} for i in range(20)]
-QUERIES = [{"id": f"q{i}", "question": f"What is {i}?", "positives": [f"p{i}"]} for i in range(5)]
-NOTES = [{"id": f"d{i}", "text": f"note {i}"} for i in range(8)]
-NOTE_QUERIES = [{"id": f"q{i}", "question": f"note {i}"} for i in range(3)]
 
-
-def jsonl(path: Path, records: list[dict]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+def written(folder: Path, file: str = "own.py", **lines: str) -> Path:
+    path = folder / file
+    path.write_text(FILE.format(**dict.fromkeys(PLACES, "pass") | lines), encoding="utf-8")
     return path
 
 
-def photos(folder: Path, n: int) -> Path:
-    folder.mkdir()
-    for i in range(n):
-        Image.new("RGB", (8 + i, 8), (i * 40, 0, 0)).save(folder / f"{i}.jpg")
-    return folder
-
-
-def read_back(built, split: str = "test") -> m2kr.Split:
-    name = built.manifest["source"]["name"]
-    return load(name, split, edition=built.folder.name, data=built.folder.parent)
-
-
-def judged(split: m2kr.Split) -> dict[str, dict[str, float]]:
-    """Grades by query and passage as the accessor gives them; the tables must agree."""
-    grades: dict[str, dict[str, float]] = {}
-    for row in split.queries_view.judgements().to_pylist():
-        grades.setdefault(row["question_id"], {})[row["passage_id"]] = row["relevance"]
-    listed = zip(
-        *(split.qrels[name] for name in ("question_id", "passage_id", "relevance")), strict=True
+def letters_file(folder: Path, body: str, name: str = "model.py", **neighbours: str) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = (
+        "import numpy as np\nfrom m2kr import EncoderRetriever\n"
+        f"{body}\nclass Mine(EncoderRetriever):\n"
+        "    def encode_query(self, batch):\n"
+        "        return np.full((len(batch), 1), float(value()))\n"
+        "    def encode_document(self, batch):\n        return np.ones((len(batch), 1))\n"
     )
-    assert {(q, p): g for q, p, g in listed} == {
-        (q, p): g for q, of in grades.items() for p, g in of.items()
-    }
-    return grades
-
-
-def beir_folder(folder: Path, qrels: dict[str, str], queries: list[dict] | None = None) -> Path:
-    jsonl(folder / "corpus.jsonl", [{"_id": p["id"], "text": p["text"]} for p in NOTES])
-    rows = (
-        [{"_id": q["id"], "text": q["question"]} for q in NOTE_QUERIES]
-        if queries is None
-        else queries
-    )
-    jsonl(folder / "queries.jsonl", rows)
-    (folder / "qrels").mkdir()
-    for name, text in qrels.items():
-        (folder / "qrels" / name).write_bytes(text.encode("utf-8", "surrogateescape"))
-    return folder
+    (folder / name).write_text(text, encoding="utf-8")
+    for path, source in neighbours.items():
+        file = folder / (path.replace("__", "/").replace("/init", "/__init__") + ".py")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source, encoding="utf-8")
+    return f"{folder / name}:Mine"

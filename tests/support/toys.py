@@ -9,6 +9,7 @@ from PIL import Image
 
 from m2kr.data.images.store import ImageStore
 from m2kr.data.records import Passages, Queries
+from m2kr.evaluation.harness import evaluate_split
 from m2kr.fingerprint import combine, pool_part, query_parts
 from m2kr.retrieval.encoder import EncoderRetriever
 
@@ -139,3 +140,40 @@ class Late(Dense):
         ]
 
     encode_document = encode_query
+
+
+class Counted(Late):
+    """Late interaction that may be cached; counts what it encodes."""
+
+    def __init__(self, key=None):
+        super().__init__(2)
+        self.key = {"a": 1} if key is None else key
+        self.count = {"query": 0, "document": 0}
+
+    def cache_key(self, side):
+        return self.key
+
+    def encode_query(self, batch):
+        self.count["query"] += len(batch)
+        return super().encode_query(batch)
+
+    def encode_document(self, batch):
+        self.count["document"] += len(batch)
+        return super().encode_query(batch)
+
+
+class CountedDense(Counted):
+    """One vector a row."""
+
+    def encode_query(self, batch):
+        return np.stack([rows.sum(0) for rows in super().encode_query(batch)])
+
+    def encode_document(self, batch):
+        return np.stack([rows.sum(0) for rows in super().encode_document(batch)])
+
+
+def counted(split, folder, **options):
+    """Rows that are encoded by side when a split is searched with a cache in a folder."""
+    one = Counted(**options)
+    evaluate_split(split, one, k=5, cache=folder)
+    return one.count
