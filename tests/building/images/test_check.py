@@ -110,15 +110,14 @@ def harmful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("harmful")
-@pytest.mark.parametrize("jobs", [1, 3])
-def test_a_decoder_that_dies_costs_one_image(tmp_path, monkeypatch, jobs) -> None:
+def test_a_decoder_that_dies_costs_one_image(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(check, "_GRACE", 0.5)
     bad = {b"SEGFAULT": CRASHED, b"LEAVE": CRASHED, b"SLEEP": TOO_SLOW, b"STOP": CRASHED}
     bad[b"HUNGRY"] = rules.OUT_OF_MEMORY
     contents = [picture(), *bad, b"TALK", b"ONCE:" + bytes(tmp_path / "mark"), picture()]
     limits = ImageLimits(seconds=0.5, memory=256 << 20)
     items = [(f"{i}", c) for i, c in enumerate(contents)]
-    found = list(verify_images(items, jobs=jobs, limits=limits))
+    found = list(verify_images(items, jobs=2, limits=limits))
     assert [(one.name, one.rule) for one in found] == [(n, bad.get(c, "")) for n, c in items]
     told = {one.detail for one in found if one.rule}
     assert any("SIGSEGV" in text for text in told), told
@@ -138,10 +137,10 @@ def test_an_image_that_needs_too_much_memory_is_a_fault() -> None:
 @pytest.mark.parametrize("jobs", [1, 2, 5])
 def test_thousands_come_in_order(jobs: int) -> None:
     sound, bad = picture("JPEG"), b"bad"
-    items = ((f"{i}", bad if i % 7 == 0 else sound) for i in range(2_000))
+    items = ((f"{i}", bad if i % 7 == 0 else sound) for i in range(700))
     for i, one in enumerate(verify_images(items, jobs=jobs)):
         assert (one.name, one.ok) == (f"{i}", i % 7 != 0)
-    assert i == 1_999
+    assert i == 699
     assert list(verify_images([], jobs=jobs)) == []
 
 
