@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -32,8 +31,6 @@ from m2kr.sources import UNKNOWN, comparable_notes
 
 if TYPE_CHECKING:
     from m2kr.search.config import SearchConfig
-
-logger = logging.getLogger("m2kr.evaluation")
 
 DEPTH = 500  # the published protocol's
 # Of `SearchConfig`, what changes how fast it is and not what comes of it.
@@ -115,7 +112,6 @@ def evaluate_split(
     k: int | None = None,
     metrics: Spec = "default",
     workdir: str | Path | None = None,
-    out: str | Path | None = None,
     searching: "SearchConfig | None" = None,
     cache: Path | None = None,
     missing_queries: MissingQueries = "error",
@@ -133,7 +129,6 @@ def evaluate_split(
         k: Depth of the search; 500, the published protocol's, or a replayed run's own if absent.
         metrics: ``default``, ``full``, or names such as ``hit_rate@5``; see `choose`.
         workdir: Where the index goes; a temporary folder if absent.
-        out: Folder that the result is saved in.
         searching: How token vectors are searched; see `search_split`.
         cache: Folder in which encoded rows are kept across runs.
         missing_queries: What queries that the run lacks lead to: ``error``, or ``empty`` rankings,
@@ -175,8 +170,11 @@ def evaluate_split(
         scores = score_run(split, run, plan.metrics, plan.k, ties=ties)
         split.require_unharmed()
     run = run.ordered("m2kr")
-    named = [one.name for one in plan.metrics]
-    result = Result(
+    counts = dict(scores.counts)
+    if searched.lacking:
+        counts["queries_not_in_run"] = searched.lacking
+    seconds = {**searched.seconds, "total": time.perf_counter() - started}
+    return Result(
         source=split.source,
         split=split.split,
         edition=split.edition,
@@ -185,8 +183,7 @@ def evaluate_split(
         headline=str(split.manifest.get("headline", "")),
         metrics=scores.metrics,
         groups=scores.groups,
-        counts=dict(scores.counts)
-        | ({"queries_not_in_run": searched.lacking} if searched.lacking else {}),
+        counts=counts,
         images=run.recorded.get("images"),
         fingerprints={
             **split.fingerprints,
@@ -195,13 +192,7 @@ def evaluate_split(
         run_sha256=run.sha256(),
         partial=bool(split.manifest.get("partial", False)),
         comparable=_comparable(split, run),
-        seconds={
-            stage: round(seconds, 6)
-            for stage, seconds in {
-                **searched.seconds,
-                "total": time.perf_counter() - started,
-            }.items()
-        },
+        seconds={stage: round(value, 6) for stage, value in seconds.items()},
         peak_memory_bytes=peak_memory(),
         bytes_per_passage=searched.index_bytes / len(split.passages_view) or None,
         versions=versions(),
@@ -213,7 +204,7 @@ def evaluate_split(
             "missing_queries": missing_queries,
             "ties": ties,
             "k": plan.k,
-            "metrics": named,
+            "metrics": [one.name for one in plan.metrics],
         },
         shown=[one.name for one in plan.metrics if one.shown and one.name in scores.metrics],
         notes=[*plan.notes, *scores.notes, *_notes(run, searched, ties)],
@@ -221,9 +212,6 @@ def evaluate_split(
         scores=scores.per_query,
         run=run,
     )
-    if out is not None:
-        logger.info("saved %s", result.save(out))
-    return result
 
 
 def over_seeds(results: Sequence[Result]) -> Result:

@@ -130,7 +130,8 @@ def test_provenance_is_in_the_result(tmp_path):
 
 
 def test_results_are_saved_and_read_back(tmp_path):
-    result = evaluate_split(toy_split(), Fixed(), k=5, out=tmp_path)
+    result = evaluate_split(toy_split(), Fixed(), k=5)
+    result.save(tmp_path)
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == [f"{result.name}.{e}" for e in ("json", "queries.parquet", "run.parquet")]
     assert re.fullmatch(r"toy\.test\.fixed\.[0-9a-f]{8}", result.name)
@@ -147,7 +148,8 @@ def test_results_are_saved_and_read_back(tmp_path):
 
 def test_a_replayed_run_scores_the_same(tmp_path):
     split = toy_split()
-    result = evaluate_split(split, Fixed(), k=5, out=tmp_path)
+    result = evaluate_split(split, Fixed(), k=5)
+    result.save(tmp_path)
     path = tmp_path / f"{result.name}.run.parquet"
     again = evaluate_split(split, RunRetriever(path))
     assert again.metrics == result.metrics

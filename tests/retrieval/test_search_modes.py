@@ -65,7 +65,8 @@ def test_exact_search_is_the_default_and_the_result_says_so(split, exact):
 @pytest.mark.parametrize("mode", ["compressed", "official"])
 def test_an_index_is_searched_audited_and_told_of(split, exact, mode, tmp_path):
     searching = SearchConfig(mode, seed=3, centroids=16, audit=3)
-    found = evaluate_split(split, Wide(), k=K, searching=searching, workdir=tmp_path, out=tmp_path)
+    found = evaluate_split(split, Wide(), k=K, searching=searching, workdir=tmp_path)
+    found.save(tmp_path)
     told = found.search
     assert told["mode"] == mode
     assert told["nbits"] == {"compressed": 4, "official": 8}[mode]
