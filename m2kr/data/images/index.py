@@ -29,7 +29,7 @@ STORED, DEFLATED, ENCRYPTED, OVERLAPS = 0, 8, 99, 98  # the last two are ours
 
 
 @dataclass(frozen=True, slots=True)
-class Regular:
+class TarMembers:
     """Files that follow each other in a tar.
 
     Attributes:
@@ -149,7 +149,7 @@ class Index:
         return None
 
 
-def _make_index(members: Iterable[Member | Regular]) -> Index:
+def _make_index(members: Iterable[Member | TarMembers]) -> Index:
     """An index of the members of an archive, in the order they are stored."""
     parts = [_entries(*bulk) for bulk in _in_bulk(members)]
     entries = np.concatenate([np.empty(0, _ENTRY), *parts])
@@ -158,11 +158,13 @@ def _make_index(members: Iterable[Member | Regular]) -> Index:
     return Index(entries[np.argsort(entries["hi"].copy(), kind="stable")])
 
 
-def _in_bulk(members: Iterable[Member | Regular]) -> Iterator[tuple[list[bytes], dict[str, Any]]]:
+def _in_bulk(
+    members: Iterable[Member | TarMembers],
+) -> Iterator[tuple[list[bytes], dict[str, Any]]]:
     """Names and places of single members by the thousand; those of a store's shards come so already."""
     few: list[Member] = []
     for member in members:
-        if isinstance(member, Regular):
+        if isinstance(member, TarMembers):
             offsets, sizes = member.offsets, member.sizes
             yield member.names, {"offset": offsets, "stored": sizes, "size": sizes}
             continue
@@ -195,11 +197,11 @@ def _entries(names: list[bytes], places: dict[str, Any]) -> "np.ndarray[Any, Any
 
 def _plain_names(names: list[bytes]) -> tuple[list[bytes], "slice | list[int]"]:
     """Names as `plain_name` has them, and the places of those that can be asked for."""
-    names = [name.removeprefix(b"./") for name in names]
-    together = b"\0".join([b"", *names, b""])
+    stripped = [name.removeprefix(b"./") for name in names]
+    together = b"\0".join([b"", *stripped, b""])
     # Looked at together: a part that is empty or begins with a point is rare.
     if not any(odd in together for odd in (b"\0/", b"\0.", b"\0\0", b"//", b"/.", b"/\0")):
-        return names, slice(None)
+        return stripped, slice(None)
     plain = [plain_name(name.decode("utf-8", "surrogateescape")) for name in names]
     kept = [i for i, name in enumerate(plain) if name is not None]
     return [name.encode("utf-8", "surrogateescape") for name in plain if name is not None], kept
@@ -218,7 +220,7 @@ def _mark_overlaps(index: Index) -> None:
 
 
 def cached_index(
-    members: Iterable[Member | Regular],
+    members: Iterable[Member | TarMembers],
     cache: Path | None,
     identity: Sequence[object],
     *,
@@ -329,7 +331,7 @@ class IndexedFile:
         size = sum(f.st_size for f in facts)
         return str(self.files()[0]), size, max(f.st_mtime_ns for f in facts)
 
-    def scan(self) -> Iterable[Member | Regular]:
+    def scan(self) -> Iterable[Member | TarMembers]:
         """Its members, in the order they are stored."""
         raise NotImplementedError
 

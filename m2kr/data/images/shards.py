@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from m2kr.data.images.index import Entry, IndexedFile, Regular, check_size, stamp_of
+from m2kr.data.images.index import Entry, IndexedFile, TarMembers, check_size, stamp_of
 from m2kr.data.images.tar_offsets import BLOCK, TarOffsets
 from m2kr.errors import InputError
 
@@ -59,7 +59,7 @@ class ShardsRoot(IndexedFile):
             self._shards = [shard for shard in shards if index_of(shard).exists()]
         return self._shards
 
-    def scan(self) -> Iterator[Regular]:
+    def scan(self) -> Iterator[TarMembers]:
         """The members of all shards."""
         for shard, start in zip(self.files(), self.parts().starts, strict=True):
             offsets = TarOffsets(index_of(shard), checksum=False)
@@ -73,7 +73,7 @@ class ShardsRoot(IndexedFile):
             for batch in offsets.batches():
                 names = [name.encode() for name in batch.column(0).to_pylist()]
                 places, sizes = (batch.column(i).to_numpy() for i in (1, 2))
-                yield Regular(names, start + places, sizes)
+                yield TarMembers(names, start + places, sizes)
 
     def find(self, name: str) -> Entry | None:
         """Where an image lies in the shards put end to end, or None."""
