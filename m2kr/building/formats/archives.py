@@ -5,16 +5,15 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from m2kr.building.formats.gzip import Inflated
-from m2kr.building.formats.limits import Guard, Limits, Member, is_litter, stream
+from m2kr.building.formats.limits import Guard, Limits, Member, is_litter, open_file, stream
 from m2kr.data.images.archives import Header
-from m2kr.errors import InputError, MissingError, UsageError
+from m2kr.errors import UsageError
 
 _TRAILER_LIMIT = 1 << 20
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
@@ -37,7 +36,7 @@ def members(path: Path, limits: Limits | None = None) -> Iterator[Member]:
         InputError: It is damaged, cut short or no archive; has a member whose name is absolute or
             leaves the archive, or that is a link, a device or encrypted; or exceeds a limit.
     """
-    with _opened(path) as file:
+    with open_file(path, "archive") as file:
         magic = file.read(4)
         file.seek(0)
         guard = Guard(path, limits or Limits())
@@ -46,18 +45,6 @@ def members(path: Path, limits: Limits | None = None) -> Iterator[Member]:
         else:
             regular = _tar_members(file, guard, packed=magic[:2] == b"\x1f\x8b")
         yield from (member for member in regular if not is_litter(member.name))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    try:
-        file = path.open("rb")
-    except FileNotFoundError as error:
-        raise MissingError("there is no such archive", where=str(path)) from error
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from error
-    with file:
-        yield file
 
 
 def _tar_members(file: BinaryIO, guard: Guard, *, packed: bool) -> Iterator[Member]:

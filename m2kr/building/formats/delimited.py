@@ -92,14 +92,7 @@ def read_tsv(
     halves of surrogate pairs become U+FFFD.
     Blank lines at the end are no records, if there is more than one column.
 
-    Args:
-        stream: The file; a thread reads it as long as the iterator is open.
-        columns: Names for the cells of a line.
-        where: The file, for messages.
-        on_fault: Told of each record that is left out, in order, before the block it belongs to.
-        delimiter: One ASCII character.
-        block_bytes: How much is parsed at once; five times as much is held at most.
-        longest: Bytes a record may have, roughly.
+    Args: as of `read_csv`, but that ``columns`` are names for the cells of a line.
 
     Raises:
         InputError: A line is too long, or the stream raised it; the blocks before came first.

@@ -6,8 +6,8 @@ from typing import Any, BinaryIO, cast
 
 from isal import igzip
 
-from m2kr.building.formats.limits import Guard, Limits, stream
-from m2kr.errors import InputError, MissingError, UsageError
+from m2kr.building.formats.limits import Guard, Limits, open_file, stream
+from m2kr.errors import UsageError
 
 _MAGIC = b"\x1f\x8b"
 _SKIP = 1 << 20
@@ -83,12 +83,7 @@ def open_gzip(path: Path, limits: Limits | None = None) -> BinaryIO:
         InputError: It cannot be read or is no gzip file.
     """
     guard = Guard(path, limits or Limits(), noun="file", expected="a whole gzip file")
-    try:
-        packed = path.open("rb")
-    except FileNotFoundError as error:
-        raise MissingError("there is no such file", where=str(path)) from error
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    packed = cast("io.BufferedReader", open_file(path, "file"))
     if packed.peek(2)[:2] != _MAGIC:
         packed.close()
         raise guard.refusal("this is no gzip file, or an empty one")

@@ -14,7 +14,7 @@ from typing import IO, Any, BinaryIO, cast
 
 from isal import isal_zlib
 
-from m2kr.errors import InputError
+from m2kr.errors import InputError, MissingError
 
 _GIB = 1 << 30
 _BUFFER = 1 << 18
@@ -159,6 +159,21 @@ class Guard:
     def total_ratio(self, packed: int) -> None:
         """Refuses entries that together grow too much, as those that share their bytes do."""
         self.ratio(self._total, packed)
+
+
+def open_file(path: Path, noun: str) -> BinaryIO:
+    """A file to be read, and to be closed.
+
+    Raises:
+        MissingError: There is none.
+        InputError: It can't be opened.
+    """
+    try:
+        return path.open("rb")
+    except FileNotFoundError as error:
+        raise MissingError(f"there is no such {noun}", where=str(path)) from error
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from error
 
 
 def normal_name(name: str) -> str:
