@@ -1,7 +1,13 @@
 """The tree that docs/architecture.md shows is the tree that is there."""
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,3 +25,39 @@ def test_modules_that_it_names_are_there() -> None:
     assert named
     for path in named:
         assert (ROOT / "m2kr" / f"{path}.py").is_file(), path
+
+
+@pytest.fixture(scope="module")
+def house() -> dict[str, Any]:
+    """What ``tools/house.py`` measures."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "house.py", ROOT, "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def test_no_module_imports_itself_by_way_of_others(house: dict[str, Any]) -> None:
+    assert house["circles at run time"] == []
+    assert house["folders both ways"] == []
+    assert all(len(circle) <= 2 for circle in house["circles, types counted"])
+
+
+def test_a_public_name_is_one_modules(house: dict[str, Any]) -> None:
+    doubled = house["public names in several modules"]
+    assert len(doubled) <= 30, doubled
+
+
+def test_the_command_line_has_few_options(house: dict[str, Any]) -> None:
+    assert 0 < house["options"] <= 90
+
+
+def test_bm25_reaches_no_encoder_and_no_search() -> None:
+    words = [sys.executable, ROOT / "tools" / "house.py", ROOT, "--reach", "m2kr.retrievers.bm25"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    count = re.search(r"(\d+) modules", done.stdout)
+    assert count
+    assert 1 < int(count[1]) <= 20

@@ -25,7 +25,6 @@ from m2kr.cli import (
     images,
     import_,
     index,
-    index_tools,
     info,
     list_,
     merge,
@@ -170,15 +169,14 @@ for name, module in {
     "doctor": doctor,
 }.items():
     _add(app, name, module.command, module.EXAMPLES)
-for name, modules in {"index": (index, index_tools), "model": (model,)}.items():
+for name, module in {"index": index, "model": model}.items():
     group = typer.Typer(
-        help=_paragraphs((modules[0].__doc__ or "").partition(": ")[2]),
+        help=_paragraphs((module.__doc__ or "").partition(": ")[2]),
         no_args_is_help=True,
         rich_markup_mode="rich",
     )
-    for module in modules:
-        for word, (command, examples) in module.SUBCOMMANDS.items():
-            _add(group, word, command, examples)
+    for word, (command, examples) in module.SUBCOMMANDS.items():
+        _add(group, word, command, examples)
     app.add_typer(group, name=name)
 
 

@@ -27,7 +27,7 @@ DIM, TOKEN, REPO = 8, "hf_thisIsVerySecret", "lab/tokens"
 PROGRAM = """
 import json, os, sys, typer
 from typer.testing import CliRunner
-from m2kr.cli.index_tools import SUBCOMMANDS
+from m2kr.cli.index import SUBCOMMANDS
 from m2kr.cli.main import guarded
 app = typer.Typer()
 for name, (command, _) in SUBCOMMANDS.items():
