@@ -4,8 +4,7 @@ Read are TREC's six columns, with anything after them (UniIR's seventh); ``qid d
 ``qid docid rank`` (Tevatron, MS MARCO), with a tag or not; ``qid docid rank score`` (ColBERT); and any
 order of columns under a header that names them. Blanks or tabs part columns; where tabs do and there
 are blanks inside cells, they belong to the cells. Where neither makes a run's line, commas or semicolons
-do, as of CSV. Lines that begin with ``#`` are comments, as for
-trec_eval from version 10 on.
+do, as of CSV. Lines that begin with ``#`` are comments, as for trec_eval from version 10 on.
 
 Written ids that hold blanks, ``%`` or control characters, or begin with ``#``, are percent-encoded,
 and the tag (in a table the header's names) then ends in ``+pct``. Scores are written so that they read
@@ -172,12 +171,14 @@ def read_run_text(path: Path) -> "RunRows":
             if form.header:
                 before, _, after = data.partition(_first_line(data))
                 data = before + after
-        if form is None or not data.strip():
+        if form is None:
             continue
         try:
-            blocks.append(_parse(data, form))
+            block = _parse(data, form)
         except ValueError:
             raise _fault(data, form, first, path) from None
+        if block is not None:
+            blocks.append(block)
     if form is None or not blocks:
         return rows_of_columns(
             _strings([]), _strings([]), np.empty(0), name=path.name.split(".")[0]
@@ -300,13 +301,15 @@ def _text(cell: bytes) -> str:
     return cell.decode("utf-8", errors="replace").strip()
 
 
-def _parse(data: bytes, form: _Form) -> _Block:
-    """What some whole lines hold, of which one isn't empty.
+def _parse(data: bytes, form: _Form) -> _Block | None:
+    """What some whole lines hold; None where all are empty.
 
     Raises:
         ValueError: a line doesn't have the form, or a value is not what it should be.
     """
     columns = _columns(data, form)
+    if not columns:
+        return None
     roles, tag, escaped = form.roles, "", form.escaped
     if form.trec:
         tags = set(columns[5])
@@ -324,8 +327,11 @@ def _parse(data: bytes, form: _Form) -> _Block:
 
 
 def _columns(data: bytes, form: _Form) -> list[list[bytes]]:
+    """The cells of each column; no columns where all lines are empty."""
     rows = _rows(data, form.mark) if form.mark else []
     widths = set(map(len, rows)) if form.mark else _blank_widths(data)
+    if not widths:
+        return []
     if widths != {form.width} and not (form.trec and min(widths) >= form.width):
         raise ValueError(f"{' or '.join(map(str, sorted(widths)))} columns")
     if rows or len(widths) > 1:
@@ -334,15 +340,14 @@ def _columns(data: bytes, form: _Form) -> list[list[bytes]]:
     else:  # at once and not line by line: much faster
         fields, [width] = data.split(), widths
         columns = [fields[i::width] for i in range(width)]
-    # Text after TREC's sixth column means nothing, but for a second row whose line end was lost.
-    if any(b"Q0" in column for column in columns[form.width :]):
-        raise ValueError("two rows on one line")
-    columns = columns[: form.width]
     if form.mark:
         columns = [[cell.strip() for cell in column] for column in columns]
         if form.trec:  # a tag is one word
             columns[5] = [(tag.split() or [b""])[0] for tag in columns[5]]
-    return columns
+    # Text after TREC's sixth column means nothing, but for a second row whose line end was lost.
+    if any(b"Q0" in column for column in columns[form.width :]):
+        raise ValueError("two rows on one line")
+    return columns[: form.width]
 
 
 def _numbers(cells: list[bytes]) -> "NDArray[np.float64]":
@@ -388,8 +393,7 @@ def _fault(block: bytes, form: _Form, first: int, path: Path) -> InputError:
 
     def reason(lines: list[bytes]) -> str:
         try:
-            if any(map(bytes.strip, lines)):
-                _parse(b"\n".join(lines), form)
+            _parse(b"\n".join(lines), form)
         except ValueError as error:
             return str(error)
         return ""
@@ -439,25 +443,25 @@ def _assembled(form: _Form, blocks: list[_Block], path: Path) -> "RunRows":
     values = np.concatenate(scores) if scores else None
     tag = next((block.tag for block in blocks if block.tag), "")
     if not form.header and form.width < 6:
-        owner = queries.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        owners = queries.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
         if values is None:
             columns = [[cell for b in blocks for cell in b.columns[i]] for i in range(4)]
-            passages, values, given, tag = _of_four(columns, passages, owner)
+            passages, values, given, tag = _of_four(columns, passages, owners)
         if given is None:
-            values = _scores_of(values, owner, any(block.pointed for block in blocks), path)
+            values = _scores_of(values, owners, any(block.pointed for block in blocks), path)
     name = tag or path.name.split(".")[0]
     return rows_of_columns(queries, passages, values, given, name=name, where=str(path))
 
 
 def _scores_of(
-    values: "NDArray[np.float64]", owner: "NDArray[np.int64]", pointed: bool, path: Path
+    values: "NDArray[np.float64]", owners: "NDArray[np.int64]", pointed: bool, path: Path
 ) -> "NDArray[np.float64]":
     """Scores from a column without a name that holds scores or ranks.
 
     Raises:
         InputError: it can be either.
     """
-    kind = kind_of(values, owner)
+    kind = kind_of(values, owners)
     if kind == ("ranks" if pointed else "unclear"):
         raise InputError(
             "a column of whole numbers can be read in two ways: as ranks (the lowest is best) and as "
@@ -479,7 +483,7 @@ def _scores_of(
 
 
 def _of_four(
-    columns: list[list[bytes]], passages: pa.Array, owner: "NDArray[np.int64]"
+    columns: list[list[bytes]], passages: pa.Array, owners: "NDArray[np.int64]"
 ) -> "tuple[pa.Array, NDArray[np.float64], NDArray[np.int64] | None, str]":
     """Passages, scores, ranks and tag of four columns without names.
 
@@ -502,7 +506,7 @@ def _of_four(
     readings = [
         (ranks, scores)
         for ranks, scores in ((third, fourth), (fourth, third))
-        if _agree(_finite(ranks), _finite(scores), owner)
+        if _agree(_finite(ranks), _finite(scores), owners)
     ]
     if len(readings) == 1 or (readings and third == fourth):  # one passage a query: no matter
         ranks, scores = (_finite(cells) for cells in readings[0])
@@ -523,12 +527,12 @@ def _finite(cells: list[bytes]) -> "NDArray[np.float64]":
 
 
 def _agree(
-    ranks: "NDArray[np.float64]", scores: "NDArray[np.float64]", owner: "NDArray[np.int64]"
+    ranks: "NDArray[np.float64]", scores: "NDArray[np.float64]", owners: "NDArray[np.int64]"
 ) -> bool:
     """Whether numbers are ranks from 0 or 1, each once a query, that order as the scores do."""
-    order = np.lexsort((ranks, owner))
-    owner, ranks, scores = owner[order], ranks[order], scores[order]
-    inner = np.diff(owner) == 0
+    order = np.lexsort((ranks, owners))
+    owners, ranks, scores = owners[order], ranks[order], scores[order]
+    inner = np.diff(owners) == 0
     first = np.flatnonzero(np.concatenate([[True], ~inner]))
     return (
         bool(np.isin(ranks[first], (0, 1)).all())

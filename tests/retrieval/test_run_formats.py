@@ -316,6 +316,16 @@ def test_csv_as_pandas_writes_it(scored, mark, header, index, tmp_path_factory):
     assert Run.load(path).to_dict() == Run.from_dict({"q 1": scored}).to_dict()
 
 
+def test_rows_of_empty_cells_are_no_rows(tmp_path):
+    path = tmp_path / "run.csv"
+    path.write_text("qid,docid,score\n")
+    assert len(Run.load(path)) == 0
+    path.write_text("qid,docid,score\n,,\n")
+    assert len(Run.load(path)) == 0
+    path.write_text("q,a,1.5\n,,\n\nq,b,0.5\n")
+    assert Run.load(path).to_dict() == {"q": {"a": 1.5, "b": 0.5}}
+
+
 @pytest.mark.parametrize(
     ("begin", "name"),
     [(bz2.compress(b"q a 1"), "bzip2"), (lzma.compress(b"q a 1"), "xz"), (b"PK\3\4", "zip")],
