@@ -83,10 +83,10 @@ def _kinds(url: str) -> set[str]:
 
 def _look_up(host: str, port: int | None) -> list[str]:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return []  # connecting will fail likewise, and say why
-    return [str(entry[4][0]) for entry in found]
+    return [str(entry[4][0]) for entry in entries]
 
 
 def mount(session: requests.Session, prefix: str = "", *, guarded: bool = False) -> None:

@@ -170,31 +170,33 @@ class _Fetch:
         Raises:
             CheckError: A wrong file was placed by hand.
         """
-        at = paths_of(self.folder, asset.name)
-        if at.target.is_dir():
-            return self._present_folder(asset, at.target)
-        if not at.target.exists():
+        paths = paths_of(self.folder, asset.name)
+        if paths.target.is_dir():
+            return self._present_folder(asset, paths.target)
+        if not paths.target.exists():
             return False
         expected = expected_file(asset, first_seen(self.folder))
-        old, stat = read_verified(at.verified), at.target.stat()
+        old, stat = read_verified(paths.verified), paths.target.stat()
         new = old
         if new is None or not new.covers(stat) or (expected.md5 and not new.md5):
-            digest = digest_file(at.target, md5=bool(expected.md5), stop=self.stop)
+            digest = digest_file(paths.target, md5=bool(expected.md5), stop=self.stop)
             url = old.url if old is not None else None
             new = VerifiedFile(digest.size, stat.st_mtime_ns, digest.sha256, digest.md5, url)
         problem = expected.problem(new.size, new.sha256, new.md5)
         if problem is None and not expected.hashed:
-            problem = pages.instead_of(at.target, asset.name)
+            problem = pages.instead_of(paths.target, asset.name)
         if problem is None:
-            self._check(asset, at.target)
+            self._check(asset, paths.target)
             self._note(asset, expected, old, new)
             return True
         if new.url is not None and asset.urls:
-            log.warning("%s changed since it was fetched (%s): fetched again", at.target, problem)
+            log.warning(
+                "%s changed since it was fetched (%s): fetched again", paths.target, problem
+            )
             return False
         raise CheckError(
             f"a file placed by hand is not the right one: {problem}",
-            where=str(at.target),
+            where=str(paths.target),
             expected=str(expected),
             fix="copy it again, or delete it" + (" to have it fetched" if asset.urls else ""),
         )
@@ -246,9 +248,9 @@ class _Fetch:
 
     def obtain(self, asset: Asset) -> None:
         """Fetches one file, or waits until another process has."""
-        at = paths_of(self.folder, asset.name)
+        paths = paths_of(self.folder, asset.name)
         what = f"the download of {asset.name}"
-        with hold(at.lock, what, cancelled=self.stop.is_set) as held:
+        with hold(paths.lock, what, cancelled=self.stop.is_set) as lock:
             if self.present(asset):
                 return
             if self.offline:
@@ -257,36 +259,36 @@ class _Fetch:
             meter = Meter(asset.name, self.progress)
             md5 = expected.md5 is not None
             try:
-                with Part(at, md5=md5, check=held.check, stop=self.stop) as bytes_:
+                with Part(paths, md5=md5, check=lock.check, stop=self.stop) as part:
                     reasons = transfer(
-                        Job(asset, expected, bytes_, self.policy, self.stop, meter, self.reach)
+                        Job(asset, expected, part, self.policy, self.stop, meter, self.reach)
                     )
                     if len(reasons) == len(asset.urls):
                         raise self._failed(asset, expected, reasons)
                     url = asset.urls[len(reasons)]
                     try:
-                        self._check(asset, at.part)
+                        self._check(asset, paths.part)
                     except M2KRError:
-                        bytes_.restart(None)
+                        part.restart(None)
                         raise
-                self._publish(asset, expected, bytes_.digest, url, held)
+                self._publish(asset, expected, part.digest, url, lock)
             finally:
                 meter.done()
 
     def _publish(
-        self, asset: Asset, expected: ExpectedFile, digest: Digest, url: str, held: Held
+        self, asset: Asset, expected: ExpectedFile, digest: Digest, url: str, lock: Held
     ) -> None:
         """Moves a verified part to its place, last: a crash before loses no bytes and no first sight."""
-        at = paths_of(self.folder, asset.name)
-        mtime = at.part.stat().st_mtime_ns
+        paths = paths_of(self.folder, asset.name)
+        mtime = paths.part.stat().st_mtime_ns
         new = VerifiedFile(digest.size, mtime, digest.sha256, digest.md5, url)
         if not expected.hashed:
             remember(self.folder, asset.name, new)
-        write_verified(at.verified, new)
-        at.target.parent.mkdir(parents=True, exist_ok=True)
-        held.check()
-        atomic.replace(at.part, at.target)
-        at.origin.unlink(missing_ok=True)
+        write_verified(paths.verified, new)
+        paths.target.parent.mkdir(parents=True, exist_ok=True)
+        lock.check()
+        atomic.replace(paths.part, paths.target)
+        paths.origin.unlink(missing_ok=True)
         log.info("%s: %s bytes from %s", asset.name, f"{digest.size:,}", url)
 
     def _failed(
@@ -303,8 +305,8 @@ class _Fetch:
         if asset.manual:
             fix += f" ({asset.manual})"
         if expected.locked:
-            lock = self.folder / LOCK_FILE
-            fix += f"; to accept a file that upstream changed, delete the entry {asset.name!r} in {lock}"
+            lock_file = self.folder / LOCK_FILE
+            fix += f"; to accept a file that upstream changed, delete the entry {asset.name!r} in {lock_file}"
         return UpstreamError(
             f"none of {len(reasons)} addresses gave this file:{lines}"
             if len(reasons) > 1
@@ -353,22 +355,22 @@ def plan_downloads(assets: Sequence[Asset], folder: Path) -> list[PlannedDownloa
     return [_plan_one(a, folder, seen.get(a.name)) for a in _validated(assets, folder)]
 
 
-def _plan_one(asset: Asset, folder: Path, seen: int | None) -> PlannedDownload:
-    at = paths_of(folder, asset.name)
-    size = seen if asset.size is None else asset.size
+def _plan_one(asset: Asset, folder: Path, seen_size: int | None) -> PlannedDownload:
+    paths = paths_of(folder, asset.name)
+    size = seen_size if asset.size is None else asset.size
     state: State = "missing"
-    have = part_size(at)
-    if at.target.is_dir():
+    have = part_size(paths)
+    if paths.target.is_dir():
         size, have = None, 0
         state = "present"
-    elif at.target.is_file() and size in {None, at.target.stat().st_size}:
-        size = have = at.target.stat().st_size
+    elif paths.target.is_file() and size in {None, paths.target.stat().st_size}:
+        size = have = paths.target.stat().st_size
         state = "present"
     elif not asset.urls:
         state = "manual"
     elif have:
         state = "partial"
-        origin = read_origin(at)
+        origin = read_origin(paths)
         size = origin.total if size is None and origin is not None else size
     url = asset.urls[0] if asset.urls else None
     return PlannedDownload(asset.name, size, have, state, url, asset.licence)

@@ -242,10 +242,10 @@ def first_seen(folder: Path) -> dict[str, dict[str, Any]]:
 def remember(folder: Path, name: str, file: VerifiedFile) -> None:
     """Enters a file into ``lock.json`` unless it is there."""
     entry = {"url": file.url, "size": file.size, "sha256": file.sha256}
-    with hold(folder / ".partial" / f"{LOCK_FILE}.lock", str(folder / LOCK_FILE)) as held:
+    with hold(folder / ".partial" / f"{LOCK_FILE}.lock", str(folder / LOCK_FILE)) as lock:
         entries = first_seen(folder)
         if entries.setdefault(name, entry) is entry:
-            held.check()
+            lock.check()
             atomic.write_json(folder / LOCK_FILE, entries, alone=True)
 
 
@@ -257,15 +257,15 @@ def asset_sha256(asset: Asset, folder: Path) -> str:
     Raises:
         MissingError: The file isn't there.
     """
-    at = paths_of(folder, asset.name)
-    if at.target.is_dir():
-        return _sha256_listing(at.target)
-    if not at.target.is_file():
-        raise MissingError("this upstream file is not here", where=str(at.target))
-    record, stat = read_verified(at.verified), at.target.stat()
+    paths = paths_of(folder, asset.name)
+    if paths.target.is_dir():
+        return _sha256_listing(paths.target)
+    if not paths.target.is_file():
+        raise MissingError("this upstream file is not here", where=str(paths.target))
+    record, stat = read_verified(paths.verified), paths.target.stat()
     if record is not None and record.covers(stat):
         return record.sha256
-    return sha256_file(at.target)
+    return sha256_file(paths.target)
 
 
 def _sha256_listing(folder: Path) -> str:

@@ -83,8 +83,8 @@ def open_url(
                 auth=_no_netrc,
             )
         except requests.ConnectTimeout as error:
-            what = f"no connection within {policy.connect_timeout:g} s"
-            raise Failure(what, again=True, unreachable=True) from error
+            reason = f"no connection within {policy.connect_timeout:g} s"
+            raise Failure(reason, again=True, unreachable=True) from error
         except requests.ReadTimeout as error:
             raise Failure(f"no answer for {policy.read_timeout:g} s", again=True) from error
         except _FATAL as error:
@@ -154,10 +154,10 @@ def must_decode(response: requests.Response, name: str) -> bool:
 def total_of(response: requests.Response) -> int | None:
     """Bytes of the whole file by Content-Range or Content-Length."""
     if response.status_code in {206, 416}:
-        found = re.search(r"/(\d+)\s*$", response.headers.get("Content-Range", ""))
+        match = re.search(r"/(\d+)\s*$", response.headers.get("Content-Range", ""))
     else:
-        found = re.fullmatch(r"\s*(\d+)\s*", response.headers.get("Content-Length", ""))
-    return int(found[1]) if found else None
+        match = re.fullmatch(r"\s*(\d+)\s*", response.headers.get("Content-Length", ""))
+    return int(match[1]) if match else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +206,8 @@ def refusal(response: requests.Response) -> Failure:
     if status in {401, 403}:
         hub = _origin_of(response.url) == _origin_of(_HUB)
         how = "accept the terms on its page and set HF_TOKEN" if hub else "fetch it by hand"
-        what = f"HTTP {status}: needs a login or an accepted licence; {how}"
-        return Failure(what, status=status)
+        reason = f"HTTP {status}: needs a login or an accepted licence; {how}"
+        return Failure(reason, status=status)
     if status in {404, 410}:
         return Failure(f"HTTP {status}: not there (any more)", status=status)
     again = status in _AGAIN or status >= 500
@@ -295,8 +295,8 @@ def read_start(url: str, name: str, count: int, policy: Policy, *, seconds: floa
                 ended = False
                 break
     if ended and total is not None and len(data) < min(total, count):
-        what = f"the connection ended after {len(data):,} of {min(total, count):,} bytes"
-        raise Failure(what, again=True)
+        reason = f"the connection ended after {len(data):,} of {min(total, count):,} bytes"
+        raise Failure(reason, again=True)
     last = ended and (status == 200 or (len(data) < count and not encoded))
     whole = last if total is None else len(data) >= total
     return FileStart(bytes(data[:count]), whole and len(data) <= count, total)

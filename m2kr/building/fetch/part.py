@@ -18,18 +18,18 @@ from m2kr.errors import M2KRError, plainly
 _CHECK_SECONDS = 1.0
 
 
-def read_origin(at: DownloadPaths) -> Origin | None:
+def read_origin(paths: DownloadPaths) -> Origin | None:
     """The origin of a part; None if it can't be read, and then the part is of no use."""
     try:
-        return Origin(**json.loads(at.origin.read_bytes()))
+        return Origin(**json.loads(paths.origin.read_bytes()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
-def part_size(at: DownloadPaths) -> int:
+def part_size(paths: DownloadPaths) -> int:
     """Bytes that an unfinished download can go on from."""
-    usable = at.part.is_file() and read_origin(at) is not None
-    return at.part.stat().st_size if usable else 0
+    usable = paths.part.is_file() and read_origin(paths) is not None
+    return paths.part.stat().st_size if usable else 0
 
 
 class Part:
@@ -38,7 +38,7 @@ class Part:
     What an earlier run left is taken over and hashed first.
 
     Args:
-        at: The asset's paths.
+        paths: The asset's paths.
         md5: Compute md5 as well.
         check: Raises if another process owns the file now; called about every second.
         stop: Ends the hashing of what is there.
@@ -49,22 +49,22 @@ class Part:
     """
 
     def __init__(
-        self, at: DownloadPaths, *, md5: bool, check: Callable[[], None], stop: threading.Event
+        self, paths: DownloadPaths, *, md5: bool, check: Callable[[], None], stop: threading.Event
     ) -> None:
-        self.path = at.part
-        self._at = at
+        self.path = paths.part
+        self._paths = paths
         self._md5 = md5
         self._check = check
         self._checked = time.monotonic()
-        self.origin = read_origin(at)
-        at.part.parent.mkdir(parents=True, exist_ok=True)
-        if self.origin is not None and at.part.exists():
-            self.digest = digest_file(at.part, md5=md5, stop=stop)
+        self.origin = read_origin(paths)
+        paths.part.parent.mkdir(parents=True, exist_ok=True)
+        if self.origin is not None and paths.part.exists():
+            self.digest = digest_file(paths.part, md5=md5, stop=stop)
         else:
-            at.part.unlink(missing_ok=True)
+            paths.part.unlink(missing_ok=True)
             self.origin, self.digest = None, Digest(md5=md5)
         # Appending, so that a writer which wrongly thinks it owns the file changes its size and is found out.
-        self._file = atomic.reopen(at.part, append=True)
+        self._file = atomic.reopen(paths.part, append=True)
 
     @property
     def size(self) -> int:
@@ -74,14 +74,14 @@ class Part:
     def restart(self, origin: Origin | None) -> None:
         """Throws the bytes away; those to come are from ``origin``."""
         self._own()
-        with plainly(self._at.target):
+        with plainly(self._paths.target):
             self._file.truncate(0)
             self.digest = Digest(md5=self._md5)
             self.origin = origin
             if origin is None:
-                self._at.origin.unlink(missing_ok=True)
+                self._paths.origin.unlink(missing_ok=True)
             else:
-                atomic.write_json(self._at.origin, asdict(origin))
+                atomic.write_json(self._paths.origin, asdict(origin))
 
     def append(self, block: bytes) -> None:
         """Writes bytes through to the file system.
@@ -92,7 +92,7 @@ class Part:
         if time.monotonic() - self._checked > _CHECK_SECONDS:
             self._own()
         rest = memoryview(block)
-        with plainly(self._at.target):
+        with plainly(self._paths.target):
             while rest:
                 written = self._file.write(rest)
                 self.digest.update(rest[:written])
@@ -101,7 +101,7 @@ class Part:
     def sync(self) -> bool:
         """Flushes to disk; False if the file isn't what was written, since someone else wrote too."""
         self._own()
-        with plainly(self._at.target):
+        with plainly(self._paths.target):
             os.fsync(self._file.fileno())
             return os.fstat(self._file.fileno()).st_size == self.size
 
@@ -123,4 +123,4 @@ class Part:
             with suppress(M2KRError):
                 self._check()
                 self.path.unlink(missing_ok=True)
-                self._at.origin.unlink(missing_ok=True)
+                self._paths.origin.unlink(missing_ok=True)

@@ -245,8 +245,8 @@ def _get(job: Job, url: str, deadline: float) -> None:
             if time.monotonic() > deadline:
                 raise Failure(f"not whole after {job.policy.longest / 3600:.3g} hours")
         if total is not None and part.size != total:
-            what = f"the connection ended after {part.size:,} of {total:,} bytes"
-            raise Failure(what, again=True)
+            reason = f"the connection ended after {part.size:,} of {total:,} bytes"
+            raise Failure(reason, again=True)
 
 
 def _media(response: requests.Response) -> str:

@@ -36,7 +36,7 @@ class FetchOptions:
             ``downloads/images`` the archives that can't be read in part.
         names: Other names that an image may have (`m2kr.data.images.names`).
         whole: Archives that can't be read in part may be read or downloaded whole.
-        indexes: Of tars, from others; told apart by the name of the archive that they hold.
+        indexes: Of tars, from others; fault apart by the name of the archive that they hold.
         jobs: Connections.
         policy: Timeouts and retries.
     """
@@ -132,7 +132,7 @@ def _inside(archive: ImageArchive, path: str, means: FetchOptions) -> Iterable[s
 
 def fetch_members(
     archive: RemoteArchive,
-    wanted: Mapping[str, str],
+    images: Mapping[str, str],
     store: Store,
     on_fault: OnFault,
     *,
@@ -143,7 +143,7 @@ def fetch_members(
 
     Args:
         archive: Where the members are.
-        wanted: Name in the store, such as an ``img_path``, to name of the member; paths in normal form.
+        images: Name in the store, such as an ``img_path``, to name of the member; paths in normal form.
         store: Open for writing.
         on_fault: Told of each name that can't be had, under its name in the store. A name in the
             archive that is none for a store is such a fault, too.
@@ -155,20 +155,20 @@ def fetch_members(
             until then stays.
     """
     members: dict[str, list[str]] = {}
-    for name, member in wanted.items():
+    for name, member in images.items():
         if not store.has(name):
             members.setdefault(member, []).append(name)
     before, there = archive.received, len(store)
     faults = 0
 
-    def fault(told: UnavailableImage) -> None:
-        for name in members[told.name]:
-            count(replace(told, name=name))
+    def member_fault(fault: UnavailableImage) -> None:
+        for name in members[fault.name]:
+            count(replace(fault, name=name))
 
-    def count(told: UnavailableImage) -> None:
+    def count(fault: UnavailableImage) -> None:
         nonlocal faults
         faults += 1
-        on_fault(told)
+        on_fault(fault)
 
     def sink(member: str, data: bytes) -> None:
         for name in members[member]:
@@ -178,12 +178,12 @@ def fetch_members(
                 count(UnavailableImage(archive.name, name, "unsafe name", error.what))
 
     if members:
-        archive.fetch(members, sink, fault, jobs=jobs, progress=progress)
+        archive.fetch(members, sink, member_fault, jobs=jobs, progress=progress)
         store.commit()
     added = len(store) - there
-    asked = sum(map(len, members.values()))
-    log.info("%s: %d of %d images added", archive.name, added, asked)
-    return FetchCounts(len(wanted) - asked, added, faults, archive.received - before)
+    required = sum(map(len, members.values()))
+    log.info("%s: %d of %d images added", archive.name, added, required)
+    return FetchCounts(len(images) - required, added, faults, archive.received - before)
 
 
 def _index(archive: ImageArchive, means: FetchOptions, progress: Progress) -> Path:
