@@ -1,9 +1,11 @@
 """Fixtures that several folders of tests share."""
 
+import itertools
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 from hypothesis import settings
@@ -22,6 +24,24 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest file first: begun last, it would keep one core busy and the others idle."""
     items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """In CI: where the time goes, by folder; processes at work beside each other add up."""
+    if not os.environ.get("CI"):
+        return
+    seconds: Counter[str] = Counter()
+    tests: Counter[str] = Counter()
+    for report in itertools.chain(*terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            path = PurePosixPath(report.nodeid.partition("::")[0])
+            folder = "/".join(path.parts[:3] if len(path.parts) > 3 else path.parts[:2])
+            seconds[folder] += report.duration
+            tests[folder] += report.when == "call"
+    terminalreporter.section("seconds by folder")
+    for folder, spent in seconds.most_common():
+        if spent >= 1:
+            terminalreporter.write_line(f"{spent:7.0f}  {tests[folder]:5d} tests  {folder}")
 
 
 @pytest.fixture(scope="session")
