@@ -255,9 +255,11 @@ def _string(value: object, where: str, name: str, expected: str) -> str:
 
 def is_missing(value: object) -> bool:
     """None, NaN, NaT and pandas' NA: what an absent value looks like in a data frame."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(value, float) and math.isnan(value)
+    if value is None or isinstance(value, str):
+        return value is None
+    if isinstance(value, float):
+        return math.isnan(value)
+    return type(value).__name__ in ("NAType", "NaTType")
 
 
 class _Getter:
@@ -275,7 +277,7 @@ class _Getter:
             InputError: it can't be read, or two fields with other names than ours hold different things.
         """
         record, accepted = self._record, self._names[column]
-        present = [n for n in accepted if (v := record.get(n)) is not None and not is_missing(v)]
+        present = [name for name in accepted if name in record and not is_missing(record[name])]
         if not present:
             return None
         name, *rivals = present

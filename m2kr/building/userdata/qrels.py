@@ -27,9 +27,13 @@ _PASSAGE = (
 _MAY_BE_TEXTS = {"topic", "query", "document", "doc", "passage"}
 _UNUSED = ("iteration", "iter", "q0", "run", "task", "taskid", "split")
 _EXPECTED = "'query-id corpus-id score' (BEIR), 'qid 0 docid rel' (TREC) or 'qid docid'"
-# Columns of query, passage and grade by the number of columns, where no line names them. TREC has
-# four; M-BEIR adds its task id as a fifth.
-_FORMS = {2: (0, 1, None), 3: (0, 1, 2), 4: (0, 2, 3), 5: (0, 2, 3)}
+# Names of the columns by their number, where no line names them. TREC has four; M-BEIR adds its task id.
+_FORMS = {
+    2: ["query-id", "corpus-id"],
+    3: ["query-id", "corpus-id", "score"],
+    4: ["query-id", "iteration", "corpus-id", "score"],
+    5: ["query-id", "iteration", "corpus-id", "score", "task"],
+}
 _BLANKS = " \t\v\f"  # and no others: ids may hold no-break spaces
 
 Places = tuple[int, int, int | None]
@@ -74,7 +78,8 @@ def read_qrels(file: RecordFile) -> dict[str, JudgedQuery]:
             the line.
     """
     judged: dict[str, JudgedQuery] = {}
-    for n, query, passage, grade in _lines(file) if file.flat else judgements_of(file, file.where):
+    records = _text_records(file) if file.flat else iter(file)
+    for n, query, passage, grade in judgements_of(records, file.where):
         grades = judged.setdefault(query, JudgedQuery(n)).grades
         if grades.setdefault(passage, grade) != grade:
             raise InputError(
@@ -120,12 +125,9 @@ def judgements_of(
                 )
             known[names] = places
         query, passage = (as_id(record[names[i]], where, names[i]) for i in known[names][:2])
-        grade = known[names][2]
-        yield n, query, passage, 1.0 if grade is None else _grade(record, names[grade], where)
-
-
-def _grade(record: dict[str, object], name: str, where: str) -> float:
-    return as_grade(record[name], where, name)
+        column = known[names][2]
+        grade = 1.0 if column is None else as_grade(record[names[column]], where, names[column])
+        yield n, query, passage, grade
 
 
 def _named(names: Sequence[str], where: str, what: str) -> Places | None:
@@ -165,53 +167,43 @@ def _named(names: Sequence[str], where: str, what: str) -> Places | None:
     return query, passage, grades[0] if grades else None
 
 
-def _lines(file: RecordFile) -> Iterator[Judgement]:
+def _text_records(file: RecordFile) -> Iterator[tuple[int, Record]]:
+    """The lines of a file of text, their cells by the names of its first line or by their number."""
     how, rows = _cells(file)
     first = next(rows, None)
     if first is None:
         return
-    n, cells = first
-    where, width = file.where(n), len(cells)
-    places, grade_name = _named(cells, where, f"the columns ({how})"), "grade"
-    if places is not None and places[2] is not None:
-        grade_name = cells[places[2]]
-    if places is None:  # the first line is a judgement
-        places = _by_number(cells, where, how)
+    n, names = first
+    if _named(names, file.where(n), f"the columns ({how})") is None:  # the line is a judgement
+        names = _names_by_number(names, file.where(n), how)
         rows = itertools.chain([first], rows)
-    query_at, passage_at, grade_at = places
     for n, cells in rows:
-        where = file.where(n)
-        if len(cells) != width:
+        if len(cells) != len(names):
             raise InputError(
-                f"the line has {len(cells)} columns ({how})", where=where, expected=f"{width}"
+                f"the line has {len(cells)} columns ({how})",
+                where=file.where(n),
+                expected=f"{len(names)}",
             )
-        query, passage = cells[query_at], cells[passage_at]
-        if not query.strip() or not passage.strip():
-            raise InputError("an id is blank", where=where, expected=_EXPECTED)
-        yield (
-            n,
-            query,
-            passage,
-            (1.0 if grade_at is None else as_grade(cells[grade_at], where, grade_name)),
-        )
+        yield n, dict(zip(names, cells, strict=True))
 
 
-def _by_number(cells: Sequence[str], where: str, how: str) -> Places:
+def _names_by_number(cells: Sequence[str], where: str, how: str) -> list[str]:
     """The columns of a file whose first line is a judgement and names nothing.
 
     Raises:
         InputError: there are too few or too many, or the line names some.
     """
-    names = [cell for cell in cells if simple(cell) in {*_QUERY, *_PASSAGE, *GRADE_NAMES}]
-    places = _FORMS.get(len(cells))
-    if places is None or (names and not (places[2] and _is_number(cells[places[2]]))):
+    named = [cell for cell in cells if simple(cell) in {*_QUERY, *_PASSAGE, *GRADE_NAMES}]
+    form = _FORMS.get(len(cells))
+    grade = "" if form is None else dict(zip(form, cells, strict=True)).get("score", "")
+    if form is None or (named and not _is_number(grade)):
         raise InputError(
             f"the line has {len(cells)} columns ({how}): {shown_names(cells)}"
-            + ("; which are query and passage can't be told" if names else ""),
+            + ("; which are query and passage can't be told" if named else ""),
             where=where,
             expected=_EXPECTED,
         )
-    return places
+    return form
 
 
 def _is_number(cell: str) -> bool:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support.own_files import NOTE_QUERIES, NOTES, PASSAGES, QUERIES, jsonl
+from support.own_data import NOTE_QUERIES, NOTES, PASSAGES, QUERIES, jsonl
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.own_files import NOTE_QUERIES, NOTES, jsonl, judged, read_back
+from support.own_data import NOTE_QUERIES, NOTES, jsonl, judged, read_back
 
 import m2kr
 from m2kr.building.userdata.fields import PASSAGE_NAMES, QUERY_NAMES, passage_row, query_row

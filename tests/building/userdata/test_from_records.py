@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from support.own_files import photos
+from support.own_data import photos
 from support.toys import Dense
 
 import m2kr

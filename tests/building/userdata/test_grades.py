@@ -3,7 +3,7 @@
 from math import log2
 
 import pytest
-from support.own_files import NOTE_QUERIES, NOTES, beir_folder, judged, read_back
+from support.own_data import NOTE_QUERIES, NOTES, beir_folder, judged, read_back
 from support.scores import score
 
 import m2kr

@@ -7,7 +7,7 @@ import pickle
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.own_files import PASSAGES, QUERIES, jsonl, read_back
+from support.own_data import PASSAGES, QUERIES, jsonl, read_back
 
 from m2kr.building.build import build
 from m2kr.building.publish import remove

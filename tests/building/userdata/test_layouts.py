@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from support.own_files import beir_folder, jsonl, judged, photos, read_back
+from support.own_data import beir_folder, jsonl, judged, photos, read_back
 
 from m2kr.building.userdata.importer import import_files
 from m2kr.errors import InputError, MissingError, UsageError

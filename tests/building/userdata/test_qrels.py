@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.own_files import jsonl, judged, read_back
+from support.own_data import jsonl, judged, read_back
 
 from m2kr.building.userdata.importer import import_files
 from m2kr.building.userdata.qrels import qrels_file, read_qrels

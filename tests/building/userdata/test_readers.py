@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.own_files import jsonl, read_back
+from support.own_data import jsonl, read_back
 
 from m2kr.building.userdata.fields import passage_row, query_row
 from m2kr.building.userdata.importer import import_files

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from support.own_files import jsonl
+from support.own_data import jsonl
 
 import m2kr
 from m2kr.building.userdata.importer import import_files
