@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from m2kr import paths
 from m2kr.data.images.store import Missing
 from m2kr.data.load import Split, load
 from m2kr.errors import M2KRError, UsageError, plainly
@@ -160,7 +159,7 @@ def evaluate(
             for i, each in enumerate(retrievers):
                 folder = base / f"{one.source}.{one.split}.{i}.{file_word(each.name)}"
                 folder.mkdir(parents=True, exist_ok=True)
-                kept = _cache(one, data, workdir is None if cache is None else cache)
+                wanted = workdir is None if cache is None else cache
                 found = [
                     evaluate_split(
                         one,
@@ -169,7 +168,7 @@ def evaluate(
                         metrics=chosen,
                         workdir=folder,
                         searching=asked,
-                        cache=kept,
+                        cache=cache_folder(one.folder.parent) if wanted else None,
                         missing_queries=missing_queries,
                         ties=ties,
                         label=label,
@@ -271,14 +270,6 @@ def _seeded(searching: SearchConfig | None, seeds: int) -> list[SearchConfig | N
             fix="--search official --seeds 3",
         )
     return [replace(searching, seed=searching.seed + i) for i in range(seeds)]
-
-
-def _cache(split: Split, data: "str | PathLike[str] | None", wanted: bool) -> Path | None:
-    """The cache folder of the data root that a split lies in."""
-    if not wanted:
-        return None
-    folder = getattr(split, "folder", None)
-    return cache_folder(folder.parent if folder else paths.data_root(data))
 
 
 def _settings_for(retriever: str, settings: Mapping[str, str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from m2kr._version import __version__
 from m2kr.building.parts import Stats
 from m2kr.fingerprint import combine
 from m2kr.instructions import TemplateList
-from m2kr.schema import MANIFEST_FORMAT, Column, columns, table_name
+from m2kr.schema import MANIFEST_FORMAT, columns, table_name
 from m2kr.sources import UNKNOWN, Rule, Source, comparable_notes
 
 
@@ -152,8 +152,8 @@ def describe_source(source: Source) -> dict[str, Any]:
     """A source's spec as JSON, with every column documented."""
     facts = dataclasses.asdict(source)
     facts["columns"] = {
-        "queries": [_column(c) for c in columns("queries", source.query_columns)],
-        "passages": [_column(c) for c in columns("passages", source.passage_columns)],
+        "queries": [dataclasses.asdict(c) for c in columns("queries", source.query_columns)],
+        "passages": [dataclasses.asdict(c) for c in columns("passages", source.passage_columns)],
     }
     del facts["query_columns"], facts["passage_columns"]
     return facts
@@ -166,15 +166,6 @@ def decisive(described: Mapping[str, Any]) -> dict[str, Any]:
         for kind, listed in described["columns"].items()
     }
     return {name: described[name] for name in ("name", "config", "pools")} | {"columns": columns}
-
-
-def _column(column: Column) -> dict[str, Any]:
-    return {
-        "name": column.name,
-        "type": column.type,
-        "nullable": column.nullable,
-        "doc": column.doc,
-    }
 
 
 def relative(path: Path, folder: Path) -> str:

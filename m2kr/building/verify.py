@@ -84,7 +84,7 @@ def verify_root(
     Yields:
         Edition names and what was checked there.
     """
-    bars, stores = progress, set[Path]()
+    stores = set[Path]()
 
     def named(manifests: Mapping[Path, M2KRError]) -> dict[Path, M2KRError]:
         return {
@@ -100,7 +100,7 @@ def verify_root(
             if isinstance(error, EarlierManifestError):
                 lock = path.with_name(f".{config_of(path)}.lock")
                 with suppress(M2KRError, OSError), hold(lock, f"the manifest {path}"):
-                    if adopt(path, bars):
+                    if adopt(path, progress):
                         card.write_cards_of(folder)
         sound, damaged = read_manifests(folder)
         for path, error in named(damaged).items():
@@ -109,7 +109,10 @@ def verify_root(
             yield folder.name, Finding(path.name, "manifest", said, build_again(path))
         chosen = [record for name, record in sound.items() if source in (None, name)]
         for record in chosen:
-            findings = [*verify(folder, record, bars), *_images(folder, record, stores, bars)]
+            findings = [
+                *verify(folder, record, progress),
+                *_images(folder, record, stores, progress),
+            ]
             yield from ((folder.name, finding) for finding in findings)
         if chosen and not damaged:
             yield from ((folder.name, each) for each in _cards(folder, list(sound.values())))
@@ -280,7 +283,7 @@ def _cards(edition: Path, records: list[dict[str, Any]]) -> Iterator[Finding]:
 
 
 def _images(
-    edition: Path, manifest: Manifest, stores: set[Path], bars: Progress
+    edition: Path, manifest: Manifest, stores: set[Path], progress: Progress
 ) -> Iterator[Finding]:
     """Image roots are where the manifest says; archives and stores that m2kr made are what they were.
 
@@ -288,7 +291,7 @@ def _images(
         edition: The edition folder.
         manifest: The source's manifest.
         stores: Image stores that were checked before; gets those that are checked now.
-        bars: Told of each store, in images.
+        progress: Told of each store, in images.
     """
     source = manifest["source"]
     recorded = tuple((edition / root).resolve() for root in manifest["image_roots"])
@@ -309,14 +312,14 @@ def _images(
         problem = ""
         try:
             if path in recorded and path.is_file() and path.name in hashed:
-                with task(bars, path.name, None, "B"):
+                with task(progress, path.name, None, "B"):
                     identity, sha256 = hash_file(path)
                 if identity is None or sha256 != hashed[path.name]:
                     problem = f"{path}: {OTHER_BYTES}"
                     fix = f"delete it, then {rebuild_command(manifest, edition)}"
             elif holds_shards(path):
                 stores.add(path)
-                problem = check_store(path, bars)
+                problem = check_store(path, progress)
                 fix = f"move it away with its index; m2kr images {source['name']} fetches anew"
         except (M2KRError, OSError) as error:
             problem = f"{path}: {as_m2kr_error(error).what}"
