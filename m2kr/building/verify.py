@@ -18,8 +18,8 @@ from m2kr import atomic
 from m2kr.building import card
 from m2kr.building.hashing import shard_facts
 from m2kr.building.images.shard_writer import check_store
+from m2kr.building.pool import PoolReader
 from m2kr.building.publish import listed_files
-from m2kr.building.table import PoolReader
 from m2kr.data.file_checks import OTHER_BYTES, SourceFiles, hash_file
 from m2kr.data.images.shards import holds_shards
 from m2kr.data.images.source_roots import SourceRoots

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from m2kr.building.build import build
 from m2kr.building.spec import BuildContext, Builder
-from m2kr.building.writer import SHARD_ROWS, TableWriter
+from m2kr.building.table import SHARD_ROWS, TableWriter
 from m2kr.evaluation.result import peak_memory
 from m2kr.schema import BATCH_ROWS, arrow_schema, columns
 from m2kr.sources import Source

@@ -30,8 +30,7 @@ from m2kr.building.formats.archives import members
 from m2kr.building.formats.delimited import BadRecord, read_tsv
 from m2kr.building.options import resolve_options
 from m2kr.building.spec import BuildConfig
-from m2kr.building.table import TableJob, build_table
-from m2kr.building.writer import TableWriter
+from m2kr.building.table import TableJob, TableWriter, build_table
 from m2kr.evaluation.result import peak_memory
 from m2kr.progress import SILENT
 from m2kr.schema import arrow_schema, columns

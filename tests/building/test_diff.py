@@ -16,8 +16,7 @@ from support.resign import resign
 from m2kr.building.build import build
 from m2kr.building.diff import find_versions
 from m2kr.building.spec import BuildContext, Builder
-from m2kr.building.table import shard_facts
-from m2kr.building.writer import TableWriter
+from m2kr.building.table import TableWriter, shard_facts
 from m2kr.data.rows import read_batches
 from m2kr.errors import MissingError, UsageError
 from m2kr.schema import GRADES, Column

@@ -9,7 +9,7 @@ import pytest
 
 from m2kr import schema
 from m2kr.building.hashing import ShardHasher, hash_shard
-from m2kr.building.writer import TableWriter
+from m2kr.building.table import TableWriter
 from m2kr.data.lookup import id_hash
 from m2kr.fingerprint import pool_part
 
@@ -53,7 +53,7 @@ def test_a_script_without_a_main_guard_can_make_a_big_pool(tmp_path: Path) -> No
     script = tmp_path / "mine.py"
     script.write_text(
         "import sys, m2kr\n"
-        "from m2kr.building.writer import TableWriter\n"
+        "from m2kr.building.table import TableWriter\n"
         "print('started', flush=True)\n"
         "TableWriter.__init__.__kwdefaults__['shard_rows'] = 10_000\n"
         "rows = ({'id': str(i), 'text': 'note'} for i in range(10_001))\n"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.building.writer import TableWriter
+from m2kr.building.table import TableWriter
 from m2kr.errors import InputError
 from m2kr.schema import Column, arrow_schema
 

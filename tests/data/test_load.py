@@ -52,7 +52,7 @@ def test_the_row_reader_reads_every_type(tmp_path: Path) -> None:
         {"id": "ü", "tags": ["a", ""], "n": -3, "x": 0.5, "flag": True, "title": None},
         {"id": "", "tags": [], "n": 2**40, "x": -1.0, "flag": False, "title": "t"},
     ] * 9
-    from m2kr.building.writer import TableWriter
+    from m2kr.building.table import TableWriter
     from m2kr.schema import Column
 
     columns = (

@@ -16,9 +16,9 @@ import pyarrow as pa
 from m2kr.building import registry
 from m2kr.building.fetch.assets import Asset
 from m2kr.building.ledger import Ledger
+from m2kr.building.pool import PoolReader
 from m2kr.building.release.builder import ReleaseBuilder
 from m2kr.building.spec import BuildContext, Builder, Row
-from m2kr.building.table import PoolReader
 from m2kr.concurrency import chunks
 from m2kr.data.lookup import FILE as INDEX
 from m2kr.data.lookup import id_hashes, values_at
