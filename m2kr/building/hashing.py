@@ -1,6 +1,5 @@
 """Hashes of a pool's shards, computed beside the writing of the next ones in a process of their own."""
 
-import hashlib
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from m2kr import children
 from m2kr.data.lookup import id_hashes
 from m2kr.fingerprint import Fingerprint, pool_digests
+from m2kr.hashes import file_sha256
 
 log = logging.getLogger("m2kr.building.hashing")
 
@@ -44,9 +44,7 @@ class ShardHashes:
 
 def shard_facts(shard: Path) -> dict[str, Any]:
     """Name, size in bytes and sha256 of a shard, read back from disk."""
-    with shard.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": shard.name, "size": shard.stat().st_size, "sha256": digest}
+    return {"file": shard.name, "size": shard.stat().st_size, "sha256": file_sha256(shard)}
 
 
 def hash_shard(shard: Path) -> ShardHashes:

@@ -11,7 +11,7 @@ from m2kr.retrieval.encoder import EncoderRetriever, Report
 from m2kr.retrieval.protocol import Modalities, Side
 from m2kr.retrievers._models import (
     ModelFiles,
-    file_sha256,
+    cached_sha256,
     files_sha256,
     pick_device,
     require_packages,
@@ -142,7 +142,9 @@ class LateInteraction(EncoderRetriever):
         """``weights_sha256`` (of several files: of their names and hashes), and that of the others."""
         weights = [path for path in self._files.paths if path.suffix == ".safetensors"]
         others = [path for path in self._files.paths if path.suffix != ".safetensors"]
-        one = file_sha256(weights[0]) if len(weights) == 1 else files_sha256(self._folder, weights)
+        one = (
+            cached_sha256(weights[0]) if len(weights) == 1 else files_sha256(self._folder, weights)
+        )
         hashes = {"weights_sha256": one, "files_sha256": files_sha256(self._folder, others)}
         self._files.require_unchanged()
         return hashes

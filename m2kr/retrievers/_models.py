@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from m2kr.errors import InputError, UsageError, missing_dependency
+from m2kr.hashes import file_sha256
 
 Piece = TypeVar("Piece")
 Made = TypeVar("Made")
@@ -32,15 +33,14 @@ def package_version(package: str) -> str:
     return f"{name} {importlib.metadata.version(name)}"
 
 
-def file_sha256(path: Path) -> str:
+def cached_sha256(path: Path) -> str:
     """Hex digest of a file, read once per process unless it was written since."""
     return _sha256(path, *stamps([path]))
 
 
 @lru_cache(maxsize=1024)
 def _sha256(path: Path, stamp: "Stamp") -> str:  # noqa: ARG001
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 # Bytes, times of content and entry, and number of a file: others once it is written anew.
@@ -56,7 +56,7 @@ def stamps(paths: Iterable[Path]) -> tuple[Stamp, ...]:
 def files_sha256(folder: Path, paths: Iterable[Path]) -> str:
     """One hash of the names, below a folder, and the bytes of some files."""
     lines = (
-        f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n" for path in sorted(paths)
+        f"{path.relative_to(folder).as_posix()} {cached_sha256(path)}\n" for path in sorted(paths)
     )
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

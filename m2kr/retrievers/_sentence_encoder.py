@@ -14,7 +14,7 @@ from m2kr.preflmr.inputs.local_files import packaged
 from m2kr.retrievers._memo import MEMO, content_key
 from m2kr.retrievers._models import (
     ModelFiles,
-    file_sha256,
+    cached_sha256,
     package_version,
     pick_device,
     require_packages,
@@ -85,7 +85,7 @@ class SentenceEncoder:
         hashes = {"files_sha256": self._files.sha256()}
         weights = self._folder / "model.safetensors"
         if weights in self._files.paths:
-            hashes["weights_sha256"] = file_sha256(weights)
+            hashes["weights_sha256"] = cached_sha256(weights)
         self._files.require_unchanged()
         return hashes
 

@@ -24,7 +24,7 @@ from m2kr.retrieval.protocol import Modalities, Side
 from m2kr.retrieval.run import Run
 from m2kr.retrievers._memo import MEMO, content_key
 from m2kr.retrievers._models import (
-    file_sha256,
+    cached_sha256,
     package_version,
     pick_device,
     require_packages,
@@ -244,7 +244,7 @@ def class_names() -> list[str]:
 
 def names_sha256() -> str:
     """Hash of the file that they are read from."""
-    return file_sha256(_names_file())
+    return cached_sha256(_names_file())
 
 
 def _names_file() -> Path:

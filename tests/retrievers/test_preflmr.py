@@ -18,6 +18,7 @@ from m2kr.building.build import build
 from m2kr.data.images.store import ImageStore, black_image
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError
+from m2kr.hashes import file_sha256
 from m2kr.instructions import join
 from m2kr.preflmr import PreFLMR
 from m2kr.preflmr.encode.encoder import Encoder
@@ -25,7 +26,6 @@ from m2kr.retrieval.cache import key_of
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.protocol import Retriever, RunContext
 from m2kr.retrievers import create
-from m2kr.retrievers._models import file_sha256
 from m2kr.search.exact.reference import maxsim
 from m2kr.search.store.reader import TokenStore
 

@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 
 import orjson
@@ -19,6 +18,7 @@ import orjson
 from m2kr.building.images.hosts import HostRule
 from m2kr.building.images.one_url import FINAL
 from m2kr.errors import plainly
+from m2kr.hashes import name_digest
 
 FAILED = "failed-urls.jsonl"
 FIRST = -1.0  # in place of a time: before all others of the same host
@@ -159,7 +159,7 @@ class HostQueue:
     def failure(self, url: str) -> str | None:
         """Why an address has no image, if an earlier run found that."""
         known = "SELECT rule FROM failed WHERE url = ?"
-        row = None if self._forget else self._db.execute(known, (_digest(url),)).fetchone()
+        row = None if self._forget else self._db.execute(known, (name_digest(url),)).fetchone()
         return row and str(row[0])
 
     def failed(self, url: str, rule: str, detail: str) -> None:
@@ -189,9 +189,7 @@ class HostQueue:
 
     def _is_new(self, url: str, rule: str) -> bool:
         """Whether a failure is a new one."""
-        new = self._db.execute("INSERT OR IGNORE INTO failed VALUES (?, ?)", (_digest(url), rule))
+        new = self._db.execute(
+            "INSERT OR IGNORE INTO failed VALUES (?, ?)", (name_digest(url), rule)
+        )
         return new.rowcount == 1
-
-
-def _digest(url: str) -> bytes:
-    return blake2b(url.encode(), digest_size=16).digest()

@@ -3,7 +3,6 @@
 Writing it, taking it over after a kill, and checking it byte for byte.
 """
 
-import hashlib
 import io
 import os
 import tarfile
@@ -25,6 +24,7 @@ from m2kr.data.images.index import MAX_BYTES
 from m2kr.data.images.shards import index_of, shard_name, shards_in
 from m2kr.data.images.tar_offsets import BLOCK, TarFacts, TarOffsets
 from m2kr.errors import InputError, M2KRError, UsageError, as_m2kr_error, plainly
+from m2kr.hashes import name_digest
 from m2kr.locks import Held, hold
 from m2kr.progress import SILENT, Progress
 
@@ -378,7 +378,7 @@ class NameSet:
         return len(self._settled) + len(self._new)
 
     def __contains__(self, name: str) -> bool:
-        digest = _digest(name)
+        digest = name_digest(name)
         if digest in self._new:
             return True
         hi, lo = np.frombuffer(digest, _HASH)[0]
@@ -388,7 +388,7 @@ class NameSet:
 
     def add(self, name: str) -> None:
         """Takes a name in that is not there yet."""
-        self._new.add(_digest(name))
+        self._new.add(name_digest(name))
 
     def settle(self) -> None:
         """Moves names from a set, which takes 100 bytes each, to the sorted array."""
@@ -397,7 +397,3 @@ class NameSet:
             both = np.concatenate([self._settled, new])
             self._settled = both[np.argsort(both["hi"], kind="stable")]
             self._new.clear()
-
-
-def _digest(name: str) -> bytes:
-    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=16).digest()

@@ -20,6 +20,7 @@ from m2kr.data.images.archives import Header, scan_tar
 from m2kr.data.images.index import plain_name
 from m2kr.data.images.tar_offsets import BLOCK, TarFacts, index_schema
 from m2kr.errors import InputError
+from m2kr.hashes import file_sha256
 from m2kr.progress import SILENT, Progress
 
 # name, offset of the content, its size, crc32 of the header before it
@@ -130,9 +131,9 @@ def _write_with_checksum(index: Path, rows: Iterable[Row], facts: Callable[[], T
     index.parent.mkdir(parents=True, exist_ok=True)
     with atomic.writing(index) as tmp:
         count = write_tar_index(tmp, rows, facts)
-    with index.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    atomic.write_text(index.with_name(index.name + ".sha256"), f"{digest}  {index.name}\n")
+    atomic.write_text(
+        index.with_name(index.name + ".sha256"), f"{file_sha256(index)}  {index.name}\n"
+    )
     return count
 
 

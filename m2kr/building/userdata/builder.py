@@ -30,6 +30,7 @@ from m2kr.building.userdata.qrels import JudgedQuery, read_qrels
 from m2kr.building.userdata.readers import Record, RecordFile
 from m2kr.data.manifests import read_manifest
 from m2kr.errors import InputError, UsageError
+from m2kr.hashes import file_sha256
 from m2kr.paths import manifest_path
 from m2kr.schema import GRADES, LOST_GRADES, LOST_IDS, Column
 
@@ -441,7 +442,6 @@ def _inputs(layout: Layout) -> Iterator[dict[str, Any]]:
     known: dict[Path, str] = {}
     for name, path in files.items():
         if path not in known:
-            with path.open("rb") as stream:
-                known[path] = hashlib.file_digest(stream, "sha256").hexdigest()
+            known[path] = file_sha256(path)
         size = path.stat().st_size
         yield {"name": name, "url": None, "size": size, "sha256": known[path], "licence": ""}

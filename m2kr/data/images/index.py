@@ -20,6 +20,7 @@ import numpy as np
 
 from m2kr import atomic
 from m2kr.errors import InputError, MissingError
+from m2kr.hashes import name_digest
 
 log = logging.getLogger("m2kr.data.images.store")
 
@@ -120,10 +121,6 @@ def plain_name(name: str) -> str | None:
     return None if name.startswith("/") or ".." in parts or not parts else "/".join(parts)
 
 
-def _digest(name: str) -> bytes:
-    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=16).digest()
-
-
 class Index:
     """Finds members by name; of two with one name the last counts, as when unpacking.
 
@@ -140,7 +137,7 @@ class Index:
 
     def find(self, name: str) -> Entry | None:
         """The entry of a member, or None."""
-        hi, lo = struct.unpack("<QQ", _digest(name))
+        hi, lo = struct.unpack("<QQ", name_digest(name))
         # bisect reads log2(n) items of the mapped column; np.searchsorted would copy all of it.
         for row in range(bisect_right(self._hi, hi) - 1, bisect_left(self._hi, hi) - 1, -1):
             item = self.entries[row]

@@ -5,7 +5,6 @@ Columns ``name`` (as a plain path), ``offset`` of the content, ``size``, and ``h
 in the order of the archive. The footer holds what is known of the archive itself, as JSON.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2kr.errors import InputError, MissingError
+from m2kr.hashes import file_sha256
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -163,8 +163,7 @@ def _check_sum(path: Path) -> None:
             where=str(beside),
             fix="get it with the index: the two travel together",
         ) from error
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_sha256(path)
     if told != [found]:
         raise InputError(
             f"the index of the tar is damaged: its sha256 is {found}",

@@ -5,7 +5,6 @@ on each core, two cores do about 55 images a second; the default layout with bot
 does 10.
 """
 
-import hashlib
 import importlib.metadata
 from functools import cache, partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from m2kr.concurrency import threads
+from m2kr.hashes import file_sha256
 from m2kr.preflmr.inputs import local_files
 from m2kr.preflmr.inputs.image_processing import ImageProcessor
 from m2kr.preflmr.model.encoders import VisionFeatures
@@ -154,8 +154,7 @@ def weights() -> Path:
 def extractor_settings() -> dict[str, Any]:
     """What decides the network's outputs. JSON values."""
     package, code = (each.replace("_", "-") for each in (_WEIGHTS, _CODE))
-    with weights().open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_sha256(weights())
     return {
         "model": NAME,
         "package": f"{package} {importlib.metadata.version(package)}",

@@ -16,6 +16,7 @@ from m2kr import locks
 from m2kr.concurrency import full_precision
 from m2kr.data.row_hash import order_of
 from m2kr.errors import InputError, missing_dependency
+from m2kr.hashes import file_sha256
 from m2kr.progress import SILENT, Progress
 from m2kr.search.index import kmeans, official_train
 from m2kr.search.index.codec import OfficialCodec
@@ -40,7 +41,7 @@ from m2kr.search.index.format import (
 from m2kr.search.index.settings import MOST_SAMPLED, BuildSettings, Pool, sample
 from m2kr.search.index.writer import ShardedIndexWriter
 from m2kr.search.store.reader import block_spans
-from m2kr.search.store.records import file_sha256, save_array
+from m2kr.search.store.records import save_array
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -11,10 +11,11 @@ import numpy as np
 
 from m2kr import atomic
 from m2kr.errors import UsageError
+from m2kr.hashes import file_sha256
 from m2kr.search.index.files import code_type, read_index_records
 from m2kr.search.index.format import INDEX, MOST_PASSAGES, index_file_names, read_index_header
 from m2kr.search.index.ivf import InvertedLists
-from m2kr.search.store.records import ShardRecord, file_sha256, save_array, save_ids
+from m2kr.search.store.records import ShardRecord, save_array, save_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

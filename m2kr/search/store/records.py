@@ -19,13 +19,13 @@ import numpy as np
 
 from m2kr import atomic
 from m2kr.errors import CheckError, InputError, MissingError
+from m2kr.hashes import file_sha256
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
 _MOST_JSON = 1 << 20
-_PIECE = 1 << 20  # read at once to hash a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,15 +207,6 @@ class FolderKind:
 def record_name(number: int) -> str:
     """File name of a shard's record."""
     return f"shard-{number:05}.json"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal, read piece by piece."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from m2kr import atomic, locks
 from m2kr.errors import InputError, M2KRError, UsageError
+from m2kr.hashes import file_sha256
 from m2kr.search.store.format import (
     DTYPE,
     STORE,
@@ -29,7 +30,7 @@ from m2kr.search.store.format import (
     token_file_names,
 )
 from m2kr.search.store.reader import TokenStore
-from m2kr.search.store.records import ShardRecord, file_sha256, save_array, save_ids
+from m2kr.search.store.records import ShardRecord, save_array, save_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
