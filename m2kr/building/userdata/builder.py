@@ -162,7 +162,7 @@ class ImportedBuilder(Builder):
         name = _checked_name(name)
         for split, files in layout.splits.items():
             if files.qrels and not self._judged[split]:
-                raise InputError("there are no judgements", where=files.qrels.label)
+                raise InputError("there are no judgements", where=files.qrels.name)
         tasks: set[str] = set()
         grades: set[float] = set()
         for split in layout.splits:
@@ -246,7 +246,7 @@ class ImportedBuilder(Builder):
 
     def _seal(self, ids: _IdSet) -> None:
         if not len(ids):
-            raise InputError("there are no passages", where=self.layout.passages.label)
+            raise InputError("there are no passages", where=self.layout.passages.name)
         ids.seal(self.layout.passages, "passage_id")
         self._pool = ids
 
@@ -292,7 +292,7 @@ class ImportedBuilder(Builder):
         if missing and not known:
             raise InputError(
                 f"none of {missing:,} judged passages is among the passages",
-                where=self.layout.passages.label,
+                where=self.layout.passages.name,
                 expected="ids of passages as the judgements have them",
             )
         files = self.layout.splits[split]
@@ -320,7 +320,7 @@ class ImportedBuilder(Builder):
             raise InputError(
                 f"positive {passage!r} of query {query!r} is not among the passages",
                 where=where,
-                expected=f"ids of passages in {self.layout.passages.label}",
+                expected=f"ids of passages in {self.layout.passages.name}",
                 fix="--drop-missing to count such passages as never found",
             )
 
@@ -366,11 +366,11 @@ class ImportedBuilder(Builder):
                 f"query {query!r} is not among the queries"
                 + (", nor is any other" if len(unseen) == known > 1 else ""),
                 where=files.qrels.where(line),
-                expected=f"ids of queries in {files.queries.label}",
+                expected=f"ids of queries in {files.queries.name}",
                 fix="--drop-missing to leave such judgements out" if len(unseen) < known else None,
             )
         if not len(ids):
-            raise InputError(f"there are no queries of '{split}'", where=files.queries.label)
+            raise InputError(f"there are no queries of '{split}'", where=files.queries.name)
         self._unknown[split] = unseen
 
     def _check_grades(self, grades: set[float]) -> None:
@@ -380,7 +380,7 @@ class ImportedBuilder(Builder):
                 f"no passage is right: the highest grade is {max(grades):g}, and passages are right "
                 f"from grade {self.relevance_threshold:g}",
                 where=", ".join(
-                    dict.fromkeys((s.qrels or s.queries).label for s in self.layout.splits.values())
+                    dict.fromkeys((s.qrels or s.queries).name for s in self.layout.splits.values())
                 ),
                 fix=f"--relevance-threshold {max(grades):g}, or a lower one",
             )

@@ -225,7 +225,7 @@ def _spool(
     names: Mapping[str, tuple[str, ...]],
 ) -> RecordFile:
     """The caller's records as a file of checked rows, so that they can be read more than once."""
-    file = RecordFile(folder / f"{what}.jsonl", f"{what}, record {{n}}")
+    file = RecordFile(folder / f"{what}.jsonl", what, "record")
     fields: set[str] = set()
     with file.path.open("w", encoding="utf-8") as out:
         for n, given in enumerate(_dicts(records, what), 1):
@@ -296,7 +296,7 @@ def _spool_qrels(
         return None
     if isinstance(qrels, str | os.PathLike):
         return qrels_file(Path(qrels))
-    file = RecordFile(folder / "qrels.jsonl", "qrels, record {n}")
+    file = RecordFile(folder / "qrels.jsonl", "qrels", "record")
     with file.path.open("w", encoding="utf-8") as out:
         if isinstance(qrels, Mapping):
             judgements = _judgements(qrels)

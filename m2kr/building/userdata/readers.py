@@ -5,9 +5,9 @@ import csv
 import json
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from m2kr.building.formats.gzip import open_gzip
 from m2kr.errors import InputError, MissingError
@@ -36,22 +36,19 @@ class RecordFile:
 
     Attributes:
         path: Where it is.
-        place: How messages name a record's place; ``{n}`` is its 1-based line or row.
+        name: What messages call it; records that the caller gave have no file of their own.
+        unit: What is counted from 1: lines, rows or records.
         flat: Cells are text, so lists come as JSON (CSV and TSV).
     """
 
     path: Path
-    place: str
+    name: str
+    unit: Literal["line", "row", "record"] = "line"
     flat: bool = False
 
     def where(self, n: int) -> str:
         """The place of record ``n`` for messages, such as ``passages.jsonl, line 3``."""
-        return self.place.format(n=n)
-
-    @property
-    def label(self) -> str:
-        """What messages call the file; records that the caller gave have none of their own."""
-        return self.where(0).rpartition(",")[0]
+        return f"{self.name}, {self.unit} {n}"
 
     def __iter__(self) -> Iterator[tuple[int, Record]]:
         """Line (or row) numbers and records, in order.
@@ -83,17 +80,13 @@ def record_file(path: Path) -> RecordFile:
         raise MissingError("there is no such file", where=str(path), expected="a file of records")
     kind = _kind(path)
     if kind == "parquet":
-        return RecordFile(path, f"{_escaped(path)}, row {{n}}")
-    return text_file(path) if kind in ("csv", "tsv") else replace(text_file(path), flat=False)
+        return RecordFile(path, str(path), "row")
+    return RecordFile(path, str(path), flat=kind in ("csv", "tsv"))
 
 
 def text_file(path: Path) -> RecordFile:
     """A file of lines of text, whatever its name."""
-    return RecordFile(path, f"{_escaped(path)}, line {{n}}", flat=True)
-
-
-def _escaped(path: Path) -> str:
-    return str(path).replace("{", "{{").replace("}", "}}")
+    return RecordFile(path, str(path), flat=True)
 
 
 def file_kind(path: Path) -> str:
