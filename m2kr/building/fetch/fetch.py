@@ -6,7 +6,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -28,7 +28,7 @@ from m2kr.building.fetch.folder import (
 )
 from m2kr.building.fetch.part import Part, part_size, read_origin
 from m2kr.building.fetch.retry import Policy, Stopped
-from m2kr.building.fetch.transfer import Job, Meter, Reach, is_local, supported, transfer
+from m2kr.building.fetch.transfer import Reach, Transfer, is_local, supported
 from m2kr.errors import CheckError, InputError, M2KRError, MissingError, UpstreamError, plainly
 from m2kr.locks import Held, hold
 from m2kr.progress import SILENT, Progress
@@ -102,24 +102,17 @@ def _refuse_unreachable(absent: Sequence[Asset], folder: Path, *, offline: bool)
     )
 
 
+@dataclass(slots=True)
 class _Fetch:
     """What all files of one call share."""
 
-    def __init__(
-        self,
-        folder: Path,
-        offline: bool,
-        progress: Progress,
-        policy: Policy,
-        check: Callable[[Asset, Path], None] | None,
-    ) -> None:
-        self.folder = folder
-        self.offline = offline
-        self.progress = progress
-        self.policy = policy
-        self.check = check
-        self.stop = threading.Event()
-        self.reach = Reach()
+    folder: Path
+    offline: bool
+    progress: Progress
+    policy: Policy
+    check: Callable[[Asset, Path], None] | None
+    stop: threading.Event = field(default_factory=threading.Event)
+    reach: Reach = field(default_factory=Reach)
 
     def each(self, work: Callable[[Asset], T], assets: Sequence[Asset], jobs: int) -> list[T]:
         """Results in order. All files are tried before an error is raised, unless it concerns all."""
@@ -187,7 +180,8 @@ class _Fetch:
             problem = pages.instead_of(paths.target, asset.name)
         if problem is None:
             self._check(asset, paths.target)
-            self._note(asset, expected, old, new)
+            if os.access(self.folder, os.W_OK):
+                self._note(asset, expected, new, old)
             return True
         if new.url is not None and asset.urls:
             log.warning(
@@ -218,15 +212,17 @@ class _Fetch:
         return any(path.iterdir())
 
     def _note(
-        self, asset: Asset, expected: ExpectedFile, old: VerifiedFile | None, new: VerifiedFile
+        self,
+        asset: Asset,
+        expected: ExpectedFile,
+        verified: VerifiedFile,
+        known: VerifiedFile | None = None,
     ) -> None:
-        """Remembers what was verified, where the folder is ours to write."""
-        if not os.access(self.folder, os.W_OK):
-            return
-        if new != old:
-            write_verified(paths_of(self.folder, asset.name).verified, new)
+        """Remembers what was verified, unless it is known."""
         if not expected.hashed:
-            remember(self.folder, asset.name, new)
+            remember(self.folder, asset.name, verified)
+        if verified != known:
+            write_verified(paths_of(self.folder, asset.name).verified, verified)
 
     def check_space(self, assets: Sequence[Asset]) -> None:
         """Refuses to begin what can't end.
@@ -256,24 +252,20 @@ class _Fetch:
             if self.offline:
                 asset = replace(asset, urls=tuple(filter(is_local, asset.urls)))
             expected = expected_file(asset, first_seen(self.folder))
-            meter = Meter(asset.name, self.progress)
             md5 = expected.md5 is not None
-            try:
-                with Part(paths, md5=md5, check=lock.check, stop=self.stop) as part:
-                    reasons = transfer(
-                        Job(asset, expected, part, self.policy, self.stop, meter, self.reach)
-                    )
-                    if len(reasons) == len(asset.urls):
-                        raise self._failed(asset, expected, reasons)
-                    url = asset.urls[len(reasons)]
-                    try:
-                        self._check(asset, paths.part)
-                    except M2KRError:
-                        part.restart(None)
-                        raise
-                self._publish(asset, expected, part.digest, url, lock)
-            finally:
-                meter.done()
+            with Part(paths, md5=md5, check=lock.check, stop=self.stop) as part:
+                reasons = Transfer(
+                    asset, expected, part, self.policy, self.progress, self.stop, self.reach
+                ).run()
+                if len(reasons) == len(asset.urls):
+                    raise self._failed(asset, expected, reasons)
+                url = asset.urls[len(reasons)]
+                try:
+                    self._check(asset, paths.part)
+                except M2KRError:
+                    part.restart(None)
+                    raise
+            self._publish(asset, expected, part.digest, url, lock)
 
     def _publish(
         self, asset: Asset, expected: ExpectedFile, digest: Digest, url: str, lock: Held
@@ -282,9 +274,7 @@ class _Fetch:
         paths = paths_of(self.folder, asset.name)
         mtime = paths.part.stat().st_mtime_ns
         new = VerifiedFile(digest.size, mtime, digest.sha256, digest.md5, url)
-        if not expected.hashed:
-            remember(self.folder, asset.name, new)
-        write_verified(paths.verified, new)
+        self._note(asset, expected, new)
         paths.target.parent.mkdir(parents=True, exist_ok=True)
         lock.check()
         atomic.replace(paths.part, paths.target)
