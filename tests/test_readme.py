@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -36,30 +38,59 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@contextmanager
+def snippets(folder: Path, env: dict[str, str]) -> Iterator[Callable[[str], None]]:
+    """Runs snippets that build on those before them, in one process as in a notebook."""
+    code = (
+        "import sys, json, traceback\n"
+        "for line in sys.stdin:\n"
+        "    try: exec(json.loads(line), globals())\n"
+        "    except BaseException: print(json.dumps(traceback.format_exc()), file=answers, flush=True)\n"
+        "    else: print(json.dumps(None), file=answers, flush=True)\n"
+    )
+    code = "import sys\nanswers, sys.stdout = sys.stdout, sys.stderr\n" + code
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin and process.stdout
+
+        def run(snippet: str) -> None:
+            assert process.stdin and process.stdout
+            process.stdin.write(json.dumps(snippet) + "\n")
+            process.stdin.flush()
+            failure = json.loads(process.stdout.readline())
+            assert failure is None, f"{snippet}\n{failure}"
+
+        yield run
+        process.stdin.close()
+
+
 def test_every_block_runs_in_order(reader: Path) -> None:
     env = os.environ | {"M2KR_DATA": str(reader / "data"), "HF_HOME": str(reader / "hf")}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
-    script, commands = "", 0
-    for language, text in BLOCKS:
-        if language == "python":
-            named = re.match(r"# (\w+\.py)\n", text)
-            if named:
-                (reader / named[1]).write_text(text)
-            # Snippets build on those before them.
-            script += "" if named else text
-            argv = [sys.executable, "-c", script]
-            done = subprocess.run(argv, cwd=reader, env=env, capture_output=True, text=True)
-            assert done.returncode == 0, f"{script}\n{done.stderr}"
-            continue
-        for line in text.splitlines():
-            command = line.split("#")[0].strip()
-            if not command or command in ELSEWHERE:
+    commands = 0
+    with snippets(reader, env) as run:
+        for language, text in BLOCKS:
+            if language == "python":
+                named = re.match(r"# (\w+\.py)\n", text)
+                if named:
+                    (reader / named[1]).write_text(text)
+                run(text)
                 continue
-            done = subprocess.run(
-                command, shell=True, cwd=reader, env=env, capture_output=True, text=True
-            )
-            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-            commands += 1
+            for line in text.splitlines():
+                command = line.split("#")[0].strip()
+                if not command or command in ELSEWHERE:
+                    continue
+                done = subprocess.run(
+                    command, shell=True, cwd=reader, env=env, capture_output=True, text=True
+                )
+                assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+                commands += 1
     assert commands >= 10
 
 
