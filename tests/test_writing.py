@@ -109,37 +109,49 @@ def test_places_are_checked_before_the_work(mini_root: Path, tmp_path: Path, cli
 SMALL = """
 import resource, sys
 import m2kr
-from m2kr.errors import M2KRError
 m2kr.load("mini", "test", data=sys.argv[1]).queries  # before the limit: caches of imports
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
-try:
-    m2kr.evaluate("mini", "random", data=sys.argv[1], out=sys.argv[2], settings={"seed": sys.argv[4]})
-except M2KRError as error:
-    print(error)
-    sys.exit(error.exit_code)
+whole = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+for line in sys.stdin:
+    seed, most = line.split()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), whole))
+    settings = {"seed": seed}
+    done = m2kr.evaluate("mini", "random", data=sys.argv[1], out=sys.argv[2], settings=settings)
+    print(len(done.unsaved), "unsaved", flush=True)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of files are Unix's")
-@pytest.mark.parametrize(
-    "most", [3000, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 60_000))]
-)
-def test_a_disk_that_fills_up_leaves_the_result_before_as_it_was(
-    mini_root: Path, tmp_path: Path, most: int
+def test_a_disk_that_fills_up_leaves_the_results_before_as_they_were(
+    mini_root: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
+    out, whole = tmp_path / "out", resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 
-    def run(most: int, seed: int) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", SMALL, str(mini_root), str(out), str(most), str(seed)]
-        return subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in out.iterdir()}
 
-    whole = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    assert run(whole, 1).returncode == 0
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-    failed = run(most, 2)
-    assert "could not be saved" in failed.stderr and "Traceback" not in failed.stderr
-    assert {path.name: path.read_bytes() for path in out.iterdir() if path.name in before} == before
-    assert not [path for path in out.iterdir() if path.name.startswith(".")]
-    assert not [path for path in out.glob("*.json") if path.name not in before]
-    assert run(whole, 2).returncode == 0
-    assert len(list(out.glob("*.json"))) == 2
+    with subprocess.Popen(
+        [sys.executable, "-c", SMALL, str(mini_root), str(out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as child:
+        assert child.stdin and child.stdout and child.stderr
+
+        def run(seed: int, most: int) -> str:
+            print(seed, most, file=child.stdin, flush=True)
+            return child.stdout.readline().strip()
+
+        assert run(1, whole) == "0 unsaved"
+        for seed, most in ((2, 3000), (3, 0), (4, 60_000)):
+            before = files()
+            assert run(seed, most) == "1 unsaved"
+            after = files()
+            assert {name: content for name, content in after.items() if name in before} == before
+            assert not [name for name in after if name.startswith(".")]
+            assert not [name for name in after if name.endswith(".json") and name not in before]
+            assert run(seed, whole) == "0 unsaved"
+        child.stdin.close()
+        errors = child.stderr.read()
+    assert errors.count("could not be saved") == 3 and "Traceback" not in errors
+    assert len(list(out.glob("*.json"))) == 4
