@@ -36,8 +36,8 @@ def oven_path(image_id: str, ending: str = ".jpg") -> str | None:
 
     The folder is the first two of the eight digits.
     """
-    found = re.fullmatch(r"oven_([0-9]{2})[0-9]{6}", image_id)
-    return found and f"{found[1]}/{image_id}{ending}"
+    match = re.fullmatch(r"oven_([0-9]{2})[0-9]{6}", image_id)
+    return match and f"{match[1]}/{image_id}{ending}"
 
 
 # How OVEN asks about the images that it has of ImageNet; the others have questions of other forms.

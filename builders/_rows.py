@@ -1,17 +1,27 @@
 """Small pieces that several builders share: counting rows of an input, reading its faults."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, TypeVar
+
+import numpy as np
+import orjson
+import pyarrow as pa
 
 from m2kr.building.formats.archives import members
 from m2kr.building.formats.delimited import BadRecord
 from m2kr.building.formats.gzip import open_gzip
-from m2kr.building.formats.json_stream import read_json_lines
+from m2kr.building.formats.json_stream import array_items, read_json_lines
 from m2kr.building.ledger import Ledger
+from m2kr.building.spec import BuildContext
 from m2kr.errors import InputError
+from m2kr.schema import arrow_schema, columns
+
+T = TypeVar("T")
+_CHUNK = 1_000  # rows of a batch
+WITHOUT_TEXT = "a question or an answer without text"
 
 
 def dropper(ledger: Ledger, file: str, *, count: bool = False) -> Callable[[BadRecord], None]:
@@ -71,12 +81,131 @@ def only_member(path: Path) -> bytes:
     Raises:
         InputError: there is none, or there are several.
     """
-    found = [m.read() for m in members(path) if m.name.endswith(".json")]
-    if len(found) != 1:
+    contents = [m.read() for m in members(path) if m.name.endswith(".json")]
+    if len(contents) != 1:
         raise InputError(
-            f"{len(found)} JSON files are in this archive", where=str(path), expected="one"
+            f"{len(contents)} JSON files are in this archive", where=str(path), expected="one"
         )
-    return found[0]
+    return contents[0]
+
+
+def parsed_items(
+    path: Path, ledger: Ledger, parse: Callable[[int, Any], T | str], expected: str
+) -> Iterator[T]:
+    """The items of a JSON list as they are parsed; each is counted as read, faulty ones are dropped.
+
+    Args:
+        path: The file.
+        ledger: Told of it.
+        parse: Makes something of an item and its number, or says what is wrong with it.
+        expected: What the list should look like.
+
+    Raises:
+        InputError: the file is damaged, or not one item is sound: it is another file.
+    """
+    file, good = path.name, False
+    with path.open("rb") as stream:
+        for row, item in enumerate(array_items(stream, where=str(path)), 1):
+            ledger.read(file)
+            parsed = parse(row, item)
+            if isinstance(parsed, str):
+                own = item.get("id") if isinstance(item, dict) else None
+                detail = own[:80] if isinstance(own, str) else ""
+                ledger.drop(parsed, file=file, row=row, detail=detail)
+            else:
+                good = True
+                yield parsed
+    if not good:
+        raise InputError("not one item is as it should be", where=str(path), expected=expected)
+
+
+def problem_of(item: Any, keys: Sequence[str]) -> str:
+    """What an item lacks of a record with some keys; empty if it has them all."""
+    if not isinstance(item, dict):
+        return "no record"
+    return next((f"no key {name!r}" for name in keys if name not in item), "")
+
+
+def image_query(
+    ctx: BuildContext, own: str, image: str, path: str | None, text: str = ""
+) -> dict[str, Any]:
+    """What all queries with an image have in common.
+
+    Args:
+        ctx: The build.
+        own: The query's id.
+        image: The image's.
+        path: Where the image lies.
+        text: The question; a query may be the image alone.
+    """
+    return {
+        "question_id": own,
+        "question": text,
+        "instruction": ctx.instruction(own),
+        "img_id": image,
+        "image_id": image,
+        "img_path": path,
+    }
+
+
+def passage_batch(ctx: BuildContext, given: Mapping[str, pa.Array]) -> pa.RecordBatch:
+    """Some columns as a batch of our table of passages; the language is English unless it is given."""
+    n = len(given["passage_id"])
+    if "language" not in given:
+        given = {"language": pa.array(["en"]).take(np.zeros(n, np.int64)), **given}
+    schema = arrow_schema(columns("passages", ctx.source.passage_columns))
+    arrays = [given.get(field.name, pa.nulls(n, field.type)) for field in schema]
+    return pa.record_batch(arrays, schema=schema)
+
+
+class Selection(NamedTuple):
+    """Rows of a big file that some table takes, from one pass through it for all tables of a build.
+
+    Attributes:
+        path: Their Arrow stream.
+        facts: What else the pass counted.
+    """
+
+    path: Path
+    facts: dict[str, Any]
+
+    @classmethod
+    def write(cls, path: Path, table: pa.Table, **facts: Any) -> None:
+        """Keeps some rows and facts in a file."""
+        schema = table.schema.with_metadata({"facts": orjson.dumps(facts)})
+        with path.open("wb") as file, pa.ipc.new_stream(file, schema) as writer:
+            writer.write_table(table.cast(schema), max_chunksize=_CHUNK)
+
+    @classmethod
+    def read(cls, path: Path) -> "Selection":
+        """What `write` has kept."""
+        with pa.memory_map(str(path)) as source:
+            return cls(path, orjson.loads(pa.ipc.open_stream(source).schema.metadata[b"facts"]))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows in order."""
+        with pa.memory_map(str(self.path)) as source:
+            for batch in pa.ipc.open_stream(source):
+                yield from batch.to_pylist()
+
+    def accounted(
+        self, ledger: Ledger, file: str, total: int, rule: str
+    ) -> Iterator[dict[str, Any]]:
+        """The rows in order, each with its number as ``row``; the file's others go to the ledger.
+
+        Args:
+            ledger: Told of all rows but those given.
+            file: Name of the input.
+            total: Its rows in all.
+            rule: Why the others are left out.
+        """
+        ledger.read(file, total)
+        before = 0
+        for row in self.rows():
+            ledger.filter(rule, file=file, row=range(before + 1, row["row"]))
+            before = row["row"]
+            yield row
+        ledger.filter(rule, file=file, row=range(before + 1, total + 1))
 
 
 def most_frequent(answers: Iterable[str]) -> str | None:

@@ -19,7 +19,8 @@ from m2kr.building.formats.gzip import open_gzip
 from m2kr.building.formats.phrase_index import IndexedPassage, PhraseHit, PhraseIndex
 from m2kr.building.spec import BuildContext, Row
 from m2kr.errors import UsageError
-from m2kr.schema import arrow_schema, columns
+
+from ._rows import passage_batch
 
 NAME = "wikipedia/psgs_w100.tsv.gz"
 HEADER = ("id", "text", "title")
@@ -53,7 +54,7 @@ def index(ctx: BuildContext) -> PhraseIndex:
     faults: list[BadRecord] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for block in blocks(path, faults):
+        for block in _blocks(path, faults):
             yield block.batch
         facts = [[f.row, f"{f.problem}: {f.text}"] for f in faults]
         atomic.write_json(_faults(target), facts)
@@ -61,39 +62,39 @@ def index(ctx: BuildContext) -> PhraseIndex:
     return PhraseIndex.build(target, batches(), key=sha256, progress=ctx.progress)
 
 
-def blocks(path: Path, faults: list[BadRecord]) -> Iterator[RecordBlock]:
+def _blocks(path: Path, faults: list[BadRecord]) -> Iterator[RecordBlock]:
     """The upstream rows in blocks; faulty ones go to ``faults``."""
     with open_gzip(path) as stream:
         yield from read_csv(stream, HEADER, where=str(path), on_fault=faults.append, delimiter="\t")
 
 
-def found_passages(ctx: BuildContext, found: PhraseIndex, rows: Iterable[int]) -> Iterator[Row]:
+def found_passages(ctx: BuildContext, corpus: PhraseIndex, rows: Iterable[int]) -> Iterator[Row]:
     """Passages of the index by row, ascending, accounted for as rows of the upstream file."""
     chosen = sorted(set(rows))
-    faults = _read_faults(found.path)
+    faults = _read_faults(corpus.path)
     for row, detail in faults:
         ctx.ledger.read(_FILE)
         ctx.ledger.drop("unreadable record", file=_FILE, row=row, detail=detail)
-    ctx.ledger.read(_FILE, len(found))
+    ctx.ledger.read(_FILE, len(corpus))
     numbers = _numbers(chosen, [row for row, _ in faults])
-    others = sorted({*numbers, *(row for row, _ in faults), len(found) + len(faults) + 1})
+    others = sorted({*numbers, *(row for row, _ in faults), len(corpus) + len(faults) + 1})
     for before, mark in pairwise([0, *others]):
         if mark > before + 1:
             ctx.ledger.filter("not in the pool", file=_FILE, row=range(before + 1, mark))
     for start in range(0, len(chosen), 1000):
-        block = found.passages(chosen[start : start + 1000])
+        block = corpus.passages(chosen[start : start + 1000])
         ctx.ledger.use(_FILE, numbers[start : start + 1000])
         yield from map(_row, block)
 
 
 def _numbers(rows: Sequence[int], faults: Sequence[int]) -> list[int]:
     """Record numbers of ascending rows of the index, which counts readable records alone, from 0."""
-    found, at = [], 0
+    numbers, passed = [], 0
     for row in rows:
-        while at < len(faults) and faults[at] <= row + 1 + at:
-            at += 1
-        found.append(row + 1 + at)
-    return found
+        while passed < len(faults) and faults[passed] <= row + 1 + passed:
+            passed += 1
+        numbers.append(row + 1 + passed)
+    return numbers
 
 
 def _row(passage: IndexedPassage) -> Row:
@@ -106,39 +107,36 @@ def _row(passage: IndexedPassage) -> Row:
 
 def every_passage(ctx: BuildContext) -> Iterator[pa.RecordBatch]:
     """All passages as batches of our table, for a build that is told which to take."""
-    schema = arrow_schema(columns("passages", ctx.source.passage_columns))
     faults: list[BadRecord] = []
-    for block in blocks(ctx.files[NAME], faults):
+    for block in _blocks(ctx.files[NAME], faults):
         ctx.ledger.read(_FILE, block.records)
         for fault in faults:
             detail = f"{fault.problem}: {fault.text}"
             ctx.ledger.drop("unreadable record", file=_FILE, row=fault.row, detail=detail)
         faults.clear()
-        batch, n = block.batch, len(block.batch)
+        batch = block.batch
         title = batch.column("title")
         given = {
             "passage_id": batch.column("id"),
             "passage_content": pc.binary_join_element_wise(
                 "title: ", title, " content: ", batch.column("text"), ""
             ),
-            "language": pa.repeat("en", n),
             "title": title,
         }
         ctx.ledger.use(_FILE, block.rows())
-        arrays = [given.get(field.name, pa.nulls(n, field.type)) for field in schema]
-        yield pa.record_batch(arrays, schema=schema)
+        yield passage_batch(ctx, given)
 
 
 def hits_of(
-    ctx: BuildContext, found: PhraseIndex, phrases: Iterable[str], k: int
+    ctx: BuildContext, corpus: PhraseIndex, phrases: Iterable[str], k: int
 ) -> dict[str, list[PhraseHit]]:
     """The ``k`` best hits of each distinct phrase in title or text, the better field deciding.
 
     As Elasticsearch's multi-match takes the best field: the best of both are among the best of each.
     """
     distinct = list(dict.fromkeys(phrases))
-    _search_ahead(ctx, found, distinct, k)
-    lists = [found.search_many(distinct, k=k, fields=field) for field in (TITLE, TEXT)]
+    _search_ahead(ctx, corpus, distinct, k)
+    lists = [corpus.search_many(distinct, k=k, fields=field) for field in (TITLE, TEXT)]
     return {phrase: _better(hits, k) for phrase, *hits in zip(distinct, *lists, strict=True)}
 
 
@@ -150,7 +148,7 @@ def _better(lists: Iterable[list[PhraseHit]], k: int) -> list[PhraseHit]:
     return sorted(hits, key=lambda hit: (-hit.score, hit.row))[:k]
 
 
-def _search_ahead(ctx: BuildContext, found: PhraseIndex, phrases: Sequence[str], k: int) -> None:
+def _search_ahead(ctx: BuildContext, corpus: PhraseIndex, phrases: Sequence[str], k: int) -> None:
     """Searches many phrases on all cores; the index remembers the hits.
 
     A frequent word has a million hits in Wikipedia and takes a second or two. SQLite searches without
@@ -163,13 +161,13 @@ def _search_ahead(ctx: BuildContext, found: PhraseIndex, phrases: Sequence[str],
     ctx.progress.start(name, len(phrases), "phrases")
     groups = [phrases[i : i + _GROUP] for i in range(0, len(phrases), _GROUP)]
     with ThreadPoolExecutor(cores) as executor:
-        for n in executor.map(_search_group, repeat(found), groups, repeat(k)):
+        for n in executor.map(_search_group, repeat(corpus), groups, repeat(k)):
             ctx.progress.advance(name, n)
     ctx.progress.done(name)
 
 
-def _search_group(found: PhraseIndex, phrases: Sequence[str], k: int) -> int:
-    own = PhraseIndex(found.path, found.key)
+def _search_group(corpus: PhraseIndex, phrases: Sequence[str], k: int) -> int:
+    own = PhraseIndex(corpus.path, corpus.key)
     for field in (TITLE, TEXT):
         for _ in own.search_many(phrases, k=k, fields=field):
             pass

@@ -12,9 +12,9 @@ from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.formats.delimited import read_csv
 from m2kr.building.ledger import Ledger
 from m2kr.building.spec import BuildContext
-from m2kr.schema import Column, arrow_schema, columns
+from m2kr.schema import Column, arrow_schema
 
-from ._rows import dropper, opened
+from ._rows import dropper, opened, passage_batch
 
 WIT_COLUMNS = (
     Column("page_url", nullable=True, doc="Wikipedia page the passage is from."),
@@ -213,9 +213,7 @@ def passage_table(
         **{field.name: rows.column(field.name) for field in ROW_SCHEMA},
         **given,
     }
-    schema = arrow_schema(columns("passages", ctx.source.passage_columns))
-    arrays = [own.get(field.name, pa.nulls(len(rows), field.type)) for field in schema]
-    return pa.record_batch(arrays, schema=schema)
+    return passage_batch(ctx, own)
 
 
 def _filled(cells: pa.Array) -> np.ndarray:
@@ -224,5 +222,5 @@ def _filled(cells: pa.Array) -> np.ndarray:
 
 
 def _mask(array: pa.Array) -> np.ndarray:
-    found: np.ndarray = array.to_numpy(zero_copy_only=False)
-    return found
+    mask: np.ndarray = array.to_numpy(zero_copy_only=False)
+    return mask

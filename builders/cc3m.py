@@ -10,14 +10,13 @@ from typing import Any
 
 from m2kr.building.fetch.assets import Asset, Shape
 from m2kr.building.fetch.hub import file_url
-from m2kr.building.formats.json_stream import array_items
 from m2kr.building.images.declared import ImageArchive
 from m2kr.building.spec import BuildContext, Builder, Row
-from m2kr.errors import InputError
 from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source
 
 from ._images import flat_path, hub
+from ._rows import image_query, parsed_items, problem_of
 
 _LICENCE = "Conceptual Captions terms; images for research only"
 
@@ -69,15 +68,15 @@ SOURCE = Source(
         "BByrneLab/M2KR_Images as CC3M/images.zip; point --images at the zip",
     ),
 )
+
 _REPO = "liuhaotian/LLaVA-CC3M-Pretrain-595K"
 _REVISION = "814894e93db9e12a1dee78b9669e20e8606fd590"
-
 CHAT = "cc3m/chat.json"
 _KEYS = ("id", "image", "conversations")
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class _Pair:
     """An image with its caption.
 
     Attributes:
@@ -129,9 +128,9 @@ class CC3M(Builder):
 
     def passages(self, ctx: BuildContext, pool: str) -> Iterator[Row]:
         """The captions."""
-        for pair in pairs(ctx):
+        for pair in _pairs(ctx):
             yield {
-                "passage_id": pair_id(pair),
+                "passage_id": self.pair_id(pair),
                 "passage_content": pair.caption,
                 "img_id": pair.id,
                 "img_path": pair.img_path,
@@ -140,71 +139,46 @@ class CC3M(Builder):
 
     def queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
         """The images."""
-        for pair in pairs(ctx):
-            own = pair_id(pair)
-            yield {
-                "question_id": own,
-                "question": "",
-                "instruction": instruction_of(ctx, pair),
-                "img_id": pair.id,
-                "image_id": pair.id,
-                "img_path": pair.img_path,
+        for pair in _pairs(ctx):
+            own = self.pair_id(pair)
+            yield image_query(ctx, own, pair.id, pair.img_path) | {
+                "instruction": self.instruction_of(ctx, pair),
                 "pos_item_ids": [own],
                 "original_data_id": [pair.id],
             }
+
+    @staticmethod
+    def instruction_of(ctx: BuildContext, pair: _Pair) -> str:
+        """A drawn template, or upstream's prompt with the colon that ends a template."""
+        return (
+            f"{pair.prompt}:" if ctx.options["instruction"] == "chat" else ctx.instruction(pair.id)
+        )
+
+    @staticmethod
+    def pair_id(pair: _Pair) -> str:
+        """Id of the query and of the passage of a pair."""
+        return pair.id
 
 
 BUILDER = CC3M
 
 
-def pair_id(pair: Pair) -> str:
-    """Id of the query and of the passage of a pair."""
-    return pair.id
-
-
-def instruction_of(ctx: BuildContext, pair: Pair) -> str:
-    """A drawn template, or upstream's prompt with the colon that ends a template."""
-    return f"{pair.prompt}:" if ctx.options["instruction"] == "chat" else ctx.instruction(pair.id)
-
-
-def pairs(ctx: BuildContext) -> Iterator[Pair]:
-    """Upstream's pairs in its order, each noted as used.
-
-    Raises:
-        InputError: The file is damaged, or not one item is as it should be: it is another file.
-    """
+def _pairs(ctx: BuildContext) -> Iterator[_Pair]:
+    """Upstream's pairs in its order, each noted as used."""
     path, seen = ctx.files[CHAT], set[str]()
-    file = path.name
-    with path.open("rb") as stream:
-        for row, item in enumerate(array_items(stream, where=str(path)), 1):
-            ctx.ledger.read(file)
-            pair = _pair(row, item)
-            if isinstance(pair, Pair) and pair.id in seen:
-                pair = "an id used twice"
-            if isinstance(pair, str):
-                own = item.get("id") if isinstance(item, dict) else None
-                detail = own[:80] if isinstance(own, str) else ""
-                ctx.ledger.drop(pair, file=file, row=row, detail=detail)
-                continue
-            seen.add(pair.id)
-            ctx.ledger.use(file, row)
-            yield pair
-    if not seen:
-        raise InputError(
-            "not one item is as it should be",
-            where=str(path),
-            expected='[{"id": …, "image": …, "conversations": [{"from": "human", "value": …}, '
-            '{"from": "gpt", "value": …}]}, …]',
-        )
+    expected = (
+        '[{"id": …, "image": …, "conversations": [{"from": "human", "value": …}, '
+        '{"from": "gpt", "value": …}]}, …]'
+    )
+    for pair in parsed_items(path, ctx.ledger, lambda row, item: _pair(row, item, seen), expected):
+        ctx.ledger.use(path.name, pair.row)
+        yield pair
 
 
-def _pair(row: int, item: Any) -> Pair | str:
+def _pair(row: int, item: Any, seen: set[str]) -> _Pair | str:
     """An item, or what is wrong with it."""
-    if not isinstance(item, dict):
-        return "no record"
-    for name in _KEYS:
-        if name not in item:
-            return f"no key {name!r}"
+    if problem := problem_of(item, _KEYS):
+        return problem
     own, image, turns = (item[name] for name in _KEYS)
     img_path = flat_path(image)
     if not isinstance(own, str) or not own.strip():
@@ -220,4 +194,9 @@ def _pair(row: int, item: Any) -> Pair | str:
     if not isinstance(caption, str) or not caption.strip():
         return "no caption"
     prompt = prompt.replace("<image>", "").strip() if isinstance(prompt, str) else ""
-    return Pair(row, own, img_path, prompt, caption) if prompt else "no prompt"
+    if not prompt:
+        return "no prompt"
+    if own in seen:
+        return "an id used twice"
+    seen.add(own)
+    return _Pair(row, own, img_path, prompt, caption)

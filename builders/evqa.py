@@ -4,26 +4,31 @@ Single-hop questions only, each with one image. The pools of the release have a 
 split's own evidence; how the common part was drawn isn't public.
 """
 
+import heapq
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO
 
 import orjson
 import pyarrow as pa
 
 from m2kr.building.fetch.assets import Asset, Shape
-from m2kr.building.formats.json_stream import object_members
+from m2kr.building.formats.archives import members
+from m2kr.building.formats.delimited import read_csv
+from m2kr.building.formats.json_stream import array_items, object_members
 from m2kr.building.images.declared import ImageArchive
-from m2kr.building.ledger import Ledger
 from m2kr.building.sampling import keyed_hash
 from m2kr.building.spec import BuildContext, Builder, Row
+from m2kr.errors import InputError
 from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source
 
-from . import _evqa
-from ._evqa import Asked, asked_rows, csv_name
 from ._images import hub, inat_path, landmark_path
+from ._rows import Selection, dropper, image_query
 
 _LICENCE = "not stated upstream (annotations); CC BY-SA 3.0 (Wikipedia)"
 
@@ -101,6 +106,95 @@ _SECTIONS = f"{_ARTICLES}, sections"
 _BASE = "https://storage.googleapis.com/encyclopedic-vqa/"
 _TEST_SHA256 = "dbf3cf7336b7904cb0f996d2cea1762f0ae5186cd42f0c9f6a74c1c16d1d9bb5"
 _INAT = "https://ml-inat-competition-datasets.s3.amazonaws.com/2021/"
+# What is read of the CSV files, which have other columns, too.
+COLUMNS = (
+    "question",
+    "question_type",
+    "answer",
+    "evidence",
+    "evidence_section_id",
+    "wikipedia_url",
+    "dataset_name",
+    "dataset_image_ids",
+)
+KB = "evqa/encyclopedic_kb_wiki.zip"
+INAT = {"train": "evqa/inat2021_train.json.tar.gz", "val": "evqa/inat2021_val.json.tar.gz"}
+_TYPES = ("templated", "automatic", "multi_answer", "2_hop")
+_SELECTED = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("passage_id", pa.string()),
+        ("title", pa.string()),
+        ("section_title", pa.string()),
+        ("text", pa.string()),
+        ("url", pa.string()),
+        ("address", pa.string()),
+        ("number", pa.int64()),
+        ("splits", pa.list_(pa.string())),
+        ("shared", pa.bool_()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """One single-hop question of the CSV.
+
+    Attributes:
+        row: Its record number.
+        images: Ids in the image's data set.
+        dataset: ``inaturalist`` or ``landmarks``.
+        section: Wikipedia address and section number of the evidence.
+    """
+
+    row: int
+    question: str
+    answers: tuple[str, ...]
+    images: tuple[str, ...]
+    dataset: str
+    kind: str
+    section: tuple[str, int]
+    evidence: str
+
+
+class _Sample:
+    """Of the passages that are offered, those with the smallest keyed hashes of their id.
+
+    Args:
+        seed: Of the hashes.
+        size: How many are kept. They may repeat evidence, so that fewer are taken.
+    """
+
+    def __init__(self, seed: int, size: int) -> None:
+        self._seed, self._size = seed, size
+        # The largest hash is on top, negated: it goes when a smaller one comes.
+        self._heap: list[tuple[int, int, tuple[str, str, str]]] = []
+        # Sections that say the same under one id are one passage.
+        self._held: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+
+    def offer(self, section: dict[str, Any]) -> None:
+        """Takes a section in, if its hash is small enough."""
+        key = -keyed_hash(section["passage_id"], "evqa pool", self._seed)
+        full = len(self._heap) >= self._size
+        if full and (not self._heap or key < self._heap[0][0]):
+            return  # most sections end here, their text not looked at
+        said = _said(section)
+        if said in self._held:
+            self._held[said].append(section)
+            return
+        entry = (key, section["row"], said)
+        if not full:
+            heapq.heappush(self._heap, entry)
+        elif key > self._heap[0][0]:
+            del self._held[heapq.heapreplace(self._heap, entry)[2]]
+        else:
+            return
+        self._held[said] = [section]
+
+    def in_order(self) -> Iterator[list[dict[str, Any]]]:
+        """The sections of each passage, the smallest hash first."""
+        for _, _, said in sorted(self._heap, key=lambda entry: (-entry[0], entry[1])):
+            yield self._held[said]
 
 
 class EVQA(Builder):
@@ -145,23 +239,23 @@ class EVQA(Builder):
 
     def assets(self, options: Mapping[str, str]) -> Sequence[Asset]:
         """Questions, the knowledge base, and iNaturalist's lists of images."""
-        found = [
+        files = [
             Asset(
                 f"evqa/{csv_name(split)}",
                 (_BASE + csv_name(split),),
                 about={"train": 74_000_000, "valid": 1_000_000, "test": 2_000_000}[split],
                 sha256=_TEST_SHA256 if split == "test" else None,
                 licence=_LICENCE,
-                shape=Shape("csv", _evqa.COLUMNS),
+                shape=Shape("csv", COLUMNS),
             )
             for split in self.source.pools
         ]
         kb = Shape(
             "json", ("title", "section_titles", "section_texts"), member="encyclopedic_kb_wiki.json"
         )
-        found.append(
+        files.append(
             Asset(
-                _evqa.KB,
+                KB,
                 (f"{_BASE}encyclopedic_kb_wiki.zip",),
                 about=4_900_000_000,
                 licence=_LICENCE,
@@ -172,8 +266,8 @@ class EVQA(Builder):
             "train": "38a7bb733f7a09214d44293460ec0021",
             "val": "4d761e0f6a86cc63e8f7afc91f6a8f0b",
         }
-        for part, name in _evqa.INAT.items():
-            found.append(
+        for part, name in INAT.items():
+            files.append(
                 Asset(
                     name,
                     (f"{_INAT}{part}.json.tar.gz",),
@@ -183,7 +277,7 @@ class EVQA(Builder):
                     shape=Shape("json", ("id", "file_name"), path="images"),
                 )
             )
-        return found
+        return files
 
     def passages(self, ctx: BuildContext, pool: str) -> Iterator[Row]:
         """The sections in the pool of one split.
@@ -191,40 +285,33 @@ class EVQA(Builder):
         The ledger is told of articles first, then, as an input of its own, of their sections with text.
         """
         split, selected = pool.removesuffix("_passages"), _selected(ctx)
-        ctx.ledger.read(_ARTICLES, selected.articles)
-        faulty = [number for number, _ in selected.faulty]
-        for number, url in selected.faulty:
+        articles, faulty = selected.facts["articles"], selected.facts["faulty"]
+        ctx.ledger.read(_ARTICLES, articles)
+        for number, url in faulty:
             ctx.ledger.drop("no article", file=_ARTICLES, row=number, detail=url)
-        for before, mark in pairwise([0, *faulty, selected.articles + 1]):
+        for before, mark in pairwise([0, *(number for number, _ in faulty), articles + 1]):
             ctx.ledger.use(_ARTICLES, range(before + 1, mark), out=0)
-        seen: set[str] = set()
-        ctx.ledger.read(_SECTIONS, selected.sections)
-        before = 0
-        for section in selected.rows():
-            number = section["place"] + 1
-            ctx.ledger.filter("not in any pool", file=_SECTIONS, row=range(before + 1, number))
-            before = number
-            if not in_pool(section, split):
-                ctx.ledger.filter("not in the pool", file=_SECTIONS, row=number)
-                continue
-            if section["passage_id"] not in seen:
-                seen.add(section["passage_id"])
-                ctx.ledger.use(_SECTIONS, number)
-                yield _row_of(section)
-            else:
+        seen, total = set[str](), selected.facts["sections"]
+        for section in selected.accounted(ctx.ledger, _SECTIONS, total, "not in any pool"):
+            row, own = section["row"], section["passage_id"]
+            if not self.in_pool(section, split):
+                ctx.ledger.filter("not in the pool", file=_SECTIONS, row=row)
+            elif own in seen:
                 address = section["address"]
-                ctx.ledger.drop("a section twice", file=_SECTIONS, row=number, detail=address)
-        rest = range(before + 1, selected.sections + 1)
-        ctx.ledger.filter("not in any pool", file=_SECTIONS, row=rest)
+                ctx.ledger.drop("a section twice", file=_SECTIONS, row=row, detail=address)
+            else:
+                seen.add(own)
+                ctx.ledger.use(_SECTIONS, row)
+                yield _row_of(section)
 
     def all_passages(self, ctx: BuildContext, pool: str) -> Iterator[Row]:
         """Every section of the knowledge base that holds text."""
-        path, number = ctx.files[_evqa.KB], 0
-        with _evqa.only_json(path) as stream:
+        path, number = ctx.files[KB], 0
+        with _only_json(path) as stream:
             for url, article in object_members(stream, where=str(path)):
-                if not _evqa.is_article(article):
+                if not _is_article(article):
                     continue
-                for section in _evqa.sections(url, article):
+                for section in _sections(url, article):
                     number += 1
                     ctx.ledger.read(_SECTIONS)
                     ctx.ledger.use(_SECTIONS, number)
@@ -232,8 +319,13 @@ class EVQA(Builder):
 
     def queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
         """The questions of one split whose evidence the knowledge base holds."""
-        evidence, file = _evidence(_selected(ctx), split), csv_name(split)
-        for asked in asked_rows(ctx, split, ctx.ledger):
+        file = csv_name(split)
+        evidence = {
+            (section["address"], section["number"]): section["passage_id"]
+            for section in _selected(ctx).rows()
+            if split in section["splits"]
+        }
+        for asked in single_hop_questions(ctx, split):
             section = evidence.get(asked.section)
             row = _query(ctx, split, asked)
             if section is None:
@@ -246,114 +338,81 @@ class EVQA(Builder):
                 ctx.ledger.drop("unknown iNaturalist image", file=file, row=asked.row, detail=image)
             else:
                 ctx.ledger.use(file, asked.row)
-                yield row | {"pos_item_ids": positives(section)}
+                yield row | {"pos_item_ids": self.positives(section)}
 
     def all_queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
         """Every single-hop question with each of its images."""
         file = csv_name(split)
-        for asked in asked_rows(ctx, split, ctx.ledger):
+        for asked in single_hop_questions(ctx, split):
             ctx.ledger.use(file, asked.row, out=len(asked.images))
             for image in asked.images:
                 yield _query(ctx, split, asked, image)
+
+    @staticmethod
+    def image_of(ctx: BuildContext, key: str, asked: _Question) -> str:
+        """The image a question keeps."""
+        if ctx.options["images"] == "first":
+            return asked.images[0]
+        return min(
+            asked.images, key=lambda image: keyed_hash(f"{key}\0{image}", "evqa image", ctx.seed)
+        )
+
+    @staticmethod
+    def in_pool(section: Mapping[str, Any], split: str) -> bool:
+        """Whether the pool of a split takes a section: shared ones, and the split's own evidence."""
+        return bool(section["shared"]) or split in section["splits"]
+
+    @staticmethod
+    def layout(section: Mapping[str, Any]) -> str:
+        """The text of a passage."""
+        return (
+            f"title: {section['title']} section title: {section['section_title']} "
+            f"content: {section['text']}"
+        )
+
+    @staticmethod
+    def positives(passage_id: str) -> list[str]:
+        """The right passages of a question: the section of its evidence."""
+        return [passage_id]
 
 
 BUILDER = EVQA
 
 
-class Selected(NamedTuple):
-    """What one pass through the knowledge base found.
-
-    Attributes:
-        path: Arrow file of the sections that some pool takes.
-        articles: Articles in all, faulty ones included.
-        sections: Sections with text in all.
-        faulty: Numbers and addresses of values that are no article.
-    """
-
-    path: Path
-    articles: int
-    sections: int
-    faulty: list[tuple[int, str]]
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """The sections in the order of the knowledge base."""
-        with pa.memory_map(str(self.path)) as source:
-            for batch in pa.ipc.open_stream(source):
-                yield from batch.to_pylist()
-
-
-def in_pool(section: Mapping[str, Any], split: str) -> bool:
-    """Whether the pool of a split takes a section: shared ones, and the split's own evidence."""
-    return bool(section["shared"]) or split in section["splits"]
-
-
-def positives(passage_id: str) -> list[str]:
-    """The right passages of a question: the section of its evidence."""
-    return [passage_id]
-
-
-def image_of(ctx: BuildContext, key: str, asked: Asked) -> str:
-    """The image a question keeps."""
-    if ctx.options["images"] == "first":
-        return asked.images[0]
-    return min(
-        asked.images, key=lambda image: keyed_hash(f"{key}\0{image}", "evqa image", ctx.seed)
-    )
-
-
-def layout(section: Mapping[str, Any]) -> str:
-    """The text of a passage."""
-    return (
-        f"title: {section['title']} section title: {section['section_title']} "
-        f"content: {section['text']}"
-    )
-
-
-def _selected(ctx: BuildContext) -> Selected:
-    """The pass through the knowledge base, made once for all tables of a build."""
+def _selected(ctx: BuildContext) -> Selection:
+    """The sections that some pool takes: one pass through the knowledge base for all tables of a build."""
 
     def make(path: Path) -> None:
         gold: dict[tuple[str, int], set[str]] = {}
-        for split in ("train", "valid", "test"):
-            for asked in asked_rows(ctx, split, Ledger("quiet")):
+        for split in SOURCE.pools:
+            for asked in single_hop_questions(ctx.quiet(), split):
                 gold.setdefault(asked.section, set()).add(split)
-        _evqa.select_sections(ctx, gold, ctx.count("shared_passages"), "train", path)
+        select_sections(ctx, gold, ctx.count("shared_passages"), "train", path)
 
-    path = ctx.once("sections.arrow", make)
-    with pa.memory_map(str(path)) as source:
-        facts = orjson.loads(pa.ipc.open_stream(source).schema.metadata[b"facts"])
-    return Selected(path, facts["articles"], facts["sections"], facts["faulty"])
-
-
-def _evidence(selected: Selected, split: str) -> dict[tuple[str, int], str]:
-    """Passage id of each section that is evidence for a split."""
-    return {
-        (section["address"], section["number"]): section["passage_id"]
-        for section in selected.rows()
-        if split in section["splits"]
-    }
+    return Selection.read(ctx.once("sections.arrow", make))
 
 
 def _row_of(section: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "passage_id": section["passage_id"],
-        "passage_content": layout(section),
+        "passage_content": EVQA.layout(section),
         "title": section["title"],
         "url": section["url"],
         "section_title": section["section_title"],
     }
 
 
-def _query(ctx: BuildContext, split: str, asked: Asked, image: str | None = None) -> dict[str, Any]:
+def _query(
+    ctx: BuildContext, split: str, asked: _Question, image: str | None = None
+) -> dict[str, Any]:
     row_id = f"EVQA_{split}_{asked.row}"
-    image = image or image_of(ctx, row_id, asked)
-    return {
-        "question_id": row_id,
-        "question": asked.question,
-        "instruction": ctx.instruction(row_id),
-        "img_id": image,
-        "img_path": _image_path(ctx, asked.dataset, image),
-        "image_id": image,
+    image = image or EVQA.image_of(ctx, row_id, asked)
+    if asked.dataset == "landmarks":
+        path: str | None = landmark_path(image)
+    else:
+        name = _inat(ctx).get(image)
+        path = None if name is None else inat_path(name)
+    return image_query(ctx, row_id, image, path, asked.question) | {
         "answers": list(asked.answers),
         "gold_answer": asked.answers[0],
         "question_type": asked.kind,
@@ -363,24 +422,202 @@ def _query(ctx: BuildContext, split: str, asked: Asked, image: str | None = None
     }
 
 
-def _image_path(ctx: BuildContext, dataset: str, image: str) -> str | None:
-    if dataset == "landmarks":
-        return landmark_path(image)
-    name = _inat(ctx).get(image)
-    return None if name is None else inat_path(name)
-
-
 def _inat(ctx: BuildContext) -> dict[str, str]:
-    """Names of iNaturalist's images, read once for all tables of a build."""
+    """File names of the iNaturalist images that any question asks about, by id; for all tables."""
 
     def make(path: Path) -> None:
-        path.write_bytes(orjson.dumps(_evqa.inat_names(ctx), option=orjson.OPT_SORT_KEYS))
+        asked = {
+            image
+            for split in SOURCE.pools
+            for question in single_hop_questions(ctx.quiet(), split)
+            if question.dataset == "inaturalist"
+            for image in question.images
+        }
+        names: dict[str, str] = {}
+        for file in map(ctx.files.__getitem__, INAT.values()):
+            with _only_json(file) as stream:
+                for image in array_items(stream, where=str(file), key="images"):
+                    try:
+                        image_id, name = str(image["id"]), image["file_name"]
+                    except (TypeError, KeyError) as error:
+                        raise InputError(
+                            "an image without id or file_name",
+                            where=str(file),
+                            expected='{"images": [{"id": 1, "file_name": "train/…/….jpg", …}, …]}',
+                        ) from error
+                    if image_id in asked:
+                        names.setdefault(image_id, str(name))
+        path.write_bytes(orjson.dumps(names, option=orjson.OPT_SORT_KEYS))
 
-    path = ctx.once("inat.json", make)
-    if path not in _NAMES:
-        _NAMES.clear()
-        _NAMES[path] = orjson.loads(path.read_bytes())
-    return _NAMES[path]
+    return _names_in(ctx.once("inat.json", make))
 
 
-_NAMES: dict[Path, dict[str, str]] = {}
+@lru_cache(maxsize=1)
+def _names_in(path: Path) -> dict[str, str]:
+    names: dict[str, str] = orjson.loads(path.read_bytes())
+    return names
+
+
+def csv_name(split: str) -> str:
+    """Upstream's file of a split."""
+    return "val.csv" if split == "valid" else f"{split}.csv"
+
+
+def single_hop_questions(ctx: BuildContext, split: str) -> Iterator[_Question]:
+    """The single-hop questions of a split; the ledger is told of all rows but those given."""
+    file = csv_name(split)
+    path = ctx.files[f"evqa/{file}"]
+    with path.open("rb") as stream:
+        drop = dropper(ctx.ledger, file)
+        for block in read_csv(stream, COLUMNS, where=str(path), on_fault=drop):
+            ctx.ledger.read(file, block.records)
+            for i, record in enumerate(block.batch.to_pylist()):
+                row = block.row(i)
+                kind = record["question_type"]
+                if kind in {"multi_answer", "2_hop"}:
+                    ctx.ledger.filter(f"question type {kind}", file=file, row=row)
+                    continue
+                asked = _question(row, record)
+                if isinstance(asked, _Question):
+                    yield asked
+                else:
+                    ctx.ledger.drop(asked, file=file, row=row, detail=record["question"][:80])
+
+
+def _question(row: int, record: Mapping[str, str]) -> _Question | str:
+    """A row of the CSV, or what is wrong with it."""
+    if record["question_type"] not in _TYPES:
+        return "an unknown question type"
+    if record["dataset_name"] not in {"inaturalist", "landmarks"}:
+        return "an unknown image data set"
+    images = tuple(i for i in record["dataset_image_ids"].split("|") if i)
+    answers = tuple(dict.fromkeys(a.strip() for a in record["answer"].split("|") if a.strip()))
+    section = record["evidence_section_id"].strip()
+    if not images:
+        return "no image"
+    if not answers:
+        return "no answer"
+    if not section.isdecimal() or not record["wikipedia_url"]:
+        return "no evidence section"
+    return _Question(
+        row,
+        record["question"],
+        answers,
+        images,
+        record["dataset_name"],
+        record["question_type"],
+        (record["wikipedia_url"], int(section)),
+        record["evidence"],
+    )
+
+
+@contextmanager
+def _only_json(path: Path) -> Iterator[BinaryIO]:
+    """The JSON member of an archive, as a stream.
+
+    Raises:
+        InputError: there is none.
+    """
+    for member in members(path):
+        if member.name.endswith(".json"):
+            with member.open() as stream:
+                yield stream
+            return
+    raise InputError("there is no JSON file in this archive", where=str(path))
+
+
+def select_sections(
+    ctx: BuildContext, gold: Mapping[tuple[str, int], set[str]], base: int, first: str, path: Path
+) -> None:
+    """One pass through the knowledge base: writes every section that some pool takes.
+
+    Args:
+        ctx: The build.
+        gold: Splits by (address, section number) of the evidence of their questions.
+        base: Sections of the part that all pools share.
+        first: The split whose gold sections fill that part first; a keyed sample fills the rest.
+        path: The `Selection` to write, in the order of the knowledge base; its facts tell how many
+            articles and sections there are, and which articles are none.
+    """
+    articles, row = 0, 0
+    faulty: list[tuple[int, str]] = []
+    sample, kept = _Sample(ctx.seed, base), dict[int, dict[str, Any]]()
+    with _only_json(ctx.files[KB]) as stream:
+        for articles, (url, article) in enumerate(
+            object_members(stream, where=str(ctx.files[KB])), 1
+        ):
+            if not _is_article(article):
+                faulty.append((articles, url))
+                continue
+            for section in _sections(url, article):
+                row += 1
+                splits = gold.get((url, section["number"]), ())
+                section |= {"row": row, "splits": sorted(splits), "shared": first in splits}
+                if splits:
+                    kept[row] = section
+                if not section["shared"]:
+                    sample.offer(section)
+    shared = {_said(section) for section in kept.values() if section["shared"]}
+    for section, *again in sample.in_order():
+        if len(shared) >= base:
+            break
+        shared.add(_said(section))
+        for same in (section, *again):
+            kept[same["row"]] = same | {"shared": True}
+    rows = [kept[number] for number in sorted(kept)]
+    _number(rows)
+    table = pa.Table.from_pylist(rows, schema=_SELECTED)
+    Selection.write(path, table, articles=articles, sections=row, faulty=faulty)
+
+
+def _said(section: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What makes a section another passage than others of its id; titles aren't unique."""
+    return section["passage_id"], section["section_title"], section["text"]
+
+
+def _number(rows: Sequence[dict[str, Any]]) -> None:
+    """Gives each passage an id of its own, for all pools, with a number where the id is taken.
+
+    Sections that say the same under one id are the passage, and of the page, of the first of them.
+    """
+    known: dict[str, dict[tuple[str, str, str], tuple[str, str]]] = {}
+    for row in rows:
+        own = row["passage_id"]
+        taken = known.setdefault(own, {})
+        new = own if not taken else f"{own}#{len(taken) + 1}"
+        row["passage_id"], row["url"] = taken.setdefault(_said(row), (new, row["url"]))
+
+
+def _is_article(article: Any) -> bool:
+    """Whether a value of the knowledge base has a title, and sections with a heading each."""
+    return (
+        isinstance(article, dict)
+        and isinstance(article.get("title"), str)
+        and _texts(article.get("section_titles"))
+        and _texts(article.get("section_texts"))
+        and len(article["section_titles"]) == len(article["section_texts"])
+    )
+
+
+def _sections(url: str, article: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The sections of an article that hold text, with their ids."""
+    title, titles = article["title"], article["section_titles"]
+    for number, text in enumerate(article["section_texts"]):
+        if text.strip():
+            yield {
+                "passage_id": f"WikiWeb_{title}_{number}",
+                "title": title,
+                "section_title": titles[number],
+                "text": text,
+                "url": url,
+                "address": url,
+                "number": number,
+            }
+
+
+def _texts(value: Any) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and all(isinstance(each, str) for each in value)
+    )

@@ -11,13 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from m2kr.building.fetch.assets import Asset, Shape
-from m2kr.building.ledger import Ledger
 from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.sources import Option, Rule, Source
 
 from . import _wit
 from ._images import WIT_IMAGES
-from ._rows import json_records
+from ._rows import image_query, json_records
 from ._wit import LICENCE, WIT_COLUMNS
 from ._wit import passage_text as passage_text  # a rule
 
@@ -89,7 +88,6 @@ _URL = (
 )
 # The release's own ids aren't known upstream, what IGLUE names a row by is.
 _NAMED = ("page_url", "image_url", "caption_reference_description")
-
 Named = tuple[str, ...]
 
 
@@ -118,12 +116,12 @@ class IGLUE(Builder):
     def make_part(self, ctx: BuildContext, name: str) -> Iterator[pa.RecordBatch]:
         """The rows of a file of WIT that IGLUE names."""
         file = ctx.files[_wit.files(_searched(ctx.options))[name]].name
-        wanted = {named for _, named, _ in annotations(ctx, Ledger("quiet"))}
-        images = pa.array(sorted({named[1] for named in wanted}), pa.string())
+        sought = {named for _, named, _ in _annotations(ctx.quiet())}
+        images = pa.array(sorted({named[1] for named in sought}), pa.string())
         for batch, rows in _wit.english(ctx, name):
             near = pc.is_in(batch.column("image_url"), images).to_numpy(zero_copy_only=False)
             for place in near.nonzero()[0]:
-                near[place] = tuple(batch.column(key)[place].as_py() for key in _NAMED) in wanted
+                near[place] = tuple(batch.column(key)[place].as_py() for key in _NAMED) in sought
             ctx.ledger.filter("not in IGLUE", file=file, row=rows[~near])
             if near.any():
                 ctx.ledger.use(file, rows[near])
@@ -131,14 +129,14 @@ class IGLUE(Builder):
 
     def passages(self, ctx: BuildContext, pool: str) -> Iterator[pa.RecordBatch]:
         """A passage for each annotation."""
-        found, file = matched(ctx), ctx.files[ANNOTATIONS].name
+        matches, file = self.matched(ctx), ctx.files[ANNOTATIONS].name
         rows, ids, own = [], [], []
-        for row, named, wit_ix in annotations(ctx, ctx.ledger):
+        for row, named, wit_ix in _annotations(ctx):
             ctx.ledger.use(file, row)
-            if named not in found:
+            if named not in matches:
                 ctx.ledger.repair("no row of WIT: title and caption alone", file=file, row=row)
-            rows.append(found.get(named) or by_itself(named))
-            ids.append(passage_id(row))
+            rows.append(matches.get(named) or self.by_itself(named))
+            ids.append(_passage_id(row))
             own.append(wit_ix)
         batch = pa.RecordBatch.from_pylist(rows, schema=_wit.ROW_SCHEMA)
         given = {"passage_id": pa.array(ids), "original_data_id": pa.array(own)}
@@ -147,26 +145,52 @@ class IGLUE(Builder):
     def queries(self, ctx: BuildContext, split: str) -> Iterator[Row]:
         """The images, by their ids."""
         file, images = ctx.files[ANNOTATIONS].name, dict[str, list[int]]()
-        for row, named, _ in annotations(ctx, ctx.ledger):
+        for row, named, _ in _annotations(ctx):
             (image,) = _wit.image_ids([named[1]])
             ctx.ledger.use(file, row, out=0 if image in images else 1)
             images.setdefault(image, []).append(row)
         for image, rows in sorted(images.items()):
-            yield {
-                "question_id": image,
-                "question": "",
-                "instruction": ctx.instruction(image),
-                "img_id": image,
-                "image_id": image,
-                "img_path": _wit.image_path(image),
-                "pos_item_ids": [passage_id(row) for row in rows],
+            yield image_query(ctx, image, image, _wit.image_path(image)) | {
+                "pos_item_ids": [_passage_id(row) for row in rows],
             }
+
+    @staticmethod
+    def matched(ctx: BuildContext) -> dict[Named, dict[str, Any]]:
+        """WIT's row of what IGLUE names; of several the first."""
+        matches: dict[Named, dict[str, Any]] = {}
+        for name in _wit.files(_searched(ctx.options)):
+            first = 1
+            for batch in ctx.part(name):
+                ctx.ledger.read(f"parts/{name}", len(batch))
+                for row, record in enumerate(batch.to_pylist(), first):
+                    named = tuple(record[key] for key in _NAMED)
+                    if named in matches:
+                        ctx.ledger.filter("an equal row before it", file=f"parts/{name}", row=row)
+                    else:
+                        ctx.ledger.use(f"parts/{name}", row, out=0)
+                        matches[named] = record
+                first += len(batch)
+        return matches
+
+    @staticmethod
+    def by_itself(named: Named) -> dict[str, Any]:
+        """A row as far as IGLUE tells it: page, image and caption, and the title in the page's address."""
+        page, image, caption = named
+        (image_id,) = _wit.image_ids([image])
+        return {
+            "language": "en",
+            "page_url": page,
+            "image_url": image,
+            "page_title": unquote(page.rpartition("/wiki/")[2]).replace("_", " "),
+            "caption_reference_description": caption,
+            "image_id": image_id,
+        }
 
 
 BUILDER = IGLUE
 
 
-def annotations(ctx: BuildContext, ledger: Ledger) -> Iterator[tuple[int, Named, str]]:
+def _annotations(ctx: BuildContext) -> Iterator[tuple[int, Named, str]]:
     """Line number of each sound annotation, what it names, and IGLUE's number of its image.
 
     The ledger is told of the others.
@@ -175,52 +199,20 @@ def annotations(ctx: BuildContext, ledger: Ledger) -> Iterator[tuple[int, Named,
         InputError: not one line is an annotation: it is another file.
     """
     path, seen = ctx.files[ANNOTATIONS], set[Named]()
-    for row, record in json_records(path, ledger, KEYS):
+    for row, record in json_records(path, ctx.ledger, KEYS):
         named, wit_ix = tuple(record[key] for key in _NAMED), record["wit_ix"]
         if not all(isinstance(value, str) and value.strip() for value in (*named, wit_ix)):
-            ledger.drop("a field is no text, or empty", file=path.name, row=row)
+            ctx.ledger.drop("a field is no text, or empty", file=path.name, row=row)
         elif record["language"] != "en":
-            ledger.filter("not English", file=path.name, row=row)
+            ctx.ledger.filter("not English", file=path.name, row=row)
         elif named in seen:
-            ledger.drop("named twice", file=path.name, row=row, detail=named[0][:80])
+            ctx.ledger.drop("named twice", file=path.name, row=row, detail=named[0][:80])
         else:
             seen.add(named)
             yield row, named, wit_ix
 
 
-def matched(ctx: BuildContext) -> dict[Named, dict[str, Any]]:
-    """WIT's row of what IGLUE names; of several the first."""
-    found: dict[Named, dict[str, Any]] = {}
-    for name in _wit.files(_searched(ctx.options)):
-        first = 1
-        for batch in ctx.part(name):
-            ctx.ledger.read(f"parts/{name}", len(batch))
-            for row, record in enumerate(batch.to_pylist(), first):
-                named = tuple(record[key] for key in _NAMED)
-                if named in found:
-                    ctx.ledger.filter("an equal row before it", file=f"parts/{name}", row=row)
-                else:
-                    ctx.ledger.use(f"parts/{name}", row, out=0)
-                    found[named] = record
-            first += len(batch)
-    return found
-
-
-def by_itself(named: Named) -> dict[str, Any]:
-    """A row as far as IGLUE tells it: page, image and caption, and the title in the page's address."""
-    page, image, caption = named
-    (image_id,) = _wit.image_ids([image])
-    return {
-        "language": "en",
-        "page_url": page,
-        "image_url": image,
-        "page_title": unquote(page.rpartition("/wiki/")[2]).replace("_", " "),
-        "caption_reference_description": caption,
-        "image_id": image_id,
-    }
-
-
-def passage_id(row: int) -> str:
+def _passage_id(row: int) -> str:
     """The id of an annotation's passage: its line, from 0."""
     return f"IGLUE_{row - 1}"
 

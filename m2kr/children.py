@@ -6,6 +6,8 @@ Python puts the current folder before its own library when it runs a module (``-
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +40,17 @@ def spawning() -> Iterator[None]:
             del os.environ[_SAFE]
         else:
             os.environ[_SAFE] = before
+
+
+def die_with_parent(parent: int) -> None:
+    """A worker whose parent was killed must not go on writing beside its successor."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _paths() -> list[str]:

@@ -31,7 +31,7 @@ def keyed_choice(n: int, key: str, seed: int = 0) -> int:
     return int.from_bytes(digest, "little") % n
 
 
-def join(instruction: str, question: str) -> str:
+def join_question(instruction: str, question: str) -> str:
     """Instruction and question as one query text, the way the official evaluation does it.
 
     The instruction is trimmed and closed with a colon if it has none, then a blank and the question.

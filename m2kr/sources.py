@@ -75,7 +75,7 @@ class Rule:
     """How a build decides what the public record leaves open.
 
     Attributes:
-        name: The function in the builder's file that decides it.
+        name: The builder's method, or the function of its file, that decides it.
         says: What it does, in one sentence.
         basis: ``read`` in official material or counted, ``inferred`` from it or from derived code,
             or ``ours``.
@@ -181,7 +181,7 @@ def normalise(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def split_name(name: str, known: Mapping[str, str] | tuple[str, ...]) -> str:
+def resolve_split(name: str, known: Mapping[str, str] | tuple[str, ...]) -> str:
     """The split for a name or alias; a split of just that name comes first.
 
     Raises:
@@ -229,7 +229,7 @@ def builder_names() -> dict[str, str]:
     return {normalise(name): name for name in builder_modules()}
 
 
-def nearest(name: str, names: Mapping[str, str]) -> str:
+def nearest_source(name: str, names: Mapping[str, str]) -> str:
     """What a typed name stands for.
 
     Args:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import release_fixture as fixture
 from support.toy_builder import ToyBuilder
-from upstream_stubs import stub
+from support.upstream_stubs import stub
 
 import m2kr
 from m2kr import sources

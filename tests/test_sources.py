@@ -13,19 +13,19 @@ from m2kr.errors import UsageError
 
 @pytest.mark.parametrize("typed", ["mini", "MINI", "m-i.n i", "Mini"])
 def test_names_ignore_case_and_punctuation(typed: str) -> None:
-    assert registry.resolve(typed) == "mini"
+    assert registry.resolve_source(typed) == "mini"
 
 
 def test_a_typo_gets_the_nearest_name() -> None:
     with pytest.raises(UsageError, match="did you mean 'mini'"):
-        registry.resolve("minni")
+        registry.resolve_source("minni")
     with pytest.raises(UsageError, match="m2kr list"):
-        registry.resolve("zzzzzz")
+        registry.resolve_source("zzzzzz")
 
 
 @pytest.mark.parametrize("alias", ["val", "validation", "VALID", "dev"])
 def test_split_aliases(alias: str) -> None:
-    assert sources.split_name(alias, ("train", "valid")) == "valid"
+    assert sources.resolve_split(alias, ("train", "valid")) == "valid"
 
 
 def test_every_source_is_complete() -> None:
@@ -78,4 +78,4 @@ def test_choices_are_even() -> None:
 def test_instruction_and_question_are_joined_the_official_way(
     instruction: str, question: str, joined: str
 ) -> None:
-    assert instructions.join(instruction, question) == joined
+    assert instructions.join_question(instruction, question) == joined

@@ -18,7 +18,7 @@ from m2kr.errors import MissingError, UsageError
 from m2kr.paths import editions
 from m2kr.progress import SILENT, Progress
 from m2kr.schema import GRADES, ID_COLUMN, TableKind
-from m2kr.sources import split_name
+from m2kr.sources import resolve_split
 
 TEXT: dict[TableKind, str] = {"queries": "question", "passages": "passage_content"}
 IDS = "pos_item_ids"
@@ -101,7 +101,7 @@ def diff(
     """
     in_a, in_b = a.manifest["splits"], b.manifest["splits"]
     if split is not None:
-        split = split_name(split, (*in_a, *in_b))
+        split = resolve_split(split, (*in_a, *in_b))
     splits = [s for s in in_a if s in in_b and split in (None, s)]
     served = [(in_a[s]["pool"], in_b[s]["pool"]) for s in splits]
     if split is None:

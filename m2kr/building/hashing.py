@@ -1,17 +1,14 @@
 """Hashes of a pool's shards, computed beside the writing of the next ones in a process of their own."""
 
-import json
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
-import threading
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +22,7 @@ from m2kr.hashes import file_sha256
 log = logging.getLogger("m2kr.building.hashing")
 
 
-@dataclass(frozen=True)
-class ShardHashes:
+class ShardHashes(NamedTuple):
     """What one shard of a pool comes to.
 
     Attributes:
@@ -125,11 +121,11 @@ class ShardHasher:
         try:
             worker.stdin.write(f"{shard.absolute()}\n".encode("utf-8", "surrogateescape"))
             worker.stdin.flush()
-            found = _unpacked(pa.ipc.open_stream(worker.stdout).read_all())
-        except (OSError, pa.ArrowException) as error:
+            hashes = ShardHashes(*pickle.load(worker.stdout))  # noqa: S301 - from `_serve`
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
             log.warning("hashing %s here, the process for it failed: %s", shard, error)
-            found = hash_shard(shard)
-        self._hashes.take(found)
+            hashes = hash_shard(shard)
+        self._hashes.take(hashes)
 
     def close(self) -> PoolHashes:
         """The hashes of all shards, in order."""
@@ -153,48 +149,13 @@ class ShardHasher:
             self._worker = None
 
 
-def _packed(hashes: ShardHashes) -> pa.Table:
-    rows = len(hashes.ids)
-    digests = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(32), rows, [None, pa.py_buffer(hashes.digests)]
-    )
-    columns = {"ids": hashes.ids, "id_hashes": hashes.id_hashes, "digests": digests}
-    return pa.table(columns).replace_schema_metadata({"facts": json.dumps(hashes.facts)})
-
-
-def _unpacked(table: pa.Table) -> ShardHashes:
-    (batch,) = table.combine_chunks().to_batches() or [pa.record_batch([], names=[])]
-    digests = batch.column("digests")
-    start = digests.offset * 32
-    return ShardHashes(
-        json.loads(table.schema.metadata[b"facts"]),
-        # Copies: a column out of a message would keep the whole message in memory.
-        batch.column("ids").take(pa.array(np.arange(len(batch)))),
-        batch.column("id_hashes").to_numpy().copy(),
-        digests.buffers()[1].to_pybytes()[start : start + 32 * len(digests)],
-    )
-
-
 def _serve() -> None:
     """Hashes the shards named on standard input, until it ends: also when the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells of an interruption
     while line := sys.stdin.buffer.readline():
         shard = Path(line.decode("utf-8", "surrogateescape").removesuffix("\n"))
-        table = _packed(hash_shard(shard))
-        with pa.ipc.new_stream(sys.stdout.buffer, table.schema) as writer:
-            writer.write_table(table)
+        pickle.dump(tuple(hash_shard(shard)), sys.stdout.buffer)
         sys.stdout.buffer.flush()
-
-
-def die_with_parent(parent: int) -> None:
-    """A worker whose parent was killed must not go on writing beside its successor."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":

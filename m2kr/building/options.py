@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from m2kr.errors import UsageError
-from m2kr.sources import Option, Rule, Source, split_name
+from m2kr.sources import Option, Rule, Source, resolve_split
 
 ROUTE_EDITIONS = {"release": "m2kr", "aligned": "aligned"}
 
@@ -95,7 +95,7 @@ def chosen_splits(source: Source, wanted: Sequence[str] | None) -> tuple[str, ..
     """
     if not wanted:
         return tuple(source.pools)
-    names = {split_name(name, dict(source.pools)) for name in wanted}
+    names = {resolve_split(name, dict(source.pools)) for name in wanted}
     return tuple(split for split in source.pools if split in names)
 
 

@@ -12,11 +12,10 @@ import pyarrow as pa
 from m2kr import atomic
 from m2kr.building.hashing import shard_facts
 from m2kr.building.ledger import Ledger
-from m2kr.building.spec import BuildConfig, BuildContext, Builder, narrowed
+from m2kr.building.spec import BuildConfig, BuildContext
 from m2kr.errors import CheckError
 from m2kr.locks import hold
 from m2kr.progress import SILENT, Progress
-from m2kr.sources import Source
 
 Stats = dict[str, Any]
 FOLDER = "parts"  # below the staging folder
@@ -35,48 +34,49 @@ class PartJob:
     part: str
     config: BuildConfig
 
-    def name(self, source: Source) -> str:
+    @property
+    def name(self) -> str:
         """What it is called in the ledger and the manifest, such as ``WIT_parts/00``."""
-        return f"{source.config}_{FOLDER}/{self.part}"
+        return f"{self.config.source.config}_{FOLDER}/{self.part}"
 
     @property
     def file(self) -> Path:
         """Its batches, an Arrow IPC stream."""
         return self.config.staging / FOLDER / f"{self.part}.arrow"
 
-    def marker(self, source: Source) -> Path:  # noqa: ARG002 - as that of a table
+    @property
+    def marker(self) -> Path:
         """The file whose presence says that the part is complete."""
         return self.file.with_suffix(".json")
 
-    def ledger_part(self, source: Source) -> Path:
+    @property
+    def ledger_part(self) -> Path:
         """The part's own part of the ledger."""
-        return self.marker(source).with_suffix(".ledger.parquet")
+        return self.marker.with_suffix(".ledger.parquet")
 
 
-def part_jobs(builder: Builder, config: BuildConfig) -> list[PartJob]:
+def part_jobs(config: BuildConfig) -> list[PartJob]:
     """The parts that a build needs, in the order in which they are made.
 
     Raises:
         CheckError: the builder's names are no names of files, or not distinct.
     """
-    names = list(builder.parts(config.options, config.splits))
+    names = list(config.builder.parts(config.options, config.splits))
     for name in names:
         if not _NAME.fullmatch(name) or names.count(name) > 1:
             raise CheckError(
                 f"{name!r} cannot name a part",
-                where=builder.source.name,
+                where=config.source.name,
                 expected="distinct names of letters, digits, dots, dashes and underscores",
                 fix="report this as a defect of the source's builder",
             )
     return [PartJob(name, config) for name in names]
 
 
-def context(
-    builder: Builder, config: BuildConfig, ledger: Ledger, progress: Progress = SILENT
-) -> BuildContext:
+def context(config: BuildConfig, ledger: Ledger, progress: Progress = SILENT) -> BuildContext:
     """What the builder is given for a table or a part."""
     return BuildContext(
-        source=narrowed(builder.source, config.splits),
+        source=config.source,
         files=config.files,
         ledger=ledger,
         options=config.options,
@@ -85,25 +85,25 @@ def context(
         derived=config.derived,
         templates=config.templates,
         progress=progress,
-        parts=lambda name: read_part(builder, config, name),
+        parts=lambda name: read_part(config, name),
     )
 
 
-def build_part(builder: Builder, job: PartJob, progress: Progress) -> Stats:
+def build_part(job: PartJob, progress: Progress) -> Stats:
     """Makes one part in the staging folder, or takes it as it is if it is already complete."""
-    source, name = builder.source, job.name(builder.source)
+    name, config = job.name, job.config
 
     def make() -> Stats:
-        ledger = Ledger(name, job.ledger_part(source), full=job.config.full_ledger)
-        ctx = replace(context(builder, job.config, ledger, progress), parts=_refuse)
+        ledger = Ledger(name, job.ledger_part, full=config.full_ledger)
+        ctx = replace(context(config, ledger, progress), parts=_refuse)
         progress.start(name, None, "rows")
-        rows = _write(builder.make_part(ctx, job.part), job, name, progress)
+        rows = _write(config.builder.make_part(ctx, job.part), job, name, progress)
         progress.done(name)
         stats = {"rows": rows, "file": shard_facts(job.file)} | ledger.close()
         pa.default_memory_pool().release_unused()
         return stats
 
-    return complete(job.marker(source), name, make)
+    return complete(job.marker, name, make)
 
 
 def complete(marker: Path, name: str, make: Callable[[], Stats]) -> Stats:
@@ -115,14 +115,14 @@ def complete(marker: Path, name: str, make: Callable[[], Stats]) -> Stats:
         make: Makes it, and gives what goes into the marker.
     """
     if not marker.exists():
-        with hold(marker.with_name(f".{marker.stem}.lock"), f"making {name}") as held:
+        with hold(marker.with_name(f".{marker.stem}.lock"), f"making {name}") as lock:
             if not marker.exists():
                 stats = make()
-                held.check()
+                lock.check()
                 atomic.write_json(marker, stats, alone=True)
     # Read back, so that what was built now and what was resumed give the same manifest byte for byte.
-    found: Stats = json.loads(marker.read_text(encoding="utf-8"))
-    return found
+    recorded: Stats = json.loads(marker.read_text(encoding="utf-8"))
+    return recorded
 
 
 def _refuse(name: str) -> Iterator[pa.RecordBatch]:
@@ -157,21 +157,21 @@ def _write(batches: Iterator[pa.RecordBatch], job: PartJob, name: str, progress:
     return rows
 
 
-def read_part(builder: Builder, config: BuildConfig, name: str) -> Iterator[pa.RecordBatch]:
+def read_part(config: BuildConfig, name: str) -> Iterator[pa.RecordBatch]:
     """The batches of a part, read and dropped again; it is made first if it is not there.
 
     Raises:
         CheckError: the builder declared no such part, or its file lacks rows that it had when made.
     """
-    job = next((job for job in part_jobs(builder, config) if job.part == name), None)
+    job = next((job for job in part_jobs(config) if job.part == name), None)
     if job is None:
         raise CheckError(
             f"a table asks for the part {name!r}, which this build does not make",
-            where=builder.source.name,
+            where=config.source.name,
             expected="a name that parts() gives for these options and splits",
             fix="report this as a defect of the source's builder",
         )
-    rows, there = int(build_part(builder, job, SILENT)["rows"]), 0
+    rows, there = int(build_part(job, SILENT)["rows"]), 0
     try:
         with pa.OSFile(str(job.file)) as file:
             for batch in pa.ipc.open_stream(file):

@@ -10,7 +10,7 @@ from m2kr.sources import (
     builder_folders,
     builder_modules,
     builder_names,
-    nearest,
+    nearest_source,
     normalise,
 )
 
@@ -22,7 +22,7 @@ def builder(name: str) -> Builder:
         UsageError: nothing of that name; suggests the nearest.
         InputError: the builder can't be imported, or declares no source of its name.
     """
-    return _imported(name if name in builder_modules() else resolve(name))
+    return _imported(name if name in builder_modules() else resolve_source(name))
 
 
 def sources() -> dict[str, Source]:
@@ -73,7 +73,7 @@ def _name_of(kind: type[Builder]) -> str:
     return kind.source.name if "source" in vars(kind) else ""
 
 
-def resolve(name: str) -> str:
+def resolve_source(name: str) -> str:
     """The canonical source name for what a user typed; case, punctuation and aliases are forgiven.
 
     Imports builders where it takes their aliases; readers use `m2kr.data.built_sources.BuiltSources.name_of`.
@@ -89,4 +89,4 @@ def resolve(name: str) -> str:
         for source in sources().values():
             for label in (source.config, *source.aliases):
                 names.setdefault(normalise(label), source.name)
-    return nearest(name, names)
+    return nearest_source(name, names)

@@ -24,7 +24,7 @@ from m2kr.building.options import (
     rules_for,
     variant_of,
 )
-from m2kr.building.spec import BuildConfig, Builder, narrowed, templates_of
+from m2kr.building.spec import BuildConfig, Builder, templates_of
 from m2kr.building.templates import registered_templates
 from m2kr.building.verify import adopt
 from m2kr.data.manifests import EarlierManifestError, Manifest, read_manifest
@@ -158,7 +158,6 @@ class PreparedBuild:
 
     Attributes:
         target: Where it goes.
-        source: Its spec, with the splits that are built.
         config: What its parts and tables share.
         assets: The upstream files.
         inputs: What the manifest says of them.
@@ -166,7 +165,6 @@ class PreparedBuild:
     """
 
     target: BuildTarget
-    source: Source
     config: BuildConfig
     assets: Sequence[Asset]
     inputs: list[dict[str, Any]]
@@ -207,7 +205,7 @@ class PreparedBuild:
 
     def stages(self, progress: Progress) -> Stages:
         """The work that is to be done, in the staging folder."""
-        return Stages(self.target.builder, self.source, self.config, progress)
+        return Stages(self.config, progress)
 
     def stage(self) -> None:
         """Keeps a staging folder of the same build, and starts afresh otherwise."""
@@ -221,11 +219,12 @@ class PreparedBuild:
     def publish(self, stages: Stages) -> None:
         """Writes the manifest of a build of which all is made, and publishes it."""
         target, config = self.target, self.config
+        source = config.source
         parts, pools, queries = stages.stats()
         roots = [config.files[a.name] for a in self.assets if a.images]
         names = [manifest.relative(r, target.folder) for r in roots]
         record = manifest.make_manifest(
-            self.source,
+            source,
             edition=target.folder.name,
             key=self.key,
             route=target.route,
@@ -237,12 +236,12 @@ class PreparedBuild:
             parts=parts,
             pools=pools,
             queries=queries,
-            variant=variant_of(self.source, target.options),
+            variant=variant_of(source, target.options),
             templates=config.templates,
-            rules=rules_for(self.source, target.options) if target.route == "sources" else (),
+            rules=rules_for(source, target.options) if target.route == "sources" else (),
         )
         stages.finish(target.builder.amend(record, target.staging))
-        publish.publish(target.staging, target.folder, self.source.config)
+        publish.publish(target.staging, target.folder, source.config)
 
 
 def prepare_build(
@@ -271,6 +270,7 @@ def prepare_build(
         assets, folder, jobs=jobs, offline=offline, progress=progress, check=check_content
     )
     config = BuildConfig(
+        builder=builder,
         staging=target.staging,
         files=files,
         options=target.options,
@@ -284,10 +284,7 @@ def prepare_build(
         full_ledger=request.full_ledger,
     )
     inputs = _inputs(builder, assets, files, folder)
-    source = narrowed(target.source, chosen)  # what was prepared may have told its columns
-    return PreparedBuild(
-        target, source, config, assets, inputs, _facts(builder, source, inputs, config)
-    )
+    return PreparedBuild(target, config, assets, inputs, _facts(inputs, config))
 
 
 def _inputs(
@@ -306,10 +303,9 @@ def _inputs(
     return inputs + [dict(file) for file in builder.inputs]
 
 
-def _facts(
-    builder: Builder, source: Source, inputs: Sequence[Mapping[str, Any]], config: BuildConfig
-) -> dict[str, Any]:
+def _facts(inputs: Sequence[Mapping[str, Any]], config: BuildConfig) -> dict[str, Any]:
     """All that a build's bytes depend on."""
+    builder, source = config.builder, config.source
     templates = config.templates
     return {
         "format": MANIFEST_FORMAT,

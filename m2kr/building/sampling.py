@@ -28,7 +28,7 @@ def keyed_numbers(numbers: NDArray[np.int64], purpose: str, seed: int = 0) -> ND
     return mixed
 
 
-def draw(keys: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
+def draw_places(keys: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
     """Places of the ``n`` smallest keys, ascending; all of them if there are no more."""
     if n >= len(keys):
         return np.arange(len(keys))

@@ -32,7 +32,7 @@ from m2kr.data.lookup import FILE as INDEX
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.locks import Busy, hold, take
 from m2kr.progress import SILENT, Progress
-from m2kr.schema import SUFFIX
+from m2kr.schema import table_name
 from m2kr.sources import Source
 
 FOLDER = "shards"  # below the staging folder
@@ -138,17 +138,17 @@ def build_shard(
 
 
 def _work(stages: Stages, record: "_Record", executor: Executor) -> ShardBuilt:
-    shard, source = record.shard, stages.source
+    shard = record.shard
     done: list[str] = []
     for stage in stages:
         mine = stage.jobs[shard.number - 1 :: shard.of]
         stages.run(mine, executor)
-        done += [job.name(source) for job in mine]
+        done += [job.name for job in mine]
         record.write(done, complete=bool(stage.jobs))
         unfinished = stages.unfinished(stage.jobs)
         if unfinished and stage.name != "queries":
             after = {"parts": "pools", "pools": "queries"}[stage.name]
-            names = tuple(job.name(source) for job in unfinished)
+            names = tuple(job.name for job in unfinished)
             return ShardBuilt(record.folder, shard, done, after, names)
         stages.copy(stage)
     return ShardBuilt(record.folder, shard, done)
@@ -404,29 +404,29 @@ def _gather(stages: Stages, staging: Path) -> None:
     """Takes over what is complete in another staging folder; the files get a second name or a copy."""
     for stage in stages:
         for job in stages.unfinished(stage.jobs):
-            own = job.marker(stages.source)
+            own = job.marker
             other = staging / own.relative_to(stages.config.staging)
             if other.exists():
                 _take(stages, job, staging)
 
 
 def _take(stages: Stages, job: Job, staging: Path) -> None:
-    source, own = stages.source, stages.config.staging
-    marker, listed = job.marker(source), job.ledger_part(source)
+    own = stages.config.staging
+    marker, listed = job.marker, job.ledger_part
     stats: Stats = json.loads((staging / marker.relative_to(own)).read_text(encoding="utf-8"))
     marker.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(job, PartJob):
         _link(staging / job.file.relative_to(own), job.file)
         files = [(job.file, stats["file"])]
     else:
-        names = {job.name(source): stats}
+        names = {job.name: stats}
         if job.kind == "queries":
-            names[f"{source.config}_{SUFFIX['qrels']}/{job.split}"] = stats["qrels"]
+            names[table_name(stages.config.source.config, "qrels", job.split)] = stats["qrels"]
         files = []
         for name, facts in names.items():
             _link_folder(staging / name, own / name)
             files += [(own / name / f["file"], f) for f in facts["shards"]]
-        _check_index(own / job.name(source) / INDEX, stats["rows"], staging)
+        _check_index(own / job.name / INDEX, stats["rows"], staging)
     for path, facts in files:
         if shard_facts(path) != facts:
             raise _damaged(staging / path.relative_to(own))

@@ -1,5 +1,6 @@
 """What builds a source (`Builder`), and what the engine hands it (`BuildContext`)."""
 
+import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from m2kr import atomic
 from m2kr.building.fetch.assets import Asset
+from m2kr.building.ledger import Ledger
+from m2kr.building.sampling import keyed_hash
 from m2kr.errors import UsageError
 from m2kr.instructions import TEMPLATES, TemplateList
 from m2kr.locks import hold
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from m2kr.building.images.declared import ImageArchive
-    from m2kr.building.ledger import Ledger
 
 Row = Mapping[str, Any]
 # Key of a query row that is no column: the upstream file and row that it came from.
@@ -30,6 +32,7 @@ class BuildConfig:
     """What all tables of one build share; picklable.
 
     Attributes:
+        builder: The source's builder.
         staging: The source's staging folder.
         files: Local upstream files by asset name.
         options: Every builder option.
@@ -41,6 +44,7 @@ class BuildConfig:
         full_ledger: Write used and filtered rows to the ledger, too.
     """
 
+    builder: "Builder"
     staging: Path
     files: Mapping[str, Path]
     options: Mapping[str, str]
@@ -51,12 +55,11 @@ class BuildConfig:
     templates: TemplateList | None = None
     full_ledger: bool = False
 
-
-def narrowed(source: Source, splits: Sequence[str]) -> Source:
-    """A source with some of its query splits."""
-    if len(splits) == len(source.pools):
-        return source
-    return replace(source, pools={split: source.pools[split] for split in splits})
+    @property
+    def source(self) -> Source:
+        """The builder's spec, with the splits that are built."""
+        source = self.builder.source
+        return replace(source, pools={split: source.pools[split] for split in self.splits})
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class BuildContext:
 
     source: Source
     files: Mapping[str, Path]
-    ledger: "Ledger"
+    ledger: Ledger
     options: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
     scratch: Path | None = None
@@ -96,6 +99,20 @@ class BuildContext:
     def count(self, option: str) -> int:
         """The value of an option of kind ``count``."""
         return int(self.options[option])
+
+    def quiet(self) -> "BuildContext":
+        """The same with a ledger that nobody reads: another pass accounts for the rows of this one."""
+        return replace(self, ledger=Ledger("quiet"))
+
+    def sample(self, ids: Iterable[str], size: int, purpose: str) -> set[str]:
+        """``size`` of some distinct ids, all if there are no more: those of the smallest keyed hashes.
+
+        Args:
+            ids: What is drawn from; whether one is taken depends on what else is there, and on nothing else.
+            size: How many.
+            purpose: Keeps several draws apart.
+        """
+        return set(heapq.nsmallest(size, ids, lambda own: keyed_hash(own, purpose, self.seed)))
 
     def once(self, name: str, make: Callable[[Path], None]) -> Path:
         """A file or folder that the tables of this build share, made by the first that asks.

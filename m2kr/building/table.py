@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from m2kr.building.hashing import ShardHasher, shard_facts
 from m2kr.building.ledger import Ledger
 from m2kr.building.parts import Stats, complete, context
 from m2kr.building.pool import PoolReader
-from m2kr.building.spec import BuildConfig, BuildContext, Builder, Row
+from m2kr.building.spec import BuildConfig, BuildContext, Row
 from m2kr.data.lookup import FILE as INDEX
 from m2kr.data.lookup import duplicates, write_hashes, write_index
 from m2kr.data.rows import open_shards, read_batches
@@ -37,7 +37,6 @@ from m2kr.schema import (
     qrels_columns,
     table_name,
 )
-from m2kr.sources import Source
 
 SHARD_ROWS = 200_000
 _BAD_VALUE = (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError, OverflowError)
@@ -62,18 +61,21 @@ class TableJob:
     like: str | None = None
     serves: tuple[str, ...] = ()
 
-    def name(self, source: Source) -> str:
+    @property
+    def name(self) -> str:
         """Folder of the table below the edition, such as ``OKVQA_data/test``."""
-        return table_name(source.config, self.kind, self.split)
+        return table_name(self.config.source.config, self.kind, self.split)
 
-    def marker(self, source: Source) -> Path:
+    @property
+    def marker(self) -> Path:
         """The file whose presence says that the table is complete."""
-        name = self.name(source).replace("/", ".")
+        name = self.name.replace("/", ".")
         return self.config.staging / "tables" / f"{name}.json"
 
-    def ledger_part(self, source: Source) -> Path:
+    @property
+    def ledger_part(self) -> Path:
         """The table's own part of the ledger."""
-        return self.marker(source).with_suffix(".ledger.parquet")
+        return self.marker.with_suffix(".ledger.parquet")
 
 
 class TableWriter:
@@ -330,32 +332,33 @@ def write_dataset_files(
     atomic.write_json(folder / "state.json", state, alone=True)
 
 
-def build_table(builder: Builder, job: TableJob, progress: Progress) -> Stats:
+def build_table(job: TableJob, progress: Progress) -> Stats:
     """Builds one table in the staging folder, or takes it as it is if it is already complete."""
-    source, name = builder.source, job.name(builder.source)
+    name, config = job.name, job.config
 
     def make() -> Stats:
         if job.like is not None:
-            return _copy_pool(source, job)
-        ledger = Ledger(name, job.ledger_part(source), full=job.config.full_ledger)
-        ctx = context(builder, job.config, ledger, progress)
+            return _copy_pool(job)
+        ledger = Ledger(name, job.ledger_part, full=config.full_ledger)
+        ctx = context(config, ledger, progress)
         progress.start(name, None, "rows")
         build = _build_passages if job.kind == "passages" else _build_queries
-        stats = build(builder, ctx, job, lambda n: progress.advance(name, n))
+        stats = build(ctx, job, lambda n: progress.advance(name, n))
         progress.done(name)
-        stats |= ledger.close(whole=job.config.limit is None)
+        stats |= ledger.close(whole=config.limit is None)
         pa.default_memory_pool().release_unused()  # the next table has a peak of its own
         return stats
 
-    return complete(job.marker(source), name, make)
+    return complete(job.marker, name, make)
 
 
-def _copy_pool(source: Source, job: TableJob) -> Stats:
+def _copy_pool(job: TableJob) -> Stats:
     """A pool with the rows of another one: the same files under a second name."""
+    source = job.config.source
     other = TableJob("passages", str(job.like), job.config)
-    stats: Stats = json.loads(other.marker(source).read_text(encoding="utf-8"))
-    old = job.config.staging / other.name(source)
-    new = job.config.staging / job.name(source)
+    stats: Stats = json.loads(other.marker.read_text(encoding="utf-8"))
+    old = job.config.staging / other.name
+    new = job.config.staging / job.name
     atomic.discard(new)
     new.mkdir(parents=True)
     for name in (*(f["file"] for f in stats["shards"]), INDEX):
@@ -365,14 +368,14 @@ def _copy_pool(source: Source, job: TableJob) -> Stats:
     return stats | {"ledger": {}, "inputs": {}}
 
 
-def _build_passages(builder: Builder, ctx: BuildContext, job: TableJob, written: Written) -> Stats:
-    name, cols = job.name(ctx.source), columns("passages", ctx.source.passage_columns)
+def _build_passages(ctx: BuildContext, job: TableJob, written: Written) -> Stats:
+    name, cols = job.name, columns("passages", ctx.source.passage_columns)
     folder, hasher = job.config.staging / name, ShardHasher()
     try:
         writer = TableWriter(folder, cols, table=name, written=written, finished=hasher.add)
-        rows = builder.passages(ctx, job.split)
+        rows = job.config.builder.passages(ctx, job.split)
         if job.config.limit is not None:
-            rows = _limited_pool(rows, _positives_of(builder, ctx, job), job.config.limit)
+            rows = _limited_pool(rows, _positives_of(ctx, job), job.config.limit)
         _write(writer, rows)
         writer.close()
         hashes = hasher.close()
@@ -384,8 +387,8 @@ def _build_passages(builder: Builder, ctx: BuildContext, job: TableJob, written:
     return {"rows": writer.rows, "shards": facts, "pool": pool}
 
 
-def _build_queries(builder: Builder, ctx: BuildContext, job: TableJob, written: Written) -> Stats:
-    source, name = ctx.source, job.name(ctx.source)
+def _build_queries(ctx: BuildContext, job: TableJob, written: Written) -> Stats:
+    source, name = ctx.source, job.name
     staging, limit = job.config.staging, job.config.limit
     folder = staging / name
     pool = PoolReader(staging / table_name(source.config, "passages", source.pools[job.split]))
@@ -394,9 +397,9 @@ def _build_queries(builder: Builder, ctx: BuildContext, job: TableJob, written: 
     )
     qrels_name = table_name(source.config, "qrels", job.split)
     qrels = TableWriter(staging / qrels_name, qrels_columns(source.query_columns), table=qrels_name)
-    threshold = float(builder.relevance_threshold)
+    threshold = float(job.config.builder.relevance_threshold)
     totals: dict[str, int] = dict.fromkeys(("judged", "positives", "with_image", "with_answers"), 0)
-    rows = iter(itertools.islice(builder.queries(ctx, job.split), limit))
+    rows = iter(itertools.islice(job.config.builder.queries(ctx, job.split), limit))
     while block := list(itertools.islice(rows, BATCH_ROWS)):
         filled = pool.fill_contents(block, name, ctx.ledger)
         writer.write_rows(filled)
@@ -459,14 +462,15 @@ def _refuse_duplicates(folder: Path, name: str, column: str, alike: list[tuple[i
         )
 
 
-def _positives_of(builder: Builder, ctx: BuildContext, job: TableJob) -> set[str]:
+def _positives_of(ctx: BuildContext, job: TableJob) -> set[str]:
     """Ids that the kept queries of every split on this pool need."""
-    scratch = replace(ctx, ledger=Ledger("scratch"))
     return {
         passage
         for split, pool in ctx.source.pools.items()
         if pool in (job.split, *job.serves)
-        for row in itertools.islice(builder.queries(scratch, split), job.config.limit)
+        for row in itertools.islice(
+            job.config.builder.queries(ctx.quiet(), split), job.config.limit
+        )
         for passage in row["pos_item_ids"]
     }
 

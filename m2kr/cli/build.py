@@ -97,7 +97,7 @@ def command(
     root = paths.data_root(data)
     given = options.settings(set_)
     if source != ["all"]:
-        names = [*map(registry.resolve, source)]
+        names = [*map(registry.resolve_source, source)]
     else:
         every = not align and route != "release"
         names = [name for name, spec in registry.sources().items() if every or spec.released]

@@ -32,7 +32,7 @@ def command(
     try:
         name = here.name_of(source)
     except UsageError:
-        name = registry.resolve(source)  # an alias of what isn't built: builders know it
+        name = registry.resolve_source(source)  # an alias of what isn't built: builders know it
     records = {
         e: found.manifest
         for e, found in here.editions.get(name, {}).items()

@@ -41,7 +41,7 @@ def command(
     from m2kr.cli.build import show
     from m2kr.errors import MissingError
 
-    root, name = paths.data_root(data), registry.resolve(source)
+    root, name = paths.data_root(data), registry.resolve_source(source)
     output.say(f"data root: {root}", json_mode=json)
     shards = find_shards(registry.builder(name).source, root, folders or (), edition)
     if shards is None:

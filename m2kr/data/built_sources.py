@@ -11,7 +11,7 @@ from m2kr import paths
 from m2kr.data.manifests import Manifest, config_of, read_manifests, source_of
 from m2kr.errors import M2KRError, MissingError, UsageError
 from m2kr.schema import TableKind, table_name
-from m2kr.sources import RELEASED, build_command, builder_names, nearest, normalise
+from m2kr.sources import RELEASED, build_command, builder_names, nearest_source, normalise
 
 log = logging.getLogger("m2kr.data")
 
@@ -107,7 +107,7 @@ class BuiltSources:
                 spec = next(iter(editions.values())).manifest["source"]
                 for label in (spec["config"], *spec.get("aliases", ())):
                     names.setdefault(normalise(label), source)
-        return nearest(name, names)
+        return nearest_source(name, names)
 
     def find(self, name: str, edition: str | None = None) -> BuiltSource:
         """The one edition of a source.

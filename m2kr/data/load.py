@@ -11,7 +11,7 @@ from m2kr.data.built_sources import BuiltSources
 from m2kr.data.file_checks import SourceFiles
 from m2kr.errors import InputError, plainly
 from m2kr.schema import ID_COLUMN, TableKind, table_name
-from m2kr.sources import split_name
+from m2kr.sources import resolve_split
 
 if TYPE_CHECKING:
     import os
@@ -241,7 +241,7 @@ def load(
     found = BuiltSources.below(paths.data_root(data)).find(source, edition)
     return Split(
         source=found.name,
-        split=split_name(split, tuple(found.manifest["splits"])),
+        split=resolve_split(split, tuple(found.manifest["splits"])),
         folder=found.folder,
         manifest=found.manifest,
         image_roots=tuple(map(str, images)),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
-from m2kr.instructions import join
+from m2kr.instructions import join_question
 from m2kr.schema import GRADES, LOST_GRADES, LOST_IDS
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Queries(_Records):
     @staticmethod
     def text(row: dict[str, Any], *, instruction: bool = True) -> str:
         """The query text: instruction and question joined as the official evaluation does."""
-        return join(row["instruction"] if instruction else "", row["question"])
+        return join_question(row["instruction"] if instruction else "", row["question"])
 
 
 def _judged(

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from m2kr import atomic
-from m2kr.building.jobs import Task, perform
+from m2kr.building.jobs import Job, perform
 from m2kr.building.parts import Stats
 from m2kr.errors import M2KRError, MissingError, UsageError, missing_dependency
 from m2kr.progress import SILENT, Progress
@@ -197,16 +197,16 @@ class RayExecutor:
                 fix="--data FOLDER on a shared file system; or --shard I/N and m2kr merge",
             )
 
-    def run(self, tasks: Sequence[Task], progress: Progress) -> list[Stats]:
-        """Performs every task; the results are in the tasks' order."""
+    def run(self, jobs: Sequence[Job], progress: Progress) -> list[Stats]:
+        """Performs every job; the results are in the jobs' order."""
         results = self._cluster.map(
-            perform, tasks, names=[task.name for task in tasks], cpus=self._cpus
+            perform, jobs, names=[job.name for job in jobs], cpus=self._cpus
         )
         done = []
-        for task in tasks:
-            progress.start(task.name, None, "rows")
+        for job in jobs:
+            progress.start(job.name, None, "rows")
             done.append(next(results))
-            progress.done(task.name)
+            progress.done(job.name)
         return done
 
 

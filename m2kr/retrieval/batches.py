@@ -34,7 +34,7 @@ class Batch:
     Args:
         ids: Question or passage ids.
         texts: Questions, or passage texts.
-        instructions: The queries' instructions; ``""`` for passages. `m2kr.instructions.join` puts
+        instructions: The queries' instructions; ``""`` for passages. `m2kr.instructions.join_question` puts
             instruction and question together as the official evaluation does.
         images: RGB images, None where a row has none; or a function that gives them when they are
             first asked for.

@@ -139,8 +139,8 @@ def pool_table(folder: Path, passages: int) -> dict:
     files = {a.name: folder / "downloads" / a.name for a in builder.assets(options)}
     shutil.rmtree(folder / "staging", ignore_errors=True)
     start = time.perf_counter()
-    config = BuildConfig(folder / "staging", files, options, tuple(builder.source.pools))
-    stats = build_table(builder, TableJob("passages", "train_passages", config), SILENT)
+    config = BuildConfig(builder, folder / "staging", files, options, tuple(builder.source.pools))
+    stats = build_table(TableJob("passages", "train_passages", config), SILENT)
     return {"seconds": time.perf_counter() - start, "rows": stats["rows"]}
 
 

@@ -84,9 +84,9 @@ def ours(folder: Path, rows: int) -> dict:
         old.unlink()
     (staging / "parts").mkdir(parents=True, exist_ok=True)
     options = resolve_options(builder.source, {})
-    config = BuildConfig(staging, {name: folder / "wit.tsv.gz"}, options, ("train",))
+    config = BuildConfig(builder, staging, {name: folder / "wit.tsv.gz"}, options, ("train",))
     start = time.perf_counter()
-    stats = build_part(builder, PartJob(FILE, config), SILENT)
+    stats = build_part(PartJob(FILE, config), SILENT)
     return {"seconds": time.perf_counter() - start, "english": stats["rows"]}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from servers.faulty_server import FaultyServer
-from upstream_fixture import served_files
+from support.upstream_fixture import served_files
 
 
 @pytest.fixture(scope="module")

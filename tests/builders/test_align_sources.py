@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from servers.faulty_server import FaultyServer
-from upstream_fixture import Served, served_files
+from support.upstream_fixture import Served, served_files
 
 import m2kr
 from m2kr.building.build import build

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from servers.faulty_server import FaultyServer
 from support.golden_tables import make
-from upstream_fixture import gzipped, served_files
+from support.upstream_fixture import gzipped, served_files
 
 
 def littered(archive: bytes) -> bytes:

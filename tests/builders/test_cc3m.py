@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers.faulty_server import FaultyServer
-from upstream_fixture import Served, text
+from support.upstream_fixture import Served, text
 
 from m2kr.building.build import Built, build
 from m2kr.building.content import rows_in

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import upstream_fixture
 from servers.faulty_server import FaultyServer
+from support import upstream_fixture
 from support.golden_tables import FIRST, golden, ids, make, rows_of, turned
-from upstream_fixture import served_files, tarred, text, zipped
+from support.upstream_fixture import served_files, tarred, text, zipped
 
-from m2kr.building.sampling import draw, keyed_numbers
+from m2kr.building.sampling import draw_places, keyed_numbers
 
 
 def changed(**files: Callable[[bytes], bytes]) -> dict[str, bytes]:
@@ -54,12 +54,12 @@ def test_what_msmarco_draws(tmp_path: Path) -> None:
 def test_a_keyed_draw_of_numbers_is_uniform_and_independent_of_other_rows() -> None:
     numbers = np.arange(10_000)
     keys = keyed_numbers(numbers, "msmarco pool")
-    drawn = set(draw(keys, 2_000).tolist())
+    drawn = set(draw_places(keys, 2_000).tolist())
     assert abs(np.mean(list(drawn)) - 5_000) < 4 * 10_000 / np.sqrt(12 * 2_000)
     half = numbers[::2]
-    of_half = {int(half[i]) for i in draw(keyed_numbers(half, "msmarco pool"), 1_000)}
+    of_half = {int(half[i]) for i in draw_places(keyed_numbers(half, "msmarco pool"), 1_000)}
     assert drawn & set(half.tolist()) <= of_half or of_half <= drawn
-    other = set(draw(keyed_numbers(numbers, "infoseek pool"), 2_000).tolist())
+    other = set(draw_places(keyed_numbers(numbers, "infoseek pool"), 2_000).tolist())
     assert 300 < len(drawn & other) < 500, "draws of two purposes have a fifth in common"
 
 

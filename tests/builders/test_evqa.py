@@ -8,20 +8,21 @@ import io
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from upstream_fixture import text, zipped
+from support.upstream_fixture import text, zipped
 
 from m2kr.building.content import check_content
 from m2kr.building.ledger import Ledger
 from m2kr.building.options import resolve_options
 from m2kr.building.spec import BuildContext, templates_of
 from m2kr.errors import InputError
-from m2kr_builders import _evqa, evqa
+from m2kr_builders import evqa
 
 SPLITS = ("train", "valid", "test")
 Rows = list[dict[str, Any]]
@@ -93,7 +94,7 @@ def test_one_passage_id_is_one_page_over_all_pools(
         f"https://x/{n}": {"title": title, "section_titles": ["h"] * len(t), "section_texts": t}
         for n, (title, t) in enumerate(pages)
     }
-    files = {_evqa.KB: zipped("encyclopedic_kb_wiki.json", json.dumps(base_of_urls).encode())}
+    files = {evqa.KB: zipped("encyclopedic_kb_wiki.json", json.dumps(base_of_urls).encode())}
     for split, about in zip(SPLITS, asked, strict=True):
         rows = [
             question(f"https://x/{page}", section, n) for n, (page, section) in enumerate(about)
@@ -133,10 +134,10 @@ def test_one_passage_id_is_one_page_over_all_pools(
     assert len(pools["train"]) == max(len(evidence), min(base, len(distinct)))
 
 
-def read(folder: Path, body: bytes) -> tuple[list[_evqa.Asked], Ledger]:
+def read(folder: Path, body: bytes) -> tuple[list[Any], Ledger]:
     ledger = Ledger("x")
-    ctx = context(folder, {"evqa/test.csv": body}, 5, folder)
-    return list(_evqa.asked_rows(ctx, "test", ledger)), ledger
+    ctx = replace(context(folder, {"evqa/test.csv": body}, 5, folder), ledger=ledger)
+    return list(evqa.single_hop_questions(ctx, "test")), ledger
 
 
 @settings(max_examples=40, deadline=None)
@@ -148,7 +149,7 @@ def test_columns_are_taken_by_name(
     expected, _ = read(folder, table(rows, COLUMNS))
     assert [asked.section for asked in expected] == [(f"https://x/{n}", n) for n in range(3)]
     left = [name for n, name in enumerate(order) if n not in gone]
-    lacking = set(_evqa.COLUMNS) - set(left)
+    lacking = set(evqa.COLUMNS) - set(left)
     asset = next(a for a in evqa.BUILDER().assets({}) if a.name == "evqa/test.csv")
     if lacking:
         with pytest.raises(InputError, match="has no column"):

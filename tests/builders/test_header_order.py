@@ -6,10 +6,10 @@ import io
 from pathlib import Path
 
 import pytest
-import upstream_fixture
 from servers.faulty_server import FaultyServer
+from support import upstream_fixture
 from support.golden_tables import EDITIONS, expected_table, golden, ledger_of, make, rows_of
-from upstream_fixture import gzipped, served_files
+from support.upstream_fixture import gzipped, served_files
 
 
 def turned(content: bytes, delimiter: str) -> bytes:

@@ -14,8 +14,8 @@ from urllib.parse import unquote
 import pytest
 from servers.faulty_server import FaultyServer
 from support.golden_tables import ids, ledger_of, make, rows_of
-from upstream_fixture import Served, text
-from upstream_wit import cells, upstream
+from support.upstream_fixture import Served, text
+from support.upstream_wit import cells, upstream
 
 from m2kr.building.build import Built, build
 from m2kr.building.content import rows_in

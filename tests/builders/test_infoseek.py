@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers.faulty_server import FaultyServer
 from support.golden_tables import ledger_of, rows_of
-from upstream_fixture import Served, gzipped, served_files
+from support.upstream_fixture import Served, gzipped, served_files
 
 from m2kr.building.build import build
 from m2kr.building.formats.phrase_index import IndexedPassage
 from m2kr.building.ledger import Ledger
 from m2kr.building.spec import BuildContext
-from m2kr_builders import _infoseek, infoseek
+from m2kr_builders import infoseek
 
 SAMPLES = os.environ.get("M2KR_UPSTREAM_SAMPLES")
 ROW = {
@@ -37,7 +37,7 @@ def lines(rows: list[dict[str, Any]]) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
 
-def joined(tmp: Path, row: dict[str, Any], kind: object = "String") -> list[_infoseek.Asked]:
+def joined(tmp: Path, row: dict[str, Any], kind: object = "String") -> list[Any]:
     """A row of train and of val, read."""
     entity = {"data_id": row["data_id"], "entity_id": "Q1", "entity_text": "Tower"}
     contents = {
@@ -48,7 +48,9 @@ def joined(tmp: Path, row: dict[str, Any], kind: object = "String") -> list[_inf
     files = {f"infoseek/{name}.jsonl": tmp / f"{name}.jsonl" for name in contents}
     for name, content in contents.items():
         (tmp / f"{name}.jsonl").write_bytes(lines([content]))
-    return list(_infoseek.joined(BuildContext(infoseek.SOURCE, files, Ledger("infoseek")), "test"))
+    return list(
+        infoseek.joined_questions(BuildContext(infoseek.SOURCE, files, Ledger("infoseek")), "test")
+    )
 
 
 NUMBER = {"wikidata": 31.0, "range": [27.9, 34.1]}
@@ -158,9 +160,9 @@ def test_a_question_type_that_is_none_stays_none(
 )
 def test_numbers_in_a_passage(text: str, numbers: list[float]) -> None:
     for value in numbers:
-        assert infoseek._near(value, text), value
+        assert infoseek.holds_number(value, text), value
     for value in {-n for n in numbers} - set(numbers):
-        assert not infoseek._near(value, text), value
+        assert not infoseek.holds_number(value, text), value
 
 
 @given(
@@ -168,16 +170,19 @@ def test_numbers_in_a_passage(text: str, numbers: list[float]) -> None:
 )
 def test_two_numbers_with_a_dash_are_two(low: int, high: int, dash: str, more: str) -> None:
     text = f"Of {low}{dash}{high} years"
-    assert infoseek._near(low, text) and infoseek._near(high, text)
-    assert not high or not infoseek._near(-high, text)
-    infoseek._near(5.0, text + more)  # whatever comes, no error
+    assert infoseek.holds_number(low, text) and infoseek.holds_number(high, text)
+    assert not high or not infoseek.holds_number(-high, text)
+    infoseek.holds_number(5.0, text + more)  # whatever comes, no error
 
 
 def test_a_number_makes_a_passage_right(tmp_path: Path) -> None:
     (asked,) = joined(tmp_path, ROW | {"answer": ["-2005"], "answer_eval": [NUMBER]})
     hits = [IndexedPassage(0, "1", "Between 1990-2005 it was closed.", "Tower")]
     hits.append(IndexedPassage(1, "2", "It is 31 m tall.", "Tower"))
-    assert infoseek.positives(asked, hits) == ["1", "2"]  # the text of the answer, then the number
+    assert infoseek.Infoseek.positives(asked, hits) == [
+        "1",
+        "2",
+    ]  # the text of the answer, then the number
 
 
 @pytest.mark.skipif(not SAMPLES, reason="M2KR_UPSTREAM_SAMPLES names no folder of real files")

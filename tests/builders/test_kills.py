@@ -3,13 +3,12 @@
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-import upstream_fixture
 from servers.faulty_server import FaultyServer
+from support import killed_build
 from support.golden_tables import SOURCES, tree
 
 KILLS = 3
@@ -22,8 +21,7 @@ def test_any_moment_will_do(server: FaultyServer, tmp_path: Path, name: str) -> 
     chance = random.Random()
 
     def start(root: Path) -> "subprocess.Popen[bytes]":
-        words = [sys.executable, upstream_fixture.__file__, name, server.url(""), str(root), "none"]
-        return subprocess.Popen(words, stderr=subprocess.PIPE)
+        return killed_build.start(name, server.url(""), root, stderr=subprocess.PIPE)
 
     began = time.monotonic()
     whole = start(tmp_path / "whole")

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers.faulty_server import FaultyServer
-from upstream_fixture import Served, text
+from support.upstream_fixture import Served, text
 
 from m2kr import load
 from m2kr.building.build import Built, build
@@ -27,9 +27,9 @@ from m2kr.building.options import resolve_options
 from m2kr.building.spec import BuildContext, templates_of
 from m2kr.data.rows import open_shards
 from m2kr.errors import InputError, M2KRError, UpstreamError
-from m2kr_builders import _kvqa, kvqa
+from m2kr_builders import kvqa
 
-PATH = f"/{_kvqa.DATASET}"
+PATH = f"/{kvqa.DATASET}"
 Rows = list[dict[str, Any]]
 
 
@@ -155,7 +155,7 @@ def test_questions_are_queries_and_statements(tmp_path: Path, most: int) -> None
     ],
 )
 def test_layout(caption: str, statements: list[tuple[str, str]], expected: str) -> None:
-    assert kvqa.layout(caption, statements) == expected
+    assert kvqa.KVQA.layout(caption, statements) == expected
 
 
 def test_odd_values_cost_their_own_record_at_most(tmp_path: Path) -> None:
@@ -256,8 +256,8 @@ Value = st.recursive(
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-Changes = st.dictionaries(st.sampled_from(_kvqa.KEYS), Value, max_size=3)
-Gone = st.sets(st.sampled_from(_kvqa.KEYS), max_size=1)
+Changes = st.dictionaries(st.sampled_from(kvqa.KEYS), Value, max_size=3)
+Gone = st.sets(st.sampled_from(kvqa.KEYS), max_size=1)
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +280,7 @@ def test_records_of_any_kind_are_accounted_for(
     for table in tables:
         context = BuildContext(
             kvqa.SOURCE,
-            {_kvqa.DATASET: path},
+            {kvqa.DATASET: path},
             ledger := Ledger(table),
             resolve_options(kvqa.SOURCE, {}),
             templates=templates_of("kvqa"),

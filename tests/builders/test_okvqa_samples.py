@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from servers.faulty_server import FaultyServer
 from support.golden_tables import ledger_of, make, rows_of
-from upstream_fixture import served_files, zipped
+from support.upstream_fixture import served_files, zipped
 
 SAMPLES = os.environ.get("M2KR_UPSTREAM_SAMPLES")
 

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers.faulty_server import FaultyServer
 from support.golden_tables import ids, ledger_of, rows_of
-from upstream_fixture import Served
+from support.upstream_fixture import Served
 
 from m2kr.building.build import Built, build
 from m2kr.building.content import rows_in
@@ -29,10 +29,10 @@ from m2kr.building.ledger import Ledger
 from m2kr.building.options import resolve_options
 from m2kr.building.spec import BuildContext, templates_of
 from m2kr.errors import InputError, M2KRError
-from m2kr_builders import _images, _oven, oven
+from m2kr_builders import _images, oven
 
 Records = list[dict[str, Any]]
-TRAIN, VAL = _oven.ANNOTATIONS.values()
+TRAIN, VAL = oven.ANNOTATIONS.values()
 ENTITIES = 30
 SAMPLES = os.environ.get("M2KR_UPSTREAM_SAMPLES")
 
@@ -79,7 +79,7 @@ def upstream(
     train: Records = DATA["train"], val: Records = DATA["val"], pages: Records = PAGES
 ) -> dict[str, bytes]:
     """The three files."""
-    return {TRAIN: lines(train), VAL: lines(val), _oven.WIKI: gzip.compress(lines(pages), 1)}
+    return {TRAIN: lines(train), VAL: lines(val), oven.WIKI: gzip.compress(lines(pages), 1)}
 
 
 def built(root: Path, files: dict[str, bytes], **choices: Any) -> Built:
@@ -102,7 +102,7 @@ def test_the_cap_that_comes_nearest(counts: list[int], wanted: int) -> None:
     def off(cap: int) -> int:
         return abs(sum(min(cap, n) for n in counts) - wanted)
 
-    cap = _oven.nearest_cap(np.array(counts, np.int64), wanted)
+    cap = oven.nearest_cap(np.array(counts, np.int64), wanted)
     assert cap == min(range(1, max(counts, default=1) + 1), key=off)
 
 
@@ -110,7 +110,7 @@ def test_the_cap_that_comes_nearest(counts: list[int], wanted: int) -> None:
 def test_the_smallest_keys_of_each_group(rows: list[tuple[int, int]]) -> None:
     groups = np.array([group for group, _ in rows], np.int32)
     keys = np.array([key for _, key in rows], np.uint64)
-    found = [rows[place] for place in _oven.smallest(keys, groups, 2)]
+    found = [rows[place] for place in oven.smallest(keys, groups, 2)]
     for group in range(5):
         expected = sorted(row for row in rows if row[0] == group)[:2]
         assert sorted(row for row in found if row[0] == group) == expected
@@ -170,12 +170,10 @@ def test_the_same_rows_twice_give_one_an_id(tmp_path: Path) -> None:
 
 def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
     spaced = {
-        name: body.replace(b"\n", b"\n\n")
-        for name, body in upstream().items()
-        if name != _oven.WIKI
+        name: body.replace(b"\n", b"\n\n") for name, body in upstream().items() if name != oven.WIKI
     }
     wiki = gzip.compress(b"\n\n" + lines(PAGES).replace(b"\n", b"\r\n \n"), 1)
-    edition = built(tmp_path / "spaced", spaced | {_oven.WIKI: wiki}, full_ledger=True)
+    edition = built(tmp_path / "spaced", spaced | {oven.WIKI: wiki}, full_ledger=True)
     plain = built(tmp_path / "plain", upstream())
     for kind, name in (("queries", "train"), ("queries", "test"), ("passages", "test_passages")):
         assert rows_of(edition, kind, name) == rows_of(plain, kind, name)
@@ -317,7 +315,7 @@ Value = st.recursive(
     max_leaves=6,
 )
 Changes = st.dictionaries(
-    st.sampled_from((*_oven.KEYS, *_oven.WIKI_KEYS, "wikipedia_content")), Value, max_size=2
+    st.sampled_from((*oven.KEYS, *oven.WIKI_KEYS, "wikipedia_content")), Value, max_size=2
 )
 Some = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), Changes), max_size=6)
 

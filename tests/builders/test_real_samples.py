@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from servers.faulty_server import FaultyServer
 from support.golden_tables import ids, make, rows_of
-from upstream_fixture import served_files, tarred, text
+from support.upstream_fixture import served_files, tarred, text
 
 from m2kr.building.spec import templates_of
 from m2kr.instructions import TEMPLATES

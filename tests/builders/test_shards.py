@@ -1,20 +1,17 @@
 """Builds in shards: ``--shard I/N`` and ``m2kr merge`` give the bytes of one process."""
 
 import json
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import upstream_fixture
 from conftest import Cli
 from servers.faulty_server import FaultyServer
+from support import killed_build
 from support.golden_tables import FIRST, golden, make, tree
-from upstream_fixture import Served, place_by_hand
+from support.upstream_fixture import Served, place_by_hand
 
 from m2kr.building.build import Built
 from m2kr.building.request import BuildRequest
@@ -126,11 +123,10 @@ def test_what_is_no_share_is_a_usage_error(text: str) -> None:
 
 def test_a_killed_shard_goes_on(server: FaultyServer, tmp_path: Path) -> None:
     whole = make(server, tmp_path / "whole", "evqa")
-    root, program = tmp_path / "shared", Path(upstream_fixture.__file__)
+    root = tmp_path / "shared"
     place_by_hand(root)
     shard(server, root, "evqa", 2, 2)
-    words = [sys.executable, program, "evqa", server.url(""), root, "train_passages", "1/2"]
-    process = subprocess.Popen(words)
+    process = killed_build.start("evqa", server.url(""), root, "train_passages", "1/2")
     table = root / "rebuilt" / ".staging-EVQA" / "EVQA_passages" / "train_passages"
     deadline = time.monotonic() + 300
     while not table.exists():
@@ -144,10 +140,7 @@ def test_a_killed_shard_goes_on(server: FaultyServer, tmp_path: Path) -> None:
     assert tree(merged(server, root, "evqa").folder) == tree(whole.folder)
 
 
-def test_the_command_line(cli: Cli, tmp_path: Path) -> None:
-    for root in ("whole", "shared"):
-        shutil.rmtree(tmp_path / root, ignore_errors=True)
-    cli("build", "mini", "--data", tmp_path / "whole")
+def test_the_command_line(cli: Cli, mini_root: Path, tmp_path: Path) -> None:
     for number in (1, 2):
         done = cli(
             "build", "mini", "--shard", f"{number}/2", "--data", tmp_path / "shared", "--json"
@@ -159,5 +152,5 @@ def test_the_command_line(cli: Cli, tmp_path: Path) -> None:
     done = cli("merge", "mini", "--data", tmp_path / "shared", "--json")
     (told,) = json.loads(done.stdout)["built"]
     assert told["splits"]["test"]["queries"] == 1_007
-    assert tree(tmp_path / "whole" / "mini") == tree(tmp_path / "shared" / "mini")
+    assert tree(mini_root / "mini") == tree(tmp_path / "shared" / "mini")
     assert "m2kr merge wit" in cli("merge", "--help").stdout

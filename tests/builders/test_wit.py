@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from pandas._libs.parsers import STR_NA_VALUES
 from servers.faulty_server import FaultyServer
 from support.golden_tables import FIRST, golden, ids, make, rows_of
-from upstream_fixture import Served, served_files
-from upstream_wit import BASE, Cells, cells, name_of, packed, tsv, upstream
+from support.upstream_fixture import Served, served_files
+from support.upstream_wit import BASE, Cells, cells, name_of, packed, tsv, upstream
 
 from m2kr.building.build import Built, build
 from m2kr.building.content import rows_in
@@ -30,7 +30,7 @@ from m2kr.building.ledger import Ledger
 from m2kr.building.options import resolve_options
 from m2kr.building.spec import BuildContext, templates_of
 from m2kr.errors import InputError, MissingError
-from m2kr_builders import _wit, _wit_images, wit
+from m2kr_builders import _wit, wit
 
 SAMPLES = os.environ.get("M2KR_UPSTREAM_SAMPLES")
 TOWN = "Deer Park, Wisconsin"
@@ -362,11 +362,11 @@ def test_rows_by_image(digests: list[bytes], data: st.DataObject) -> None:
     expected = defaultdict[str, list[int]](list)
     for row in rows.tolist():
         expected[digests[row].hex()].append(row)
-    groups = _wit_images.grouped(images, rows)
+    groups = wit.ImageGroups.of_rows(images, rows)
     found = {own: groups.of(place).tolist() for place, own in enumerate(groups.ids())}
     assert found == expected and list(found) == sorted(found)
     places = np.array([p for p in range(len(groups)) if data.draw(st.booleans())], np.int64)
-    taken = _wit_images.some(groups, places)
+    taken = groups.some(places)
     names = list(found)
     again = {own: taken.of(place).tolist() for place, own in enumerate(taken.ids())}
     assert again == {names[p]: found[names[p]] for p in places}

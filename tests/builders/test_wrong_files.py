@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import upstream_fixture
 from servers.faulty_server import FaultyServer
+from support import upstream_fixture
 from support.golden_tables import make
-from upstream_fixture import gzipped, served_files, tarred, text, zipped
+from support.upstream_fixture import gzipped, served_files, tarred, text, zipped
 
 from m2kr.building.content import check_content
 from m2kr.errors import CheckError, M2KRError

@@ -32,24 +32,23 @@ class Parted(ToyBuilder):
 def test_a_part_that_was_cut_is_never_taken_for_whole(
     tmp_path_factory: pytest.TempPathFactory, share: float, back: int
 ) -> None:
-    config = BuildConfig(tmp_path_factory.mktemp("part"), {}, {}, ("test",))
+    config = BuildConfig(Parted(), tmp_path_factory.mktemp("part"), {}, {}, ("test",))
     (config.staging / "parts").mkdir()
-    builder = Parted()
-    assert sum(map(len, read_part(builder, config, "numbers"))) == sum(SIZES)
-    (job,) = part_jobs(builder, config)
+    assert sum(map(len, read_part(config, "numbers"))) == sum(SIZES)
+    (job,) = part_jobs(config)
     whole = job.file.read_bytes()
     # Anywhere, and just at the ends of batches, where Arrow sees nothing wrong.
     ends = [n for n in range(len(whole) - 8) if whole[n : n + 4] == b"\xff\xff\xff\xff"]
     cut = ends[back % len(ends)] if back else int(share * (len(whole) - 9))
     job.file.write_bytes(whole[:cut])
     with pytest.raises(CheckError, match=r"of 9 rows of this part can be read"):
-        list(read_part(builder, config, "numbers"))
+        list(read_part(config, "numbers"))
 
 
 def test_a_part_whose_end_mark_alone_is_lost_is_whole(tmp_path: Path) -> None:
-    config = BuildConfig(tmp_path, {}, {}, ("test",))
+    config = BuildConfig(Parted(), tmp_path, {}, {}, ("test",))
     (tmp_path / "parts").mkdir()
-    list(read_part(Parted(), config, "numbers"))
-    (job,) = part_jobs(Parted(), config)
+    list(read_part(config, "numbers"))
+    (job,) = part_jobs(config)
     job.file.write_bytes(job.file.read_bytes()[:-8])
-    assert sum(map(len, read_part(Parted(), config, "numbers"))) == sum(SIZES)
+    assert sum(map(len, read_part(config, "numbers"))) == sum(SIZES)

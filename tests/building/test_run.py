@@ -27,7 +27,7 @@ from m2kr.building.verify import verify
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.schema import Column
 
-TOY = Path(__file__).parents[1] / "support" / "toy_builder.py"
+TOY = Path(__file__).parent.parent / "support" / "toy_builder.py"
 
 
 def tree(root: Path) -> dict[str, bytes]:

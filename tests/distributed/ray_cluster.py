@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray.cluster_utils import Cluster
-from upstream_fixture import Served
+from support.upstream_fixture import Served
 
 from m2kr.building.build import build
 from m2kr.building.spec import BuildContext, Builder, Row

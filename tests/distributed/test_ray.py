@@ -11,7 +11,7 @@ import pytest
 from conftest import Cli
 from servers.faulty_server import FaultyServer
 from support.golden_tables import tree
-from upstream_fixture import served_files
+from support.upstream_fixture import served_files
 
 PROGRAM = Path(__file__).with_name("ray_cluster.py")
 TESTS = Path(__file__).parent.parent

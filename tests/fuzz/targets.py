@@ -124,12 +124,12 @@ def okvqa(data: bytes) -> None:
 
 def google_search(data: bytes) -> None:
     """OKVQA's Google-Search corpus and labels."""
-    from m2kr_builders import _okvqa_gs as gs
+    from m2kr_builders import okvqa as gs
 
     ctx = context("okvqa", {gs.FULL: b"kid,text\n" + data, gs.LABELS["train"]: data})
-    accounted(ctx, gs.passages(ctx, train=True))
+    accounted(ctx, gs.google_passages(ctx, train=True))
     ctx = context("okvqa", {gs.FULL: b"kid,text\n3,c\n", gs.LABELS["train"]: data})
-    gs.judgements(ctx, "train", ["1"])
+    gs.OKVQA.judgements(ctx, "train", ["1"])
     ctx.ledger.close()
 
 
@@ -142,43 +142,42 @@ def infoseek(data: bytes) -> None:
 
 def evqa(data: bytes) -> None:
     """E-VQA's questions."""
-    from m2kr_builders import _evqa
+    from m2kr_builders import evqa
 
-    head = ",".join(_evqa.COLUMNS).encode() + b"\n"
+    head = ",".join(evqa.COLUMNS).encode() + b"\n"
     ctx = context("evqa", {"evqa/test.csv": head + data})
-    for asked in _evqa.asked_rows(ctx, "test", ctx.ledger):
+    for asked in evqa.single_hop_questions(ctx, "test"):
         ctx.ledger.use("test.csv", asked.row)
     ctx.ledger.close()
 
 
 def knowledge_base(data: bytes) -> None:
     """E-VQA's knowledge base."""
-    from m2kr_builders import _evqa
+    from m2kr_builders import evqa
 
-    ctx = context("evqa", {_evqa.KB: zipped(data)})
+    ctx = context("evqa", {evqa.KB: zipped(data)})
     ctx.options.update(shared_passages="3")  # type: ignore[attr-defined]
     gold = {("u", 0): {"train"}}
     target = SCRATCH / "sections.arrow"
-    _evqa.select_sections(ctx, gold, 3, "train", target)
+    evqa.select_sections(ctx, gold, 3, "train", target)
     with pa.OSFile(str(target)) as file:
         pa.ipc.open_stream(file).read_all()
 
 
 def msmarco(data: bytes) -> None:
     """MS MARCO's queries and judgements, and Tevatron's training set."""
-    from m2kr_builders import _msmarco
-    from m2kr_builders import msmarco as builder
+    from m2kr_builders import msmarco
 
-    ctx = context("msmarco", {builder.TRAIN: gzip.compress(data, 1)})
-    accounted(ctx, builder.train_queries(ctx))
+    ctx = context("msmarco", {msmarco.TRAIN: gzip.compress(data, 1)})
+    accounted(ctx, msmarco.MSMARCO.train_queries(ctx))
     folder = SCRATCH / "scratch" / "msmarco"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in _msmarco.SMALL:
+    for name in msmarco.SMALL:
         (folder / name).write_bytes(data)
     object.__setattr__(ctx, "scratch", SCRATCH / "scratch")
     for split in ("valid", "test"):
         object.__setattr__(ctx, "ledger", Ledger("fuzz"))
-        accounted(ctx, builder.BUILDER().queries(ctx, split))
+        accounted(ctx, msmarco.BUILDER().queries(ctx, split))
 
 
 def kvqa(data: bytes) -> None:
@@ -197,15 +196,15 @@ def cc3m(data: bytes) -> None:
 
 def oven(data: bytes) -> None:
     """OVEN's annotations and Wiki6M; a right line is put before every other input."""
-    from m2kr_builders import _oven
+    from m2kr_builders import oven
 
     builder = registry.builder("oven")
     right = b'{"data_id": "1", "image_id": "oven_00000001", "question": "q", "entity_id": "Q1", '
     right += b'"entity_text": "e", "wikidata_id": "Q1", "wikipedia_title": "t", '
     right += b'"wikipedia_summary": "s"}\n'
     for head in (b"", right):
-        plain = dict.fromkeys(_oven.ANNOTATIONS.values(), head + data)
-        files = plain | {_oven.WIKI: gzip.compress(head + data, 1)}
+        plain = dict.fromkeys(oven.ANNOTATIONS.values(), head + data)
+        files = plain | {oven.WIKI: gzip.compress(head + data, 1)}
         shutil.rmtree(SCRATCH / "oven-scratch", ignore_errors=True)
         for make, name in (
             (builder.passages, "train_passages"),
@@ -219,9 +218,9 @@ def oven(data: bytes) -> None:
 
 def llava(data: bytes) -> None:
     """LLaVA-Instruct's conversations."""
-    from m2kr_builders import _llava
+    from m2kr_builders import llava
 
-    files = dict.fromkeys(_llava.COMPONENTS.values(), data)
+    files = dict.fromkeys(llava.COMPONENTS.values(), data)
     ctx = context("llava", files)
     accounted(ctx, registry.builder("llava").passages(ctx, "train_passages"))
     ctx = context("llava", files)

@@ -19,7 +19,7 @@ from m2kr.data.images.store import ImageStore, black_image
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError
 from m2kr.hashes import file_sha256
-from m2kr.instructions import join
+from m2kr.instructions import join_question
 from m2kr.preflmr import PreFLMR
 from m2kr.preflmr.encode.encoder import Encoder
 from m2kr.retrieval.cache import key_of
@@ -67,7 +67,7 @@ def test_scores_are_maxsim_of_the_model_one_row_at_a_time(
         for row in queries.rows(range(len(queries))):
             text = row["question"]
             if name == "preflmr" or not text.strip():
-                text = join(row["instruction"], text)
+                text = join_question(row["instruction"], text)
             # flmr reads an instruction alone as it is, without the colon that ends one.
             if name == "flmr" and not row["question"].strip():
                 text = row["instruction"].strip()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from servers.faulty_server import FaultyServer
-from upstream_fixture import LONG, UPSTREAM, Served, place_by_hand
+from support.upstream_fixture import LONG, UPSTREAM, Served, place_by_hand
 
 from m2kr.building.build import Built, build
 from m2kr.building.manifest import decisive

@@ -135,8 +135,7 @@ class AlignedBuilder(Builder):
             if len(kept):
                 yield _renamed(batch, kept, release.columns(matched))
         if not release.complete:
-            quiet = replace(ctx, ledger=Ledger("again"))
-            for mine, batch in zip(taken, self._candidates(quiet, pool, schema), strict=True):
+            for mine, batch in zip(taken, self._candidates(ctx.quiet(), pool, schema), strict=True):
                 open_ = np.flatnonzero(~mine)
                 kept, matched = release.match(release.keys_of(batch.take(pa.array(open_))))
                 mine[open_[kept]] = True

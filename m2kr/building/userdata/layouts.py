@@ -10,7 +10,7 @@ from m2kr.building.userdata.qrels import qrels_file
 from m2kr.building.userdata.readers import Record, RecordFile, read_lines, record_file, text_file
 from m2kr.errors import InputError, MissingError, UsageError
 from m2kr.instructions import TEMPLATES, keyed_choice
-from m2kr.sources import folded_splits, plain_split, split_name
+from m2kr.sources import folded_splits, plain_split, resolve_split
 
 Instruct = Callable[[Record, Row], str]
 _TEMPLATES = {"I2T": "wit", "Q2T": "msmarco", "IQ2T": "iq2t"}
@@ -190,7 +190,7 @@ def _beir_qrels(folder: Path, split: str | None) -> dict[str, Path]:
     files = {name: files[there] for there, name in folded_splits(files).items()}
     if split is not None:
         try:
-            name = split_name(split, tuple(files))
+            name = resolve_split(split, tuple(files))
         except UsageError:
             files = {}
         else:

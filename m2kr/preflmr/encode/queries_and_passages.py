@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from m2kr.data.images.store import black_image
-from m2kr.instructions import join
+from m2kr.instructions import join_question
 from m2kr.preflmr.encode.batching import Costs, RowBatch, TokenRow, padded
 from m2kr.preflmr.inputs.image_input import ImageInput, source
 from m2kr.preflmr.inputs.tokenization import ContextTokenizer, QueryTokenizer
@@ -85,7 +85,7 @@ class QueryEncoder:
             # The official script closes with a colon first, then replaces every colon.
             head = (head if head.endswith(":") else head + ":").replace(":", self._end)
             return f"{head} {query.text}".strip()
-        return join(head, query.text)
+        return join_question(head, query.text)
 
     def tokens(self, queries: "Sequence[Query]") -> list[TokenRow]:
         """Tokens of some queries, all of the tokenizer's length."""

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from support.release_fixture import ALL, CONFIGS
-from upstream_stubs import stub
+from support.upstream_stubs import stub
 
 import m2kr
 from m2kr.building.build import Built, build

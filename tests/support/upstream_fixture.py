@@ -9,7 +9,6 @@ a byte that is no UTF-8, ``{{LONG}}`` a text of more than 128 kB (Python's csv r
 
 import gzip
 import io
-import sys
 import tarfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -17,15 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import upstream_wit
+from support import upstream_wit
 
 from m2kr.building import registry
-from m2kr.building.build import build
 from m2kr.building.fetch.assets import Asset
 from m2kr.building.spec import BuildContext, Builder
 from m2kr.paths import downloads
 
-UPSTREAM = Path(__file__).parent / "fixtures" / "upstream"
+UPSTREAM = Path(__file__).parent.parent / "fixtures" / "upstream"
 LONG = " ".join(f"word{i}" for i in range(16_000))
 # Archives of other names or orders would be other files: these are upstream's.
 MSMARCO_MEMBERS = (
@@ -172,29 +170,3 @@ class Served(Builder):
 
     def make_part(self, ctx: BuildContext, name: str) -> Any:
         return self.real.make_part(ctx, name)
-
-
-if (
-    __name__ == "__main__"
-):  # a build to be killed: NAME BASE ROOT POOL, which stops in that pool. Or one
-    # shard of it, with its share behind.
-    import time
-
-    from m2kr.building.request import BuildRequest
-    from m2kr.building.shards import Shard, build_shard
-
-    name, base, root, pool, *share = sys.argv[1:]
-    real = type(registry.builder(name))
-    rows_of = real.passages
-
-    def stuck(self: Builder, context: Any, split: str) -> Any:
-        for i, row in enumerate(rows_of(self, context, split)):
-            if split == pool and i == 3:
-                time.sleep(600)
-            yield row
-
-    real.passages = stuck  # type: ignore[method-assign]
-    if share:
-        build_shard(Served(name, base), Path(root), Shard.parse(share[0]), BuildRequest())
-    else:
-        build(Served(name, base), Path(root))
