@@ -141,11 +141,7 @@ class RemoteFile:
     def identity(self) -> tuple[tuple[str, int, str], ...]:
         """Address, bytes and ETag (or date, or "") of each part: changes when the content does."""
         self._opened()
-        origins = [(part.url, part.size(), part.origin) for part in self._parts]
-        return tuple(
-            (url, size, (said and (said.etag or said.last_modified)) or "")
-            for url, size, said in origins
-        )
+        return tuple((part.url, part.size(), part.tag) for part in self._parts)
 
     def read(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset``, fewer at the end.
@@ -244,6 +240,11 @@ class _Part:
             self.head = self.read(0, _HEAD)
         return (self.origin and self.origin.total) or 0
 
+    @property
+    def tag(self) -> str:
+        """ETag, or date, or nothing."""
+        return (self.origin and (self.origin.etag or self.origin.last_modified)) or ""
+
     def cost(self) -> tuple[str, int | None]:
         """Address and size, whether it can be read in part or not."""
         try:
@@ -283,7 +284,10 @@ class _Part:
         headers = {"Range": f"bytes={start}-{end - 1}"}
         if mirror.origin is not None and mirror.origin.validator:
             headers["If-Range"] = mirror.origin.validator
-        session = self.idle.pop() if self.idle else open_session()
+        try:
+            session = self.idle.pop()
+        except IndexError:  # not asked before: another thread may take the last one
+            session = open_session()
         try:
             with self._answer(session, mirror, headers) as response:
                 origin = _origin_of(response, mirror.url, start, known)
