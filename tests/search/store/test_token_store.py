@@ -123,7 +123,8 @@ def test_other_settings_are_refused(tmp_path):
             TokenWriter(tmp_path, **options)
 
 
-def test_calls_that_make_no_sense_are_refused(tmp_path):
+def test_calls_that_make_no_sense_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.2)
     with pytest.raises(MissingError):
         TokenStore.open(tmp_path)
     with TokenWriter(tmp_path, dim=DIM) as writer:
@@ -198,7 +199,7 @@ def files(folder):
     return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith(".")}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)  # each waits for the disk some thirty times
 @given(data=st.data(), seed=st.integers(0, 2**32))
 def test_what_was_synced_before_an_end_is_kept_and_the_files_are_those_of_one_run(
     data, seed, tmp_path_factory
