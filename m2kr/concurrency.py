@@ -151,7 +151,7 @@ class Workers:
 
 @contextmanager
 def workers(threads: int) -> Iterator[Workers]:
-    """Threads for the length of a ``with`` block, in which torch multiplies as `scanning.bounds` assumes.
+    """Threads for the length of a ``with`` block, in which torch multiplies as `search.exact.bounds` assumes.
 
     The block sets torch's number of threads to one and turns reduced-precision products off (TF32,
     bfloat16 for float32); both are settings of the whole process, and set back after it. Autocasting is

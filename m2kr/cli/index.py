@@ -1,13 +1,14 @@
 """``m2kr index``: Compressed late-interaction indexes: build, add to, look at, search."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from m2kr.cli import index_search, options
 
 if TYPE_CHECKING:
+    from m2kr.search.config import Mode
     from m2kr.search.hub import Contents
     from m2kr.search.index.settings import BuildSettings
     from m2kr.search.plan import Plan
@@ -68,32 +69,14 @@ def _numbers(given: dict[str, str]) -> dict[str, int]:
     return {name: int(text) for name, text in given.items()}
 
 
-def _settings(
-    preset: str,
-    nbits: int | None,
-    *,
-    seed: int = 0,
-    centroids: int | None = None,
-    iterations: int | None = None,
-) -> "BuildSettings":
-    from dataclasses import replace
-
+def _settings(preset: str, nbits: int | None, **numbers: Any) -> "BuildSettings":
     from m2kr.errors import UsageError
-    from m2kr.search.index import official_train
-    from m2kr.search.index.kmeans import Training
-    from m2kr.search.index.settings import BuildSettings
+    from m2kr.search.config import SearchConfig
 
-    if preset == "official":
-        chosen = official_train.official_build_settings(
-            seed, nbits or official_train.NBITS, centroids
-        )
-    elif preset == "compressed":
-        chosen = BuildSettings("compressed", nbits or 4, centroids, Training(seed=seed))
-    else:
+    if preset not in ("compressed", "official"):
         raise UsageError(f"there is no preset '{preset}'", expected="compressed or official")
-    if iterations is None:
-        return chosen
-    return replace(chosen, training=replace(chosen.training, iterations=iterations))
+    mode = cast("Mode", preset)
+    return SearchConfig(mode, nbits, **numbers).build_settings()
 
 
 def add(

@@ -105,7 +105,7 @@ class RayCluster:
             M2KRError: there is no such cluster, or it has no core.
         """
         self.connect()
-        alive = alive_nodes()
+        alive = _alive_nodes()
         cores = [cores for node in alive if (cores := int(node["Resources"].get("CPU", 0)))]
         if not cores:
             raise M2KRError(f"no node of the cluster at {self._address!r} has a core", where="Ray")
@@ -310,7 +310,7 @@ def _result(name: str, future: Any) -> Any:
         ) from error
 
 
-def alive_nodes() -> list[dict[str, Any]]:
+def _alive_nodes() -> list[dict[str, Any]]:
     """The cluster's living nodes as Ray describes them."""
     import ray
 
@@ -328,7 +328,7 @@ def _blind_nodes(token: Path) -> list[str]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = [node for node in alive_nodes() if node["Resources"].get("CPU")]
+    nodes = [node for node in _alive_nodes() if node["Resources"].get("CPU")]
     looks = {
         node["NodeManagerAddress"]: ray.remote(num_cpus=0, max_retries=0)(_seen)
         .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))

@@ -141,7 +141,7 @@ def search_tokens(
             result = _search_by_reference(queries, store, k, ids, check)
         else:
             options = {"memory": memory, "threads": config.threads, "device": config.device}
-            result = search_store(
+            result = _search_store(
                 queries, store, k, ids, progress=progress, check_seconds=check, **options
             )
         return replace(result, how={"mode": "exact"})
@@ -149,7 +149,7 @@ def search_tokens(
         raise UsageError(
             f"{config.mode} search needs its index", fix="dispatch.index_for(store, ...)"
         )
-    result = search_index(
+    result = _search_index(
         queries,
         index,
         k,
@@ -204,10 +204,10 @@ def search_folder(
     if is_store(folder):
         pool = TokenStore.open(folder)
         pool.require_whole()
-        return search_store(queries, pool, k, threads=threads, device=device, progress=progress)
+        return _search_store(queries, pool, k, threads=threads, device=device, progress=progress)
     from m2kr.search.index.files import IndexFiles
 
-    return search_index(queries, IndexFiles.open(folder), k, store=store, threads=threads)
+    return _search_index(queries, IndexFiles.open(folder), k, store=store, threads=threads)
 
 
 def is_store(folder: "Path") -> bool:
@@ -234,22 +234,14 @@ def check_options(folder: "Path", store: TokenStore | None, device: str) -> None
         )
 
 
-def search_store(
+def _search_store(
     queries: TokenStore,
     store: TokenStore,
     k: int,
     ids: "pa.ChunkedArray | None" = None,
     **options: Any,
 ) -> SearchResult:
-    """The exact best ``k`` passages of every query.
-
-    Args:
-        queries: Their token embeddings.
-        store: Those of the passages.
-        k: Passages a query.
-        ids: The passages' ids, which break ties; by default the store's.
-        options: Of `devices.search_devices`: memory, threads, device, progress, check_seconds.
-    """
+    """Exact search; options are those of `devices.search_devices`, ids by default the store's."""
     from m2kr.search import devices
 
     ids = store.ids() if ids is None else ids
@@ -294,7 +286,7 @@ def _search_by_reference(
     return SearchResult(rows, scores, ids, exact_how(k), stats)
 
 
-def search_index(
+def _search_index(
     queries: TokenStore,
     index: "IndexFiles",
     k: int,
@@ -304,17 +296,7 @@ def search_index(
     store: TokenStore | None = None,
     threads: int | None = None,
 ) -> SearchResult:
-    """`search_folder` of an index that is open.
-
-    Args:
-        queries: As there.
-        index: The index.
-        k: As there.
-        ids: The passages' ids, which break ties; by default the index's.
-        config: Whose ``widths`` are used in place of the usual ones for ``k``.
-        store: As there.
-        threads: As there.
-    """
+    """Search by the index's kind, with the config's ``widths``; ids are by default the index's."""
     from m2kr.search.index import compressed, official
 
     index.require_whole()
@@ -375,7 +357,7 @@ def audit(
     """Recall against exact search of the token store, on some of the queries.
 
     Args:
-        result: Of `search_folder` or `search_index`.
+        result: Of the index.
         queries: What was searched for.
         store: The tokens that the index was built from.
         count: Queries, spread evenly over all.

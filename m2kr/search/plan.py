@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from m2kr.errors import UsageError
 from m2kr.search.index.codec import SCALED_NBITS
 from m2kr.search.index.format import MOST_PASSAGES
+from m2kr.search.index.kmeans import centroid_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,7 +108,7 @@ def plan_pool(pool: PoolSize) -> Plan:
         pool,
         store_bytes(pool),
         {nbits: index_bytes(pool, nbits) for nbits in SCALED_NBITS if pool.dim * nbits % 8 == 0},
-        centroids_of(pool),
+        _centroids_of(pool),
     )
 
 
@@ -133,7 +134,7 @@ def index_bytes(pool: PoolSize, nbits: int) -> int:
     """
     if nbits not in SCALED_NBITS or pool.dim * nbits % 8:
         raise UsageError(f"{nbits} bits a dimension of {pool.dim}", expected="2, 4 or 8")
-    centroids = centroids_of(pool)
+    centroids = _centroids_of(pool)
     shards = -(-pool.passages // MOST_PASSAGES)
     code = 2 if centroids <= 1 << 16 else 4
     a_token = code + 2 + pool.dim * nbits // 8 + 2  # code, step size, residual, list entry
@@ -148,10 +149,7 @@ def index_bytes(pool: PoolSize, nbits: int) -> int:
     )
 
 
-def centroids_of(pool: PoolSize) -> int:
-    """Centroids that an index of the pool has by default."""
-    from m2kr.search.index.kmeans import centroid_count
-
+def _centroids_of(pool: PoolSize) -> int:
     return min(centroid_count(pool.all_tokens), pool.all_tokens)
 
 

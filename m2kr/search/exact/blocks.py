@@ -39,7 +39,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class _Tile:
     """Passages of one length that are multiplied together.
 
     Attributes:
@@ -77,7 +77,7 @@ class CodedBlock:
     lengths: "NDArray[np.int64]"
     codes: "torch.Tensor"
     tokens: CodedTokens
-    tiles: "Sequence[Tile]"
+    tiles: "Sequence[_Tile]"
 
 
 def code_block(
@@ -104,7 +104,7 @@ def code_block(
     starts = np.zeros(len(lengths), np.int64)
     tiles, places, row, first = [], [], 0, 0
     for part, length in _equal_lengths(lengths):
-        tiles.append(Tile(first, len(part), row, length))
+        tiles.append(_Tile(first, len(part), row, length))
         places.append(part)
         starts[part] = row + np.arange(len(part)) * length
         row += len(part) * length
@@ -236,7 +236,7 @@ def scan(
     spans = _cut(block.tiles, _TILES_A_SPAN)
     chunks = _cut(range(len(groups)), _GROUPS_A_TIME)
 
-    def fill(place: "tuple[Sequence[int], Sequence[Tile]]") -> None:
+    def fill(place: "tuple[Sequence[int], Sequence[_Tile]]") -> None:
         chunk, span = place
         start = span[0].first
         upper = _span_bounds(block, span, [coded[group] for group in chunk], workers)
@@ -295,7 +295,7 @@ def _cut(items: "Sequence[Item]", size: int) -> "list[Sequence[Item]]":
 
 def _span_bounds(
     block: CodedBlock,
-    span: "Sequence[Tile]",
+    span: "Sequence[_Tile]",
     groups: "Sequence[CodedQueries]",
     workers: "Workers",
 ) -> "list[torch.Tensor]":

@@ -31,7 +31,7 @@ _PAIRS = 512  # pairs scored at a time: what stays in the processor's cache
 _LONGEST = 1e18  # squared, still below float32's 3.4e38: no partial sum overflows
 
 
-def fold_sum(terms: "NDArray[np.float64]") -> "NDArray[np.float64]":
+def _fold_sum(terms: "NDArray[np.float64]") -> "NDArray[np.float64]":
     """Sums the last axis by adding its second half onto its first until one is left.
 
     Every step is elementwise, so a row's sum depends on nothing but the row: not on its position,
@@ -54,7 +54,7 @@ def pair_scores(
     scores = np.empty(len(queries))
     for start in range(0, len(queries), _PAIRS):
         part = slice(start, start + _PAIRS)
-        scores[part] = fold_sum(np.multiply(queries[part], passages[part], dtype=np.float64))
+        scores[part] = _fold_sum(np.multiply(queries[part], passages[part], dtype=np.float64))
     return scores + 0.0  # -0.0 becomes 0.0
 
 

@@ -1,4 +1,4 @@
-"""The rounds of exact search on a GPU: as `exact.search`, for many queries at once and on the device.
+"""The rounds of exact search on a GPU: as in `search`, for many queries at once.
 
 Bounds, the choice among them and the canonical scores of what is left stay on the device; pairs and
 their scores alone come back, to be ranked. Queries are cut into groups of similar numbers of rows, each

@@ -123,7 +123,7 @@ def add_passages(
     """Adds the passages of a pool that the index doesn't have yet, in new shards.
 
     The centroids stay those it was trained with: a pool that is much unlike them is coded less
-    well, which `compressed.audit` shows.
+    well, which `dispatch.audit` shows.
 
     Raises:
         InputError: the pool's vectors are of another dim or another model (``meta``).

@@ -3,7 +3,7 @@
 The final score is canonical MaxSim (`reference`) of what remains: of the tokens as rebuilt from
 their codes, or, where the token store is at hand, of the stored tokens. So it depends on neither
 batch, shards nor threads; and with the store, scores equal those of exact search. Which passages
-get that far depends on the settings, and is what `audit` measures.
+get that far depends on the settings, and is what `dispatch.audit` measures.
 """
 
 import time

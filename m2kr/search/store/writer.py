@@ -45,24 +45,15 @@ _DIGEST = 32
 
 
 @dataclass(slots=True)
-class OpenShard:
-    """Passages written to a shard so far.
-
-    Attributes:
-        number: Of the shard.
-        ids: The passages' ids.
-        lengths: Their tokens.
-        crcs: CRC-32 of their bytes.
-        nbytes: Of all their tokens.
-        sha256: Of all their bytes.
-    """
+class _OpenShard:
+    """Passages written to a shard so far."""
 
     number: int
     ids: list[str] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    crcs: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)  # their tokens
+    crcs: list[int] = field(default_factory=list)  # CRC-32 of each one's bytes
     nbytes: int = 0
-    sha256: "_Hash" = field(default_factory=hashlib.sha256)
+    sha256: "_Hash" = field(default_factory=hashlib.sha256)  # of all bytes
 
     def add(self, passage_id: str, tokens: int, data: "memoryview | bytes") -> None:
         """Takes note of a passage whose bytes were written."""
@@ -89,15 +80,19 @@ class OpenShard:
         with pa.ipc.new_stream(sink, batch.schema) as stream:
             stream.write_batch(batch)
         data = sink.getvalue().to_pybytes()
-        atomic.write_bytes(folder / journal_name(self.number), _digest(data) + data, alone=True)
+        atomic.write_bytes(
+            folder / journal_name(self.number), hashlib.sha256(data).digest() + data, alone=True
+        )
 
 
-def recover(folder: Path, number: int, dim: int, header_sha256: str) -> OpenShard:
+def _recover(folder: Path, number: int, dim: int, header_sha256: str) -> _OpenShard:
     """What a killed writer left of a shard: the passages whose bytes are what was noted of them.
 
     An empty one where nothing was noted, or the note is damaged or of another header.
     """
-    shard = OpenShard(number)
+    from isal.isal_zlib import crc32
+
+    shard = _OpenShard(number)
     noted = _noted(folder / journal_name(number), header_sha256)
     tokens = folder / token_file_names(number)[0]
     if not noted or not tokens.is_file():
@@ -106,20 +101,10 @@ def recover(folder: Path, number: int, dim: int, header_sha256: str) -> OpenShar
         for passage_id, length, crc in noted:
             size = length * dim * DTYPE.itemsize
             data = file.read(size)
-            if len(data) != size or not _as_noted(data, crc):
+            if len(data) != size or crc32(data) != crc:
                 break
             shard.add(passage_id, length, data)
     return shard
-
-
-def _as_noted(data: bytes, crc: int) -> bool:
-    from isal.isal_zlib import crc32
-
-    return bool(crc32(data) == crc)
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
 
 
 def _noted(path: Path, header_sha256: str) -> list[tuple[str, int, int]]:
@@ -129,7 +114,7 @@ def _noted(path: Path, header_sha256: str) -> list[tuple[str, int, int]]:
         return []
     content = path.read_bytes()
     digest, data = content[:_DIGEST], content[_DIGEST:]
-    if _digest(data) != digest:
+    if hashlib.sha256(data).digest() != digest:
         return []
     with pa.ipc.open_stream(data) as stream:
         table = stream.read_all()
@@ -206,9 +191,9 @@ class TokenWriter:
         store = TokenStore.open(self.folder)
         self._complete, number = len(store), len(store.shards)
         self._file: IO[bytes] | None = None
-        self._shard = OpenShard(number)
+        self._shard = _OpenShard(number)
         if self._sync_seconds is not None:
-            self._shard = recover(self.folder, number, self._header.dim, self._header_sha256)
+            self._shard = _recover(self.folder, number, self._header.dim, self._header_sha256)
         if not self._shard.ids:
             self._remove(number)
         self._passages = self._complete + len(self._shard.ids)
@@ -346,7 +331,7 @@ class TokenWriter:
         (self.folder / journal_name(shard.number)).unlink(missing_ok=True)
         self._complete += len(shard.ids)
         self._passages = self._complete
-        self._shard = OpenShard(shard.number + 1)
+        self._shard = _OpenShard(shard.number + 1)
 
     def close(self) -> TokenStore:
         """Finishes the open shard and opens the store for reading."""
