@@ -3,11 +3,13 @@
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from m2kr.errors import InputError
 from m2kr.retrieval.ordering import RunRows, encode_ids, row_offsets
 
 if TYPE_CHECKING:
@@ -44,8 +46,8 @@ def _simple(name: str) -> str:
     return re.sub(r"[\W_]", "", name).lower()
 
 
-def kind_of(
-    values: "NDArray[np.float64]", owner: "NDArray[np.int64]"
+def kind_of_numbers(
+    values: "NDArray[np.float64]", owners: "NDArray[np.int64]"
 ) -> Literal["ranks", "scores", "rising", "unclear"]:
     """What a column of numbers is, by how they run down the lines of each query.
 
@@ -53,9 +55,9 @@ def kind_of(
     ``unclear``: whole numbers that are neither that nor scores for sure: they rise in all queries, or
     no query has one twice and they begin at 0 or 1, as ranks out of order would.
     """
-    order = np.argsort(owner, kind="stable")
-    owner, values = owner[order], values[order]
-    inner = np.diff(owner) == 0
+    order = np.argsort(owners, kind="stable")
+    owners, values = owners[order], values[order]
+    inner = np.diff(owners) == 0
     rises = (values[1:] > values[:-1])[inner]
     if not rises.any():  # one passage a query, or best first
         return "scores"
@@ -66,11 +68,61 @@ def kind_of(
     position = np.arange(len(values)) - np.repeat(first, np.diff([*first, len(values)]))
     if any(np.array_equal(values, position + start) for start in (0, 1)):
         return "ranks"
-    ranked = np.lexsort((values, owner))
+    ranked = np.lexsort((values, owners))
     repeats = (values[ranked][1:] == values[ranked][:-1]) & inner
     if rising or (values.min() in (0, 1) and not repeats.any()):
         return "unclear"
     return "scores"
+
+
+def unnamed_scores(
+    values: "NDArray[np.float64]", owners: "NDArray[np.int64]", pointed: bool, path: Path
+) -> "NDArray[np.float64]":
+    """Scores from a column without a name that holds scores or ranks.
+
+    Args:
+        values: The column.
+        owners: Per value the number of its query.
+        pointed: It is written with decimal points, as ranks rarely are.
+        path: For messages.
+
+    Raises:
+        InputError: it can be either.
+    """
+    kind = kind_of_numbers(values, owners)
+    if kind == ("ranks" if pointed else "unclear"):
+        raise InputError(
+            "a column of whole numbers can be read in two ways: as ranks (the lowest is best) and as "
+            "scores (the highest is best)",
+            expected="ranks that count up from 0 or from 1 in every query's lines, or scores that "
+            "don't rise; or a first line that names the columns",
+            fix="put the line 'qid pid rank', or 'qid pid score', on top of the file",
+        )
+    if kind == "ranks":
+        logger.info("%s: the third column is read as ranks", path)
+        return -values
+    if kind == "rising":
+        logger.warning(
+            "%s: scores rise down every query's lines, and the highest counts as best; distances "
+            "have to be negated first",
+            path,
+        )
+    return values
+
+
+def ranks_agree(
+    ranks: "NDArray[np.float64]", scores: "NDArray[np.float64]", owners: "NDArray[np.int64]"
+) -> bool:
+    """Whether numbers are ranks from 0 or 1, each once a query, that order as the scores do."""
+    order = np.lexsort((ranks, owners))
+    owners, ranks, scores = owners[order], ranks[order], scores[order]
+    inner = np.diff(owners) == 0
+    first = np.flatnonzero(np.concatenate([[True], ~inner]))
+    return (
+        bool(np.isin(ranks[first], (0, 1)).all())
+        and bool((np.diff(ranks)[inner] == 1).all())
+        and bool((scores[1:] <= scores[:-1])[inner].all())
+    )
 
 
 def rows_of_columns(
@@ -118,23 +170,23 @@ def rows_of_columns(
 
 
 def _compare_ranks(
-    owner: "NDArray[np.int64]",
+    owners: "NDArray[np.int64]",
     scores: "NDArray[np.float64]",
     ranks: "NDArray[np.int64]",
     where: str,
 ) -> None:
     """Warns of ranks that put a passage before one with a higher score: scores count, as everywhere."""
-    inner = np.diff(owner) == 0
+    inner = np.diff(owners) == 0
     falls = (scores[1:] <= scores[:-1])[inner].all()
     if not (falls and (ranks[1:] >= ranks[:-1])[inner].all()):
-        order = np.lexsort((ranks, -scores, owner))  # passages that score alike by rank
+        order = np.lexsort((ranks, -scores, owners))  # passages that score alike by rank
         wrong = (ranks[order][1:] < ranks[order][:-1]) & inner
         if wrong.any():
             logger.warning(
                 "%s: the rank column disagrees with the scores in %d of %d queries; the scores count",
                 where,
-                len(np.unique(owner[:-1][wrong])),
-                owner[-1] + 1,
+                len(np.unique(owners[:-1][wrong])),
+                owners[-1] + 1,
             )
     tied, apart = scores[1:] == scores[:-1], ranks[1:] != ranks[:-1]
     if inner.any() and (tied & apart)[inner].all():

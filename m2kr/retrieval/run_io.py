@@ -22,7 +22,7 @@ from m2kr.errors import InputError, MissingError, UsageError, plainly
 from m2kr.packed import open_unpacked
 from m2kr.parquet import ParquetReader
 from m2kr.retrieval.ordering import RunRows, checked_rows
-from m2kr.retrieval.run_columns import NAMES, Role, kind_of, roles_of, rows_of_columns
+from m2kr.retrieval.run_columns import NAMES, Role, kind_of_numbers, roles_of, rows_of_columns
 from m2kr.retrieval.run_text import read_run_text, write_run_text
 
 logger = logging.getLogger("m2kr.evaluation")
@@ -255,7 +255,7 @@ def _read_json(path: Path) -> RunRows:
         values = np.array(scores, np.float64)
     except OverflowError as error:
         raise InputError(f"a score is too large: {error}") from error
-    kind = kind_of(values, owners)
+    kind = kind_of_numbers(values, owners)
     whole = all(type(score) is int for score in scores)
     if kind in ("ranks", "unclear") and whole:
         raise InputError(

@@ -30,7 +30,15 @@ import pyarrow as pa
 
 from m2kr.errors import InputError
 from m2kr.packed import open_unpacked
-from m2kr.retrieval.run_columns import ESCAPED, NAMES, Role, kind_of, roles_of, rows_of_columns
+from m2kr.retrieval.run_columns import (
+    ESCAPED,
+    NAMES,
+    Role,
+    ranks_agree,
+    roles_of,
+    rows_of_columns,
+    unnamed_scores,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -448,38 +456,9 @@ def _assembled(form: _Form, blocks: list[_Block], path: Path) -> "RunRows":
             columns = [[cell for b in blocks for cell in b.columns[i]] for i in range(4)]
             passages, values, given, tag = _of_four(columns, passages, owners)
         if given is None:
-            values = _scores_of(values, owners, any(block.pointed for block in blocks), path)
+            values = unnamed_scores(values, owners, any(block.pointed for block in blocks), path)
     name = tag or path.name.split(".")[0]
     return rows_of_columns(queries, passages, values, given, name=name, where=str(path))
-
-
-def _scores_of(
-    values: "NDArray[np.float64]", owners: "NDArray[np.int64]", pointed: bool, path: Path
-) -> "NDArray[np.float64]":
-    """Scores from a column without a name that holds scores or ranks.
-
-    Raises:
-        InputError: it can be either.
-    """
-    kind = kind_of(values, owners)
-    if kind == ("ranks" if pointed else "unclear"):
-        raise InputError(
-            "a column of whole numbers can be read in two ways: as ranks (the lowest is best) and as "
-            "scores (the highest is best)",
-            expected="ranks that count up from 0 or from 1 in every query's lines, or scores that "
-            "don't rise; or a first line that names the columns",
-            fix="put the line 'qid pid rank', or 'qid pid score', on top of the file",
-        )
-    if kind == "ranks":
-        logger.info("%s: the third column is read as ranks", path)
-        return -values
-    if kind == "rising":
-        logger.warning(
-            "%s: scores rise down every query's lines, and the highest counts as best; distances "
-            "have to be negated first",
-            path,
-        )
-    return values
 
 
 def _of_four(
@@ -506,7 +485,7 @@ def _of_four(
     readings = [
         (ranks, scores)
         for ranks, scores in ((third, fourth), (fourth, third))
-        if _agree(_finite(ranks), _finite(scores), owners)
+        if ranks_agree(_finite(ranks), _finite(scores), owners)
     ]
     if len(readings) == 1 or (readings and third == fourth):  # one passage a query: no matter
         ranks, scores = (_finite(cells) for cells in readings[0])
@@ -524,18 +503,3 @@ def _finite(cells: list[bytes]) -> "NDArray[np.float64]":
         return _numbers(cells)
     except ValueError as error:
         raise InputError(str(error), expected="finite numbers") from error
-
-
-def _agree(
-    ranks: "NDArray[np.float64]", scores: "NDArray[np.float64]", owners: "NDArray[np.int64]"
-) -> bool:
-    """Whether numbers are ranks from 0 or 1, each once a query, that order as the scores do."""
-    order = np.lexsort((ranks, owners))
-    owners, ranks, scores = owners[order], ranks[order], scores[order]
-    inner = np.diff(owners) == 0
-    first = np.flatnonzero(np.concatenate([[True], ~inner]))
-    return (
-        bool(np.isin(ranks[first], (0, 1)).all())
-        and bool((np.diff(ranks)[inner] == 1).all())
-        and bool((scores[1:] <= scores[:-1])[inner].all())
-    )
