@@ -1,14 +1,18 @@
 """``m2kr index``: Compressed late-interaction indexes: build, add to, look at, search."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from m2kr.cli import index_search, options
+from m2kr.cli import options, output
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from m2kr.search.config import Mode
+    from m2kr.search.dispatch import SearchResult
     from m2kr.search.hub import Contents
     from m2kr.search.index.settings import BuildSettings
     from m2kr.search.plan import Plan
@@ -43,7 +47,6 @@ def build(
     Settings: seed=0; centroids, by the pool's size if absent; iterations of k-means, at most (8,
     official 20).
     """
-    from m2kr.cli import output
     from m2kr.search.index.build import build_index
     from m2kr.search.index.settings import pool_of
     from m2kr.search.store.reader import TokenStore
@@ -89,7 +92,6 @@ def add(
     The store may be another one, or the index's own after it has grown. Centroids stay as they are.
     Ids that the index has from another store are refused: nothing is taken out of an index.
     """
-    from m2kr.cli import output
     from m2kr.search.index.build import add_passages
     from m2kr.search.index.settings import pool_of
     from m2kr.search.store.reader import TokenStore
@@ -108,7 +110,6 @@ def info(
     json: options.Json = False,
 ) -> None:
     """Show what an index holds, how it was made and what it takes."""
-    from m2kr.cli import output
     from m2kr.search.index.files import IndexFiles
 
     files = IndexFiles.open(index)
@@ -160,7 +161,6 @@ def plan(
     Bytes follow from the formats. How long a search takes is known once its first block is done: exact
     search then stops where that is more than --max-hours of m2kr eval.
     """
-    from m2kr.cli import output
     from m2kr.search.plan import PoolSize, parse_count, plan_pool
 
     planned = plan_pool(PoolSize(parse_count(passages), tokens, dim, id_bytes))
@@ -171,7 +171,6 @@ def plan(
 
 
 def _show(planned: "Plan") -> None:
-    from m2kr.cli import output
 
     pool = planned.pool
     output.say(f"{pool.passages:,} passages, {pool.all_tokens:,} tokens of {pool.dim} numbers")
@@ -201,7 +200,6 @@ def push(
     json: options.Json = False,
 ) -> None:
     """Upload a token store or an index to the hub, verified, in one commit; needs HF_TOKEN."""
-    from m2kr.cli import output
     from m2kr.search.hub import push_folder
 
     with output.Bars() as bars:
@@ -223,7 +221,6 @@ def pull(
     The folder appears when it is complete. With --expect, what was made with another checkpoint or
     from another pool is refused before anything big is fetched.
     """
-    from m2kr.cli import output
     from m2kr.search.hub import pull_folder
 
     with output.Bars() as bars:
@@ -234,7 +231,6 @@ def pull(
 
 
 def _tell(made: "Contents", what: dict[str, Any], *, json: bool) -> None:
-    from m2kr.cli import output
 
     facts = made.facts()
     unknown = [name for name in ("checkpoint", "pool") if name not in facts]
@@ -252,6 +248,112 @@ def _tell(made: "Contents", what: dict[str, Any], *, json: bool) -> None:
         )
 
 
+def search(
+    pool: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INDEX_OR_STORE",
+            help="An index, or a token store, which is searched exactly.",
+        ),
+    ],
+    queries: Annotated[Path, typer.Argument(help="A token store whose entries are the queries.")],
+    k: options.K = 100,
+    out: options.OutOrNone = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", help="The index's token store, for exact scores.")
+    ] = None,
+    audit: options.Audit = 0,
+    device: options.Device = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", min=1)] = None,
+    shard: options.Shard = None,
+    engine: options.Engine = "local",
+    address: options.Address = "auto",
+    jobs: options.JobsOrNone = None,
+    json: options.Json = False,
+) -> None:
+    """Search an index, or a token store exactly.
+
+    An index that was built with the official preset is searched by the published protocol. A token
+    store may be searched in shards: they find what one process finds, ids, order and scores. --out is
+    a run file: .parquet, .trec.gz ...; --device may name several GPUs: cuda:0,cuda:1.
+    """
+    from m2kr.errors import UsageError
+    from m2kr.retrieval import shard_runs
+    from m2kr.search import dispatch
+    from m2kr.search.store.reader import TokenStore
+
+    if audit and store is None:
+        raise UsageError("an audit compares with exact search, which needs --store STORE")
+    if engine == "local" and jobs is not None:
+        raise UsageError("--jobs is for --engine ray; here --threads tells how many work")
+    queries_store = TokenStore.open(queries)
+    if shard is not None:
+        if engine == "ray":
+            raise UsageError(
+                "--shard and --engine ray are two ways to share a search out: take one"
+            )
+        if out is None or out.suffix != ".parquet":
+            raise UsageError("a shard's part is written as Parquet", fix="--out part.parquet")
+        with output.Bars() as bars:
+            run, result = shard_runs.search_share(
+                pool, queries_store, k, shard, threads=threads, device=device, progress=bars
+            )
+        _show_search(result.facts() | {"run": str(run.save(out))}, json=json)
+        return
+    stored = TokenStore.open(store) if store is not None else None
+    with output.Bars() as bars:
+        look: Callable[..., SearchResult] = dispatch.search_folder
+        if engine == "ray":
+            from m2kr.distributed import ray_engine
+
+            look = partial(ray_engine.search_by_nodes, address=address, jobs=jobs)
+        result = look(
+            pool, queries_store, k, store=stored, threads=threads, device=device, progress=bars
+        )
+    facts = result.facts()
+    if audit and stored is not None:
+        facts["recall"] = dispatch.audit(result, queries_store, stored, audit)
+    if out is not None:
+        run = shard_runs.run_of(result, queries_store, pool.resolve().name)
+        facts["run"] = str(run.save(out))
+    _show_search(facts, json=json)
+
+
+def _show_search(facts: dict[str, Any], *, json: bool) -> None:
+    """What was done, for people or machines."""
+    if json:
+        output.emit(facts)
+        return
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {_number(each)}" for name, each in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(map(str, value))
+        output.say(f"{key.replace('_', ' '):<24}{_number(value)}")
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def merge(
+    parts: Annotated[
+        list[Path], typer.Argument(metavar="PART...", help="What each --shard I/N wrote.")
+    ],
+    out: options.Out,
+    json: options.Json = False,
+) -> None:
+    """Merge the parts of a search into the run that one search of the whole store gives.
+
+    All parts must be there, of one store, the same queries and one k.
+    """
+    from m2kr.retrieval.shard_runs import merge_run_files
+
+    run = merge_run_files(parts)
+    facts = {"queries": len(run), **run.metadata["search"], "shards": len(parts)}
+    _show_search(facts | {"run": str(run.save(out))}, json=json)
+
+
 SUBCOMMANDS = {
     "build": (
         build,
@@ -263,7 +365,17 @@ SUBCOMMANDS = {
     ),
     "add": (add, ("m2kr index add index/ more_tokens/",)),
     "info": (info, ("m2kr index info index/", "m2kr index info index/ --verify")),
-    **index_search.SUBCOMMANDS,
+    "search": (
+        search,
+        (
+            "m2kr index search index/ queries/ -k 100 --out run.parquet",
+            "m2kr index search index/ queries/ --store store/ --audit 200",
+            "m2kr index search store/ queries/ --device cuda:0,cuda:1",
+            "m2kr index search store/ queries/ --shard 2/8 --out part2.parquet",
+            "m2kr index search store/ queries/ --engine ray --address head:6379",
+        ),
+    ),
+    "merge": (merge, ("m2kr index merge part*.parquet --out run.parquet",)),
     "plan": (
         plan,
         (
