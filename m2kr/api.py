@@ -17,10 +17,10 @@ from m2kr.evaluation.scoring import is_judged, require_judgements
 from m2kr.progress import SILENT, Progress
 from m2kr.report.tables import as_text
 from m2kr.retrieval.cache import cache_folder
-from m2kr.retrieval.ordering import Ties
 from m2kr.retrieval.protocol import Retriever
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
+from m2kr.retrieval.run_rows import Ties
 from m2kr.retrieval.search_split import (
     MissingQueries,
     check_retriever,

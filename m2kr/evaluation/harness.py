@@ -15,11 +15,11 @@ from m2kr.evaluation.result import Result, json_sha256, peak_memory, versions
 from m2kr.evaluation.scoring import require_judgements, score_run
 from m2kr.progress import SILENT, Progress, task
 from m2kr.retrieval.encoder import EncoderRetriever
-from m2kr.retrieval.ordering import Ties
 from m2kr.retrieval.own_code import json_settings
 from m2kr.retrieval.protocol import Retriever
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
+from m2kr.retrieval.run_rows import Ties
 from m2kr.retrieval.search_split import (
     MissingQueries,
     SplitSearch,

@@ -13,8 +13,8 @@ from m2kr.errors import CheckError, MissingError
 from m2kr.evaluation.judgements import JudgedRun
 from m2kr.evaluation.metrics import Chosen
 from m2kr.evaluation.significance import bootstrap_interval
-from m2kr.retrieval.ordering import Ties
 from m2kr.retrieval.run import Run
+from m2kr.retrieval.run_rows import Ties
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from m2kr.errors import InputError, MissingError, UsageError
-from m2kr.retrieval.ordering import (
+from m2kr.retrieval.run_rows import (
     RunRows,
     Ties,
     checked_rows,
@@ -281,7 +281,7 @@ class Run(RunRows):
         return self._with(query_ids=(*self.query_ids, *query_ids), offsets=offsets)
 
     def ordered(self, ties: Ties) -> "Run":
-        """The same rows, those that score alike in another order; see `m2kr.retrieval.ordering.Ties`.
+        """The same rows, those that score alike in another order; see `m2kr.retrieval.run_rows.Ties`.
 
         For scoring: every other way to make a run, or to read one, brings THE tie rule back.
         """

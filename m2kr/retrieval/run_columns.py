@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from m2kr.errors import InputError
-from m2kr.retrieval.ordering import RunRows, encode_ids, row_offsets
+from m2kr.retrieval.run_rows import RunRows, encode_ids, row_offsets
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

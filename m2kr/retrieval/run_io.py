@@ -21,8 +21,8 @@ from m2kr import atomic
 from m2kr.errors import InputError, MissingError, UsageError, plainly
 from m2kr.packed import open_unpacked
 from m2kr.parquet import ParquetReader
-from m2kr.retrieval.ordering import RunRows, checked_rows
 from m2kr.retrieval.run_columns import NAMES, Role, kind_of_numbers, roles_of, rows_of_columns
+from m2kr.retrieval.run_rows import RunRows, checked_rows
 from m2kr.retrieval.run_text import read_run_text, write_run_text
 
 logger = logging.getLogger("m2kr.evaluation")

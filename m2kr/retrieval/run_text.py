@@ -43,7 +43,7 @@ from m2kr.retrieval.run_columns import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from m2kr.retrieval.ordering import RunRows
+    from m2kr.retrieval.run_rows import RunRows
 
 logger = logging.getLogger("m2kr.evaluation")
 

@@ -16,7 +16,6 @@ from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.fingerprint import images_part
 from m2kr.progress import SILENT, Progress, task
 from m2kr.retrieval.encoder import EncoderRetriever
-from m2kr.retrieval.ordering import Ties
 from m2kr.retrieval.own_code import json_settings, own_code, user_attribute
 from m2kr.retrieval.protocol import (
     Modalities,
@@ -29,6 +28,7 @@ from m2kr.retrieval.protocol import (
 )
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
+from m2kr.retrieval.run_rows import Ties
 
 if TYPE_CHECKING:
     from m2kr.data.images.store import ImageStore
