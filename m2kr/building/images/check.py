@@ -82,7 +82,8 @@ class Checked:
 
 
 Source = bytes | Callable[[], bytes]
-_Batch = tuple[list[tuple[str, bytes]], dict[int, Checked]]
+# An image that can't be read is checked already.
+_Batch = list[tuple[str, bytes] | Checked]
 
 
 def verify_images(
@@ -108,14 +109,8 @@ def verify_images(
     """
     jobs = jobs or cores()
 
-    def check(batch: _Batch) -> list[Checked]:
-        images, unread = batch
-        results = iter(decoders.check(images))
-        count = len(images) + len(unread)
-        return [unread[i] if i in unread else next(results) for i in range(count)]
-
     with Decoders(jobs, limits) as decoders:
-        results = work_ahead(_batches(items), check, workers=jobs)
+        results = work_ahead(_batches(items), decoders.check, workers=jobs)
         try:
             for batch in results:
                 yield from batch
@@ -132,23 +127,22 @@ def cores() -> int:
 
 
 def _batches(items: Iterable[tuple[str, Source]]) -> Iterator[_Batch]:
-    images: list[tuple[str, bytes]] = []
-    unread: dict[int, Checked] = {}
+    batch: _Batch = []
     size = 0
     for name, source in items:
         try:
             data = source if isinstance(source, bytes) else source()
         except (OSError, M2KRError) as error:
             detail = f"{error}".partition("\n")[0][:200]
-            unread[len(images) + len(unread)] = Checked(name, rule=UNREADABLE, detail=detail)
+            batch.append(Checked(name, rule=UNREADABLE, detail=detail))
         else:
-            images.append((name, data))
+            batch.append((name, data))
             size += len(data)
-        if len(images) + len(unread) == _BATCH_IMAGES or size >= _BATCH_BYTES:
-            yield images, unread
-            images, unread, size = [], {}, 0
-    if images or unread:
-        yield images, unread
+        if len(batch) == _BATCH_IMAGES or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 class Decoders:
@@ -168,18 +162,21 @@ class Decoders:
         self._running: list[_Decoder] = []
         self._closed = False
 
-    def check(self, images: Sequence[tuple[str, bytes]]) -> list[Checked]:
+    def check(self, images: Sequence[tuple[str, bytes] | Checked]) -> list[Checked]:
         """What becomes of some images, in their order; waits until a process is free.
 
         Args:
-            images: Name and content of each.
+            images: Name and content of each, or what has become of it already.
         """
         decoder = self._idle.get()
         results = []
         try:
-            for name, data in images:
-                decoder, result = self._checked(decoder, name, data)
-                results.append(result)
+            for image in images:
+                if isinstance(image, Checked):
+                    results.append(image)
+                else:
+                    decoder, result = self._checked(decoder, *image)
+                    results.append(result)
         finally:
             self._idle.put(decoder if decoder in self._running else None)
         return results
