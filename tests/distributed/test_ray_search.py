@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Cli
-from late_pools import passages, queries, store
+from support.token_pools import passages, queries, store
 
 from m2kr.errors import CheckError, MissingError
 from m2kr.ranking import id_ranks

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from late_pools import passages, queries, store
+from support.token_pools import passages, queries, store
 from typer.testing import CliRunner, Result
 
 from m2kr.cli import index as commands

@@ -4,15 +4,15 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-import late_corpora
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from late_pools import passages, queries, store
+from support import token_corpora
 from support.progress import Recorder
+from support.token_pools import passages, queries, store
 
 from m2kr.errors import CheckError, InputError, UsageError
 from m2kr.search import devices, shards
@@ -26,14 +26,14 @@ Matrices = list[np.ndarray]
 def flat(pool: Matrices) -> ArraySource:
     offsets = np.cumsum([0, *map(len, pool)])
     return ArraySource(
-        np.concatenate([np.zeros((0, late_corpora.DIM), np.float16), *pool]), offsets
+        np.concatenate([np.zeros((0, token_corpora.DIM), np.float16), *pool]), offsets
     )
 
 
 @settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32),
-    kind=st.sampled_from(late_corpora.KINDS),
+    kind=st.sampled_from(token_corpora.KINDS),
     count=st.integers(0, 40),
     longest=st.sampled_from([1, 3, 12]),
     k=st.sampled_from([1, 3, 10, 60]),
@@ -55,7 +55,7 @@ def test_any_split_merges_to_the_bits_of_one_search(
         pool[number] = pool[number][:0]
     names = rng.integers(0, max(1, count // 2), count) if copies else rng.permutation(count)
     ranks = np.unique(names, return_inverse=True)[1].astype(np.int64)
-    asked = late_corpora.queries(rng, pool or [np.ones((1, late_corpora.DIM))], 4)
+    asked = token_corpora.queries(rng, pool or [np.ones((1, token_corpora.DIM))], 4)
     bounds = sorted([0, count, *(min(each, count) for each in cuts)])
     source = flat(pool)
     parts = [
@@ -107,8 +107,8 @@ def test_ranges_hold_every_passage_once_and_about_equal_tokens(
 
 def test_ranges_begin_with_shards_that_are_fine_enough(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    pool = late_corpora.ordinary(rng, [4] * 100)
-    with TokenWriter(tmp_path, dim=late_corpora.DIM, shard_bytes=9 * 4 * 32) as writer:
+    pool = token_corpora.ordinary(rng, [4] * 100)
+    with TokenWriter(tmp_path, dim=token_corpora.DIM, shard_bytes=9 * 4 * 32) as writer:
         for number, tokens in enumerate(pool):
             writer.append([f"p{number}"], [tokens])
     source = TokenStore.open(tmp_path)
@@ -147,8 +147,8 @@ def test_a_list_of_devices_finds_the_same(several: str, tmp_path: Path) -> None:
 
 def test_a_device_that_is_not_there_or_fails_is_told() -> None:
     rng = np.random.default_rng(3)
-    pool = late_corpora.ordinary(rng, [4] * 40)
-    asked, ranks = [np.ones((2, late_corpora.DIM))], np.arange(40)
+    pool = token_corpora.ordinary(rng, [4] * 40)
+    asked, ranks = [np.ones((2, token_corpora.DIM))], np.arange(40)
     for wrong in ("cpu,tpu", "cpu,", ","):
         with pytest.raises(UsageError, match="there is no device"):
             devices.search_devices(asked, flat(pool), 3, ranks, device=wrong)

@@ -200,10 +200,7 @@ def _read(
         ]
         stats.bytes_read += block.tokens.nbytes
         for batch in batches:
-            counts = batch.search(block, coded, pool)
-            for name, count in zip(stats.passes, counts.left, strict=False):
-                stats.left[name] += count
-            stats.scored += counts.scored
+            batch.search(block, coded, pool, stats)
             progress.advance(_TASK, len(batch.queries) * len(block))
         tokens = int(source.offsets[-1])
         if check_seconds is not None and block.first == 0 and 0 < len(block.tokens) < tokens:
@@ -253,19 +250,6 @@ def _names(asked: Sequence[str] | None, device: str, pool: Workers) -> tuple[str
     return names if names[-1] == "float32" else (*names, "float32")
 
 
-@dataclass(slots=True)
-class _Counts:
-    """What happened in a block.
-
-    Attributes:
-        left: Pairs that each pass left over, the first pass first.
-        scored: Pairs that the canonical scorer saw.
-    """
-
-    left: list[int]
-    scored: int = 0
-
-
 class _Batch:
     """Queries that go through the blocks together.
 
@@ -287,7 +271,9 @@ class _Batch:
         self._k, self._ranks = k, ranks
         self._groups: list[gpu_rounds.QueryGroup] = []
 
-    def search(self, block: "Block", coded: "Sequence[CodedBlock]", workers: "Workers") -> _Counts:
+    def search(
+        self, block: "Block", coded: "Sequence[CodedBlock]", workers: "Workers", stats: SearchStats
+    ) -> None:
         """Takes a block's passages into `best`.
 
         Args:
@@ -295,9 +281,11 @@ class _Batch:
             coded: The block in the codes of the passes, the first one being that which meets all
                 of it. A last pass, float32, is added if it isn't the first.
             workers: Who does it.
+            stats: Takes the counts of what is left and what is scored.
         """
         if coded[0].one.name in FLAT:
-            return self._search_flat(block, coded[0], workers)
+            self._search_flat(block, coded[0], workers, stats)
+            return
         assert isinstance(self.best, TopK)
         upper = scan(coded[0], self.queries, workers)
         task = _Task(
@@ -311,18 +299,18 @@ class _Batch:
         ranks = self._ranks[block.first : block.first + len(block)]
         # Copies of an id can't fill places twice, so they are taken on top.
         enough = self.best.k + len(ranks) - len(np.unique(ranks))
-        counts = _Counts([0] * (1 + len(task.narrower)))
         floor = self.best.floor
         every = range(len(self.queries))
         found = workers.map(lambda q: task.promising(q, float(floor[q]), enough), every)
-        self._take(block, found, counts)
+        self._take(block, found, stats)
         self.best.result()  # brings the floor up to date
         floor = self.best.floor
         found = workers.map(lambda q: task.possible(q, float(floor[q])), every)
-        self._take(block, found, counts)
-        return counts
+        self._take(block, found, stats)
 
-    def _search_flat(self, block: "Block", coded: "CodedBlock", workers: "Workers") -> _Counts:
+    def _search_flat(
+        self, block: "Block", coded: "CodedBlock", workers: "Workers", stats: SearchStats
+    ) -> None:
         """The same in few big steps, `gpu_rounds`. No pass need follow: this one's margin is small."""
         if not self._groups:
             self._groups = gpu_rounds.group_queries(
@@ -335,7 +323,9 @@ class _Batch:
         scored = sum(
             workers.map(lambda group: gpu_rounds.search_block(group, columns), self._groups)
         )
-        return _Counts([scored] * 2, scored)
+        stats.scored += scored
+        for name in stats.passes:
+            stats.left[name] += scored
 
     def _narrower(self, block: "Block", coded: "Sequence[CodedBlock]") -> "list[CodedBlock]":
         if coded[0].one.name == "float32":
@@ -343,13 +333,13 @@ class _Batch:
         longest = by_passage(coded[0], coded[0].tokens.length)
         return [*coded[1:], uncoded(block, longest)]
 
-    def _take(self, block: "Block", found: "Sequence[Scored]", counts: _Counts) -> None:
+    def _take(self, block: "Block", found: "Sequence[Scored]", stats: SearchStats) -> None:
         assert isinstance(self.best, TopK)
         for query, (numbers, scores, left) in enumerate(found):
             self.best.push(np.full(len(numbers), query), numbers + block.first, scores)
-            counts.scored += len(numbers)
-            for stage, count in enumerate(left):
-                counts.left[stage] += count
+            stats.scored += len(numbers)
+            for name, count in zip(stats.passes, left, strict=True):
+                stats.left[name] += count
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
 """The bounds hold on hostile pools, are reached, and a smaller one gives wrong answers."""
 
-import late_corpora
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import token_corpora
 
 from m2kr.search.exact import bounds, canonical, passes, reference, search
 from m2kr.search.store.reader import ArraySource
@@ -28,13 +28,13 @@ def upper(name, pool, queries):
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
-    kind=st.sampled_from(late_corpora.KINDS),
+    kind=st.sampled_from(token_corpora.KINDS),
     length=st.integers(1, 20),
 )
 def test_no_canonical_score_is_above_its_bound(name, seed, kind, length):
     rng = np.random.default_rng(seed)
     pool = kind(rng, np.full(7, length))
-    queries = [q for q in late_corpora.queries(rng, pool, 4) if q.any()]
+    queries = [q for q in token_corpora.queries(rng, pool, 4) if q.any()]
     if not queries:
         return
     found = upper(name, pool, queries)
@@ -105,7 +105,7 @@ def test_lengths_are_never_too_short(dim):
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**32), kind=st.sampled_from(late_corpora.KINDS))
+@given(seed=st.integers(0, 2**32), kind=st.sampled_from(token_corpora.KINDS))
 def test_fast_canonical_scores_are_the_reference_s(seed, kind):
     from m2kr.search.store.reader import Block
 
@@ -118,7 +118,7 @@ def test_fast_canonical_scores_are_the_reference_s(seed, kind):
     longest = np.array([n.max(initial=0) * 1.0001 for n in norms], np.float32)
     shortest = np.array([n.min(initial=9) for n in norms], np.float32)
     numbers = rng.permutation(12)[:9]
-    for query in canonical.rounded_queries(late_corpora.queries(rng, pool, 3), late_corpora.DIM):
+    for query in canonical.rounded_queries(token_corpora.queries(rng, pool, 3), token_corpora.DIM):
         if len(query.rows):
             found = canonical.canonical_scores(query, block, numbers, longest, shortest)
             right = [reference.maxsim(query.rows, pool[i]) for i in numbers]

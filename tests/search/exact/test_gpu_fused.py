@@ -7,12 +7,12 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import late_corpora
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import token_corpora
 
 from m2kr.concurrency import workers
 from m2kr.search.exact import (
@@ -64,7 +64,7 @@ def checked(tokens, starts, lengths, asked, shape=SMALL):
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
-    kind=st.sampled_from(late_corpora.KINDS),
+    kind=st.sampled_from(token_corpora.KINDS),
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=40),
     gap=st.integers(0, 3),
     queries=st.integers(1, 4),
@@ -76,11 +76,11 @@ def test_sums_of_maxima_for_any_lengths_places_and_rows(seed, kind, lengths, gap
     spaced, starts = [], []
     for tokens in pool:
         # What lies between passages is none of theirs; it would be their maximum.
-        spaced.append(np.full((gap, late_corpora.DIM), 60000, np.float16))
+        spaced.append(np.full((gap, token_corpora.DIM), 60000, np.float16))
         starts.append(sum(map(len, spaced)))
         spaced.append(tokens)
     order = np.argsort([len(tokens) for tokens in pool], kind="stable")
-    asked = rng.normal(size=(queries, parts * gpu_fused.PART, late_corpora.DIM)).astype(np.float16)
+    asked = rng.normal(size=(queries, parts * gpu_fused.PART, token_corpora.DIM)).astype(np.float16)
     asked[0, rng.integers(0, len(asked[0])) :] = 0
     checked(
         torch.from_numpy(np.concatenate(spaced)),
@@ -137,12 +137,12 @@ def test_sums_in_order_to_the_bit(rows, columns):
     assert found.tobytes() == total.tobytes()
 
 
-@pytest.mark.parametrize("kind", late_corpora.KINDS)
+@pytest.mark.parametrize("kind", token_corpora.KINDS)
 def test_search_equals_the_reference(kind):
     rng = np.random.default_rng(4)
     pool = kind(rng, rng.integers(1, 20, 40))
     pool[3] = pool[3][:0]
-    queries, ranks = late_corpora.queries(rng, pool, 5), rng.permutation(40)
+    queries, ranks = token_corpora.queries(rng, pool, 5), rng.permutation(40)
     source = ArraySource(np.concatenate(pool), np.cumsum([0, *map(len, pool)]))
     # One thread: the interpreter is not for several.
     numbers, scores, stats = search.search_exactly(
@@ -155,14 +155,14 @@ def test_search_equals_the_reference(kind):
 
 
 @pytest.mark.parametrize("name", passes.FLAT)
-@pytest.mark.parametrize("kind", late_corpora.KINDS)
+@pytest.mark.parametrize("kind", token_corpora.KINDS)
 def test_bounds_of_a_block_are_never_below_and_hardly_above(name, kind):
     rng = np.random.default_rng(5)
     pool = kind(rng, rng.integers(1, 20, 30))
     pool[3] = pool[3][:0]
     offsets = np.cumsum([0, *map(len, pool)])
     block = Block(0, np.concatenate(pool), offsets)
-    queries = canonical.rounded_queries(late_corpora.queries(rng, pool, 6), late_corpora.DIM)
+    queries = canonical.rounded_queries(token_corpora.queries(rng, pool, 6), token_corpora.DIM)
     queries = [query for query in queries if len(query.rows)]
     device = torch.device(choose.named(DEVICE))
     storage = torch.empty(block.tokens.shape, dtype=torch.float16, device=device)
@@ -177,7 +177,7 @@ def test_bounds_of_a_block_are_never_below_and_hardly_above(name, kind):
                 for column, number in enumerate(columns.numbers):
                     score = reference.maxsim(query.rows, pool[number])
                     assert bound[column] >= score
-                    if kind is late_corpora.ordinary and len(pool[number]):
+                    if kind is token_corpora.ordinary and len(pool[number]):
                         spare = {"fp16": 0.0012, "fused": 0.0004}[name]
                         assert bound[column] <= score + spare * len(query.rows)
 

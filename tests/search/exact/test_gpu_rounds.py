@@ -5,12 +5,12 @@ They run on a GPU if there is one, else on the CPU.
 
 import logging
 
-import late_corpora
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import token_corpora
 
 from m2kr.errors import InputError
 from m2kr.search.exact import (
@@ -25,7 +25,7 @@ from m2kr.search.exact import (
 from m2kr.search.exact.reference import EMPTY
 from m2kr.search.store.reader import ArraySource
 
-DIM = late_corpora.DIM
+DIM = token_corpora.DIM
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -54,7 +54,7 @@ def same(queries, pool, k, ranks=None, dim=DIM, **options):
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
-    kind=st.sampled_from(late_corpora.KINDS),
+    kind=st.sampled_from(token_corpora.KINDS),
     count=st.integers(1, 60),
     longest=st.sampled_from([1, 3, 12, 40]),
     k=st.sampled_from([1, 5, 20, 100]),
@@ -62,7 +62,7 @@ def same(queries, pool, k, ranks=None, dim=DIM, **options):
 )
 def test_equals_the_reference_on_hostile_pools(seed, kind, count, longest, k, block):
     rng = np.random.default_rng(seed)
-    pool, ranks, queries = late_corpora.hostile(rng, kind, count, longest)
+    pool, ranks, queries = token_corpora.hostile(rng, kind, count, longest)
     with pytest.MonkeyPatch.context() as patch:
         # Small blocks, parts, products and chunks, so that a small pool has many.
         patch.setattr(search, "TILE_TOKENS", block)
@@ -76,11 +76,11 @@ def test_equals_the_reference_on_hostile_pools(seed, kind, count, longest, k, bl
 def test_little_more_than_the_best_is_scored(dim):
     rng = np.random.default_rng(1)
     pool = [
-        late_corpora.unit(rng.normal(size=(n, dim))).astype(np.float16)
+        token_corpora.unit(rng.normal(size=(n, dim))).astype(np.float16)
         for n in [*rng.integers(1, 60, 400), 512, 300, 511]
     ]
     sizes = (1, 32, 33, 70, 320)
-    queries = [late_corpora.unit(rng.normal(size=(n, dim))).astype(np.float32) for n in sizes]
+    queries = [token_corpora.unit(rng.normal(size=(n, dim))).astype(np.float32) for n in sizes]
     queries[1][:20] = pool[-1][:20]
     stats = same(queries, pool, 10, rng.permutation(len(pool)), dim)
     assert 10 * len(queries) <= stats.scored <= 12 * len(queries)
@@ -89,7 +89,7 @@ def test_little_more_than_the_best_is_scored(dim):
 
 def test_passages_without_tokens_come_last():
     rng = np.random.default_rng(2)
-    pool = late_corpora.negative(rng, [3, 0, 2, 0])
+    pool = token_corpora.negative(rng, [3, 0, 2, 0])
     same([np.ones((2, DIM)), np.ones((40, DIM))], pool, 3)
     same([np.ones((2, DIM))], pool, 9)
     found = search.search_exactly(
@@ -102,7 +102,7 @@ def test_passages_without_tokens_come_last():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_refused(value):
-    pool = late_corpora.ordinary(np.random.default_rng(7), [3, 3, 2])
+    pool = token_corpora.ordinary(np.random.default_rng(7), [3, 3, 2])
     pool[1][2, 5] = value
     with pytest.raises(InputError, match="passage 1: "):
         search.search_exactly(
@@ -131,7 +131,7 @@ def test_parts_hold_every_query_once_and_fill_up_little(sizes):
 @settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
-    kind=st.sampled_from([late_corpora.ordinary, late_corpora.near_ties, late_corpora.tiny]),
+    kind=st.sampled_from([token_corpora.ordinary, token_corpora.near_ties, token_corpora.tiny]),
     room=st.sampled_from([1, 20_000, 1 << 20]),
 )
 def test_scores_of_pairs_are_the_reference_s(seed, kind, room):
@@ -139,7 +139,7 @@ def test_scores_of_pairs_are_the_reference_s(seed, kind, room):
     pool = [tokens[tokens.any(1)] for tokens in kind(rng, rng.integers(1, 30, 12))]
     pool = [tokens for tokens in pool if len(tokens)]
     source = flat(pool)
-    queries = canonical.rounded_queries(late_corpora.queries(rng, pool, 4), DIM)
+    queries = canonical.rounded_queries(token_corpora.queries(rng, pool, 4), DIM)
     rows = np.zeros((4, gpu_fused.PART, DIM), np.float16)
     for place, query in zip(rows, queries, strict=True):
         place[: len(query.rows)] = query.rows
@@ -224,8 +224,8 @@ def test_a_gpu_whose_kernel_fails_gets_plain_products_and_one_line(monkeypatch, 
         lines = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
         assert len(lines) == 1
         assert "OSError: no compiler" in lines[0]
-        pool = late_corpora.ordinary(np.random.default_rng(4), [3, 9, 2])
-        same(late_corpora.queries(np.random.default_rng(5), pool, 3), pool, 2, passes=("fused",))
+        pool = token_corpora.ordinary(np.random.default_rng(4), [3, 9, 2])
+        same(token_corpora.queries(np.random.default_rng(5), pool, 3), pool, 2, passes=("fused",))
     finally:
         gpu_fused.kernels_work.cache_clear()
         gpu_fused._shape.cache_clear()
@@ -243,8 +243,8 @@ def test_a_device_whose_float64_is_not_exact_leaves_scoring_to_the_cpu(monkeypat
     try:
         with caplog.at_level(logging.WARNING, "m2kr.search"):
             assert not gpu_rounds.exact_products(choose.named(DEVICE))
-            pool = late_corpora.ordinary(np.random.default_rng(6), [3, 9, 2, 5])
-            same(late_corpora.queries(np.random.default_rng(7), pool, 3), pool, 2)
+            pool = token_corpora.ordinary(np.random.default_rng(6), [3, 9, 2, 5])
+            same(token_corpora.queries(np.random.default_rng(7), pool, 3), pool, 2)
         assert len(caplog.records) == 1
     finally:
         gpu_rounds.exact_products.cache_clear()

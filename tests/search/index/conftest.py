@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from late_pools import passages, queries, store
+from support.token_pools import passages, queries, store
 
 from m2kr.search.index import official_train
 from m2kr.search.index.build import build_index

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from late_pools import DIM, ids, passages, pool, store
+from support.token_pools import DIM, ids, passages, pool, store
 
 from m2kr import locks
 from m2kr.errors import CheckError, InputError, MissingError, UsageError

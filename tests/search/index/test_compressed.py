@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from late_pools import DIM, ids, passages, pool, queries, store
+from support.token_pools import DIM, ids, passages, pool, queries, store
 
 from m2kr.errors import CheckError, InputError, UsageError
 from m2kr.ranking import id_ranks
