@@ -11,7 +11,7 @@ from m2kr.building.fetch.retry import Policy
 from m2kr.building.images.from_urls import fetch_urls
 from m2kr.building.images.hosts import HostRule, Rules
 from m2kr.building.images.outcome import FetchCounts, UnavailableImage
-from m2kr.building.images.shard_writer import Store
+from m2kr.building.images.shard_writer import ShardWriter
 
 PHOTO = picture("JPEG")
 QUICK = Policy(attempts=3, backoff=0.01, connect_timeout=5, read_timeout=5, redirects=3)
@@ -56,7 +56,7 @@ def fetched(
     folder: Path, wanted: dict[str, str], rules: Rules | None = None, jobs: int = 8
 ) -> tuple[FetchCounts, dict[str, UnavailableImage]]:
     faults: list[UnavailableImage] = []
-    with Store(folder) as store:
+    with ShardWriter(folder) as store:
         done = fetch_urls(wanted, store, faults.append, rules=rules or quick(), jobs=jobs)
         assert done.there + done.added == sum(map(store.has, wanted))
     assert done.faults == len(faults)

@@ -15,7 +15,7 @@ from m2kr.building.images.declared import ImageArchive
 from m2kr.building.images.outcome import FetchCounts, OnFault, UnavailableImage
 from m2kr.building.images.remote_archive import RemoteArchive, RemoteTar, RemoteZip
 from m2kr.building.images.remote_file import JOBS, RemoteFile
-from m2kr.building.images.shard_writer import Store
+from m2kr.building.images.shard_writer import ShardWriter
 from m2kr.building.images.tar_index import index_remote_tar
 from m2kr.data.images.index import MAX_BYTES
 from m2kr.data.images.names import alternatives
@@ -73,7 +73,7 @@ class ArchiveResult:
 def obtain(
     archive: ImageArchive,
     lacking: Iterable[str],
-    store: Store,
+    store: ShardWriter,
     means: FetchOptions,
     progress: Progress,
 ) -> ArchiveResult:
@@ -133,7 +133,7 @@ def _inside(archive: ImageArchive, path: str, means: FetchOptions) -> Iterable[s
 def fetch_members(
     archive: RemoteArchive,
     images: Mapping[str, str],
-    store: Store,
+    store: ShardWriter,
     on_fault: OnFault,
     *,
     jobs: int = JOBS,
@@ -211,7 +211,7 @@ def _index(archive: ImageArchive, means: FetchOptions, progress: Progress) -> Pa
 def _from_packed(
     archive: ImageArchive,
     required: Sequence[str],
-    store: Store,
+    store: ShardWriter,
     means: FetchOptions,
     progress: Progress,
 ) -> ArchiveResult:

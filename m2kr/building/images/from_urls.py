@@ -22,7 +22,7 @@ from m2kr.building.images.one_url import (
     ask_for_image,
 )
 from m2kr.building.images.outcome import FetchCounts, OnFault, UnavailableImage
-from m2kr.building.images.shard_writer import Store
+from m2kr.building.images.shard_writer import ShardWriter
 from m2kr.errors import InputError, UsageError
 from m2kr.progress import SILENT, Progress
 
@@ -35,7 +35,7 @@ _TASK = "images from the web"
 
 def fetch_urls(
     wanted: Mapping[str, str] | Iterable[tuple[str, str]],
-    store: Store,
+    store: ShardWriter,
     on_fault: OnFault,
     *,
     rules: Rules | None = None,
@@ -79,7 +79,7 @@ class _Crawl:
     """One call: this thread decides what is asked, others ask."""
 
     def __init__(
-        self, store: Store, on_fault: OnFault, rules: Rules, jobs: int, progress: Progress
+        self, store: ShardWriter, on_fault: OnFault, rules: Rules, jobs: int, progress: Progress
     ) -> None:
         self.store, self.on_fault, self.rules, self.progress = store, on_fault, rules, progress
         self._queue = HostQueue(store.folder, forget=rules.retry_failed)

@@ -17,7 +17,7 @@ from m2kr.building.images.coverage import (
 )
 from m2kr.building.images.declared import ImageArchive
 from m2kr.building.images.from_archives import NOT_INSIDE, ArchiveResult, FetchOptions, obtain
-from m2kr.building.images.shard_writer import Store
+from m2kr.building.images.shard_writer import ShardWriter
 from m2kr.data.images.roots import open_root
 from m2kr.data.images.source_roots import add_roots, store_folder
 from m2kr.data.load import Split
@@ -160,7 +160,7 @@ def gather_images(
     why: dict[str, tuple[str, str]] = {}
     absent = absent_images(required, split.images)
     if absent and (usable or web):
-        with Store(folder) as store:
+        with ShardWriter(folder) as store:
             for archive in usable:
                 mine = [path for path in absent if archive.may_hold(path) and not store.has(path)]
                 if not mine:
@@ -197,7 +197,11 @@ def _reasons(result: ArchiveResult) -> dict[str, tuple[str, str]]:
 
 
 def _from_web(
-    request: ImageRequest, paths: set[str], store: Store, options: FetchOptions, progress: Progress
+    request: ImageRequest,
+    paths: set[str],
+    store: ShardWriter,
+    options: FetchOptions,
+    progress: Progress,
 ) -> ArchiveResult:
     """Images that no archive had, each from its address in the tables."""
     from m2kr.building.images.from_urls import fetch_urls

@@ -36,14 +36,14 @@ _DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError)
 _HASH = np.dtype([("hi", "<u8"), ("lo", "<u8")])
 
 
-class Store:
+class ShardWriter:
     """A folder of tar shards, ``images-00000.tar`` and so on, that only grows; use it in ``with``.
 
     Each shard has an offset index beside it (see `m2kr.data.images.tar_offsets`), so that opening a store
     reads these and not the images. What is guaranteed:
 
     - One process at a time writes; others wait for it.
-    - What `add` has returned from survives a kill of the process: the next `Store` takes over every
+    - What `add` has returned from survives a kill of the process: the next `ShardWriter` takes over every
       whole member behind the last commit, by its checksum, and cuts off a torn one.
     - What `commit` has returned from survives a power cut. It happens every 64 MiB, and at the end.
     - Readers see what was committed when they opened the folder, also while it grows.

@@ -22,7 +22,7 @@ from m2kr.building.images.host_queue import FAILED
 from m2kr.building.images.hosts import HostRule, wikimedia_addresses
 from m2kr.building.images.one_url import BUSY, GONE, NO_ADDRESS, REFUSED, UNREACHED
 from m2kr.building.images.outcome import UnavailableImage
-from m2kr.building.images.shard_writer import Store
+from m2kr.building.images.shard_writer import ShardWriter
 from m2kr.data.images.decode import EMPTY, NO_IMAGE
 from m2kr.data.images.store import ImageStore
 
@@ -330,11 +330,11 @@ CHILD = textwrap.dedent(
     # Jobs of a script's background ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     from m2kr.building.images.hosts import HostRule, Rules
-    from m2kr.building.images.shard_writer import Store
+    from m2kr.building.images.shard_writer import ShardWriter
     from m2kr.building.images.from_urls import fetch_urls
 
     rules = Rules(private=True, other=HostRule(connections=3, per_second=200))
-    with Store(Path(sys.argv[1])) as store:
+    with ShardWriter(Path(sys.argv[1])) as store:
         fetch_urls(json.loads(sys.argv[2]), store, print, rules=rules)
     """
 )
@@ -355,7 +355,7 @@ def test_a_kill_loses_nothing_that_was_committed(tmp_path, sent):
         _, told = process.communicate()
         assert process.returncode != 0
         assert sent == signal.SIGKILL or b"KeyboardInterrupt" in told
-        with Store(tmp_path) as store:
+        with ShardWriter(tmp_path) as store:
             kept = set(store.names())
         assert len(kept) >= 25  # all but those that were under way
         before = len(server.requests)
@@ -387,8 +387,8 @@ def test_addresses_are_taken_as_they_are_needed(tmp_path):
 
     with FaultyServer({"/a.png": photo(1)}) as server:
         server.fail("/a.png", *[Fault()] * 300, Fault(status=404))
-        with pytest.raises(Enough), Store(tmp_path) as store:
+        with pytest.raises(Enough), ShardWriter(tmp_path) as store:
             fetch_urls(endless(), store, stop, rules=quick(other=endlessly), jobs=4)
         assert taken <= 300 + 2 * 256
-    with Store(tmp_path) as store:
+    with ShardWriter(tmp_path) as store:
         assert len(store) >= 290  # what came before the caller gave up is kept

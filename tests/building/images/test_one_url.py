@@ -9,17 +9,20 @@ from m2kr.building.images.from_urls import fetch_urls
 from m2kr.building.images.host_queue import FAILED
 from m2kr.building.images.hosts import HostRule, Rules
 from m2kr.building.images.one_url import GONE, PRIVATE, REFUSED
-from m2kr.building.images.shard_writer import Store
+from m2kr.building.images.shard_writer import ShardWriter
 from m2kr.errors import UsageError
 
 
 def test_wikimedia_wants_a_contact_and_gets_it(tmp_path):
-    with pytest.raises(UsageError, match="requires a contact") as caught, Store(tmp_path) as store:
+    with (
+        pytest.raises(UsageError, match="requires a contact") as caught,
+        ShardWriter(tmp_path) as store,
+    ):
         url = "https://upload.wikimedia.org/wikipedia/commons/a/ab/A.jpg"
         fetch_urls({"a.jpg": url}, store, print)
     assert "--contact" in str(caught.value)
     assert "User-Agent_Policy" in str(caught.value)
-    with Store(tmp_path) as store:  # what is there needs none
+    with ShardWriter(tmp_path) as store:  # what is there needs none
         store.add("a.jpg", PHOTO)
         assert fetch_urls({"a.jpg": url}, store, print).there == 1
     with FaultyServer({"/a.jpg": PHOTO}) as server:

@@ -22,7 +22,7 @@ from m2kr.building.fetch.retry import Policy
 from m2kr.building.images.from_archives import fetch_members
 from m2kr.building.images.remote_archive import RemoteTar
 from m2kr.building.images.remote_file import RemoteFile, WholeOnlyError
-from m2kr.building.images.shard_writer import Store
+from m2kr.building.images.shard_writer import ShardWriter
 from m2kr.building.images.tar_index import index_remote_tar, index_tar
 from m2kr.data.images.store import ImageStore
 from m2kr.data.images.tar_offsets import TarOffsets
@@ -156,7 +156,7 @@ def test_into_the_store_and_on_after_a_failure(server, tmp_path):
     faults: list[object] = []
     url = server.url("/shard01.tar")
     server.fail("/shard01.tar", Fault(), Fault(truncate=500_000), Fault(status=500))
-    with Store(tmp_path / "store") as store:
+    with ShardWriter(tmp_path / "store") as store:
         done = fetch_members(RemoteTar(index, [url], policy=QUICK), wanted, store, faults.append)
         assert (done.added, done.faults) == (len(FILES), 0)
         size = sum(map(len, FILES.values()))

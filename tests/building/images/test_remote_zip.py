@@ -18,7 +18,7 @@ from m2kr.building.images.from_archives import fetch_members
 from m2kr.building.images.outcome import UnavailableImage
 from m2kr.building.images.remote_archive import RemoteZip
 from m2kr.building.images.remote_file import RemoteFile, WholeOnlyError
-from m2kr.building.images.shard_writer import Store
+from m2kr.building.images.shard_writer import ShardWriter
 from m2kr.data.images.store import ImageStore
 from m2kr.errors import InputError, UpstreamError, UsageError
 
@@ -82,7 +82,7 @@ def test_what_the_store_has_is_not_fetched_again(small, server, tmp_path):
     wanted |= {"twin.jpg": next(iter(small.contents)), "gone.jpg": "images/no.jpg"}
     faults: list[UnavailableImage] = []
     archive = RemoteZip(urls(server, small), tmp_path / "cache", policy=QUICK)
-    with Store(tmp_path / "store") as store:
+    with ShardWriter(tmp_path / "store") as store:
         first = fetch_members(archive, wanted, store, faults.append)
         assert (first.there, first.added, first.faults) == (0, len(wanted) - 1, 1)
         before = server.sent
@@ -103,10 +103,10 @@ CHILD = textwrap.dedent(
     from pathlib import Path
     from m2kr.building.images.from_archives import fetch_members
     from m2kr.building.images.remote_archive import RemoteZip
-    from m2kr.building.images.shard_writer import Store
+    from m2kr.building.images.shard_writer import ShardWriter
 
     folder, urls, wanted = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
-    with Store(folder / "store") as store:
+    with ShardWriter(folder / "store") as store:
         fetch_members(RemoteZip(urls, folder / "cache"), dict(zip(wanted, wanted)), store, print, jobs=2)
     """
 )
@@ -138,7 +138,7 @@ def test_kill_9_costs_what_was_on_its_way(big, server, tmp_path):
         wait_for(reached)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-    with Store(tmp_path / "store") as store:
+    with ShardWriter(tmp_path / "store") as store:
         assert 0 < len(store) < len(big.contents)
     assert child(tmp_path, urls(server, big), list(big.contents)).wait() == 0
     # Twice at most a piece of the directory and some requests begin again, and its end.
@@ -283,4 +283,4 @@ def test_other_files_are_refused_before_more_is_fetched(tmp_path):
     with pytest.raises(InputError, match="an address of this archive"):
         RemoteZip(["ftp://host/a.zip"], tmp_path)
     with pytest.raises(UsageError, match="with block"):
-        Store(tmp_path / "s").add("a", b"")
+        ShardWriter(tmp_path / "s").add("a", b"")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.tiny import tiny
 
-from m2kr.building.images.shard_writer import Store
+from m2kr.building.images.shard_writer import ShardWriter
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("built")
     tiny(root)
     tiny(root, "other text", "other")
-    with Store(root / "images" / "tiny") as store:
+    with ShardWriter(root / "images" / "tiny") as store:
         for i in range(10):
             store.add(f"b/{i}.jpg", random.Random(i).randbytes(300))
         store.add("long/" * 40 + "ü.jpg", b"x" * 100)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2kr.building.images.shard_writer import NameSet, Store
+from m2kr.building.images.shard_writer import NameSet, ShardWriter
 from m2kr.data.images.store import ImageStore
 from m2kr.errors import InputError, M2KRError, UsageError
 
@@ -30,14 +30,14 @@ def pictures(count: int, seed: int = 1) -> dict[str, bytes]:
 
 
 def fill(folder: Path, files: dict[str, bytes], shard_bytes: int = 50_000) -> None:
-    with Store(folder, shard_bytes=shard_bytes) as store:
+    with ShardWriter(folder, shard_bytes=shard_bytes) as store:
         for name, data in files.items():
             assert store.add(name, data)
 
 
 def check(folder: Path, files: dict[str, bytes]) -> None:
     """The store holds just these, and readers get them."""
-    with Store(folder) as store:
+    with ShardWriter(folder) as store:
         assert len(store) == len(files)
         assert sorted(store.names()) == sorted(files)
         assert all(map(store.has, files))
@@ -79,7 +79,7 @@ def test_equal_additions_give_equal_files_however_often_it_is_opened(tmp_path):
 
 def test_a_name_is_added_once(tmp_path):
     fill(tmp_path, {"a.jpg": b"old"})
-    with Store(tmp_path) as store:
+    with ShardWriter(tmp_path) as store:
         assert not store.add("a.jpg", b"new")
         assert store.add("b.jpg", b"b")
         assert not store.add("b.jpg", b"new")
@@ -90,7 +90,7 @@ def test_a_name_is_added_once(tmp_path):
     "name", ["", "../a", "/a", "a/../b", "a//b", "./a", "a\\b", "a\nb", "\ud800", "x" * 5000]
 )
 def test_names_that_no_reader_can_ask_for_are_refused(tmp_path, name):
-    with Store(tmp_path) as store:
+    with ShardWriter(tmp_path) as store:
         with pytest.raises(InputError, match="no path below an image root"):
             store.add(name, b"x")
         store.add("fine.jpg", b"x")
@@ -117,7 +117,7 @@ def test_a_stamp_stays_while_other_shards_are_added(tmp_path):
     first, last = stamp(name), max(tmp_path.glob("images-*.tar"))
     assert stamp("gone.jpg") is None
     assert None is not first != stamp(LONG)
-    with Store(tmp_path, shard_bytes=10_000) as store:
+    with ShardWriter(tmp_path, shard_bytes=10_000) as store:
         for number in range(4):
             store.add(f"more/{number}.jpg", bytes(6_000))
     assert max(tmp_path.glob("images-*.tar")) > last
@@ -130,7 +130,7 @@ def test_a_stamp_stays_while_other_shards_are_added(tmp_path):
 
 def test_readers_of_a_growing_store_see_what_is_committed(tmp_path):
     files = pictures(30)
-    with Store(tmp_path) as store:
+    with ShardWriter(tmp_path) as store:
         assert not ImageStore([tmp_path]).exists("wit/0000.jpg")
         for name, data in files.items():
             store.add(name, data)
@@ -147,9 +147,9 @@ CHILD = textwrap.dedent(
     """
     import json, sys
     from pathlib import Path
-    from m2kr.building.images.shard_writer import Store
+    from m2kr.building.images.shard_writer import ShardWriter
 
-    with Store(Path(sys.argv[1]), shard_bytes=200_000) as store:
+    with ShardWriter(Path(sys.argv[1]), shard_bytes=200_000) as store:
         for number in range(10**9):
             name = f"{number:06d}.jpg"
             if not store.has(name):
@@ -174,7 +174,7 @@ def test_kill_9_loses_nothing_whole(tmp_path):
         rest = process.stdout.read().split()  # what it did until the signal came
         seen = int(rest[-1]) if rest else seen
         process.wait()
-    with Store(tmp_path) as store:
+    with ShardWriter(tmp_path) as store:
         count = len(store)
         # One more may have been written and not told.
         assert seen + 1 <= count <= seen + 2
@@ -205,7 +205,7 @@ def test_every_torn_tail_is_cut_off_and_everything_before_it_kept(tmp_path_facto
         (folder / "images-00000.tar.index.parquet").write_bytes(committed)
         kept = {name: data for name, data in files.items() if -(-ends[name] // 512) * 512 <= cut}
         kept |= dict(list(files.items())[:3])
-        with Store(folder) as store:
+        with ShardWriter(folder) as store:
             found = set(store.names())
         # A member that ends in zeros may be whole although its last blocks never came.
         assert found >= set(kept)
@@ -223,7 +223,7 @@ def test_opening_reads_the_indexes_and_not_the_images(tmp_path):
     # Contents that nobody reads when the store is opened.
     with first.open("r+b") as file:
         file.write(b"x" * first.stat().st_size)
-    with Store(tmp_path) as store:
+    with ShardWriter(tmp_path) as store:
         assert len(store) == len(files)
     assert last.exists()
 
@@ -240,7 +240,10 @@ def test_a_lost_index_is_made_again_and_a_foreign_tar_left_alone(tmp_path):
     with tarfile.open(mine, "w") as tar:
         tar.add(__file__, "a.py")
     before = mine.read_bytes()
-    with pytest.raises(InputError, match="no shard of an image store"), Store(tmp_path / "mine"):
+    with (
+        pytest.raises(InputError, match="no shard of an image store"),
+        ShardWriter(tmp_path / "mine"),
+    ):
         pass
     assert mine.read_bytes() == before
     assert [path.name for path in mine.parent.iterdir()] == ["images-00000.tar"]
@@ -251,14 +254,17 @@ def test_damaged_stores_are_one_error(tmp_path):
     shard = sorted(tmp_path.glob("*.tar"))[-1]
     whole = shard.read_bytes()
     shard.write_bytes(whole[:700])
-    with pytest.raises(InputError, match=r"images-\d+\.tar"), Store(tmp_path):
+    with pytest.raises(InputError, match=r"images-\d+\.tar"), ShardWriter(tmp_path):
         pass
     with pytest.raises(InputError, match="shorter than its index says"):
         ImageStore([tmp_path]).exists("a")
     shard.write_bytes(whole)
     index = shard.with_name(shard.name + ".index.parquet")
     index.write_bytes(index.read_bytes()[:-9])
-    for use in (lambda: ImageStore([tmp_path]).exists("a"), lambda: Store(tmp_path).__enter__()):
+    for use in (
+        lambda: ImageStore([tmp_path]).exists("a"),
+        lambda: ShardWriter(tmp_path).__enter__(),
+    ):
         with pytest.raises(InputError, match="no index of a tar"):
             use()
 
@@ -268,9 +274,9 @@ def test_two_processes_take_turns(tmp_path):
         """
         import sys
         from pathlib import Path
-        from m2kr.building.images.shard_writer import Store
+        from m2kr.building.images.shard_writer import ShardWriter
         for number in range(3):
-            with Store(Path(sys.argv[1])) as store:
+            with ShardWriter(Path(sys.argv[1])) as store:
                 for i in range(20):
                     store.add(f"{i}.jpg", b"the same")
                     store.add(f"{sys.argv[2]}/{number}-{i}.jpg", sys.argv[2].encode())
@@ -287,11 +293,11 @@ def test_a_full_disk_is_one_error_and_costs_one_image(tmp_path):
         """
         import json, resource, signal, sys
         from pathlib import Path
-        from m2kr.building.images.shard_writer import Store
+        from m2kr.building.images.shard_writer import ShardWriter
         from m2kr.errors import M2KRError
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        with Store(Path(sys.argv[1])) as store:
+        with ShardWriter(Path(sys.argv[1])) as store:
             store.add("a.jpg", b"a" * 9000)
             store.commit()
             resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
@@ -312,9 +318,9 @@ def test_a_full_disk_is_one_error_and_costs_one_image(tmp_path):
 
 def test_it_is_used_in_a_with_block_and_says_what_stands_in_its_way(tmp_path):
     with pytest.raises(UsageError, match="with block"):
-        Store(tmp_path).add("a.jpg", b"x")
+        ShardWriter(tmp_path).add("a.jpg", b"x")
     (tmp_path / "file").write_text("")
-    with pytest.raises(M2KRError, match="file"), Store(tmp_path / "file"):
+    with pytest.raises(M2KRError, match="file"), ShardWriter(tmp_path / "file"):
         pass
 
 
@@ -340,10 +346,10 @@ def test_a_million_images_are_opened_in_seconds_and_little_memory(tmp_path):
         """
         import sys
         from pathlib import Path
-        from m2kr.building.images.shard_writer import Store
+        from m2kr.building.images.shard_writer import ShardWriter
 
         folder = Path(sys.argv[1])
-        with Store(folder) as store:
+        with ShardWriter(folder) as store:
             for i in range(1_000_000):
                 store.add(f"{i:08x}.jpg", b"x" * 20)
         """
@@ -353,10 +359,10 @@ def test_a_million_images_are_opened_in_seconds_and_little_memory(tmp_path):
         """
         import sys
         from pathlib import Path
-        from m2kr.building.images.shard_writer import Store
+        from m2kr.building.images.shard_writer import ShardWriter
         from m2kr.evaluation.result import peak_memory
 
-        with Store(Path(sys.argv[1])) as store:
+        with ShardWriter(Path(sys.argv[1])) as store:
             assert len(store) == 1_000_000
             assert store.has("0000ffff.jpg") and not store.has("x.jpg")
             print(peak_memory() // 1024)
