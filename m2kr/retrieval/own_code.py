@@ -244,7 +244,7 @@ def load_module(name: str) -> tuple[ModuleType, Path | None]:
         InputError: it can't be imported; shows the line.
         UsageError: there is one here and another elsewhere.
     """
-    here = _in_working_folder(name)
+    here = _module_in(Path.cwd(), name)
     elsewhere = _top_elsewhere(name)
     if here is not None and elsewhere is not None:
         raise UsageError(
@@ -266,13 +266,6 @@ def load_module(name: str) -> tuple[ModuleType, Path | None]:
             raise MissingError(f"there is no module '{error.name}'", expected=FORMS) from error
         except (Exception, SystemExit) as error:
             raise broken(error, name, name) from error
-
-
-def _in_working_folder(name: str) -> Path | None:
-    """The file of a module that would be imported from the working folder."""
-    path = Path.cwd().joinpath(*name.split("."))
-    places = (path / "__init__.py", path.with_name(f"{path.name}.py"))
-    return next((place for place in places if place.is_file()), None)
 
 
 def _top_elsewhere(name: str) -> Path | None:
@@ -322,7 +315,7 @@ def broken(
 def _warn_of_hidden(path: Path) -> None:
     """Says so where an import of the file doesn't mean the neighbour that it seems to mean."""
     for name in sorted({parts[0] for _, parts in imports_in(path.read_bytes())}):
-        near = _neighbour(name, path.parent)
+        near = _module_in(path.parent, name)
         if near is None or str(path.parent) in sys.path:
             continue
         spec = PathFinder.find_spec(name)
@@ -350,8 +343,10 @@ def imports_in(source: bytes) -> Iterator[tuple[int, list[str]]]:
             yield from ((node.level, [*package, alias.name]) for alias in node.names)
 
 
-def _neighbour(name: str, folder: Path) -> Path | None:
-    places = (folder / name / "__init__.py", folder / f"{name}.py")
+def _module_in(folder: Path, name: str) -> Path | None:
+    """The file of a module that would be imported from a folder."""
+    path = folder.joinpath(*name.split("."))
+    places = (path / "__init__.py", path.with_name(f"{path.name}.py"))
     return next((place for place in places if place.is_file()), None)
 
 

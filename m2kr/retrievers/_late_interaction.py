@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from m2kr.data.records import Passages, Queries
     from m2kr.preflmr.encode.encoder import Encoder
-    from m2kr.preflmr.encode.queries_and_passages import Passage, Query
+    from m2kr.preflmr.encode.queries_and_passages import Query
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -175,19 +175,21 @@ class LateInteraction(EncoderRetriever):
     ) -> "Iterator[list[np.ndarray]]":
         """Rows batched by tokens, images decoded ahead; see `m2kr.preflmr.encode.encoder`."""
         from m2kr.concurrency import chunks
+        from m2kr.preflmr.encode.queries_and_passages import Passage
 
         encoder = self._encoder
         before = time.perf_counter()
         if side == "query":
-            stream = encoder.stream_queries(self._asked(records))
+            stream = encoder.stream_queries(self._queries(records))
         else:
-            stream = encoder.stream_passages(_told(records))
+            table = (row for rows in records.batches(_READ) for row in rows)
+            stream = encoder.stream_passages(Passage(row["passage_content"]) for row in table)
         for rows in chunks(stream, _REPORTED):
             report(len(rows), time.perf_counter() - before)
             yield rows
             before = time.perf_counter()
 
-    def _asked(self, records: "Passages | Queries") -> "Iterator[Query]":
+    def _queries(self, records: "Passages | Queries") -> "Iterator[Query]":
         from m2kr.preflmr.encode.queries_and_passages import Query
         from m2kr.preflmr.inputs.image_input import ImageSource
 
@@ -201,11 +203,3 @@ class LateInteraction(EncoderRetriever):
                     yield Query(question, image, instruction)
                 else:
                     yield Query(query_text(question, instruction), image)
-
-
-def _told(records: "Passages | Queries") -> "Iterator[Passage]":
-    from m2kr.preflmr.encode.queries_and_passages import Passage
-
-    for rows in records.batches(_READ):
-        for row in rows:
-            yield Passage(row["passage_content"])

@@ -6,10 +6,13 @@ them in one process encodes each passage and each image once. Nothing outlives t
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 DEFAULT_LIMIT = 512 << 20
 # What an entry costs besides its value: key, tuple and links of the dictionary, measured.
@@ -42,6 +45,18 @@ class Memo:
             self._values.move_to_end(key)
             self.hits += 1
             return self._values[key][0]
+
+    def rows(
+        self, keys: Sequence[Hashable], compute: "Callable[[list[int]], Iterable[NDArray[Any]]]"
+    ) -> "list[NDArray[Any]]":
+        """The array kept under each key; those of other keys are computed, by their places, and kept."""
+        rows: dict[Hashable, Any] = {key: self.get(key) for key in dict.fromkeys(keys)}
+        places = {key: place for place, key in enumerate(keys) if rows[key] is None}
+        new = compute(list(places.values())) if places else ()
+        for key, row in zip(places, new, strict=True):
+            rows[key] = row
+            self.put(key, row, row.nbytes)
+        return [rows[key] for key in keys]
 
     @contextmanager
     def counted(self, counts: dict[str, int], name: str) -> Iterator[None]:

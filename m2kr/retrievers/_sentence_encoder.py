@@ -99,16 +99,11 @@ class SentenceEncoder:
 
     def encode(self, texts: Sequence[str]) -> "NDArray[np.float32]":
         """Unit vectors, (texts x dim) float32, in order."""
-        keys = [content_key(self._identity, text.encode()) for text in texts]
-        memo: dict[bytes, Any] = {
-            key: MEMO.get((key, self._max_length, self._device)) for key in dict.fromkeys(keys)
-        }
-        new = {key: text for key, text in zip(keys, texts, strict=True) if memo[key] is None}
-        if new:
-            for key, vector in zip(new, self._encode(list(new.values())), strict=True):
-                memo[key] = vector
-                MEMO.put((key, self._max_length, self._device), vector, vector.nbytes)
-        return np.stack([memo[key] for key in keys])
+        keys = [
+            (content_key(self._identity, text.encode()), self._max_length, self._device)
+            for text in texts
+        ]
+        return np.stack(MEMO.rows(keys, lambda places: self._encode([texts[i] for i in places])))
 
     @cached_property
     def _identity(self) -> bytes:

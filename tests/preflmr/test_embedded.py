@@ -14,7 +14,7 @@ from m2kr.errors import InputError, MissingError, UsageError
 from m2kr.preflmr import PreFLMR, tiny
 from m2kr.preflmr.encode.encoder import Encoder
 from m2kr.preflmr.inputs import local_files
-from m2kr.preflmr.model.efficientnet import PROCESSOR, EfficientFeatures
+from m2kr.preflmr.model.efficientnet import PROCESSOR, EfficientFeatures, network
 from m2kr.preflmr.model.image_features import frozen
 from m2kr.preflmr.model.presets import preset
 from m2kr.report.explain.run import explain_passages
@@ -221,14 +221,14 @@ def test_the_checkpoint_says_how_images_are_prepared(
 def test_the_features_are_what_the_classifier_reads(
     features: EfficientFeatures, images: list[Image.Image]
 ) -> None:
-    network, _ = image_classifier("cpu")._load()
+    classifier = network("cpu")
     found = features(images)
     assert found.image_features.shape == (3, 1280)
     assert found.patch_features.shape == (3, 49, 1280)
     assert found.patch_features.dtype == torch.float32
     assert torch.equal(found.patch_features.mean(dim=1), found.image_features)
     with torch.no_grad():
-        classes = network._fc(found.image_features).softmax(dim=-1)
+        classes = classifier._fc(found.image_features).softmax(dim=-1)
     wanted = image_classifier("cpu").probabilities(images)
     assert float((classes - torch.from_numpy(wanted)).abs().max()) < 1e-5
 
