@@ -8,7 +8,6 @@ import os
 import re
 import socket
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -118,15 +117,18 @@ def _unreachable(endpoint: str) -> str | None:
     if urllib.request.getproxies():
         return None
     port = parts.port or (80 if parts.scheme == "http" else 443)
-    reason = ""
-    for pause in (1, 0):
+
+    def connect() -> None:
         try:
             socket.create_connection((parts.hostname or "", port), timeout=10).close()
-            return None
         except OSError as error:
-            reason = error.strerror or str(error)
-            time.sleep(pause)
-    return reason
+            raise Failure(error.strerror or str(error), again=True) from error
+
+    try:
+        persist(connect, Policy(attempts=2), log=log.info)
+    except Failure as failure:
+        return failure.reason
+    return None
 
 
 def _persistent(download: Callable[[], str]) -> Path:
