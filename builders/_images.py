@@ -3,7 +3,7 @@
 import re
 from typing import Any, Literal
 
-from m2kr.building.images.declared import ImageArchive
+from m2kr.building.fetch.assets import ImageArchive
 
 COCO_NOTE = (
     "COCO 2014: http://images.cocodataset.org/zips/{0}.zip; point --images at the zip or at the "

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from m2kr.building.fetch.assets import Asset, Shape
+from m2kr.building.fetch.assets import Asset, ImageArchive, Shape
 from m2kr.building.fetch.hub import file_url
-from m2kr.building.images.declared import ImageArchive
 from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source

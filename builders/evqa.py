@@ -16,11 +16,10 @@ from typing import Any, BinaryIO
 import orjson
 import pyarrow as pa
 
-from m2kr.building.fetch.assets import Asset, Shape
+from m2kr.building.fetch.assets import Asset, ImageArchive, Shape
 from m2kr.building.formats.archives import members
 from m2kr.building.formats.delimited import read_csv
 from m2kr.building.formats.json_stream import array_items, object_members
-from m2kr.building.images.declared import ImageArchive
 from m2kr.building.sampling import keyed_hash
 from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.errors import InputError

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from m2kr.building.fetch.assets import Asset, Shape
+from m2kr.building.fetch.assets import Asset, ImageArchive, Shape
 from m2kr.building.formats.phrase_index import IndexedPassage, PhraseIndex
-from m2kr.building.images.declared import ImageArchive
 from m2kr.building.ledger import Ledger
 from m2kr.building.sampling import draw_places, keyed_numbers
 from m2kr.building.spec import BuildContext, Builder, Row

@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from m2kr.building.fetch.assets import Asset, Shape
+from m2kr.building.fetch.assets import Asset, ImageArchive, Shape
 from m2kr.building.formats.json_stream import object_members
-from m2kr.building.images.declared import ImageArchive
 from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.errors import InputError
 from m2kr.sources import Option, Rule, Source

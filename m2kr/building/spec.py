@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr import atomic
-from m2kr.building.fetch.assets import Asset
+from m2kr.building.fetch.assets import Asset, ImageArchive
 from m2kr.building.ledger import Ledger
 from m2kr.building.sampling import keyed_hash
 from m2kr.errors import UsageError
@@ -19,8 +19,6 @@ from m2kr.sources import Source
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from m2kr.building.images.declared import ImageArchive
 
 Row = Mapping[str, Any]
 # Key of a query row that is no column: the upstream file and row that it came from.

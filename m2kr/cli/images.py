@@ -8,7 +8,7 @@ import typer
 from m2kr.cli import options, output
 
 if TYPE_CHECKING:
-    from m2kr.building.images.declared import ImageArchive
+    from m2kr.building.fetch.assets import ImageArchive
     from m2kr.building.images.from_archives import FetchOptions
     from m2kr.building.images.gather import ImageReport, ImageRequest
 

@@ -6,12 +6,11 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from m2kr.building.fetch.assets import Asset
+from m2kr.building.fetch.assets import Asset, ImageArchive
 from m2kr.building.fetch.fetch import fetch
 from m2kr.building.fetch.retry import Policy
 from m2kr.building.formats.archives import members
 from m2kr.building.formats.limits import Limits
-from m2kr.building.images.declared import ImageArchive
 from m2kr.building.images.outcome import FetchCounts, OnFault, UnavailableImage
 from m2kr.building.images.remote_archive import RemoteArchive, RemoteTar, RemoteZip
 from m2kr.building.images.remote_file import JOBS, RemoteFile

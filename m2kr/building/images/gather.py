@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr import atomic
+from m2kr.building.fetch.assets import ImageArchive
 from m2kr.building.images.coverage import (
     ImageCoverage,
     absent_images,
@@ -15,7 +16,6 @@ from m2kr.building.images.coverage import (
     image_urls,
     required_images,
 )
-from m2kr.building.images.declared import ImageArchive
 from m2kr.building.images.from_archives import NOT_INSIDE, ArchiveResult, FetchOptions, obtain
 from m2kr.building.images.shard_writer import ShardWriter
 from m2kr.data.images.roots import open_root
