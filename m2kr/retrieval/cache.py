@@ -46,7 +46,7 @@ logger = logging.getLogger("m2kr.evaluation")
 FORMAT = "m2kr-embeddings-2"
 _KEY = "key.json"
 # What is encoded in this time, and a batch, is all that a kill may cost.
-SYNC_SECONDS = 1.0
+_SYNC_SECONDS = 1.0
 _OURS = "m2kr"
 # What classes may be made of that changes with Python alone.
 _PYTHON = ("builtins", "abc", "typing")
@@ -57,7 +57,7 @@ StoredRows = Embeddings | TokenStore
 Stream = Callable[["Passages | Queries"], "Iterator[list[np.ndarray]]"]
 
 
-class CachedEncoder(Protocol):
+class _KeyedEncoder(Protocol):
     """What a key says of an encoder; see `m2kr.retrieval.encoder.EncoderRetriever`."""
 
     @property
@@ -76,7 +76,7 @@ def cache_folder(data_root: Path) -> Path:
 
 
 def key_of(
-    retriever: CachedEncoder, records: "Passages | Queries", side: Side
+    retriever: _KeyedEncoder, records: "Passages | Queries", side: Side
 ) -> dict[str, Any] | None:
     """All that decides what the rows of one side are encoded to, as JSON values.
 
@@ -291,7 +291,7 @@ def encode_rows(
     """
     if not _has_key(folder, key):
         _begin(folder, key, about)
-    sync = None if key is None else SYNC_SECONDS
+    sync = None if key is None else _SYNC_SECONDS
     with ExitStack() as stack:
         try:
             stored = _complete(folder, records)

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("m2kr.evaluation")
 
 # Below a side's rows.
-INDEXES = "indexes"
+_INDEXES = "indexes"
 # Both sides' rows and an index may be damaged, each once.
 _MOST_DAMAGED = 3
 T = TypeVar("T")
@@ -194,7 +194,7 @@ class EncoderRetriever(RetrieverBase):
             if isinstance(documents, TokenStore):
                 progress = self.run_context.progress
                 self._index = dispatch.index_for(
-                    documents, folder / INDEXES, config, progress, spare=workdir / INDEXES
+                    documents, folder / _INDEXES, config, progress, spare=workdir / _INDEXES
                 )
             if self._index is not None:
                 with_store = config.final == "exact"
@@ -260,7 +260,7 @@ class EncoderRetriever(RetrieverBase):
     def _forget_damaged(self, error: CheckError | InputError) -> bool:
         """Removes the kept rows, or the index, that an error is about; False if it is about none."""
         for folder in self._folders:
-            for part in (folder / INDEXES, folder):
+            for part in (folder / _INDEXES, folder):
                 if error.where is not None and Path(error.where).is_relative_to(part):
                     if atomic.writable(folder):
                         with hold_entry(folder):

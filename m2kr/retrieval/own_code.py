@@ -39,7 +39,7 @@ from m2kr.errors import (
 
 logger = logging.getLogger("m2kr.evaluation")
 
-FORMS = "a name, package.module:Class, file.py:Class or run:FILE"
+_FORMS = "a name, package.module:Class, file.py:Class or run:FILE"
 
 _LOADED = "_m2kr_file_"  # how the names of files that were loaded begin
 
@@ -218,11 +218,11 @@ def load_file(source: str) -> tuple[ModuleType, Path]:
     """
     path = Path(source).expanduser().resolve()
     if not path.is_file():
-        raise MissingError("there is no such file", where=str(path), expected=FORMS)
+        raise MissingError("there is no such file", where=str(path), expected=_FORMS)
     name = f"{_LOADED}{blake2b(os.fsencode(path), digest_size=6).hexdigest()}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise InputError("not a Python file", where=str(path), expected=FORMS)
+        raise InputError("not a Python file", where=str(path), expected=_FORMS)
     module = importlib.util.module_from_spec(spec)
     # Dataclasses and typing look their module up while its classes are made.
     sys.modules[name] = module
@@ -254,7 +254,7 @@ def load_module(name: str) -> tuple[ModuleType, Path | None]:
     if here is None and elsewhere is None and name.partition(".")[0] not in sys.modules:
         raise MissingError(
             f"there is no module '{name.partition('.')[0]}', installed or in {Path.cwd()}",
-            expected=FORMS,
+            expected=_FORMS,
         )
     home = None if here is None else Path.cwd()
     with neighbours(home):
@@ -263,7 +263,7 @@ def load_module(name: str) -> tuple[ModuleType, Path | None]:
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise broken(error, name, name) from error
-            raise MissingError(f"there is no module '{error.name}'", expected=FORMS) from error
+            raise MissingError(f"there is no module '{error.name}'", expected=_FORMS) from error
         except (Exception, SystemExit) as error:
             raise broken(error, name, name) from error
 

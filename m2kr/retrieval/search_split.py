@@ -121,7 +121,7 @@ def search_split(
         "index": indexed - clock - documents,
         "search": searched - indexed - queries,
     }
-    seen = image_fingerprint(split, reads)
+    seen = _image_fingerprint(split, reads)
     facts = {
         "source": split.source,
         "split": split.split,
@@ -356,7 +356,7 @@ def require_images(split: "Split", modalities: Modalities) -> dict[str, Any] | N
     }
 
 
-def image_fingerprint(split: "Split", modalities: Modalities) -> str | None:
+def _image_fingerprint(split: "Split", modalities: Modalities) -> str | None:
     """The ``images`` fingerprint of the queries; None for a retriever that reads none of them.
 
     A missing image is told from none: under the policy ``black`` a retriever is given another input.

@@ -25,8 +25,8 @@ __all__ = ["create", "find", "names"]
 
 logger = logging.getLogger("m2kr.retrievers")
 
-GROUP = "m2kr.retrievers"
-REPLAY = "run:"
+_GROUP = "m2kr.retrievers"
+_REPLAY = "run:"
 _RUN_ENDINGS = frozenset(
     (".trec", ".run", ".res", ".txt", ".tsv", ".csv", ".json", ".parquet", ".gz")
 )
@@ -58,12 +58,12 @@ def _installed() -> dict[str, importlib.metadata.EntryPoint]:
 def _entries() -> list[importlib.metadata.EntryPoint]:
     """What is installed in our group; a package whose entry points can't be read is left out."""
     try:
-        return list(importlib.metadata.entry_points(group=GROUP))
+        return list(importlib.metadata.entry_points(group=_GROUP))
     except Exception:  # noqa: BLE001 - one package's errors are its own: now one by one
         entries = []
         for package in importlib.metadata.distributions():
             try:
-                entries += [entry for entry in package.entry_points if entry.group == GROUP]
+                entries += [entry for entry in package.entry_points if entry.group == _GROUP]
             except Exception as error:  # noqa: BLE001
                 name = package.metadata["Name"] if package.metadata else "a package"
                 logger.warning("entry points of %s can't be read: %s", name, one_line(error))
@@ -93,7 +93,7 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
         >>> create("bm25", {"k1": "0.9"}).settings["k1"]
         0.9
     """
-    if spec.startswith(REPLAY):
+    if spec.startswith(_REPLAY):
         return _replay(spec, settings)
     from m2kr.retrieval.own_code import home_of, own_code, remember_home
     from m2kr.retrieval.search_split import check_retriever
@@ -119,7 +119,7 @@ def _replay(spec: str, settings: Mapping[str, object] | None) -> "Retriever":
 
     if settings:
         raise UsageError("a run that is replayed has no settings", where=spec)
-    path = Path(spec.removeprefix(REPLAY)).expanduser()
+    path = Path(spec.removeprefix(_REPLAY)).expanduser()
     if not path.exists() and (files := sorted(path.parent.glob(path.name))):
         if len(files) > 1:
             raise UsageError(

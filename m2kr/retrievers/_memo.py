@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DEFAULT_LIMIT = 512 << 20
+_DEFAULT_LIMIT = 512 << 20
 # What an entry costs besides its value: key, tuple and links of the dictionary, measured.
 _OVERHEAD = 400
 
@@ -30,7 +30,7 @@ class Memo:
         size: Bytes held now.
     """
 
-    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
+    def __init__(self, limit: int = _DEFAULT_LIMIT) -> None:
         self.limit = limit
         self.hits = 0
         self.size = 0

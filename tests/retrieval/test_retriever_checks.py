@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.own_files import letters_file, written
+from support.progress import Recorder
 from support.toys import PASSAGES, Dense, toy_split
 
 import m2kr
 from m2kr.errors import InputError, UsageError
 from m2kr.evaluation.harness import evaluate_split
+from m2kr.retrieval.protocol import RetrieverBase, RunStats
 from m2kr.retrievers import create
 
 
@@ -117,3 +119,41 @@ def test_batch_size_and_similarity_are_set_on_any_encoder(tmp_path: Path) -> Non
         with pytest.raises(UsageError, match=said):
             create(f"{path}:Mine", {key: value})
     assert len(PASSAGES) == 4
+
+
+def test_a_run_is_given_and_told_of_and_nothing_is_written_into_a_retriever(tmp_path: Path) -> None:
+    class Sealed:
+        name, settings, modalities = "sealed", {}, {}
+
+        def __setattr__(self, name, value):
+            raise AttributeError(name)
+
+        def index(self, passages, *, workdir):
+            """Nothing."""
+
+        def search(self, queries, k):
+            return m2kr.Run.from_dict({q: {"p/dog": 1.0} for q in queries.ids.to_pylist()})
+
+    class Telling(RetrieverBase, Sealed):
+        __setattr__ = object.__setattr__
+
+        def index(self, passages, *, workdir):
+            self.given = self.run_context
+            self.run_context.progress.advance("index", len(passages))
+
+        def run_stats(self):
+            seconds, reused = {"encode document": 0.0}, {"encode document": 3, "encode query": 0}
+            how = {"mode": "mine"}
+            return RunStats(seconds, reused, index_bytes=80, search=how, cost={"threads": 2})
+
+    assert evaluate_split(toy_split(), Sealed(), k=3).search is None
+    split, telling, recorder = toy_split(), Telling(), Recorder()
+    options = {"workdir": tmp_path, "cache": tmp_path / "cache", "progress": recorder}
+    result = evaluate_split(split, telling, k=3, **options)
+    given = telling.given
+    assert (given.workdir, given.cache, given.search) == (tmp_path, tmp_path / "cache", None)
+    assert given.fingerprints == split.fingerprints
+    assert ("advance", "index", 4) in recorder.calls
+    assert result.search == {"mode": "mine", "threads": 2}
+    assert result.retriever["reused"] == {"encode document": 3}
+    assert result.bytes_per_passage == 20
