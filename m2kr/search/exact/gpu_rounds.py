@@ -363,42 +363,25 @@ def score_pairs(
             all zeros.
         passages: And the passage.
     """
-    # Maxima wait to be added together, for all pairs that a quarter of the memory holds.
-    most = max(1, _PAIR_BYTES[tokens.device.type] // (4 * 8 * rows.shape[1]))
-    cuts = range(0, len(queries), most)
-    found = [
-        _score_some_pairs(
-            rows, tokens, starts, lengths, sizes, queries[at : at + most], passages[at : at + most]
-        )
-        for at in cuts
-    ]
-    return np.concatenate([np.zeros(0), *found]) + 0.0
-
-
-def _score_some_pairs(
-    rows: "torch.Tensor",
-    tokens: "torch.Tensor",
-    starts: "torch.Tensor",
-    lengths: "torch.Tensor",
-    sizes: "NDArray[np.int64]",
-    queries: "NDArray[np.int64]",
-    passages: "NDArray[np.int64]",
-) -> "NDArray[np.float64]":
     import torch
 
     device, (_, width, dim) = tokens.device, rows.shape
-    order = np.argsort(sizes[passages], kind="stable")
-    query = torch.from_numpy(queries[order]).to(device)
-    passage = torch.from_numpy(passages[order]).to(device)
-    best = torch.empty((width, len(order)), dtype=torch.float64, device=device)
-    for first, last, longest in _chunks(sizes[passages[order]], width, dim, device.type):
-        some = passage[first:last]
-        left = tokens[_token_rows(starts[some], lengths[some], longest)].double()
-        right = rows[query[first:last]].double()
-        best[:, first:last] = torch.bmm(left, right.transpose(1, 2)).amax(1).T
-    found = np.empty(len(order))
-    found[order] = _in_order(best).cpu().numpy()
-    return found
+    scores = np.empty(len(queries))
+    # Maxima wait to be added together, for all pairs that a quarter of the memory holds.
+    most = max(1, _PAIR_BYTES[device.type] // (4 * 8 * width))
+    for start in range(0, len(queries), most):
+        which = slice(start, start + most)
+        order = np.argsort(sizes[passages[which]], kind="stable") + start
+        query = torch.from_numpy(queries[order]).to(device)
+        passage = torch.from_numpy(passages[order]).to(device)
+        best = torch.empty((width, len(order)), dtype=torch.float64, device=device)
+        for first, last, longest in _chunks(sizes[passages[order]], width, dim, device.type):
+            some = passage[first:last]
+            left = tokens[_token_rows(starts[some], lengths[some], longest)].double()
+            right = rows[query[first:last]].double()
+            best[:, first:last] = torch.bmm(left, right.transpose(1, 2)).amax(1).T
+        scores[order] = _in_order(best).cpu().numpy()
+    return scores + 0.0
 
 
 def _token_rows(starts: "torch.Tensor", lengths: "torch.Tensor", longest: int) -> "torch.Tensor":

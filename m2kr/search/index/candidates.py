@@ -23,7 +23,7 @@ from m2kr.search.index.codec import unpack_steps
 from m2kr.search.index.ivf import positions_of, span_offsets, tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -82,16 +82,6 @@ class PackedTokens:
         which = positions_of(self.offsets, places)
         offsets = span_offsets(self.offsets[places + 1] - self.offsets[places])
         return PackedTokens(self.codes[which], self.packed[which], self.sizes[which], offsets)
-
-    def tensors(self) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
-        """Codes, packed steps and sizes as tensors of the same memory."""
-        import torch
-
-        return (
-            torch.from_numpy(self.codes),
-            torch.from_numpy(self.packed),
-            torch.from_numpy(self.sizes),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,15 +176,16 @@ def refine(query: QueryScores, tokens: PackedTokens, codec: "ScaledCodec") -> "N
     """
     import torch
 
-    codes, packed, sizes = tokens.tensors()
-    sizes = sizes.to(query.rows.dtype)[:, None]
+    codes, packed = torch.from_numpy(tokens.codes), torch.from_numpy(tokens.packed)
+    sizes = torch.from_numpy(tokens.sizes).to(query.rows.dtype)[:, None]
     # Memory that is used again, tile after tile, stays in the cache and needs no clearing.
-    room, width = _room(tokens.offsets, _TILE_TOKENS), query.rows.shape[1]
+    longest, width = int(np.diff(tokens.offsets).max(initial=0)), query.rows.shape[1]
+    room = -(-max(_TILE_TOKENS, longest) // _ROWS) * _ROWS
     bytes_ = packed.new_empty((room, packed.shape[1]))
     steps, rebuilt = (query.rows.new_empty((room, codec.dim)) for _ in range(2))
     products = query.rows.new_empty((room, width))
-
-    def maxima(places: "NDArray[np.int64]", count: int) -> "torch.Tensor":
+    scores = np.full(len(tokens.offsets) - 1, -np.inf, np.float32)
+    for passages, places in tiles(np.arange(len(scores)), tokens.offsets, _TILE_TOKENS):
         # The library prepares, and remembers, code for each shape of product: keep them few.
         rows = -(-len(places) // _ROWS) * _ROWS
         which = torch.from_numpy(np.resize(places, rows))
@@ -204,17 +195,10 @@ def refine(query: QueryScores, tokens: PackedTokens, codec: "ScaledCodec") -> "N
         near = codes.index_select(0, which)
         part = torch.index_select(query.centroids, 0, near, out=rebuilt[:rows])
         part.addcmul_(offsets, sizes.index_select(0, which))
-        found = torch.mm(part, query.rows, out=products[:rows])
-        return _highest(found[: len(places)].view(count, -1, width))
-
-    passages = np.arange(len(tokens.offsets) - 1)
-    return _tiled(passages, tokens.offsets, _TILE_TOKENS, maxima)
-
-
-def _room(offsets: "NDArray[np.int64]", budget: int) -> int:
-    """Tokens that the largest tile can have, in whole steps of rows."""
-    longest = int(np.diff(offsets).max(initial=0))
-    return -(-max(budget, longest) // _ROWS) * _ROWS
+        multiplied = torch.mm(part, query.rows, out=products[:rows])
+        maxima = _highest(multiplied[: len(places)].view(len(passages), -1, width))
+        scores[passages] = maxima.float().sum(1).numpy()
+    return scores
 
 
 def _highest(products: "torch.Tensor") -> "torch.Tensor":
@@ -227,19 +211,6 @@ def _highest(products: "torch.Tensor") -> "torch.Tensor":
     if products.dtype != torch.bfloat16:
         return products.amax(1)
     return products.view(torch.int16).amax(1).clamp_(min=0).view(torch.bfloat16)
-
-
-def _tiled(
-    passages: "NDArray[np.int64]",
-    offsets: "NDArray[np.int64]",
-    budget: int,
-    maxima: "Callable[[NDArray[np.int64], int], torch.Tensor]",
-) -> "NDArray[np.float32]":
-    scores = np.full(len(passages), -np.inf, np.float32)
-    for places, tokens in tiles(passages, offsets, budget):
-        summed = maxima(tokens, len(places)).float().sum(1)
-        scores[places] = summed.numpy()
-    return scores
 
 
 def best_places(

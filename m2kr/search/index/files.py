@@ -91,26 +91,21 @@ class IndexFiles:
         header = read_index_header(folder)
         codec = read_codec(folder, header)
         records = read_index_records(folder, header)
-        tokens = sum(record.tokens for record in records)
+        count = sum(record.tokens for record in records)
         # uint32 only where an index needs it: codes are what grows in memory.
-        codes = np.empty(tokens, code_type(header.centroids))
-        sizes = np.empty(tokens if header.kind == "compressed" else 0, np.float16)
+        codes = np.empty(count, code_type(header.centroids))
+        sizes = np.empty(count if header.kind == "compressed" else 0, np.float16)
         shards, lengths, at = [], [np.zeros(0, np.int32)], 0
         for record in records:
-            reader = _Reader(folder, record, header)
-            codes[at : at + record.tokens] = reader.codes()
-            if len(sizes):
-                sizes[at : at + record.tokens] = reader.table("sizes", record.tokens)
-            lengths.append(reader.lengths())
-            shards.append(
-                IndexShard(
-                    record,
-                    reader.lists(),
-                    reader.residuals(codec.packed_bytes),
-                    reader.table("crc32", record.passages),
-                )
+            tokens = slice(at, at + record.tokens)
+            shard, codes[tokens], own, own_lengths = _read_shard(
+                folder, record, header, codec.packed_bytes
             )
-            at += record.tokens
+            if own is not None:
+                sizes[tokens] = own
+            lengths.append(own_lengths)
+            shards.append(shard)
+            at = tokens.stop
         firsts = np.cumsum([0, *(record.passages for record in records)], dtype=np.int64)
         offsets = span_offsets(np.concatenate(lengths))
         lacks = lacking(folder, header, records)
@@ -289,39 +284,30 @@ def require_same_passages(files: IndexFiles, store: "TokenStore") -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    folder: Path
-    record: ShardRecord
-    header: IndexHeader
+def _read_shard(
+    folder: Path, record: ShardRecord, header: IndexHeader, width: int
+) -> "tuple[IndexShard, NDArray[Any], NDArray[Any] | None, NDArray[Any]]":
+    """A shard's files, checked; residuals, ``width`` bytes a token, stay on disk."""
+    names = index_file_names(record.number, header.kind)
 
-    def path(self, part: str) -> Path:
-        return self.folder / index_file_names(self.record.number, self.header.kind)[part]
+    def table(part: str, rows: int) -> "NDArray[Any]":
+        return INDEX.read_array(folder, names[part], record.sha256, rows)
 
-    def table(self, part: str, rows: int) -> "NDArray[Any]":
-        return INDEX.read_array(self.folder, self.path(part).name, self.record.sha256, rows)
-
-    def codes(self) -> "NDArray[np.integer]":
-        codes = self.table("codes", self.record.tokens)
-        if len(codes) and int(codes.max()) >= self.header.centroids:
-            raise INDEX.damaged(self.path("codes"), "it names a centroid that is not there")
-        return codes
-
-    def lengths(self) -> "NDArray[np.int32]":
-        lengths = self.table("lengths", self.record.passages)
-        if int(lengths.sum()) != self.record.tokens:
-            raise INDEX.damaged(self.path("lengths"), "it doesn't add up to the shard's tokens")
-        return lengths
-
-    def lists(self) -> InvertedLists:
-        offsets = self.table("lists", self.header.centroids + 1).astype(np.int64)
-        return InvertedLists(self.table("members", int(offsets[-1])), offsets)
-
-    def residuals(self, width: int) -> "NDArray[np.uint8]":
-        path, shape = self.path("residuals"), (self.record.tokens, width)
-        size = path.stat().st_size if path.is_file() else -1
-        if size != shape[0] * shape[1]:
-            raise INDEX.damaged(path, f"it has {size} bytes instead of {shape[0] * shape[1]}")
-        if not size:
-            return np.zeros(shape, np.uint8)
-        return np.asarray(np.memmap(path, np.uint8, "r", shape=shape))
+    codes, lengths = table("codes", record.tokens), table("lengths", record.passages)
+    if len(codes) and int(codes.max()) >= header.centroids:
+        raise INDEX.damaged(folder / names["codes"], "it names a centroid that is not there")
+    if int(lengths.sum()) != record.tokens:
+        what = "it doesn't add up to the shard's tokens"
+        raise INDEX.damaged(folder / names["lengths"], what)
+    sizes = table("sizes", record.tokens) if "sizes" in names else None
+    offsets = table("lists", header.centroids + 1).astype(np.int64)
+    lists = InvertedLists(table("members", int(offsets[-1])), offsets)
+    path, shape = folder / names["residuals"], (record.tokens, width)
+    size = path.stat().st_size if path.is_file() else -1
+    if size != shape[0] * shape[1]:
+        raise INDEX.damaged(path, f"it has {size} bytes instead of {shape[0] * shape[1]}")
+    residuals = np.asarray(np.memmap(path, np.uint8, "r", shape=shape)) if size else None
+    if residuals is None:
+        residuals = np.zeros(shape, np.uint8)
+    crcs = table("crc32", record.passages)
+    return IndexShard(record, lists, residuals, crcs), codes, sizes, lengths
