@@ -28,6 +28,7 @@ CRASHED = "crashes the decoder"
 _BATCH_IMAGES, _BATCH_BYTES = 64, 4 << 20
 _START = 60.0  # seconds for a process to come to life
 _LAST_BREATH = 1.0  # seconds for one that closed its pipe to end
+_ANSWER = 1 << 16  # bytes at most
 _GRACE = 5.0  # seconds after which a decoder whose own alarm did not ring is killed
 # glibc would give the pixels of each image back to the system and ask for them again: half the time.
 _KEEP = {
@@ -259,10 +260,10 @@ class _Decoder:
         """Width, height, format, rule and detail; None if the process died of it."""
         if not self._ready:
             self._await_start()
-        with suppress(OSError, EOFError):
+        with suppress(OSError, EOFError, ValueError):
             self._pipe.send_bytes(data)
             if self._pipe.poll(self._patience):
-                answer: list[Any] = loads(self._pipe.recv_bytes())
+                answer: list[Any] = loads(self._pipe.recv_bytes(_ANSWER))
                 return answer
             self.kill()
         return None
