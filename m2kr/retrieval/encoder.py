@@ -120,7 +120,7 @@ class EncoderRetriever(RetrieverBase):
         "similarity": Literal["dot", "cosine"],
     }
     # Defaults of the class, so that a subclass's __init__ need not call ours.
-    _stats: RunStats | None = None
+    _run_stats: RunStats | None = None
     _workdir: Path | None = None
     _passages: Passages | None = None
     _documents: StoredRows | None = None
@@ -135,13 +135,13 @@ class EncoderRetriever(RetrieverBase):
 
     def begin_run(self, context: RunContext) -> None:
         """Takes what the run gives; see `RunContext`."""
-        self.run_context, self._stats = context, None
+        self.run_context, self._run_stats = context, None
 
     def run_stats(self) -> RunStats:
         """Time in the encoder and rows reused by stage, and how the search went."""
-        if self._stats is None:
-            self._stats = RunStats()
-        return self._stats
+        if self._run_stats is None:
+            self._run_stats = RunStats()
+        return self._run_stats
 
     def _search_config(self) -> SearchConfig:
         """As the run says, else as the retriever does."""
