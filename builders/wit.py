@@ -26,7 +26,7 @@ from m2kr.sources import Option, Rule, Source
 from . import _wit
 from ._images import WIT_IMAGES
 from ._rows import image_query
-from ._wit import LICENCE, WIT_COLUMNS, files
+from ._wit import LICENCE, WIT_COLUMNS
 
 SOURCE = Source(
     name="wit",
@@ -154,7 +154,7 @@ class _Corpus:
 
     def rows(self, split: str) -> tuple[int, int]:
         """First and last row (exclusive) of a split."""
-        bounds = [self.files[name] for name in files([UPSTREAM[split]])]
+        bounds = [self.files[name] for name in _wit.files([UPSTREAM[split]])]
         return bounds[0][0], bounds[-1][1]
 
     def numbers(self) -> NDArray[np.int64]:
@@ -412,7 +412,7 @@ def _read_corpus(ctx: BuildContext) -> _Corpus:
 def _write(ctx: BuildContext, folder: Path) -> None:
     have = WIT.available(ctx)
     ids, fates, bounds, row = [np.empty(0, _IDS)], [np.empty(0, np.uint8)], {}, 0
-    for name in files(PARTS):
+    for name in _wit.files(PARTS):
         first = row
         for batch in ctx.part(name):
             own = np.frombuffer(bytes.fromhex("".join(batch.column("image_id").to_pylist())), _IDS)
