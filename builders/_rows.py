@@ -1,4 +1,4 @@
-"""Small pieces that several builders share: counting rows of an input, reading its faults."""
+"""What builders share: an input's rows read and counted, rows of our tables, rows kept from one pass."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ import orjson
 import pyarrow as pa
 
 from m2kr.building.formats.archives import members
-from m2kr.building.formats.delimited import BadRecord
+from m2kr.building.formats.delimited import BadRecord, read_csv
 from m2kr.building.formats.gzip import open_gzip
 from m2kr.building.formats.json_stream import array_items, read_json_lines
 from m2kr.building.ledger import Ledger
@@ -64,6 +64,18 @@ def json_records(
             yield row, record
     if not good:
         raise no_records(path, keys)
+
+
+def csv_records(
+    path: Path, ledger: Ledger, names: Sequence[str]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Records of a CSV file with a header; each is counted as read, faulty ones dropped."""
+    with path.open("rb") as stream:
+        drop = dropper(ledger, path.name)
+        for block in read_csv(stream, names, where=str(path), on_fault=drop):
+            ledger.read(path.name, block.records)
+            for i, record in enumerate(block.batch.to_pylist()):
+                yield block.row(i), record
 
 
 def no_records(path: Path, keys: Sequence[str]) -> InputError:

@@ -18,7 +18,6 @@ import pyarrow as pa
 
 from m2kr.building.fetch.assets import Asset, ImageArchive, Shape
 from m2kr.building.formats.archives import members
-from m2kr.building.formats.delimited import read_csv
 from m2kr.building.formats.json_stream import array_items, object_members
 from m2kr.building.sampling import keyed_hash
 from m2kr.building.spec import BuildContext, Builder, Row
@@ -27,7 +26,7 @@ from m2kr.schema import Column
 from m2kr.sources import Option, Rule, Source
 
 from ._images import hub, inat_path, landmark_path
-from ._rows import Selection, dropper, image_query
+from ._rows import Selection, csv_records, image_query
 
 _LICENCE = "not stated upstream (annotations); CC BY-SA 3.0 (Wikipedia)"
 
@@ -464,23 +463,17 @@ def csv_name(split: str) -> str:
 
 def single_hop_questions(ctx: BuildContext, split: str) -> Iterator[_Question]:
     """The single-hop questions of a split; the ledger is told of all rows but those given."""
-    file = csv_name(split)
-    path = ctx.files[f"evqa/{file}"]
-    with path.open("rb") as stream:
-        drop = dropper(ctx.ledger, file)
-        for block in read_csv(stream, COLUMNS, where=str(path), on_fault=drop):
-            ctx.ledger.read(file, block.records)
-            for i, record in enumerate(block.batch.to_pylist()):
-                row = block.row(i)
-                kind = record["question_type"]
-                if kind in {"multi_answer", "2_hop"}:
-                    ctx.ledger.filter(f"question type {kind}", file=file, row=row)
-                    continue
-                asked = _question(row, record)
-                if isinstance(asked, _Question):
-                    yield asked
-                else:
-                    ctx.ledger.drop(asked, file=file, row=row, detail=record["question"][:80])
+    path = ctx.files[f"evqa/{csv_name(split)}"]
+    for row, record in csv_records(path, ctx.ledger, COLUMNS):
+        kind = record["question_type"]
+        if kind in {"multi_answer", "2_hop"}:
+            ctx.ledger.filter(f"question type {kind}", file=path.name, row=row)
+            continue
+        asked = _question(row, record)
+        if isinstance(asked, _Question):
+            yield asked
+        else:
+            ctx.ledger.drop(asked, file=path.name, row=row, detail=record["question"][:80])
 
 
 def _question(row: int, record: Mapping[str, str]) -> _Question | str:

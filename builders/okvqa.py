@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from m2kr.building.fetch.assets import Asset, Shape
-from m2kr.building.formats.delimited import read_csv
 from m2kr.building.formats.phrase_index import IndexedPassage, PhraseIndex
 from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.errors import InputError
@@ -22,7 +21,7 @@ from m2kr.unicode_halves import loads
 
 from . import _wiki
 from ._images import COCO_NOTE, coco_archive, coco_path
-from ._rows import dropper, most_frequent, only_member, told
+from ._rows import csv_records, most_frequent, only_member, told
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -349,25 +348,20 @@ def _row(ctx: BuildContext, question: _Question, right: Sequence[str]) -> dict[s
 
 def google_passages(ctx: BuildContext, *, train: bool) -> Iterator[Row]:
     """The corpus, or its part for train: ids ``GS_<kid>``."""
-    path = ctx.files[FULL]
-    file, seen = path.name, set[int]()
-    with path.open("rb") as stream:
-        drop = dropper(ctx.ledger, file)
-        for block in read_csv(stream, ("kid", "text"), where=str(path), on_fault=drop):
-            ctx.ledger.read(file, block.records)
-            kids, texts = (column.to_pylist() for column in block.batch.columns)
-            for i, (kid, text) in enumerate(zip(kids, texts, strict=True)):
-                row = block.row(i)
-                if not kid.isdecimal():
-                    ctx.ledger.drop("the kid is no number", file=file, row=row, detail=kid[:80])
-                elif int(kid) in seen:
-                    ctx.ledger.drop("a kid used twice", file=file, row=row, detail=kid)
-                elif train and int(kid) >= TRAIN_ROWS:
-                    ctx.ledger.filter("not in the corpus of train", file=file, row=row)
-                else:
-                    seen.add(int(kid))
-                    ctx.ledger.use(file, row)
-                    yield {"passage_id": f"GS_{kid}", "passage_content": text}
+    path, seen = ctx.files[FULL], set[int]()
+    file = path.name
+    for row, record in csv_records(path, ctx.ledger, ("kid", "text")):
+        kid = record["kid"]
+        if not kid.isdecimal():
+            ctx.ledger.drop("the kid is no number", file=file, row=row, detail=kid[:80])
+        elif int(kid) in seen:
+            ctx.ledger.drop("a kid used twice", file=file, row=row, detail=kid)
+        elif train and int(kid) >= TRAIN_ROWS:
+            ctx.ledger.filter("not in the corpus of train", file=file, row=row)
+        else:
+            seen.add(int(kid))
+            ctx.ledger.use(file, row)
+            yield {"passage_id": f"GS_{kid}", "passage_content": record["text"]}
 
 
 def _kids(record: Any) -> list[str] | None:

@@ -157,12 +157,6 @@ class _Corpus:
         bounds = [self.files[name] for name in _wit.files([UPSTREAM[split]])]
         return bounds[0][0], bounds[-1][1]
 
-    def numbers(self) -> NDArray[np.int64]:
-        """For each row how many kept ones are before it: its own number, if it is kept."""
-        kept = (self.left_out == 0).astype(np.int64)
-        found: NDArray[np.int64] = np.cumsum(kept) - kept
-        return found
-
 
 @dataclass(frozen=True, slots=True)
 class ImageGroups:
@@ -307,7 +301,9 @@ class WIT(Builder):
     @staticmethod
     def numbered(corpus: _Corpus) -> NDArray[np.int64]:
         """The number in each row's passage id: how many rows before it are kept, of all parts."""
-        return corpus.numbers()
+        kept = (corpus.left_out == 0).astype(np.int64)
+        numbers: NDArray[np.int64] = np.cumsum(kept) - kept
+        return numbers
 
     @staticmethod
     def drawn(ctx: BuildContext, corpus: _Corpus, split: str) -> ImageGroups:
