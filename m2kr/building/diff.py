@@ -20,10 +20,10 @@ from m2kr.progress import SILENT, Progress
 from m2kr.schema import GRADES, ID_COLUMN, TableKind
 from m2kr.sources import resolve_split
 
-TEXT: dict[TableKind, str] = {"queries": "question", "passages": "passage_content"}
-IDS = "pos_item_ids"
-PARTS = ("queries", "judgements", "pool", "eval", "image_paths")
-DERIVED = "pos_item_contents"  # follows from the ids and the pool
+_TEXT: dict[TableKind, str] = {"queries": "question", "passages": "passage_content"}
+_IDS = "pos_item_ids"
+_PARTS = ("queries", "judgements", "pool", "eval", "image_paths")
+_DERIVED = "pos_item_contents"  # follows from the ids and the pool
 
 
 class _Table:
@@ -41,7 +41,7 @@ class _Table:
         """Values of a few rows."""
         reader = RowReader(shards_of(self.folder))
         found = [reader.value(column, int(row)) for row in rows]
-        return [sorted(ids) for ids in found] if column == IDS else found
+        return [sorted(ids) for ids in found] if column == _IDS else found
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,10 @@ def diff(
         for kind, x, y in pairs
     ]
     one, other = a.manifest["fingerprints"], b.manifest["fingerprints"]
-    return tables, {s: {p: one[s].get(p) == other[s].get(p) for p in PARTS} for s in splits}
+    return tables, {s: {p: one[s].get(p) == other[s].get(p) for p in _PARTS} for s in splits}
 
 
-def _compare(kind: TableKind, a: _Table, b: _Table, examples: int, bars: Progress) -> TableDiff:
+def _compare(kind: TableKind, a: _Table, b: _Table, examples: int, progress: Progress) -> TableDiff:
     name = a.name if a.name == b.name else f"{a.name} ~ {b.name}"
     found = TableDiff(name, (a.rows, b.rows))
     if a.hashes == b.hashes:
@@ -132,8 +132,8 @@ def _compare(kind: TableKind, a: _Table, b: _Table, examples: int, bars: Progres
     for letter, one, other in (("A", a, b), ("B", b, a)):
         if alone := [column for column in one.types if column not in other.types]:
             found.notes.append(f"only {letter} has the columns {', '.join(alone)}")
-    columns = [n for n in a.types if n in b.types and n not in (key, DERIVED)]
-    bars.start(name, len(columns) + 1, "columns")
+    columns = [n for n in a.types if n in b.types and n not in (key, _DERIVED)]
+    progress.start(name, len(columns) + 1, "columns")
     keys = []
     for letter, table in (("A", a), ("B", b)):
         unique, again = _keys(_digests(table.folder, key))
@@ -147,7 +147,7 @@ def _compare(kind: TableKind, a: _Table, b: _Table, examples: int, bars: Progres
     both_a, both_b = both_a[order], both_b[order]
     for what, table, both in (("only in A", a, both_a), ("only in B", b, both_b)):
         alone_rows = np.delete(np.arange(table.rows), both)
-        ids, texts = (table.values(n, alone_rows[:examples]) for n in (key, TEXT[kind]))
+        ids, texts = (table.values(n, alone_rows[:examples]) for n in (key, _TEXT[kind]))
         nothing = [None] * len(ids)
         values = (texts, nothing) if table is a else (nothing, texts)
         if len(alone_rows):
@@ -156,7 +156,7 @@ def _compare(kind: TableKind, a: _Table, b: _Table, examples: int, bars: Progres
             )
     changed = np.zeros(len(both_a), bool)
     for column in columns:
-        bars.advance(name, 1)
+        progress.advance(name, 1)
         if a.types[column] != b.types[column]:
             what = f"{column}: {a.types[column]} in A, {b.types[column]} in B"
             found.differences.append(Difference(what, len(both_a)))
@@ -170,7 +170,7 @@ def _compare(kind: TableKind, a: _Table, b: _Table, examples: int, bars: Progres
             found.differences.append(Difference(column, int(differs.sum()), shown))
     if changed.any():
         found.differences.append(Difference("changed", int(changed.sum())))
-    bars.done(name)
+    progress.done(name)
     return found
 
 
@@ -189,10 +189,10 @@ def _digests(folder: Path, column: str) -> np.ndarray:
     made = []
     for batch in read_batches(folder):
         values = batch.column(column).to_pylist()
-        if column == IDS:  # their order means nothing
+        if column == _IDS:  # their order means nothing
             values = [v and sorted(v) for v in values]
         elif column == GRADES.name:  # parallel to the ids
-            both = zip(batch.column(IDS).to_pylist(), values, strict=True)
+            both = zip(batch.column(_IDS).to_pylist(), values, strict=True)
             values = [v and [g for _, g in sorted(zip(ids, v, strict=True))] for ids, v in both]
         texts = (v if v is None or isinstance(v, str) else repr(v) for v in values)
         made.append(
