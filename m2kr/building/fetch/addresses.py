@@ -98,19 +98,7 @@ def mount(session: requests.Session, prefix: str = "", *, guarded: bool = False)
         guarded: Addresses that are not public are refused, by `PrivateAddress`.
     """
     for scheme in (prefix,) if prefix else ("http://", "https://"):
-        session.mount(scheme, _Guarded() if guarded else _Timely())
-
-
-def _refuse(host: str, port: int) -> None:
-    if not all(map(is_public, _look_up(host, port))):
-        raise PrivateAddress(host)
-
-
-def _judge(host: str, made: socket.socket) -> socket.socket:
-    if not is_public(str(made.getpeername()[0])):
-        made.close()
-        raise PrivateAddress(host)
-    return made
+        session.mount(scheme, _Guarded() if guarded else _Adapter())
 
 
 class _InTime:
@@ -133,44 +121,37 @@ class _InTime:
             sock.shutdown(socket.SHUT_RDWR)
 
 
-class _Http(_InTime, HTTPConnection):
-    pass
+class _Public(_InTime):
+    """The same, to public addresses alone: of the name before, and of the other end after."""
 
+    host: str
+    port: int
 
-class _Https(_InTime, HTTPSConnection):
-    pass
-
-
-class _PublicHttp(_InTime, HTTPConnection):
     def _new_conn(self) -> socket.socket:
-        _refuse(self.host, self.port)
-        return _judge(self.host, super()._new_conn())
+        if not all(map(is_public, _look_up(self.host, self.port))):
+            raise PrivateAddress(self.host)
+        made: socket.socket = super()._new_conn()  # type: ignore[misc]
+        if not is_public(str(made.getpeername()[0])):
+            made.close()
+            raise PrivateAddress(self.host)
+        return made
 
 
-class _PublicHttps(_InTime, HTTPSConnection):
-    def _new_conn(self) -> socket.socket:
-        _refuse(self.host, self.port)
-        return _judge(self.host, super()._new_conn())
+def _pools(kind: type[_InTime]) -> dict[str, type[HTTPConnectionPool]]:
+    """Pools of such connections, by scheme."""
+
+    def pool(base: type[HTTPConnectionPool], connection: type) -> type[HTTPConnectionPool]:
+        ours = type(connection.__name__, (kind, connection), {})
+        return type(base.__name__, (base,), {"ConnectionCls": ours})
+
+    return {
+        "http": pool(HTTPConnectionPool, HTTPConnection),
+        "https": pool(HTTPSConnectionPool, HTTPSConnection),
+    }
 
 
-class _HttpPool(HTTPConnectionPool):
-    ConnectionCls = _Http
-
-
-class _HttpsPool(HTTPSConnectionPool):
-    ConnectionCls = _Https
-
-
-class _PublicHttpPool(HTTPConnectionPool):
-    ConnectionCls = _PublicHttp
-
-
-class _PublicHttpsPool(HTTPSConnectionPool):
-    ConnectionCls = _PublicHttps
-
-
-class _Timely(HTTPAdapter):
-    pools: "dict[str, type[HTTPConnectionPool]]" = {"http": _HttpPool, "https": _HttpsPool}  # noqa: RUF012
+class _Adapter(HTTPAdapter):
+    pools = _pools(_InTime)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """Makes pools of our connections."""
@@ -178,8 +159,8 @@ class _Timely(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = self.pools
 
 
-class _Guarded(_Timely):
-    pools = {"http": _PublicHttpPool, "https": _PublicHttpsPool}  # noqa: RUF012
+class _Guarded(_Adapter):
+    pools = _pools(_Public)
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> Any:
         """Refuses numbers without a connection, whether there is a proxy or not."""

@@ -1,5 +1,7 @@
 """Whom fetching asks and what it says of itself: contacts, redirects, private addresses."""
 
+import socket
+
 import pytest
 from servers.faulty_server import FOREVER, Fault, FaultyServer
 from servers.image_web import FREE, PHOTO, QUICK, fetched, photo, quick
@@ -105,7 +107,11 @@ def test_private_addresses_are_not_asked_nor_redirected_to(tmp_path, monkeypatch
 
 
 def test_a_name_that_leads_elsewhere_after_it_was_judged_gets_no_request(tmp_path, monkeypatch):
-    monkeypatch.setattr(addresses, "_refuse", lambda host, port: None)
+    look_up = socket.getaddrinfo
+    first = iter([[(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("8.8.8.8", 80))]])
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda *args, **kw: next(first, None) or look_up(*args, **kw)
+    )
     with FaultyServer({"/a.jpg": PHOTO}) as server:
         wanted = {"a.jpg": server.url("/a.jpg", "localhost")}
         _, faults = fetched(tmp_path, wanted, Rules(policy=QUICK))
