@@ -103,15 +103,14 @@ def test_a_cut_build_goes_on_after_its_last_shard(
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from m2kr.search.index import writer as index_writer
-from m2kr.search.index.build import build_index
+from m2kr.search.index.build import ShardedIndexWriter, build_index
 from m2kr.search.index.settings import BuildSettings, pool_of
 from m2kr.search.store.reader import TokenStore
-append = index_writer.ShardedIndexWriter.append
+append = ShardedIndexWriter.append
 def slowly(self, *args, **kwargs):
     append(self, *args, **kwargs)
     time.sleep(0.3)
-index_writer.ShardedIndexWriter.append = slowly
+ShardedIndexWriter.append = slowly
 pool = pool_of(TokenStore.open(Path(sys.argv[1])))
 build_index(pool, Path(sys.argv[2]), BuildSettings(centroids=128), shard_passages=150)
 """
