@@ -265,7 +265,7 @@ def _take(
     fast = columns.shortest[numbers] > 0
     fast &= _fit(columns.longest[numbers], lengths[queries])
     fast &= exact_products(columns.device)
-    scores[fast] = score_pairs(
+    scores[fast] = canonical_pair_scores(
         group.rows,
         columns.coded.codes,
         columns.starts,
@@ -339,7 +339,7 @@ def _fit(longest: "NDArray[np.float32]", of_query: "NDArray[np.float64]") -> "ND
     return longest.astype(np.float64) * of_query < EXACT_BELOW
 
 
-def score_pairs(
+def canonical_pair_scores(
     rows: "torch.Tensor",
     tokens: "torch.Tensor",
     starts: "torch.Tensor",

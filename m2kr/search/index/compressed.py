@@ -208,7 +208,7 @@ def search_compressed(
     import torch
 
     started, cpu = time.perf_counter(), time.process_time()
-    settings = widened(settings or SearchSettings.suited(k, len(index), index.codec.nbits), k)
+    settings = _widened(settings or SearchSettings.suited(k, len(index), index.codec.nbits), k)
     files = index.files
     files.require_whole()
     if store is not None:
@@ -256,7 +256,7 @@ def _rescore(query: canonical.RoundedQuery, block: Block) -> "NDArray[np.float64
     )
 
 
-def widened(settings: SearchSettings, k: int) -> SearchSettings:
+def _widened(settings: SearchSettings, k: int) -> SearchSettings:
     """The settings with every step at least as wide as ``k``."""
     if k < 1:
         raise UsageError(f"k is {k}", expected="at least 1")

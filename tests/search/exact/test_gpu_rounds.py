@@ -147,7 +147,7 @@ def test_scores_of_pairs_are_the_reference_s(seed, kind, room):
     chosen, passages = rng.integers(0, 4, 50), rng.integers(0, len(pool), 50)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(gpu_rounds._PAIR_BYTES, DEVICE, room)
-        found = gpu_rounds.score_pairs(
+        found = gpu_rounds.canonical_pair_scores(
             torch.from_numpy(rows).to(DEVICE),
             torch.from_numpy(source.vectors).to(DEVICE),
             torch.from_numpy(source.offsets[:-1]).to(DEVICE),
