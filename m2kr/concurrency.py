@@ -7,7 +7,7 @@ cache. In `workers` each thread takes tiles of its own.
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -121,6 +121,31 @@ def threads(count: int, name: str, enter: Callable[[], None] | None = None) -> I
         yield pool
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def spread(work: Callable[[Item], Result], pieces: Sequence[Item], device: str) -> list[Result]:
+    """The result of each piece, in order; one after the other on an accelerator, which one thread feeds.
+
+    A small network gains little from splitting each matrix product over the cores, and where other
+    programs run as well, waiting for one another at every product makes it several times slower. So
+    each core gets pieces of its own; the result then does not depend on the number of cores either.
+
+    Args:
+        work: Calls torch, which lets go of the interpreter's lock while it computes.
+        pieces: The biggest first, so that no core ends long after the others.
+        device: What torch computes on.
+    """
+    import torch
+
+    count = torch.get_num_threads()
+    if device != "cpu" or count == 1 or len(pieces) < 2:
+        return [work(piece) for piece in pieces]
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, pieces))
+    finally:
+        # The number of threads is one setting for the whole process in parts of torch.
+        torch.set_num_threads(count)
 
 
 class Workers:

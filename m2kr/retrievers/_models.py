@@ -1,19 +1,14 @@
-"""What retrievers that run a model share: its packages and files, the device, work side by side on cores."""
+"""What retrievers that run a model share: its packages and files, and the device."""
 
 import hashlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
 
 from m2kr.errors import InputError, UsageError, missing_dependency
 from m2kr.hashes import file_sha256
-
-Piece = TypeVar("Piece")
-Made = TypeVar("Made")
 
 
 def require_packages(modules: tuple[str, ...], extra: str, needed_for: str) -> None:
@@ -116,28 +111,3 @@ def pick_device(device: str) -> str:
             f"the device '{device}' can't be used: {reason}", expected="auto, cpu, cuda or cuda:1"
         ) from error
     return device
-
-
-def spread(work: Callable[[Piece], Made], pieces: Sequence[Piece], device: str) -> list[Made]:
-    """The result of each piece, in order; one after the other on an accelerator, which one thread feeds.
-
-    A small network gains little from splitting each matrix product over the cores, and where other
-    programs run as well, waiting for one another at every product makes it several times slower. So
-    each core gets pieces of its own; the result then does not depend on the number of cores either.
-
-    Args:
-        work: Calls torch, which lets go of the interpreter's lock while it computes.
-        pieces: The biggest first, so that no core ends long after the others.
-        device: What torch computes on.
-    """
-    import torch
-
-    threads = torch.get_num_threads()
-    if device != "cpu" or threads == 1 or len(pieces) < 2:
-        return [work(piece) for piece in pieces]
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, pieces))
-    finally:
-        # The number of threads is one setting for the whole process in parts of torch.
-        torch.set_num_threads(threads)

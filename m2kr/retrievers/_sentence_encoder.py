@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m2kr.concurrency import spread
 from m2kr.errors import MissingError, UsageError
 from m2kr.preflmr.inputs.local_files import packaged
 from m2kr.retrievers._memo import MEMO, content_key
@@ -18,7 +19,6 @@ from m2kr.retrievers._models import (
     package_version,
     pick_device,
     require_packages,
-    spread,
     stamps,
 )
 

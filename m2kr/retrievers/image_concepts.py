@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m2kr.concurrency import spread
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
 from m2kr.preflmr.inputs.local_files import packaged
@@ -28,7 +29,6 @@ from m2kr.retrievers._models import (
     package_version,
     pick_device,
     require_packages,
-    spread,
 )
 from m2kr.retrievers._queries import without_rankings
 from m2kr.retrievers._sentence_encoder import SentenceEncoder, sentence_encoder

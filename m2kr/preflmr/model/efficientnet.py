@@ -6,14 +6,14 @@ does 10.
 """
 
 import importlib.metadata
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from m2kr.concurrency import threads
+from m2kr.concurrency import spread
 from m2kr.hashes import file_sha256
 from m2kr.preflmr.inputs import local_files
 from m2kr.preflmr.inputs.image_processing import ImageProcessor
@@ -80,15 +80,7 @@ class EfficientFeatures:
         place = torch.device(device)
         size = _together(place)
         parts = [images[start : start + size] for start in range(0, len(images), size)]
-        count = torch.get_num_threads()
-        if place.type != "cpu" or len(parts) < 2 or count < 2:
-            return _joined([self.of(PROCESSOR(part), place) for part in parts], place)
-        try:
-            with threads(count, "m2kr-vision", partial(torch.set_num_threads, 1)) as pool:
-                found = list(pool.map(lambda part: self.of(PROCESSOR(part), place), parts))
-        finally:
-            # The number of threads is one setting for the whole process in parts of torch.
-            torch.set_num_threads(count)
+        found = spread(lambda part: self.of(PROCESSOR(part), place), parts, place.type)
         return _joined(found, place)
 
     def of(self, pixel_values: "Tensor", device: str | torch.device = "cpu") -> VisionFeatures:
