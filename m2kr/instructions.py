@@ -130,3 +130,8 @@ TEMPLATES: dict[str, TemplateList] = {
         ),
     )
 }
+
+
+def templates_of(source: str) -> TemplateList | None:
+    """The built-in list of instructions for a source."""
+    return next((listed for listed in TEMPLATES.values() if source in listed.used_for), None)

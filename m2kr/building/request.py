@@ -24,11 +24,12 @@ from m2kr.building.options import (
     rules_for,
     variant_of,
 )
-from m2kr.building.spec import BuildConfig, Builder, templates_of
+from m2kr.building.spec import BuildConfig, Builder
 from m2kr.building.templates import registered_templates
 from m2kr.building.verify import adopt
 from m2kr.data.manifests import EarlierManifestError, Manifest, read_manifest
 from m2kr.errors import InputError, UsageError
+from m2kr.instructions import templates_of
 from m2kr.locks import hold
 from m2kr.paths import downloads, manifest_path
 from m2kr.progress import SILENT, Progress

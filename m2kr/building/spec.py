@@ -11,7 +11,7 @@ from m2kr.building.fetch.assets import Asset, ImageArchive
 from m2kr.building.ledger import Ledger
 from m2kr.building.sampling import keyed_hash
 from m2kr.errors import UsageError
-from m2kr.instructions import TEMPLATES, TemplateList
+from m2kr.instructions import TemplateList
 from m2kr.locks import hold
 from m2kr.progress import SILENT, Progress
 from m2kr.schema import TableKind
@@ -106,7 +106,7 @@ class BuildContext:
         """``size`` of some distinct ids, all if there are no more: those of the smallest keyed hashes.
 
         Args:
-            ids: What is drawn from; whether one is taken depends on what else is there, and on nothing else.
+            ids: What is drawn from; one more of them can only push another out.
             size: How many.
             purpose: Keeps several draws apart.
         """
@@ -141,11 +141,6 @@ def made_once(folder: Path, name: str, make: Callable[[Path], None]) -> Path:
                     make(aside)
                     held.check()
     return path
-
-
-def templates_of(source: str) -> TemplateList | None:
-    """The built-in list of instructions for a source."""
-    return next((each for each in TEMPLATES.values() if source in each.used_for), None)
 
 
 class Builder:

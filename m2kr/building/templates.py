@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from m2kr import atomic
-from m2kr.building.spec import templates_of
 from m2kr.errors import InputError
-from m2kr.instructions import TemplateList
+from m2kr.instructions import TemplateList, templates_of
 from m2kr.locks import hold
 
 FILE = "instructions.json"

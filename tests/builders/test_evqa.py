@@ -20,8 +20,9 @@ from support.upstream_fixture import text, zipped
 from m2kr.building.content import check_content
 from m2kr.building.ledger import Ledger
 from m2kr.building.options import resolve_options
-from m2kr.building.spec import BuildContext, templates_of
+from m2kr.building.spec import BuildContext
 from m2kr.errors import InputError
+from m2kr.instructions import templates_of
 from m2kr_builders import evqa
 
 SPLITS = ("train", "valid", "test")

@@ -24,9 +24,10 @@ from m2kr.building.build import Built, build
 from m2kr.building.content import rows_in
 from m2kr.building.ledger import Ledger
 from m2kr.building.options import resolve_options
-from m2kr.building.spec import BuildContext, templates_of
+from m2kr.building.spec import BuildContext
 from m2kr.data.rows import open_shards
 from m2kr.errors import InputError, M2KRError, UpstreamError
+from m2kr.instructions import templates_of
 from m2kr_builders import kvqa
 
 PATH = f"/{kvqa.DATASET}"

@@ -27,8 +27,9 @@ from m2kr.building.build import Built, build
 from m2kr.building.content import rows_in
 from m2kr.building.ledger import Ledger
 from m2kr.building.options import resolve_options
-from m2kr.building.spec import BuildContext, templates_of
+from m2kr.building.spec import BuildContext
 from m2kr.errors import InputError, M2KRError
+from m2kr.instructions import templates_of
 from m2kr_builders import _images, oven
 
 Records = list[dict[str, Any]]

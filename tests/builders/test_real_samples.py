@@ -18,8 +18,7 @@ from servers.faulty_server import FaultyServer
 from support.golden_tables import ids, make, rows_of
 from support.upstream_fixture import served_files, tarred, text
 
-from m2kr.building.spec import templates_of
-from m2kr.instructions import TEMPLATES
+from m2kr.instructions import TEMPLATES, templates_of
 
 SAMPLES = os.environ.get("M2KR_UPSTREAM_SAMPLES")
 pytestmark = pytest.mark.skipif(

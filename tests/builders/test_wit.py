@@ -28,8 +28,9 @@ from m2kr.building.build import Built, build
 from m2kr.building.content import rows_in
 from m2kr.building.ledger import Ledger
 from m2kr.building.options import resolve_options
-from m2kr.building.spec import BuildContext, templates_of
+from m2kr.building.spec import BuildContext
 from m2kr.errors import InputError, MissingError
+from m2kr.instructions import templates_of
 from m2kr_builders import _wit, wit
 
 SAMPLES = os.environ.get("M2KR_UPSTREAM_SAMPLES")

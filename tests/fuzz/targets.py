@@ -23,8 +23,9 @@ from m2kr.building.ledger import Ledger
 from m2kr.building.options import resolve_options
 from m2kr.building.release.rows import normalised_passages, normalised_queries
 from m2kr.building.release.tables import find_table
-from m2kr.building.spec import BuildContext, templates_of
+from m2kr.building.spec import BuildContext
 from m2kr.errors import M2KRError
+from m2kr.instructions import templates_of
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="m2kr-fuzz-"))
 MOST = 20_000  # rows taken of one input

@@ -9,9 +9,9 @@ import pytest
 from support.release_fixture import made, rows_of
 
 from m2kr.building.build import build
-from m2kr.building.spec import templates_of
 from m2kr.building.templates import registered_templates
 from m2kr.errors import InputError
+from m2kr.instructions import templates_of
 
 
 def test_instructions_go_to_the_registry_if_counts_are_checked(
