@@ -10,9 +10,8 @@ STEPS = Path(__file__).with_name("kb_cost.py")
 GB = 10**9
 
 
-@pytest.mark.parametrize(
-    "articles", [20_000, *([pytest.param(655_000, marks=pytest.mark.slow)] if WHOLE else [])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("articles", [20_000, *([655_000] if WHOLE else [])])
 def test_kb(tmp_path: Path, articles: int) -> None:
     if shutil.disk_usage(tmp_path).free < articles * 12_000:
         pytest.skip("not enough disk space")

@@ -14,6 +14,7 @@ from support.upstream_fixture import served_files, zipped
 SAMPLES = os.environ.get("M2KR_UPSTREAM_SAMPLES")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SAMPLES, reason="M2KR_UPSTREAM_SAMPLES names no folder of real files")
 def test_all_of_the_real_okvqa_comes_through(tmp_path: Path) -> None:
     files, asked, answers = served_files(), {}, {}
