@@ -47,9 +47,9 @@ def write_text(path: Path, text: str, *, alone: bool = False) -> None:
     write_bytes(path, text.encode(), alone=alone)
 
 
-def write_json(path: Path, obj: Any, *, sort_keys: bool = True, alone: bool = False) -> None:
+def write_json(path: Path, obj: Any, *, alone: bool = False) -> None:
     """`write_bytes` of JSON with one-space indent and a final newline."""
-    text = json.dumps(obj, ensure_ascii=False, indent=1, sort_keys=sort_keys) + "\n"
+    text = json.dumps(obj, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
     write_text(path, text, alone=alone)
 
 

@@ -59,11 +59,11 @@ def ahead(
 
 
 def work_ahead(
-    pieces: Iterator[Item], work: Callable[[Item], Result], *, workers: int = 2, waiting: int = 2
+    pieces: Iterator[Item], work: Callable[[Item], Result], *, workers: int = 2
 ) -> Generator[Result]:
     """Gives ``work(piece)`` of every piece, in order.
 
-    One thread takes the pieces, others work on them; ``workers + waiting`` are under way at most. An
+    One thread takes the pieces, others work on them; ``workers + 2`` are under way at most. An
     exception of ``pieces`` or ``work`` comes where its result would have come. When this generator
     is closed or dropped, its threads have ended.
 
@@ -71,7 +71,6 @@ def work_ahead(
         pieces: What to work on; taken by one other thread only.
         work: Called by several threads; they gain where it leaves Python's lock.
         workers: How many threads work.
-        waiting: How many results may wait for the consumer.
     """
     end = object()
 
@@ -85,7 +84,7 @@ def work_ahead(
     def start(_: None) -> "Future[Any]":
         return pool.submit(take_and_work, takers.submit(next, pieces, end))
 
-    results = ahead(itertools.repeat(None), start, room=workers + waiting)
+    results = ahead(itertools.repeat(None), start, room=workers + 2)
     try:
         for _, result in results:
             if result is end:

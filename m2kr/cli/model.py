@@ -49,7 +49,7 @@ def embedded(
     """Assemble a small model that needs no download: for tests and demos, and to train from.
 
     MiniLM reads texts, a frozen EfficientNet-Lite0 images; both come with the extra demo. Everything
-    between them is UNTRAINED, so its scores say nothing about PreFLMR. About 105 MB; the same seed
+    between them is UNTRAINED, so its scores say nothing about PreFLMR. About 108 MB; the same seed
     gives the same bytes.
     """
     from m2kr.cli import output

@@ -19,7 +19,7 @@ from m2kr.data.rows import RowReader, read_at, shards_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FILE = "ids.npy"
+INDEX = "ids.npy"
 _ENTRY = np.dtype([("hash", "<u8"), ("row", "<u4")])
 _SPAN = 2.0**64
 
@@ -54,7 +54,7 @@ def write_hashes(folder: Path, hashes: np.ndarray) -> list[tuple[int, int]]:
     order = np.argsort(hashes, kind="stable").astype(np.uint32)
     entries = np.empty(len(hashes), _ENTRY)
     entries["hash"], entries["row"] = hashes[order], order
-    with atomic.writing(folder / FILE, alone=True) as aside, atomic.create(aside) as file:
+    with atomic.writing(folder / INDEX, alone=True) as aside, atomic.create(aside) as file:
         np.save(file, entries)
     alike = np.flatnonzero(entries["hash"][1:] == entries["hash"][:-1])
     return [(int(entries["row"][at]), int(entries["row"][at + 1])) for at in alike]
@@ -135,7 +135,7 @@ def open_index(folder: Path, column: str) -> tuple[IdIndex, RowReader]:
         column: Its id column.
     """
     reader = RowReader(shards_of(folder))
-    return IdIndex(folder / FILE, functools.partial(reader.value, column)), reader
+    return IdIndex(folder / INDEX, functools.partial(reader.value, column)), reader
 
 
 def values_at(column: "pa.ChunkedArray", rows: Sequence[int] | np.ndarray) -> list[Any]:

@@ -163,15 +163,13 @@ class RayExecutor:
 
     Args:
         address: As `RayCluster`.
-        cpus: Cores that a part or a table takes.
 
     Raises:
         MissingError: Ray is not installed.
     """
 
-    def __init__(self, address: str = "auto", cpus: float = 1) -> None:
+    def __init__(self, address: str = "auto") -> None:
         self._cluster = RayCluster(address)
-        self._cpus = cpus
 
     def prepare(self, root: Path) -> None:
         """Connects, and checks that every node sees the data root.
@@ -199,9 +197,7 @@ class RayExecutor:
 
     def run(self, jobs: Sequence[Job], progress: Progress) -> list[Stats]:
         """Performs every job; the results are in the jobs' order."""
-        results = self._cluster.map(
-            perform, jobs, names=[job.name for job in jobs], cpus=self._cpus
-        )
+        results = self._cluster.map(perform, jobs, names=[job.name for job in jobs])
         done = []
         for job in jobs:
             progress.start(job.name, None, "rows")

@@ -112,21 +112,20 @@ def build_tiny(minilm: Path | None = None, *, seed: int = 0) -> PreFLMR:
     return model.eval()
 
 
-def assemble_tiny(folder: str | Path, minilm: Path | None = None, *, seed: int = 0) -> Path:
-    """Writes the model as a checkpoint in the official layout, about 105 MB.
+def assemble_tiny(folder: str | Path, *, seed: int = 0) -> Path:
+    """Writes the model as a checkpoint in the official layout, about 108 MB.
 
     `PreFLMR.from_pretrained` reads it. The official class does not: it can't be built without a CLIP.
 
     Args:
         folder: Made if absent.
-        minilm: See `build_tiny`.
         seed: See `build_tiny`.
 
     Returns:
         The folder.
     """
     folder = Path(folder)
-    model = build_tiny(minilm, seed=seed)
+    model = build_tiny(seed=seed)
     model.save_pretrained(folder)
     atomic.write_text(folder / "README.md", _CARD)
     return folder

@@ -24,7 +24,7 @@ def test_every_id_is_found_where_it_is(
     folder = tmp_path_factory.mktemp("index")
     column = chunked(ids)
     assert lookup.write_index(folder, column.chunks) == []
-    index = lookup.IdIndex(folder / lookup.FILE, ids.__getitem__)
+    index = lookup.IdIndex(folder / lookup.INDEX, ids.__getitem__)
     assert index.rows(ids).tolist() == list(range(len(ids)))
     for stranger in set(strangers) - set(ids):
         assert index.row(stranger) == -1
@@ -34,7 +34,7 @@ def test_large_index_and_low_and_high_hashes(tmp_path: Path) -> None:
     ids = [f"doc-{i}" for i in range(200_000)]
     column = chunked(ids, 10_000)
     lookup.write_index(tmp_path, column.chunks)
-    index = lookup.IdIndex(tmp_path / lookup.FILE, ids.__getitem__)
+    index = lookup.IdIndex(tmp_path / lookup.INDEX, ids.__getitem__)
     by_hash = sorted(range(len(ids)), key=lambda i: lookup.id_hash(ids[i]))
     probe = by_hash[:50] + by_hash[-50:] + list(range(0, len(ids), 997))
     assert index.rows(ids[i] for i in probe).tolist() == probe
@@ -45,9 +45,9 @@ def test_equal_hashes_do_not_confuse(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ids = [f"p{i}" for i in range(300)]
     entries = np.zeros(len(ids), [("hash", "<u8"), ("row", "<u4")])
     entries["row"] = range(len(ids))
-    np.save(tmp_path / lookup.FILE, entries)
+    np.save(tmp_path / lookup.INDEX, entries)
     monkeypatch.setattr(lookup, "id_hash", lambda _: 0)
-    index = lookup.IdIndex(tmp_path / lookup.FILE, ids.__getitem__)
+    index = lookup.IdIndex(tmp_path / lookup.INDEX, ids.__getitem__)
     assert index.rows(["p0", "p299", "p150", "q"]).tolist() == [0, 299, 150, -1]
 
 

@@ -20,8 +20,7 @@ from m2kr.building.pool import PoolReader
 from m2kr.building.release.builder import ReleaseBuilder
 from m2kr.building.spec import BuildContext, Builder, Row
 from m2kr.concurrency import chunks
-from m2kr.data.lookup import FILE as INDEX
-from m2kr.data.lookup import id_hashes, values_at
+from m2kr.data.lookup import INDEX, id_hashes, values_at
 from m2kr.data.rows import open_shards, read_batches
 from m2kr.errors import CheckError, UsageError
 from m2kr.progress import Progress
