@@ -68,7 +68,7 @@ def describe_weights(folder: Path) -> dict[str, TensorInfo]:
 
 @contextmanager
 def reader(found: dict[str, TensorInfo]) -> "Iterator[Reader]":
-    """Opens the files of `describe` for reading tensors one by one."""
+    """Opens the files of `describe_weights` for reading tensors one by one."""
     with ExitStack() as stack:
         paths = {each.file for each in found.values()}
         yield Reader({path: stack.enter_context(_opened(path)) for path in paths}, found)
