@@ -8,7 +8,7 @@ last token, which changes no maximum; passages come sorted by length, so this is
 query's rows are taken once, behind the last token.
 
 A tile of rows meets the same tokens as those that run beside it: these come from the cache, 2 bytes
-for each `_Shape.rows` products.
+for each `TileShape.rows` products.
 
 `kernels_work` tries both on the device, so that a Triton that is missing, fails or adds up in less than
 float32 leaves the plain products of torch.

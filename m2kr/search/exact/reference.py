@@ -118,7 +118,6 @@ def search_by_reference(
     offsets: "NDArray[np.int64]",
     k: int,
     ranks: "NDArray[np.int64]",
-    dtype: "np.typing.DTypeLike" = np.float16,
 ) -> "tuple[NDArray[np.int64], NDArray[np.float64]]":
     """The exact best ``k`` documents of every query, with canonical scores.
 
@@ -128,7 +127,6 @@ def search_by_reference(
         offsets: Where each document's tokens begin, and one end more.
         k: Documents per query.
         ranks: Per document the rank of its id (`ranking.id_ranks`), which breaks ties.
-        dtype: The stored type.
 
     Returns:
         Document numbers and float64 scores, both (queries x min(k, distinct ids)), best first.
@@ -138,6 +136,6 @@ def search_by_reference(
         span = offsets[first : last + 1]
         part = np.asarray(tokens[int(span[0]) : int(span[-1])])
         for number, query in enumerate(queries):
-            scores = maxsim_many(query, part, span - span[0], dtype)
+            scores = maxsim_many(query, part, span - span[0])
             best.push_block(scores[None, :], first, number)
     return best.result()

@@ -3,8 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from hashlib import blake2b as blake2
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,10 +103,10 @@ def drawing_order(ids: "pa.ChunkedArray | pa.Array", seed: int) -> "NDArray[np.i
 
     So what an index is trained on, and with it every score, doesn't depend on the order of rows.
     """
-    blake2b, key = partial(blake2, key=seed.to_bytes(8, "little"), digest_size=8), bytearray()
+    keyed, key = partial(blake2b, key=seed.to_bytes(8, "little"), digest_size=8), bytearray()
     for start in range(0, len(ids), _HASHED_AT_ONCE):
         names = ids.slice(start, _HASHED_AT_ONCE).to_pylist()
-        key += b"".join([blake2b(name.encode()).digest() for name in names])
+        key += b"".join([keyed(name.encode()).digest() for name in names])
     return np.argsort(np.frombuffer(key, "<u8"), kind="stable")
 
 
