@@ -285,7 +285,7 @@ def find_shards(
     if len(editions) > 1:
         raise UsageError(
             f"there are shards of {source.name} for several editions: {', '.join(editions)}",
-            fix=f"m2kr merge {source.name} --edition {editions[0]}",
+            fix=f"m2kr merge {source.name} --edition {editions[0]} --data {shlex.quote(str(root))}",
         )
     found = [(s, record) for s in stagings for record in _records(s)]
     if not found:

@@ -222,7 +222,7 @@ def _checked(
             f"{len(passage_pieces)} pieces and a mask of {len(taken)}"
         )
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
-        raise InputError("a row holds NaN or infinity", fix="use --dtype float32")
+        raise InputError("a row holds NaN or infinity", fix="encode in float32")
     if not taken.any():
         raise InputError("no row of the passage counts")
     return left, right, taken
