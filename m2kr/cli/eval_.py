@@ -203,7 +203,7 @@ def _searching(given: dict[str, str], **chosen: Any) -> "SearchConfig":
             else:
                 widths[name] = float(text)
         except ValueError as error:
-            raise UsageError(f"--set {key}={text}", expected="a number") from error
+            raise UsageError(f"--set {key}={text} is no number", expected="a number") from error
     return SearchConfig(widths=widths, **chosen)
 
 

@@ -31,8 +31,12 @@ def command(
     here.warn_of_damaged()
     try:
         name = here.name_of(source)
-    except UsageError:
-        name = registry.resolve_source(source)  # an alias of what isn't built: builders know it
+    except UsageError as unknown:
+        try:
+            name = registry.resolve_source(source)  # an alias of what isn't built: builders know it
+        except UsageError as error:
+            expected = f"{error.expected}; built here: {', '.join(sorted(here.editions)) or 'none'}"
+            raise UsageError(error.what, expected=expected, fix=error.fix) from unknown
     records = {
         e: found.manifest
         for e, found in here.editions.get(name, {}).items()

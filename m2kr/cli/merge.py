@@ -1,6 +1,7 @@
 """``m2kr merge``."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -48,7 +49,7 @@ def command(
         raise MissingError(
             f"there is no shard of {name}",
             where=str(root),
-            fix=f"m2kr build {name} --shard 1/2 and 2/2, then m2kr merge {name}",
+            fix=f"m2kr build {name} --shard 1/2 --data {quote(str(root))} and 2/2, then this again",
         )
     route = shards.route
     if route.get("folder"):

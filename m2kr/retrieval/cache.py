@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from m2kr.data.records import Passages, Queries
 
-logger = logging.getLogger("m2kr.evaluation")
+logger = logging.getLogger("m2kr.retrieval")
 
 # Also of how rows are put into batches, and images decoded: raised when encoders are given others.
 FORMAT = "m2kr-embeddings-2"

@@ -57,7 +57,7 @@ from m2kr.search.store.reader import TokenStore
 if TYPE_CHECKING:
     from m2kr.search.index.files import IndexFiles
 
-logger = logging.getLogger("m2kr.evaluation")
+logger = logging.getLogger("m2kr.retrieval")
 
 # Below a side's rows.
 _INDEXES = "indexes"

@@ -37,7 +37,7 @@ from m2kr.errors import (
     one_line,
 )
 
-logger = logging.getLogger("m2kr.evaluation")
+logger = logging.getLogger("m2kr.retrieval")
 
 _FORMS = "a name, package.module:Class, file.py:Class or run:FILE"
 

@@ -86,7 +86,7 @@ class RunStats:
 
     Attributes:
         seconds: Spent in an encoder, by stage: ``encode document``, ``encode query``.
-        reused: Rows by stage that had been encoded (or indexed) before.
+        reused: Rows by stage that had been encoded (or indexed) before; equal ones may count once.
         index_bytes: On disk, of what is searched; None for all that was written to the working folder.
         search: How it searched: mode and settings, the same for the same search. None if there is but
             one way.

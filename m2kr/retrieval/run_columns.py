@@ -15,7 +15,7 @@ from m2kr.retrieval.run_rows import RunRows, encode_ids, row_offsets
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-logger = logging.getLogger("m2kr.evaluation")
+logger = logging.getLogger("m2kr.retrieval")
 
 ESCAPED = "+pct"  # behind the names of columns whose ids are percent-encoded
 Role = Literal["query", "passage", "rank", "score"]

@@ -25,7 +25,7 @@ from m2kr.retrieval.run_columns import NAMES, Role, kind_of_numbers, roles_of, r
 from m2kr.retrieval.run_rows import RunRows, checked_rows
 from m2kr.retrieval.run_text import read_run_text, write_run_text
 
-logger = logging.getLogger("m2kr.evaluation")
+logger = logging.getLogger("m2kr.retrieval")
 
 _META = b"m2kr.run"
 _GROUP_ROWS = 1 << 19

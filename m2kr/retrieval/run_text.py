@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from m2kr.retrieval.run_rows import RunRows
 
-logger = logging.getLogger("m2kr.evaluation")
+logger = logging.getLogger("m2kr.retrieval")
 
 _BLOCK, _MAX_LINE = 1 << 22, 1 << 16
 _BLANK = np.isin(np.arange(256), list(b" \t\n\r\x0b\x0c"))  # where bytes.split() splits

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from m2kr.data.records import Passages, Queries
     from m2kr.search.config import SearchConfig
 
-logger = logging.getLogger("m2kr.evaluation")
+logger = logging.getLogger("m2kr.retrieval")
 
 MissingQueries = Literal["error", "empty"]
 _HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: no file can hold it
