@@ -185,6 +185,7 @@ def test_a_number_makes_a_passage_right(tmp_path: Path) -> None:
     ]  # the text of the answer, then the number
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SAMPLES, reason="M2KR_UPSTREAM_SAMPLES names no folder of real files")
 def test_every_real_row_comes_through(tmp_path: Path) -> None:
     folder, files = Path(str(SAMPLES)) / "infoseek", served_files()
