@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from m2kr.preflmr import ContextTokenizer, PreFLMR, PreFLMRConfig, QueryTokenizer
-from m2kr.preflmr.encode.batching import Batch, padded
+from m2kr.preflmr.encode.batching import RowBatch, padded
 from m2kr.preflmr.encode.encoder import Encoder
 from m2kr.preflmr.inputs.image_processing import ImageProcessor
 from m2kr.preflmr.model.configuration import TextSettings, VisionSettings
@@ -89,20 +89,20 @@ class Recorder:
     """The shapes of an encoder's batches."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self.batches: list[Batch] = []
+        self.batches: list[RowBatch] = []
         compute = encoder._passages.compute
 
-        def noting(model: PreFLMR, batch: Batch) -> list[np.ndarray]:
+        def noting(model: PreFLMR, batch: RowBatch) -> list[np.ndarray]:
             self.batches.append(batch)
             return compute(model, batch)
 
         encoder._passages.compute = noting
 
 
-def bare_bert(model: PreFLMR, batches: list[Batch]) -> None:
+def bare_bert(model: PreFLMR, batches: list[RowBatch]) -> None:
     """BERT alone on token ids that are ready, a batch on each core."""
 
-    def forward(batch: Batch) -> None:
+    def forward(batch: RowBatch) -> None:
         ids, attended = batch.tensors(0)
         with torch.inference_mode():
             model.context_text_encoder(ids, attended)
