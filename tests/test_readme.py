@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 from servers.hub_server import HubServer
 from support import release_fixture as fixture
+from support.command_line import CommandLine
 
 from m2kr.building.release.builder import REPO, REVISION
 
@@ -70,11 +72,11 @@ def snippets(folder: Path, env: dict[str, str]) -> Iterator[Callable[[str], None
         process.stdin.close()
 
 
-def test_every_block_runs_in_order(reader: Path) -> None:
-    env = os.environ | {"M2KR_DATA": str(reader / "data"), "HF_HOME": str(reader / "hf")}
-    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
-    commands = 0
-    with snippets(reader, env) as run:
+def test_every_block_runs_in_order(reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("M2KR_DATA", str(reader / "data"))
+    monkeypatch.setenv("HF_HOME", str(reader / "hf"))
+    command_line, commands = CommandLine(), 0
+    with snippets(reader, dict(os.environ)) as run:
         for language, text in BLOCKS:
             if language == "python":
                 named = re.match(r"# (\w+\.py)\n", text)
@@ -86,9 +88,9 @@ def test_every_block_runs_in_order(reader: Path) -> None:
                 command = line.split("#")[0].strip()
                 if not command or command in ELSEWHERE:
                     continue
-                done = subprocess.run(
-                    command, shell=True, cwd=reader, env=env, capture_output=True, text=True
-                )
+                program, *words = shlex.split(command)
+                assert program == "m2kr", "what else the README runs needs a shell here"
+                done = command_line.run(words, reader)
                 assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
                 commands += 1
     assert commands >= 10

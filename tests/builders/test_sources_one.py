@@ -175,6 +175,7 @@ def test_two_jobs_give_the_same_bytes(server: FaultyServer, tmp_path: Path, name
     assert tree(both.folder) == tree(alone.folder)
 
 
+@pytest.mark.slow
 def test_a_bad_network_gives_the_same_bytes(tmp_path: Path) -> None:
     files = served_files()
     with FaultyServer(files) as server:
