@@ -12,6 +12,9 @@ VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),$(CURDIR)/.venv)
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.m2kr
 
+# Slow tests that want the whole machine: timings, and Ray's nodes.
+ALONE := tests/benchmarks tests/distributed
+
 .PHONY: demo test slow check wheel clean
 
 demo: $(STAMPS)/demo
@@ -23,7 +26,8 @@ test: $(STAMPS)/dev
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 slow: $(STAMPS)/dev
-	$(BIN)/python -m pytest -m slow -rP
+	$(BIN)/python -m pytest -m slow -n auto --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore %)
+	$(BIN)/python -m pytest -m slow -rP $(ALONE)
 
 check: $(STAMPS)/dev
 	$(BIN)/ruff check .
