@@ -169,6 +169,12 @@ SLOW = textwrap.dedent(
 )
 
 
+def _heeds_signals() -> None:
+    """In a child: signals do what they do in a terminal, whoever runs the tests (nohup, a shell's &)."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     "number",
     [
@@ -189,7 +195,7 @@ def test_a_signal_leaves_no_temporary_folder(
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         env=os.environ | {"TMPDIR": str(scratch)},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=_heeds_signals,
     )
     end = time.monotonic() + 60
     while not (tmp_path / "begun").exists():
