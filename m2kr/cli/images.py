@@ -297,7 +297,7 @@ def _show_report(report: "ImageReport") -> None:
         such = f", such as {example['img_path']}" if example else ""
         output.say(f"{n:,} {reason}{such}")
     if not report.request.archives and any(each.missing for each in report.coverage.splits):
-        output.say("give their folder or archive: the same command with --images PATH")
+        output.say(f"give their folder or archive: m2kr images {split.source} --images PATH")
     for name, error in report.failed.items():
         output.say(f"{name}: {error}", json_mode=True)
     output.say(f"an image a row: {report.coverage.table}")
