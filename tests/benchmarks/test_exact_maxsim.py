@@ -40,8 +40,8 @@ def test_memory_stays_within_the_budget(tmp_path: Path) -> None:
     cost(STEPS, "write", tmp_path, passages)
     found = cost(STEPS, "budget", tmp_path, passages)
     assert found["read"] >= 9.9 * found["memory"]
-    # Imports take some 350 MB; the allocator keeps up to 120 MB more on a busy machine than on a quiet one.
-    assert found["peak"] <= found["memory"] + 560 * MB
+    # Over what the imports take; torch's own libraries, read in by the first product, are in it.
+    assert found["over"] <= found["memory"] + 240 * MB
 
 
 @pytest.mark.slow
