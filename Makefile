@@ -25,7 +25,7 @@ demo: $(STAMPS)/demo
 test: $(STAMPS)/dev
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-slow: $(STAMPS)/dev
+slow: $(STAMPS)/interop
 	$(BIN)/python -m pytest -m slow -n auto --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore %)
 	$(BIN)/python -m pytest -m slow -rP $(ALONE)
 
@@ -51,6 +51,10 @@ $(STAMPS)/demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet $(TORCH); \
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[demo]"; \
 	echo $$(($$(date +%s) - start)) > $(STAMPS)/seconds
+	@touch $@
+
+$(STAMPS)/interop: $(STAMPS)/dev
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[report]" --group interop
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/demo

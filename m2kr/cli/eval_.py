@@ -30,14 +30,7 @@ def command(
     retriever: options.Retrievers,
     split: options.Split = "test",
     k: options.KOrNone = None,
-    metrics: Annotated[
-        str,
-        typer.Option(
-            "--metrics",
-            help="'full' adds nDCG, MAP and precision; or names joined by commas, such as "
-            "ndcg@10,hit_rate@5,my_metric.py:fn@5.",
-        ),
-    ] = "default",
+    metrics: options.Metrics = "default",
     set_: options.Settings = None,
     images: options.Images = None,
     missing_images: Annotated[

@@ -35,10 +35,7 @@ def command(
             help="Passage to explain; may be repeated. The first positive if absent.",
         ),
     ] = None,
-    run: Annotated[
-        Path | None,
-        typer.Option("--run", help="Run file: explain the query's best passages in it."),
-    ] = None,
+    run: options.RunOrNone = None,
     top: Annotated[int, typer.Option("--top", min=1, max=100, help="How many of --run.")] = 3,
     split: options.Split = "test",
     revision: options.Revision = None,

@@ -106,6 +106,23 @@ Engine = Annotated[
 Address = Annotated[
     str, typer.Option("--address", help="Of the Ray cluster: HOST:PORT, auto, or local.")
 ]
+_QUESTION = typer.Option("--question", "-q", help="What is asked.", show_default=False)
+Question = Annotated[str, _QUESTION]
+QuestionOrNone = Annotated[str | None, _QUESTION]
+ImageOrNone = Annotated[
+    Path | None, typer.Option("--image", "-i", help="Image file that it is asked about.")
+]
+_HTML = typer.Option("--html", help="Page to write, for a browser.")
+Html = Annotated[Path | None, _HTML]
+_RUN = typer.Option("--run", help="Run file, of whose passages the query's best are shown.")
+RunOrNone = Annotated[Path | None, _RUN]
+METRICS = typer.Option(
+    "--metrics",
+    help="'full' adds nDCG, MAP and precision; or names joined by commas, such as "
+    "ndcg@10,hit_rate@5,my_metric.py:fn@5.",
+)
+Metrics = Annotated[str, METRICS]
+FORMAT = typer.Option("--format", help="What is written.")
 _OUT = typer.Option("--out", help="File or folder to write.")
 Out = Annotated[Path, _OUT]
 OutOrNone = Annotated[Path | None, _OUT]

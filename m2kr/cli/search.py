@@ -22,18 +22,14 @@ _TEXT = 240  # characters of a passage in the table
 def command(
     source: Annotated[str, typer.Argument(help="Source whose passages are searched.")],
     retriever: options.Retriever,
-    question: Annotated[str, typer.Option("--question", "-q", help="What is asked.")] = "",
-    image: Annotated[
-        Path | None, typer.Option("--image", "-i", help="Image file that it is asked about.")
-    ] = None,
+    question: options.Question = "",
+    image: options.ImageOrNone = None,
     k: options.K = 5,
     checkpoint: options.CheckpointOrNone = None,
     instruction: options.Instruction = None,
     set_: options.Settings = None,
     split: options.Split = "test",
-    html: Annotated[
-        Path | None, typer.Option("--html", help="Page to write, with the image and whole texts.")
-    ] = None,
+    html: options.Html = None,
     images: options.Images = None,
     data: options.Data = None,
     edition: options.Edition = None,
