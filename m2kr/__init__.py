@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from m2kr._version import __version__
 
 if TYPE_CHECKING:
-    from m2kr.api import evaluate
+    from m2kr.api import Results, evaluate
     from m2kr.building.userdata.importer import from_records
     from m2kr.data.images.store import ImageStore
     from m2kr.data.load import Split, load
@@ -26,6 +26,7 @@ _PUBLIC = {
     "M2KRError": "m2kr.errors",
     "Modalities": "m2kr.retrieval.protocol",
     "Result": "m2kr.evaluation.result",
+    "Results": "m2kr.api",
     "Retriever": "m2kr.retrieval.protocol",
     "Run": "m2kr.retrieval.run",
     "Source": "m2kr.sources",
@@ -40,6 +41,7 @@ __all__ = [
     "M2KRError",
     "Modalities",
     "Result",
+    "Results",
     "Retriever",
     "Run",
     "Source",

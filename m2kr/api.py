@@ -2,10 +2,10 @@
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from m2kr.data.images.store import Missing
 from m2kr.data.load import Split, load
@@ -13,6 +13,7 @@ from m2kr.errors import M2KRError, UsageError, plainly
 from m2kr.evaluation.harness import evaluate_split, over_seeds, plan_metrics
 from m2kr.evaluation.metrics import Chosen, Spec, choose, own
 from m2kr.evaluation.result import Result, file_word
+from m2kr.evaluation.result_files import load_results
 from m2kr.evaluation.scoring import is_judged, require_judgements
 from m2kr.progress import SILENT, Progress
 from m2kr.report.tables import as_text
@@ -47,12 +48,22 @@ class Results(list[Result]):
         unsaved: Why some of them could not be saved, if so; each was logged, too.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, results: Iterable[Result] = ()) -> None:
+        super().__init__(results)
         self.unsaved: list[M2KRError] = []
 
     def __str__(self) -> str:
         return as_text(self)
+
+    @classmethod
+    def load(cls, *paths: "str | PathLike[str]") -> Self:
+        """Saved results, from files, folders of them and patterns such as ``results/mini.*.json``.
+
+        Raises:
+            MissingError: nothing of that name, or no result in the folder.
+            InputError: it is not a result, or damaged.
+        """
+        return cls(load_results(*map(Path, paths)))
 
 
 @plainly()

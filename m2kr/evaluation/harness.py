@@ -210,6 +210,7 @@ def evaluate_split(
         notes=[*plan.notes, *scores.notes, *_notes(run, searched, ties)],
         query_ids=run.query_ids,
         scores=scores.per_query,
+        query_groups=scores.query_groups,
         run=run,
     )
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 FORMAT = "m2kr-result-1"
 _PACKAGES = ("torch", "transformers", "datasets", "bm25s", "ranx")  # in `versions`, if loaded
+_GROUP = (
+    "group."  # before a column's name among the per-query scores; no metric has a point in its name
+)
 _LONGEST_PART = 60  # characters; file names end at 255 bytes
 
 
@@ -72,6 +75,8 @@ class Result:
         files: File names of the run and the per-query scores beside the saved result.
         query_ids: The queries, in the order of ``scores``.
         scores: By metric the per-query scores, NaN where undefined. Saved beside the JSON.
+        query_groups: By column of ``groups`` each query's value, in the same order; saved with them. Empty
+            in results of older versions.
         run: The rankings. Saved beside the JSON, and not loaded with it.
     """
 
@@ -100,6 +105,9 @@ class Result:
     files: Mapping[str, str] = field(default_factory=dict)
     query_ids: tuple[str, ...] = field(default=(), repr=False, compare=False)
     scores: "Mapping[str, NDArray[np.float64]]" = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    query_groups: Mapping[str, Sequence[str]] = field(
         default_factory=dict, repr=False, compare=False
     )
     run: "Run | None" = field(default=None, repr=False, compare=False)
@@ -131,7 +139,7 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but rankings and per-query scores, as JSON values."""
-        apart = {"query_ids", "scores", "run"}
+        apart = {"query_ids", "scores", "query_groups", "run"}
         facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {"format": FORMAT} | {n: v for n, v in facts.items() if n not in apart}
 
@@ -144,7 +152,7 @@ class Result:
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         files = {"queries": f"{self.name}.queries.parquet"}
-        _write_scores(target / files["queries"], self.query_ids, self.scores)
+        _write_scores(target / files["queries"], self.query_ids, self.scores, self.query_groups)
         if self.run is not None:
             files["run"] = f"{self.name}.run.parquet"
             self.run.save(target / files["run"])
@@ -177,8 +185,10 @@ class Result:
         scores = path.with_name(Path(result.files.get("queries", "")).name or "-")
         if not scores.is_file():
             return result
-        query_ids, by_metric = _read_scores(scores)
-        return dataclasses.replace(result, query_ids=query_ids, scores=by_metric)
+        query_ids, by_metric, groups = _read_scores(scores)
+        return dataclasses.replace(
+            result, query_ids=query_ids, scores=by_metric, query_groups=groups
+        )
 
 
 def json_sha256(value: Any) -> str:
@@ -223,25 +233,47 @@ def peak_memory() -> int | None:
 
 
 def _write_scores(
-    path: Path, query_ids: tuple[str, ...], scores: "Mapping[str, NDArray[np.float64]]"
+    path: Path,
+    query_ids: tuple[str, ...],
+    scores: "Mapping[str, NDArray[np.float64]]",
+    groups: Mapping[str, Sequence[str]],
 ) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns = {name: pa.array(values, from_pandas=True) for name, values in scores.items()}
+    columns |= {_GROUP + name: pa.array(values, pa.string()) for name, values in groups.items()}
     table = pa.table({"question_id": pa.array(query_ids, pa.string()), **columns})
     with atomic.writing(path) as aside, atomic.create(aside) as file:
         pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
-def _read_scores(path: Path) -> "tuple[tuple[str, ...], dict[str, NDArray[np.float64]]]":
+def _read_scores(
+    path: Path,
+) -> "tuple[tuple[str, ...], dict[str, NDArray[np.float64]], dict[str, list[str]]]":
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         table = pq.read_table(path, page_checksum_verification=True)
         ids = tuple(table.column("question_id").to_pylist())
+        names = [name for name in table.column_names if name != "question_id"]
+        return (
+            ids,
+            {
+                name: table[name].cast(pa.float64()).to_numpy()
+                for name in names
+                if not name.startswith(_GROUP)
+            },
+            {
+                name.removeprefix(_GROUP): table[name].cast(pa.string()).to_pylist()
+                for name in names
+                if name.startswith(_GROUP)
+            },
+        )
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise InputError(f"not a table of per-query scores: {error}", where=str(path)) from error
-    names = [name for name in table.column_names if name != "question_id"]
-    return ids, {name: table[name].cast(pa.float64()).to_numpy() for name in names}
+        raise InputError(
+            f"not a table of per-query scores: {str(error).splitlines()[0]}",
+            where=str(path),
+            fix="evaluate again",
+        ) from error

@@ -33,6 +33,7 @@ class Scores:
     groups: dict[str, dict[str, dict[str, Any]]]
     per_query: "dict[str, NDArray[np.float64]]"
     counts: dict[str, int]
+    query_groups: dict[str, list[str]]
     notes: tuple[str, ...] = ()
 
 
@@ -81,7 +82,7 @@ def score_run(
         "short_rankings": int((counts < min(k, len(split.passages_view))).sum()),
     }
     if not is_judged(split):
-        return Scores({}, {}, {}, facts, ("no judgements: searched, not scored",))
+        return Scores({}, {}, {}, facts, {}, ("no judgements: searched, not scored",))
     qrels = split.queries_view.judgements()
     miss = split.manifest.get("unjudged") == "miss" and len(qrels) > 0
     column = split.passages_view.dataset.data.column("passage_content")
@@ -127,7 +128,9 @@ def score_run(
                 "alone: trec_eval before 10 and pytrec_eval order those by id (--ties trec9)"
             )
     summary = {name: _summary(scores) for name, scores in per_query.items()}
-    return Scores(summary, _groups(split, per_query), per_query, facts, tuple(notes))
+    query_groups = _query_groups(split)
+    groups = _groups(query_groups, per_query)
+    return Scores(summary, groups, per_query, facts, query_groups, tuple(notes))
 
 
 def _on_short_answers(
@@ -160,19 +163,25 @@ def _summary(scores: "NDArray[np.float64]") -> dict[str, float | int | None]:
     return {"value": float(np.nanmean(scores)), "low": low, "high": high, "n": n}
 
 
+def _query_groups(split: "Split") -> dict[str, list[str]]:
+    """Each query's value of the columns that the source breaks its results down by."""
+    here = split.queries_view.dataset.data.column_names
+    return {
+        name: ["(none)" if v is None else str(v) for v in split.queries_view.column(name)]
+        for name in split.manifest.get("groups", ())
+        if name in here  # else built before its source had the column
+    }
+
+
 def _groups(
-    split: "Split", per_query: "dict[str, NDArray[np.float64]]"
+    query_groups: dict[str, list[str]], per_query: "dict[str, NDArray[np.float64]]"
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Scores by the values of the columns that the source breaks its results down by."""
+    """Scores by those values."""
     groups: dict[str, dict[str, dict[str, Any]]] = {}
-    for name in split.manifest.get("groups", ()):
-        if name not in split.queries_view.dataset.data.column_names:
-            continue  # built before its source had the column
-        values = np.array(
-            ["(none)" if v is None else str(v) for v in split.queries_view.column(name)], object
-        )
+    for name, column in query_groups.items():
+        values = np.array(column, object)
         groups[name] = {}
-        for value in sorted(set(values)):
+        for value in sorted(set(column)):
             of_group = values == value
             summaries = {m: _summary(scores[of_group]) for m, scores in per_query.items()}
             metrics = {m: summary for m, summary in summaries.items() if summary["n"]}
