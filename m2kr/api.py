@@ -193,7 +193,7 @@ def evaluate(
                 if out is not None:
                     try:
                         with plainly(out):
-                            results[-1].save(Path(out))
+                            results[-1] = replace(results[-1], path=results[-1].save(Path(out)))
                     except M2KRError as error:
                         logger.error("%s could not be saved: %s", results[-1].name, error)
                         results.unsaved.append(error)

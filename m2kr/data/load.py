@@ -133,7 +133,7 @@ class Split:
         """The passage of an id, found in constant time.
 
         Raises:
-            InputError: the pool has no such passage.
+            InputError: the pool has no such passage; names the nearest ids.
         """
         return self._row("passages", self.pool, passage_id)
 
@@ -141,7 +141,7 @@ class Split:
         """The query of an id, found in constant time.
 
         Raises:
-            InputError: the split has no such query.
+            InputError: the split has no such query; names the nearest ids.
         """
         return self._row("queries", self.split, question_id)
 
@@ -156,11 +156,19 @@ class Split:
         return values_at(self.passages.data.column("passage_content"), rows)
 
     def _row(self, kind: TableKind, split: str, row_id: str) -> dict[str, Any]:
+        from m2kr.data.lookup import nearest_ids
+
         index, reader = self._access[kind]
         number = index.row(row_id)
         if number < 0:
             what = {"queries": "query", "passages": "passage"}[kind]
-            raise InputError(f"there is no {what} {row_id!r}", where=f"{self.source}/{split}")
+            ids = getattr(self, kind).data.column(ID_COLUMN[kind])
+            near = " or ".join(map(repr, nearest_ids(ids, row_id)))
+            raise InputError(
+                f"there is no {what} {row_id!r}",
+                where=f"{self.source}/{split}",
+                fix=f"did you mean {near}?" if near else None,
+            )
         return reader.row(number)
 
     @cached_property

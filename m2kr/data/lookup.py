@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 INDEX = "ids.npy"
 _ENTRY = np.dtype([("hash", "<u8"), ("row", "<u4")])
 _SPAN = 2.0**64
+_ALIKE = 0.6  # of an id that was meant and one that was typed, at least
 
 
 def id_hash(row_id: str | bytes) -> int:
@@ -125,6 +126,24 @@ class IdIndex:
     def rows(self, ids: Iterable[str]) -> np.ndarray:
         """Rows (int64) of several ids, -1 where there is none."""
         return np.fromiter((self.row(i) for i in ids), np.int64)
+
+
+def nearest_ids(ids: "pa.ChunkedArray", wanted: str, most: int = 3) -> list[str]:
+    """The ids that are most like one that is not among them, best first; those that hardly are left out."""
+    from rapidfuzz import process
+    from rapidfuzz.distance import Indel
+
+    near: list[tuple[float, str]] = []
+    for chunk in ids.chunks:  # as strings a chunk at a time: there may be millions
+        hits = process.extract(
+            wanted,
+            chunk.to_pylist(),
+            scorer=Indel.normalized_similarity,
+            limit=most,
+            score_cutoff=_ALIKE,
+        )
+        near = sorted([*near, *((-likeness, row_id) for row_id, likeness, _ in hits)])[:most]
+    return [row_id for _, row_id in near]
 
 
 def open_index(folder: Path, column: str) -> tuple[IdIndex, RowReader]:

@@ -8,17 +8,21 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from m2kr import atomic
 from m2kr._version import __version__
-from m2kr.errors import InputError, MissingError
+from m2kr.errors import CheckError, InputError, MissingError
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     import numpy as np
     from numpy.typing import NDArray
 
+    from m2kr.evaluation.query_view import QueryView
     from m2kr.retrieval.run import Run
 
 FORMAT = "m2kr-result-1"
@@ -77,7 +81,8 @@ class Result:
         scores: By metric the per-query scores, NaN where undefined. Saved beside the JSON.
         query_groups: By column of ``groups`` each query's value, in the same order; saved with them. Empty
             in results of older versions.
-        run: The rankings. Saved beside the JSON, and not loaded with it.
+        run: The rankings. Saved beside the JSON, and not loaded with it; see `load_run`.
+        path: The JSON that it was loaded from or saved as; None if it is in memory alone. Not saved.
     """
 
     source: str
@@ -111,6 +116,7 @@ class Result:
         default_factory=dict, repr=False, compare=False
     )
     run: "Run | None" = field(default=None, repr=False, compare=False)
+    path: Path | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -139,7 +145,7 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but rankings and per-query scores, as JSON values."""
-        apart = {"query_ids", "scores", "query_groups", "run"}
+        apart = {"query_ids", "scores", "query_groups", "run", "path"}
         facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {"format": FORMAT} | {n: v for n, v in facts.items() if n not in apart}
 
@@ -149,7 +155,7 @@ class Result:
         Returns:
             Path of the JSON, which is written last.
         """
-        target = Path(folder)
+        target = Path(folder).absolute()
         target.mkdir(parents=True, exist_ok=True)
         files = {"queries": f"{self.name}.queries.parquet"}
         _write_scores(target / files["queries"], self.query_ids, self.scores, self.query_groups)
@@ -179,7 +185,7 @@ class Result:
                     where=str(path),
                     expected=f'"format": "{FORMAT}"',
                 )
-            result = cls(**facts)
+            result = cls(**facts | {"path": path.absolute()})
         except (ValueError, TypeError) as error:
             raise InputError(f"not a result: {error}", where=str(path)) from error
         scores = path.with_name(Path(result.files.get("queries", "")).name or "-")
@@ -188,6 +194,73 @@ class Result:
         query_ids, by_metric, groups = _read_scores(scores)
         return dataclasses.replace(
             result, query_ids=query_ids, scores=by_metric, query_groups=groups
+        )
+
+    def load_run(self) -> "Run":
+        """The rankings: those in memory, or those that were saved beside the JSON.
+
+        Raises:
+            MissingError: they are in neither place.
+            CheckError: the saved ones are not those of this result.
+        """
+        return self._run
+
+    @cached_property
+    def _run(self) -> "Run":
+        from m2kr.retrieval.run import Run
+
+        if self.run is not None:
+            return self.run
+        if self.path is None:
+            raise MissingError(f"the rankings of {self.name} are neither in memory nor saved")
+        file = self.path.with_name(
+            Path(self.files.get("run", "")).name or f"{self.name}.run.parquet"
+        )
+        if not file.is_file():
+            raise MissingError(
+                "the rankings of a result are not beside it",
+                where=str(file),
+                expected=f"the run file that was saved with {self.path.name}",
+                fix="put it there, or evaluate again",
+            )
+        run = Run.load(file)
+        if run.sha256() != self.run_sha256:
+            raise CheckError(
+                f"these are not the rankings of {self.path.name}",
+                where=str(file),
+                expected=f"a run of the hash {self.run_sha256[:16]}…",
+                fix="put the run there that was saved with the result, or evaluate again",
+            )
+        return run
+
+    def show(
+        self,
+        query_id: str,
+        k: int = 5,
+        *,
+        data: "str | PathLike[str] | None" = None,
+        images: Sequence[str | Path] = (),
+    ) -> "QueryView":
+        """A query, its right passages and the first ones that were retrieved for it.
+
+        ``print`` it, or let a notebook show it.
+
+        Args:
+            query_id: Query of the split.
+            k: How many of the retrieved passages.
+            data: Data root, if the split has moved from where it was evaluated.
+            images: Image roots searched first.
+
+        Raises:
+            InputError: there is no such query; names the nearest ids.
+            MissingError: the split or the rankings are not there.
+            CheckError: the split was built anew and is another one, or the rankings are.
+        """
+        from m2kr.evaluation.query_view import QueryView
+        from m2kr.evaluation.result_data import open_split
+
+        return QueryView.of(
+            open_split(self, data=data, images=images), query_id, self.load_run(), k
         )
 
 
