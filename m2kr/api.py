@@ -18,6 +18,7 @@ from m2kr.evaluation.scoring import is_judged, require_judgements
 from m2kr.progress import SILENT, Progress
 from m2kr.report.tables import as_text
 from m2kr.retrieval.cache import cache_folder
+from m2kr.retrieval.clock import now
 from m2kr.retrieval.protocol import Retriever
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
@@ -153,7 +154,11 @@ def evaluate(
     ]
     # Everything that can be checked is, for all of them, before the first row is encoded.
     one_split = isinstance(source, str | Split)
-    for split_ in map(opened, named):
+    opening = []
+    for name in named:
+        began = now()
+        split_ = opened(name)
+        opening.append(now() - began)  # files are checked when they are first opened
         if one_split:
             require_judgements(split_)
         elif not is_judged(split_):
@@ -165,8 +170,10 @@ def evaluate(
     results = Results()
     with tempfile.TemporaryDirectory(prefix="m2kr-") as scratch:
         base = Path(workdir) if workdir is not None else Path(scratch)
-        for name in named:
+        for name, first in zip(named, opening, strict=True):
+            began = now()
             one = opened(name)  # at its turn: it may have been built anew meanwhile
+            spent = first + (now() - began)
             for i, each in enumerate(retrievers):
                 folder = base / f"{one.source}.{one.split}.{i}.{file_word(each.name)}"
                 folder.mkdir(parents=True, exist_ok=True)
@@ -185,6 +192,7 @@ def evaluate(
                         label=label,
                         arguments=given[i],
                         require_qrels=one_split,
+                        opening=spent,
                         progress=progress,
                     )
                     for asked in _seeded(searching, seeds)

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePath
@@ -10,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from m2kr.data.load import Split
 from m2kr.errors import UsageError
+from m2kr.evaluation.cost import Meter, by_stage, rate
 from m2kr.evaluation.metrics import Chosen, Spec, choose
 from m2kr.evaluation.result import Result, json_sha256, peak_memory, versions
 from m2kr.evaluation.scoring import require_judgements, score_run
 from m2kr.progress import SILENT, Progress, task
+from m2kr.retrieval.clock import Spent
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.own_code import json_settings
 from m2kr.retrieval.protocol import Retriever
@@ -119,6 +120,7 @@ def evaluate_split(
     label: str = "",
     arguments: Mapping[str, Any] | None = None,
     require_qrels: bool = True,
+    opening: Spent | None = None,
     progress: Progress = SILENT,
 ) -> Result:
     """The scores of a retriever on a split.
@@ -138,6 +140,7 @@ def evaluate_split(
         label: Put behind the retriever's name in tables and file names.
         arguments: What the retriever was made with, where its attributes don't tell.
         require_qrels: False has a split without judgements searched and not scored.
+        opening: What it took to open the split, which is a part of the cost.
         progress: Told of the stages.
 
     Raises:
@@ -146,7 +149,7 @@ def evaluate_split(
         MissingError: images or a package are not there, or the split has no judgements.
         CheckError: the run lacks queries, or names queries or passages that don't exist.
     """
-    started = time.perf_counter()
+    meter = Meter()
     check_retriever(retriever)
     plan = plan_metrics(metrics, k, retriever.run if isinstance(retriever, RunRetriever) else None)
     if require_qrels:
@@ -166,6 +169,7 @@ def evaluate_split(
     run = searched.run
     if "run" not in made_by and made_by["arguments"]:
         run = run.named(run.name, arguments=made_by["arguments"])
+    scoring = meter.spent()
     with task(progress, "score", len(split.queries_view)):
         scores = score_run(split, run, plan.metrics, plan.k, ties=ties)
         split.require_unharmed()
@@ -173,7 +177,11 @@ def evaluate_split(
     counts = dict(scores.counts)
     if searched.lacking:
         counts["queries_not_in_run"] = searched.lacking
-    seconds = {**searched.seconds, "total": time.perf_counter() - started}
+    rankings = run.sha256()
+    opening = opening or Spent()
+    total, spent = meter.spent() + opening, dict(searched.spent)
+    spent |= {"load": spent["load"] + opening, "score": meter.spent() - scoring}
+    bytes_per_passage = searched.index_bytes / len(split.passages_view) or None
     return Result(
         source=split.source,
         split=split.split,
@@ -189,12 +197,22 @@ def evaluate_split(
             **split.fingerprints,
             "images": run.recorded.get("fingerprints", {}).get("images"),
         },
-        run_sha256=run.sha256(),
+        run_sha256=rankings,
         partial=bool(split.manifest.get("partial", False)),
         comparable=_comparable(split, run),
-        seconds={stage: round(value, 6) for stage, value in seconds.items()},
+        seconds=by_stage(spent, total, "wall"),
+        cost={
+            "cpu_seconds": by_stage(spent, total, "cpu"),
+            **_rates(split, retriever, searched),
+            **meter.machine(),
+            "bytes_per_passage": bytes_per_passage,
+            "reused": {
+                "rows": {stage: rows for stage, rows in searched.reused.items() if rows},
+                "seconds": round(searched.spent["reuse"].wall, 6),
+            },
+        },
         peak_memory_bytes=peak_memory(),
-        bytes_per_passage=searched.index_bytes / len(split.passages_view) or None,
+        bytes_per_passage=bytes_per_passage,
         versions=versions(),
         search=searched.how,
         experiment={
@@ -213,6 +231,21 @@ def evaluate_split(
         query_groups=scores.query_groups,
         run=run,
     )
+
+
+def _rates(split: Split, retriever: Retriever, searched: SplitSearch) -> dict[str, float | None]:
+    """Passages and queries a second, of those for which something was done."""
+    if isinstance(retriever, RunRetriever):
+        return {"passages_per_second": None, "queries_per_second": None}
+    passages, stage = len(split.passages_view), "index"
+    if searched.encoded:
+        passages, stage = searched.encoded.get("encode document", 0), "encode document"
+    else:
+        passages -= searched.reused.get("index", 0)
+    return {
+        "passages_per_second": rate(passages, searched.spent[stage].wall),
+        "queries_per_second": rate(len(split.queries_view), searched.spent["search"].wall),
+    }
 
 
 def over_seeds(results: Sequence[Result]) -> Result:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from m2kr import atomic
 from m2kr._version import __version__
 from m2kr.errors import CheckError, InputError, MissingError
+from m2kr.evaluation.memory import highest_memory
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -62,7 +63,17 @@ class Result:
         run_sha256: Hash of the rankings.
         partial: Whether the build was limited.
         comparable: Why the scores don't compare with published ones; empty where they do.
-        seconds: ``encode``, ``index``, ``search`` and ``total``.
+        seconds: ``load`` (the split, its images, weights), ``encode``, ``index``, ``search``, ``score``
+            and ``total``; there is no ``load`` and ``score`` in results of older versions.
+        cost: ``cpu_seconds`` by the same stages, in all threads and in child processes that have ended;
+            ``passages_per_second`` that were encoded (of retrievers without an encoder: indexed) and
+            ``queries_per_second`` that were searched, None where nothing was;
+            ``peak_host_bytes``, which are of what ``peak_host_of`` says (``this evaluation``, or ``the
+            process so far``); ``peak_device_bytes`` allocated on GPUs, None if none was used;
+            ``bytes_per_passage``; ``device``, by name; ``energy_joules`` of what ``energy_of`` says,
+            both None where it can't be read; ``reused``: ``rows`` by stage that were taken from a cache,
+            and the ``seconds`` of that, which are in the total and in no stage. Empty in results of
+            older versions.
         peak_memory_bytes: Highest resident memory of the process so far; None where unknown.
         bytes_per_passage: Size of the index on disk by passages; None where it has none.
         versions: Of Python, the platform and the packages in use.
@@ -108,6 +119,7 @@ class Result:
     shown: Sequence[str] = ()
     notes: Sequence[str] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    cost: Mapping[str, Any] = field(default_factory=dict)
     query_ids: tuple[str, ...] = field(default=(), repr=False, compare=False)
     scores: "Mapping[str, NDArray[np.float64]]" = field(
         default_factory=dict, repr=False, compare=False
@@ -290,19 +302,7 @@ def versions() -> dict[str, str]:
 
 def peak_memory() -> int | None:
     """The process's highest resident memory so far in bytes; None where the platform can't say."""
-    # Linux starts ru_maxrss at the parent's value, which may be far above ours.
-    status = Path("/proc/self/status")
-    if status.exists():
-        marks = (line.split() for line in status.read_text(encoding="utf-8").splitlines())
-        peak = next((int(words[1]) for words in marks if words[:1] == ["VmHWM:"]), None)
-        if peak is not None:
-            return peak * 1024
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return highest_memory()
 
 
 def _write_scores(

@@ -40,6 +40,7 @@ from m2kr.retrieval.cache import (
     rows_folder,
     stored_bytes,
 )
+from m2kr.retrieval.clock import Spent, now
 from m2kr.retrieval.own_code import json_settings, own_code
 from m2kr.retrieval.protocol import (
     Modalities,
@@ -328,15 +329,31 @@ class EncoderRetriever(RetrieverBase):
     ) -> StoredRows:
         settings = json_settings(self)
         stage, stats, progress = f"encode {side}", self.run_stats(), self.run_context.progress
-        stats.reused[stage], stats.seconds[stage] = 0, 0.0
+        stats.reused[stage] = 0
+        stats.seconds[stage] = stats.cpu_seconds[stage] = 0.0
+        began, since = now(), 0.0
+
+        def cpu() -> float:
+            # Weights that are loaded meanwhile are counted apart.
+            return now().cpu - stats.spent(f"load {side}").cpu
 
         def report(rows: int, seconds: float) -> None:
-            stats.seconds[stage] += seconds
+            nonlocal since
+            before, since = since, cpu()
+            stats.spend(stage, Spent(seconds, since - before))
             progress.advance(stage, rows)
 
         def stream(left: Passages | Queries) -> Iterator[list[np.ndarray]]:
+            nonlocal since
             progress.advance(stage, len(records) - len(left))
-            return self._checked_stream(left, side, report)
+            if len(left) < len(records):
+                stats.spend(f"reuse {side}", now() - began)
+            rows = self._checked_stream(left, side, report)
+            while True:
+                since = cpu()
+                if (some := next(rows, None)) is None:
+                    return
+                yield some
 
         with task(progress, stage, len(records)):
             stored, before = encode_rows(
@@ -350,12 +367,22 @@ class EncoderRetriever(RetrieverBase):
             )
         if before < len(records) and key is not None and key["images"] is not None:
             self._require_same_images(records, side, folder, key)
+        if before == len(records):
+            stats.spend(f"reuse {side}", now() - began)
         stats.reused[stage] += before
+        stats.encoded[stage] = max(0, len(records) - stats.reused[stage])
         logger.info(
             "%s: %d rows, %d of them encoded before, %.1f s in the encoder",
             stage, len(records), stats.reused[stage], stats.seconds[stage],
         )  # fmt: skip
         return stored
+
+    @contextmanager
+    def _loading(self, side: Side) -> Iterator[None]:
+        """Counts what is done inside as loading, not as encoding."""
+        began = now()
+        yield
+        self.run_stats().spend(f"load {side}", now() - began)
 
     def _require_same_images(
         self, records: Passages | Queries, side: Side, folder: Path, key: Mapping[str, Any]

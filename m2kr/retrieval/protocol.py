@@ -17,6 +17,7 @@ from typing import (
 
 from m2kr.errors import InputError
 from m2kr.progress import SILENT, Progress
+from m2kr.retrieval.clock import Spent
 
 if TYPE_CHECKING:
     from m2kr.data.records import Passages, Queries
@@ -85,7 +86,11 @@ class RunStats:
     """What a retriever tells of a run afterwards; all of it goes into the result.
 
     Attributes:
-        seconds: Spent in an encoder, by stage: ``encode document``, ``encode query``.
+        seconds: By stage: in an encoder (``encode document``, ``encode query``), loading its weights
+            (``load document``, ``load query``, by the side that was encoded meanwhile), and opening rows
+            that were kept (``reuse document``, ``reuse query``).
+        cpu_seconds: The same of processors.
+        encoded: Rows by stage that were encoded now.
         reused: Rows by stage that had been encoded (or indexed) before; equal ones may count once.
         index_bytes: On disk, of what is searched; None for all that was written to the working folder.
         search: How it searched: mode and settings, the same for the same search. None if there is but
@@ -94,10 +99,21 @@ class RunStats:
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+    encoded: dict[str, int] = field(default_factory=dict)
     reused: dict[str, int] = field(default_factory=dict)
     index_bytes: int | None = None
     search: Mapping[str, Any] | None = None
     cost: Mapping[str, Any] = field(default_factory=dict)
+
+    def spent(self, stage: str) -> Spent:
+        """What a stage took so far."""
+        return Spent(self.seconds.get(stage, 0.0), self.cpu_seconds.get(stage, 0.0))
+
+    def spend(self, stage: str, spent: Spent) -> None:
+        """Adds to it."""
+        total = self.spent(stage) + spent
+        self.seconds[stage], self.cpu_seconds[stage] = total.wall, total.cpu
 
 
 @runtime_checkable

@@ -4,7 +4,6 @@ import inspect
 import logging
 import re
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.fingerprint import images_part
 from m2kr.progress import SILENT, Progress, task
+from m2kr.retrieval.clock import Spent, now
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.own_code import json_settings, own_code, user_attribute
 from m2kr.retrieval.protocol import (
@@ -50,7 +50,9 @@ class SplitSearch:
     Attributes:
         run: Every query of the split, in its order, cut at k. Its metadata say how it was made, with
             ``images`` (coverage and policy, as in `Result.images`).
-        seconds: ``encode``, ``index`` and ``search``.
+        spent: By stage: ``load`` (images looked up and hashed, weights), ``encode``, ``index``,
+            ``search``; ``reuse``, of rows that were kept; of ``encode`` the part ``encode document``.
+        encoded: Rows by stage that were encoded now; empty for a retriever that tells of none.
         lacking: Queries that the run lacked.
         index_bytes: What is searched, on disk.
         how: As `Result.search`.
@@ -58,7 +60,8 @@ class SplitSearch:
     """
 
     run: Run
-    seconds: Mapping[str, float]
+    spent: Mapping[str, Spent]
+    encoded: Mapping[str, int]
     lacking: int
     index_bytes: int
     how: Mapping[str, Any] | None
@@ -100,6 +103,7 @@ def search_split(
         raise UsageError(f"k is {k}", expected="at least 1")
     if not len(split.queries_view) or not len(split.passages_view):
         raise InputError("the split has no queries or no passages", where=split.label)
+    began = now()
     check_retriever(retriever)
     reads = declared_modalities(retriever)
     images = require_images(split, reads)
@@ -107,21 +111,17 @@ def search_split(
     check_search(retriever, searching)
     with _folder(workdir) as folder:
         context = RunContext(folder, cache, searching, progress, split.fingerprints)
-        before, clock = _size(folder), time.perf_counter()
+        before, loaded = _size(folder), now()
         with task(progress, "index", len(split.passages_view)):
             index_pool(retriever, split.passages_view, context)
-        written, indexed = _size(folder) - before, time.perf_counter()
+        written, indexed = _size(folder) - before, now()
         with task(progress, "search", len(split.queries_view)):
             run = rank_queries(retriever, split.queries_view, k)
-        searched = time.perf_counter()
+        searched = now()
     stats = stats_of(retriever)
-    documents, queries = (stats.seconds.get(f"encode {s}", 0.0) for s in ("document", "query"))
-    seconds = {
-        "encode": documents + queries,
-        "index": indexed - clock - documents,
-        "search": searched - indexed - queries,
-    }
     seen = _image_fingerprint(split, reads)
+    looking = (loaded - began) + (now() - searched)
+    spent = _by_stage(stats, looking, indexed - loaded, searched - indexed)
     facts = {
         "source": split.source,
         "split": split.split,
@@ -141,7 +141,29 @@ def search_split(
     checked = checked.named(retriever.name, **facts)
     index_bytes = written if stats.index_bytes is None else stats.index_bytes
     how = {**stats.search, **stats.cost} if stats.search else None
-    return SplitSearch(checked, seconds, lacking, index_bytes, how, stats.reused)
+    return SplitSearch(checked, spent, stats.encoded, lacking, index_bytes, how, stats.reused)
+
+
+def _by_stage(
+    stats: RunStats, looking: Spent, indexing: Spent, searching: Spent
+) -> dict[str, Spent]:
+    """What each stage took: encoders tell what of indexing and searching was theirs."""
+    none = Spent()
+    document = stats.spent("encode document")
+    spent = {
+        "load": looking,
+        "encode": none,
+        "encode document": document,
+        "reuse": none,
+        "index": indexing,
+        "search": searching,
+    }
+    for side, within in (("document", "index"), ("query", "search")):
+        for stage in ("load", "encode", "reuse"):
+            part = stats.spent(f"{stage} {side}")
+            spent[stage] += part
+            spent[within] -= part
+    return spent
 
 
 def check_retriever(retriever: object, where: str | None = None) -> None:

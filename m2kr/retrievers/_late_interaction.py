@@ -177,7 +177,8 @@ class LateInteraction(EncoderRetriever):
         from m2kr.concurrency import chunks
         from m2kr.preflmr.encode.queries_and_passages import Passage
 
-        encoder = self._encoder
+        with self._loading(side):
+            encoder = self._encoder
         before = time.perf_counter()
         if side == "query":
             stream = encoder.stream_queries(self._queries(records))

@@ -114,13 +114,14 @@ class Fusion(RetrieverBase):
         )
 
     def run_stats(self) -> RunStats:
-        """The members' seconds and reused rows; a row counts for each member."""
+        """What the members took together; a row counts for each member that encodes or reuses it."""
         total, stats = RunStats(), map(stats_of, self._members.values())
         for member in stats:
-            for stage, seconds in member.seconds.items():
-                total.seconds[stage] = total.seconds.get(stage, 0.0) + seconds
-            for stage, rows in member.reused.items():
-                total.reused[stage] = total.reused.get(stage, 0) + rows
+            for stage in member.seconds:
+                total.spend(stage, member.spent(stage))
+            for mine, theirs in ((total.encoded, member.encoded), (total.reused, member.reused)):
+                for stage, rows in theirs.items():
+                    mine[stage] = mine.get(stage, 0) + rows
         return total
 
     def index(self, passages: Passages, *, workdir: Path) -> None:

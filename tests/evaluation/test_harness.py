@@ -118,7 +118,7 @@ def test_provenance_is_in_the_result(tmp_path):
     assert result.fingerprints == {**split.fingerprints, "images": None}
     assert result.run_sha256 == Run.from_dict(RANKING).sha256()
     assert result.bytes_per_passage == 25
-    assert set(result.seconds) == {"encode", "index", "search", "total"}
+    assert set(result.seconds) == {"load", "encode", "index", "search", "score", "total"}
     assert result.peak_memory_bytes > 1 << 20
     assert {"m2kr", "python", "numpy", "pyarrow", "platform"} <= set(result.versions)
     assert (result.headline, result.partial, result.comparable) == ("hit_rate@5", False, "")
