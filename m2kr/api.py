@@ -3,20 +3,23 @@
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from m2kr.data.images.store import Missing
 from m2kr.data.load import Split, load
+from m2kr.display import escaped, html_table
 from m2kr.errors import M2KRError, UsageError, plainly
 from m2kr.evaluation.harness import evaluate_split, over_seeds, plan_metrics
 from m2kr.evaluation.metrics import Chosen, Spec, choose, own
 from m2kr.evaluation.result import Result, file_word
 from m2kr.evaluation.result_files import load_results
 from m2kr.evaluation.scoring import is_judged, require_judgements
-from m2kr.progress import SILENT, Progress
-from m2kr.report.tables import as_text
+from m2kr.progress import Progress
+from m2kr.progress_bars import bars
+from m2kr.report.tables import as_text, notes, rows
 from m2kr.retrieval.cache import cache_folder
 from m2kr.retrieval.clock import now
 from m2kr.retrieval.protocol import Retriever
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from m2kr.search.config import Mode
 
 logger = logging.getLogger("m2kr")
+_PREVIEW = 3  # results of many in a line each
 
 
 class Results(list[Result]):
@@ -55,6 +59,16 @@ class Results(list[Result]):
 
     def __str__(self) -> str:
         return as_text(self)
+
+    def __repr__(self) -> str:
+        first = "".join(f"\n  {result!r}" for result in self[:_PREVIEW])
+        more = f"\n  and {len(self) - _PREVIEW} more" if len(self) > _PREVIEW else ""
+        return f"Results of {len(self)} evaluations{':' if self else ''}{first}{more}"
+
+    def _repr_html_(self) -> str:
+        heads, body = rows(self)
+        lines = [html_table(f"{len(self)} results", body, heads)]
+        return "".join([*lines, *(f"<div>{escaped(note)}</div>" for note in notes(self))])
 
     @classmethod
     def load(cls, *paths: "str | PathLike[str]") -> Self:
@@ -90,7 +104,7 @@ def evaluate(
     cache: bool | None = None,
     out: "str | PathLike[str] | None" = None,
     workdir: "str | PathLike[str] | None" = None,
-    progress: Progress = SILENT,
+    progress: Progress | None = None,
 ) -> Results:
     """Evaluates retrievers on splits with M2KR's metrics.
 
@@ -125,7 +139,8 @@ def evaluate(
             own; the same one has the same.
         workdir: Folder for encoded rows and indexes; a temporary one if absent. An evaluation that
             was cut off goes on with what it finds there.
-        progress: A `m2kr.progress.Progress`: told of stages and the rows that are done of them.
+        progress: A `m2kr.progress.Progress`: told of stages and the rows that are done of them. By
+            default bars, where a terminal or notebook shows them; `m2kr.progress.SILENT` for none.
 
     Returns:
         One result for each source and retriever; ``print`` them for a table.
@@ -168,7 +183,9 @@ def evaluate(
     if out is not None:
         _require_folder(Path(out))
     results = Results()
-    with tempfile.TemporaryDirectory(prefix="m2kr-") as scratch:
+    with ExitStack() as stack:
+        told = progress or stack.enter_context(bars())
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="m2kr-"))
         base = Path(workdir) if workdir is not None else Path(scratch)
         for name, first in zip(named, opening, strict=True):
             began = now()
@@ -193,7 +210,7 @@ def evaluate(
                         arguments=given[i],
                         require_qrels=one_split,
                         opening=spent,
-                        progress=progress,
+                        progress=told,
                     )
                     for asked in _seeded(searching, seeds)
                 ]

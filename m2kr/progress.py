@@ -1,4 +1,4 @@
-"""How long work reports its progress; only the command line draws it."""
+"""How long work reports its progress; `m2kr.progress_bars` draws it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -9,13 +9,24 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from m2kr.display import printable
+from m2kr.progress_bars import Bars, size
+
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
 
-# What a terminal obeys instead of showing it: control characters (but for tab and line feed), and
-# those that change the direction of a text.
-_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+__all__ = [
+    "Bars",
+    "Formatter",
+    "complain",
+    "console",
+    "emit",
+    "prepare_streams",
+    "printable",
+    "say",
+    "size",
+    "table",
+]
 
 # Our own texts' characters that an old terminal's encoding may lack.
 _PLAIN = {
@@ -28,6 +39,7 @@ _PLAIN = {
     "≤": "<=",
     "≥": ">=",
     "→": "->",
+    "✓": "*",
 }
 
 
@@ -52,11 +64,6 @@ def prepare_streams() -> None:
             setattr(sys, name, open(number, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="m2kr")
-
-
-def printable(text: str) -> str:
-    r"""A text in which whatever a terminal would obey is escaped: ESC becomes ``\x1b``."""
-    return _COMMANDS.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
 
 
 class Formatter(logging.Formatter):
@@ -163,75 +170,3 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | N
         for head, cell in zip(heads, row, strict=True):
             say(f"{head}: {cell}" if head else cell)
         say("")
-
-
-def size(n: float | None) -> str:
-    """Bytes for people: ``1.4 GB``."""
-    if n is None:
-        return "?"
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(n) < 1000:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1000
-    return f"{n:.1f} TB"
-
-
-class Bars:
-    """Progress bars on stderr; silent when stderr is no terminal.
-
-    Works for downloads (bytes) and for rows; see `m2kr.progress.Progress`.
-    """
-
-    def __init__(self) -> None:
-        self._progress: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> "Bars":
-        if sys.stderr.isatty():
-            from rich.progress import (
-                BarColumn,
-                Progress,
-                SpinnerColumn,
-                TextColumn,
-                TimeElapsedColumn,
-            )
-
-            self._progress = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                TextColumn("{task.fields[amount]}", markup=False),
-                TimeElapsedColumn(),
-                console=console(stderr=True),
-                transient=True,
-            )
-            self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._progress:
-            self._progress.stop()
-
-    def start(self, name: str, total: int | None, unit: str = "B") -> None:
-        """A task begins; ``total`` may be unknown."""
-        if self._progress and name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(
-                printable(name), total=total, amount="", unit=unit
-            )
-
-    def advance(self, name: str, n: int) -> None:
-        """``n`` more units of a task are done."""
-        if self._progress and name in self._tasks:
-            task = self._tasks[name]
-            self._progress.advance(task, n)
-            state = self._progress.tasks[self._progress.task_ids.index(task)]
-            self._progress.update(task, amount=_amount(state.completed, state.fields["unit"]))
-
-    def done(self, name: str) -> None:
-        """A task is complete and leaves the screen."""
-        if self._progress and name in self._tasks:
-            self._progress.remove_task(self._tasks.pop(name))
-
-
-def _amount(n: float, unit: str) -> str:
-    return size(n) if unit == "B" else f"{n:,.0f} {unit}"

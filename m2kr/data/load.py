@@ -1,23 +1,26 @@
 """Loading a built split: passages, queries and judgements, memory-mapped."""
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from m2kr import paths
 from m2kr.data.built_sources import BuiltSources
 from m2kr.data.file_checks import SourceFiles
+from m2kr.display import html_table
 from m2kr.errors import InputError, plainly
 from m2kr.schema import ID_COLUMN, TableKind, table_name
-from m2kr.sources import resolve_split
+from m2kr.sources import UNKNOWN, resolve_split, verdict
 
 if TYPE_CHECKING:
     import os
 
     import numpy as np
     from datasets import Dataset
+    from PIL.Image import Image
 
     from m2kr.data.images.store import ImageStore, Missing
     from m2kr.data.lookup import IdIndex
@@ -25,9 +28,12 @@ if TYPE_CHECKING:
     from m2kr.data.rows import RowReader
 
 
-@dataclass(frozen=True)
+_AT_ONCE = 1024  # queries in memory while one iterates
+
+
+@dataclass(frozen=True, repr=False)
 class Split:
-    """One split of a built source.
+    """One split of a built source: a sequence of its queries, as dicts.
 
     A table's files are compared with the manifest before they are read (see `m2kr.data.file_checks`), so
     that its rows are those of the fingerprints: a damaged file, or a source that was built anew meanwhile,
@@ -48,6 +54,71 @@ class Split:
     manifest: dict[str, Any]
     image_roots: tuple[str, ...] = ()
     missing_images: "Missing" = "error"
+
+    def __len__(self) -> int:
+        """Number of queries."""
+        return int(self._counts["queries"])
+
+    @overload
+    def __getitem__(self, place: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[dict[str, Any]]: ...
+
+    def __getitem__(self, place: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        """The query at a place, as a dict of the schema's columns, or those of a slice, as of a list."""
+        if isinstance(place, slice):
+            return self.queries_view.rows(range(len(self))[place])
+        return self.queries_view[range(len(self))[place]]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The queries in order, read some at a time."""
+        return itertools.chain.from_iterable(self.queries_view.batches(_AT_ONCE))
+
+    def __contains__(self, query: object) -> bool:
+        """Whether there is a query of this id, or this query."""
+        if isinstance(query, Mapping):
+            row_id = str(query.get("question_id"))
+            return row_id in self and self.query(row_id) == query
+        return isinstance(query, str) and self._access["queries"][0].row(query) >= 0
+
+    def __repr__(self) -> str:
+        queries, passages, _, folder = (value for _, value in self._facts)
+        return f"Split({self.label}: queries {queries}; passages {passages}; {folder})"
+
+    def _repr_html_(self) -> str:
+        return html_table(f"Split {self.label}", self._facts)
+
+    @property
+    def _facts(self) -> list[tuple[str, str]]:
+        """What people see of it."""
+        counts = {
+            "queries": f"{len(self):,}, {self._counts['with_image']:,} with an image",
+            "passages": f"{self._counts['passages']:,}",
+            "scores": verdict(str(self.manifest.get("comparable", UNKNOWN))),
+            "folder": str(self.folder),
+        }
+        return list(counts.items())
+
+    @property
+    def _counts(self) -> Mapping[str, int]:
+        counts: Mapping[str, int] = self.manifest["splits"][self.split]
+        return counts
+
+    def image(self, query: "Mapping[str, Any] | str | int") -> "Image | None":
+        """The image of a query, given as its row, id or place; None where it has none.
+
+        Of a passage's row it is the passage's.
+
+        Raises:
+            MissingError: no image root has it (unless ``missing_images`` says otherwise).
+            InputError: there is no such query, or the image is damaged.
+        """
+        if isinstance(query, str):
+            query = self.query(query)
+        elif not isinstance(query, Mapping):
+            query = self[query]
+        return self.queries_view.image(dict(query))
 
     @property
     def edition(self) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from m2kr import atomic
 from m2kr._version import __version__
+from m2kr.display import html_table, on_one_line
 from m2kr.errors import CheckError, InputError, MissingError
 from m2kr.evaluation.memory import highest_memory
 
@@ -39,7 +40,7 @@ def file_word(text: str) -> str:
     return re.sub(r"[^\w+-]+", "-", text)[:_LONGEST_PART] or "-"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """Scores of one run on one split.
 
@@ -145,6 +146,29 @@ class Result:
         return ".".join(
             [*map(file_word, parts), json_sha256([self.experiment, self.run_sha256])[:8]]
         )
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {value}" for name, value in self._scores())
+        return f"Result({self._who}, {self.counts.get('queries', 0):,} queries: {scores})"
+
+    def _repr_html_(self) -> str:
+        rows = [*self._scores(), *(("note", note) for note in self.notes)]
+        return html_table(f"Result {self._who}", [*rows, ("file", self.path or "not saved")])
+
+    @property
+    def _who(self) -> str:
+        words = [str(self.retriever["name"]), str(self.retriever.get("label") or "")]
+        return on_one_line(f"{self.source}/{self.split} ({self.edition}), {' '.join(words)}")
+
+    def _scores(self) -> list[tuple[str, str]]:
+        """The metrics that are shown, with the ends of their intervals."""
+        shown = []
+        for name in self.shown or self.metrics:
+            facts = self.metrics.get(name, {})
+            value, low, high = (facts.get(key) for key in ("value", "low", "high"))
+            if value is not None and low is not None and high is not None:
+                shown.append((name, f"{value:.3f} [{low:.2f} {high:.2f}]"))
+        return shown
 
     @property
     def search_mode(self) -> str:

@@ -2,8 +2,6 @@
 
 import base64
 import hashlib
-import io
-import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,16 +10,13 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from m2kr.display import fit_for_html, jpeg_uri
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 TEMPLATES = Path(__file__).parent / "templates"
 _LONGEST_SIDE = 720
-_QUALITY = 85
-# What HTML can't hold, UTF-8 can't encode, or turns round all that stands after it.
-_UNFIT = re.compile(
-    "[\u202a-\u202e\u2066-\u2069\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]"
-)
 
 
 def number(value: float) -> str:
@@ -51,12 +46,8 @@ class InlineImage:
     @classmethod
     def of(cls, image: "Image") -> "InlineImage":
         """An image, re-encoded as a JPEG of at most 720 pixels a side."""
-        small = image.convert("RGB")
-        small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-        data = io.BytesIO()
-        small.save(data, "JPEG", quality=_QUALITY)
-        encoded = base64.b64encode(data.getvalue()).decode()
-        return cls(f"data:image/jpeg;base64,{encoded}", *small.size)
+        uri, size = jpeg_uri(image, _LONGEST_SIDE)
+        return cls(uri, *size)
 
 
 @cache
@@ -88,7 +79,7 @@ def render(template: str, script: str | None = None, **values: Any) -> str:
 
 def _fit(value: Any) -> Any:
     if isinstance(value, str) and not isinstance(value, Markup):
-        return _UNFIT.sub("\ufffd", value)
+        return fit_for_html(value)
     return value
 
 

@@ -1,5 +1,6 @@
 """Ranked results: what a retriever returns, what a run file holds, what metrics are computed from."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pyarrow as pa
 
+from m2kr.display import html_table
 from m2kr.errors import InputError, MissingError, UsageError
 from m2kr.retrieval.run_rows import (
     RunRows,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+_PREVIEW = 3  # queries, and passages of each, that a notebook shows
 _RECORDED = ("settings", "modalities", "arguments", "fingerprints", "images", "search")
 
 
@@ -195,6 +198,14 @@ class Run(RunRows):
 
     def __repr__(self) -> str:
         return f"Run({self.name!r}, {len(self)} queries, {len(self.codes)} rows)"
+
+    def _repr_html_(self) -> str:
+        first = list(itertools.islice(self.items(), _PREVIEW))
+        return html_table(
+            f"Run {self.name}: {len(self):,} queries, {len(self.codes):,} rows",
+            [(query, ", ".join(ids[:_PREVIEW]) or "–") for query, ids, _ in first],
+            ("query", "its first passages"),
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Run) and self.sha256() == other.sha256()
