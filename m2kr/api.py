@@ -35,6 +35,9 @@ from m2kr.retrieval.search_split import (
     require_images,
 )
 from m2kr.retrievers import create, find
+from m2kr.robustness.bands import Recipe
+from m2kr.robustness.baseline import Baseline
+from m2kr.robustness.results import with_robustness
 from m2kr.search.config import SearchConfig
 
 if TYPE_CHECKING:
@@ -101,6 +104,8 @@ def evaluate(
     audit: int = 0,
     max_hours: float = 4.0,
     seeds: int = 1,
+    ablate: bool = False,
+    bands: bool = False,
     cache: bool | None = None,
     out: "str | PathLike[str] | None" = None,
     workdir: "str | PathLike[str] | None" = None,
@@ -133,6 +138,10 @@ def evaluate(
         max_hours: What exact search may take; estimated after its first block.
         seeds: Indexes to build, with seeds that count up from that of ``search``. The scores are those
             of the first; ``search["seeds"]`` of the result has mean and range over all.
+        ablate: Search again without image, question or instruction, and with other ones, too; see
+            `Result.ablations`. The passages are indexed once.
+        bands: Search again with what should not matter changed; see `Result.bands`. The passages are
+            indexed four times more.
         cache: Whether encoded rows are kept below the data root, and found there. By default they
             are, unless a ``workdir`` is given.
         out: Folder for results and runs; nothing is saved if absent. Each experiment has files of its
@@ -167,6 +176,8 @@ def evaluate(
     retrievers = [
         create(r, set_) if isinstance(r, str) else r for r, set_ in zip(specs, given, strict=True)
     ]
+    if ablate or bands:
+        _require_searches(retrievers, seeds)
     # Everything that can be checked is, for all of them, before the first row is encoded.
     one_split = isinstance(source, str | Split)
     opening = []
@@ -191,7 +202,7 @@ def evaluate(
             began = now()
             one = opened(name)  # at its turn: it may have been built anew meanwhile
             spent = first + (now() - began)
-            for i, each in enumerate(retrievers):
+            for i, (each_spec, each) in enumerate(zip(specs, retrievers, strict=True)):
                 folder = base / f"{one.source}.{one.split}.{i}.{file_word(each.name)}"
                 folder.mkdir(parents=True, exist_ok=True)
                 wanted = workdir is None if cache is None else cache
@@ -214,7 +225,15 @@ def evaluate(
                     )
                     for asked in _seeded(searching, seeds)
                 ]
-                results.append(over_seeds(found) if seeds > 1 else found[0])
+                result = over_seeds(found) if seeds > 1 else found[0]
+                if result.metrics and (ablate or bands):
+                    recipe = Recipe(each_spec, given[i]) if isinstance(each_spec, str) else Recipe()
+                    baseline = Baseline(
+                        *(one, each, result, plan_metrics(chosen, k), folder, ties, searching),
+                        told,
+                    )
+                    result = with_robustness(baseline, recipe, ablate=ablate, bands=bands)
+                results.append(result)
                 if out is not None:
                     try:
                         with plainly(out):
@@ -223,6 +242,19 @@ def evaluate(
                         logger.error("%s could not be saved: %s", results[-1].name, error)
                         results.unsaved.append(error)
     return results
+
+
+def _require_searches(retrievers: Sequence[Retriever], seeds: int) -> None:
+    """Refuses what can't be searched with again."""
+    for each in retrievers:
+        if isinstance(each, RunRetriever):
+            raise UsageError(
+                "a run that is replayed has no ranking of changed queries",
+                where=f"retriever {each.name}",
+                expected="retrievers that search, for ablations and bands",
+            )
+    if seeds > 1:
+        raise UsageError("ablations and bands are of one index", expected="seeds=1 (--seeds 1)")
 
 
 def _chosen(metrics: Any) -> list[str | Chosen]:

@@ -17,6 +17,7 @@ EXAMPLES = (
     "m2kr eval mini --retriever bm25",
     "m2kr eval mini -r bm25 -r dense_text --split seen --out results",
     "m2kr eval mini -r my_model.py:MyRetriever --set batch_size=32",
+    "m2kr eval mini -r image_concepts --ablate --bands",
     "m2kr eval okvqa -r preflmr --search compressed --nbits 4 --audit 200",
     "m2kr eval okvqa -r preflmr --search official --seeds 3",
     "m2kr eval mini -r run:others.trec --missing-queries empty --metrics ndcg@10,hit_rate@5",
@@ -68,6 +69,19 @@ def command(
         int,
         typer.Option("--seeds", min=1, help="Indexes to build, for mean and range of the scores."),
     ] = 1,
+    ablate: Annotated[
+        bool,
+        typer.Option(
+            "--ablate",
+            help="Search without image, question, instruction, and with others, too: what reads what.",
+        ),
+    ] = False,
+    bands: Annotated[
+        bool,
+        typer.Option(
+            "--bands", help="Search with what should not matter changed, too: how far scores move."
+        ),
+    ] = False,
     audit: options.Audit = 0,
     max_hours: Annotated[
         float,
@@ -156,6 +170,8 @@ def command(
             label=label,
             search=searching,
             seeds=seeds,
+            ablate=ablate,
+            bands=bands,
             cache=cache,
             out=out,
             progress=bars,
@@ -169,6 +185,8 @@ def command(
             raise typer.Exit(results.unsaved[0].exit_code)
         return
     show(results)
+    for result in results:
+        _show_robustness(result)
     if results.unsaved:
         raise results.unsaved[0]
     if out is not None:
@@ -198,6 +216,26 @@ def _searching(given: dict[str, str], **chosen: Any) -> "SearchConfig":
         except ValueError as error:
             raise UsageError(f"--set {key}={text} is no number", expected="a number") from error
     return SearchConfig(widths=widths, **chosen)
+
+
+def _show_robustness(result: "Result") -> None:
+    """Ablations and bands of a result, where it has them."""
+    from m2kr.cli import output
+    from m2kr.report import robustness
+
+    who = f"{result.source}/{result.split}, {result.retriever['name']}"
+    kinds = (result.bands or {}).get("kinds")
+    for what, rows, table, legend in (
+        ("ablations", result.ablations, robustness.ablation_table, robustness.ABLATIONS),
+        ("bands", kinds, robustness.band_table, robustness.BANDS),
+    ):
+        if rows is None:
+            continue
+        output.say("")
+        heads, body = table(result)
+        output.table(heads, body, title=f"{who}: {what}")
+        for line in (legend, *robustness.skipped(rows)):
+            output.say(line)
 
 
 def show(results: "Sequence[Result]") -> None:

@@ -88,6 +88,11 @@ class Result:
             ``mean``, ``low`` and ``high`` of each metric); ``seconds_per_query``,
             ``cpu_seconds_per_query``, and what it ran on. None for every other kind of retrieval, and
             in results of older versions.
+        ablations: By change of the queries, such as ``no image``: ``metrics`` (by name ``value`` and
+            ``delta``), ``flips`` (queries by metric whose score is another) and ``reranked`` (queries
+            whose ranking is); or why it was ``skipped``. None where they weren't asked for.
+        bands: ``kinds``: the same by what should not matter, such as ``batch size``; ``max``: by metric
+            the largest change of all. None where they weren't asked for.
         files: File names of the run and the per-query scores beside the saved result.
         query_ids: The queries, in the order of ``scores``.
         scores: By metric the per-query scores, NaN where undefined. Saved beside the JSON.
@@ -119,6 +124,8 @@ class Result:
     experiment: Mapping[str, Any] = field(default_factory=dict)
     shown: Sequence[str] = ()
     notes: Sequence[str] = ()
+    ablations: Mapping[str, Any] | None = None
+    bands: Mapping[str, Any] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     cost: Mapping[str, Any] = field(default_factory=dict)
     query_ids: tuple[str, ...] = field(default=(), repr=False, compare=False)
