@@ -118,6 +118,7 @@ def command(
     """
     from m2kr import api, paths
     from m2kr.cli import output
+    from m2kr.cli.next_commands import next_commands
     from m2kr.data.built_sources import BuiltSources
     from m2kr.data.load import Split, load
     from m2kr.errors import UsageError
@@ -193,6 +194,8 @@ def command(
         output.say(f"results and runs are in {out.absolute()}:")
         for result in results:
             output.say(f"  {result.name}.json")
+        for command in next_commands(results, out, data=data, edition=edition, images=images or ()):
+            output.say(f"next: {command}")
 
 
 _SEARCH = "search."

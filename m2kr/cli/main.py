@@ -31,6 +31,7 @@ from m2kr.cli import (
     model,
     remove,
     search,
+    show,
     verify,
 )
 from m2kr.cli.output import Formatter, prepare_streams, printable
@@ -158,6 +159,7 @@ for name, module in {
     "import": import_,
     "eval": eval_,
     "search": search,
+    "show": show,
     "explain": explain,
     "demo": demo,
     "list": list_,

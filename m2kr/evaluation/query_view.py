@@ -1,13 +1,14 @@
 """One query as people look at it: its image, question, right passages, and what a run ranked."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from m2kr.data.lookup import values_at
 from m2kr.errors import InputError, MissingError
 from m2kr.evaluation.answers import Span, answer_spans
+from m2kr.evaluation.query_text import query_html, query_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,7 +46,7 @@ class ViewedPassage:
     answers: tuple[Span, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class QueryView:
     """A query with its right passages and the first ones of a run.
 
@@ -132,6 +133,42 @@ class QueryView:
             first_right=min((n for n, grade in judged.items() if grade >= threshold), default=None),
             images=split.images,
         )
+
+    @property
+    def query_id(self) -> str:
+        """Of the query."""
+        return str(self.row["question_id"])
+
+    @property
+    def label(self) -> str:
+        """Where it is from: ``mini/test (default)``."""
+        return f"{self.source}/{self.split} ({self.edition})"
+
+    def __repr__(self) -> str:
+        return query_text(self)
+
+    def _repr_html_(self) -> str:
+        return query_html(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as JSON values, texts whole."""
+        image = self.image
+        return {
+            "source": self.source,
+            "split": self.split,
+            "edition": self.edition,
+            "query": dict(self.row),
+            "image": {
+                "path": self.row["img_path"],
+                "size": None if image is None else list(image.size),
+                "fault": self.image_fault or None,
+            },
+            "positives": [asdict(passage) for passage in self.positives],
+            "run": self.run,
+            "depth": self.depth,
+            "first_right": self.first_right,
+            "ranked": [asdict(passage) for passage in self.ranked],
+        }
 
     @cached_property
     def image(self) -> "Image | None":

@@ -2,12 +2,12 @@
 
 import itertools
 import sys
-from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.html_page import Page
 
 import m2kr
 from m2kr.api import Results
@@ -32,29 +32,6 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> m2kr.Split:
         images=folder,
         data=folder / "data",
     )
-
-
-class Page(HTMLParser):
-    """The elements of some HTML; what is not closed, or closed twice, fails."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.text, self._open = "", []
-        self.feed(html)
-        assert not self._open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        assert not [name for name, _ in attrs if name.startswith("on")]
-        if tag not in ("img", "br"):
-            self._open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def test_a_split_is_a_sequence_of_its_queries(split):
