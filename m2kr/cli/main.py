@@ -16,6 +16,7 @@ import typer
 
 from m2kr._version import __version__
 from m2kr.cli import (
+    audit,
     build,
     demo,
     diff,
@@ -161,6 +162,7 @@ for name, module in {
     "search": search,
     "show": show,
     "explain": explain,
+    "audit": audit,
     "demo": demo,
     "list": list_,
     "info": info,

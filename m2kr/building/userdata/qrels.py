@@ -78,8 +78,7 @@ def read_qrels(file: RecordFile) -> dict[str, JudgedQuery]:
             the line.
     """
     judged: dict[str, JudgedQuery] = {}
-    records = _text_records(file) if file.flat else iter(file)
-    for n, query, passage, grade in judgements_of(records, file.where):
+    for n, query, passage, grade in judgements_of(qrels_records(file), file.where):
         grades = judged.setdefault(query, JudgedQuery(n)).grades
         if grades.setdefault(passage, grade) != grade:
             raise InputError(
@@ -167,8 +166,25 @@ def _named(names: Sequence[str], where: str, what: str) -> Places | None:
     return query, passage, grades[0] if grades else None
 
 
-def _text_records(file: RecordFile) -> Iterator[tuple[int, Record]]:
-    """The lines of a file of text, their cells by the names of its first line or by their number."""
+def qrels_records(
+    file: RecordFile, refuse: Callable[[InputError], None] | None = None
+) -> Iterator[tuple[int, Record]]:
+    """Numbers and records of a file of judgements.
+
+    Args:
+        file: Records, or lines of text, whose cells are named by the first line or by their number.
+        refuse: Is given the error of a line with too few or too many columns, which is then left out;
+            without it the error is raised.
+
+    Raises:
+        InputError: the file can't be read.
+    """
+    return _text_records(file, refuse) if file.flat else iter(file)
+
+
+def _text_records(
+    file: RecordFile, refuse: Callable[[InputError], None] | None
+) -> Iterator[tuple[int, Record]]:
     how, rows = _cells(file)
     first = next(rows, None)
     if first is None:
@@ -179,11 +195,15 @@ def _text_records(file: RecordFile) -> Iterator[tuple[int, Record]]:
         rows = itertools.chain([first], rows)
     for n, cells in rows:
         if len(cells) != len(names):
-            raise InputError(
+            error = InputError(
                 f"the line has {len(cells)} columns ({how})",
                 where=file.where(n),
                 expected=f"{len(names)}",
             )
+            if refuse is None:
+                raise error
+            refuse(error)
+            continue
         yield n, dict(zip(names, cells, strict=True))
 
 
