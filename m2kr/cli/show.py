@@ -40,7 +40,7 @@ def command(
     from m2kr.cli import output
     from m2kr.data.load import load
     from m2kr.evaluation.query_view import QueryView
-    from m2kr.evaluation.result_data import open_run
+    from m2kr.evaluation.rankings import open_run
 
     root = paths.data_root(data)
     output.say(f"data root: {root}", json_mode=json)

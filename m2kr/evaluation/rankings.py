@@ -1,0 +1,46 @@
+"""Rankings from a file: a run, or a saved result, which has its run beside it."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from m2kr.errors import CheckError
+from m2kr.evaluation.result import Result
+from m2kr.evaluation.result_files import is_result
+from m2kr.retrieval.run import Run
+
+if TYPE_CHECKING:
+    from m2kr.data.load import Split
+
+logger = logging.getLogger("m2kr.evaluation")
+
+
+def open_run(path: Path, split: "Split") -> Run:
+    """The rankings in a run file, or of a saved result (its JSON).
+
+    Args:
+        path: The file.
+        split: Whose queries they must be for.
+
+    Raises:
+        MissingError: there is no such file.
+        InputError: it is neither.
+        CheckError: it is a result on other data.
+    """
+    if path.suffix == ".json" and path.is_file() and is_result(path):
+        result = Result.load(path)
+        made_on = f"{result.source}/{result.split} ({result.edition})"
+        if result.fingerprints.get("eval") != split.fingerprints["eval"]:
+            raise CheckError(
+                f"this result was made on {made_on}"
+                + (", as it was before it was built anew" if made_on == split.label else ""),
+                where=str(path),
+                expected=f"a result on {split.label} as it is here",
+                fix="evaluate again, or name the source, --split and --edition that it was made on",
+            )
+        return result.load_run()
+    run = Run.load(path)
+    made_for = run.recorded.get("fingerprints", {}).get("pool")
+    if made_for and made_for != split.fingerprints["pool"]:
+        logger.warning("the run '%s' was made for another pool than %s has", run.name, split.label)
+    return run
