@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from m2kr.data.images.store import ImageStore
     from m2kr.data.load import Split, load
     from m2kr.errors import M2KRError
+    from m2kr.evaluation.fusion_weights import learn_weights
     from m2kr.evaluation.result import Result
     from m2kr.retrieval.encoder import EncoderRetriever
     from m2kr.retrieval.protocol import Modalities, Retriever
     from m2kr.retrieval.run import Run
+    from m2kr.retrieval.run_fusion import fuse
     from m2kr.sources import Source
 
 _PUBLIC = {
@@ -32,7 +34,9 @@ _PUBLIC = {
     "Source": "m2kr.sources",
     "Split": "m2kr.data.load",
     "evaluate": "m2kr.api",
+    "fuse": "m2kr.retrieval.run_fusion",
     "from_records": "m2kr.building.userdata.importer",
+    "learn_weights": "m2kr.evaluation.fusion_weights",
     "load": "m2kr.data.load",
 }
 __all__ = [
@@ -49,6 +53,8 @@ __all__ = [
     "__version__",
     "evaluate",
     "from_records",
+    "fuse",
+    "learn_weights",
     "load",
 ]
 

@@ -435,9 +435,17 @@ class EncoderRetriever(RetrieverBase):
 
     def _check_settings(self) -> None:
         if type(self.batch_size) is not int or self.batch_size < 1:
-            raise UsageError(f"batch_size is {self.batch_size!r}", expected="a whole number from 1")
+            raise UsageError(
+                f"batch_size is {self.batch_size!r}",
+                where=type(self).__name__,
+                expected="a whole number from 1",
+            )
         if self.similarity not in ("dot", "cosine"):
-            raise UsageError(f"similarity is {self.similarity!r}", expected="dot or cosine")
+            raise UsageError(
+                f"similarity is {self.similarity!r}",
+                where=type(self).__name__,
+                expected="dot or cosine",
+            )
 
     def _check_form(self, late: bool) -> None:
         if late and self.similarity != "dot":

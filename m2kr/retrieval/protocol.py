@@ -20,6 +20,7 @@ from m2kr.progress import SILENT, Progress
 from m2kr.retrieval.clock import Spent
 
 if TYPE_CHECKING:
+    from m2kr.data.load import Split
     from m2kr.data.records import Passages, Queries
     from m2kr.retrieval.run import Run
 
@@ -72,6 +73,7 @@ class RunContext:
             retriever's own way.
         progress: Told of stages and the rows that are done of them.
         fingerprints: Of the split that is searched.
+        split: That split, for who needs another one of its source; None for records without one.
     """
 
     workdir: Path | None = None
@@ -79,6 +81,7 @@ class RunContext:
     search: Any = None
     progress: Progress = SILENT
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+    split: "Split | None" = None
 
 
 @dataclass(slots=True)

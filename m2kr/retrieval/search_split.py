@@ -107,10 +107,10 @@ def search_split(
     check_retriever(retriever)
     reads = declared_modalities(retriever)
     images = require_images(split, reads)
-    settings = json_settings(retriever)
+    json_settings(retriever)  # refused now, not after the search
     check_search(retriever, searching)
     with _folder(workdir) as folder:
-        context = RunContext(folder, cache, searching, progress, split.fingerprints)
+        context = RunContext(folder, cache, searching, progress, split.fingerprints, split)
         before, loaded = _size(folder), now()
         with task(progress, "index", len(split.passages_view)):
             index_pool(retriever, split.passages_view, context)
@@ -129,7 +129,7 @@ def search_split(
         "fingerprints": {**split.fingerprints, **({"images": seen} if seen else {})},
         "images": images,
         "k": k,
-        "settings": settings,
+        "settings": json_settings(retriever),  # such as weights that it has learned
         "modalities": reads.as_dict(),
     }
     # Exact search gives one result, whatever it is done with: only another is worth a word.

@@ -1,40 +1,37 @@
-"""Late fusion: several retrievers' rankings of a query made one.
+"""Late fusion: several retrievers' rankings of a query, or runs, made one.
 
 The default was chosen on the train split of ``mini`` (1,783 queries): standardised scores with equal
 weights reach R@5 (hit rate) .44, reciprocal ranks .42 and the best single member .38. No weights or
 depth that were tried, from 100 to the whole pool, do better by as much as .01.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from m2kr import retrievers
 from m2kr.data.records import Passages, Queries
-from m2kr.errors import UsageError
+from m2kr.errors import CheckError, UsageError
 from m2kr.retrieval.protocol import (
     Modalities,
     RetrieverBase,
+    RunContext,
     RunStats,
     modalities_of,
 )
+from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
+from m2kr.retrieval.run_fusion import FusedRuns, FusionMethod, FusionWeights, checked_weights
 from m2kr.retrieval.search_split import index_pool, rank_queries, stats_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
+    from m2kr.data.load import Split
     from m2kr.retrieval.protocol import Retriever
-
-Method = Literal["zscore", "rrf"]
-_RRF = 60  # Cormack et al., 2009
 
 
 class Fusion(RetrieverBase):
@@ -45,16 +42,21 @@ class Fusion(RetrieverBase):
     passage that a member does not rank gets what that member's last passage gets.
 
     Args:
-        members: Retrievers, as for `m2kr.retrievers.create`.
-        weights: One per member; all 1 by default.
+        members: Retrievers, as for `m2kr.retrievers.create`; by default ``bm25``, ``dense_text`` and
+            ``image_concepts`` where no runs are given.
+        runs: Run files, which are members as well: their rankings of the split that is searched.
+        weights: One per member, then per run; all 1 by default. ``learned``: those that maximise the
+            source's headline metric on the split ``learn_on``, which the members search for that.
         method: ``zscore``: a member's scores, in standard deviations of its ranking, are added.
-            ``rrf``: reciprocal ranks are added, 1 / (60 + rank).
+            ``minmax``: so are its scores brought to 0 to 1. ``rrf``: reciprocal ranks, 1 / (60 + rank).
         depth: Passages taken of each member's ranking, or ``k`` if that is more.
         device: Passed on to the members that take it.
+        learn_on: Split of the same source that weights are learned on; never the one that is searched.
+        learn_runs: The run files of that split, one for each of ``runs``.
 
     Raises:
         UsageError: fewer than one member, a weight missing or negative, or ``fusion`` as a member.
-        MissingError: something a member needs is not installed.
+        MissingError: something a member needs is not installed, or a run file is not there.
     """
 
     name = "fusion"
@@ -62,41 +64,60 @@ class Fusion(RetrieverBase):
     def __init__(
         self,
         *,
-        members: tuple[str, ...] = ("bm25", "dense_text", "image_concepts"),
-        weights: tuple[float, ...] = (),
-        method: Method = "zscore",
+        members: tuple[str, ...] | None = None,
+        runs: tuple[str, ...] = (),
+        weights: tuple[float, ...] | Literal["learned"] = (),
+        method: FusionMethod = "zscore",
         depth: int = 500,
         device: str = "auto",
+        learn_on: str = "valid",
+        learn_runs: tuple[str, ...] = (),
     ) -> None:
-        weights = tuple(weights) or (1.0,) * len(members)
-        if not members or len(set(members)) < len(members) or self.name in members:
+        if members is None:
+            members = () if runs else ("bm25", "dense_text", "image_concepts")
+        specs = (*members, *(_run_spec(run) for run in runs))
+        if not specs or len(set(specs)) < len(specs) or self.name in specs:
             raise UsageError(
-                f"members is '{','.join(members)}'",
-                expected="other retrievers, each once",
+                f"members is '{','.join(members)}'"
+                + (f", runs is '{','.join(runs)}'" * bool(runs)),
+                expected="other retrievers or runs, each once",
                 fix="--set members=bm25,dense_text",
             )
-        if len(weights) != len(members) or min(weights) < 0:
+        self._learns = weights == "learned"
+        given = None if self._learns or not weights else weights
+        self._weights = checked_weights(given, len(specs), method)  # type: ignore[arg-type]
+        if depth < 1:
+            raise UsageError(f"depth={depth}", expected="at least 1")
+        if self._learns and len(learn_runs) != len(runs):
             raise UsageError(
-                f"weights is '{','.join(map(str, weights))}'",
-                expected=f"{len(members)} numbers, none negative: one per member",
-                fix="--set weights=" + ",".join(["1"] * len(members)),
+                f"{len(runs)} runs and {len(learn_runs)} learn_runs",
+                expected=f"one run file of the split '{learn_on}' for each of the runs",
+                fix="--set learn_runs=" + ",".join(["FILE"] * len(runs)),
             )
-        if method not in get_args(Method) or depth < 1:
-            raise UsageError(
-                f"method={method}, depth={depth}",
-                expected=f"method {' or '.join(get_args(Method))}; depth at least 1",
-            )
-        self._members: dict[str, Retriever] = {m: _member(m, device) for m in members}
-        self._weights, self._method, self._depth = weights, method, depth
+        if learn_runs and not self._learns:
+            raise UsageError("learn_runs are given", expected="weights=learned with them")
+        self._members: dict[str, Retriever] = {spec: _member(spec, device) for spec in specs}
+        # The members of the split that weights are learned on: runs are other ones there.
+        self._learners: dict[str, Retriever] = {
+            spec: _member(_run_spec(learn_runs[place - len(members)]), device)
+            if place >= len(members)
+            else self._members[spec]
+            for place, spec in enumerate(specs)
+            if self._learns
+        }
+        self._method, self._depth, self._learn_on = method, depth, learn_on
+        self._learned: FusionWeights | None = None
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The members' settings, and how they are put together."""
+        """The members' settings, the runs' hashes, and how they are put together."""
+        learned = self._learned.as_dict() if self._learned else {"learn_on": self._learn_on}
         return {
             "method": self._method,
             "depth": self._depth,
-            "weights": dict(zip(self._members, self._weights, strict=True)),
-            "members": {name: dict(member.settings) for name, member in self._members.items()},
+            "weights": dict(zip(map(_shown, self._members), self._weights, strict=True)),
+            "members": {_shown(spec): _facts(member) for spec, member in self._members.items()},
+            **({"learned": learned} if self._learns else {}),
         }
 
     @property
@@ -125,81 +146,112 @@ class Fusion(RetrieverBase):
         return total
 
     def index(self, passages: Passages, *, workdir: Path) -> None:
-        """Has every member index the pool, each in a folder of its own."""
-        for place, member in enumerate(self._members.values()):
+        """Has every member index the pool, each in a folder of its own; learns weights before that."""
+        if self._learns:
+            self._learned = self._learn(workdir / "learning")
+            self._weights = self._learned.values
+        self._index(self._members, passages, workdir, self.run_context)
+
+    def _index(
+        self,
+        members: "Mapping[str, Retriever]",
+        passages: Passages,
+        workdir: Path,
+        context: RunContext,
+    ) -> None:
+        for place, member in enumerate(members.values()):
             folder = workdir / f"member{place}"
             folder.mkdir(parents=True, exist_ok=True)
             # How to search is each member's own.
-            index_pool(member, passages, replace(self.run_context, workdir=folder, search=None))
+            index_pool(member, passages, replace(context, workdir=folder, search=None))
 
     def search(self, queries: Queries, k: int) -> Run:
         """Has every member search, and adds up what they say."""
+        runs, counts_for = self._rank(self._members, queries, max(k, self._depth))
+        return FusedRuns(runs, self._method, counts_for).run(self._weights, self.name).top(k)
+
+    def _rank(
+        self, members: "Mapping[str, Retriever]", queries: Queries, k: int
+    ) -> "tuple[list[Run], list[NDArray[np.bool_]]]":
+        """The members' rankings, and the queries that each counts for."""
         has_question = np.array([bool(q.strip()) for q in queries.column("question")], bool)
-        runs, counts_for = [], []
-        for member in self._members.values():
-            runs.append(rank_queries(member, queries, max(k, self._depth)))
-            counts_for.append(has_question | (modalities_of(member).query != {"text"}))
         ids = queries.ids.to_pylist()
-        added = [
-            weight * np.concatenate([normalised(run.scores(q), self._method) for q in ids])
-            for run, weight in zip(runs, self._weights, strict=True)
-        ]
-        return _sum_up([run.select(ids) for run in runs], added, counts_for, self.name).top(k)
+        runs, counts_for = [], []
+        for spec, member in members.items():
+            run = rank_queries(member, queries, k)
+            _require_queries(run, ids, spec)
+            runs.append(run.select(ids).top(k))
+            counts_for.append(has_question | (modalities_of(member).query != {"text"}))
+        return runs, counts_for
+
+    def _learn(self, workdir: Path) -> FusionWeights:
+        """Weights from another split of the source that is searched."""
+        from m2kr.data.load import load
+        from m2kr.evaluation.fusion_weights import learn_weights
+
+        searched: Split | None = self.run_context.split
+        if searched is None:
+            raise UsageError(
+                "weights are learned for the split that an evaluation is of",
+                where=self.name,
+                fix="m2kr.evaluate(source, retriever), or m2kr.learn_weights(split, runs) and m2kr.fuse",
+            )
+        split = load(
+            searched.source,
+            self._learn_on,
+            edition=searched.edition,
+            data=searched.folder.parent,
+            images=searched.image_roots,
+            missing_images=searched.missing_images,
+        )
+        if split.fingerprints["queries"] == searched.fingerprints["queries"]:
+            raise UsageError(
+                f"weights would be learned on the queries that they are used on: {split.label}",
+                where=self.name,
+                expected="another split than the one that is searched",
+                fix="--set learn_on=train",
+            )
+        context = replace(self.run_context, fingerprints=split.fingerprints, split=split)
+        self._index(self._learners, split.passages_view, workdir, context)
+        runs, counts_for = self._rank(self._learners, split.queries_view, self._depth)
+        return learn_weights(split, runs, method=self._method, counts_for=counts_for)
 
 
-def normalised(scores: "NDArray[np.float64]", method: str) -> "NDArray[np.float64]":
-    """What each passage of a ranking (best first) adds to the total; the last one adds least.
+def _require_queries(run: Run, ids: Sequence[str], spec: str) -> None:
+    """Refuses a run that lacks queries: most likely it was made for another split.
 
-    ``zscore``: its distance from the ranking's last score in standard deviations; where all scores
-    are equal, 1. ``rrf``: 1 / (60 + rank).
+    Raises:
+        CheckError: it does.
     """
-    if method == "rrf":
-        ranks = np.arange(1, len(scores) + 1, dtype=np.float64)
-        return np.reciprocal(_RRF + ranks)
-    spread = float(scores.std()) if len(scores) else 0.0
-    # A spread of rounding errors is none.
-    if spread <= 1e-12 * float(np.abs(scores).max(initial=0.0)):
-        return np.ones(len(scores))
-    above: NDArray[np.float64] = (scores - scores[-1]) / spread
-    return above
+    if lacking := [query for query in ids if query not in run]:
+        raise CheckError(
+            f"the run lacks {len(lacking):,} queries (of {len(ids):,}), such as '{lacking[0]}'",
+            where=spec.removeprefix("run:"),
+            expected="each query of the split that is searched, if only with an empty ranking",
+            fix="check that source, split and edition are those that the run was made for",
+        )
 
 
-def _sum_up(
-    runs: "Sequence[Run]",
-    added: "Sequence[NDArray[np.float64]]",
-    counts_for: "Sequence[NDArray[np.bool_]]",
-    name: str,
-) -> Run:
-    """One run whose scores are the sums over the given runs, which have the same queries.
+def _run_spec(run: str) -> str:
+    return run if run.startswith("run:") else f"run:{run}"
 
-    Args:
-        runs: Rankings.
-        added: Per run what each of its rows adds.
-        counts_for: Per run the queries that it counts for.
-        name: Name of the result.
-    """
-    names = pa.chunked_array([run.vocabulary for run in runs]).unique()
-    queries, codes, values = [], [], []
-    for run, parts, counted in zip(runs, added, counts_for, strict=True):
-        place = np.repeat(np.arange(len(run)), run.counts())
-        rows = counted[place]
-        own = pc.index_in(run.vocabulary, value_set=names).to_numpy(zero_copy_only=False)
-        queries.append(place[rows])
-        codes.append(own[run.codes[rows]])
-        values.append(parts[rows])
-    keys = np.concatenate(queries).astype(np.int64) * len(names) + np.concatenate(codes)
-    pairs, back = np.unique(keys, return_inverse=True)
-    # Members are added in their order, so that the last bits do not depend on anything else.
-    total = np.bincount(back, np.concatenate(values), len(pairs))
-    place, code = np.divmod(pairs, max(1, len(names)))
-    counts = np.bincount(place, minlength=len(runs[0]))
-    ids = pa.DictionaryArray.from_arrays(code.astype(np.int32), names)
-    return Run(runs[0].query_ids, counts, ids, total, name=name)
+
+def _shown(spec: str) -> str:
+    """A member's name in the settings; of a run the file's name, wherever it lies."""
+    return f"run:{Path(spec).name}" if spec.startswith("run:") else spec
+
+
+def _facts(member: "Retriever") -> dict[str, Any]:
+    if isinstance(member, RunRetriever):
+        return {"sha256": member.run.sha256(), "settings": dict(member.settings)}
+    return dict(member.settings)
 
 
 def _member(spec: str, device: str) -> "Retriever":
     from m2kr.retrievers._settings import arguments
 
+    if spec.startswith("run:"):
+        return retrievers.create(spec)
     takes_device = "device" in arguments(retrievers.find(spec))
     return retrievers.create(spec, {"device": device} if takes_device else {})
 

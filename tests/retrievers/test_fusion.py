@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
 from m2kr.retrieval.protocol import Retriever
+from m2kr.retrieval.run_fusion import normalised
 from m2kr.retrievers import create
-from m2kr.retrievers.fusion import normalised
 
 Made = Callable[..., Retriever]
 
