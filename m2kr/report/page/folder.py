@@ -1,0 +1,271 @@
+"""A report as a folder: ``index.html``, and beside it the data that its query browser reads."""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2kr import atomic
+from m2kr._version import __version__
+from m2kr.errors import InputError, M2KRError, UsageError, plainly
+from m2kr.evaluation.metrics import heading, metrics
+from m2kr.evaluation.result_data import open_split
+from m2kr.progress import SILENT, Progress
+from m2kr.report import html
+from m2kr.report.page.data_files import DataFiles, as_script, fitted
+from m2kr.report.page.queries import write_queries
+from m2kr.report.summary import PRIMARY, Column, Summary, seconds_per_query
+from m2kr.report.tables import coverage, notes, shown_metrics
+from m2kr.retrieval.run import Run
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from m2kr.evaluation.result import Result
+
+logger = logging.getLogger("m2kr.report")
+
+MARKER = "m2kr-report.json"
+FORMAT = "m2kr-report-1"
+_MOST_GROUPS = 40  # values of a column that its table shows
+
+
+def require_report_folder(folder: Path) -> None:
+    """Refuses, before the work, a place where no report can be written.
+
+    Raises:
+        InputError: Something else than a report of ours is there.
+        MissingError: Its parent folder is not there.
+    """
+    target = folder.resolve()
+    with plainly(target):
+        if target.is_dir():
+            if any(target.iterdir()) and not (target / MARKER).is_file():
+                raise InputError(
+                    "this folder has something else in it than a report of m2kr",
+                    where=str(folder),
+                    expected="a new name, an empty folder, or an older report, which is replaced",
+                )
+        elif target.exists():
+            raise UsageError("this is no folder", where=str(folder), expected="a folder to write")
+        atomic.require_file(target.with_name(f".{target.name}.tmp"))
+
+
+def write_report(
+    results: "Sequence[Result]",
+    folder: "str | PathLike[str]",
+    *,
+    data: "str | PathLike[str] | None" = None,
+    images: Sequence[str | Path] = (),
+    progress: Progress = SILENT,
+) -> Path:
+    """Writes a report, whole or not at all; an older one of this name is replaced.
+
+    Where a split or its runs are not there any more, the page is made without their queries, and says so.
+
+    Args:
+        results: Of any systems and splits.
+        folder: What is written.
+        data: Data root searched first for the splits.
+        images: Image roots searched first.
+        progress: Told of runs, images and queries.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        InputError: Something else than a report of ours is there.
+        UsageError: There are no results.
+    """
+    if not results:
+        raise UsageError("there are no results to report")
+    target = Path(folder).resolve()
+    require_report_folder(target)
+    summary = Summary.of(results)
+    with plainly(target), _replacing(target) as aside:
+        aside.mkdir()
+        files = DataFiles(aside)
+        browsers = [
+            _browser(column, number, files, data, images, progress)
+            for number, column in enumerate(summary.columns)
+        ]
+        facts = fitted(_facts(summary, browsers))
+        title = "Results" if len(summary.columns) > 1 else f"Results on {summary.columns[0].label}"
+        page = html.render("report.html", "report.js", title=title, data=as_script(facts).decode())
+        _write(aside / "index.html", page.encode())
+        _write(aside / MARKER, as_script({"format": FORMAT, "m2kr": __version__}) + b"\n")
+    return target / "index.html"
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A free place for a new folder, which takes the place of an old one when it is complete."""
+    aside = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    atomic.discard(aside)
+    try:
+        yield aside
+        atomic.fsync_dir(aside)
+        if target.exists():
+            target.replace(old)
+        try:
+            aside.replace(target)
+        except OSError:
+            if old.exists():
+                old.replace(target)
+            raise
+        atomic.fsync_dir(target.parent)
+    finally:
+        atomic.discard(aside)
+        if target.exists():
+            atomic.discard(old)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with atomic.create(path) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _browser(
+    column: Column,
+    number: int,
+    files: DataFiles,
+    data: "str | PathLike[str] | None",
+    images: Sequence[str | Path],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Writes a split's queries and says where they are, or why they are not."""
+    try:
+        split = open_split(column.first, data=data, images=images)
+    except M2KRError as error:
+        logger.warning("%s: no queries in the report: %s", column.label, error.what)
+        return {"fault": f"The queries are not in this report: {error.what}."}
+    runs = [_loader(result) for result in column.results.values()]
+    left_out = write_queries(split, runs, files, str(number), progress)
+    names = list(column.results)
+    faults = [
+        f"The rankings of {names[system]} are not in this report: {fault}."
+        for system, fault in left_out.pop("faults").items()
+    ]
+    for fault in faults:
+        logger.warning("%s: %s", column.label, fault)
+    return {"folder": str(number), "systems": names, "faults": faults, **left_out}
+
+
+def _loader(result: "Result") -> Callable[[], Run]:
+    # Of a copy, since a result keeps the run that it has loaded.
+    return lambda: dataclasses.replace(result).load_run()
+
+
+def _facts(summary: Summary, browsers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """All that the page shows but the queries."""
+    names = summary.metrics()
+    known = metrics()
+    results = [result for column in summary.columns for result in column.results.values()]
+    return {
+        "version": __version__,
+        "systems": summary.systems,
+        "metrics": [
+            {
+                "name": name,
+                "label": heading(name),
+                "doc": known[stem].doc if (stem := name.partition("@")[0]) in known else "",
+            }
+            for name in names
+        ],
+        "columns": [
+            _column_facts(summary, column, browser, names)
+            for column, browser in zip(summary.columns, browsers, strict=True)
+        ],
+        "shown": [name for name in shown_metrics(results) if name in names],
+        "notes": notes(results),
+    }
+
+
+def _column_facts(
+    summary: Summary, column: Column, browser: Mapping[str, Any], names: Sequence[str]
+) -> dict[str, Any]:
+    first = column.first
+    return {
+        "key": column.key,
+        "label": column.label,
+        "source": first.source,
+        "split": first.split,
+        "edition": first.edition,
+        "queries": first.counts.get("queries", 0),
+        "passages": first.counts.get("passages", 0),
+        "primary": column.metric(PRIMARY),
+        "partial": any(result.partial for result in column.results.values()),
+        "results": [
+            _result_facts(column.results[system], names) if system in column.results else None
+            for system in summary.systems
+        ],
+        "groups": _group_facts(summary, column, names),
+        "browser": browser,
+    }
+
+
+def _result_facts(result: "Result", names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "values": [_numbers(result.metrics.get(name)) for name in names],
+        "k": result.k,
+        "images": coverage(result),
+        "seconds": result.seconds.get("total"),
+        "per_query": seconds_per_query(result),
+        "notes": list(result.notes),
+    }
+
+
+def _numbers(metric: Mapping[str, Any] | None) -> list[float | int] | None:
+    """Value, interval and number of queries."""
+    if not metric or metric["value"] is None:
+        return None
+    return [*(round(metric[end], 5) for end in ("value", "low", "high")), metric["n"]]
+
+
+def _group_facts(summary: Summary, column: Column, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Per column that results are broken down by: its values, their queries, and each system's scores."""
+    by_name: dict[str, dict[str, int]] = {}
+    for result in column.results.values():
+        for name, values in result.groups.items():
+            sizes = {value: facts["n"] for value, facts in values.items()}
+            by_name.setdefault(name, {}).update(sizes)
+    groups = []
+    for name, found in by_name.items():
+        if len(found) < 2:
+            continue
+        largest = set(sorted(found, key=lambda value: -found[value])[:_MOST_GROUPS])
+        kept = [value for value in found if value in largest]
+        groups.append(
+            {
+                "name": name,
+                "values": kept,
+                "sizes": [found[value] for value in kept],
+                "left_out": len(found) - len(kept),
+                "scores": [
+                    [
+                        _group_scores(column.results.get(system), name, value, names)
+                        for value in kept
+                    ]
+                    for system in summary.systems
+                ],
+            }
+        )
+    return groups
+
+
+def _group_scores(
+    result: "Result | None", name: str, value: str, names: Sequence[str]
+) -> list[float | None] | None:
+    scored: Mapping[str, Any] = {}
+    if result is not None:
+        scored = result.groups.get(name, {}).get(value, {}).get("metrics", {})
+    if not scored:
+        return None
+    values = [(scored.get(metric) or {}).get("value") for metric in names]
+    return [None if each is None else round(each, 5) for each in values]

@@ -1,0 +1,199 @@
+"""Results by system and source, as a report shows them."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from m2kr.evaluation.metrics import GRID
+from m2kr.evaluation.result import Result
+from m2kr.report.tables import shown_metrics
+
+PRIMARY = "primary"  # each source's own primary metric
+_LONGEST = 48  # characters of what tells two systems of one name apart
+
+
+@dataclass(frozen=True)
+class Column:
+    """One split and the results on it; all of them have its ``eval`` fingerprint.
+
+    Attributes:
+        key: Names it in links: ``okvqa.test``.
+        label: Names it to people: ``okvqa/test``, or ``okvqa`` where no other split of it is shown.
+        results: By system.
+    """
+
+    key: str
+    label: str
+    results: Mapping[str, Result]
+
+    @property
+    def first(self) -> Result:
+        """One of the results, for what they share."""
+        return next(iter(self.results.values()))
+
+    def metric(self, name: str) -> str:
+        """The metric that a choice means here: `PRIMARY` is the source's own."""
+        if name != PRIMARY:
+            return name
+        shown = shown_metrics(list(self.results.values()))
+        known = {metric for result in self.results.values() for metric in result.metrics}
+        named = [self.first.headline, "hit_rate@5", *shown, *sorted(known)]
+        return next((metric for metric in named if metric in known), "")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The results of a report.
+
+    Attributes:
+        systems: Their labels, the same one in all columns: first those that are on most splits, of those
+            the best by the mean of primary metrics.
+        columns: In the order met.
+    """
+
+    systems: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    @classmethod
+    def of(cls, results: Sequence[Result]) -> "Summary":
+        """Results by system and split; the same one given twice is there once.
+
+        Splits of one name whose data differ are columns of their own: their scores don't compare.
+        """
+        distinct = list({result.name: result for result in results}.values())
+        labels = _labels(distinct)
+        by_split: dict[tuple[str, ...], dict[str, Result]] = {}
+        for result, label in zip(distinct, labels, strict=True):
+            split = (result.source, result.split, result.edition)
+            data = (*split, str(result.fingerprints.get("eval")))
+            by_split.setdefault(data, {})[label] = result
+        names = _split_names(list(by_split))
+        columns = [
+            Column(key, label, group)
+            for (key, label), group in zip(names, by_split.values(), strict=True)
+        ]
+        return cls(tuple(_in_order(dict.fromkeys(labels), columns)), tuple(columns))
+
+    def metrics(self) -> list[str]:
+        """Every metric that some result has, those of tables first."""
+        results = [result for column in self.columns for result in column.results.values()]
+        first = [column.metric(PRIMARY) for column in self.columns]
+        rest = sorted(
+            {metric for result in results for metric in result.metrics},
+            key=lambda name: (name.partition("@")[0], _cutoff(name)),
+        )
+        return [name for name in dict.fromkeys([*first, *shown_metrics(results), *rest]) if name]
+
+    def value(self, system: str, column: Column, metric: str) -> Mapping[str, Any] | None:
+        """``value, low, high, n`` of a system on a split; None where there is none."""
+        result = column.results.get(system)
+        scored = result.metrics.get(column.metric(metric)) if result is not None else None
+        return scored if scored and scored["value"] is not None else None
+
+    def mean(self, system: str, metric: str) -> float | None:
+        """The mean over all columns; None where one lacks a value, as means over holes don't compare."""
+        values = [self.value(system, column, metric) for column in self.columns]
+        known = [value["value"] for value in values if value is not None]
+        return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def _in_order(systems: Iterable[str], columns: Sequence[Column]) -> list[str]:
+    values = {
+        system: [
+            value
+            for column in columns
+            if system in column.results
+            and (value := column.results[system].value(column.metric(PRIMARY))) is not None
+        ]
+        for system in systems
+    }
+    return sorted(values, key=lambda name: (-len(values[name]), -sum(values[name])))
+
+
+def _cutoff(metric: str) -> int:
+    _, _, k = metric.partition("@")
+    return int(k) if k.isdecimal() else 0
+
+
+def curve(result: Result, stem: str = "hit_rate") -> list[tuple[int, float]]:
+    """A metric by its cut-off, ascending, where it is defined."""
+    values = {k: result.value(f"{stem}@{k}") for k in (*GRID, 1000)}
+    return [(k, value) for k, value in values.items() if value is not None]
+
+
+def seconds_per_query(result: Result) -> float | None:
+    """What a query costs once the index stands; None where that isn't known.
+
+    A replayed run cost nothing that its result could tell.
+    """
+    if "run" in result.retriever or any(result.retriever.get("reused", {}).values()):
+        return None
+    seconds = result.seconds.get("search")
+    return seconds / result.counts["queries"] if seconds and result.counts.get("queries") else None
+
+
+def _split_names(splits: Sequence[tuple[str, ...]]) -> list[tuple[str, str]]:
+    """Key and label of each split: as short as can be."""
+    sources = Counter(source for source, *_ in {split[:2] for split in splits})
+    pairs = Counter(split[:2] for split in splits)
+    editions = Counter(split[:3] for split in splits)
+    names = []
+    for source, split, edition, data in splits:
+        key = f"{source}.{split}"
+        label = f"{source}/{split}" if sources[source] > 1 or split != "test" else source
+        if pairs[source, split] > 1:
+            key, label = f"{key}.{edition}", f"{label} ({edition})"
+        if editions[source, split, edition] > 1:
+            digest = data.rpartition(":")[2][:6]
+            key, label = f"{key}.{digest}", f"{label} {digest}"
+        names.append((key, label))
+    return names
+
+
+def _labels(results: Sequence[Result]) -> list[str]:
+    """What to call each result's system: its name, and what tells it from others of that name.
+
+    That are those of its settings that differ on one split; the same system has one label on all.
+    """
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for result in results:
+        groups.setdefault(_place(result, _plain(result)), []).append(_facts(result))
+    differing: dict[str, dict[str, None]] = {}
+    for (*_, name), facts in groups.items():
+        for key in dict.fromkeys(key for own in facts for key in own):
+            if len({str(own.get(key)) for own in facts}) > 1:
+                differing.setdefault(name, {})[key] = None
+    labels = []
+    for result in results:
+        name, own = _plain(result), _facts(result)
+        keys = [key for key in differing.get(name, ()) if own.get(key) not in (None, "")]
+        words = ", ".join(f"{key}={_short(own[key])}" for key in keys)
+        labels.append(f"{name} ({words[:_LONGEST]})" if words else name)
+    places = Counter(_place(result, label) for result, label in zip(results, labels, strict=True))
+    return [
+        f"{label} {result.name.rpartition('.')[2]}" if places[_place(result, label)] > 1 else label
+        for result, label in zip(results, labels, strict=True)
+    ]
+
+
+def _place(result: Result, label: str) -> tuple[str, ...]:
+    data = str(result.fingerprints.get("eval"))
+    return (result.source, result.split, result.edition, data, label)
+
+
+def _plain(result: Result) -> str:
+    words = [str(result.retriever["name"]), str(result.retriever.get("label") or "")]
+    if result.search_mode != "exact":
+        words.append(f"({result.search_mode})")
+    return " ".join(word for word in words if word)
+
+
+def _facts(result: Result) -> dict[str, Any]:
+    made_with = result.retriever.get("arguments") or {}
+    return {**result.retriever.get("settings", {}), **made_with}
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text.rstrip("/").rpartition("/")[2] if "/" in text else text

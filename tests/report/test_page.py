@@ -1,0 +1,216 @@
+"""The folder that ``m2kr report --html`` writes: what it holds, and that it is whole or not there."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.reports import HOSTILE, QUERIES, data_of, hostile_results
+
+from m2kr.api import Results
+from m2kr.display import fit_for_html as fit
+from m2kr.errors import InputError, M2KRError, MissingError, UsageError
+from m2kr.evaluation.result_data import open_split
+from m2kr.report.page.folder import MARKER, write_report
+from m2kr.report.summary import Summary
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    hostile_results(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(home: Path) -> Results:
+    return Results.load(home / "results")
+
+
+@pytest.fixture(scope="module")
+def out(home: Path, results: Results) -> Path:
+    return write_report(results, home / "out").parent
+
+
+def facts_of(out: Path) -> dict[str, Any]:
+    page = (out / "index.html").read_text(encoding="utf-8")
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    assert found
+    facts: dict[str, Any] = json.loads(found[1])
+    return facts
+
+
+def test_every_ranking_and_text_is_there(out: Path, results: Results) -> None:
+    split = open_split(results[0])
+    facts = facts_of(out)
+    systems = facts["columns"][0]["browser"]["systems"]
+    _, meta = data_of(out / "0" / "meta.js")
+    _, listed = data_of(out / "0" / "list-0.js")
+    _, hits = data_of(out / "0" / "hits-0.js")
+    _, texts = data_of(out / "0" / "texts-0.js")
+    assert listed["id"] == [fit(q) for q in split.queries_view.ids.to_pylist()]
+    assert listed["question"] == [fit(q) for q in split.queries_view.column("question")]
+    runs = {fit(run.name): run for run in (result.load_run() for result in results)}
+    for place, system in enumerate(systems):
+        run = runs[system]
+        for row, query_id in enumerate(split.queries_view.ids.to_pylist()):
+            ranked = run.passage_ids(query_id)
+            shown = [n for n in hits["passages"][place][row * 10 : row * 10 + 10] if n >= 0]
+            assert [texts["id"][n] for n in shown] == [fit(p) for p in ranked[:10]]
+            view = results[systems.index(system)].show(query_id, 10)
+            assert (listed["ranks"][place][row] or None) == view.first_right or not view.positives
+            marks = [int(m) for m in hits["marks"][place][row * 10 : row * 10 + len(shown)]]
+            assert [m & 1 for m in marks] == [passage.right for passage in view.ranked]
+            assert [m >> 1 for m in marks] == [bool(passage.answers) for passage in view.ranked]
+    assert meta["count"] == len(QUERIES)
+    assert listed["judged"] == [1, 1, 1, 1, 2, 0]
+    long = texts["id"].index("p/long") if "p/long" in texts["id"] else None
+    assert long is not None and len(texts["text"][long]) == 2000 and texts["length"][long] == 5000
+
+
+def test_scores_and_notes_are_those_of_the_results(out: Path, results: Results) -> None:
+    facts = facts_of(out)
+    names = [metric["name"] for metric in facts["metrics"]]
+    (column,) = facts["columns"]
+    for system, shown in zip(facts["systems"], column["results"], strict=True):
+        result = next(r for r in results if fit(str(r.retriever["name"])) == system)
+        for name, numbers in zip(names, shown["values"], strict=True):
+            if (value := result.value(name)) is None:
+                assert numbers is None
+            else:
+                assert numbers[0] == pytest.approx(value, abs=1e-5)
+    assert any("comparable" in note or "compare" in note for note in facts["notes"])
+
+
+def test_pictures_come_once(out: Path) -> None:
+    _, listed = data_of(out / "0" / "list-0.js")
+    _, texts = data_of(out / "0" / "texts-0.js")
+    _, images = data_of(out / "0" / "images-0.js")
+    assert len(images) == 2
+    assert listed["image"][2] == texts["image"][texts["id"].index("p/2")] >= 0
+    assert listed["image"][0] == -1
+
+
+def test_no_text_can_do_harm(out: Path) -> None:
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert page.lower().count("<script") == 2 == page.lower().count("</script")
+    assert HOSTILE not in page
+    for file in out.rglob("*.js"):
+        raw = file.read_bytes()
+        assert b"<" not in raw
+        for char in "\u2028\u2029\u202e":
+            assert char.encode() not in raw
+        data_of(file)
+
+
+def test_a_report_replaces_a_report_and_nothing_else(
+    home: Path, results: Results, tmp_path: Path
+) -> None:
+    ours = tmp_path / "ours"
+    shutil.copytree(home / "out", ours)
+    (ours / "0" / "stale.js").write_text("")
+    write_report(results, ours)
+    assert not (ours / "0" / "stale.js").exists()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="something else"):
+        write_report(results, other)
+    assert [file.name for file in other.iterdir()] == ["thesis.tex"]
+    (other / "thesis.tex").unlink()
+    write_report(results, other)
+    assert (other / MARKER).is_file()
+    with pytest.raises(UsageError, match="no folder"):
+        write_report(results, other / "index.html")
+    with pytest.raises(MissingError, match="no such folder"):
+        write_report(results, tmp_path / "not" / "there")
+    with pytest.raises(UsageError, match="no results"):
+        write_report([], tmp_path / "none")
+
+
+def test_what_fails_leaves_the_old_report(
+    results: Results, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("*")}
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("m2kr.report.page.folder.html.render", full)
+    with pytest.raises(M2KRError, match="full"):
+        write_report(results, out)
+    assert {file: file.stat().st_mtime_ns for file in out.rglob("*")} == before
+    assert [file.name for file in out.parent.iterdir() if file.name.startswith(".out")] == []
+
+
+@pytest.fixture
+def moved(home: Path, tmp_path: Path) -> Iterator[Path]:
+    """The results where their split is not any more."""
+    shutil.copytree(home / "results", tmp_path / "results")
+    data = home / "data"
+    data.rename(home / "elsewhere")
+    yield tmp_path
+    (home / "elsewhere").rename(data)
+
+
+def test_without_the_split_there_is_a_page_without_queries(moved: Path) -> None:
+    write_report(Results.load(moved / "results"), moved / "out")
+    (column,) = facts_of(moved / "out")["columns"]
+    assert "not in this report" in column["browser"]["fault"]
+    assert not (moved / "out" / "0").exists()
+
+
+def test_without_a_run_its_rankings_are_missing_alone(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "results", tmp_path / "results")
+    next((tmp_path / "results").glob("*forward*.run.parquet")).unlink()
+    write_report(Results.load(tmp_path / "results"), tmp_path / "out")
+    (column,) = facts_of(tmp_path / "out")["columns"]
+    assert [fault.split(" are ")[0] for fault in column["browser"]["faults"]] == [
+        "The rankings of forward"
+    ]
+    _, meta = data_of(tmp_path / "out" / "0" / "meta.js")
+    assert sorted(meta["depths"], key=str) == [17, None]
+
+
+def test_systems_and_splits_are_told_apart(results: Results) -> None:
+    from dataclasses import replace
+
+    one = next(r for r in results if r.retriever["name"] == "forward")
+
+    def of(split: str = "test", edition: str = "odd", data: str = "fp1:a", **settings: Any) -> Any:
+        return replace(
+            one,
+            split=split,
+            edition=edition,
+            fingerprints={"eval": data},
+            retriever={"name": "dense", "settings": settings},
+            experiment={"n": [split, edition, data, settings]},
+        )
+
+    same = of(checkpoint="models/a", size=2)
+    summary = Summary.of([same, same, of(checkpoint="models/b", size=2), of("valid", size=3)])
+    assert set(summary.systems) == {"dense (checkpoint=a)", "dense (checkpoint=b)", "dense"}
+    assert [column.label for column in summary.columns] == ["odd/test", "odd/valid"]
+    other_data = Summary.of([of(), of(data="fp1:b"), of(edition="two")])
+    assert [column.label for column in other_data.columns] == [
+        "odd (odd) a",
+        "odd (odd) b",
+        "odd (two)",
+    ]
+    assert len({column.key for column in other_data.columns}) == 3
+    assert other_data.systems == ("dense",)
+
+
+def test_the_command(cli: Any, home: Path, tmp_path: Path) -> None:
+    done = cli("report", home / "results", "--html", tmp_path / "out", "--json")
+    told = json.loads(done.stdout)
+    assert Path(told["page"]) == tmp_path / "out" / "index.html"
+    assert Path(told["page"]).is_file()
+    assert len(told["results"]) == 2
+    shown = cli("report", home / "results").stdout
+    assert "forward" in shown and "--html report" in shown
+    refused = cli("report", home / "results", "--html", home / "photos", code=1)
+    assert "something else" in refused.stderr
