@@ -27,12 +27,14 @@ REVISION = "5d8cf441601d964ef1e7eb2c191d81f20323f6b0"
 # Raised when the same files give other rows; the version of a source is its other route's.
 VERSION = 3
 LICENCE = "MIT (as tagged by the authors); the sources' own terms stay"
+# Bytes of all splits of a config; of the others it is known that they have fewer than _MOST.
 _SIZES = {
-    "WIT_passages": "8.4 GB",
-    "WIT_data": "2.5 GB",
-    "Infoseek_data": "3.5 GB",
-    "MSMARCO_passages": "2.0 GB",
+    "WIT_passages": 8_420_000_000,
+    "WIT_data": 2_500_000_000,
+    "Infoseek_data": 3_490_000_000,
+    "MSMARCO_passages": 1_950_000_000,
 }
+_MOST = 140_000_000
 INSTEAD = (
     "use the open copy aimagelab/ReT-M2KR (m2kr import NAME --from ret-m2kr), or a folder of the "
     "same Parquet files: --from DIR"
@@ -195,4 +197,18 @@ class ReleaseBuilder(Builder):
 
 def size_of(config: str) -> str:
     """Roughly how large the files of a config such as ``WIT_data`` are, all splits together."""
-    return f"{config}: {_SIZES.get(config, 'under 140 MB')} in all splits"
+    size = f"{_SIZES[config] / 1e9:.1f} GB" if config in _SIZES else f"under {_MOST // 10**6} MB"
+    return f"{config}: {size} in all splits"
+
+
+def about_bytes(config: str, expected: Mapping[str, int], split: str) -> int:
+    """Roughly how large, or at most, one split's files of a config are: its share of all rows.
+
+    Args:
+        config: Such as ``WIT_data``.
+        expected: Rows by split and pool, as `Source.expected`.
+        split: A split of ``_data``, or a pool of ``_passages``.
+    """
+    pools = config.endswith(f"_{SUFFIX['passages']}")
+    rows = sum(n for name, n in expected.items() if name.endswith("_passages") == pools)
+    return round(_SIZES.get(config, _MOST) * expected[split] / rows)

@@ -1,0 +1,274 @@
+"""A target reproduced, step by step: weights, data, images, rankings, verdicts.
+
+What is done is known by its files alone: a built source, images in its store, weights in the hub's cache,
+encoded rows and indexes below the data root, results in the target's folder. So a run that was killed is
+gone on with by the same call, and one that is complete computes nothing.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from m2kr import atomic
+from m2kr.api import evaluate
+from m2kr.data.built_sources import BuiltSources
+from m2kr.data.load import Split, load
+from m2kr.errors import CheckError, InputError, M2KRError, MissingError
+from m2kr.evaluation.result import Result, file_word, versions
+from m2kr.progress import SILENT, Progress
+from m2kr.reproduce.plan import built_edition
+from m2kr.reproduce.targets import Figure, Target
+from m2kr.reproduce.verdict import DIFFERS, NOT_RUN, TOLERANCE, Comparison, compare_figure
+from m2kr.retrieval.encoder import EncoderRetriever
+from m2kr.retrieval.own_code import json_settings
+from m2kr.retrieval.protocol import Retriever, modalities_of
+from m2kr.retrievers import create
+from m2kr.search.config import Mode, SearchConfig
+from m2kr.sources import RELEASED
+
+logger = logging.getLogger("m2kr.reproduce")
+
+FORMAT = "m2kr-reproduction-1"
+_NO_LIMIT = 1e6  # hours: who reproduces has been told of them (--plan)
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What became of a target.
+
+    Attributes:
+        target: What was to be reproduced.
+        comparisons: One a figure.
+        failed: Why a source could not be run, by name.
+        folder: Where results and this lie.
+    """
+
+    target: Target
+    comparisons: Sequence[Comparison]
+    failed: Mapping[str, M2KRError]
+    folder: Path
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every figure was reproduced; of what could not be run, its error's; else 1."""
+        if self.failed:
+            return max(error.exit_code for error in self.failed.values())
+        return int(any(one.verdict in (DIFFERS, NOT_RUN) for one in self.comparisons))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return {
+            "format": FORMAT,
+            "target": self.target.name,
+            "title": self.target.title,
+            "retriever": self.target.retriever,
+            "settings": dict(self.target.settings),
+            "search": list(self.target.search),
+            "k": self.target.k,
+            "split": self.target.split,
+            "tolerance": TOLERANCE,
+            "figures": [one.as_dict() for one in self.comparisons],
+            "failed": {source: error.as_dict() for source, error in self.failed.items()},
+            "versions": versions(),
+        }
+
+
+@dataclass(frozen=True)
+class Reproducer:
+    """Reproduces targets on one machine.
+
+    Attributes:
+        root: The data root.
+        out: Folder of the targets' folders.
+        images: Image roots searched first.
+        overrides: Settings of the retriever in place of a target's.
+        tell: Told of each step in a sentence.
+        progress: Told of what takes long.
+    """
+
+    root: Path
+    out: Path
+    images: Sequence[Path] = ()
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    tell: Tell = logger.info
+    progress: Progress = SILENT
+
+    def reproduce(self, target: Target) -> Reproduction:
+        """Does what is not done yet of a target, and compares; writes ``reproduction.json`` and ``.md``.
+
+        A source that can't be run is told of, and the others are run.
+
+        Raises:
+            UsageError: there is no source of a name.
+            MissingError: the retriever needs a package that isn't installed, or has no such weights.
+            UpstreamError: the weights can't be fetched.
+            M2KRError: the machine's own troubles, such as a full disk.
+        """
+        target = self._resolved(target)
+        folder = self.out / file_word(target.name)
+        retriever = create(target.retriever, {**target.settings, **self.overrides})
+        self.tell(f"{target.title}: weights")
+        json_settings(retriever)  # fetches and hashes them
+        comparisons: list[Comparison] = []
+        failed: dict[str, M2KRError] = {}
+        for source in target.sources:
+            try:
+                split = self._data(target, source)
+                split = self._images(split, retriever)
+                results: dict[str, Result] = {
+                    mode: self._result(split, retriever, target, mode, folder)
+                    for mode in target.search
+                }
+            except M2KRError as error:
+                if type(error) is M2KRError:
+                    raise
+                logger.error("%s is not run: %s", source, error)
+                failed[source] = error
+                comparisons += [_not_run(figure, error) for figure in target.of(source)]
+                continue
+            comparisons += [
+                compare_figure(figure, target, results, split.manifest, self.overrides)
+                for figure in target.of(source)
+            ]
+        done = Reproduction(target, comparisons, failed, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic.write_json(folder / "reproduction.json", done.as_dict())
+        from m2kr.reproduce.table import as_markdown
+
+        atomic.write_text(folder / "reproduction.md", as_markdown(done))
+        return done
+
+    def _resolved(self, target: Target) -> Target:
+        """The target with its sources by their own names."""
+        built = BuiltSources.below(self.root)
+        figures = (replace(one, source=built.name_of(one.source)) for one in target.figures)
+        return replace(target, figures=tuple(figures))
+
+    def _data(self, target: Target, source: str) -> Split:
+        """The split, from the release where it isn't built yet.
+
+        Raises:
+            MissingError: it isn't built, and not in the release.
+            UsageError: several editions have it.
+            UpstreamError: the release can't be fetched.
+        """
+        edition = built_edition(target, source, self.root)
+        if edition is None and source in RELEASED and target.edition is None:
+            self._build(target, source)
+            edition = built_edition(target, source, self.root)
+        if edition is None:
+            raise MissingError(
+                f"{source} has no built split '{target.split}'",
+                where=str(self.root / (target.edition or "")),
+                fix=f"m2kr build {source} --plan, or m2kr import --help",
+            )
+        return load(source, target.split, edition=edition, data=self.root, images=self.images)
+
+    def _build(self, target: Target, source: str) -> None:
+        from m2kr.building.build import build
+        from m2kr.building.release.routes import builder_for
+
+        self.tell(f"{source}: the release's {target.split} split")
+        given = dict(target.release)
+        where = given.pop("from", None)
+        builder = builder_for(
+            source, route="release", folder=None if where is None else Path(where), **given
+        )
+        build(builder, self.root, splits=[target.split], progress=self.progress)
+
+    def _images(self, split: Split, retriever: Retriever) -> Split:
+        """The split with all its images, fetched where they are nowhere yet.
+
+        Raises:
+            MissingError: some can't be had.
+        """
+        from m2kr.building.images.coverage import absent_images, required_images
+
+        reads = modalities_of(retriever)
+        if "image" not in reads.query | reads.passage:
+            return split
+        passages = "image" in reads.passage
+        if not absent_images([required_images(split, passages=passages)], split.images):
+            return split
+        from m2kr.building.images.from_archives import FetchOptions
+        from m2kr.building.images.gather import ImageRequest, gather_images
+        from m2kr.building.registry import builder
+        from m2kr.sources import builder_modules
+
+        self.tell(f"{split.source}: images")
+        known = split.source in builder_modules()
+        archives = tuple(builder(split.source).image_archives) if known else ()
+        names = split.manifest["source"].get("image_names", ())
+        report = gather_images(
+            ImageRequest([split], archives, passages=passages),
+            FetchOptions(self.root, names=names, whole=True),
+            progress=self.progress,
+        )
+        (coverage,) = report.coverage.splits
+        if coverage.ok < coverage.needed:
+            for error in report.failed.values():
+                raise error
+            raise MissingError(
+                f"{coverage.needed - coverage.ok:,} of {coverage.needed:,} images can't be had",
+                where=split.label,
+                expected="all of them: without, no published figure can be reproduced",
+                fix=f"m2kr images {split.source} --split {split.split} --images FOLDER, if you have "
+                f"them; which, says {report.coverage.table}",
+            )
+        return load(
+            split.source, split.split, edition=split.edition, data=self.root, images=self.images
+        )
+
+    def _result(
+        self, split: Split, retriever: Retriever, target: Target, mode: Mode, folder: Path
+    ) -> Result:
+        """The result by one search: the one that is here, or a new one."""
+        metrics = list(dict.fromkeys(figure.metric for figure in target.of(split.source)))
+        for path in sorted(folder.glob(f"{split.source}.{split.split}.*.json")):
+            try:
+                result = Result.load(path)
+            except (InputError, CheckError, MissingError):
+                continue
+            if _is_of(result, split, retriever, target, mode, metrics):
+                self.tell(f"{split.source}: {mode} search is done: {path.name}")
+                return result
+        self.tell(f"{split.source}: encode, and {mode} search")
+        late = isinstance(retriever, EncoderRetriever) or mode != "exact"
+        (result,) = evaluate(
+            split,
+            retriever,
+            k=target.k,
+            metrics=metrics,
+            search=SearchConfig(mode=mode, max_hours=_NO_LIMIT) if late else None,
+            out=folder,
+            progress=self.progress,
+        )
+        return result
+
+
+def _is_of(
+    result: Result,
+    split: Split,
+    retriever: Retriever,
+    target: Target,
+    mode: Mode,
+    metrics: Sequence[str],
+) -> bool:
+    """Whether a result is what an evaluation would give now."""
+    images = result.images
+    return (
+        result.fingerprints.get("eval") == split.fingerprints["eval"]
+        and result.retriever["name"] == retriever.name
+        and result.retriever["settings"] == json_settings(retriever)
+        and result.search_mode == mode
+        and result.k == target.k
+        and not set(metrics) - set(result.metrics)
+        and (images is None or images["found"] == images["total"])
+    )
+
+
+def _not_run(figure: Figure, error: M2KRError) -> Comparison:
+    return Comparison(figure, notes=(str(error).replace("\n  ", " | "),))
