@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from m2kr._version import __version__
 
 if TYPE_CHECKING:
-    from m2kr.api import Results, evaluate
+    from m2kr.api import Results, compare, evaluate
     from m2kr.building.userdata.importer import from_records
     from m2kr.data.images.store import ImageStore
     from m2kr.data.load import Split, load
@@ -33,6 +33,7 @@ _PUBLIC = {
     "Run": "m2kr.retrieval.run",
     "Source": "m2kr.sources",
     "Split": "m2kr.data.load",
+    "compare": "m2kr.api",
     "evaluate": "m2kr.api",
     "fuse": "m2kr.retrieval.run_fusion",
     "from_records": "m2kr.building.userdata.importer",
@@ -51,6 +52,7 @@ __all__ = [
     "Source",
     "Split",
     "__version__",
+    "compare",
     "evaluate",
     "from_records",
     "fuse",

@@ -1,4 +1,4 @@
-"""`evaluate`: sources times retrievers, one result each."""
+"""`evaluate`: sources times retrievers, one result each; `compare`: what sets the systems apart."""
 
 import logging
 import tempfile
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from m2kr.data.images.store import Missing
 from m2kr.data.load import Split, load
 from m2kr.display import escaped, html_table
-from m2kr.errors import M2KRError, UsageError, plainly
+from m2kr.errors import CheckError, InputError, M2KRError, UsageError, plainly
+from m2kr.evaluation.compare import Comparison, compare_results
 from m2kr.evaluation.harness import evaluate_split, over_seeds, plan_metrics
 from m2kr.evaluation.metrics import Chosen, Spec, choose, own
 from m2kr.evaluation.result import Result, file_word
-from m2kr.evaluation.result_files import load_results
+from m2kr.evaluation.result_files import is_result, load_results, result_files
 from m2kr.evaluation.scoring import is_judged, require_judgements
 from m2kr.progress import Progress
 from m2kr.progress_bars import bars
@@ -82,6 +83,10 @@ class Results(list[Result]):
             InputError: it is not a result, or damaged.
         """
         return cls(load_results(*map(Path, paths)))
+
+    def compare(self, metrics: "str | Sequence[str]" = "default") -> Comparison:
+        """Compares the systems that these are results of; see `compare`."""
+        return compare(self, metrics=metrics)
 
 
 @plainly()
@@ -345,3 +350,85 @@ def _settings_for(retriever: str, settings: Mapping[str, str]) -> dict[str, str]
     own = f"{retriever}."
     common = {key: value for key, value in settings.items() if "." not in key}
     return common | {k.removeprefix(own): v for k, v in settings.items() if k.startswith(own)}
+
+
+@plainly()
+def compare(
+    *systems: "str | PathLike[str] | Result | Run | Iterable[Any]",
+    metrics: "str | Sequence[str]" = "default",
+    data: "str | PathLike[str] | None" = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compares systems on the same queries: differences, intervals, tests, and who can't be told apart.
+
+    Args:
+        systems: Results; paths of result files, of folders and patterns of them; runs and run files of
+            ours, which are scored on the split that they were made on; or lists of any of these.
+        metrics: ``default``: each source's headline metric and those that tables show; ``full``: all
+            that the results have; or names such as ``hit_rate@5``.
+        data: Data root, for runs.
+        progress: As for `evaluate`.
+
+    Returns:
+        ``print`` it for tables; see `m2kr.evaluation.compare.Comparison`.
+
+    Raises:
+        M2KRError: files that are no results, results of different data, or a system without a result on
+            a source that others have; see `m2kr.evaluation.compare.compare_results`.
+    """
+    with ExitStack() as stack:
+        told = progress or stack.enter_context(bars())
+        results = [result for one in systems for result in _results_of(one, metrics, data, told)]
+        return compare_results(results, metrics=metrics, progress=told)
+
+
+def _results_of(
+    given: Any,
+    metrics: "str | Sequence[str]",
+    data: "str | PathLike[str] | None",
+    progress: Progress,
+) -> list[Result]:
+    """The results that `compare` was given in one of many forms."""
+    if isinstance(given, Result):
+        return [given]
+    if isinstance(given, Run):
+        return [_scored(RunRetriever(given), metrics, data, progress)]
+    if not isinstance(given, str | Path) and not hasattr(given, "__fspath__"):
+        if not isinstance(given, Iterable):
+            raise InputError(f"a {type(given).__name__} is no result", expected="results or runs")
+        return [result for one in given for result in _results_of(one, metrics, data, progress)]
+    results = []
+    for file in result_files(str(given).removeprefix("run:")):
+        if file.suffix == ".json" and is_result(file):
+            results.append(Result.load(file))
+        else:
+            results.append(_scored(RunRetriever(file), metrics, data, progress))
+    return results
+
+
+def _scored(
+    replayed: RunRetriever,
+    metrics: "str | Sequence[str]",
+    data: "str | PathLike[str] | None",
+    progress: Progress,
+) -> Result:
+    """The result of a run on the split that it says it was made on."""
+    run = replayed.run
+    name, split, edition = (run.metadata.get(key) for key in ("source", "split", "edition"))
+    if not all(isinstance(word, str) for word in (name, split, edition)):
+        raise InputError(
+            "the run doesn't say on which source and split it was made",
+            where=replayed.file or f"run '{run.name}'",
+            expected="a result, or a run that m2kr eval wrote",
+            fix=f"m2kr eval SOURCE -r run:{replayed.file or 'FILE'}, and compare its result",
+        )
+    opened = load(str(name), str(split), edition=str(edition), data=data)
+    made_on = run.recorded.get("fingerprints", {}).get("eval")
+    if made_on != opened.fingerprints.get("eval"):
+        raise CheckError(
+            f"the run was made on other data than {opened.label} is now",
+            where=replayed.file or f"run '{run.name}'",
+            expected=f"the fingerprint {made_on}",
+            fix="compare the result that was saved with the run, or give the data root (--data)",
+        )
+    return evaluate(opened, replayed, metrics=metrics, progress=progress)[0]

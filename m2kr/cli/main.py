@@ -18,6 +18,7 @@ from m2kr._version import __version__
 from m2kr.cli import (
     audit,
     build,
+    compare,
     demo,
     diff,
     doctor,
@@ -162,6 +163,7 @@ for name, module in {
     "import": import_,
     "eval": eval_,
     "report": report,
+    "compare": compare,
     "search": search,
     "show": show,
     "explain": explain,

@@ -1,0 +1,362 @@
+"""A comparison as text for a terminal, Markdown, LaTeX and CSV."""
+
+import csv
+import io
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len, set_cell_size
+
+from m2kr.evaluation.metrics import heading
+
+if TYPE_CHECKING:
+    from m2kr.evaluation.compare import Comparison, MetricComparison, Pair, Tally
+
+WIDTH = 80
+_LETTERS = "Systems that share a letter can't be told apart (all pairs, Holm, level .05)."
+_INTERVALS = "In brackets: 95 % bootstrap intervals; of a difference, with its queries kept paired."
+_PAIRS = (
+    "p: randomisation test of the difference; t: paired t test; both after Holm's correction for all "
+    "pairs of systems. wins/ties/losses: queries on which the first is better, as good, worse."
+)
+_MOST_PAIRS = 10  # in tables for people; what is more is in CSV and JSON
+_MOST_GROUPS = 8
+_NAME = 18  # columns of a name in a line
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Systems by some metrics.
+
+    Attributes:
+        title: What it is of.
+        columns: Heading and metric.
+    """
+
+    title: str
+    columns: Sequence[tuple[str, "MetricComparison"]]
+
+    @property
+    def systems(self) -> list[str]:
+        """In the order of the first column's ranking."""
+        return self.columns[0][1].ranking
+
+
+def _tables(comparison: "Comparison") -> Iterator[_Table]:
+    sources = [source for source, metrics in comparison.by_source.items() if metrics]
+    by_headline = [
+        (f"{source} {heading(metric)}", comparison.by_source[source][metric])
+        for source, metric in comparison.headlines.items()
+        if metric in comparison.by_source[source]
+    ]
+    if comparison.macro and len(by_headline) == len(comparison.by_source):
+        names = dict.fromkeys(comparison.headlines.values())
+        mean = comparison.macro[next(iter(names)) if len(names) == 1 else "headline"]
+        yield _Table("Each source by its headline metric", [("mean", mean), *by_headline])
+    if comparison.macro:
+        columns = [(heading(name), one) for name, one in comparison.macro.items()]
+        yield _Table(f"Means of {len(comparison.by_source)} sources", columns)
+    for source in sources:
+        metrics = comparison.by_source[source]
+        yield _Table(source, [(heading(name), one) for name, one in metrics.items()])
+
+
+def _pairs(comparison: "Comparison") -> list[tuple[str, str, "MetricComparison", "list[Pair]"]]:
+    """Title, heading, metric and pairs of the tables of pairs: few enough to be read."""
+    few = len(comparison.systems) * (len(comparison.systems) - 1) // 2 <= _MOST_PAIRS
+    parts = comparison.parts()
+    shown = []
+    for part, metrics in parts.items():
+        headline = comparison.headlines.get(part, next(iter(metrics), ""))
+        for name, one in metrics.items():
+            if few and len(parts) == 1:
+                shown.append((part, heading(name), one, list(one.pairs)))
+            elif name == headline:
+                pairs = list(one.pairs) if few else _neighbours(one)
+                shown.append((part, heading(name), one, pairs))
+    return shown
+
+
+def _neighbours(one: "MetricComparison") -> "list[Pair]":
+    """The pairs that follow each other in the ranking, the better system first."""
+    by_names = {(pair.a, pair.b): pair for pair in one.pairs}
+    by_names |= {(pair.b, pair.a): _turned(pair) for pair in one.pairs}
+    return [by_names[two] for two in pairwise(one.ranking)]
+
+
+def _turned(pair: "Pair") -> "Pair":
+    return replace(
+        pair,
+        a=pair.b,
+        b=pair.a,
+        difference=-pair.difference,
+        low=-pair.high,
+        high=-pair.low,
+        wins=pair.losses,
+        losses=pair.wins,
+        groups={
+            column: {value: (losses, ties, wins) for value, (wins, ties, losses) in of.items()}
+            for column, of in pair.groups.items()
+        },
+    )
+
+
+def notes(comparison: "Comparison") -> list[str]:
+    """What is to be said below the tables, each once."""
+    lines = [_LETTERS, _INTERVALS, _PAIRS, *_power(comparison)]
+    shown = sum(len(pairs) for *_, pairs in _pairs(comparison))
+    total = sum(len(one.pairs) for of in comparison.parts().values() for one in of.values())
+    if shown < total:
+        lines.append(
+            f"{shown:,} of {total:,} tested pairs are shown: --format csv or json has all."
+        )
+    return [*lines, *comparison.notes]
+
+
+def _power(comparison: "Comparison") -> Iterator[str]:
+    for part, metrics in comparison.parts().items():
+        known = [
+            f"{heading(name)} {_number(one.smallest_difference)}"
+            for name, one in metrics.items()
+            if one.smallest_difference is not None
+        ]
+        if known:
+            yield (
+                f"{part}: the smallest difference that one pair's test would have found with 80 % power "
+                f"(median over pairs): {', '.join(known)}"
+            )
+
+
+def _number(value: float, *, sign: bool = False, digits: int = 3) -> str:
+    """``.312``, ``-.041``, ``+.041``; 1 and more keep their digit before the point."""
+    text = f"{value:+.{digits}f}" if sign and value else f"{value:.{digits}f}"
+    return re.sub(r"^([+-]?)0\.", r"\1.", text)
+
+
+def _span(low: float, high: float, *, sign: bool = False) -> str:
+    digits = 3 if sign else 2
+    ends = (_number(end, sign=sign, digits=digits) for end in (low, high))
+    return f"[{' '.join(ends)}]"
+
+
+def _chance(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return "<.0001" if p < 0.0001 else _number(p, digits=4)
+
+
+def _score(name: str, one: "MetricComparison") -> tuple[str, str]:
+    mean = f"{_number(one.means[name])} {one.letters[name]}"
+    return mean, _span(*one.intervals[name])
+
+
+def _tally(three: "Tally") -> str:
+    return "/".join(f"{n:,}" for n in three)
+
+
+# Text for a terminal.
+
+
+def as_text(comparison: "Comparison") -> str:
+    """Tables of at most 80 columns, with notes."""
+    lines: list[str] = []
+    for table in _tables(comparison):
+        for columns in _blocks(table):
+            rows = [["", *(head for head, _ in columns)]]
+            for name in table.systems:
+                cells = [_score(name, one) for _, one in columns]
+                rows.append([name, *(f"{mean}\n{span}" for mean, span in cells)])
+            lines += [table.title, *_laid_out(rows), ""]
+    for part, head, one, pairs in _pairs(comparison):
+        rows = [["first − second", "diff.", "95 %", "p", "t", "wins/ties/losses"]]
+        for pair in pairs:
+            rows.append(
+                [
+                    f"{pair.a} −\n{pair.b}",
+                    _number(pair.difference, sign=True, digits=4),
+                    _span(pair.low, pair.high, sign=True),
+                    _chance(pair.p_holm),
+                    _chance(pair.p_t_holm),
+                    _tally((pair.wins, pair.ties, pair.losses)),
+                ]
+            )
+            if len(pairs) <= 3:
+                rows += [[f"  {value}", "", "", "", "", _tally(t)] for value, t in _groups(pair)]
+        lines += [f"{part}, {head}: {one.queries:,} queries", *_laid_out(rows), ""]
+    for note in notes(comparison):
+        lines += textwrap.wrap(note, WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
+
+
+def _groups(pair: "Pair") -> Iterator[tuple[str, "Tally"]]:
+    shown = 0
+    for values in pair.groups.values():
+        shown += len(values)
+        if len(values) > 1 and shown <= _MOST_GROUPS:
+            yield from values.items()
+
+
+def _blocks(table: _Table) -> Iterator[Sequence[tuple[str, "MetricComparison"]]]:
+    """The columns of a table, as many at a time as fit."""
+    block: list[tuple[str, MetricComparison]] = []
+    room = WIDTH - _NAME
+    for head, one in table.columns:
+        cells = [part for name in table.systems for part in _score(name, one)]
+        width = 2 + max(map(cell_len, (*cells, *_folded(head))))
+        if block and width > room:
+            yield block
+            block, room = [], WIDTH - _NAME
+        block.append((head, one))
+        room -= width
+    yield block
+
+
+def _folded(text: str) -> list[str]:
+    """A cell's lines, none longer than a name may be."""
+    return [
+        part
+        for line in text.split("\n")
+        for word_line in textwrap.wrap(line, _NAME, drop_whitespace=False) or [""]
+        for part in _cut(word_line.rstrip())
+    ]
+
+
+def _cut(line: str) -> Iterator[str]:
+    """Pieces of a line as wide as a name may be: some characters take two columns."""
+    while cell_len(line) > _NAME:
+        end = next(n for n in range(_NAME, 0, -1) if cell_len(line[:n]) <= _NAME)
+        yield line[:end]
+        line = line[end:]
+    yield line
+
+
+def _laid_out(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows of cells of one line or more as lines of text."""
+    cells = [list(map(_folded, row)) for row in rows]
+    widths = [max(cell_len(line) for row in cells for line in row[i]) for i in range(len(rows[0]))]
+    for number, row in enumerate(cells):
+        for i in range(max(map(len, row))):
+            parts = [cell[i] if i < len(cell) else "" for cell in row]
+            padded = (set_cell_size(p, width) for p, width in zip(parts, widths, strict=True))
+            yield "  ".join(padded).rstrip()
+        if not number:
+            yield "  ".join("-" * width for width in widths)
+
+
+# Markdown, LaTeX, CSV.
+
+
+def as_markdown(comparison: "Comparison") -> str:
+    """Tables of systems, of pairs, and notes."""
+    blocks = []
+    for table in _tables(comparison):
+        body = [
+            [_plain(name), *(" ".join(_score(name, one)) for _, one in table.columns)]
+            for name in table.systems
+        ]
+        heads = ["system", *(_plain(head) for head, _ in table.columns)]
+        blocks.append(f"**{_plain(table.title)}**\n\n{_markdown(heads, body)}")
+    for part, head, one, pairs in _pairs(comparison):
+        title = f"**{_plain(part)}, {_plain(head)}**: {one.queries:,} queries"
+        heads = ["first", "second", *_PAIR_HEADS]
+        body = [[_plain(pair.a), _plain(pair.b), *_pair_cells(pair)] for pair in pairs]
+        blocks.append(f"{title}\n\n{_markdown(heads, body)}")
+    return "\n\n".join([*blocks, *map(_plain, notes(comparison))]) + "\n"
+
+
+_PAIR_HEADS = ("difference", "95 % interval", "p", "t", "wins/ties/losses")
+
+
+def _pair_cells(pair: "Pair") -> list[str]:
+    return [
+        _number(pair.difference, sign=True, digits=4),
+        _span(pair.low, pair.high, sign=True),
+        _chance(pair.p_holm),
+        _chance(pair.p_t_holm),
+        _tally((pair.wins, pair.ties, pair.losses)),
+    ]
+
+
+def _plain(text: str) -> str:
+    """A text that Markdown shows as it is, in one line."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~&!])", r"\\\1", " ".join(text.split()))
+
+
+def _markdown(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(heads) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (heads, rule, *body))
+
+
+def as_latex(comparison: "Comparison") -> str:
+    """A ``tabular`` with booktabs for each table, letters as superscripts; notes as comments."""
+    blocks = [r"% \usepackage{booktabs}"]
+    for table in _tables(comparison):
+        heads = ["", *(_tex(head) for head, _ in table.columns)]
+        body = []
+        for name in table.systems:
+            cells = [
+                f"{_number(one.means[name])}\\textsuperscript{{{_tex(one.letters[name])}}}"
+                for _, one in table.columns
+            ]
+            body.append([_tex(name), *cells])
+        blocks.append(_tabular(table.title, "l" + "r" * len(table.columns), heads, body))
+    for part, head, one, pairs in _pairs(comparison):
+        heads = ["first", "second", *map(_tex, _PAIR_HEADS)]
+        body = [[_tex(pair.a), _tex(pair.b), *map(_tex, _pair_cells(pair))] for pair in pairs]
+        title = f"{part}, {head}: {one.queries:,} queries"
+        blocks.append(_tabular(title, "llrrrrr", heads, body))
+    comments = [f"% {' '.join(note.split())}" for note in notes(comparison)]
+    return "\n\n".join([*blocks, "\n".join(comments)]) + "\n"
+
+
+def _tabular(title: str, columns: str, heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    rows = [" & ".join(row) + r" \\" for row in body]
+    lines = [
+        f"% {' '.join(title.split())}",
+        f"\\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        " & ".join(heads) + r" \\",
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines)
+
+
+_TEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",  # after a line's end it would be an option of that end
+    "]": "{]}",
+    "–": "--",
+    "−": r"$-$",
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(c, c) for c in " ".join(text.split()))
+
+
+def as_csv(comparison: "Comparison") -> str:
+    """A row a pair; see `m2kr.evaluation.compare.Comparison.rows`."""
+    rows = comparison.rows()
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]) if rows else ["source"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _harmless(value) for key, value in row.items()} for row in rows)
+    return out.getvalue()
+
+
+def _harmless(value: object) -> object:
+    """A text that no spreadsheet takes for a formula; all else as it is."""
+    formula = isinstance(value, str) and value.lstrip()[:1] in {"=", "+", "-", "@"}
+    return f"'{value}" if formula or (isinstance(value, str) and value[:1] in "\t\r") else value

@@ -1,0 +1,300 @@
+"""Results put side by side: which are of one system, and whether they may be compared at all."""
+
+import json
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from m2kr.errors import CheckError, InputError, UsageError
+from m2kr.evaluation.result import Result
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_PARTS = ("queries", "judgements", "pool")
+_LONGEST_VALUE = 40  # characters of a setting in a system's label
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Systems:
+    """The same systems on the same queries of one source or more.
+
+    Attributes:
+        labels: What each system is called, in the order in which they were given.
+        results: By ``source/split`` each system's result, in the order of ``labels``.
+        query_ids: By source its queries, sorted.
+    """
+
+    labels: tuple[str, ...]
+    results: Mapping[str, tuple[Result, ...]]
+    query_ids: Mapping[str, tuple[str, ...]]
+
+    def scores(self, source: str, metric: str) -> "NDArray[np.float64]":
+        """(queries x systems) scores in the order of ``query_ids``, NaN where a query is undefined.
+
+        Raises:
+            CheckError: a query is undefined for one system and defined for another.
+        """
+        scores = np.stack([r.scores[metric] for r in self.results[source]], axis=1)
+        undefined = np.isnan(scores)
+        uneven = np.flatnonzero(undefined.any(1) != undefined.all(1))
+        if len(uneven):
+            row = int(uneven[0])
+            lacking = [n for n, u in zip(self.labels, undefined[row], strict=True) if u]
+            raise CheckError(
+                f"{metric} of {len(uneven):,} queries, such as '{self.query_ids[source][row]}', is "
+                f"undefined for {listed(lacking)} and defined for others",
+                where=source,
+                expected="a metric that the data leave undefined, so for all systems alike",
+            )
+        return scores
+
+    def groups(self, source: str) -> Mapping[str, Sequence[str]]:
+        """Per column that the source breaks its results down by, each query's value; maybe none."""
+        return next((r.query_groups for r in self.results[source] if r.query_groups), {})
+
+
+def side_by_side(results: Iterable[Result]) -> Systems:
+    """The systems that some results are of, on every source that they name.
+
+    Results of one retriever are one system's if nothing but the source sets them apart; where a source has
+    several of them, what differs (settings, index, depth, order of ties, run file) goes into their labels.
+    Two results of one run are one, with the metrics of both.
+
+    Raises:
+        UsageError: there are not two systems, or a system lacks a source: means have no holes.
+        InputError: a result has no scores of queries, or two results of one run disagree.
+        CheckError: results of one source have different ``eval`` fingerprints or queries.
+    """
+    by_source: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        by_source[f"{result.source}/{result.split}"].append(_in_order(result))
+    for source, group in by_source.items():
+        _require_one_fingerprint(source, group)
+    merged = {source: _merged(group) for source, group in by_source.items()}
+    labels = _labels(merged)
+    cells: dict[str, dict[str, Result]] = {
+        source: dict(zip(labels[source], group, strict=True)) for source, group in merged.items()
+    }
+    names = tuple(dict.fromkeys(label for of_source in labels.values() for label in of_source))
+    if len(names) < 2:
+        what = f"{names[0]} alone" if names else "nothing"
+        raise UsageError(
+            f"there is {what} to compare",
+            expected="results of two systems or more on the same queries",
+            fix="m2kr compare results/",
+        )
+    _require_no_holes(names, cells)
+    ordered = {source: tuple(cell[name] for name in names) for source, cell in cells.items()}
+    ids = {source: _one_set_of_queries(source, names, of) for source, of in ordered.items()}
+    return Systems(names, ordered, ids)
+
+
+def _called(result: Result) -> str:
+    """Where a result lies, or what its file would be called."""
+    if result.path is None:
+        return f"{result.name}.json"
+    here = Path.cwd()
+    return str(result.path.relative_to(here) if result.path.is_relative_to(here) else result.path)
+
+
+def _in_order(result: Result) -> Result:
+    """A result with its queries in the order of their ids.
+
+    Raises:
+        InputError: it has no scores of single queries, or not one for each.
+    """
+    if not result.query_ids or not result.scores:
+        raise InputError(
+            "the result has no scores of single queries, without which nothing can be paired",
+            where=_called(result),
+            expected=f"{result.files.get('queries', result.name + '.queries.parquet')} beside it",
+            fix=f"m2kr eval {result.source} --split {result.split} -r {result.retriever.get('name')}",
+        )
+    ids = result.query_ids
+    order = np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)
+    if len(set(ids)) < len(ids) or {len(v) for v in result.scores.values()} != {len(ids)}:
+        raise InputError("its scores are not one for each query", where=_called(result))
+    return replace(
+        result,
+        query_ids=tuple(ids[i] for i in order),
+        scores={name: np.asarray(v, np.float64)[order] for name, v in result.scores.items()},
+        query_groups={name: [v[i] for i in order] for name, v in result.query_groups.items()},
+    )
+
+
+def _require_one_fingerprint(source: str, results: Sequence[Result]) -> None:
+    """Refuses results of other data under one name."""
+    by_print: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        by_print[str(result.fingerprints.get("eval") or "none recorded")].append(result)
+    if len(by_print) == 1 and "none recorded" not in by_print:
+        return
+    (mark, some), *others = by_print.items()
+    other_mark, other = others[0] if others else (mark, some)
+    one, two = some[0], other[-1]
+    differ = [p for p in _PARTS if one.fingerprints.get(p) != two.fingerprints.get(p)]
+    raise CheckError(
+        f"{_called(one)} ({one.edition}, {mark[:16]}) and {_called(two)} ({two.edition}, "
+        f"{other_mark[:16]}) were scored on different data: {listed(differ) or 'eval'} differ",
+        where=source,
+        expected="one eval fingerprint: the same queries, judgements and passages; it sets "
+        + " apart from ".join(listed([_called(r) for r in of]) for of in by_print.values()),
+        fix=f"evaluate one of them anew on the other's data: m2kr eval {one.source} --split "
+        f"{one.split} --edition {one.edition} -r {two.retriever.get('name')}",
+    )
+
+
+def _details(result: Result) -> list[dict[str, Any]]:
+    """What can set two results of one retriever apart, the plainest first."""
+    done = result.experiment
+    search = {f"search.{key}": value for key, value in (done.get("searching") or {}).items()}
+    how = {
+        **{key: value for key, value in search.items() if not isinstance(value, Mapping)},
+        **(result.retriever.get("arguments") or {}),
+        **(result.retriever.get("settings") or {}),
+    }
+    scoring = {key: done[key] for key in ("ties", "missing_queries") if key in done}
+    return [
+        how,
+        {"k": result.k, **scoring},
+        {"class": done.get("class")},
+        {"run": (result.retriever.get("run") or {}).get("file")},
+        {"images": result.fingerprints.get("images"), "missing_images": done.get("missing_images")},
+    ]
+
+
+def _base(result: Result) -> str:
+    words = [str(result.retriever["name"]), str(result.retriever.get("label") or "")]
+    if result.search_mode != "exact":
+        words.append(f"({result.search_mode})")
+    return " ".join(word for word in words if word)
+
+
+def _merged(results: Sequence[Result]) -> list[Result]:
+    """The results of one source, those of one run and one way of scoring as one."""
+    kept: dict[str, Result] = {}
+    for result in results:
+        key = json.dumps([_base(result), _details(result), result.run_sha256], sort_keys=True)
+        other = kept.get(key, result)
+        for metric in sorted({*other.scores} & {*result.scores}):
+            if not np.array_equal(other.scores[metric], result.scores[metric], equal_nan=True):
+                raise InputError(
+                    f"it scores the same run as {_called(other)}, and {metric} is another",
+                    where=_called(result),
+                    fix="give one of the two files alone",
+                )
+        kept[key] = replace(
+            other,
+            scores={**result.scores, **other.scores},
+            metrics={**result.metrics, **other.metrics},
+            shown=[*dict.fromkeys([*other.shown, *result.shown])],
+            query_groups=other.query_groups or result.query_groups,
+        )
+    return list(kept.values())
+
+
+def _labels(by_source: Mapping[str, Sequence[Result]]) -> dict[str, list[str]]:
+    """Per source its results' labels: as short as they can be, equal for one system on all sources."""
+    labels = {source: [_base(result) for result in of] for source, of in by_source.items()}
+    for level in range(len(_details(next(iter(by_source.values()))[0])) if by_source else 0):
+        twice = {label for of in labels.values() for label in of if of.count(label) > 1}
+        for base in twice:
+            keys = _differing(base, level, labels, by_source)
+            for source, results in by_source.items():
+                for place, result in enumerate(results):
+                    if labels[source][place] == base:
+                        words = [_word(key, _details(result)[level].get(key)) for key in keys]
+                        labels[source][place] = " ".join([base, *words])
+    for source, results in by_source.items():
+        of = labels[source]
+        twice = {label for label in of if of.count(label) > 1}
+        labels[source] = [
+            f"{label} {result.name.rpartition('.')[2]}" if label in twice else label
+            for label, result in zip(of, results, strict=True)
+        ]
+        if len(set(labels[source])) < len(results):
+            raise InputError(
+                "two results have one name and different rankings",
+                where=f"{source}: {listed(sorted(set(labels[source])))}",
+                fix="give one of the two files alone",
+            )
+    return labels
+
+
+def _differing(
+    base: str,
+    level: int,
+    labels: Mapping[str, Sequence[str]],
+    by_source: Mapping[str, Sequence[Result]],
+) -> list[str]:
+    """What of a kind differs between the results of one source that share a label."""
+    keys: dict[str, None] = {}
+    for source, results in by_source.items():
+        same = [
+            _details(result)[level]
+            for result, label in zip(results, labels[source], strict=True)
+            if label == base
+        ]
+        for key in dict.fromkeys(key for details in same for key in details):
+            if len({json.dumps(details.get(key), sort_keys=True) for details in same}) > 1:
+                keys[key] = None
+    return list(keys)
+
+
+def _word(key: str, value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    short = text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
+    return short if key == "run" else f"{key}={short}"
+
+
+def _require_no_holes(names: Sequence[str], cells: Mapping[str, Mapping[str, Result]]) -> None:
+    """Refuses a mean over sources that some system lacks, with the command that leaves those out."""
+    holes = [(name, source) for name in names for source in cells if name not in cells[source]]
+    if not holes:
+        return
+    common = [source for source in cells if all(name in cells[source] for name in names)]
+    if common:
+        chosen = [cells[source][name] for source in common for name in names]
+        offer = f"the sources that all have ({listed(common)})"
+    else:
+        best = max(cells, key=lambda source: len(cells[source]))
+        chosen = list(cells[best].values())
+        offer = f"those that {best} was evaluated with"
+    lacking = [f"{name} has no result on {source}" for name, source in holes[:_EXAMPLES]]
+    more = f", and {len(holes) - _EXAMPLES} more holes" if len(holes) > _EXAMPLES else ""
+    enough = len(chosen) > 1
+    raise UsageError(
+        "; ".join(lacking) + more,
+        expected="each system on each source: a mean over holes would be of other sources"
+        + (f". Without them, {offer}:" if enough else ""),
+        fix=shlex.join(["m2kr", "compare", *map(_called, chosen)])
+        if enough
+        else "evaluate what is lacking",
+    )
+
+
+def _one_set_of_queries(
+    source: str, names: Sequence[str], results: Sequence[Result]
+) -> tuple[str, ...]:
+    ids = results[0].query_ids
+    for name, result in zip(names, results, strict=True):
+        if result.query_ids != ids:
+            odd = sorted({*ids} ^ {*result.query_ids})
+            raise CheckError(
+                f"{name} was scored on other queries than {names[0]}: {len(odd):,} are only in one of "
+                f"them, such as {listed(odd[:3])}",
+                where=source,
+            )
+    return ids
+
+
+def listed(words: Sequence[str]) -> str:
+    """The first few of some words."""
+    return ", ".join(words[:_EXAMPLES]) + (" …" if len(words) > _EXAMPLES else "")

@@ -1,0 +1,123 @@
+"""``m2kr compare`` on results and runs of mini."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+import m2kr
+from m2kr.retrieval.run import Run
+
+HIT = "hit_rate@5"
+
+
+@pytest.fixture(scope="module")
+def results(cli, mini_root, tmp_path_factory) -> Path:
+    """A folder with results of two splits: valid by three systems, seen by one."""
+    folder = tmp_path_factory.mktemp("compared")
+    out = folder / "results"
+    for words in (
+        ["-r", "bm25", "-r", "random", "-r", "oracle", "--split", "valid"],
+        ["-r", "bm25", "--split", "seen"],
+    ):
+        cli("eval", "mini", *words, "--data", mini_root, "--out", out)
+    return out
+
+
+def compare(cli, *words, code=0, **options):
+    return cli("compare", *words, code=code, **options)
+
+
+def test_a_table_fits_a_terminal_and_names_whom_it_cannot_tell_apart(cli, results):
+    done = compare(cli, *results.glob("mini.valid.*"))
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    for word in (
+        "oracle",
+        "bm25",
+        "random",
+        "R@5",
+        "PR@5",
+        "can't be told apart",
+        "not comparable",
+    ):
+        assert word in done.stdout
+    assert "IQ2T" in done.stdout  # of few pairs, wins by group are shown
+
+
+def test_every_format_has_the_same_numbers(cli, results):
+    files = sorted(results.glob("mini.valid.*.json"))
+    as_json = json.loads(compare(cli, *files, "--json").stdout)
+    assert as_json == json.loads(compare(cli, *files, "--format", "json").stdout)
+    by_python = m2kr.Results.load(*files).compare()
+    assert json.loads(json.dumps(by_python.as_dict())) == as_json
+    rows = list(csv.DictReader(io.StringIO(compare(cli, *files, "--format", "csv").stdout)))
+    pairs = as_json["by_source"]["mini/valid"][HIT]["pairs"]
+    for pair, row in zip(pairs, [r for r in rows if r["metric"] == HIT], strict=True):
+        assert (row["a"], row["b"]) == (pair["a"], pair["b"])
+        for name in ("difference", "p", "p_holm", "wins", "smallest_difference"):
+            assert float(row[name]) == pair[name]
+    bm25 = as_json["by_source"]["mini/valid"][HIT]["means"]["bm25"]
+    shown = f"{bm25:.3f}".removeprefix("0")
+    for form in ("table", "md", "latex"):
+        assert shown in compare(cli, *files, "--format", form).stdout
+
+
+def test_runs_are_scored_where_they_were_made(cli, results, mini_root, tmp_path):
+    copied = [tmp_path / "bm25.parquet", tmp_path / "rand.parquet"]
+    for name, copy in zip(("bm25", "random"), copied, strict=True):
+        copy.write_bytes(next(results.glob(f"mini.valid.{name}.*.run.parquet")).read_bytes())
+    done = json.loads(compare(cli, *copied, "--data", mini_root, "--json").stdout)
+    saved = m2kr.compare(
+        *results.glob("mini.valid.bm25*.json"), *results.glob("mini.valid.ra*.json")
+    )
+    assert (
+        done["by_source"]["mini/valid"]
+        == json.loads(json.dumps(saved.as_dict()))["by_source"]["mini/valid"]
+    )
+    runs = [Run.load(copy) for copy in copied]
+    assert m2kr.compare(runs, data=mini_root).metrics == saved.metrics
+    mixed = m2kr.compare(m2kr.Results.load(*results.glob("mini.valid.o*")), runs[1], data=mini_root)
+    assert mixed.systems == ("oracle", "random")
+    runs[0].save(tmp_path / "other.trec")
+    done = compare(cli, tmp_path / "other.trec", copied[1], "--data", mini_root, code=1)
+    assert "m2kr eval SOURCE -r run:" in done.stderr
+    strange = runs[0].named("x", fingerprints={"eval": "fp1:other"})
+    strange.save(tmp_path / "strange.parquet")
+    done = compare(cli, tmp_path / "strange.parquet", copied[1], "--data", mini_root, code=1)
+    assert "made on other data" in done.stderr
+
+
+def test_a_folder_with_holes_is_refused_and_the_offered_command_runs(cli, results):
+    done = compare(cli, "results", code=2, cwd=results.parent)
+    assert "has no result on mini/seen" in done.stderr
+    command = done.stderr.partition("try:")[2].split()
+    assert command[:2] == ["m2kr", "compare"]
+    assert len(command) == 5
+    assert "oracle" in compare(cli, *command[2:], cwd=results.parent).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "code"),
+    [
+        (["nowhere"], "no such result", 3),
+        (["results/mini.seen*.json"], "to compare", 2),
+        (["results", "--metrics", "recall@5"], "two things", 2),
+        (["results/mini.seen*.json", "--format", "xml"], "Invalid value", 2),
+    ],
+)
+def test_one_line_says_what_is_wrong(cli, results, words, message, code):
+    if "recall@5" in words:
+        words = ["results/mini.valid.*.json", *words[1:]]
+    done = compare(cli, *words, code=code, cwd=results.parent)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_result_without_its_table_of_scores(cli, results, tmp_path):
+    for file in results.glob("mini.valid.*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    done = compare(cli, tmp_path, code=1)
+    assert "no scores of single queries" in done.stderr
+    assert ".queries.parquet" in done.stderr

@@ -1,0 +1,350 @@
+"""Systems compared by their results: who is told apart from whom, and what is refused."""
+
+import csv
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from support.made_results import made_result
+
+import m2kr
+from m2kr.errors import CheckError, InputError, UsageError
+from m2kr.evaluation.compare import compare_results
+
+HIT = "hit_rate@5"
+
+
+def hits(seed, share, n=200):
+    return (np.random.default_rng(seed).random(n) < share).astype(float)
+
+
+@pytest.fixture(scope="module")
+def three():
+    """Two systems that hardly differ, and a bad one; queries in three orders."""
+    good, bad = hits(1, 0.7), hits(2, 0.2)
+    like = good.copy()
+    like[:3] = 1 - like[:3]
+    groups = {"task": ["I2T" if i % 2 else "Q2T" for i in range(200)]}
+    ids = [f"q{i:06}" for i in range(200)]
+    back = made_result("bad", {HIT: bad[::-1]}, query_ids=ids[::-1])
+    return [
+        made_result("good", {HIT: good}, query_groups=groups),
+        back,
+        made_result("like", {HIT: like}),
+    ]
+
+
+def test_letters_pairs_and_tallies(three):
+    found = m2kr.compare(*three).metrics[HIT]
+    assert found.queries == 200
+    assert found.letters == {"good": "a", "like": "a", "bad": "b"}
+    good, bad, like = (dict(zip(r.query_ids, r.scores[HIT], strict=True)) for r in three)
+    by_names = {(pair.a, pair.b): pair for pair in found.pairs}
+    assert set(by_names) == {("good", "bad"), ("good", "like"), ("bad", "like")}
+    for (a, b), pair in by_names.items():
+        scores = {"good": good, "bad": bad, "like": like}
+        x, y = scores[a], scores[b]
+        assert pair.wins == sum(x[i] > y[i] for i in x)
+        assert pair.losses == sum(x[i] < y[i] for i in x)
+        assert pair.wins + pair.ties + pair.losses == 200
+        assert pair.difference == pytest.approx(np.mean([x[i] - y[i] for i in x]))
+        assert pair.low <= pair.difference <= pair.high
+        of_group = pair.groups["task"]
+        assert np.sum(list(of_group.values()), axis=0).tolist() == [
+            pair.wins,
+            pair.ties,
+            pair.losses,
+        ]
+    close = by_names["good", "like"]
+    assert (close.wins + close.losses, close.exact, close.significant) == (3, True, False)
+    assert close.p in (0.25, 1.0)
+    assert by_names["good", "bad"].p_holm < 1e-6
+
+
+def test_order_of_systems_and_queries_does_not_matter(three):
+    one, other = compare_results(three).metrics[HIT], compare_results(three[::-1]).metrics[HIT]
+    turned = {(p.b, p.a): p for p in other.pairs}
+    for pair in one.pairs:
+        back = turned[pair.a, pair.b]
+        assert (pair.p, pair.p_holm, pair.p_t) == (back.p, back.p_holm, back.p_t)
+        assert (pair.difference, pair.low, pair.high) == pytest.approx(
+            (-back.difference, -back.high, -back.low)
+        )
+    assert one.letters == other.letters
+
+
+SCORES = st.lists(st.sampled_from([0.0, 0.5, 1.0, np.nan]), min_size=3, max_size=3)
+
+
+@settings(max_examples=40)
+@given(st.lists(SCORES, min_size=1, max_size=8), st.sampled_from(["same", "apart"]))
+def test_queries_undefined_for_all_are_left_out_and_for_some_refused(rows, nans):
+    scores = np.array(rows)
+    if nans == "same":
+        scores[np.isnan(scores).any(1)] = np.nan
+    uneven = (np.isnan(scores).any(1) != np.isnan(scores).all(1)).any()
+    results = [made_result(name, {HIT: scores[:, i]}) for i, name in enumerate("abc")]
+    if uneven:
+        with pytest.raises(CheckError, match="undefined for"):
+            compare_results(results)
+        return
+    found = compare_results(results).metrics
+    defined = scores[~np.isnan(scores[:, 0])]
+    if not len(defined):
+        assert not found
+        return
+    assert found[HIT].queries == len(defined)
+    assert list(found[HIT].means.values()) == pytest.approx(defined.mean(0).tolist())
+
+
+def on(source, name, scores, **changes):
+    return made_result(name, scores, source=source, **changes)
+
+
+def test_several_sources_and_their_mean():
+    mrr = "mrr@10"
+    results = [
+        on("one", "a", {HIT: hits(1, 0.5, 40), mrr: hits(1, 0.5, 40)}),
+        on("one", "b", {HIT: hits(2, 0.1, 40), mrr: hits(2, 0.1, 40)}),
+        on("two", "b", {mrr: hits(4, 0.1, 300)}),
+        on("two", "a", {mrr: hits(3, 0.5, 300)}),
+    ]
+    found = compare_results(results)
+    assert list(found.by_source) == ["one/test", "two/test"]
+    assert list(found.macro) == ["headline", mrr]
+    assert found.metrics is found.macro
+    for label in "ab":
+        of_source = [found.by_source[s][mrr].means[label] for s in found.by_source]
+        assert found.macro[mrr].means[label] == pytest.approx(np.mean(of_source))
+        own = [found.by_source["one/test"][HIT].means[label], of_source[1]]
+        assert found.macro["headline"].means[label] == pytest.approx(np.mean(own))
+    assert found.macro[mrr].queries == 340
+    assert any(HIT in note and "no mean" in note for note in found.notes)
+    for text in (str(found), found.to_markdown(), found.to_latex()):
+        assert "Means of 2 sources" in text
+        assert "Each source by its headline metric" in text
+
+
+def test_a_hole_is_refused_with_the_command_for_the_common_sources():
+    scores = {HIT: hits(1, 0.5)}
+    results = [on("one", "a", scores), on("one", "b", scores), on("two", "a", scores)]
+    with pytest.raises(UsageError, match="b has no result on two/test") as refused:
+        compare_results(results)
+    assert str(refused.value.fix) == f"m2kr compare {results[0].name}.json {results[1].name}.json"
+    with pytest.raises(UsageError, match="a has no result on one/test; b has no result"):
+        compare_results([on("two", "a", scores), on("one", "b", scores)])
+
+
+def test_different_data_are_refused_with_what_differs():
+    other = {p: f"fp1:{p}" for p in ("queries", "judgements")} | {
+        "pool": "fp1:new",
+        "eval": "fp1:x",
+    }
+    results = [
+        made_result("a", {HIT: hits(1, 0.5)}),
+        made_result("b", {HIT: hits(1, 0.5)}, fingerprints=other, edition="rebuilt"),
+    ]
+    with pytest.raises(CheckError, match="different data: pool differ") as refused:
+        compare_results(results)
+    for word in ("fp1:eval", "fp1:x", "here", "rebuilt", results[0].name, results[1].name):
+        assert word in str(refused.value)
+    same = made_result(
+        "b", {HIT: hits(1, 0.5)}, edition="rebuilt"
+    )  # another name for the same data
+    assert compare_results([results[0], same]).metrics[HIT].pairs[0].p == 1
+
+
+def test_what_cannot_be_paired_is_refused():
+    whole = made_result("a", {HIT: hits(1, 0.5)})
+    with pytest.raises(InputError, match="no scores of single queries"):
+        compare_results([whole, made_result("b", {})])
+    for alone in ([], [whole], [whole, whole]):
+        with pytest.raises(UsageError, match="to compare"):
+            compare_results(alone)
+    ids = [f"x{i}" for i in range(200)]
+    with pytest.raises(CheckError, match="other queries than a: 400"):
+        compare_results([whole, made_result("b", {HIT: hits(1, 0.5)}, query_ids=ids)])
+    with pytest.raises(InputError, match="not one for each query"):
+        compare_results([whole, made_result("b", {HIT: hits(1, 0.5)}, query_ids=["q"] * 200)])
+    with pytest.raises(InputError, match="is no result"):
+        m2kr.compare(whole, 3)
+
+
+def test_metrics_are_chosen_by_name_and_lacking_ones_refused(three):
+    scores = {HIT: hits(1, 0.5), "ndcg@10": hits(1, 0.5), "fn@3": hits(1, 0.5)}
+    two = [
+        made_result(name, scores, shown=[HIT, "pseudo_recall@5"], headline="pseudo_recall@5")
+        for name in "ab"
+    ]
+    assert list(compare_results(two).metrics) == [HIT]
+    assert list(compare_results(two, metrics="full").metrics) == list(scores)
+    assert list(compare_results(two, metrics="fn.py:fn@3,NDCG@10").metrics) == ["ndcg@10", "fn@3"]
+    with pytest.raises(UsageError, match="no result was scored by mrr@10"):
+        compare_results(two, metrics=["mrr@10"])
+    for unknown, words in (("recall@5", "two things"), ("ndgc@10", "no metric 'ndgc@10'")):
+        with pytest.raises(UsageError, match=words):
+            compare_results(two, metrics=unknown)
+    mixed = [*two, made_result("c", {HIT: hits(1, 0.5)})]
+    found = compare_results(mixed, metrics=f"default,{HIT}")
+    assert list(found.metrics) == [HIT]
+    with pytest.raises(InputError, match="c was not scored by ndcg@10"):
+        compare_results(mixed, metrics="ndcg@10")
+    mixed[0] = made_result("a", scores)
+    assert "ndcg@10 is left out, since c has none" in str(compare_results(mixed))
+
+
+def test_labels_say_what_differs():
+    def bm25(source="one", sha="x", **facts):
+        settings = {"k1": 0.9, "b": 0.4} | facts.pop("settings", {})
+        retriever = {"name": "bm25", "settings": settings, **facts.pop("retriever", {})}
+        return on(source, "", {HIT: hits(1, 0.5)}, retriever=retriever, run_sha256=sha, **facts)
+
+    def labels(*results):
+        return compare_results(results).systems
+
+    assert labels(bm25(), bm25(settings={"k1": 1.2}, sha="y")) == ("bm25 k1=0.9", "bm25 k1=1.2")
+    assert labels(bm25(), bm25(k=100, sha="y")) == ("bm25 k=500", "bm25 k=100")
+    assert labels(bm25(), bm25(retriever={"label": "mine"})) == ("bm25", "bm25 mine")
+    ties = [{"ties": "m2kr"}, {"ties": "trec"}]
+    assert labels(*(bm25(experiment=t) for t in ties)) == ("bm25 ties=m2kr", "bm25 ties=trec")
+    first, second = labels(bm25(), bm25(sha="y"))  # one that isn't deterministic, twice
+    assert re.fullmatch(r"bm25 [0-9a-f]{8}", first)
+    assert first != second
+    # What differs on one source alone is no reason to call a system by two names.
+    assert labels(
+        bm25(),
+        bm25(settings={"k1": 1.2}, sha="y"),
+        bm25("two"),
+        bm25("two", settings={"k1": 1.2}, sha="y"),
+    ) == ("bm25 k1=0.9", "bm25 k1=1.2")
+    assert labels(
+        bm25(),
+        on("one", "b", {HIT: hits(2, 0.5)}),
+        bm25("two", settings={"k1": 3}),
+        on("two", "b", {HIT: hits(2, 0.5)}),
+    ) == ("bm25", "b")
+
+
+def test_two_results_of_one_run_are_one_system(three):
+    one = made_result("a", {HIT: hits(1, 0.5)})
+    more = made_result("a", {HIT: hits(1, 0.5), "ndcg@10": hits(3, 0.5)})
+    other = made_result("b", {HIT: hits(2, 0.5), "ndcg@10": hits(4, 0.5)})
+    found = compare_results([one, more, other])
+    assert found.systems == ("a", "b")
+    assert set(found.metrics) == {HIT, "ndcg@10"}
+    with pytest.raises(InputError, match="hit_rate@5 is another"):
+        compare_results([one, made_result("a", {HIT: hits(9, 0.5)}), other])
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"partial": True}, "partial"),
+        ({"comparable": "mini is not M2KR data"}, "not comparable with published numbers: mini"),
+        ({"k": 3}, "rankings end at different ranks: a 3, b 500"),
+        ({"experiment": {"ties": "trec"}}, "ordered in two ways"),
+        ({"search": {"mode": "compressed"}}, "searched approximately"),
+    ],
+)
+def test_what_keeps_them_from_being_alike_is_said(changes, note):
+    results = [
+        made_result("a", {HIT: hits(1, 0.5)}, **changes),
+        made_result("b", {HIT: hits(2, 0.5)}),
+    ]
+    assert note in " ".join(compare_results(results).notes)
+
+
+def test_other_images_are_said():
+    prints = made_result("a", {HIT: [1]}).fingerprints
+    results = [
+        made_result(name, {HIT: hits(1, 0.5)}, fingerprints={**prints, "images": mark})
+        for name, mark in (("a", "fp1:i"), ("b", "fp1:j"), ("c", None))
+    ]
+    assert "saw the same ones" in str(compare_results(results))
+    assert "saw the same ones" not in str(compare_results(results[1:]))
+
+
+@pytest.mark.parametrize("n", [1, 2, 50])
+@pytest.mark.parametrize("value", [0.0, 1.0, 1 / 3])
+def test_identical_systems_are_equal(n, value):
+    results = [made_result(name, {HIT: np.full(n, value)}) for name in "ab"]
+    found = compare_results(results)
+    (pair,) = found.metrics[HIT].pairs
+    assert (pair.p, pair.p_holm, pair.difference, pair.low, pair.high) == (1, 1, 0, 0, 0)
+    assert (pair.p_t, pair.smallest_difference) == ((1, 0) if n > 1 else (None, None))
+    assert found.metrics[HIT].letters == {"a": "a", "b": "a"}
+    json.dumps(found.as_dict(), allow_nan=False)
+    for text in (str(found), found.to_markdown(), found.to_latex(), found.to_csv()):
+        assert "nan" not in text
+
+
+NAMES = [
+    "=1+1",
+    "näme 🐘",
+    "a_b & 50% #1",
+    "x|y`*z",
+    "[m] <b>",
+    "\\cmd{~^}",
+    "l" * 70,
+    "-dash",
+    "@at",
+]
+
+
+@pytest.fixture(scope="module")
+def odd():
+    return compare_results(
+        made_result(name, {m: hits(i, 0.1 * i) for m in (HIT, "hit_rate@1", "mrr@10", "my_own@3")})
+        for i, name in enumerate(NAMES)
+    )
+
+
+def test_text_fits_80_columns_and_keeps_whole_numbers(odd):
+    text = str(odd)
+    assert max(map(cell_len, text.splitlines())) <= 80
+    for one in odd.metrics.values():
+        for mean in one.means.values():
+            assert f"{mean:.3f}".removeprefix("0") in text
+
+
+def test_latex_is_escaped(odd):
+    text = odd.to_latex()
+    code = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    assert r"a\_b \& 50\% \#1" in code
+    assert r"\textbackslash{}cmd\{\textasciitilde{}\textasciicircum{}\}" in code
+    assert code.count(r"\begin{tabular}") == code.count(r"\end{tabular}") > 1
+    for line in code.splitlines():
+        if line.endswith(r"\\"):
+            cells = len(re.findall(r"(?<!\\)&", line)) + 1
+            assert cells in (5, 7), line
+    assert not re.search(r"(?<!\\)[%#_]", code)
+
+
+def test_markdown_has_a_cell_for_every_head(odd):
+    for block in odd.to_markdown().split("\n\n"):
+        if block.startswith("|"):
+            lines = [re.split(r"(?<!\\)\|", line) for line in block.splitlines()]
+            assert len({len(cells) for cells in lines}) == 1, block
+
+
+def test_csv_has_every_pair_and_no_formula(odd):
+    rows = list(csv.DictReader(io.StringIO(odd.to_csv())))
+    assert len(rows) == 4 * 36 == len(odd.to_pandas())
+    for row in rows:
+        assert not row["a"].startswith(("=", "-", "@", "+"))
+        assert float(row["difference"]) == pytest.approx(
+            float(row["mean_a"]) - float(row["mean_b"]), abs=1e-9
+        )
+    assert {row["a"] for row in rows} >= {"'=1+1", "'-dash", "näme 🐘"}
+    assert set(odd.to_pandas()["a"]) >= {"=1+1", "-dash"}
+
+
+def test_of_many_pairs_the_neighbours_are_shown(odd):
+    assert "of 144 tested pairs are shown: --format csv or json has all" in " ".join(
+        str(odd).split()
+    )
