@@ -14,6 +14,7 @@ from m2kr.display import escaped, html_table
 from m2kr.errors import CheckError, InputError, M2KRError, UsageError, plainly
 from m2kr.evaluation.compare import Comparison, compare_results
 from m2kr.evaluation.harness import evaluate_split, over_seeds, plan_metrics
+from m2kr.evaluation.judge_file import JudgeFile, names_judge_file, require_run
 from m2kr.evaluation.metrics import Chosen, Spec, choose, own
 from m2kr.evaluation.result import Result, file_word
 from m2kr.evaluation.result_files import is_result, load_results, result_files
@@ -91,7 +92,7 @@ class Results(list[Result]):
 
 @plainly()
 def evaluate(
-    source: "str | Split | Sequence[str | Split]",
+    source: "str | Path | Split | Sequence[str | Path | Split]",
     retriever: "str | Retriever | Run | Sequence[str | Retriever | Run]",
     *,
     split: str = "test",
@@ -119,8 +120,9 @@ def evaluate(
     """Evaluates retrievers on splits with M2KR's metrics.
 
     Args:
-        source: A source name, a loaded `Split` (then ``split``, ``edition``, ``data`` and images are
-            its own), or a list. Of a list, splits without judgements are searched and not scored.
+        source: A source name, a loaded `Split` or the path of a judge file (then ``split``,
+            ``edition``, ``data`` and images are its own), or a list. Of a list, splits
+            without judgements are searched and not scored.
         retriever: A name (``bm25``), ``package.module:Class``, ``file.py:Class``, an object with
             ``index`` and ``search``, a `Run`, or several.
         split: Split of the sources given by name.
@@ -164,14 +166,21 @@ def evaluate(
             contract; see the subclasses.
     """
 
-    def opened(name: str | Split) -> Split:
+    def opened(name: str | Path | Split) -> Split:
         if isinstance(name, Split):
             return name
+        if names_judge_file(name):
+            return JudgeFile.load(name)
         return load(
-            name, split, edition=edition, data=data, images=images, missing_images=missing_images
+            str(name),
+            split,
+            edition=edition,
+            data=data,
+            images=images,
+            missing_images=missing_images,
         )
 
-    named = [source] if isinstance(source, str | Split) else list(source)
+    named = [source] if isinstance(source, str | Path | Split) else list(source)
     chosen = _chosen(metrics)
     searching = _searching(search, audit, max_hours)
     one_retriever = isinstance(retriever, str) or not isinstance(retriever, Sequence)
@@ -184,7 +193,7 @@ def evaluate(
     if ablate or bands:
         _require_searches(retrievers, seeds)
     # Everything that can be checked is, for all of them, before the first row is encoded.
-    one_split = isinstance(source, str | Split)
+    one_split = isinstance(source, str | Path | Split)
     opening = []
     for name in named:
         began = now()
@@ -298,6 +307,7 @@ def _check(
     """Checks depth, search, a replayed run's queries and the images of one evaluation to come."""
     check_retriever(retriever)
     run = retriever.run if isinstance(retriever, RunRetriever) else None
+    require_run(split, retriever, run is not None)
     asked = plan_metrics(metrics, k, run)
     check_search(retriever, searching)
     if run is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from m2kr.data.load import Split
 from m2kr.errors import UsageError
 from m2kr.evaluation.cost import Meter, by_stage, rate
+from m2kr.evaluation.judge_file import require_run
 from m2kr.evaluation.metrics import Chosen, Spec, choose
 from m2kr.evaluation.result import Result, json_sha256, peak_memory, versions
 from m2kr.evaluation.scoring import require_judgements, score_run
@@ -151,6 +152,7 @@ def evaluate_split(
     """
     meter = Meter()
     check_retriever(retriever)
+    require_run(split, retriever, isinstance(retriever, RunRetriever))
     plan = plan_metrics(metrics, k, retriever.run if isinstance(retriever, RunRetriever) else None)
     if require_qrels:
         require_judgements(split)

@@ -1,25 +1,19 @@
 """A run against relevance judgements and answers: what metrics are computed from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from m2kr.evaluation.answer_ranks import Answers, AnswersInTexts, Texts
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from m2kr.retrieval.run import Run
-
-# Most queries are settled by their first texts, so those are read first and for all queries.
-_WAVES = (0, 1, 5, 20, 100)
-TEXTS_AT_ONCE = 4096  # texts in memory, whatever the pool
-
-# Places in the run's vocabulary -> the passages' texts.
-Texts = Callable[["NDArray[np.int64]"], list[str]]
 
 
 class JudgedRun:
@@ -29,7 +23,7 @@ class JudgedRun:
         run: Every query of the split, cut at the deepest cut-off that is asked for.
         qrels: ``question_id, passage_id, relevance`` columns; of repeated judgements the highest
             counts; grades of 0 and below and other queries' judgements are ignored.
-        answers: Per query its answers; empty where it has none.
+        answers: Per query its answers, empty where it has none, with ``texts``; or what stands for them.
         texts: Reads passage texts by place in ``run.vocabulary``; only called for pseudo recall.
         same: Passages that count as another one: places in ``run.vocabulary`` and the ids they count
             as. The first of a query's rows that count as one passage is it; further ones are nothing.
@@ -50,22 +44,25 @@ class JudgedRun:
         ideal: Query numbers and grades of all judgements above 0, best grade first.
         has_answers: Per query whether it has an answer, be it blank.
         has_empty_answer: Per query whether an answer is blank, and so in every text.
+        has_short_answer: Per query whether an answer has one or two characters, and so is in nearly
+            every text.
     """
 
     def __init__(
         self,
         run: "Run",
         qrels: "pa.Table",
-        answers: Sequence[Sequence[str]],
-        texts: Texts,
+        answers: Sequence[Sequence[str]] | Answers,
+        texts: Texts | None = None,
         *,
         same: "tuple[NDArray[np.int64], pa.Array] | None" = None,
         missed_without_positives: bool = False,
         threshold: float = 1,
     ) -> None:
         self.run = run
-        self._answers = [[answer.strip().lower() for answer in of_query] for of_query in answers]
-        self._texts = texts
+        if isinstance(answers, Sequence):
+            answers = AnswersInTexts(answers, texts or _no_texts)
+        self._answers: Answers = answers
         names = qrels.column("passage_id").cast(pa.large_string()).unique()
         self._owner, self._code, self._grade = _judgements(run, qrels, names)
         counts = run.counts()
@@ -81,17 +78,22 @@ class JudgedRun:
         self.graded = (np.bincount(self._owner, minlength=len(run)) > 0) | missed_without_positives
         self.relevance = self._row_relevance()
         self.right = self.relevance >= threshold
-        self.has_answers = np.array(list(map(bool, self._answers)), bool)
-        self.has_empty_answer = np.array(["" in accepted for accepted in self._answers], bool)
+        self.has_answers = answers.given
+        self.has_empty_answer = answers.blank
+        self.has_short_answer = answers.short
         self._hits_before = np.concatenate([[0], np.cumsum(self.right)])
 
     def _row_relevance(self) -> "NDArray[np.float64]":
-        rows = self.owners * self._width + self.codes
+        relevance = np.zeros(len(self.codes))
+        judged = np.zeros(self._width, bool)
+        judged[self._code] = True
+        some = np.flatnonzero(judged[self.codes])  # of passages that are judged for any query
         keys = self._owner * self._width + self._code  # ascending and distinct
-        if not len(keys):
-            return np.zeros(len(rows))
-        nearest = np.minimum(np.searchsorted(keys, rows), len(keys) - 1)
-        return np.where(keys[nearest] == rows, self._grade[nearest], 0)
+        rows = self.owners[some] * self._width + self.codes[some]
+        if len(some):
+            nearest = np.minimum(np.searchsorted(keys, rows), len(keys) - 1)
+            relevance[some] = np.where(keys[nearest] == rows, self._grade[nearest], 0)
+        return relevance
 
     def _counted_as(
         self, names: pa.Array, places: "NDArray[np.int64]", ids: pa.Array
@@ -139,52 +141,7 @@ class JudgedRun:
 
     @cached_property
     def _first_answers(self) -> "tuple[NDArray[np.float64], NDArray[np.float64]]":
-        counts = self.run.counts()
-        first, first_word = np.full(len(counts), np.inf), np.full(len(counts), np.inf)
-        deepest = int(counts.max(initial=0))
-        # Beyond the last wave, as deep at a time as one query's texts may be many.
-        waves = (*_WAVES, *range(_WAVES[-1] + TEXTS_AT_ONCE, deepest, TEXTS_AT_ONCE))
-        edges = [*(wave for wave in waves if wave < deepest), deepest]
-        for start, stop in pairwise(edges):
-            waiting = np.flatnonzero(self.has_answers & np.isinf(first_word) & (counts > start))
-            step = max(1, TEXTS_AT_ONCE // (stop - start))
-            for begin in range(0, len(waiting), step):
-                queries = waiting[begin : begin + step]
-                self._look_for_answers(queries, start, stop, first, first_word)
-        return first, first_word
-
-    def _look_for_answers(
-        self,
-        queries: "NDArray[np.int64]",
-        start: int,
-        stop: int,
-        first: "NDArray[np.float64]",
-        first_word: "NDArray[np.float64]",
-    ) -> None:
-        """Looks through some ranks of some queries and notes the first hits of each."""
-        offsets = self.run.offsets
-        ends = np.minimum(offsets[queries] + stop, offsets[queries + 1])
-        spans = [
-            self.run.codes[begin:end]
-            for begin, end in zip(offsets[queries] + start, ends, strict=True)
-        ]
-        places = np.unique(np.concatenate(spans)).astype(np.int64)
-        lowered = dict(zip(places.tolist(), map(str.lower, self._texts(places)), strict=True))
-        for query, span in zip(queries.tolist(), spans, strict=True):
-            for rank, code in enumerate(span.tolist(), start + 1):
-                text = lowered[code]
-                contained = [answer for answer in self._answers[query] if answer in text]
-                if contained:
-                    first[query] = min(first[query], rank)
-                    if any(_has_word(answer, text) for answer in contained):
-                        first_word[query] = rank
-                        break
-
-    @cached_property
-    def has_short_answer(self) -> "NDArray[np.bool_]":
-        """Per query whether an answer has one or two characters, and so is in nearly every text."""
-        short = [any(0 < len(a) <= 2 for a in accepted) for accepted in self._answers]
-        return np.array(short, bool)
+        return self._answers.first_ranks(self.run)
 
     @cached_property
     def ideal(self) -> "tuple[NDArray[np.int64], NDArray[np.float64]]":
@@ -217,19 +174,5 @@ def _judgements(
     return owners[new], codes[new], grade[new]
 
 
-def _has_word(answer: str, text: str) -> bool:
-    r"""Whether a text holds an answer that no letter or digit goes on before or after.
-
-    As at a word's edge in ``\b``, but for an answer's own edge that is neither: ``c++`` is in ``c++11``.
-    """
-    if not answer:
-        return True
-    start = text.find(answer)
-    while start >= 0:
-        end = start + len(answer)
-        begun = start > 0 and answer[0].isalnum() and text[start - 1].isalnum()
-        goes_on = end < len(text) and answer[-1].isalnum() and text[end].isalnum()
-        if not begun and not goes_on:
-            return True
-        start = text.find(answer, start + 1)
-    return False
+def _no_texts(places: "NDArray[np.int64]") -> list[str]:
+    raise TypeError(f"{len(places)} texts are needed")

@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 
 from m2kr.data.lookup import values_at
 from m2kr.errors import CheckError, MissingError
+from m2kr.evaluation.answer_ranks import Answers, AnswersInTexts
+from m2kr.evaluation.judge_file import JudgeFile
 from m2kr.evaluation.judgements import JudgedRun
 from m2kr.evaluation.metrics import Chosen
 from m2kr.evaluation.significance import bootstrap_interval
@@ -64,7 +66,7 @@ def score_run(
     """The chosen metrics of a complete run.
 
     Args:
-        split: The split.
+        split: The split, or its judge file.
         run: Every query of the split, in its order, cut at ``k``; equal scores in the order of ``ties``.
         chosen: Metrics; those that are nowhere defined are left out unless they were named.
         k: Depth of the run.
@@ -85,7 +87,6 @@ def score_run(
         return Scores({}, {}, {}, facts, {}, ("no judgements: searched, not scored",))
     qrels = split.queries_view.judgements()
     miss = split.manifest.get("unjudged") == "miss" and len(qrels) > 0
-    column = split.passages_view.dataset.data.column("passage_content")
 
     def judge(part: Run) -> JudgedRun:
         rows = whole
@@ -96,8 +97,7 @@ def score_run(
         return JudgedRun(
             part,
             qrels,
-            [answers or [] for answers in split.queries_view.column("answers")],
-            lambda places: values_at(column, rows[places]),
+            _answers(split, rows),
             same=_counted_as(split, rows),
             missed_without_positives=miss,
             threshold=split.manifest.get("relevance_threshold", 1),
@@ -131,6 +131,15 @@ def score_run(
     query_groups = _query_groups(split)
     groups = _groups(query_groups, per_query)
     return Scores(summary, groups, per_query, facts, query_groups, tuple(notes))
+
+
+def _answers(split: "Split", rows: "NDArray[np.int64]") -> Answers:
+    """A split's answers, for a run whose vocabulary lies in these rows of the pool."""
+    if isinstance(split, JudgeFile):
+        return split.answers(rows)
+    column = split.passages_view.dataset.data.column("passage_content")
+    answers = [given or [] for given in split.queries_view.column("answers")]
+    return AnswersInTexts(answers, lambda places: values_at(column, rows[places]))
 
 
 def _on_short_answers(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import UsageError
-from m2kr.evaluation import judgements
+from m2kr.evaluation import answer_search
 from m2kr.evaluation.judgements import JudgedRun
 from m2kr.evaluation.metrics import GRID, choose, heading, metrics, parse
 from m2kr.retrieval.run import Run
@@ -275,8 +275,8 @@ def test_an_empty_answer_needs_a_result_to_be_found_in():
 )
 def test_pseudo_recall_equals_the_official_computation(ranking, answers, texts, held):
     given_ = judged(ranking, {}, answers, texts)
-    before = judgements.TEXTS_AT_ONCE
-    judgements.TEXTS_AT_ONCE = held
+    before = answer_search.TEXTS_AT_ONCE
+    answer_search.TEXTS_AT_ONCE = held
     try:
         for k in (1, 2, 6, 20):
             found = value(given_, f"pseudo_recall@{k}")
@@ -289,7 +289,7 @@ def test_pseudo_recall_equals_the_official_computation(ranking, answers, texts, 
                 )
                 assert found[place] == (float(expected) if answers.get(query) else None)
     finally:
-        judgements.TEXTS_AT_ONCE = before
+        answer_search.TEXTS_AT_ONCE = before
 
 
 def test_texts_are_read_only_where_needed():

@@ -1,0 +1,244 @@
+"""Judge files: all that scoring a run needs of a split, in one Parquet file, without a text.
+
+The first rows hold the queries in ``question_id`` and the columns beside it, the passages in ``passage_id``
+(and ``scored_as``), and the distinct answers in ``answer_rows`` (numbers of the passages that hold it) and
+``answer_words`` (whether as whole words); further rows are null, for a column may be longer than another.
+``answers`` of a query are numbers of answers, -1 for a blank one. ``m2kr_judge`` in the metadata is JSON
+with the split's facts, ``m2kr_judge_sha256`` its hash; pages carry checksums.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2kr.data.load import Split
+from m2kr.errors import InputError, MissingError, UsageError
+from m2kr.parquet import ParquetReader
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from datasets import Dataset
+    from numpy.typing import NDArray
+
+    from m2kr.data.lookup import IdIndex
+    from m2kr.data.rows import RowReader
+    from m2kr.evaluation.answer_ranks import AnswerLists, Answers
+    from m2kr.schema import TableKind
+
+FORMAT = "m2kr-judge-1"
+SUFFIX = ".judge.parquet"
+KEY, SHA256_KEY = b"m2kr_judge", b"m2kr_judge_sha256"
+PASSAGE_COLUMNS = ("passage_id", "scored_as")
+ANSWER_COLUMNS = ("answer_rows", "answer_words")
+SHORT = "has_short_answer"
+# What scoring and results read of a manifest.
+MANIFEST = ("headline", "comparable", "partial", "relevance_threshold", "unjudged", "groups")
+
+
+def names_judge_file(source: object) -> bool:
+    """Whether what stands in a source's place is the path of a judge file."""
+    return isinstance(source, Path) or (isinstance(source, str) and source.endswith(".parquet"))
+
+
+@dataclass(frozen=True)
+class JudgeFile(Split):
+    """A split as a judge file has it: runs are scored on it as on the split itself; nothing can search it.
+
+    Attributes:
+        made_of: Edition that it was made of.
+        recorded: Fingerprints of the split.
+        table: The file's columns.
+        sizes: Rows of ``queries``, ``passages`` and ``answers``.
+    """
+
+    made_of: str = ""
+    recorded: dict[str, str] = field(default_factory=dict)
+    table: "pa.Table | None" = field(default=None, repr=False, compare=False)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "JudgeFile":
+        """Reads a judge file.
+
+        Raises:
+            MissingError: there is none.
+            InputError: it is damaged, of another version, or something else.
+        """
+        import pyarrow as pa
+
+        path = Path(path)
+        if not path.is_file():
+            raise MissingError("there is no such judge file", where=str(path), fix=_FIX)
+        with ParquetReader(path) as reader:
+            metadata = reader.schema.metadata or {}
+            facts = _facts(path, metadata.get(KEY), metadata.get(SHA256_KEY))
+            groups = [reader.group(i, reader.schema.names) for i in range(reader.groups)]
+        table = pa.concat_tables(groups)
+        try:
+            judge = cls(
+                source=facts["source"],
+                split=facts["split"],
+                folder=path,
+                manifest=facts["manifest"],
+                made_of=facts["edition"],
+                recorded=facts["fingerprints"],
+                table=table,
+                sizes=facts["sizes"],
+            )
+            judge._require_whole(facts["columns"])
+        except (KeyError, TypeError) as error:
+            raise _refusal(path, f"it lacks {error}") from error
+        return judge
+
+    def _require_whole(self, columns: list[str]) -> None:
+        table = self.table
+        assert table is not None
+        if table.column_names != columns:
+            raise _refusal(self.folder, "its columns are not those that were written")
+        longest = {"passage_id": "passages", "answer_rows": "answers", "answer_words": "answers"}
+        for name in columns:
+            size = self.sizes[longest.get(name, "queries")]
+            nulls = table.column(name).null_count
+            optional = name == "scored_as" or name in self.manifest["groups"]
+            if size > len(table) or (nulls != len(table) - size and not optional):
+                raise _refusal(self.folder, f"column {name!r} has other rows than were written")
+
+    @property
+    def edition(self) -> str:
+        """Name of the edition that it was made of."""
+        return self.made_of
+
+    @property
+    def pool(self) -> str:
+        """Whose passages it has: the split's."""
+        return self.split
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Those of the split."""
+        return dict(self.recorded)
+
+    @cached_property
+    def queries(self) -> "Dataset":
+        """Ids, judgements and groups; ``answers`` are numbers."""
+        apart = (*PASSAGE_COLUMNS, *ANSWER_COLUMNS)
+        return self._rows([n for n in self._table_columns if n not in apart], "queries")
+
+    @cached_property
+    def passages(self) -> "Dataset":
+        """Ids alone."""
+        return self._rows([n for n in self._table_columns if n in PASSAGE_COLUMNS], "passages")
+
+    @property
+    def _table_columns(self) -> list[str]:
+        assert self.table is not None
+        return list(self.table.column_names)
+
+    def _rows(self, names: list[str], size: str) -> "Dataset":
+        from datasets import Dataset
+
+        assert self.table is not None
+        return Dataset(
+            self.table.select(names).slice(0, self.sizes[size]).replace_schema_metadata()
+        )
+
+    def answers(self, rows: "NDArray[np.int64]") -> "Answers":
+        """The split's answers.
+
+        Args:
+            rows: Per place in a run's vocabulary its row in the pool.
+        """
+        from m2kr.evaluation.answer_ranks import AnswersInLists
+
+        return AnswersInLists(self._answer_lists, rows)
+
+    @cached_property
+    def _answer_lists(self) -> "AnswerLists":
+        import numpy as np
+
+        from m2kr.evaluation.answer_ranks import AnswerLists
+
+        offsets, rows = self._list("answer_rows")
+        marked, words = self._list("answer_words")
+        pool = self.sizes["passages"]
+        if not np.array_equal(offsets, marked) or (
+            len(rows) and not 0 <= rows.min() <= rows.max() < pool
+        ):
+            raise _refusal(self.folder, "its answers name passages that it lacks")
+        places = np.flatnonzero(words)
+        of_words = np.searchsorted(places, offsets)
+        return AnswerLists(
+            of_query=self.queries_view.column("answers"),
+            short=np.array(self.queries_view.column(SHORT), bool),
+            passages=np.split(rows, offsets[1:-1])[: len(offsets) - 1],
+            words=np.split(rows[places], of_words[1:-1])[: len(offsets) - 1],
+            pool=pool,
+        )
+
+    def _list(self, name: str) -> "tuple[NDArray[np.int64], NDArray[Any]]":
+        """Where each list of a column of answers begins, and one end more; and the values of all."""
+        import numpy as np
+        import pyarrow.compute as pc
+
+        assert self.table is not None
+        lists = self.table.column(name).slice(0, self.sizes["answers"]).combine_chunks()
+        lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        values = lists.flatten().to_numpy(zero_copy_only=False)
+        return offsets, values.astype(np.int64)
+
+    def require_unharmed(self) -> None:
+        """Does nothing: the file was read as a whole."""
+
+    def _dataset(self, kind: "TableKind", split: str) -> "Dataset":
+        raise MissingError(
+            f"a judge file has no {kind} of {split}", where=self.label, fix="load the source itself"
+        )
+
+    @cached_property
+    def _access(self) -> "dict[TableKind, tuple[IdIndex, RowReader]]":
+        self._dataset("passages", self.split)
+        return {}
+
+    @cached_property
+    def images(self) -> None:
+        """None."""
+        return None
+
+
+def require_run(split: Split, retriever: object, is_run: bool) -> None:
+    """Refuses a retriever on a judge file.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if isinstance(split, JudgeFile) and not is_run:
+        name = getattr(retriever, "name", retriever)
+        raise UsageError(
+            f"'{name}' can't search a judge file, which has no texts",
+            where=str(split.folder),
+            expected="a run that is already made",
+            fix=f"m2kr eval {split.folder} -r run:FILE",
+        )
+
+
+_FIX = f"m2kr export SOURCE --format judge --out FILE{SUFFIX}"
+
+
+def _facts(path: Path, raw: bytes | None, digest: bytes | None) -> dict[str, Any]:
+    if raw is None:
+        raise _refusal(path, "it is no judge file")
+    if digest != hashlib.sha256(raw).hexdigest().encode():
+        raise _refusal(path, "the file is damaged")
+    facts: dict[str, Any] = json.loads(raw)
+    if facts.get("format") != FORMAT:
+        raise _refusal(path, f"it is a judge file of another version: {facts.get('format')}")
+    return facts
+
+
+def _refusal(path: Path, what: str) -> InputError:
+    return InputError(what, where=str(path), expected=f"a judge file ({FORMAT})", fix=_FIX)
