@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from m2kr.evaluation.metrics import GRID
@@ -73,7 +73,12 @@ class Summary:
             Column(key, label, group)
             for (key, label), group in zip(names, by_split.values(), strict=True)
         ]
-        return cls(tuple(_in_order(dict.fromkeys(labels), columns)), tuple(columns))
+        systems = _in_order(dict.fromkeys(labels), columns)
+        ordered = [
+            replace(column, results={s: column.results[s] for s in systems if s in column.results})
+            for column in columns
+        ]
+        return cls(tuple(systems), tuple(ordered))
 
     def metrics(self) -> list[str]:
         """Every metric that some result has, those of tables first."""

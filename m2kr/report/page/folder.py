@@ -92,12 +92,27 @@ def write_report(
             _browser(column, number, files, data, images, progress)
             for number, column in enumerate(summary.columns)
         ]
-        facts = fitted(_facts(summary, browsers))
-        title = "Results" if len(summary.columns) > 1 else f"Results on {summary.columns[0].label}"
-        page = html.render("report.html", "report.js", title=title, data=as_script(facts).decode())
-        _write(aside / "index.html", page.encode())
-        _write(aside / MARKER, as_script({"format": FORMAT, "m2kr": __version__}) + b"\n")
+        write_page(aside, summary, browsers)
     return target / "index.html"
+
+
+def write_page(folder: Path, summary: Summary, browsers: Sequence[Mapping[str, Any]]) -> None:
+    """Writes ``index.html`` and what marks the folder as a report.
+
+    Args:
+        folder: It exists, and has the data of the queries.
+        summary: What the page shows first.
+        browsers: Per column the ``folder`` of its queries' data, the ``systems`` in their order and what
+            `write_queries` says; or a ``fault`` where there is none.
+    """
+    facts = fitted(_facts(summary, browsers))
+    title = "Results" if len(summary.columns) > 1 else f"Results on {summary.columns[0].label}"
+    style = (html.TEMPLATES / "report.css").read_text(encoding="utf-8")
+    page = html.render(
+        "report.html", "report.js", title=title, style=style, data=as_script(facts).decode()
+    )
+    _write(folder / "index.html", page.encode())
+    _write(folder / MARKER, as_script({"format": FORMAT, "m2kr": __version__}) + b"\n")
 
 
 @contextmanager

@@ -171,9 +171,9 @@ function radar() {
   });
   return figure("Across splits", "Each axis is a split with a scale of its own, from 0 at the centre.",
     [drawing(size, size - 40, "Radar of scores, an axis a split; the table above has the numbers",
-      svg("g", {transform: "translate(0 -16)"}, [.25, .5, .75, 1].map(ring),
+      svg("g", {transform: `translate(0 ${columns.length === 3 ? 14 : -16})`}, [.25, .5, .75, 1].map(ring),
         columns.map((_, place) => svg("line", {class: "grid", x1: centre, y1: centre, x2: point(place, 1)[0], y2: point(place, 1)[1]})), names, lines)),
-    legend(systems)]);
+    legend(systems)], "tall");
 }
 
 // Ends of lines labelled beside them, moved apart where they would overlap.
@@ -208,7 +208,7 @@ function curve(column) {
     drawing(width, height, "Score by cut-off K",
       ticks.map(value => [svg("line", {class: "grid", x1: left, x2: right, y1: y(value), y2: y(value)}),
         text(left - 8, y(value) + 4, tick(value), {"text-anchor": "end", class: "tick"})]),
-      ks.map(k => text(x(k), bottom + 20, k, {"text-anchor": "middle", class: "tick"})),
+      ks.filter((k, place) => !place || x(k) - x(ks[place - 1]) > 21 || k === ks.at(-1)).map(k => text(x(k), bottom + 20, k, {"text-anchor": "middle", class: "tick"})),
       text((left + right) / 2, bottom + 38, "K", {"text-anchor": "middle", class: "tick"}),
       series.map(one => svg("g", {class: `line c${one.system % 12}`},
         svg("path", {d: one.points.map(([k, value], place) => `${place ? "L" : "M"}${x(k).toFixed(1)} ${y(value).toFixed(1)}`).join(""),
@@ -376,7 +376,7 @@ class Source {
     for (let block = 0; block < blocks; block++) { this.hits.set(block, await load(`${this.folder}/hits-${block}`)); told(++done / all); }
     for (let number = 0; number < this.meta.texts.length; number++) { await this.chunk(number); told(++done / all); }
   }
-  // Rows whose shown passages hold some words, of those that are loaded.
+  // Rows whose shown passages hold some words, once all are loaded.
   holding(words) {
     const passages = new Set();
     for (const [number, texts] of this.texts) {
@@ -475,10 +475,10 @@ function isShown(row) {
 
 function applyFilters(keep) {
   const source = browser.source, words = browser.words.trim().toLowerCase();
-  const holding = words ? source.holding(words) : null;
+  const holding = words && source.whole ? source.holding(words) : null;
   browser.rows = source.rows.filter(row => isShown(row)
     && Object.entries(browser.filters).every(([name, value]) => value === "" || row.filters[name] === Number(value))
-    && (!words || holding.has(row.number) || (row.text ??= [row.id, row.question, row.instruction, ...row.answers].join("\n").toLowerCase()).includes(words)));
+    && (!words || holding?.has(row.number) || (row.text ??= [row.id, row.question, ...row.answers].join("\n").toLowerCase()).includes(words)));
   const some = browser.rows.length, all = source.rows.length;
   $("#found").textContent = some === all ? count(all, "query", "queries") : `${number.format(some)} of ${count(all, "query", "queries")}`;
   const list = $("#list");
@@ -650,16 +650,18 @@ function makeBrowser() {
     select("A", systems, browser.a, value => { browser.a = Number(value); changed(); }),
     select("B", systems, browser.b, value => { browser.b = Number(value); changed(); }));
   const ks = [1, 5, 10, 20, 50, 100, 500].filter(k => k <= Math.max(10, ...source.meta.depths.map(depth => depth ?? 0)));
-  const search = h("input", {type: "search", id: "search", placeholder: "Search", "aria-label": "Search questions, answers, ids and the passages that were looked at", autocomplete: "off", spellcheck: "false",
+  const search = h("input", {type: "search", id: "search", placeholder: "Search", "aria-label": "Search questions, answers and ids", autocomplete: "off", spellcheck: "false",
     oninput: event => { clearTimeout(search.timer); search.timer = setTimeout(() => { browser.words = event.target.value; changed(); }, 120); },
     onkeydown: event => { if (event.key === "Enter" || event.key === "ArrowDown") { event.preventDefault(); $("#list").focus(); if (browser.at < 0) go(0, true); } }});
   const everywhere = h("label", {class: "check"}, h("input", {type: "checkbox", onchange: async event => {
     if (!event.target.checked) return;
     event.target.disabled = true;
     await source.everything(share => { everywhere.lastChild.textContent = `reading passages: ${Math.round(share * 100)} %`; });
-    everywhere.lastChild.textContent = "all passages searched";
+    source.whole = true;
+    everywhere.lastChild.textContent = "passages are searched, too";
     if (browser.source === source) changed();
-  }}), h("span", {}, "search all passages"));
+  }}), h("span", {}, source.whole ? "passages are searched, too" : "search passages, too"));
+  everywhere.firstChild.checked = everywhere.firstChild.disabled = Boolean(source.whole);
   const filters = source.meta.filters.map(filter => select(filter.name,
     [["", "any"], ...filter.values.map((value, place) => [place, value])], browser.filters[filter.name] ?? "", value => { browser.filters[filter.name] = value; changed(); }));
   const list = h("div", {id: "list", role: "listbox", tabindex: "0", "aria-label": "Queries"}, h("div", {id: "spacer"}), h("div", {id: "rows", role: "presentation"}));
