@@ -122,7 +122,7 @@ def emit(obj: Any) -> None:
     sys.stdout.write(json.dumps(obj, ensure_ascii=narrow, sort_keys=True) + "\n")
 
 
-_NUMBER = re.compile(r"[-–?]?|~?-?[\d,.]+( ?([kMGT]?B|%))?( of [\d,]+)?")
+_NUMBER = re.compile(r"[-–?]?|~?[-+]?[\d,.]+( ?([kMGT]?B|%))?( of [\d,]+)?")
 _LEAST_WORDS = 12  # characters of a column of words, below which nobody reads it
 
 

@@ -5,7 +5,7 @@ by what machines were seen or are sold to do a second. Nobody who wrote this has
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,7 @@ def plan_target(target: Target, root: Path, overrides: Mapping[str, str]) -> Pla
         root: The data root.
         overrides: Settings of the retriever in place of the target's.
     """
+    target = resolve_sources(target, root)
     weights = {**target.settings, **overrides}.get("checkpoint", "")
     here = not weights or _have_weights(weights)
     size = None if target.parameters is None else 4 * target.parameters
@@ -181,6 +182,17 @@ def _plan_source(target: Target, source: str, root: Path) -> SourcePlan:
         stored = plan_pool(PoolSize(pool, size.tokens))
         disk = stored.store_bytes + stored.index_bytes[8]
     return SourcePlan(source, built, data, share, size.images, size.how, disk, encode, search)
+
+
+def resolve_sources(target: Target, root: Path) -> Target:
+    """The target with its sources by their own names.
+
+    Raises:
+        UsageError: there is no source of a name; suggests the nearest.
+    """
+    built = BuiltSources.below(root)
+    figures = (replace(one, source=built.name_of(one.source)) for one in target.figures)
+    return replace(target, figures=tuple(figures))
 
 
 def built_edition(target: Target, source: str, root: Path) -> str | None:

@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from m2kr import atomic
+from m2kr._version import __version__
 from m2kr.api import evaluate
-from m2kr.data.built_sources import BuiltSources
 from m2kr.data.load import Split, load
 from m2kr.errors import CheckError, InputError, M2KRError, MissingError
 from m2kr.evaluation.result import Result, file_word, versions
 from m2kr.progress import SILENT, Progress
-from m2kr.reproduce.plan import built_edition
+from m2kr.reproduce.plan import built_edition, resolve_sources
 from m2kr.reproduce.targets import Figure, Target
 from m2kr.reproduce.verdict import DIFFERS, NOT_RUN, TOLERANCE, Comparison, compare_figure
+from m2kr.retrieval.cache import encoder_identity
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.own_code import json_settings
 from m2kr.retrieval.protocol import Retriever, modalities_of
+from m2kr.retrieval.search_split import declared_modalities, image_fingerprint
 from m2kr.retrievers import create
 from m2kr.search.config import Mode, SearchConfig
 from m2kr.sources import RELEASED
@@ -43,12 +45,14 @@ class Reproduction:
         target: What was to be reproduced.
         comparisons: One a figure.
         failed: Why a source could not be run, by name.
+        results: File names of the results by source and search mode.
         folder: Where results and this lie.
     """
 
     target: Target
     comparisons: Sequence[Comparison]
     failed: Mapping[str, M2KRError]
+    results: Mapping[str, Mapping[str, str]]
     folder: Path
 
     @property
@@ -71,6 +75,7 @@ class Reproduction:
             "split": self.target.split,
             "tolerance": TOLERANCE,
             "figures": [one.as_dict() for one in self.comparisons],
+            "results": {source: dict(files) for source, files in self.results.items()},
             "failed": {source: error.as_dict() for source, error in self.failed.items()},
             "versions": versions(),
         }
@@ -107,13 +112,18 @@ class Reproducer:
             UpstreamError: the weights can't be fetched.
             M2KRError: the machine's own troubles, such as a full disk.
         """
-        target = self._resolved(target)
+        target = resolve_sources(target, self.root)
         folder = self.out / file_word(target.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not atomic.writable(folder):
+            raise M2KRError("results can't be written here", where=str(folder), fix="--out FOLDER")
+        # Before anything is fetched: a package may be missing.
         retriever = create(target.retriever, {**target.settings, **self.overrides})
-        self.tell(f"{target.title}: weights")
+        self.tell(f"{target.title}: the retriever {retriever.name} and its weights")
         json_settings(retriever)  # fetches and hashes them
         comparisons: list[Comparison] = []
         failed: dict[str, M2KRError] = {}
+        files: dict[str, dict[str, str]] = {}
         for source in target.sources:
             try:
                 split = self._data(target, source)
@@ -129,23 +139,17 @@ class Reproducer:
                 failed[source] = error
                 comparisons += [_not_run(figure, error) for figure in target.of(source)]
                 continue
+            files[source] = {mode: f"{result.name}.json" for mode, result in results.items()}
             comparisons += [
                 compare_figure(figure, target, results, split.manifest, self.overrides)
                 for figure in target.of(source)
             ]
-        done = Reproduction(target, comparisons, failed, folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        done = Reproduction(target, comparisons, failed, files, folder)
         atomic.write_json(folder / "reproduction.json", done.as_dict())
         from m2kr.reproduce.table import as_markdown
 
         atomic.write_text(folder / "reproduction.md", as_markdown(done))
         return done
-
-    def _resolved(self, target: Target) -> Target:
-        """The target with its sources by their own names."""
-        built = BuiltSources.below(self.root)
-        figures = (replace(one, source=built.name_of(one.source)) for one in target.figures)
-        return replace(target, figures=tuple(figures))
 
     def _data(self, target: Target, source: str) -> Split:
         """The split, from the release where it isn't built yet.
@@ -226,13 +230,15 @@ class Reproducer:
         self, split: Split, retriever: Retriever, target: Target, mode: Mode, folder: Path
     ) -> Result:
         """The result by one search: the one that is here, or a new one."""
+        made_by = {"m2kr": __version__, "encoder": encoder_identity(type(retriever))}
         metrics = list(dict.fromkeys(figure.metric for figure in target.of(split.source)))
         for path in sorted(folder.glob(f"{split.source}.{split.split}.*.json")):
             try:
                 result = Result.load(path)
             except (InputError, CheckError, MissingError):
                 continue
-            if _is_of(result, split, retriever, target, mode, metrics):
+            same_code = result.experiment.get("made_by") == made_by
+            if same_code and _is_of(result, split, retriever, target, mode, metrics):
                 self.tell(f"{split.source}: {mode} search is done: {path.name}")
                 return result
         self.tell(f"{split.source}: encode, and {mode} search")
@@ -243,9 +249,11 @@ class Reproducer:
             k=target.k,
             metrics=metrics,
             search=SearchConfig(mode=mode, max_hours=_NO_LIMIT) if late else None,
-            out=folder,
+            cache=True,
             progress=self.progress,
         )
+        result = replace(result, experiment={**result.experiment, "made_by": made_by})
+        result.save(folder)
         return result
 
 
@@ -257,8 +265,7 @@ def _is_of(
     mode: Mode,
     metrics: Sequence[str],
 ) -> bool:
-    """Whether a result is what an evaluation would give now."""
-    images = result.images
+    """Whether a result is what an evaluation would give now, by the same code."""
     return (
         result.fingerprints.get("eval") == split.fingerprints["eval"]
         and result.retriever["name"] == retriever.name
@@ -266,7 +273,8 @@ def _is_of(
         and result.search_mode == mode
         and result.k == target.k
         and not set(metrics) - set(result.metrics)
-        and (images is None or images["found"] == images["total"])
+        and result.fingerprints.get("images")
+        == image_fingerprint(split, declared_modalities(retriever))
     )
 
 

@@ -27,9 +27,14 @@ def rows(done: "Reproduction") -> tuple[list[str], list[list[str]]]:
         difference = "–" if one.difference is None else f"{one.difference:+.2f}"
         star = " *" if one.deviations and one.difference is not None else ""
         metric = heading(one.figure.metric)
-        cells = [one.figure.source, metric, f"{one.figure.value:.1f}", ours[0], difference]
+        cells = [one.figure.source, metric, _as_printed(one.figure.value), ours[0], difference]
         body.append([*cells, *ours[1:], one.verdict + star])
     return heads, body
+
+
+def _as_printed(value: float) -> str:
+    """A figure with one decimal, as tables have it, or with those that it has."""
+    return f"{value:.1f}" if round(value, 1) == value else f"{value:g}"
 
 
 def lines(done: "Reproduction", *, every: bool = False) -> Iterator[str]:

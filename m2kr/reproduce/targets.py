@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -187,6 +188,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+@cache
 def _published() -> dict[str, Any]:
     facts: dict[str, Any] = yaml.load(PUBLISHED.read_text(encoding="utf-8"), _Loader)  # noqa: S506
     return facts

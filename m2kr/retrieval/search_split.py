@@ -119,7 +119,7 @@ def search_split(
             run = rank_queries(retriever, split.queries_view, k)
         searched = now()
     stats = stats_of(retriever)
-    seen = _image_fingerprint(split, reads)
+    seen = image_fingerprint(split, reads)
     looking = (loaded - began) + (now() - searched)
     spent = _by_stage(stats, looking, indexed - loaded, searched - indexed)
     facts = {
@@ -378,7 +378,7 @@ def require_images(split: "Split", modalities: Modalities) -> dict[str, Any] | N
     }
 
 
-def _image_fingerprint(split: "Split", modalities: Modalities) -> str | None:
+def image_fingerprint(split: "Split", modalities: Modalities) -> str | None:
     """The ``images`` fingerprint of the queries; None for a retriever that reads none of them.
 
     A missing image is told from none: under the policy ``black`` a retriever is given another input.
