@@ -310,7 +310,7 @@ def _comparable(split: Split, run: Run) -> str:
 
 
 def _notes(run: Run, searched: SplitSearch, ties: Ties) -> list[str]:
-    notes = []
+    notes = list(searched.notes)
     if searched.lacking:
         notes.append(
             f"{searched.lacking:,} of {len(run):,} queries are not in the run; they count as empty"

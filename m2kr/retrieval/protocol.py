@@ -99,6 +99,7 @@ class RunStats:
         search: How it searched: mode and settings, the same for the same search. None if there is but
             one way.
         cost: What that took.
+        notes: What must be said beside the scores, in sentences.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -108,6 +109,7 @@ class RunStats:
     index_bytes: int | None = None
     search: Mapping[str, Any] | None = None
     cost: Mapping[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def spent(self, stage: str) -> Spent:
         """What a stage took so far."""

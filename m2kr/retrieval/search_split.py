@@ -4,7 +4,7 @@ import inspect
 import logging
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -57,6 +57,7 @@ class SplitSearch:
         index_bytes: What is searched, on disk.
         how: As `Result.search`.
         reused: Rows by stage that had been encoded before.
+        notes: What the retriever says of it, in sentences.
     """
 
     run: Run
@@ -66,6 +67,7 @@ class SplitSearch:
     index_bytes: int
     how: Mapping[str, Any] | None
     reused: Mapping[str, int]
+    notes: Sequence[str] = ()
 
 
 def search_split(
@@ -141,7 +143,9 @@ def search_split(
     checked = checked.named(retriever.name, **facts)
     index_bytes = written if stats.index_bytes is None else stats.index_bytes
     how = {**stats.search, **stats.cost} if stats.search else None
-    return SplitSearch(checked, spent, stats.encoded, lacking, index_bytes, how, stats.reused)
+    return SplitSearch(
+        checked, spent, stats.encoded, lacking, index_bytes, how, stats.reused, stats.notes
+    )
 
 
 def _by_stage(

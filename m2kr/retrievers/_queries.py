@@ -1,8 +1,14 @@
 """What the baselines make of a query: its text, and no ranking where it gives them nothing."""
 
 from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING
 
 from m2kr.retrieval.run import Run
+
+if TYPE_CHECKING:
+    from m2kr.data.records import Queries
+
+_READ = 1000  # queries at a time
 
 
 def query_text(question: str, instruction: str) -> str:
@@ -12,6 +18,29 @@ def query_text(question: str, instruction: str) -> str:
     and it says nothing about the image. So a text-only score there is the honest floor.
     """
     return question.strip() or instruction.strip()
+
+
+def textless(queries: "Queries") -> set[str]:
+    """Ids of the queries that have neither question nor instruction."""
+    return {
+        row["question_id"]
+        for rows in queries.batches(_READ)
+        for row in rows
+        if not query_text(row["question"], row["instruction"])
+    }
+
+
+def imageless(queries: "Queries") -> set[str]:
+    """Ids of the queries whose image a retriever is not given.
+
+    Asked of the table: rows that were encoded before are not encoded again.
+    """
+    images, ids = queries.images, queries.ids.to_pylist()
+    return {
+        query_id
+        for query_id, path in zip(ids, queries.column("img_path"), strict=True)
+        if path is None or images is None or (images.missing == "skip" and not images.exists(path))
+    }
 
 
 def without_rankings(run: Run, query_ids: AbstractSet[str]) -> Run:

@@ -1,6 +1,5 @@
 """Sentence vectors by a BERT-style encoder: mean over tokens, then unit length."""
 
-import json
 import logging
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2kr.concurrency import spread
-from m2kr.errors import MissingError, UsageError
+from m2kr.errors import MissingError
 from m2kr.preflmr.inputs.local_files import packaged
 from m2kr.retrievers._memo import MEMO, content_key
+from m2kr.retrievers._model_source import refuse_code
 from m2kr.retrievers._models import (
     ModelFiles,
     cached_sha256,
@@ -144,7 +144,7 @@ class SentenceEncoder:
             # Said outright: transformers asks at the terminal where it isn't.
             how: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
             try:
-                _refuse_code(self._source, local)
+                refuse_code(self._source, local)
                 tokenizer = AutoTokenizer.from_pretrained(self._source, **how)
                 model = AutoModel.from_pretrained(self._source, dtype=torch.float32, **how)
             except (OSError, ValueError) as error:
@@ -160,33 +160,6 @@ class SentenceEncoder:
             logger.info("text encoder %s on %s", self._source, device)
             self._loaded = tokenizer, model.eval().to(device), device
         return self._loaded
-
-
-def _refuse_code(source: str, local: bool) -> None:
-    """Refuses a model that is made by Python files of its own: they would never be run.
-
-    Raises:
-        UsageError: its configuration names such files.
-    """
-    from transformers.utils.hub import cached_file
-
-    for name in ("config.json", "tokenizer_config.json"):
-        path = cached_file(
-            source,
-            name,
-            local_files_only=local,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        if path is None:
-            continue
-        settings = json.loads(Path(path).read_bytes())
-        if isinstance(settings, dict) and settings.get("auto_map"):
-            raise UsageError(
-                f"{name} names code of its own (auto_map), and a model's code is never run",
-                where=source,
-                expected="a model of a class that transformers has, such as BertModel",
-            )
 
 
 def _mean_vectors(

@@ -10,10 +10,8 @@ from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.protocol import Modalities, Side
 from m2kr.retrieval.run import Run
 from m2kr.retrievers._memo import MEMO
-from m2kr.retrievers._queries import query_text, without_rankings
+from m2kr.retrievers._queries import query_text, textless, without_rankings
 from m2kr.retrievers._sentence_encoder import sentence_encoder
-
-_READ = 1000  # queries at a time
 
 
 class DenseText(EncoderRetriever):
@@ -78,13 +76,7 @@ class DenseText(EncoderRetriever):
 
     def search(self, queries: Queries, k: int) -> Run:
         """Encodes the queries and searches exactly; see `EncoderRetriever.search`."""
-        blank = {
-            row["question_id"]
-            for rows in queries.batches(_READ)
-            for row in rows
-            if not query_text(row["question"], row["instruction"])
-        }
-        return without_rankings(super().search(queries, k), blank)
+        return without_rankings(super().search(queries, k), textless(queries))
 
 
 RETRIEVER = DenseText

@@ -138,6 +138,7 @@ class Fusion(RetrieverBase):
         """What the members took together; a row counts for each member that encodes or reuses it."""
         total, stats = RunStats(), map(stats_of, self._members.values())
         for member in stats:
+            total.notes += member.notes
             for stage in member.seconds:
                 total.spend(stage, member.spent(stage))
             for mine, theirs in ((total.encoded, member.encoded), (total.reused, member.reused)):

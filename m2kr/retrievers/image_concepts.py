@@ -30,7 +30,7 @@ from m2kr.retrievers._models import (
     pick_device,
     require_packages,
 )
-from m2kr.retrievers._queries import without_rankings
+from m2kr.retrievers._queries import imageless, without_rankings
 from m2kr.retrievers._sentence_encoder import SentenceEncoder, sentence_encoder
 
 if TYPE_CHECKING:
@@ -132,16 +132,7 @@ class ImageConcepts(EncoderRetriever):
 
     def search(self, queries: Queries, k: int) -> Run:
         """Reads the images and searches exactly; see `EncoderRetriever.search`."""
-        # Asked of the table: rows that were encoded before are not encoded again.
-        images, ids = queries.images, queries.ids.to_pylist()
-        imageless = {
-            query_id
-            for query_id, path in zip(ids, queries.column("img_path"), strict=True)
-            if path is None
-            or images is None
-            or (images.missing == "skip" and not images.exists(path))
-        }
-        return without_rankings(super().search(queries, k), imageless)
+        return without_rankings(super().search(queries, k), imageless(queries))
 
 
 @cache
