@@ -96,8 +96,8 @@ class MetricComparison:
 
     @property
     def ranking(self) -> list[str]:
-        """The systems, best first."""
-        return sorted(self.means, key=lambda name: -self.means[name])
+        """The systems, best first; of equal ones the name decides."""
+        return sorted(self.means, key=lambda name: (-self.means[name], name))
 
 
 @dataclass(frozen=True)
@@ -381,7 +381,7 @@ def _intervals(
 
 def _letters(means: Mapping[str, float], pairs: Sequence[Pair]) -> dict[str, str]:
     """By system its letters; ``a`` is the best system's."""
-    ranked = sorted(means, key=lambda name: -means[name])
+    ranked = sorted(means, key=lambda name: (-means[name], name))
     place = {name: i for i, name in enumerate(ranked)}
     different = np.zeros((len(ranked), len(ranked)), bool)
     for pair in pairs:

@@ -6,9 +6,10 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.cells import cell_len, set_cell_size
 
 from m2kr.evaluation.metrics import heading
@@ -42,7 +43,7 @@ class _Table:
 
     @property
     def systems(self) -> list[str]:
-        """In the order of the first column's ranking."""
+        """The best by the first column first."""
         return self.columns[0][1].ranking
 
 
@@ -66,26 +67,25 @@ def _tables(comparison: "Comparison") -> Iterator[_Table]:
 
 
 def _pairs(comparison: "Comparison") -> list[tuple[str, str, "MetricComparison", "list[Pair]"]]:
-    """Title, heading, metric and pairs of the tables of pairs: few enough to be read."""
+    """Title, heading, metric and pairs of the tables of pairs: few enough to be read.
+
+    The first of two systems is the one that is better by the source's headline metric. Of many systems
+    only those that follow each other in the ranking are paired.
+    """
     few = len(comparison.systems) * (len(comparison.systems) - 1) // 2 <= _MOST_PAIRS
     parts = comparison.parts()
     shown = []
     for part, metrics in parts.items():
-        headline = comparison.headlines.get(part, next(iter(metrics), ""))
+        headline = comparison.headlines.get(part, "")
+        headline = headline if headline in metrics else next(iter(metrics), "")
         for name, one in metrics.items():
-            if few and len(parts) == 1:
-                shown.append((part, heading(name), one, list(one.pairs)))
-            elif name == headline:
-                pairs = list(one.pairs) if few else _neighbours(one)
-                shown.append((part, heading(name), one, pairs))
+            if name == headline or (few and len(parts) == 1):
+                ranking = metrics[headline].ranking
+                two = combinations(ranking, 2) if few else pairwise(ranking)
+                by_names = {(pair.a, pair.b): pair for pair in one.pairs}
+                by_names |= {(pair.b, pair.a): _turned(pair) for pair in one.pairs}
+                shown.append((part, heading(name), one, [by_names[names] for names in two]))
     return shown
-
-
-def _neighbours(one: "MetricComparison") -> "list[Pair]":
-    """The pairs that follow each other in the ranking, the better system first."""
-    by_names = {(pair.a, pair.b): pair for pair in one.pairs}
-    by_names |= {(pair.b, pair.a): _turned(pair) for pair in one.pairs}
-    return [by_names[two] for two in pairwise(one.ranking)]
 
 
 def _turned(pair: "Pair") -> "Pair":
@@ -120,15 +120,21 @@ def notes(comparison: "Comparison") -> list[str]:
 def _power(comparison: "Comparison") -> Iterator[str]:
     for part, metrics in comparison.parts().items():
         known = [
-            f"{heading(name)} {_number(one.smallest_difference)}"
+            f"{heading(name)} {_smallest(one)}"
             for name, one in metrics.items()
             if one.smallest_difference is not None
         ]
         if known:
             yield (
-                f"{part}: the smallest difference that one pair's test would have found with 80 % power "
-                f"(median over pairs): {', '.join(known)}"
+                f"{part}: the smallest difference that a pair's test could have shown (80 % power, level "
+                f".05; median of the pairs, and all): {', '.join(known)}"
             )
+
+
+def _smallest(one: "MetricComparison") -> str:
+    values = [p.smallest_difference for p in one.pairs if p.smallest_difference is not None]
+    low, median, high = (_number(v) for v in (min(values), np.median(values), max(values)))
+    return median if low == high else f"{median} ({low} to {high})"
 
 
 def _number(value: float, *, sign: bool = False, digits: int = 3) -> str:

@@ -178,10 +178,12 @@ def _base(result: Result) -> str:
 
 
 def _merged(results: Sequence[Result]) -> list[Result]:
-    """The results of one source, those of one run and one way of scoring as one."""
+    """The results of one source; those of one run as one, however often it was replayed and scored."""
     kept: dict[str, Result] = {}
     for result in results:
-        key = json.dumps([_base(result), _details(result), result.run_sha256], sort_keys=True)
+        made = [result.retriever.get(key) or {} for key in ("settings", "arguments")]
+        scored = [result.experiment.get(key) for key in ("ties", "missing_queries")]
+        key = json.dumps([_base(result), result.run_sha256, made, scored], sort_keys=True)
         other = kept.get(key, result)
         for metric in sorted({*other.scores} & {*result.scores}):
             if not np.array_equal(other.scores[metric], result.scores[metric], equal_nan=True):

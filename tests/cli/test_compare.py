@@ -3,27 +3,48 @@
 import csv
 import io
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 import m2kr
+from m2kr.evaluation.metrics import metrics
 from m2kr.retrieval.run import Run
 
 HIT = "hit_rate@5"
+PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+COMMANDS = re.search(r"^```bash\n(.*?)^```", PAGE, flags=re.M | re.S)[1].splitlines()
+SHOWN = re.search(r"^```text\n(.*?)^```", PAGE, flags=re.M | re.S)[1]
 
 
 @pytest.fixture(scope="module")
 def results(cli, mini_root, tmp_path_factory) -> Path:
-    """A folder with results of two splits: valid by three systems, seen by one."""
+    """The folder of results that the page on metrics makes, and one of another split beside it."""
     folder = tmp_path_factory.mktemp("compared")
-    out = folder / "results"
-    for words in (
-        ["-r", "bm25", "-r", "random", "-r", "oracle", "--split", "valid"],
-        ["-r", "bm25", "--split", "seen"],
-    ):
-        cli("eval", "mini", *words, "--data", mini_root, "--out", out)
-    return out
+    for command in COMMANDS[:-1]:
+        cli(*shlex.split(command)[1:], "--data", mini_root, cwd=folder)
+    cli(
+        "eval",
+        "mini",
+        "-r",
+        "bm25",
+        "--split",
+        "seen",
+        "--data",
+        mini_root,
+        "--out",
+        "seen",
+        cwd=folder,
+    )
+    return folder / "results"
+
+
+def test_every_metric_is_on_the_page_and_the_page_shows_what_is_printed(cli, results):
+    for name, one in metrics().items():
+        assert f"| `{name}@K`, {one.label.format(k='K')} |" in PAGE, name
+    assert cli(*shlex.split(COMMANDS[-1])[1:], cwd=results.parent).stdout == SHOWN
 
 
 def compare(cli, *words, code=0, **options):
@@ -31,11 +52,10 @@ def compare(cli, *words, code=0, **options):
 
 
 def test_a_table_fits_a_terminal_and_names_whom_it_cannot_tell_apart(cli, results):
-    done = compare(cli, *results.glob("mini.valid.*"))
+    done = compare(cli, results)
     assert max(map(len, done.stdout.splitlines())) <= 80
     for word in (
-        "oracle",
-        "bm25",
+        "bm25 k1=0.5",
         "random",
         "R@5",
         "PR@5",
@@ -58,28 +78,24 @@ def test_every_format_has_the_same_numbers(cli, results):
         assert (row["a"], row["b"]) == (pair["a"], pair["b"])
         for name in ("difference", "p", "p_holm", "wins", "smallest_difference"):
             assert float(row[name]) == pair[name]
-    bm25 = as_json["by_source"]["mini/valid"][HIT]["means"]["bm25"]
+    bm25 = as_json["by_source"]["mini/valid"][HIT]["means"]["bm25 k1=0.5"]
     shown = f"{bm25:.3f}".removeprefix("0")
     for form in ("table", "md", "latex"):
         assert shown in compare(cli, *files, "--format", form).stdout
 
 
 def test_runs_are_scored_where_they_were_made(cli, results, mini_root, tmp_path):
-    copied = [tmp_path / "bm25.parquet", tmp_path / "rand.parquet"]
-    for name, copy in zip(("bm25", "random"), copied, strict=True):
-        copy.write_bytes(next(results.glob(f"mini.valid.{name}.*.run.parquet")).read_bytes())
+    saved = m2kr.Results.load(results)
+    copied = []
+    for result in saved:
+        copied.append(tmp_path / f"{len(copied)}.parquet")
+        copied[-1].write_bytes(result.path.with_name(result.files["run"]).read_bytes())
     done = json.loads(compare(cli, *copied, "--data", mini_root, "--json").stdout)
-    saved = m2kr.compare(
-        *results.glob("mini.valid.bm25*.json"), *results.glob("mini.valid.ra*.json")
-    )
-    assert (
-        done["by_source"]["mini/valid"]
-        == json.loads(json.dumps(saved.as_dict()))["by_source"]["mini/valid"]
-    )
+    expected = saved.compare()
+    assert done["by_source"] == json.loads(json.dumps(expected.as_dict()))["by_source"]
     runs = [Run.load(copy) for copy in copied]
-    assert m2kr.compare(runs, data=mini_root).metrics == saved.metrics
-    mixed = m2kr.compare(m2kr.Results.load(*results.glob("mini.valid.o*")), runs[1], data=mini_root)
-    assert mixed.systems == ("oracle", "random")
+    mixed = m2kr.compare(runs[:2], saved[2:], data=mini_root)
+    assert set(mixed.systems) == set(expected.systems)
     runs[0].save(tmp_path / "other.trec")
     done = compare(cli, tmp_path / "other.trec", copied[1], "--data", mini_root, code=1)
     assert "m2kr eval SOURCE -r run:" in done.stderr
@@ -90,21 +106,21 @@ def test_runs_are_scored_where_they_were_made(cli, results, mini_root, tmp_path)
 
 
 def test_a_folder_with_holes_is_refused_and_the_offered_command_runs(cli, results):
-    done = compare(cli, "results", code=2, cwd=results.parent)
+    done = compare(cli, "results", "seen", code=2, cwd=results.parent)
     assert "has no result on mini/seen" in done.stderr
     command = done.stderr.partition("try:")[2].split()
     assert command[:2] == ["m2kr", "compare"]
     assert len(command) == 5
-    assert "oracle" in compare(cli, *command[2:], cwd=results.parent).stdout
+    assert "random" in compare(cli, *command[2:], cwd=results.parent).stdout
 
 
 @pytest.mark.parametrize(
     ("words", "message", "code"),
     [
         (["nowhere"], "no such result", 3),
-        (["results/mini.seen*.json"], "to compare", 2),
+        (["seen"], "to compare", 2),
         (["results", "--metrics", "recall@5"], "two things", 2),
-        (["results/mini.seen*.json", "--format", "xml"], "Invalid value", 2),
+        (["seen", "--format", "xml"], "Invalid value", 2),
     ],
 )
 def test_one_line_says_what_is_wrong(cli, results, words, message, code):
