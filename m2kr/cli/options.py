@@ -54,6 +54,7 @@ _RETRIEVER = typer.Option(
     help=f"{', '.join(retrievers.names())}; package.module:Class, file.py:Class, or run:FILE.",
 )
 Retriever = Annotated[str, _RETRIEVER]
+RetrieverOrNone = Annotated[str | None, _RETRIEVER]
 Retrievers = Annotated[list[str], _RETRIEVER]
 _CHECKPOINT = typer.Option("--checkpoint", help="PreFLMR or FLMR model: a folder or a hub id.")
 Checkpoint = Annotated[str, _CHECKPOINT]

@@ -74,6 +74,8 @@ class _ClassName:
         return owner.__name__
 
 
+# The name of a token row, or where in a text its characters begin and end.
+RowLabel = str | tuple[int, int]
 # Called by an encoder's stream with rows just encoded and the seconds they took.
 Report = Callable[[int, float], None]
 
@@ -161,6 +163,23 @@ class EncoderRetriever(RetrieverBase):
     def encode_document(self, batch: Batch) -> Encoded:  # noqa: ARG002
         """The vectors of a batch of passages."""
         raise UsageError(f"{type(self).__name__} has no encode_document(batch)")
+
+    def row_labels(self, batch: Batch, side: Side) -> Sequence[Sequence[RowLabel]] | None:  # noqa: ARG002
+        """What the token rows of a batch stand for, for `m2kr explain`; None: "row 7" it is.
+
+        One list for each row of the batch, with an entry for each of its token rows: a name, such as
+        ``"[CLS]"``, or the place of its characters in ``batch.texts``: ``(start, end)``.
+        """
+        return None
+
+    def encode_records(self, records: Passages | Queries, side: Side) -> list[np.ndarray]:
+        """What a few records are encoded to, in order: one vector or one matrix each.
+
+        Raises:
+            InputError: the encoder gave something else.
+        """
+        stream = self._checked_stream(records, side, lambda *_: None)
+        return [row for rows in stream for row in rows]
 
     def cache_key(self, side: Side) -> Mapping[str, Any] | None:  # noqa: ARG002
         """All of one's own that decides what a side's rows are encoded to: weights, lengths, type.

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2kr.errors import InputError
-from m2kr.report.explain.tokens import Kind, Piece
+from m2kr.report.explain.pieces import Kind, Piece
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-KINDS: tuple[Kind, ...] = ("text", "special", "filler", "prefix", "patch")
+KINDS: tuple[Kind, ...] = ("text", "special", "filler", "prefix", "patch", "row")
 _IMAGE_KINDS = ("prefix", "patch")
 
 

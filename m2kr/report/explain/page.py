@@ -29,7 +29,7 @@ class Picture(html.InlineImage):
     box: Box = _WHOLE
 
     @classmethod
-    def seen(cls, image: "Image", box: Box) -> "Picture":
+    def seen(cls, image: "Image", box: Box = _WHOLE) -> "Picture":
         """An image and what of it the model sees."""
         shown = html.InlineImage.of(image)
         return cls(shown.uri, shown.width, shown.height, box)
@@ -92,10 +92,24 @@ def page(
         title=title,
         items=facts,
         panels=panels,
+        beside=_beside(panels),
         picture=picture,
+        photo=picture is not None and not any(_has_image_rows(one) for one, _ in panels),
         note=note,
         **_helpers(),
     )
+
+
+def _beside(
+    panels: Sequence[tuple[Explanation, Heading]],
+) -> list[tuple[Explanation, Heading]]:
+    """The first right passage and the first that isn't, to stand beside each other; or none."""
+    first = {heading.relevant: (one, heading) for one, heading in reversed(panels)}
+    return [first[True], first[False]] if {True, False} <= first.keys() else []
+
+
+def _has_image_rows(explanation: Explanation) -> bool:
+    return any(row.piece.kind in ("prefix", "patch") for row in explanation.rows)
 
 
 def _helpers() -> dict[str, Any]:
@@ -122,7 +136,7 @@ def _figure(explanation: Explanation, picture: Picture | None) -> dict[str, Any]
     The scale runs from the least to the most that a patch gave, as patches of one image differ
     little; the numbers stand beside it.
     """
-    if not any(row.piece.kind in ("prefix", "patch") for row in explanation.rows):
+    if not _has_image_rows(explanation):
         return None
     width, height = (picture.width, picture.height) if picture else (_PLATE, _PLATE)
     box = picture.box if picture else _WHOLE

@@ -8,8 +8,8 @@ import torch
 from m2kr.errors import MissingError
 from m2kr.preflmr.model.image_features import ImageFeatures
 from m2kr.report.explain.explanation import Explanation, explain
+from m2kr.report.explain.pieces import Piece
 from m2kr.report.explain.tokens import (
-    Piece,
     passage_pieces,
     patch_pieces,
     prefix_pieces,

@@ -9,7 +9,7 @@ from m2kr.report.explain.explanation import Explanation, PassageToken, QueryRow
 from m2kr.report.html import number, percent
 
 if TYPE_CHECKING:
-    from m2kr.report.explain.tokens import Kind, Piece
+    from m2kr.report.explain.pieces import Kind, Piece
 
 #: What a kind of query row is called.
 PARTS: "dict[Kind, str]" = {
@@ -18,8 +18,9 @@ PARTS: "dict[Kind, str]" = {
     "filler": "[MASK] fillers",
     "prefix": "whole image",
     "patch": "image patches",
+    "row": "query rows",
 }
-_STRIPS: "tuple[Kind, ...]" = ("special", "filler", "prefix")
+_STRIPS: "tuple[Kind, ...]" = ("special", "filler", "prefix", "row")
 _TOP = 10
 _CONTEXT = 28  # characters of a passage around a token
 _NAMES = 5
@@ -197,6 +198,7 @@ def matchers(explanation: Explanation, place: int) -> str:
         ("filler", "1 filler", "fillers"),
         ("prefix", "1 row of the whole image", "rows of the whole image"),
         ("patch", "1 patch", "patches"),
+        ("row", "1 row", "rows"),
     ):
         count = sum(row.piece.kind == kind for row in rows)
         if count:

@@ -1,40 +1,19 @@
 """What each row of a query and a passage stands for, with its place in the text as it was written."""
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from m2kr.errors import InputError
 from m2kr.preflmr.inputs import wordpiece
+from m2kr.report.explain.pieces import Piece
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
     from m2kr.preflmr.inputs.tokenization import ContextTokenizer, QueryTokenizer
 
-#: ``special``: [CLS], the marker and [SEP]; ``filler``: a query's [MASK] tokens; ``prefix``: rows of
-#: an image as a whole; ``patch``: rows of an image's patches.
-Kind = Literal["text", "special", "filler", "prefix", "patch"]
-
 _RESERVED = ". "  # what the tokenizers put before a text; see `m2kr.preflmr.inputs.tokenization`
 _ADDED = 3  # [CLS], the marker, [SEP]
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What one row stands for.
-
-    Attributes:
-        label: The token, ``[Q]`` and the like, ``image 3``, or ``patch 2,5`` (row, column, from 1).
-        kind: See `Kind`.
-        start: Where it begins in the text, in characters; None unless ``kind`` is ``text``.
-        end: Where it ends.
-    """
-
-    label: str
-    kind: Kind
-    start: int | None = None
-    end: int | None = None
 
 
 class Pieces(NamedTuple):

@@ -15,6 +15,18 @@
     });
     at.classList.add("mx-on");
   }
+  // One row of a table is reached by Tab, the others from there by the arrow keys.
+  function move(event) {
+    var row = event.target.closest && event.target.closest("tr[tabindex]");
+    var step = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[event.key];
+    var next = row && step && row[step];
+    if (!next) return;
+    event.preventDefault();
+    row.tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
+  }
+  document.addEventListener("keydown", move);
   document.addEventListener("pointerover", light);
   document.addEventListener("focusin", light);
 })();
