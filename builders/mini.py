@@ -39,7 +39,9 @@ SOURCE = Source(
     ),
     summary=(
         "A small real benchmark with the tasks and query forms of M2KR. It is not M2KR data: it "
-        "shows how the toolkit works and compares retrievers with each other on mini alone."
+        "shows how the toolkit works and compares retrievers with each other on mini alone. The split "
+        "seen asks of train's entities, with train's images and never the same of one, on purpose: "
+        "m2kr audit says so under `images-across-splits`."
     ),
     groups=("task", "form"),
     expected={

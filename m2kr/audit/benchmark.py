@@ -1,7 +1,8 @@
 """What is audited: passages, queries and judgements as they are, whatever is wrong with them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,10 +154,17 @@ def read_source(
     store, why = None, ""
     try:
         store = next((s.images for s in opened if s.images is not None), None)
-        if store is not None:
-            store.exists("x")
+        if (
+            store is not None
+            and not images
+            and not any_there(store, corpora.values(), sets.values())
+        ):
+            store, why = (
+                None,
+                f"none of the first is here: m2kr images {found.name}, or --images DIR",
+            )
     except M2KRError as error:
-        store, why = None, str(error.what)
+        store, why = None, error.what
     return Benchmark(
         f"{found.name} ({found.folder.name})",
         "built source",
@@ -166,6 +174,22 @@ def read_source(
         no_images=why,
         untyped=_untyped(opened),
     )
+
+
+def any_there(store: "ImageStore", corpora: Iterable[Corpus], splits: Iterable[QuerySet]) -> bool:
+    """Whether one of the first images that each table names is there, or none is named by a path."""
+    tables = [corpus.table for corpus in corpora] + [split.table for split in splits]
+    named = [
+        path
+        for table in tables
+        for path in table.column("image").drop_null().slice(0, 50).to_pylist()
+        if not path.startswith("embedded:")
+    ]
+    for path in named:
+        with suppress(M2KRError):
+            if store.exists(path):
+                return True
+    return not named
 
 
 def _passages(table: pa.Table) -> pa.Table:

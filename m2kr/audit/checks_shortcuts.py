@@ -182,7 +182,9 @@ def random_answers(facts: Facts) -> Iterator[Hit]:
         asked = [i for i in split.sample.tolist() if any(split.answers[i])]
         if not asked or not len(split.corpus):
             continue
-        drawn = np.random.default_rng(0).integers(0, len(split.corpus), _RANDOM_TEXTS)
+        drawn = np.arange(len(split.corpus))
+        if len(drawn) > _RANDOM_TEXTS:
+            drawn = np.random.default_rng(0).choice(drawn, _RANDOM_TEXTS, replace=False)
         texts = [text.lower() for text in split.corpus.text_at(drawn)]
         shares = np.array(
             [
@@ -192,7 +194,7 @@ def random_answers(facts: Facts) -> Iterator[Hit]:
         )
         floor = float((1 - (1 - shares) ** DEPTH).mean())
         if floor >= 0.1:
-            effect = f"PR@{DEPTH} of a random order is {floor:.3f} (about; {_RANDOM_TEXTS} passages drawn)"
+            effect = f"PR@{DEPTH} of a random order is {floor:.3f} (by {len(drawn)} passages)"
             high = np.argsort(-shares, kind="stable")[:3]
             examples = tuple(
                 f"{split.example(asked[i])}: {shares[i]:.0%} of passages" for i in high.tolist()

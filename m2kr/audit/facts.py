@@ -1,6 +1,6 @@
 """What the checks need to know of a benchmark, each computed once and only if a check asks for it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,7 @@ class CorpusFacts:
     @cached_property
     def same_text(self) -> "NDArray[np.int64]":
         """Per row the first row with the same text, blanks at the ends aside; itself if it is empty."""
-        keys = (hash(text) for chunk in _stripped(self.texts) for text in chunk)
+        keys = (hash(t) for piece in _stripped(self.texts) for t in piece.to_pylist())
         first = exact_groups(keys, len(self))
         if self.empty.any():
             first[self.empty] = np.flatnonzero(self.empty)
@@ -73,10 +73,10 @@ class CorpusFacts:
     @cached_property
     def empty(self) -> "NDArray[np.bool_]":
         """Per row whether the text is blank."""
-        if not len(self):
-            return np.empty(0, bool)
-        length = pc.utf8_length(pc.utf8_trim_whitespace(self.texts))
-        return np.asarray(pc.fill_null(pc.equal(length, 0), True).to_numpy())
+        blank = [
+            pc.equal(pc.utf8_length(piece), 0).to_numpy(False) for piece in _stripped(self.texts)
+        ]
+        return np.concatenate([np.empty(0, bool), *blank])
 
     @cached_property
     def near(self) -> "tuple[NDArray[np.int64], bool]":
@@ -398,8 +398,8 @@ def _places(
     return np.where(places >= 0, rows[places], -1)
 
 
-def _stripped(column: pa.ChunkedArray) -> Iterable[Sequence[str]]:
+def _stripped(column: pa.ChunkedArray) -> Iterator[pa.Array]:
+    """The texts of a column without blanks around them, some at a time; null is empty."""
     for chunk in column.chunks:
         for start in range(0, len(chunk), 10_000):
-            piece = pc.utf8_trim_whitespace(chunk.slice(start, 10_000))
-            yield pc.fill_null(piece, "").to_pylist()
+            yield pc.fill_null(pc.utf8_trim_whitespace(chunk.slice(start, 10_000)), "")

@@ -17,7 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from m2kr.audit.benchmark import CORPUS, QRELS, QUERIES, Benchmark, Corpus, Faults, QuerySet
+from m2kr.audit.benchmark import (
+    CORPUS,
+    QRELS,
+    QUERIES,
+    Benchmark,
+    Corpus,
+    Faults,
+    QuerySet,
+    any_there,
+)
 from m2kr.audit.image_looks import ImageLook, look_of
 from m2kr.building.formats.gzip import open_gzip
 from m2kr.building.userdata.fields import PASSAGE_NAMES, QUERY_NAMES, is_missing, query_row
@@ -321,7 +330,7 @@ class _Reader:
             if queries not in tables:
                 tables[queries] = self._queries(of_split)
             splits[name] = self._split(name, corpora[passages].name, of_split, *tables[queries])
-        store, why = self._images(corpora.values(), splits.values())
+        store, why = self._images(list(corpora.values()), list(splits.values()))
         return Benchmark(
             self._folder.name or str(self._folder),
             self._kind,
@@ -476,9 +485,11 @@ class _Reader:
                     record = loads(raw)
                 except orjson.JSONDecodeError:
                     record = self._mended(raw, file.where(n))
+                    if record is None:
+                        continue
                 if isinstance(record, dict):
                     yield n, record
-                elif record is not None:
+                else:
                     self._faults.add("the line is no JSON object", file.where(n))
 
     def _mended(self, raw: bytes, where: str) -> Any:
@@ -538,24 +549,12 @@ class _Reader:
         return mended_text(value) if isinstance(value, str) and value.strip() else None
 
     def _images(
-        self, corpora: Iterable[Corpus], splits: Iterable[QuerySet]
+        self, corpora: Sequence[Corpus], splits: Sequence[QuerySet]
     ) -> tuple[ImageStore | None, str]:
         tables = [corpus.table for corpus in corpora] + [split.table for split in splits]
-        named = [
-            path
-            for table in tables
-            for path in table.column("image").drop_null().slice(0, 50).to_pylist()
-            if not path.startswith("embedded:")
-        ]
-        if not named:
+        if all(table.column("image").null_count == len(table) for table in tables):
             return None, ""
         store = ImageStore([*self._roots, self._folder])
-        for path in named:
-            try:
-                if store.exists(path):
-                    return store, ""
-            except M2KRError:
-                continue
-        if self._roots:
+        if self._roots or any_there(store, corpora, splits):
             return store, ""
-        return None, "none of the first paths is below the folder; --images DIR says where they are"
+        return None, "none of the first is below the folder; --images DIR says where they are"
