@@ -78,7 +78,7 @@ def side_by_side(results: Iterable[Result]) -> Systems:
     for source, group in by_source.items():
         _require_one_fingerprint(source, group)
     merged = {source: _merged(group) for source, group in by_source.items()}
-    labels = _labels(merged)
+    labels = system_labels(merged)
     cells: dict[str, dict[str, Result]] = {
         source: dict(zip(labels[source], group, strict=True)) for source, group in merged.items()
     }
@@ -202,8 +202,12 @@ def _merged(results: Sequence[Result]) -> list[Result]:
     return list(kept.values())
 
 
-def _labels(by_source: Mapping[str, Sequence[Result]]) -> dict[str, list[str]]:
-    """Per source its results' labels: as short as they can be, equal for one system on all sources."""
+def system_labels(by_source: Mapping[str, Sequence[Result]]) -> dict[str, list[str]]:
+    """Per source its results' labels: as short as they can be, equal for one system on all sources.
+
+    Raises:
+        InputError: two results of a source have one name and different rankings.
+    """
     labels = {source: [_base(result) for result in of] for source, of in by_source.items()}
     for level in range(len(_details(next(iter(by_source.values()))[0])) if by_source else 0):
         twice = {label for of in labels.values() for label in of if of.count(label) > 1}

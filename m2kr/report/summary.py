@@ -3,14 +3,15 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from m2kr.evaluation.metrics import GRID
 from m2kr.evaluation.result import Result
+from m2kr.evaluation.systems import system_labels
 from m2kr.report.tables import shown_metrics
 
 PRIMARY = "primary"  # each source's own primary metric
-_LONGEST = 48  # characters of what tells two systems of one name apart
 
 
 @dataclass(frozen=True)
@@ -60,20 +61,24 @@ class Summary:
         """Results by system and split; the same one given twice is there once.
 
         Splits of one name whose data differ are columns of their own: their scores don't compare.
+
+        Raises:
+            InputError: Two results have one name and different rankings.
         """
-        distinct = list({result.name: result for result in results}.values())
-        labels = _labels(distinct)
-        by_split: dict[tuple[str, ...], dict[str, Result]] = {}
-        for result, label in zip(distinct, labels, strict=True):
+        by_split: dict[tuple[str, ...], list[Result]] = {}
+        for result in {result.name: result for result in results}.values():
             split = (result.source, result.split, result.edition)
             data = (*split, str(result.fingerprints.get("eval")))
-            by_split.setdefault(data, {})[label] = result
+            by_split.setdefault(data, []).append(result)
+        labels = system_labels({"\0".join(data): group for data, group in by_split.items()})
         names = _split_names(list(by_split))
         columns = [
-            Column(key, label, group)
-            for (key, label), group in zip(names, by_split.values(), strict=True)
+            Column(key, label, dict(zip(of, group, strict=True)))
+            for (key, label), of, group in zip(
+                names, labels.values(), by_split.values(), strict=True
+            )
         ]
-        systems = _in_order(dict.fromkeys(labels), columns)
+        systems = _in_order(dict.fromkeys(chain.from_iterable(labels.values())), columns)
         ordered = [
             replace(column, results={s: column.results[s] for s in systems if s in column.results})
             for column in columns
@@ -154,51 +159,3 @@ def _split_names(splits: Sequence[tuple[str, ...]]) -> list[tuple[str, str]]:
             key, label = f"{key}.{digest}", f"{label} {digest}"
         names.append((key, label))
     return names
-
-
-def _labels(results: Sequence[Result]) -> list[str]:
-    """What to call each result's system: its name, and what tells it from others of that name.
-
-    That are those of its settings that differ on one split; the same system has one label on all.
-    """
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for result in results:
-        groups.setdefault(_place(result, _plain(result)), []).append(_facts(result))
-    differing: dict[str, dict[str, None]] = {}
-    for (*_, name), facts in groups.items():
-        for key in dict.fromkeys(key for own in facts for key in own):
-            if len({str(own.get(key)) for own in facts}) > 1:
-                differing.setdefault(name, {})[key] = None
-    labels = []
-    for result in results:
-        name, own = _plain(result), _facts(result)
-        keys = [key for key in differing.get(name, ()) if own.get(key) not in (None, "")]
-        words = ", ".join(f"{key}={_short(own[key])}" for key in keys)
-        labels.append(f"{name} ({words[:_LONGEST]})" if words else name)
-    places = Counter(_place(result, label) for result, label in zip(results, labels, strict=True))
-    return [
-        f"{label} {result.name.rpartition('.')[2]}" if places[_place(result, label)] > 1 else label
-        for result, label in zip(results, labels, strict=True)
-    ]
-
-
-def _place(result: Result, label: str) -> tuple[str, ...]:
-    data = str(result.fingerprints.get("eval"))
-    return (result.source, result.split, result.edition, data, label)
-
-
-def _plain(result: Result) -> str:
-    words = [str(result.retriever["name"]), str(result.retriever.get("label") or "")]
-    if result.search_mode != "exact":
-        words.append(f"({result.search_mode})")
-    return " ".join(word for word in words if word)
-
-
-def _facts(result: Result) -> dict[str, Any]:
-    made_with = result.retriever.get("arguments") or {}
-    return {**result.retriever.get("settings", {}), **made_with}
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text.rstrip("/").rpartition("/")[2] if "/" in text else text

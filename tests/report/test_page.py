@@ -53,14 +53,14 @@ def test_every_ranking_and_text_is_there(out: Path, results: Results) -> None:
     _, texts = data_of(out / "0" / "texts-0.js")
     assert listed["id"] == [fit(q) for q in split.queries_view.ids.to_pylist()]
     assert listed["question"] == [fit(q) for q in split.queries_view.column("question")]
-    runs = {fit(run.name): run for run in (result.load_run() for result in results)}
+    by_system = {fit(result.load_run().name): result for result in results}
     for place, system in enumerate(systems):
-        run = runs[system]
+        run = by_system[system].load_run()
         for row, query_id in enumerate(split.queries_view.ids.to_pylist()):
             ranked = run.passage_ids(query_id)
             shown = [n for n in hits["passages"][place][row * 10 : row * 10 + 10] if n >= 0]
             assert [texts["id"][n] for n in shown] == [fit(p) for p in ranked[:10]]
-            view = results[systems.index(system)].show(query_id, 10)
+            view = by_system[system].show(query_id, 10)
             assert (listed["ranks"][place][row] or None) == view.first_right or not view.positives
             marks = [int(m) for m in hits["marks"][place][row * 10 : row * 10 + len(shown)]]
             assert [m & 1 for m in marks] == [passage.right for passage in view.ranked]
@@ -191,8 +191,10 @@ def test_systems_and_splits_are_told_apart(results: Results) -> None:
         )
 
     same = of(checkpoint="models/a", size=2)
-    summary = Summary.of([same, same, of(checkpoint="models/b", size=2), of("valid", size=3)])
-    assert set(summary.systems) == {"dense (checkpoint=a)", "dense (checkpoint=b)", "dense"}
+    summary = Summary.of(
+        [same, same, of(checkpoint="models/b", size=2), of("valid", checkpoint="models/a", size=3)]
+    )
+    assert summary.systems == ("dense checkpoint=models/a", "dense checkpoint=models/b")
     assert [column.label for column in summary.columns] == ["odd/test", "odd/valid"]
     other_data = Summary.of([of(), of(data="fp1:b"), of(edition="two")])
     assert [column.label for column in other_data.columns] == [

@@ -234,5 +234,7 @@ def big_report(
         )
         names = [f"system {n}" for n in range(systems)]
         browsers.append(left_out | {"folder": str(source), "systems": names, "faults": []})
-    write_page(folder, Summary.of(big_results(systems, sources, queries)), browsers)
+    letters = {"hit_rate@5": {f"system {n}": "abcdefghij"[n // 2] for n in range(systems)}}
+    summary = Summary.of(big_results(systems, sources, queries))
+    write_page(folder, summary, browsers, [letters] * sources)
     return folder / "index.html"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from m2kr import atomic
 from m2kr._version import __version__
 from m2kr.errors import InputError, M2KRError, UsageError, plainly
+from m2kr.evaluation.compare import compare_results
 from m2kr.evaluation.metrics import heading, metrics
 from m2kr.evaluation.result_data import open_split
 from m2kr.progress import SILENT, Progress
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from m2kr.evaluation.result import Result
+
+# By metric and system.
+Letters = Mapping[str, Mapping[str, str]]
 
 logger = logging.getLogger("m2kr.report")
 
@@ -92,11 +96,17 @@ def write_report(
             _browser(column, number, files, data, images, progress)
             for number, column in enumerate(summary.columns)
         ]
-        write_page(aside, summary, browsers)
+        tests = [_tests(column, progress) for column in summary.columns]
+        write_page(aside, summary, browsers, tests)
     return target / "index.html"
 
 
-def write_page(folder: Path, summary: Summary, browsers: Sequence[Mapping[str, Any]]) -> None:
+def write_page(
+    folder: Path,
+    summary: Summary,
+    browsers: Sequence[Mapping[str, Any]],
+    tests: Sequence[Letters | str],
+) -> None:
     """Writes ``index.html`` and what marks the folder as a report.
 
     Args:
@@ -104,8 +114,9 @@ def write_page(folder: Path, summary: Summary, browsers: Sequence[Mapping[str, A
         summary: What the page shows first.
         browsers: Per column the ``folder`` of its queries' data, the ``systems`` in their order and what
             `write_queries` says; or a ``fault`` where there is none.
+        tests: Per column the systems' significance letters, or why there are none.
     """
-    facts = fitted(_facts(summary, browsers))
+    facts = fitted(_facts(summary, browsers, tests))
     title = "Results" if len(summary.columns) > 1 else f"Results on {summary.columns[0].label}"
     style = (html.TEMPLATES / "report.css").read_text(encoding="utf-8")
     page = html.render(
@@ -177,7 +188,28 @@ def _loader(result: "Result") -> Callable[[], Run]:
     return lambda: dataclasses.replace(result).load_run()
 
 
-def _facts(summary: Summary, browsers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _tests(column: Column, progress: Progress) -> Letters | str:
+    """By metric and system the letters of systems that can't be told apart, or why there are none."""
+    if len(column.results) < 2:
+        return ""
+    try:
+        compared = compare_results(column.results.values(), progress=progress)
+    except M2KRError as error:
+        return f"{column.label}: no tests of differences: {error.what}"
+    if len(compared.systems) != len(column.results):
+        return f"{column.label}: no tests of differences: some of its results are of one run"
+    names = dict(zip(compared.systems, column.results, strict=True))
+    return {
+        metric: {names[system]: letters for system, letters in one.letters.items()}
+        for metric, one in compared.metrics.items()
+    }
+
+
+def _facts(
+    summary: Summary,
+    browsers: Sequence[Mapping[str, Any]],
+    tests: Sequence[Letters | str],
+) -> dict[str, Any]:
     """All that the page shows but the queries."""
     names = summary.metrics()
     known = metrics()
@@ -195,10 +227,11 @@ def _facts(summary: Summary, browsers: Sequence[Mapping[str, Any]]) -> dict[str,
         ],
         "columns": [
             _column_facts(summary, column, browser, names)
-            for column, browser in zip(summary.columns, browsers, strict=True)
+            | {"letters": {} if isinstance(letters, str) else letters}
+            for column, browser, letters in zip(summary.columns, browsers, tests, strict=True)
         ],
         "shown": [name for name in shown_metrics(results) if name in names],
-        "notes": notes(results),
+        "notes": [*notes(results), *(each for each in tests if each and isinstance(each, str))],
     }
 
 

@@ -50,7 +50,7 @@ function mean(system) {
   return values.every(value => value) ? values.reduce((sum, value) => sum + value[0], 0) / values.length : null;
 }
 function lettersOf(column, system, metric) {
-  return report.letters?.[column.key]?.[nameIn(column, metric)]?.[system] ?? "";
+  return column.letters[nameIn(column, metric)]?.[report.systems[system]] ?? "";
 }
 const dot = system => h("i", {class: `dot c${system % 12}`, "aria-hidden": "true"});
 const best = values => Math.max(...values.filter(value => value !== null));
@@ -72,9 +72,10 @@ function scoreTable() {
       }));
   const tops = cells.map(cell => best(report.systems.map((_, system) => cell.of(system)?.[0] ?? null)));
   const means = report.systems.map((_, system) => single ? null : mean(system));
+  const tested = cells.some(cell => report.systems.some((_, system) => cell.letters(system)));
   const withMean = means.some(value => value !== null) && report.columns.length > 1;
   return h("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "Scores"},
-    h("table", {class: "scores"},
+    h("table", {class: cells.length > 7 ? "scores many" : "scores"},
       h("thead", {}, h("tr", {}, h("th", {scope: "col"}, "System"),
         cells.map(cell => h("th", {scope: "col", class: "n"},
           cell.link ? h("a", {href: cell.link, title: "See its queries"}, cell.title) : cell.title,
@@ -86,7 +87,7 @@ function scoreTable() {
           const value = cell.of(system);
           if (!value) return h("td", {class: "n none"}, "–");
           return h("td", {class: "n" + (value[0] === tops[place] ? " best" : "")},
-            h("b", {}, score(value[0])), report.letters && h("sup", {}, cell.letters(system)),
+            h("b", {}, score(value[0])), tested && h("sup", {}, cell.letters(system)),
             h("small", {}, `${score(value[1])} – ${score(value[2])}`));
         }),
         withMean && h("td", {class: "n" + (means[system] === best(means) ? " best" : "")},
@@ -276,6 +277,7 @@ function groupTable(column, group) {
 function drawReport() {
   const column = report.columns[state.column];
   $("#table-area").replaceChildren(scoreTable());
+  $("#letters-note").textContent = $("#table-area sup") ? "Systems of a column that share a letter can’t be told apart: paired randomisation tests over its queries, Holm’s correction for all pairs, 5 %." : "";
   $("#bars-area").replaceChildren(...report.columns.filter(each => systemsOn(each).some(system => valueOf(each, system))).map(bars));
   drawPlots();
   $("#group-area").replaceChildren(...column.groups.map(group => groupTable(column, group)),
@@ -297,7 +299,7 @@ function makeReport() {
       select("Metric", options, state.metric, value => { state.metric = value; drawReport(); }, {id: "metric"}),
       columns.length > 1 && select("Split of curves and groups", columns.map((column, place) => [place, column.label]), state.column, value => { state.column = Number(value); drawReport(); }, {id: "split"})),
     h("section", {id: "scores", "aria-label": "Scores"}, h("div", {id: "table-area"}),
-      h("p", {class: "soft under"}, "Small: 95 % bootstrap interval over queries. ", report.letters ? report.letters_note : "")),
+      h("p", {class: "soft under"}, "Small: 95 % bootstrap interval over queries. ", h("span", {id: "letters-note"}))),
     h("section", {id: "plots"}, h("h2", {}, "Plots"), h("div", {id: "bars-area"}), h("div", {id: "plot-area"})),
     h("section", {id: "groups"}, h("h2", {}, "Groups"), h("div", {id: "group-area"})),
     h("section", {id: "notes"}, h("h2", {}, "Notes"),
@@ -664,7 +666,7 @@ function makeBrowser() {
   everywhere.firstChild.checked = everywhere.firstChild.disabled = Boolean(source.whole);
   const filters = source.meta.filters.map(filter => select(filter.name,
     [["", "any"], ...filter.values.map((value, place) => [place, value])], browser.filters[filter.name] ?? "", value => { browser.filters[filter.name] = value; changed(); }));
-  const list = h("div", {id: "list", role: "listbox", tabindex: "0", "aria-label": "Queries"}, h("div", {id: "spacer"}), h("div", {id: "rows", role: "presentation"}));
+  const list = h("div", {id: "list", class: source.rows.every(row => row.image === -1) ? "plain" : "", role: "listbox", tabindex: "0", "aria-label": "Queries"}, h("div", {id: "spacer"}), h("div", {id: "rows", role: "presentation"}));
   list.addEventListener("scroll", () => requestAnimationFrame(() => drawRows(false)), {passive: true});
   const left = column.browser;
   const said = [...left.faults,
