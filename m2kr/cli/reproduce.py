@@ -121,8 +121,6 @@ def _show(done: "Reproduction") -> None:
     output.table(*rows(done), title=done.target.title)
     for line in lines(done):
         output.say(line)
-    for source, error in done.failed.items():
-        output.say(f"{source} is not run: {error}")
     output.say(f"results, reproduction.json and reproduction.md are in {done.folder.absolute()}")
 
 
@@ -149,6 +147,8 @@ def _plan(
     output.say(f"data root: {root}")
     for plan, target in zip(plans, targets, strict=True):
         _show_plan(plan, target)
+    if len(plans) > 1:
+        output.say("tables and images are the same for all of these, and are fetched once")
     _show_not_run(not_run)
 
 

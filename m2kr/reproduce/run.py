@@ -19,7 +19,7 @@ from m2kr.errors import CheckError, InputError, M2KRError, MissingError
 from m2kr.evaluation.result import Result, file_word, versions
 from m2kr.progress import SILENT, Progress
 from m2kr.reproduce.plan import built_edition, resolve_sources
-from m2kr.reproduce.targets import Figure, Target
+from m2kr.reproduce.targets import Target
 from m2kr.reproduce.verdict import DIFFERS, NOT_RUN, TOLERANCE, Comparison, compare_figure
 from m2kr.retrieval.cache import encoder_identity
 from m2kr.retrieval.encoder import EncoderRetriever
@@ -118,7 +118,10 @@ class Reproducer:
         if not atomic.writable(folder):
             raise M2KRError("results can't be written here", where=str(folder), fix="--out FOLDER")
         # Before anything is fetched: a package may be missing.
-        retriever = create(target.retriever, {**target.settings, **self.overrides})
+        overrides = {
+            key.removeprefix(f"{target.retriever}."): value for key, value in self.overrides.items()
+        }
+        retriever = create(target.retriever, {**target.settings, **overrides})
         self.tell(f"{target.title}: the retriever {retriever.name} and its weights")
         json_settings(retriever)  # fetches and hashes them
         comparisons: list[Comparison] = []
@@ -135,13 +138,13 @@ class Reproducer:
             except M2KRError as error:
                 if type(error) is M2KRError:
                     raise
-                logger.error("%s is not run: %s", source, error)
+                self.tell(f"{source} is not run: {error.what}")
                 failed[source] = error
-                comparisons += [_not_run(figure, error) for figure in target.of(source)]
+                comparisons += [Comparison(one, notes=(error.what,)) for one in target.of(source)]
                 continue
             files[source] = {mode: f"{result.name}.json" for mode, result in results.items()}
             comparisons += [
-                compare_figure(figure, target, results, split.manifest, self.overrides)
+                compare_figure(figure, target, results, split.manifest, overrides)
                 for figure in target.of(source)
             ]
         done = Reproduction(target, comparisons, failed, files, folder)
@@ -247,7 +250,7 @@ class Reproducer:
             split,
             retriever,
             k=target.k,
-            metrics=metrics,
+            metrics=["default", *metrics],  # whoever asks for others later need not search again
             search=SearchConfig(mode=mode, max_hours=_NO_LIMIT) if late else None,
             cache=True,
             progress=self.progress,
@@ -276,7 +279,3 @@ def _is_of(
         and result.fingerprints.get("images")
         == image_fingerprint(split, declared_modalities(retriever))
     )
-
-
-def _not_run(figure: Figure, error: M2KRError) -> Comparison:
-    return Comparison(figure, notes=(str(error).replace("\n  ", " | "),))

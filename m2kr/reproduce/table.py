@@ -59,9 +59,11 @@ def lines(done: "Reproduction", *, every: bool = False) -> Iterator[str]:
         f"{one.figure.source}: {text}" for one in shown for text in (*one.deviations, *one.protocol)
     )
     for one in done.comparisons:
-        if every or one.verdict != REPRODUCED:
+        if (every or one.verdict != REPRODUCED) and one.figure.source not in done.failed:
             for text in one.notes:
                 yield f"{one.figure.source} {heading(one.figure.metric)}: {text}"
+    for source, error in done.failed.items():
+        yield f"{source} is not run: {error}"
 
 
 def as_markdown(done: "Reproduction") -> str:

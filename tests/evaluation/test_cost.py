@@ -1,8 +1,10 @@
 """What an evaluation cost: time and processor time by stage, memory, device, energy, what was reused."""
 
 import json
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -174,3 +176,25 @@ def test_processors_energy_is_read_over_the_counter_s_end(tmp_path):
     cards = ({"GPU-a": 5.0, "GPU-b": 1.0}, {"GPU-a": 7.0, "GPU-b": 9.0})
     assert energy.joules(*cards, ["GPU-a"], tmp_path) == (2.0, "GPUs")
     assert energy.joules(*cards, [], tmp_path) == (None, None)
+
+
+def test_a_gpu_that_was_used_is_named_with_its_memory(monkeypatch):
+    """As torch tells it: no GPU is here."""
+    held = {0: 0, 1: 3 << 20}
+    cuda = SimpleNamespace(
+        is_available=lambda: True,
+        is_initialized=lambda: True,
+        device_count=lambda: len(held),
+        reset_peak_memory_stats=lambda i: held.update({i: 0}),
+        max_memory_allocated=held.__getitem__,
+        get_device_properties=lambda i: SimpleNamespace(name=f"Card {i}", uuid=f"u{i}"),
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    joules = iter([{"GPU-u0": 1.0, "GPU-u1": 1.0}, {"GPU-u0": 9.0, "GPU-u1": 3.5}])
+    monkeypatch.setattr(energy, "counters", lambda: next(joules))
+    meter = cost.Meter()
+    held[1] = 1 << 20
+    told = meter.machine()
+    assert told["peak_device_bytes"] == 1 << 20
+    assert told["device"].startswith("Card 1 + ")
+    assert (told["energy_joules"], told["energy_of"]) == (2.5, "GPUs")

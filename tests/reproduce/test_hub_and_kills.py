@@ -73,7 +73,6 @@ def test_what_was_killed_goes_on_and_a_wrong_figure_differs(home: Path, hub: Hub
     paper(home, **{"pseudo_recall@5": 1.5})
     results = home / "results/reproduce/paper"
     for there in (
-        lambda: (home / "data/m2kr/OKVQA_manifest.json").exists(),
         lambda: any((home / "data/cache/embeddings").glob("*/key.json")),
         lambda: any(results.glob("okvqa.test.preflmr.official.*.json")),
     ):
@@ -95,6 +94,16 @@ def test_what_was_killed_goes_on_and_a_wrong_figure_differs(home: Path, hub: Hub
     offline = env | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(COMMAND, env=offline, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_plan_loads_no_torch(home: Path) -> None:
+    words = ["m2kr", "reproduce", "--suite", "paper-baselines", "--plan"]
+    script = f"import sys; sys.argv = {words}; from m2kr.cli.main import main; main(); " + (
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "not run: " in done.stdout
 
 
 def test_without_network_or_images_one_error_says_what_to_do(
