@@ -100,9 +100,9 @@ class MetricComparison:
         return sorted(self.means, key=lambda name: (-self.means[name], name))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
-    """What comparing systems found; ``print`` shows it.
+    """What comparing systems found; ``print`` shows it, and a notebook as tables.
 
     Attributes:
         systems: What they are called, in the order in which they were given.
@@ -179,6 +179,12 @@ class Comparison:
 
         return as_csv(self)
 
+    _repr_markdown_ = to_markdown
+
+    def __repr__(self) -> str:
+        sources = ", ".join(self.by_source)
+        return f"Comparison of {len(self.systems)} systems on {sources}: print() shows it"
+
     def __str__(self) -> str:
         from m2kr.evaluation.comparison_tables import as_text
 
@@ -226,6 +232,18 @@ def compare_results(
     systems = side_by_side(results)
     headlines = {source: of[0].headline for source, of in systems.results.items()}
     chosen = {source: _metrics(systems, source, metrics) for source in systems.results}
+    if not any(chosen.values()):
+        raise UsageError(
+            "no metric is defined for a query of all systems",
+            where=listed([*chosen]),
+            expected="a metric that all were scored by; these have "
+            + "; ".join(
+                f"{label} {', '.join(result.scores)}"
+                for of in systems.results.values()
+                for label, result in zip(systems.labels, of, strict=True)
+            ),
+            fix="--metrics full",
+        )
     tests = [(source, name, {source: name}) for source, names in chosen.items() for name in names]
     tests += [("", name, pieces) for name, pieces in _means(chosen, headlines).items()]
     compared: dict[str, dict[str, MetricComparison]] = {source: {} for source in ("", *chosen)}

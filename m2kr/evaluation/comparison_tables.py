@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.cells import cell_len, set_cell_size
 
+from m2kr.display import on_one_line
 from m2kr.evaluation.metrics import heading
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ _PAIRS = (
     "pairs of systems. wins/ties/losses: queries on which the first is better, as good, worse."
 )
 _MOST_PAIRS = 10  # in tables for people; what is more is in CSV and JSON
+_MOST_WITH_GROUPS = 3  # of more pairs, their groups would bury them
 _MOST_GROUPS = 8
-_NAME = 18  # columns of a name in a line
+_NAME_WIDTH = 18  # columns of a name in a line
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,20 @@ def _tally(three: "Tally") -> str:
     return "/".join(f"{n:,}" for n in three)
 
 
+_NAMES = ("system", "first", "second")
+_PAIR_HEADS = ("difference", "95 % interval", "p", "t", "wins/ties/losses")
+
+
+def _pair_cells(pair: "Pair") -> list[str]:
+    return [
+        _number(pair.difference, sign=True, digits=4),
+        _span(pair.low, pair.high, sign=True),
+        _chance(pair.p_holm),
+        _chance(pair.p_t_holm),
+        _tally((pair.wins, pair.ties, pair.losses)),
+    ]
+
+
 # Text for a terminal.
 
 
@@ -175,26 +191,22 @@ def as_text(comparison: "Comparison") -> str:
             rows = [["", *(head for head, _ in columns)]]
             for name in table.systems:
                 cells = [_score(name, one) for _, one in columns]
-                rows.append([name, *(f"{mean}\n{span}" for mean, span in cells)])
+                rows.append([on_one_line(name), *(f"{mean}\n{span}" for mean, span in cells)])
             lines += [table.title, *_laid_out(rows), ""]
     for part, head, one, pairs in _pairs(comparison):
         rows = [["first − second", "diff.", "95 %", "p", "t", "wins/ties/losses"]]
         for pair in pairs:
-            rows.append(
-                [
-                    f"{pair.a} −\n{pair.b}",
-                    _number(pair.difference, sign=True, digits=4),
-                    _span(pair.low, pair.high, sign=True),
-                    _chance(pair.p_holm),
-                    _chance(pair.p_t_holm),
-                    _tally((pair.wins, pair.ties, pair.losses)),
+            rows.append([f"{on_one_line(pair.a)} −\n{on_one_line(pair.b)}", *_pair_cells(pair)])
+            if len(pairs) <= _MOST_WITH_GROUPS:
+                rows += [
+                    [f"  {on_one_line(value)}", "", "", "", "", _tally(three)]
+                    for value, three in _groups(pair)
                 ]
-            )
-            if len(pairs) <= 3:
-                rows += [[f"  {value}", "", "", "", "", _tally(t)] for value, t in _groups(pair)]
         lines += [f"{part}, {head}: {one.queries:,} queries", *_laid_out(rows), ""]
     for note in notes(comparison):
-        lines += textwrap.wrap(note, WIDTH, break_long_words=False, break_on_hyphens=False)
+        lines += textwrap.wrap(
+            on_one_line(note), WIDTH, break_long_words=False, break_on_hyphens=False
+        )
     return "\n".join(lines)
 
 
@@ -209,13 +221,13 @@ def _groups(pair: "Pair") -> Iterator[tuple[str, "Tally"]]:
 def _blocks(table: _Table) -> Iterator[Sequence[tuple[str, "MetricComparison"]]]:
     """The columns of a table, as many at a time as fit."""
     block: list[tuple[str, MetricComparison]] = []
-    room = WIDTH - _NAME
+    room = WIDTH - _NAME_WIDTH
     for head, one in table.columns:
         cells = [part for name in table.systems for part in _score(name, one)]
         width = 2 + max(map(cell_len, (*cells, *_folded(head))))
         if block and width > room:
             yield block
-            block, room = [], WIDTH - _NAME
+            block, room = [], WIDTH - _NAME_WIDTH
         block.append((head, one))
         room -= width
     yield block
@@ -226,15 +238,15 @@ def _folded(text: str) -> list[str]:
     return [
         part
         for line in text.split("\n")
-        for word_line in textwrap.wrap(line, _NAME, drop_whitespace=False) or [""]
+        for word_line in textwrap.wrap(line, _NAME_WIDTH, drop_whitespace=False) or [""]
         for part in _cut(word_line.rstrip())
     ]
 
 
 def _cut(line: str) -> Iterator[str]:
     """Pieces of a line as wide as a name may be: some characters take two columns."""
-    while cell_len(line) > _NAME:
-        end = next(n for n in range(_NAME, 0, -1) if cell_len(line[:n]) <= _NAME)
+    while cell_len(line) > _NAME_WIDTH:
+        end = next(n for n in range(_NAME_WIDTH, 0, -1) if cell_len(line[:n]) <= _NAME_WIDTH)
         yield line[:end]
         line = line[end:]
     yield line
@@ -264,27 +276,14 @@ def as_markdown(comparison: "Comparison") -> str:
             [_plain(name), *(" ".join(_score(name, one)) for _, one in table.columns)]
             for name in table.systems
         ]
-        heads = ["system", *(_plain(head) for head, _ in table.columns)]
+        heads = [_NAMES[0], *(_plain(head) for head, _ in table.columns)]
         blocks.append(f"**{_plain(table.title)}**\n\n{_markdown(heads, body)}")
     for part, head, one, pairs in _pairs(comparison):
         title = f"**{_plain(part)}, {_plain(head)}**: {one.queries:,} queries"
-        heads = ["first", "second", *_PAIR_HEADS]
+        heads = [*_NAMES[1:], *_PAIR_HEADS]
         body = [[_plain(pair.a), _plain(pair.b), *_pair_cells(pair)] for pair in pairs]
         blocks.append(f"{title}\n\n{_markdown(heads, body)}")
     return "\n\n".join([*blocks, *map(_plain, notes(comparison))]) + "\n"
-
-
-_PAIR_HEADS = ("difference", "95 % interval", "p", "t", "wins/ties/losses")
-
-
-def _pair_cells(pair: "Pair") -> list[str]:
-    return [
-        _number(pair.difference, sign=True, digits=4),
-        _span(pair.low, pair.high, sign=True),
-        _chance(pair.p_holm),
-        _chance(pair.p_t_holm),
-        _tally((pair.wins, pair.ties, pair.losses)),
-    ]
 
 
 def _plain(text: str) -> str:
@@ -293,7 +292,7 @@ def _plain(text: str) -> str:
 
 
 def _markdown(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(heads) - 1)]
+    rule = ["---" if head in _NAMES else "---:" for head in heads]
     return "\n".join("| " + " | ".join(row) + " |" for row in (heads, rule, *body))
 
 
@@ -311,8 +310,10 @@ def as_latex(comparison: "Comparison") -> str:
             body.append([_tex(name), *cells])
         blocks.append(_tabular(table.title, "l" + "r" * len(table.columns), heads, body))
     for part, head, one, pairs in _pairs(comparison):
-        heads = ["first", "second", *map(_tex, _PAIR_HEADS)]
-        body = [[_tex(pair.a), _tex(pair.b), *map(_tex, _pair_cells(pair))] for pair in pairs]
+        heads = [*_NAMES[1:], *map(_tex, _PAIR_HEADS)]
+        body = [
+            [_tex(pair.a), _tex(pair.b), *map(_tex_number, _pair_cells(pair))] for pair in pairs
+        ]
         title = f"{part}, {head}: {one.queries:,} queries"
         blocks.append(_tabular(title, "llrrrrr", heads, body))
     comments = [f"% {' '.join(note.split())}" for note in notes(comparison)]
@@ -346,6 +347,10 @@ _TEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "–": "--",
     "−": r"$-$",
 }
+
+
+def _tex_number(text: str) -> str:
+    return _tex(text.replace("-", "−"))
 
 
 def _tex(text: str) -> str:

@@ -23,7 +23,10 @@ LEVEL = 0.05  # of the tests; the intervals are 95 % ones
 POWER = 0.80
 RESAMPLES = 1000
 LEAST_DRAWS = 10_000
-DRAWS_PER_PAIR = 100  # so that Holm's smallest p value, draws or not, can fall below the level
+DRAWS_PER_PAIR = (
+    100  # so that the smallest p value that draws can give stays below Holm's first bound
+)
+MOST_DRAWS = 100_000
 EXACT_OUTCOMES = 1 << 16
 _CELLS = 1 << 22  # random numbers held at a time
 _DIGITS = 12  # scores that agree to so many are equal: the same number by two ways of adding
@@ -129,9 +132,9 @@ def randomisation_p(
     A query without a difference changes nothing, and of differences of one size only the number of
     flipped ones counts. So 2^n assignments have few outcomes: n + 1 for a metric that is 0 or 1, whose
     test is McNemar's exact one. Up to 2^16 outcomes (and so up to 16 queries that differ, whatever the
-    metric) all are added up. Else assignments are drawn, ``max(10,000, 100 x pairs)`` of them, the same
-    ones for all pairs; the one observed counts among them, so that p is (1 + hits) / (1 + draws) and never
-    0 (Phipson and Smyth 2010).
+    metric) all are added up. Else assignments are drawn, 10,000 or 100 a pair (at most 100,000), the same
+    ones for all pairs; the one observed counts among them, so that p is (1 + hits) / (1 + draws) and
+    never 0 (Phipson and Smyth 2010).
 
     Args:
         strata: As for `paired_tests`.
@@ -146,7 +149,7 @@ def randomisation_p(
     )
     exact = ~np.isnan(p)
     if not exact.all():
-        draws = max(LEAST_DRAWS, DRAWS_PER_PAIR * len(first))
+        draws = min(MOST_DRAWS, max(LEAST_DRAWS, DRAWS_PER_PAIR * len(first)))
         p[~exact] = _drawn_p(scaled, first[~exact], second[~exact], draws, seed)
     return p, exact
 

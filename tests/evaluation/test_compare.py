@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import time
 
 import numpy as np
 import pytest
@@ -93,11 +94,12 @@ def test_queries_undefined_for_all_are_left_out_and_for_some_refused(rows, nans)
         with pytest.raises(CheckError, match="undefined for"):
             compare_results(results)
         return
-    found = compare_results(results).metrics
     defined = scores[~np.isnan(scores[:, 0])]
     if not len(defined):
-        assert not found
+        with pytest.raises(UsageError, match="no metric is defined"):
+            compare_results(results)
         return
+    found = compare_results(results).metrics
     assert found[HIT].queries == len(defined)
     assert list(found[HIT].means.values()) == pytest.approx(defined.mean(0).tolist())
 
@@ -312,6 +314,17 @@ def test_text_fits_80_columns_and_keeps_whole_numbers(odd):
             assert f"{mean:.3f}".removeprefix("0") in text
 
 
+def test_a_name_is_one_line_and_no_command_of_a_terminal(odd):
+    results = [made_result(n, {HIT: hits(1, 0.5)}) for n in ("a\nb", "\x1b[31mred", "c\td")]
+    found = compare_results(results)
+    assert "\x1b" not in str(found)
+    assert "a b" in str(found)
+    for text in (found.to_markdown(), found.to_latex()):
+        assert "a b" in text
+    assert len(repr(odd).splitlines()) == 1
+    assert odd._repr_markdown_() == odd.to_markdown()
+
+
 def test_latex_is_escaped(odd):
     text = odd.to_latex()
     code = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
@@ -348,3 +361,22 @@ def test_of_many_pairs_the_neighbours_are_shown(odd):
     assert "of 144 tested pairs are shown: --format csv or json has all" in " ".join(
         str(odd).split()
     )
+
+
+@pytest.mark.slow
+def test_twenty_systems_of_the_largest_split_in_half_a_minute():
+    """5,120 queries; hit rates are tested exactly, the other metrics by drawn assignments."""
+    rng = np.random.default_rng(0)
+    results = []
+    for i in range(20):
+        rank = 1 + np.floor(rng.exponential(4 + i / 5 + 20 * rng.random(5_120))).astype(int)
+        scores = {f"hit_rate@{k}": (rank <= k).astype(float) for k in (1, 5, 10)}
+        scores |= {"pseudo_recall@5": (rank <= 6).astype(float), "mrr@10": 1 / rank}
+        results.append(made_result(f"s{i}", scores | {"ndcg@10": 1 / np.log2(1 + rank)}))
+    start = time.process_time()
+    found = compare_results(results)
+    text = str(found) + found.to_csv()
+    assert time.process_time() - start < 30
+    assert text.count("s19") > 100
+    exact = {name: {pair.exact for pair in one.pairs} for name, one in found.metrics.items()}
+    assert exact == dict.fromkeys(found.metrics, {True}) | {"mrr@10": {False}, "ndcg@10": {False}}
