@@ -379,4 +379,4 @@ def test_twenty_systems_of_the_largest_split_in_half_a_minute():
     assert time.process_time() - start < 30
     assert text.count("s19") > 100
     exact = {name: {pair.exact for pair in one.pairs} for name, one in found.metrics.items()}
-    assert exact == dict.fromkeys(found.metrics, {True}) | {"mrr@10": {False}, "ndcg@10": {False}}
+    assert exact == {key: {True} for key in found.metrics} | {"mrr@10": {False}, "ndcg@10": {False}}
