@@ -93,7 +93,7 @@ class Split:
     def _facts(self) -> list[tuple[str, str]]:
         """What people see of it."""
         counts = {
-            "queries": f"{len(self):,}, {self._counts['with_image']:,} with an image",
+            "queries": f"{len(self):,} ({self._counts['with_image']:,} with an image)",
             "passages": f"{self._counts['passages']:,}",
             "scores": verdict(str(self.manifest.get("comparable", UNKNOWN))),
             "folder": str(self.folder),

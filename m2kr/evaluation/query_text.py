@@ -128,9 +128,12 @@ def _excerpt(passage: "ViewedPassage") -> tuple[str, list[Span], bool]:
     text, spans = passage.text, passage.answers
     start = 0
     if spans and spans[0][1] > _EXCERPT:
-        start = spans[0][0] - _EXCERPT // 3
+        start = max(0, spans[0][0] - _EXCERPT // 3)
         start = text.find(" ", start, spans[0][0]) + 1 or start
     stop = min(len(text), start + _EXCERPT)
+    if stop < len(text):  # at a word's end, where there are words
+        end = text.rfind(" ", start + _EXCERPT // 2, stop)
+        stop = end if end > 0 else stop
     inside = [(max(a, start), min(b, stop)) for a, b in spans if a < stop and b > start]
     lead = "… " if start else ""
     moved = len(lead) - start

@@ -78,7 +78,7 @@ def test_all_is_small_and_escaped(split, tmp_path):
         assert "script" not in page.tags
         assert not set(page.text) & set("\x1b\0\u202e")
         assert len(page.text) < 4000
-    assert "queries 3, 2 with an image; passages 4" in repr(split)
+    assert "queries 3 (2 with an image); passages 4" in repr(split)
     assert "hit_rate@1 0.333" in repr(results[0])
     assert "and 2 more" in repr(results)
     assert "<b>" in Page(results._repr_html_()).text
