@@ -8,38 +8,11 @@ from typing import Any
 import yaml
 
 from m2kr import atomic
+from m2kr.building.croissant import croissant
 from m2kr.data.manifests import read_manifests
 from m2kr.locks import hold
 from m2kr.schema import SUFFIX
 from m2kr.sources import verdict
-
-CROISSANT_CONTEXT = {
-    "@language": "en",
-    "@vocab": "https://schema.org/",
-    "sc": "https://schema.org/",
-    "cr": "http://mlcommons.org/croissant/",
-    "dct": "http://purl.org/dc/terms/",
-    "conformsTo": "dct:conformsTo",
-    "recordSet": "cr:recordSet",
-    "field": "cr:field",
-    "fileProperty": "cr:fileProperty",
-    "fileObject": "cr:fileObject",
-    "fileSet": "cr:fileSet",
-    "includes": "cr:includes",
-    "source": "cr:source",
-    "extract": "cr:extract",
-    "column": "cr:column",
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "repeated": "cr:repeated",
-}
-_CROISSANT_TYPES = {
-    "string": "sc:Text",
-    "list<string>": "sc:Text",
-    "int64": "sc:Integer",
-    "float64": "sc:Float",
-    "list<float64>": "sc:Float",
-    "bool": "sc:Boolean",
-}
 
 
 def write_cards_of(edition: Path) -> None:
@@ -138,56 +111,3 @@ def _rows(record: dict[str, Any], suffix: str) -> str:
 def _tables(record: dict[str, Any], suffix: str) -> dict[str, Any]:
     config = f"{record['source']['config']}_{suffix}"
     return {n: table for n, table in record["tables"].items() if n.split("/")[0] == config}
-
-
-def croissant(edition: str, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Croissant 1.0 metadata: a file object per shard and a record set per table kind."""
-    files: list[dict[str, Any]] = []
-    record_sets: list[dict[str, Any]] = []
-    for record in records:
-        config = record["source"]["config"]
-        for table, facts in record["tables"].items():
-            for shard in facts["shards"]:
-                path = f"{table}/{shard['file']}"
-                files.append(
-                    {
-                        "@type": "cr:FileObject",
-                        "@id": path,
-                        "name": path,
-                        "contentUrl": path,
-                        "contentSize": f"{shard['size']} B",
-                        "encodingFormat": "application/vnd.apache.arrow.stream",
-                        "sha256": shard["sha256"],
-                    }
-                )
-        for kind in ("queries", "passages"):
-            name = f"{config}_{SUFFIX[kind]}"
-            record_sets.append(
-                {
-                    "@type": "cr:RecordSet",
-                    "@id": name,
-                    "name": name,
-                    "field": [
-                        {
-                            "@type": "cr:Field",
-                            "@id": f"{name}/{c['name']}",
-                            "name": c["name"],
-                            "description": c["doc"],
-                            "dataType": _CROISSANT_TYPES[c["type"]],
-                            **({"repeated": True} if c["type"].startswith("list") else {}),
-                        }
-                        for c in record["source"]["columns"][kind]
-                    ],
-                }
-            )
-    return {
-        "@context": CROISSANT_CONTEXT,
-        "@type": "sc:Dataset",
-        "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "name": f"m2kr-{edition}",
-        "description": f"M2KR data built by m2kr, edition {edition}.",
-        "license": [r["source"]["licence"] for r in records],
-        "url": "https://arxiv.org/abs/2402.08327",
-        "distribution": files,
-        "recordSet": record_sets,
-    }

@@ -61,7 +61,8 @@ _EXPECTED = (
 _MARKS = (b"\t", b",", b";")
 
 
-def _escape(text: str) -> str:
+def escape_id(text: str) -> str:
+    """An id as TREC's files can hold it: itself, or percent-encoded; two ids never become one."""
     # A lone % is no escape, so it can stand for the empty id.
     return _UNSAFE.sub(lambda m: quote(m[0], safe=""), text) or "%"
 
@@ -84,9 +85,9 @@ def write_run_text(run: "RunRows", file: IO[bytes], path: Path, *, table: bool =
     texts = [*run.query_ids, *passages, *([] if table else [tag])]
     escaped = tag.endswith(ESCAPED) or "" in texts or any(map(_UNSAFE.search, texts))
     if escaped:
-        queries = tuple(map(_escape, queries))
-        passages = [_escape(passage) for passage in passages]
-        tag = _escape(tag) + ESCAPED
+        queries = tuple(map(escape_id, queries))
+        passages = [escape_id(passage) for passage in passages]
+        tag = escape_id(tag) + ESCAPED
     if lost := int((run.counts() == 0).sum()):
         logger.warning(
             "%s: %d queries have no results, which its lines can't say; Parquet and JSON keep them",
