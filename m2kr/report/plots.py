@@ -10,7 +10,7 @@ from m2kr.display import fit_for_html as fit
 from m2kr.errors import UsageError, missing_dependency
 from m2kr.evaluation.metrics import heading
 from m2kr.evaluation.result import file_word
-from m2kr.report.summary import PRIMARY, Column, Summary, curve, seconds_per_query
+from m2kr.report.summary import PRIMARY, Column, Summary, costs, curve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -110,7 +110,7 @@ def bars(summary: Summary) -> "Figure":
     down = math.ceil(len(columns) / across)
     most = max(len(column.results) for column in columns)
     figure = Figure(figsize=(4.2 * across, (0.8 + 0.26 * most) * down), layout="constrained")
-    panels = figure.subplots(down, across, squeeze=False).flat
+    panels = list(figure.subplots(down, across, squeeze=False).flat)
     for panel, column in zip(panels, columns, strict=False):
         scored = [
             (system, value)
@@ -136,7 +136,7 @@ def bars(summary: Summary) -> "Figure":
         panel.grid(visible=False, axis="y")
         panel.spines["left"].set_visible(False)
         panel.set_title(f"{fit(column.label)}, {heading(column.metric(PRIMARY))}")
-    for panel in panels:
+    for panel in panels[len(columns) :]:
         panel.set_axis_off()
     return figure
 
@@ -215,7 +215,7 @@ def cost(summary: Summary, column: Column) -> "Figure | None":
     drawn = 0
     for number, system in enumerate(summary.systems):
         value = summary.value(system, column, PRIMARY)
-        seconds = seconds_per_query(column.results[system]) if value else None
+        seconds = costs(column.results[system]).get("seconds") if value else None
         if value and seconds:
             style = _line(number, system) | {"linestyle": "none", "markersize": 7}
             panel.plot([seconds], [value["value"]], **style)
@@ -223,6 +223,8 @@ def cost(summary: Summary, column: Column) -> "Figure | None":
     if not drawn:
         return None
     panel.set_xscale("log")
+    panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    panel.minorticks_off()
     panel.margins(x=0.15)
     panel.set_ylim(0, 1.1 * panel.get_ylim()[1])
     panel.set_xlabel("seconds of search a query, on the machine that each ran on")

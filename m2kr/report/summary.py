@@ -132,15 +132,28 @@ def curve(result: Result, stem: str = "hit_rate") -> list[tuple[int, float]]:
     return [(k, value) for k, value in values.items() if value is not None]
 
 
-def seconds_per_query(result: Result) -> float | None:
-    """What a query costs once the index stands; None where that isn't known.
+def costs(result: Result) -> dict[str, float]:
+    """What a system costs, so far as its result tells; a replayed run cost nothing that it could tell.
 
-    A replayed run cost nothing that its result could tell.
+    Returns:
+        ``seconds`` and ``cpu_seconds`` of search a query, ``passages`` a second that were encoded or
+        indexed, ``bytes`` a passage of the index.
     """
-    if "run" in result.retriever or any(result.retriever.get("reused", {}).values()):
-        return None
-    seconds = result.seconds.get("search")
-    return seconds / result.counts["queries"] if seconds and result.counts.get("queries") else None
+    if "run" in result.retriever:
+        return {}
+    cost, queries = result.cost, result.counts.get("queries") or 0
+    rate = cost.get("queries_per_second")
+    seconds = 1 / rate if rate else None
+    if not cost and queries and not any(result.retriever.get("reused", {}).values()):
+        seconds = (result.seconds.get("search") or 0) / queries  # of an older version
+    cpu = (cost.get("cpu_seconds") or {}).get("search")
+    known = {
+        "seconds": seconds,
+        "cpu_seconds": cpu / queries if cpu and queries and rate else None,
+        "passages": cost.get("passages_per_second"),
+        "bytes": result.bytes_per_passage,
+    }
+    return {name: float(value) for name, value in known.items() if value}
 
 
 def _split_names(splits: Sequence[tuple[str, ...]]) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from m2kr.progress import SILENT, Progress
 from m2kr.report import html
 from m2kr.report.page.data_files import DataFiles, as_script, fitted
 from m2kr.report.page.queries import write_queries
-from m2kr.report.summary import PRIMARY, Column, Summary, seconds_per_query
+from m2kr.report.summary import PRIMARY, Column, Summary, costs
 from m2kr.report.tables import coverage, notes, shown_metrics
 from m2kr.retrieval.run import Run
 
@@ -264,7 +264,7 @@ def _result_facts(result: "Result", names: Sequence[str]) -> dict[str, Any]:
         "k": result.k,
         "images": coverage(result),
         "seconds": result.seconds.get("total"),
-        "per_query": seconds_per_query(result),
+        "costs": costs(result),
         "notes": list(result.notes),
     }
 

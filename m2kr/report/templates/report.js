@@ -218,36 +218,50 @@ function curve(column) {
       labels(series.map(one => ({system: one.system, x: x(one.points.at(-1)[0]) + 6, y: y(one.points.at(-1)[1])})), right + 18, top, bottom)));
 }
 
+const COSTS = {
+  seconds: {name: "seconds a query", unit: power => ({"-6": "1 µs", "-5": "10 µs", "-4": "100 µs", "-3": "1 ms", "-2": "10 ms", "-1": "100 ms"})[power] ?? `${number.format(10 ** power)} s`},
+  cpu_seconds: {name: "CPU seconds a query", unit: power => COSTS.seconds.unit(power)},
+  passages: {name: "passages a second", unit: power => power < 0 ? String(10 ** power) : number.format(10 ** power)},
+  bytes: {name: "bytes a passage", unit: power => power < 3 ? `${10 ** power} B` : power < 6 ? `${10 ** (power - 3)} kB` : `${number.format(10 ** (power - 6))} MB`},
+};
 function cost(column) {
-  const systems = systemsOn(column).filter(system => !state.off.has(system) && column.results[system].per_query && valueOf(column, system));
-  if (!systems.length) return null;
+  const scored = systemsOn(column).filter(system => valueOf(column, system));
+  const kinds = Object.keys(COSTS).filter(kind => scored.some(system => column.results[system].costs[kind]));
+  if (!kinds.length) return null;
+  const kind = kinds.includes(state.cost) ? state.cost : kinds[0];
+  const of = system => column.results[system].costs[kind];
+  const lacking = scored.filter(system => !of(system));
+  const systems = scored.filter(system => of(system) && !state.off.has(system));
   const width = narrow.matches ? 360 : 560, height = 330, left = 34, right = width - 24, top = 14, bottom = 284;
-  const seconds = systems.map(system => column.results[system].per_query);
-  const low = Math.floor(Math.log10(Math.min(...seconds)) - .05), high = Math.max(low + 1, Math.ceil(Math.log10(Math.max(...seconds)) + .05));
-  const x = value => left + (right - left) * (Math.log10(value) - low) / (high - low);
+  const powers = systems.map(system => Math.log10(of(system)));
+  const first = Math.floor(Math.min(...powers) - .05), last = Math.max(first + 1, Math.ceil(Math.max(...powers) + .05));
+  const x = value => left + (right - left) * (Math.log10(value) - first) / (last - first);
   const end = niceEnd(Math.max(...systems.map(system => valueOf(column, system)[0])));
   const y = value => bottom - (bottom - top) * value / end;
-  const unit = power => ({"-6": "1 µs", "-5": "10 µs", "-4": "100 µs", "-3": "1 ms", "-2": "10 ms", "-1": "100 ms"})[power] ?? `${10 ** power} s`;
-  const powers = Array.from({length: high - low + 1}, (_, place) => low + place);
+  const each = Math.ceil((last - first) / (narrow.matches ? 4 : 7));
+  const marks = Array.from({length: last - first + 1}, (_, place) => first + place).filter(power => (power - first) % each === 0);
   const taken = [];
   const name = system => {
-    const [px, py] = [x(column.results[system].per_query), y(valueOf(column, system)[0])];
+    const [px, py] = [x(of(system)), y(valueOf(column, system)[0])];
     const words = shortened(report.systems[system], 26), wide = words.length * 7;
-    const start = px + 12 + wide < right ? px + 10 : px - 10 - wide;
+    const after = px + 12 + wide < right + 20;
+    const start = after ? px + 10 : px - 10 - wide;
     let at = py + 4;
     for (let tries = 0; tries < 12 && taken.some(box => Math.abs(box[1] - at) < 14 && box[0] < start + wide && start < box[0] + box[2]); tries++) at -= 14;
     taken.push([start, at, wide]);
-    return text(start > px ? start : px - 10, at, words, {class: `name c${system % 12}`, "text-anchor": start > px ? "start" : "end"});
+    return text(after ? start : px - 10, at, words, {class: `name c${system % 12}`, "text-anchor": after ? "start" : "end"});
   };
-  return figure("Score by cost", `${column.label}: ${metricLabel(nameIn(column, state.metric))} and seconds of search a query, on the machine that each ran on`,
-    drawing(width, height, "Score by seconds a query",
+  return figure("Score by cost", `${column.label}, ${metricLabel(nameIn(column, state.metric))}; each on the machine that it ran on.`, [
+    kinds.length > 1 && select("Cost", kinds.map(each => [each, COSTS[each].name]), kind, value => { state.cost = value; drawPlots(); $("#cost").focus(); }, {id: "cost"}),
+    systems.length ? drawing(width, height, `Score by ${COSTS[kind].name}`,
       [0, .25, .5, .75, 1].map(share => share * end).map(value => [svg("line", {class: "grid", x1: left, x2: right, y1: y(value), y2: y(value)}),
         text(left - 8, y(value) + 4, tick(value), {"text-anchor": "end", class: "tick"})]),
-      powers.map(power => [svg("line", {class: "grid", x1: x(10 ** power), x2: x(10 ** power), y1: top, y2: bottom}),
-        text(x(10 ** power), bottom + 20, unit(power), {"text-anchor": "middle", class: "tick"})]),
-      text((left + right) / 2, bottom + 40, "a query", {"text-anchor": "middle", class: "tick"}),
-      systems.map(system => svg("g", {}, mark(system, x(column.results[system].per_query), y(valueOf(column, system)[0])), svg("title", {}, report.systems[system]))),
-      systems.map(name)));
+      marks.map(power => [svg("line", {class: "grid", x1: x(10 ** power), x2: x(10 ** power), y1: top, y2: bottom}),
+        text(x(10 ** power), bottom + 20, COSTS[kind].unit(power), {"text-anchor": "middle", class: "tick"})]),
+      text((left + right) / 2, bottom + 40, COSTS[kind].name, {"text-anchor": "middle", class: "tick"}),
+      systems.map(system => svg("g", {}, mark(system, x(of(system)), y(valueOf(column, system)[0])), svg("title", {}, report.systems[system]))),
+      systems.map(name)) : null,
+    lacking.length ? h("p", {class: "soft under"}, `Not known of ${lacking.map(system => report.systems[system]).join(", ")}.`) : null]);
 }
 
 function drawPlots(focused) {
@@ -278,6 +292,7 @@ function drawReport() {
   const column = report.columns[state.column];
   $("#table-area").replaceChildren(scoreTable());
   $("#letters-note").textContent = $("#table-area sup") ? "Systems of a column that share a letter can’t be told apart: paired randomisation tests over its queries, Holm’s correction for all pairs, 5 %." : "";
+  $("#bars-area").classList.toggle("one", report.columns.length === 1);
   $("#bars-area").replaceChildren(...report.columns.filter(each => systemsOn(each).some(system => valueOf(each, system))).map(bars));
   drawPlots();
   $("#group-area").replaceChildren(...column.groups.map(group => groupTable(column, group)),
