@@ -1,7 +1,10 @@
 """What work takes: the time that passes, and the processors' time."""
 
 import os
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -30,3 +33,26 @@ def now() -> Spent:
     # Of its own time Python knows nanoseconds, of children's the kernel's ticks.
     cpu = time.process_time() + times.children_user + times.children_system
     return Spent(time.perf_counter(), cpu)
+
+
+_loads = Spent()
+_depth = threading.local()
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Counts what is done inside as loading (of weights), whatever stage it happens in."""
+    global _loads
+    outer = getattr(_depth, "inside", False)
+    began, _depth.inside = now(), True
+    try:
+        yield
+    finally:
+        _depth.inside = outer
+        if not outer:
+            _loads += now() - began
+
+
+def loads() -> Spent:
+    """All that was spent on loading in this process."""
+    return _loads

@@ -40,7 +40,7 @@ from m2kr.retrieval.cache import (
     rows_folder,
     stored_bytes,
 )
-from m2kr.retrieval.clock import Spent, now
+from m2kr.retrieval.clock import Spent, loads, now
 from m2kr.retrieval.own_code import json_settings, own_code
 from m2kr.retrieval.protocol import (
     Modalities,
@@ -350,16 +350,16 @@ class EncoderRetriever(RetrieverBase):
         stage, stats, progress = f"encode {side}", self.run_stats(), self.run_context.progress
         stats.reused[stage] = 0
         stats.seconds[stage] = stats.cpu_seconds[stage] = 0.0
-        began, since = now(), 0.0
-
-        def cpu() -> float:
-            # Weights that are loaded meanwhile are counted apart.
-            return now().cpu - stats.spent(f"load {side}").cpu
+        began = since = now()
+        loaded = loads()
 
         def report(rows: int, seconds: float) -> None:
-            nonlocal since
-            before, since = since, cpu()
-            stats.spend(stage, Spent(seconds, since - before))
+            nonlocal since, loaded
+            # Weights that were loaded meanwhile are counted apart.
+            apart, loaded = loads() - loaded, loads()
+            before, since = since, now()
+            cpu = (since - before).cpu - apart.cpu
+            stats.spend(stage, Spent(max(0.0, seconds - apart.wall), max(0.0, cpu)))
             progress.advance(stage, rows)
 
         def stream(left: Passages | Queries) -> Iterator[list[np.ndarray]]:
@@ -369,7 +369,7 @@ class EncoderRetriever(RetrieverBase):
                 stats.spend(f"reuse {side}", now() - began)
             rows = self._checked_stream(left, side, report)
             while True:
-                since = cpu()
+                since = now()
                 if (some := next(rows, None)) is None:
                     return
                 yield some
@@ -395,13 +395,6 @@ class EncoderRetriever(RetrieverBase):
             stage, len(records), stats.reused[stage], stats.seconds[stage],
         )  # fmt: skip
         return stored
-
-    @contextmanager
-    def _loading(self, side: Side) -> Iterator[None]:
-        """Counts what is done inside as loading, not as encoding."""
-        began = now()
-        yield
-        self.run_stats().spend(f"load {side}", now() - began)
 
     def _require_same_images(
         self, records: Passages | Queries, side: Side, folder: Path, key: Mapping[str, Any]

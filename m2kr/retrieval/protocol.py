@@ -89,9 +89,8 @@ class RunStats:
     """What a retriever tells of a run afterwards; all of it goes into the result.
 
     Attributes:
-        seconds: By stage: in an encoder (``encode document``, ``encode query``), loading its weights
-            (``load document``, ``load query``, by the side that was encoded meanwhile), and opening rows
-            that were kept (``reuse document``, ``reuse query``).
+        seconds: By stage: in an encoder (``encode document``, ``encode query``), and opening rows that
+            were kept (``reuse document``, ``reuse query``).
         cpu_seconds: The same of processors.
         encoded: Rows by stage that were encoded now.
         reused: Rows by stage that had been encoded (or indexed) before; equal ones may count once.

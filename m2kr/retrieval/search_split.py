@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.fingerprint import images_part
 from m2kr.progress import SILENT, Progress, task
-from m2kr.retrieval.clock import Spent, now
+from m2kr.retrieval.clock import Spent, loads, now
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.own_code import json_settings, own_code, user_attribute
 from m2kr.retrieval.protocol import (
@@ -113,17 +113,22 @@ def search_split(
     check_search(retriever, searching)
     with _folder(workdir) as folder:
         context = RunContext(folder, cache, searching, progress, split.fingerprints, split)
-        before, loaded = _size(folder), now()
+        before, loaded, loads_before = _size(folder), now(), loads()
         with task(progress, "index", len(split.passages_view)):
             index_pool(retriever, split.passages_view, context)
-        written, indexed = _size(folder) - before, now()
+        written, indexed, loads_indexing = _size(folder) - before, now(), loads() - loads_before
         with task(progress, "search", len(split.queries_view)):
             run = rank_queries(retriever, split.queries_view, k)
-        searched = now()
+        searched, loads_searching = now(), loads() - loads_before - loads_indexing
     stats = stats_of(retriever)
     seen = image_fingerprint(split, reads)
     looking = (loaded - began) + (now() - searched)
-    spent = _by_stage(stats, looking, indexed - loaded, searched - indexed)
+    spent = _by_stage(
+        stats,
+        looking + loads_indexing + loads_searching,
+        indexed - loaded - loads_indexing,
+        searched - indexed - loads_searching,
+    )
     facts = {
         "source": split.source,
         "split": split.split,
@@ -163,7 +168,7 @@ def _by_stage(
         "search": searching,
     }
     for side, within in (("document", "index"), ("query", "search")):
-        for stage in ("load", "encode", "reuse"):
+        for stage in ("encode", "reuse"):
             part = stats.spent(f"{stage} {side}")
             spent[stage] += part
             spent[within] -= part

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from m2kr.errors import UsageError
+from m2kr.retrieval.clock import loading
 from m2kr.retrieval.encoder import EncoderRetriever, Report
 from m2kr.retrieval.protocol import Modalities, Side
 from m2kr.retrievers._models import (
@@ -177,9 +178,9 @@ class LateInteraction(EncoderRetriever):
         from m2kr.concurrency import chunks
         from m2kr.preflmr.encode.queries_and_passages import Passage
 
-        with self._loading(side):
-            encoder = self._encoder
         before = time.perf_counter()
+        with loading():
+            encoder = self._encoder
         if side == "query":
             stream = encoder.stream_queries(self._queries(records))
         else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from m2kr.errors import M2KRError, MissingError, UsageError, one_line
+from m2kr.retrieval.clock import loading
 from m2kr.retrievers._models import ModelFiles
 
 # A model folder's own files lie at most this deep: sentence-transformers has a folder for each module.
@@ -88,7 +89,8 @@ class ModelSource:
                 self._files  # noqa: B018 - their stamps, before anything is read
             refuse_code(self.load_from, self.local)
             # Said outright: transformers asks at the terminal where it isn't.
-            yield {"local_files_only": self.local, "trust_remote_code": False}
+            with loading():
+                yield {"local_files_only": self.local, "trust_remote_code": False}
         except M2KRError:
             raise
         except Exception as error:  # whatever a library raises for a file that is no such thing

@@ -11,6 +11,7 @@ import numpy as np
 from m2kr.concurrency import spread
 from m2kr.errors import MissingError
 from m2kr.preflmr.inputs.local_files import packaged
+from m2kr.retrieval.clock import loading
 from m2kr.retrievers._memo import MEMO, content_key
 from m2kr.retrievers._model_source import refuse_code
 from m2kr.retrievers._models import (
@@ -111,7 +112,8 @@ class SentenceEncoder:
         return self._hashes.get("files_sha256", self._source).encode()
 
     def _encode(self, texts: list[str]) -> "list[NDArray[np.float32]]":
-        tokenizer, model, device = self._load()
+        with loading():
+            tokenizer, model, device = self._load()
         tokens = tokenizer(texts, truncation=True, max_length=self._max_length)["input_ids"]
         widths = [-(-len(ids) // _STEP) * _STEP for ids in tokens]
         budget = _TOKENS.get(device, _TOKENS_ACCELERATED)

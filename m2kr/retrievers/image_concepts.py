@@ -20,6 +20,7 @@ from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
 from m2kr.preflmr.inputs.local_files import packaged
 from m2kr.retrieval.batches import Batch, Encoded
+from m2kr.retrieval.clock import loading
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.protocol import Modalities, Side
 from m2kr.retrieval.run import Run
@@ -177,8 +178,9 @@ class ImageClassifier:
 
         from m2kr.preflmr.model import efficientnet
 
-        device = pick_device(self._device)
-        model = efficientnet.network(device)
+        with loading():
+            device = pick_device(self._device)
+            model = efficientnet.network(device)
 
         def rows(part: "list[NDArray[np.float32]]") -> "NDArray[np.float32]":
             # Always a full batch: the kernels, and with them the last bits, depend on its size.
