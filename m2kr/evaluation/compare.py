@@ -128,7 +128,7 @@ class Comparison:
 
     def parts(self) -> dict[str, Mapping[str, MetricComparison]]:
         """By name: the means over sources, if there are several, and each source."""
-        means = {f"mean of {len(self.by_source)} sources": self.macro} if self.macro else {}
+        means = {f"Mean of {len(self.by_source)} sources": self.macro} if self.macro else {}
         return {**means, **self.by_source}
 
     def rows(self) -> list[dict[str, Any]]:
@@ -234,7 +234,7 @@ def compare_results(
     chosen = {source: _metrics(systems, source, metrics) for source in systems.results}
     if not any(chosen.values()):
         raise UsageError(
-            "no metric is defined for a query of all systems",
+            "there is no metric to compare by: none of those that are shown is defined for all systems",
             where=listed([*chosen]),
             expected="a metric that all were scored by; these have "
             + "; ".join(
@@ -508,4 +508,4 @@ def _without_means(chosen: Mapping[str, Sequence[str]]) -> Iterator[str]:
     for name in dict.fromkeys(name for of in chosen.values() for name in of):
         lacking = [source for source, of in chosen.items() if name not in of]
         if lacking:
-            yield f"{name}: no mean over the sources, since {listed(lacking)} has none"
+            yield f"{name}: no mean over the sources, as it is not defined on {listed(lacking)}"

@@ -28,6 +28,7 @@ _PAIRS = (
 _MOST_PAIRS = 10  # in tables for people; what is more is in CSV and JSON
 _MOST_WITH_GROUPS = 3  # of more pairs, their groups would bury them
 _MOST_GROUPS = 8
+_LARGE = 100
 _NAME_WIDTH = 18  # columns of a name in a line
 
 
@@ -50,40 +51,43 @@ class _Table:
 
 
 def _tables(comparison: "Comparison") -> Iterator[_Table]:
-    sources = [source for source, metrics in comparison.by_source.items() if metrics]
+    headlines = comparison.headlines
     by_headline = [
-        (f"{source} {heading(metric)}", comparison.by_source[source][metric])
-        for source, metric in comparison.headlines.items()
-        if metric in comparison.by_source[source]
+        (f"{source} {heading(headlines[source])}", metrics[headlines[source]])
+        for source, metrics in comparison.by_source.items()
+        if headlines[source] in metrics
     ]
-    if comparison.macro and len(by_headline) == len(comparison.by_source):
-        names = dict.fromkeys(comparison.headlines.values())
-        mean = comparison.macro[next(iter(names)) if len(names) == 1 else "headline"]
-        yield _Table("Each source by its headline metric", [("mean", mean), *by_headline])
-    if comparison.macro:
-        columns = [(heading(name), one) for name, one in comparison.macro.items()]
-        yield _Table(f"Means of {len(comparison.by_source)} sources", columns)
-    for source in sources:
-        metrics = comparison.by_source[source]
-        yield _Table(source, [(heading(name), one) for name, one in metrics.items()])
+    names = set(headlines.values())
+    mean = names.pop() if len(names) == 1 else "headline"
+    whole = mean in comparison.macro and len(by_headline) == len(comparison.by_source)
+    if whole:
+        columns = [("mean", comparison.macro[mean]), *by_headline]
+        yield _Table("Each source by its headline metric", columns)
+    for part, metrics in comparison.parts().items():
+        said = {headlines.get(part, mean)} if whole else set()
+        if set(metrics) - said:
+            yield _Table(part, [(heading(name), one) for name, one in metrics.items()])
 
 
 def _pairs(comparison: "Comparison") -> list[tuple[str, str, "MetricComparison", "list[Pair]"]]:
     """Title, heading, metric and pairs of the tables of pairs: few enough to be read.
 
-    The first of two systems is the one that is better by the source's headline metric. Of many systems
-    only those that follow each other in the ranking are paired.
+    The first of two systems is the one that is better by the part's first metric. Of many systems only
+    those that follow each other in the ranking are paired, and only by that metric; single sources of
+    several are left to the tables of systems, unless there are just two.
     """
-    few = len(comparison.systems) * (len(comparison.systems) - 1) // 2 <= _MOST_PAIRS
+    count = len(comparison.systems) * (len(comparison.systems) - 1) // 2
     parts = comparison.parts()
     shown = []
-    for part, metrics in parts.items():
-        headline = comparison.headlines.get(part, "")
-        headline = headline if headline in metrics else next(iter(metrics), "")
+    for place, (part, metrics) in enumerate(parts.items()):
+        if not metrics or (place and count > 1):
+            continue
+        first = comparison.headlines.get(part, "")
+        first = first if first in metrics else next(iter(metrics))
         for name, one in metrics.items():
-            if name == headline or (few and len(parts) == 1):
-                ranking = metrics[headline].ranking
-                two = combinations(ranking, 2) if few else pairwise(ranking)
+            if name == first or (count <= _MOST_PAIRS and len(parts) == 1):
+                ranking = metrics[first].ranking
+                two = combinations(ranking, 2) if count <= _MOST_PAIRS else pairwise(ranking)
                 by_names = {(pair.a, pair.b): pair for pair in one.pairs}
                 by_names |= {(pair.b, pair.a): _turned(pair) for pair in one.pairs}
                 shown.append((part, heading(name), one, [by_names[names] for names in two]))
@@ -120,17 +124,21 @@ def notes(comparison: "Comparison") -> list[str]:
 
 
 def _power(comparison: "Comparison") -> Iterator[str]:
-    for part, metrics in comparison.parts().items():
-        known = [
+    known = [
+        f"{part}: "
+        + ", ".join(
             f"{heading(name)} {_smallest(one)}"
             for name, one in metrics.items()
             if one.smallest_difference is not None
-        ]
-        if known:
-            yield (
-                f"{part}: the smallest difference that a pair's test could have shown (80 % power, level "
-                f".05; median of the pairs, and all): {', '.join(known)}"
-            )
+        )
+        for part, metrics in comparison.parts().items()
+        if any(one.smallest_difference is not None for one in metrics.values())
+    ]
+    if known:
+        yield (
+            "The smallest difference that a pair's test could have shown (80 % power, level .05; the "
+            f"pairs' median, and their range): {'; '.join(known)}."
+        )
 
 
 def _smallest(one: "MetricComparison") -> str:
@@ -140,8 +148,12 @@ def _smallest(one: "MetricComparison") -> str:
 
 
 def _number(value: float, *, sign: bool = False, digits: int = 3) -> str:
-    """``.312``, ``-.041``, ``+.041``; 1 and more keep their digit before the point."""
-    text = f"{value:+.{digits}f}" if sign and value else f"{value:.{digits}f}"
+    """``.312``, ``-.041``, ``+.041``, ``12.300``; ``1.018e+06`` where a metric of one's own is that large."""
+    text = f"{value:.4g}" if abs(value) >= _LARGE else f"{value:.{digits}f}"
+    if not re.search("[1-9]", text):
+        text = text.lstrip("-")
+    elif sign and value > 0:
+        text = f"+{text}"
     return re.sub(r"^([+-]?)0\.", r"\1.", text)
 
 
@@ -196,7 +208,11 @@ def as_text(comparison: "Comparison") -> str:
     for part, head, one, pairs in _pairs(comparison):
         rows = [["first − second", "diff.", "95 %", "p", "t", "wins/ties/losses"]]
         for pair in pairs:
-            rows.append([f"{on_one_line(pair.a)} −\n{on_one_line(pair.b)}", *_pair_cells(pair)])
+            a, b = on_one_line(pair.a), on_one_line(pair.b)
+            both = f"{a} − {b}"
+            rows.append(
+                [both if cell_len(both) <= _NAME_WIDTH else f"{a} −\n{b}", *_pair_cells(pair)]
+            )
             if len(pairs) <= _MOST_WITH_GROUPS:
                 rows += [
                     [f"  {on_one_line(value)}", "", "", "", "", _tally(three)]

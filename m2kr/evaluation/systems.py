@@ -121,6 +121,8 @@ def _in_order(result: Result) -> Result:
     order = np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)
     if len(set(ids)) < len(ids) or {len(v) for v in result.scores.values()} != {len(ids)}:
         raise InputError("its scores are not one for each query", where=_called(result))
+    if any(np.isinf(np.asarray(v, np.float64)).any() for v in result.scores.values()):
+        raise InputError("a score is infinite", where=_called(result), expected="numbers, or none")
     return replace(
         result,
         query_ids=tuple(ids[i] for i in order),
@@ -133,12 +135,17 @@ def _require_one_fingerprint(source: str, results: Sequence[Result]) -> None:
     """Refuses results of other data under one name."""
     by_print: dict[str, list[Result]] = defaultdict(list)
     for result in results:
-        by_print[str(result.fingerprints.get("eval") or "none recorded")].append(result)
-    if len(by_print) == 1 and "none recorded" not in by_print:
+        by_print[str(result.fingerprints.get("eval") or "")].append(result)
+    if unmarked := by_print.get(""):
+        raise InputError(
+            "it records no eval fingerprint, so nothing shows on which data it was scored",
+            where=_called(unmarked[0]),
+            fix="evaluate again",
+        )
+    if len(by_print) == 1:
         return
-    (mark, some), *others = by_print.items()
-    other_mark, other = others[0] if others else (mark, some)
-    one, two = some[0], other[-1]
+    (mark, some), (other_mark, other), *_ = by_print.items()
+    one, two = some[0], other[0]
     differ = [p for p in _PARTS if one.fingerprints.get(p) != two.fingerprints.get(p)]
     raise CheckError(
         f"{_called(one)} ({one.edition}, {mark[:16]}) and {_called(two)} ({two.edition}, "
@@ -154,20 +161,25 @@ def _require_one_fingerprint(source: str, results: Sequence[Result]) -> None:
 def _details(result: Result) -> list[dict[str, Any]]:
     """What can set two results of one retriever apart, the plainest first."""
     done = result.experiment
-    search = {f"search.{key}": value for key, value in (done.get("searching") or {}).items()}
+    search = {f"search.{key}": value for key, value in _mapping(done.get("searching")).items()}
     how = {
-        **{key: value for key, value in search.items() if not isinstance(value, Mapping)},
-        **(result.retriever.get("arguments") or {}),
-        **(result.retriever.get("settings") or {}),
+        **search,
+        **_mapping(result.retriever.get("arguments")),
+        **_mapping(result.retriever.get("settings")),
     }
     scoring = {key: done[key] for key in ("ties", "missing_queries") if key in done}
     return [
         how,
         {"k": result.k, **scoring},
         {"class": done.get("class")},
-        {"run": (result.retriever.get("run") or {}).get("file")},
+        {"run": _mapping(result.retriever.get("run")).get("file")},
         {"images": result.fingerprints.get("images"), "missing_images": done.get("missing_images")},
     ]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """What a file may hold or not, and in another form."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _base(result: Result) -> str:

@@ -96,7 +96,7 @@ def test_queries_undefined_for_all_are_left_out_and_for_some_refused(rows, nans)
         return
     defined = scores[~np.isnan(scores[:, 0])]
     if not len(defined):
-        with pytest.raises(UsageError, match="no metric is defined"):
+        with pytest.raises(UsageError, match="no metric to compare by"):
             compare_results(results)
         return
     found = compare_results(results).metrics
@@ -128,7 +128,7 @@ def test_several_sources_and_their_mean():
     assert found.macro[mrr].queries == 340
     assert any(HIT in note and "no mean" in note for note in found.notes)
     for text in (str(found), found.to_markdown(), found.to_latex()):
-        assert "Means of 2 sources" in text
+        assert "Mean of 2 sources" in text
         assert "Each source by its headline metric" in text
 
 
