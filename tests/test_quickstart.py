@@ -58,5 +58,5 @@ def test_its_outputs_are_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             for c in committed["cells"]
             for o in c.get("outputs", ())
         )
-        >= 5
+        >= 4
     )
