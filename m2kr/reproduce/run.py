@@ -45,6 +45,7 @@ class Reproduction:
         target: What was to be reproduced.
         comparisons: One a figure.
         failed: Why a source could not be run, by name.
+        made_by: The retriever's settings with its weights' hash, and the code's versions.
         results: File names of the results by source and search mode.
         folder: Where results and this lie.
     """
@@ -52,6 +53,7 @@ class Reproduction:
     target: Target
     comparisons: Sequence[Comparison]
     failed: Mapping[str, M2KRError]
+    made_by: Mapping[str, Any]
     results: Mapping[str, Mapping[str, str]]
     folder: Path
 
@@ -75,6 +77,7 @@ class Reproduction:
             "split": self.target.split,
             "tolerance": TOLERANCE,
             "figures": [one.as_dict() for one in self.comparisons],
+            "made_by": dict(self.made_by),
             "results": {source: dict(files) for source, files in self.results.items()},
             "failed": {source: error.as_dict() for source, error in self.failed.items()},
             "versions": versions(),
@@ -123,7 +126,8 @@ class Reproducer:
         }
         retriever = create(target.retriever, {**target.settings, **overrides})
         self.tell(f"{target.title}: the retriever {retriever.name} and its weights")
-        json_settings(retriever)  # fetches and hashes them
+        settings = json_settings(retriever)  # fetches and hashes them
+        code = {"m2kr": __version__, "encoder": encoder_identity(type(retriever))}
         comparisons: list[Comparison] = []
         failed: dict[str, M2KRError] = {}
         files: dict[str, dict[str, str]] = {}
@@ -132,7 +136,7 @@ class Reproducer:
                 split = self._data(target, source)
                 split = self._images(split, retriever)
                 results: dict[str, Result] = {
-                    mode: self._result(split, retriever, target, mode, folder)
+                    mode: self._result(split, retriever, target, mode, folder, code)
                     for mode in target.search
                 }
             except M2KRError as error:
@@ -147,7 +151,9 @@ class Reproducer:
                 compare_figure(figure, target, results, split.manifest, overrides)
                 for figure in target.of(source)
             ]
-        done = Reproduction(target, comparisons, failed, files, folder)
+        done = Reproduction(
+            target, comparisons, failed, {"settings": settings, **code}, files, folder
+        )
         atomic.write_json(folder / "reproduction.json", done.as_dict())
         from m2kr.reproduce.table import as_markdown
 
@@ -230,17 +236,22 @@ class Reproducer:
         )
 
     def _result(
-        self, split: Split, retriever: Retriever, target: Target, mode: Mode, folder: Path
+        self,
+        split: Split,
+        retriever: Retriever,
+        target: Target,
+        mode: Mode,
+        folder: Path,
+        code: Mapping[str, Any],
     ) -> Result:
-        """The result by one search: the one that is here, or a new one."""
-        made_by = {"m2kr": __version__, "encoder": encoder_identity(type(retriever))}
+        """The result by one search: the one that is here and made by the same code, or a new one."""
         metrics = list(dict.fromkeys(figure.metric for figure in target.of(split.source)))
         for path in sorted(folder.glob(f"{split.source}.{split.split}.*.json")):
             try:
                 result = Result.load(path)
             except (InputError, CheckError, MissingError):
                 continue
-            same_code = result.experiment.get("made_by") == made_by
+            same_code = result.experiment.get("made_by") == code
             if same_code and _is_of(result, split, retriever, target, mode, metrics):
                 self.tell(f"{split.source}: {mode} search is done: {path.name}")
                 return result
@@ -255,7 +266,7 @@ class Reproducer:
             cache=True,
             progress=self.progress,
         )
-        result = replace(result, experiment={**result.experiment, "made_by": made_by})
+        result = replace(result, experiment={**result.experiment, "made_by": code})
         result.save(folder)
         return result
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from m2kr.evaluation.metrics import heading
+from m2kr.evaluation.metrics import heading, metrics
 from m2kr.reproduce.verdict import DIFFERS, REPRODUCED, TOLERANCE
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ def lines(done: "Reproduction", *, every: bool = False) -> Iterator[str]:
         f"reproduced: within {TOLERANCE} points of the published figure, searched as it was "
         f"({done.target.search[0]})."
     )
+    stems = dict.fromkeys(one.figure.metric.partition("@")[0] for one in done.comparisons)
+    for stem in stems:
+        yield f"{heading(f'{stem}@K')}: {metrics()[stem].doc}"
     if "exact" in done.target.search[1:]:
         yield EXACT
     if any(one.deviations and one.difference is not None for one in done.comparisons):
