@@ -217,17 +217,17 @@ def cost(summary: Summary, column: Column) -> "Figure | None":
         value = summary.value(system, column, PRIMARY)
         seconds = costs(column.results[system]).get("seconds") if value else None
         if value and seconds:
-            style = _line(number, system) | {"linestyle": "none", "markersize": 7}
+            style = _line(number, system) | {"linestyle": "none", "markersize": 7, "clip_on": False}
             panel.plot([seconds], [value["value"]], **style)
             drawn += 1
     if not drawn:
         return None
     panel.set_xscale("log")
-    panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    panel.xaxis.set_major_formatter(lambda value, _: _time(value))
     panel.minorticks_off()
     panel.margins(x=0.15)
     panel.set_ylim(0, 1.1 * panel.get_ylim()[1])
-    panel.set_xlabel("seconds of search a query, on the machine that each ran on")
+    panel.set_xlabel("search of a query, on the machine that each ran on")
     panel.set_title(f"{fit(column.label)}, {heading(column.metric(PRIMARY))}")
     _legend(figure, panel)
     return figure
@@ -254,6 +254,13 @@ def _line(number: int, system: str) -> dict[str, Any]:
 def _short(name: str) -> str:
     name = fit(name).lstrip("_")  # matplotlib leaves what begins so out of legends
     return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:g} s"
 
 
 def _score(value: float) -> str:

@@ -10,9 +10,12 @@ import pytest
 from support.browser import Browser, chromium
 from support.reports import HOSTILE, PASSAGES, QUERIES, big_report, data_of, hostile_results
 
+import m2kr
+from m2kr.api import evaluate
 from m2kr.display import fit_for_html as fit
 from m2kr.evaluation.answers import answer_spans
 from m2kr.report.page.folder import write_report
+from m2kr.retrieval.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -230,3 +233,40 @@ def test_it_opens_at_once(browser: Browser, big: Path) -> None:
     assert last == SIZE["queries"] - 1
     assert browser.run("return document.querySelectorAll('#rows .row').length") < 40
     assert browser.console() == [] and browser.external_requests() == []
+
+
+def test_what_is_not_judged_has_queries_alone(browser: Browser, tmp_path: Path) -> None:
+    split = m2kr.from_records(
+        [{"id": f"p{n}", "text": f"text {n}"} for n in range(3)],
+        [{"id": "q", "question": "What?"}],
+        name="bare",
+        data=tmp_path / "data",
+    )
+    run = Run.from_dict({"q": {"p1": 2.0, "p0": 1.0}}, name="only")
+    page = write_report(evaluate([split], run), tmp_path / "out")
+    opened(browser, page)
+    assert "no scores" in text_of(browser, "#report .warning")
+    assert browser.run(
+        "return [...document.querySelectorAll('nav a')].map(a => a.textContent)"
+    ) == [
+        "Notes",
+        "Queries",
+    ]
+    opened(browser, page, "#bare.test/q")
+    detail_of(browser, "q")
+    assert "not judged" in text_of(browser, "#detail .warning")
+    assert browser.console() == []
+
+
+def test_the_browsers_own_way_back_leads_to_the_list(browser: Browser, odd: Path) -> None:
+    opened(browser, odd, "#odd.test/", width=390)
+    browser.run("document.querySelectorAll('#rows .row')[2].click()")
+    browser.wait("return document.querySelector('#browser.opened #detail h2')")
+    browser.press("j")
+    browser.run("history.back()")
+    browser.wait("return !document.querySelector('#browser.opened')")
+    assert (
+        browser.run("return document.querySelector('#rows [aria-selected=true]').dataset.place")
+        == "3"
+    )
+    assert browser.console() == []

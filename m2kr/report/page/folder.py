@@ -19,7 +19,7 @@ from m2kr.report import html
 from m2kr.report.page.data_files import DataFiles, as_script, fitted
 from m2kr.report.page.queries import write_queries
 from m2kr.report.summary import PRIMARY, Column, Summary, costs
-from m2kr.report.tables import coverage, notes, shown_metrics
+from m2kr.report.tables import INTERVALS, REUSED, coverage, notes, shown_metrics
 from m2kr.retrieval.run import Run
 
 if TYPE_CHECKING:
@@ -214,6 +214,9 @@ def _facts(
     names = summary.metrics()
     known = metrics()
     results = [result for column in summary.columns for result in column.results.values()]
+    # The page says in its own words what small numbers are, and shows no seconds.
+    said = [note for note in notes(results) if note not in (INTERVALS, REUSED)]
+    said += [why for why in tests if why and isinstance(why, str)]
     return {
         "version": __version__,
         "systems": summary.systems,
@@ -231,7 +234,7 @@ def _facts(
             for column, browser, letters in zip(summary.columns, browsers, tests, strict=True)
         ],
         "shown": [name for name in shown_metrics(results) if name in names],
-        "notes": [*notes(results), *(each for each in tests if each and isinstance(each, str))],
+        "notes": said,
     }
 
 

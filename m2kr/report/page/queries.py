@@ -225,22 +225,26 @@ def _rounded(scores: "NDArray[np.float64]") -> "NDArray[np.float32]":
 def _positives(split: "Split") -> "tuple[list[NDArray[np.int64]], list[int]]":
     """Per query the pool's rows of its first right passages, and what it is judged by.
 
-    That is 1 by right passages, 2 by answers alone, 0 by nothing.
+    That is 1 by right passages (also where having none counts as missed), 2 by answers alone, 0 by
+    nothing.
     """
     queries = split.queries_view
     table = queries.judgements()
+    missed = split.manifest.get("unjudged") == "miss" and len(table) > 0
     right = table.column("relevance").to_numpy() >= split.relevance_threshold
     table = table.filter(pa.array(right))
-    owners = pc.index_in(table.column("question_id"), queries.ids.combine_chunks()).to_numpy()
+    owners = pc.index_in(table.column("question_id"), queries.ids.combine_chunks())
+    owners = owners.to_numpy().astype(np.int64)
     names = table.column("passage_id").unique()
-    rows = pool_rows(split, names)[pc.index_in(table.column("passage_id"), names).to_numpy()]
+    codes = pc.index_in(table.column("passage_id"), names).to_numpy().astype(np.int64)
+    rows = pool_rows(split, names)[codes]
     order = np.argsort(owners, kind="stable")
     owners, rows = owners[order], rows[order]
     edges = np.searchsorted(owners, np.arange(len(queries) + 1))
     of_query = [rows[a:b][rows[a:b] >= 0][:_POSITIVES] for a, b in zip(edges, edges[1:])]  # noqa: B905, RUF007
     answered = [bool(each) for each in queries.column("answers")]
     counts = np.diff(edges)
-    return of_query, [1 if n else 2 * a for n, a in zip(counts, answered, strict=True)]
+    return of_query, [1 if n or missed else 2 * a for n, a in zip(counts, answered, strict=True)]
 
 
 def _first_met(

@@ -301,6 +301,7 @@ function drawReport() {
 
 function makeReport() {
   const systems = count(report.systems.length, "system"), columns = report.columns;
+  const scored = metricNames.length > 0;
   const stems = [...new Set(metricNames.map(name => name.split("@")[0]))];
   const options = [[PRIMARY, columns.length > 1 ? "primary of each split" : `primary (${metricLabel(columns[0].primary)})`],
     ...stems.flatMap(stem => metricNames.filter(name => name.split("@")[0] === stem)
@@ -310,16 +311,18 @@ function makeReport() {
     h("p", {class: "lead"}, `${systems} on ${count(columns.length, "split")}. `,
       columns.length < 3 ? columns.map(facts).join(" · ") : "", h("span", {class: "soft"}, ` m2kr ${report.version}`)),
     columns.some(column => column.partial) && h("p", {class: "warning"}, "Some of the data are a part of their source: their scores compare with nothing else."),
-    h("div", {class: "toolbar"},
+    scored || h("p", {class: "warning"}, "Nothing here is judged, so there are no scores. The queries and what was retrieved for them can be looked at."),
+    scored && h("div", {class: "toolbar"},
       select("Metric", options, state.metric, value => { state.metric = value; drawReport(); }, {id: "metric"}),
       columns.length > 1 && select("Split of curves and groups", columns.map((column, place) => [place, column.label]), state.column, value => { state.column = Number(value); drawReport(); }, {id: "split"})),
-    h("section", {id: "scores", "aria-label": "Scores"}, h("div", {id: "table-area"}),
+    scored && h("section", {id: "scores", "aria-label": "Scores"}, h("div", {id: "table-area"}),
       h("p", {class: "soft under"}, "Small: 95 % bootstrap interval over queries. ", h("span", {id: "letters-note"}))),
-    h("section", {id: "plots"}, h("h2", {}, "Plots"), h("div", {id: "bars-area"}), h("div", {id: "plot-area"})),
-    h("section", {id: "groups"}, h("h2", {}, "Groups"), h("div", {id: "group-area"})),
+    scored && h("section", {id: "plots"}, h("h2", {}, "Plots"), h("div", {id: "bars-area"}), h("div", {id: "plot-area"})),
+    scored && h("section", {id: "groups"}, h("h2", {}, "Groups"), h("div", {id: "group-area"})),
     h("section", {id: "notes"}, h("h2", {}, "Notes"),
       h("ul", {class: "notes"}, columns.length > 2 && columns.map(column => h("li", {}, facts(column))), report.notes.map(note => h("li", {}, h("bdi", {}, note)))))]);
-  drawReport();
+  if (scored) drawReport();
+  else for (const part of ["scores", "plots", "groups"]) $(`nav [data-part=${part}]`).remove();
 }
 
 /* ---- files of data ---- */
@@ -563,13 +566,28 @@ function go(place, quiet) {
   drawRows(false);
   for (const node of $("#rows").children) node.setAttribute("aria-selected", String(Number(node.dataset.place) === browser.at));
   $("#list").setAttribute("aria-activedescendant", `row-${browser.at}`);
-  const address = `#${encodeURIComponent(browser.source.column.key)}/${encodeURIComponent(browser.rows[browser.at].id)}`;
-  if (location.hash !== address) location.replace(address);
+  setAddress();
   if (!quiet || !narrow.matches) drawDetail();
 }
 
-function openDetail() { $("#browser").classList.add("opened"); $("#detail").focus({preventScroll: true}); $("#detail").scrollTop = 0; }
-function closeDetail() { $("#browser").classList.remove("opened"); $("#list").focus({preventScroll: true}); }
+function setAddress() {
+  const address = `#${encodeURIComponent(browser.source.column.key)}/${encodeURIComponent(browser.rows[browser.at].id)}`;
+  if (location.hash !== address) history.replaceState(history.state, "", address);
+}
+
+// On a narrow screen, list and query take turns; the browser's own way back leads to the list, too.
+function openDetail() {
+  if (narrow.matches && !$("#browser").classList.contains("opened")) history.pushState({detail: true}, "");
+  $("#browser").classList.add("opened");
+  $("#detail").focus({preventScroll: true});
+  $("#detail").scrollTop = 0;
+}
+function hideDetail() {
+  $("#browser").classList.remove("opened");
+  if ($("#list")) { drawRows(false); reveal(); $("#list").focus({preventScroll: true}); }
+}
+const closeDetail = () => history.state?.detail ? history.back() : hideDetail();
+addEventListener("popstate", event => { if (!event.state?.detail && $("#browser").classList.contains("opened")) { hideDetail(); setAddress(); } });
 
 const rankWords = (source, place, row) => row.ranks[place] ? `${row.ranks[place]}` : "–";
 function chips(row) {
@@ -580,7 +598,7 @@ function chips(row) {
       return h("button", {
         type: "button", "aria-pressed": String(shownSystems().includes(place)), "data-place": place,
         class: foundBy(row, place) ? "hit" : "", title: key < 9 ? `Key ${key + 1}` : null,
-        "aria-label": `${name}: ${rank ? `first right passage at rank ${rank}` : `none in its ${number.format(source.meta.depths[place])}`}`,
+        "aria-label": `${name}: ${rank ? `first right passage at rank ${rank}` : `none in its first ${number.format(row.judged === 2 ? source.meta.k : source.meta.depths[place])}`}`,
         onclick: () => showSystem(place),
       }, h("bdi", {}, name), h("b", {}, rankWords(source, place, row)));
     }));
@@ -649,7 +667,7 @@ async function drawDetail() {
     row.judged ? null : h("p", {class: "warning"}, "This query is not judged: it has neither right passages nor answers."),
     right.length ? h("details", {class: "positives"}, h("summary", {}, `Right ${right.length === 1 ? "passage" : "passages"} (${right.length === 5 ? "the first 5" : right.length})`),
       h("ol", {class: "passages"}, right.map(passage => passageNode(row, passage, null)))) : null,
-    h("h3", {class: "label"}, "Rank of the first ", row.judged === 2 ? "passage with an answer" : "right passage"),
+    h("h3", {class: "label"}, "Rank of the first ", row.judged === 2 ? `passage with an answer, of the first ${source.meta.k}` : "right passage"),
     chips(row),
     h("div", {class: `columns of-${columns.length}`}, columns.map(([place, hits]) => h("section", {"aria-label": report.systems[source.systems[place]]},
       h("h3", {}, dot(source.systems[place]), h("bdi", {}, report.systems[source.systems[place]])),
@@ -744,7 +762,10 @@ function route() {
   document.body.classList.toggle("browsing", browsing);
   $("#browser").hidden = !browsing;
   $("#report").hidden = browsing;
-  for (const link of document.querySelectorAll("nav a")) link.toggleAttribute("aria-current", (link.dataset.part === "queries") === browsing && (browsing || link.dataset.part === (key || "scores")));
+  for (const link of document.querySelectorAll("nav a")) {
+    const here = browsing ? link.dataset.part === "queries" : link.dataset.part === (key || "scores");
+    here ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current");
+  }
   if (browsing) showBrowser(column, decoded(rest.join("/")));
   else if (key && /^[a-z]+$/.test(key)) document.getElementById(key)?.scrollIntoView();
   else if (!key) scrollTo(0, 0);
@@ -768,12 +789,12 @@ document.addEventListener("keydown", event => {
   const moves = {j: 1, k: -1};
   if (inList && event.target.id !== "detail") Object.assign(moves, {ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity});
   if (event.key in moves) { event.preventDefault(); go(browser.at + moves[event.key], false); $("#detail").scrollTop = 0; }
-  else if (event.key === "/") { event.preventDefault(); $("#browser").classList.remove("opened"); $("#search").focus(); $("#search").select(); }
+  else if (event.key === "/") { event.preventDefault(); if ($("#browser").classList.contains("opened")) hideDetail(); $("#search").focus(); $("#search").select(); }
   else if (event.key === "Enter" && inList && browser.at >= 0) { event.preventDefault(); drawDetail(); openDetail(); }
   else if (/^[1-9]$/.test(event.key)) { const place = browser.source.present[Number(event.key) - 1]; if (place !== undefined && browser.at >= 0) showSystem(place); }
 });
 $("#help-button").addEventListener("click", () => $("#help").showModal());
-narrow.addEventListener("change", () => { drawPlots(); if (browser.source && browser.at >= 0) drawDetail(); });
+narrow.addEventListener("change", () => { if ($("#plot-area")) drawPlots(); if (browser.source && browser.at >= 0) drawDetail(); });
 addEventListener("resize", () => { if (browser.source && $("#list")) drawRows(false); });
 addEventListener("hashchange", route);
 
