@@ -36,7 +36,7 @@ from m2kr.retrieval.search_split import (
     declared_modalities,
     require_images,
 )
-from m2kr.retrievers import create, find
+from m2kr.retrievers import adapted, create, find
 from m2kr.robustness.bands import Recipe
 from m2kr.robustness.baseline import Baseline
 from m2kr.robustness.results import with_robustness
@@ -123,8 +123,8 @@ def evaluate(
         source: A source name, a loaded `Split` or the path of a judge file (then ``split``,
             ``edition``, ``data`` and images are its own), or a list. Of a list, splits
             without judgements are searched and not scored.
-        retriever: A name (``bm25``), ``package.module:Class``, ``file.py:Class``, an object with
-            ``index`` and ``search``, a `Run`, or several.
+        retriever: A name (``bm25``), ``package.module:Class``, ``file.py:Class``, ``st:NAME``, an object
+            with ``index`` and ``search``, a model of sentence-transformers, a `Run`, or several.
         split: Split of the sources given by name.
         k: Depth of the rankings; by default 500, the published protocol's, or a replayed run's own.
         metrics: ``default``, ``full`` (nDCG, MAP and precision as well), names (``ndcg@10``),
@@ -188,7 +188,8 @@ def evaluate(
     specs = [RunRetriever(r) if isinstance(r, Run) else r for r in several]
     given = [_settings_for(r, settings or {}) if isinstance(r, str) else {} for r in specs]
     retrievers = [
-        create(r, set_) if isinstance(r, str) else r for r, set_ in zip(specs, given, strict=True)
+        create(r, set_) if isinstance(r, str) else adapted(r)
+        for r, set_ in zip(specs, given, strict=True)
     ]
     if ablate or bands:
         _require_searches(retrievers, seeds)

@@ -21,12 +21,14 @@ from m2kr.errors import InputError, UsageError, one_line
 if TYPE_CHECKING:
     from m2kr.retrieval.protocol import Retriever
 
-__all__ = ["create", "find", "names"]
+__all__ = ["adapted", "create", "find", "names"]
 
 logger = logging.getLogger("m2kr.retrievers")
 
 _GROUP = "m2kr.retrievers"
 _REPLAY = "run:"
+# What other libraries' models are named by: ``st:NAME``. The rest of the name is the setting ``model``.
+_LIBRARIES = {"st": ("_sentence_transformers", "SentenceTransformers")}
 _RUN_ENDINGS = frozenset(
     (".trec", ".run", ".res", ".txt", ".tsv", ".csv", ".json", ".parquet", ".gz")
 )
@@ -79,9 +81,10 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
     """A new retriever.
 
     Args:
-        spec: A name, ``package.module:Class``, ``file.py:Class``, or ``run:FILE`` to replay a run.
-            The second and third run the user's code; a submission is never checked with them. The
-            file of a run may be a pattern (``results/mini.test.bm25.*.run.parquet``) of one file.
+        spec: A name, ``package.module:Class``, ``file.py:Class``, ``st:NAME_OR_PATH`` for a model of
+            sentence-transformers, or ``run:FILE`` to replay a run. The second and third run the user's
+            code; a submission is never checked with them. The file of a run may be a pattern
+            (``results/mini.test.bm25.*.run.parquet``) of one file.
         settings: Arguments of its ``__init__``; strings are turned into the annotated types.
 
     Raises:
@@ -100,6 +103,8 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
     from m2kr.retrievers._settings import split_off
 
     factory = find(spec)
+    if (library := _library(spec)) is not None:
+        settings = {"model": library[1], **(settings or {})}
     given, attributes = split_off(factory, settings or {}, f"retriever {spec}")
     with own_code(factory, f"making {getattr(factory, '__name__', spec)}({_shown(given)})"):
         made = factory(**given)
@@ -108,6 +113,30 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
     remember_home(type(made), home_of(factory))
     check_retriever(made, spec)
     return made  # type: ignore[no-any-return]
+
+
+def adapted(given: object) -> "Retriever":
+    """A retriever for an object of the user's: itself, or what makes one of another library's model.
+
+    Args:
+        given: A retriever, or a model of sentence-transformers.
+
+    Raises:
+        UsageError: a model of a kind that makes no vectors of rows.
+    """
+    if any(k.__module__.partition(".")[0] == "sentence_transformers" for k in type(given).__mro__):
+        from m2kr.retrievers._sentence_transformers import SentenceTransformers, require_supported
+
+        require_supported(given)
+        model: Any = given
+        return SentenceTransformers(model=model)
+    return given  # type: ignore[return-value] # whether it is one is looked at before it is used
+
+
+def _library(spec: str) -> tuple[str, str] | None:
+    """Prefix and model of a spec such as ``st:NAME``."""
+    prefix, colon, model = spec.partition(":")
+    return (prefix, model) if colon and model and prefix in _LIBRARIES else None
 
 
 def _shown(settings: Mapping[str, object]) -> str:
@@ -135,6 +164,9 @@ def find(spec: str) -> Callable[..., Any]:
     """The class (or function) that makes a retriever; see `create`."""
     from m2kr.retrieval.own_code import broken, load_file, load_module, remember_home
 
+    if (library := _library(spec)) is not None:
+        module_name, attribute = _LIBRARIES[library[0]]
+        return _attribute(importlib.import_module(f"{__name__}.{module_name}"), attribute, spec)
     if ":" in spec:
         source, _, attribute = spec.rpartition(":")
         load = load_file if source.endswith(".py") else load_module
