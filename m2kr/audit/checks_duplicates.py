@@ -2,7 +2,7 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -168,7 +168,7 @@ def copies(facts: Facts) -> Iterator[Hit]:
 def same_queries(facts: Facts) -> Iterator[Hit]:
     """Queries of a split that ask the same of the same image."""
     for split in facts.splits:
-        groups = _groups(split.keys)
+        groups = _groups(split.keys(lambda path: path))
         told = split.column("instruction")
         apart = all(len({told[row] for row in rows}) == len(rows) for rows in groups)
         positives = [_positive_ids(split, rows) for rows in groups]
@@ -190,12 +190,12 @@ def same_queries(facts: Facts) -> Iterator[Hit]:
             yield Hit(split.name, severity, count, len(split), "queries", effect, examples)
 
 
-def _groups(keys: Sequence[Hashable]) -> list[list[int]]:
-    rows: dict[Hashable, list[int]] = defaultdict(list)
-    for row, key in enumerate(keys):
-        if key not in (None, ("", None)):
-            rows[key].append(row)
-    return [of_key for of_key in rows.values() if len(of_key) > 1]
+def _groups(keys: "NDArray[np.int64]") -> list[list[int]]:
+    """Rows that share a key other than 0, by the first of them."""
+    order = np.argsort(keys, kind="stable")
+    borders = np.flatnonzero(np.diff(keys[order])) + 1
+    groups = np.split(order, borders) if len(keys) else []
+    return sorted(rows.tolist() for rows in groups if len(rows) > 1 and keys[rows[0]])
 
 
 def _positive_ids(split: SplitFacts, rows: list[int]) -> list[frozenset[Any]]:
@@ -206,24 +206,20 @@ def _positive_ids(split: SplitFacts, rows: list[int]) -> list[frozenset[Any]]:
 def leaked_queries(facts: Facts) -> Iterator[Hit]:
     """Queries that ask the same of the same image in a split that is trained on."""
     for train, test in facts.pairs_of_splits():
-        known = {key: row for row, key in enumerate(_image_keys(facts, train))}
-        keys = _image_keys(facts, test)
-        shared = [row for row, key in enumerate(keys) if key in known and key != ("", None)]
+        ours, theirs = test.keys(facts.image_key), train.keys(facts.image_key)
+        shared = np.flatnonzero(np.isin(ours, theirs) & (ours != 0)).tolist()
         if shared:
             effect = (
                 f"{len(shared) / len(test):.1%} of {test.name} was seen with its answer: scores of what "
                 f"was trained on {train.name} may be as much too high"
             )
             examples = tuple(
-                f"{test.example(row)} = {train.ids[known[keys[row]]].as_py()}" for row in shared[:3]
+                f"{test.example(row)} = {train.ids[int(np.argmax(theirs == ours[row]))].as_py()}"
+                for row in shared[:3]
             )
             severity = graded(len(shared) / len(test), warning=0.001, error=0.05)
             where = f"{train.name}/{test.name}"
             yield Hit(where, severity, len(shared), len(test), "queries", effect, examples)
-
-
-def _image_keys(facts: Facts, split: SplitFacts) -> list[tuple[str, str | None]]:
-    return [(question, facts.image_key(image)) for question, image in split.keys]
 
 
 @audit_check("positives-across-splits", "report unseen passages on their own")
@@ -280,7 +276,8 @@ def same_images(facts: Facts) -> Iterator[Hit]:
     """Images of one split or corpus that are equal to the byte under different names."""
     for name, paths in facts.paths.items():
         opened = [p for p in paths if (look := facts.looks.get(p)) and look.sha256]
-        groups = _groups([facts.looks[p].sha256 for p in opened])  # type: ignore[union-attr]
+        hashes = (hash(look.sha256) for p in opened if (look := facts.looks[p]))
+        groups = _groups(np.fromiter(hashes, np.int64, len(opened)))
         count = sum(len(rows) - 1 for rows in groups)
         if count:
             effect = (

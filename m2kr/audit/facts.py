@@ -1,6 +1,6 @@
 """What the checks need to know of a benchmark, each computed once and only if a check asks for it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -187,11 +187,15 @@ class SplitFacts:
         """Per query whether it names an image."""
         return np.asarray(self.table.column("image").is_valid().to_numpy())
 
-    @cached_property
-    def keys(self) -> list[tuple[str, str | None]]:
-        """What each query asks: its question in lower case, and its image."""
-        words = (" ".join(question.lower().split()) for question in self.questions)
-        return list(zip(words, self.column("image"), strict=True))
+    def keys(self, image_key: Callable[[str | None], str | None]) -> "NDArray[np.int64]":
+        """A hash of what each query asks: its question in lower case, and its image; 0 if nothing."""
+        asked = (
+            (" ".join((question or "").lower().split()), image_key(image))
+            for batch in self.table.select(["question", "image"]).to_batches()
+            for question, image in zip(*(column.to_pylist() for column in batch), strict=True)
+        )
+        hashes = (hash(key) if key != ("", None) else 0 for key in asked)
+        return np.fromiter(hashes, np.int64, len(self))
 
     @cached_property
     def sample(self) -> "NDArray[np.int64]":
