@@ -133,6 +133,8 @@ def _opened(
     progress: Progress,
 ) -> Benchmark:
     text, folder = str(target), Path(target)
+    if not text.strip():
+        raise UsageError("the name is empty; is a variable unset?", expected="a source or a folder")
     plain = isinstance(target, str) and folder.name == text and text not in (".", "..")
     if not plain or (folder.is_dir() and edition is None):
         if plain:
@@ -146,7 +148,13 @@ def _opened(
                     fix=f"m2kr audit ./{text} for the folder; --edition NAME for the source",
                 )
         return read_folder(folder, splits, images=images, progress=progress)
-    return read_source(text, splits, edition=edition, data=data, images=images)
+    try:
+        return read_source(text, splits, edition=edition, data=data, images=images)
+    except UsageError as error:
+        if not error.what.startswith("there is no source"):
+            raise
+        what = f"{error.what}, and no folder of this name here"
+        raise UsageError(what, expected=error.expected, fix=error.fix) from error
 
 
 def audited(benchmark: Benchmark, progress: Progress = SILENT) -> AuditReport:

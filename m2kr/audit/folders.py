@@ -32,16 +32,22 @@ from m2kr.building.formats.gzip import open_gzip
 from m2kr.building.userdata.fields import PASSAGE_NAMES, QUERY_NAMES, is_missing, query_row
 from m2kr.building.userdata.layouts import LAYOUTS, GivenFiles, canonical_split
 from m2kr.building.userdata.qrels import judgements_of, qrels_file, qrels_records
-from m2kr.building.userdata.readers import MAX_LINE, Record, RecordFile, file_kind, record_file
+from m2kr.building.userdata.readers import (
+    MAX_LINE,
+    Record,
+    RecordFile,
+    file_kind,
+    record_file,
+    text_file,
+)
 from m2kr.data.images.store import ImageStore
-from m2kr.errors import InputError, M2KRError, MissingError
+from m2kr.errors import InputError, M2KRError, MissingError, UsageError
 from m2kr.packed import is_gzip
 from m2kr.progress import SILENT, Progress
 from m2kr.sources import plain_split
 from m2kr.unicode_halves import loads, mended_text
 
 _ROWS = 10_000
-_DATA = ("*.jsonl", "*.jsonl.gz", "*.parquet", "*.csv", "*.tsv", "*.tsv.gz")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}.*$")
 MOST_EMBEDDED = 4000  # images in records that are looked into: the first
 
@@ -108,42 +114,45 @@ def read_folder(
 
 
 def _beir(folder: Path) -> dict[str, _Files]:
-    corpus, queries = (_one(folder, name) for name in ("corpus", "queries"))
-    if corpus is None and queries is None:
+    found = {name: _fitting(folder, f"{name}.*") for name in ("corpus", "queries")}
+    found = {name: [p for p in paths if is_records(p)] for name, paths in found.items()}
+    if not any(found.values()):
         return {}
-    for name, path in (("corpus", corpus), ("queries", queries)):
-        if path is None:
+    for name, paths in found.items():
+        if not paths:
             raise MissingError(
                 f"the folder has no file of {name}", where=str(folder), expected=f"{name}.jsonl"
             )
-    assert corpus is not None
-    assert queries is not None
-    qrels = [*_data_files(folder / "qrels", "*.txt"), *_data_files(folder, "qrels.*")]
+        if len(paths) > 1:
+            raise UsageError(
+                f"several files may be the {name}: {', '.join(path.name for path in paths)}",
+                where=str(folder),
+                expected="one of them",
+            )
     of_split: dict[str, list[RecordFile]] = {}
-    for path in dict.fromkeys(path for path in qrels if path.suffix != ".json"):
-        name = (
-            canonical_split(plain_split(path.name.partition(".")[0]))
-            if path.parent != folder
-            else "test"
-        )
-        of_split.setdefault(name, []).append(qrels_file(path))
-    made = {
-        name: _Files([record_file(corpus)], [record_file(queries)], files, True, True)
-        for name, files in of_split.items()
-    }
-    return made or {"test": _Files([record_file(corpus)], [record_file(queries)], [], False, True)}
+    for path in _fitting(folder / "qrels", "*"):
+        name = canonical_split(plain_split(path.name.partition(".")[0]))
+        of_split.setdefault(name, []).append(_judgements(path))
+    if not of_split and (beside := _fitting(folder, "qrels.*")):
+        of_split = {"test": [_judgements(path) for path in beside]}
+    corpus, queries = ([record_file(path) for path in paths] for paths in found.values())
+    made = {name: _Files(corpus, queries, files, True, True) for name, files in of_split.items()}
+    return made or {"test": _Files(corpus, queries, [], False, True)}
 
 
-def _one(folder: Path, name: str) -> Path | None:
-    return next(iter(_data_files(folder, f"{name}.*")), None)
+def _judgements(path: Path) -> RecordFile:
+    """A file of judgements; one JSON text is read as lines, which then are no judgements."""
+    return text_file(path) if file_kind(path) == "json" else qrels_file(path)
 
 
-def _data_files(folder: Path, *also: str) -> list[Path]:
-    """Files of records in a folder; with patterns, those that fit one of them as well."""
-    if also and any(p.startswith(("corpus", "queries", "qrels.")) for p in also):
-        fitting = {p for p in folder.glob(also[0]) if file_kind(p) not in ("", "json")}
-    else:
-        fitting = {p for pattern in (*_DATA, *also) for p in folder.glob(pattern)}
+def is_records(path: Path) -> bool:
+    """Whether records are read from a file of this name."""
+    return file_kind(path) not in ("", "json")
+
+
+def _fitting(folder: Path, *patterns: str) -> list[Path]:
+    """The files of a folder that fit a pattern, but for hidden ones."""
+    fitting = {path for pattern in patterns for path in folder.glob(pattern)}
     return sorted(p for p in fitting if p.is_file() and not p.name.startswith((".", "~")))
 
 
@@ -262,7 +271,7 @@ def _card_configs(folder: Path) -> dict[str, dict[str, list[Path]]]:
 def _folder_configs(folder: Path) -> dict[str, dict[str, list[Path]]]:
     configs: dict[str, dict[str, list[Path]]] = {}
     for sub in sorted(path for path in folder.iterdir() if path.is_dir()):
-        for path in _data_files(sub):
+        for path in filter(is_records, _fitting(sub, "*")):
             split = _SHARD.sub("", path.name.partition(".")[0])
             configs.setdefault(sub.name, {}).setdefault(split, []).append(path)
     return configs

@@ -24,7 +24,11 @@ def audit_page(report: "AuditReport") -> str:
         if (values := getattr(split, part))
     ]
     counts = report.counts
-    items = [report.kind, *(f"{n} {s}s" for s, n in counts.items()), f"{len(report.checks)} checks"]
+    items = [
+        report.kind,
+        *(f"{n} {s}{'s' if n != 1 else ''}" for s, n in counts.items()),
+        f"{len(report.checks)} checks",
+    ]
     return render(
         "audit.html",
         title=f"Audit of {report.name}",

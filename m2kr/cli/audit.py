@@ -89,11 +89,8 @@ def _show(report: "AuditReport") -> None:
         output.say(
             f"{name}: {split.queries:,} queries ({split.judged:,} judged) in {split.passages:,} passages"
         )
-    counts = report.counts
-    output.say(
-        f"{len(report.checks)} checks: {counts['error']} errors, {counts['warning']} warnings, "
-        f"{counts['note']} notes"
-    )
+    counts = ", ".join(f"{n} {s}{'s' if n != 1 else ''}" for s, n in report.counts.items())
+    output.say(f"{len(report.checks)} checks: {counts}")
 
 
 def _show_finding(finding: "Finding") -> None:

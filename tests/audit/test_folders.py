@@ -14,7 +14,7 @@ from support.own_data import jsonl
 
 from m2kr.audit.audit import AuditReport, audit
 from m2kr.audit.findings import Finding
-from m2kr.errors import InputError, M2KRError, MissingError
+from m2kr.errors import InputError, M2KRError, MissingError, UsageError
 
 CLEAN = clean_folder()
 
@@ -135,6 +135,25 @@ def test_a_file_that_is_not_there_is_one_error(beir, name):
     (beir / f"{name}.jsonl").unlink()
     with pytest.raises(MissingError, match=f"no file of {name}"):
         audit(beir)
+
+
+def test_two_files_that_may_be_the_corpus_are_one_error(beir):
+    (beir / "corpus.jsonl.gz").write_bytes(gzip.compress((beir / "corpus.jsonl").read_bytes()))
+    with pytest.raises(UsageError, match=r"corpus.jsonl, corpus.jsonl.gz"):
+        audit(beir)
+
+
+def test_judgements_in_a_form_that_is_not_read_are_told(beir):
+    (beir / "qrels" / "dev.json").write_text('{"q1": {"p1": 1}}')
+    report = audit(beir)
+    assert "dev.json" in found(report, "unreadable-records").hit.examples[0]
+    assert "valid" in report.splits
+
+
+@pytest.mark.parametrize("name", ["", "no-such-source"])
+def test_a_name_of_nothing_is_one_error(name, tmp_path):
+    with pytest.raises(UsageError, match=r"empty|no source 'no-such-source', and no folder"):
+        audit(name, data=tmp_path)
 
 
 def test_a_folder_of_no_known_form_says_what_was_looked_for(tmp_path):

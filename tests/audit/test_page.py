@@ -35,12 +35,9 @@ def test_every_code_is_on_the_page_and_no_other():
     )
 
 
-def test_the_commands_and_the_python_of_the_page_run(mini_root, tmp_path, cli, monkeypatch, capsys):
-    text = DOCS.read_text(encoding="utf-8")
-    said = cli("audit", "mini", "--split", "test", "--data", mini_root, cwd=tmp_path).stdout
-    assert "0 errors" in said
+def test_the_python_of_the_page_runs(mini_root, monkeypatch, capsys):
     monkeypatch.setenv("M2KR_DATA", str(mini_root))
-    [code] = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    [code] = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.S)
     exec(compile(code, "docs/audit.md", "exec"), {})
     assert "'error': 0" in capsys.readouterr().out
 
