@@ -28,24 +28,30 @@ def next_commands(
         edition: The edition, if it was given.
         images: The image roots that were given.
     """
+    from m2kr import paths
+    from m2kr.data.built_sources import BuiltSources
+
     files = [str(out / f"{result.name}.json") for result in results]
     root = ["--data", str(data)] if data is not None else []
-    roots = [word for image in images for word in ("--images", str(image))]
     first = results[0]
-    which = ["--edition", edition or first.edition] if _needs_edition(first, edition, data) else []
-    split = ["--split", first.split] if first.split != "test" else []
-    query = _missed(first)
-    # An id may begin with a dash.
-    last = ["--", query] if query.startswith("-") else []
-    named = [query] if not last else []
-    yield _joined(
-        "show", first.source, *named, "--run", files[0], *split, *which, *root, *roots, *last
-    )
+    built = BuiltSources.below(paths.data_root(data)).editions.get(first.source, {})
+    if first.edition in built:  # it is not where a judge file stood in its place
+        which = ["--edition", first.edition] if edition is not None or len(built) > 1 else []
+        split = ["--split", first.split] if first.split != "test" else []
+        roots = [word for image in images for word in ("--images", str(image))]
+        options = ["--run", files[0], *split, *which, *root, *roots]
+        query = _missed(first)
+        if query.startswith("-"):
+            yield _joined("show", first.source, *options, "--", query)
+        else:
+            yield _joined("show", first.source, query, *options)
     several = [*dict.fromkeys(files)]
     many = several if len(several) <= _NAMED else [str(out)]
-    if len({(r.source, r.split, r.edition) for r in results}) < len(several):
+    judged = [(r.source, r.split, r.edition) for r in results if r.metrics]
+    if len(set(judged)) < len(judged) and len(several) > 1:
         yield _joined("compare", *many)
-    yield _joined("report", *many, "--html", "report", *root)
+    if judged:
+        yield _joined("report", *many, "--html", "report", *root)
 
 
 def _joined(*words: str) -> str:
@@ -61,12 +67,3 @@ def _missed(result: "Result") -> str:
         if scores is not None and not np.isnan(scores).all():
             return result.query_ids[int(np.nanargmin(scores))]
     return result.query_ids[0]
-
-
-def _needs_edition(result: "Result", edition: str | None, data: Path | None) -> bool:
-    from m2kr import paths
-    from m2kr.data.built_sources import BuiltSources
-
-    if edition is not None:
-        return True
-    return len(BuiltSources.below(paths.data_root(data)).editions.get(result.source, ())) > 1

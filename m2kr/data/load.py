@@ -11,7 +11,7 @@ from m2kr import paths
 from m2kr.data.built_sources import BuiltSources
 from m2kr.data.file_checks import SourceFiles
 from m2kr.display import html_table
-from m2kr.errors import InputError, plainly
+from m2kr.errors import InputError, UsageError, plainly
 from m2kr.schema import ID_COLUMN, TableKind, table_name
 from m2kr.sources import UNKNOWN, resolve_split, verdict
 
@@ -84,7 +84,9 @@ class Split:
 
     def __repr__(self) -> str:
         queries, passages, _, folder = (value for _, value in self._facts)
-        return f"Split({self.label}: queries {queries}; passages {passages}; {folder})"
+        return (
+            f"{type(self).__name__}({self.label}: queries {queries}; passages {passages}; {folder})"
+        )
 
     def _repr_html_(self) -> str:
         return html_table(f"Split {self.label}", self._facts)
@@ -92,8 +94,10 @@ class Split:
     @property
     def _facts(self) -> list[tuple[str, str]]:
         """What people see of it."""
+        images = self._counts.get("with_image")
         counts = {
-            "queries": f"{len(self):,} ({self._counts['with_image']:,} with an image)",
+            "queries": f"{len(self):,}"
+            + (f" ({images:,} with an image)" if images is not None else ""),
             "passages": f"{self._counts['passages']:,}",
             "scores": verdict(str(self.manifest.get("comparable", UNKNOWN))),
             "folder": str(self.folder),
@@ -229,6 +233,8 @@ class Split:
     def _row(self, kind: TableKind, split: str, row_id: str) -> dict[str, Any]:
         from m2kr.data.lookup import nearest_ids
 
+        if not isinstance(row_id, str):
+            raise UsageError(f"{row_id!r} is no id", expected="a text, such as those of the tables")
         index, reader = self._access[kind]
         number = index.row(row_id)
         if number < 0:

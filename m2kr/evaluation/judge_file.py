@@ -44,7 +44,7 @@ def names_judge_file(source: object) -> bool:
     return isinstance(source, Path) or (isinstance(source, str) and source.endswith(".parquet"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class JudgeFile(Split):
     """A split as a judge file has it: runs are scored on it as on the split itself; nothing can search it.
 
@@ -106,6 +106,10 @@ class JudgeFile(Split):
             optional = name == "scored_as" or name in self.manifest["groups"]
             if size > len(table) or (nulls != len(table) - size and not optional):
                 raise _refusal(self.folder, f"column {name!r} has other rows than were written")
+
+    @property
+    def _counts(self) -> dict[str, int]:
+        return self.sizes  # whether queries have an image is not in it
 
     @property
     def edition(self) -> str:

@@ -16,6 +16,7 @@ _EXCERPT = 360  # characters of a passage
 _WIDEST = 100  # columns
 _SIDE = 360  # pixels of an image in a notebook
 _MOST_RIGHT = 5  # right passages that the ranking doesn't show
+_MOST_ANSWERS = 12
 _MARK = '<mark style="background:#fd6;color:#000">{}</mark>'
 
 
@@ -66,11 +67,14 @@ def _facts(view: "QueryView") -> list[tuple[str, str]]:
         image += f", {view.image.width} × {view.image.height}"
     elif view.image_fault:
         image += f" ({view.image_fault})"
+    answers = row["answers"] or []
+    unsaid = len(answers) - _MOST_ANSWERS
+    more = f" | and {unsaid:,} more" if unsaid > 0 else ""
     facts = {
         "instruction": str(row["instruction"] or "–"),
         "question": str(row["question"] or "–"),
         "image": image,
-        "answers": " | ".join(row["answers"] or ()) or "none",
+        "answers": " | ".join(answers[:_MOST_ANSWERS]) + more or "none",
         "right": _passages(len(view.positives)) if view.positives else "no passage is judged so",
     }
     return [(name, on_one_line(value)) for name, value in facts.items()]

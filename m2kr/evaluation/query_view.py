@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from m2kr.data.lookup import values_at
-from m2kr.errors import InputError, MissingError
+from m2kr.errors import M2KRError, UsageError, plainly
 from m2kr.evaluation.answers import Span, answer_spans
 from m2kr.evaluation.query_text import query_html, query_text
 
@@ -85,7 +85,10 @@ class QueryView:
 
         Raises:
             InputError: the split has no such query.
+            UsageError: ``k`` is below 0.
         """
+        if k < 0:
+            raise UsageError(f"k is {k}", expected="0 or more")
         row = split.query(query_id)
         answers = row["answers"] or ()
         grades = _grades(row)
@@ -188,10 +191,11 @@ class QueryView:
         if self.images is None:
             return None, "the source has no image root"
         try:
-            if not self.images.exists(path):
-                return None, "not found"
-            return self.images.open(path), ""
-        except (InputError, MissingError) as error:
+            with plainly(path):
+                if not self.images.exists(path):
+                    return None, "not found"
+                return self.images.open(path), ""
+        except M2KRError as error:
             return None, error.what
 
 

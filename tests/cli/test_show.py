@@ -14,6 +14,7 @@ from support.html_page import Page
 
 import m2kr
 from m2kr.data.load import load
+from m2kr.evaluation.judge_file import JudgeFile
 from m2kr.evaluation.query_view import QueryView
 from m2kr.evaluation.result import Result
 from m2kr.retrieval.run import Run
@@ -159,6 +160,30 @@ def test_a_page_of_text_fits_the_terminal(mini_root: Path, monkeypatch: pytest.M
     for row in split[::97]:
         text = repr(QueryView.of(split, row["question_id"]))
         assert all(len(unicodedata.normalize("NFC", line)) <= 80 for line in text.splitlines())
+
+
+@pytest.mark.slow
+def test_every_command_that_it_names_runs(cli: Cli, root: Path, tmp_path: Path) -> None:
+    """Of a source, and of a judge file in its place, whose data are elsewhere."""
+    judge = tmp_path / "odd.judge.parquet"
+    cli("export", "odd", "--format", "judge", "--data", root, "--out", judge)
+    runs = [f"run:{f}" for f in sorted((root / "results").glob("*.run.parquet"))]
+    words = [word for run in runs for word in ("-r", run)]
+    for source, data, verbs in (
+        ("odd", root, ["show", "compare", "report"]),
+        (judge, tmp_path / "none", ["compare", "report"]),
+    ):
+        out = tmp_path / f"out {verbs[0]}"
+        ended = cli("eval", source, *words, "--data", data, "--out", out).stdout
+        lines = [line for line in ended.splitlines() if line.startswith("next: m2kr ")]
+        commands = [shlex.split(line)[2:] for line in lines]
+        assert [command[0] for command in commands] == verbs
+        for command in commands:
+            cli(*command, cwd=tmp_path)
+    assert repr(JudgeFile.load(judge)).startswith(
+        "JudgeFile(odd/test (odd): queries 12; passages 12;"
+    )
+    assert len(JudgeFile.load(judge)) == 12
 
 
 def test_an_evaluation_ends_with_commands_that_run(cli: Cli, root: Path, mini_root: Path) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 import m2kr
 from m2kr.data.load import load
-from m2kr.errors import CheckError, InputError, MissingError
+from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.evaluation.query_view import QueryView
 from m2kr.evaluation.result import Result
 from m2kr.evaluation.result_data import open_split
@@ -182,6 +182,25 @@ def test_rankings_that_are_not_the_results_own_are_refused(result, split, tmp_pa
     run.unlink()
     with pytest.raises(MissingError, match="not beside it"):
         Result.load(moved.path).load_run()
+
+
+@pytest.mark.parametrize(("query", "k"), [(3, 5), (None, 5), (f"q 2/{IDS[2]}", -1)])
+def test_what_is_no_id_and_no_depth(split, query, k):
+    with pytest.raises(UsageError, match=r"is no id|k is -1"):
+        QueryView.of(split, query, k=k)
+
+
+def test_an_answer_longer_than_what_is_shown(tmp_path):
+    text = "x" * 3000
+    odd = m2kr.from_records(
+        [{"id": "p", "text": f"a {text} b"}],
+        [{"id": "q", "question": "?", "positives": ["p"], "answers": [text, *map(str, range(40))]}],
+        data=tmp_path,
+    )
+    shown = QueryView.of(odd, "q")
+    assert "**xxx" in repr(shown)
+    assert "and 29 more" in repr(shown)
+    assert len(repr(shown)) < 4500
 
 
 def test_an_unknown_query_names_the_nearest(split):
