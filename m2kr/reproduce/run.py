@@ -23,9 +23,10 @@ from m2kr.reproduce.targets import Target
 from m2kr.reproduce.verdict import DIFFERS, NOT_RUN, TOLERANCE, Comparison, compare_figure
 from m2kr.retrieval.cache import encoder_identity
 from m2kr.retrieval.encoder import EncoderRetriever
-from m2kr.retrieval.own_code import json_settings
+from m2kr.retrieval.own_code import json_settings, json_values, own_code
 from m2kr.retrieval.protocol import Retriever, modalities_of
-from m2kr.retrieval.search_split import declared_modalities, image_fingerprint
+from m2kr.retrieval.replay import RunRetriever
+from m2kr.retrieval.search_split import check_search, declared_modalities, image_fingerprint
 from m2kr.retrievers import create
 from m2kr.search.config import Mode, SearchConfig
 from m2kr.sources import RELEASED
@@ -110,7 +111,7 @@ class Reproducer:
         A source that can't be run is told of, and the others are run.
 
         Raises:
-            UsageError: there is no source of a name.
+            UsageError: there is no source of a name, or no such search of the retriever.
             MissingError: the retriever needs a package that isn't installed, or has no such weights.
             UpstreamError: the weights can't be fetched.
             M2KRError: the machine's own troubles, such as a full disk.
@@ -125,9 +126,11 @@ class Reproducer:
             key.removeprefix(f"{target.retriever}."): value for key, value in self.overrides.items()
         }
         retriever = create(target.retriever, {**target.settings, **overrides})
+        for mode in target.search:
+            check_search(retriever, SearchConfig(mode=mode))
         self.tell(f"{target.title}: the retriever {retriever.name} and its weights")
         settings = json_settings(retriever)  # fetches and hashes them
-        code = {"m2kr": __version__, "encoder": encoder_identity(type(retriever))}
+        code = _made_by(retriever)
         comparisons: list[Comparison] = []
         failed: dict[str, M2KRError] = {}
         files: dict[str, dict[str, str]] = {}
@@ -251,7 +254,7 @@ class Reproducer:
                 result = Result.load(path)
             except (InputError, CheckError, MissingError):
                 continue
-            same_code = result.experiment.get("made_by") == code
+            same_code = code["keys"] is not None and result.experiment.get("made_by") == code
             if same_code and _is_of(result, split, retriever, target, mode, metrics):
                 self.tell(f"{split.source}: {mode} search is done: {path.name}")
                 return result
@@ -269,6 +272,24 @@ class Reproducer:
         result = replace(result, experiment={**result.experiment, "made_by": code})
         result.save(folder)
         return result
+
+
+def _made_by(retriever: Retriever) -> dict[str, Any]:
+    """What decides a retriever's rankings beside its settings: code, weights and files.
+
+    ``keys`` is None for one that doesn't say: a run, whose file may be another tomorrow, and one's own
+    retriever without a ``cache_key``. Its results are not taken for done.
+    """
+    kind = type(retriever)
+    keys: list[Any] | None = [] if kind.__module__.startswith("m2kr.") else None
+    if isinstance(retriever, EncoderRetriever):
+        with own_code(retriever, f"{kind.__name__}.cache_key"):
+            given = [retriever.cache_key("query"), retriever.cache_key("document")]
+        told = [json_values(key, "cache_key", retriever) for key in given if key is not None]
+        keys = told if len(told) == len(given) else None
+    elif isinstance(retriever, RunRetriever):
+        keys = None
+    return {"m2kr": __version__, "encoder": encoder_identity(kind), "keys": keys}
 
 
 def _is_of(

@@ -11,6 +11,7 @@ import yaml
 from m2kr.errors import InputError, MissingError, UsageError
 from m2kr.evaluation.metrics import parse
 from m2kr.search.config import Mode
+from m2kr.sources import SPLIT_ALIASES
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 _KEYS = {
@@ -137,7 +138,9 @@ def find_target(name: str) -> Target:
         raise UsageError(
             f"no figures are published for '{name}'",
             expected=", ".join(facts["targets"]) + ", or a .yaml file of your own",
-            fix=f"m2kr reproduce --suite {key}" if key in facts["suites"] else None,
+            fix=f"m2kr reproduce --suite {key}"
+            if key in facts["suites"]
+            else "m2kr reproduce --suite paper-baselines --plan, which says what can't be run, and why",
         )
     return _target(key, facts["targets"][key], facts["tables"], f"{PUBLISHED.name}: {key}")
 
@@ -223,7 +226,7 @@ def _target(name: str, facts: Mapping[str, Any], tables: Mapping[str, str], wher
         raise InputError(
             f"release has {sorted(release)}", where=where, expected=", ".join(sorted(_RELEASE))
         )
-    k = facts.get("k", 500)
+    k, split = facts.get("k", 500), str(facts.get("split", "test"))
     deepest = max(parse(metric).k for _, metric in figures)
     if type(k) is not int or k < deepest:
         raise InputError(f"k is {k!r}", where=where, expected=f"at least {deepest}")
@@ -235,7 +238,7 @@ def _target(name: str, facts: Mapping[str, Any], tables: Mapping[str, str], wher
         figures=tuple(figures.values()),
         search=cast("tuple[Mode, ...]", tuple(dict.fromkeys(modes))),
         k=k,
-        split=str(facts.get("split", "test")),
+        split=SPLIT_ALIASES.get(split.lower(), split),
         edition=facts.get("edition"),
         parameters=facts.get("parameters"),
         release=release,

@@ -54,6 +54,12 @@ def test_data_rankings_and_verdicts_come_by_one_command(home, photos, figures):
     (home / "words.py").write_text((home / "words.py").read_text() + "# edited\n")
     call("reproduce", paper, "--images", photos)
     assert encoded(home) > count
+    # One that doesn't say what decides its rows is asked each time.
+    (home / "words.py").write_text((home / "words.py").read_text().replace("cache_key", "other"))
+    for _ in range(2):
+        count = encoded(home)
+        call("reproduce", paper, "--images", photos)
+        assert encoded(home) > count
     plan = json.loads(call("reproduce", paper, "--plan", "--json").stdout)["plans"][0]
     assert plan["sources"][0]["built"] is True
 
