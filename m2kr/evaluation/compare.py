@@ -12,7 +12,7 @@ from m2kr.errors import InputError, UsageError
 from m2kr.evaluation.metrics import parse
 from m2kr.evaluation.paired_tests import LEVEL, holm, paired_tests, significance_letters
 from m2kr.evaluation.result import Result
-from m2kr.evaluation.systems import Systems, listed, side_by_side
+from m2kr.evaluation.systems import Systems, listed, scoring_command, side_by_side
 from m2kr.progress import SILENT, Progress, task
 from m2kr.sources import verdict
 
@@ -286,8 +286,7 @@ def _metrics(systems: Systems, source: str, spec: str | Sequence[str]) -> list[s
                 f"{listed(lacking)} was not scored by {name}",
                 where=source,
                 expected="each system scored by it",
-                fix=f"m2kr eval {results[0].source} --split {results[0].split} "
-                f"-r run:FILE --metrics {name}",
+                fix=scoring_command([r for r in results if name not in r.scores], name),
             )
         if not lacking and not np.isnan(systems.scores(source, name)).all():
             chosen.append(name)
@@ -309,7 +308,7 @@ def _known(word: str, systems: Systems) -> str:
         raise UsageError(
             f"no result was scored by {name}",
             expected=f"one of {', '.join(sorted(scored))}",
-            fix=f"m2kr eval SOURCE -r run:FILE --metrics {name}",
+            fix=scoring_command(next(iter(systems.results.values())), name),
         )
     return name
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m2kr import paths
 from m2kr.errors import CheckError, InputError, UsageError
 from m2kr.evaluation.result import Result
 
@@ -100,8 +101,35 @@ def _called(result: Result) -> str:
     """Where a result lies, or what its file would be called."""
     if result.path is None:
         return f"{result.name}.json"
+    return str(_from_here(result.path))
+
+
+def scoring_command(results: Sequence[Result], metric: str) -> str:
+    """The command that scores the runs of one source's results by a further metric, as they were scored."""
+    first = results[0]
+    words = ["m2kr", "eval", first.source, "--split", first.split, "--edition", first.edition]
+    for result in results:
+        run = (
+            result.path.with_name(result.files["run"])
+            if result.path and "run" in result.files
+            else None
+        )
+        words += ["-r", f"run:{_from_here(run)}" if run else str(result.retriever["name"])]
+    words += ["--metrics", metric]
+    for option, key in (("--ties", "ties"), ("--missing-queries", "missing_queries")):
+        if first.experiment.get(key) not in (None, "m2kr", "error"):
+            words += [option, str(first.experiment[key])]
+    if first.path:
+        words += ["--out", str(_from_here(first.path.parent))]
+    root = Path(str(first.experiment.get("data", ""))).parent
+    if root.is_absolute() and root != paths.data_root().resolve():
+        words += ["--data", str(root)]
+    return shlex.join(words)
+
+
+def _from_here(path: Path) -> Path:
     here = Path.cwd()
-    return str(result.path.relative_to(here) if result.path.is_relative_to(here) else result.path)
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _in_order(result: Result) -> Result:

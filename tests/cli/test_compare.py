@@ -80,7 +80,7 @@ def test_every_format_has_the_same_numbers(cli, results):
             assert float(row[name]) == pair[name]
     bm25 = as_json["by_source"]["mini/valid"][HIT]["means"]["bm25 k1=0.5"]
     shown = f"{bm25:.3f}".removeprefix("0")
-    for form in ("table", "md", "latex"):
+    for form in ("md", "latex"):
         assert shown in compare(cli, *files, "--format", form).stdout
 
 
@@ -112,6 +112,15 @@ def test_a_folder_with_holes_is_refused_and_the_offered_command_runs(cli, result
     assert command[:2] == ["m2kr", "compare"]
     assert len(command) == 5
     assert "random" in compare(cli, *command[2:], cwd=results.parent).stdout
+
+
+def test_a_metric_that_is_lacking_is_had_by_the_offered_command(cli, results, tmp_path):
+    for file in results.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    done = compare(cli, tmp_path, "--metrics", "ndcg@10", code=2)
+    assert "no result was scored by ndcg@10" in done.stderr
+    cli(*shlex.split(done.stderr.partition("try:")[2])[1:])
+    assert "nDCG@10" in compare(cli, tmp_path, "--metrics", "ndcg@10,hit_rate@5").stdout
 
 
 @pytest.mark.parametrize(
