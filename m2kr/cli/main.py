@@ -18,6 +18,7 @@ from m2kr._version import __version__
 from m2kr.cli import (
     audit,
     build,
+    check_retriever,
     compare,
     demo,
     diff,
@@ -171,6 +172,7 @@ for name, module in {
     "audit": audit,
     "reproduce": reproduce,
     "export": export,
+    "check-retriever": check_retriever,
     "demo": demo,
     "list": list_,
     "info": info,

@@ -1,145 +1,65 @@
-"""What every registered retriever keeps to, whatever it is."""
+"""Every shipped retriever under the conformance kit, and what m2kr's own keep to besides."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from datasets import Dataset
+from retrievers.conftest import SETTINGS
 
+from m2kr.conformance import CHECKS, check_retriever
 from m2kr.data.records import Passages, Queries
-from m2kr.errors import MissingError, UsageError
+from m2kr.errors import MissingError
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.protocol import Retriever, RunContext
-from m2kr.retrieval.run import Run
 from m2kr.retrievers import create, names
 from m2kr.retrievers._memo import MEMO
 
 Made = Callable[..., Retriever]
-EVERY = pytest.mark.parametrize("name", names())
+# Models of millions of parameters: most checks of these take seconds.
+HEAVY = frozenset({"dense_text", "fusion", "image_concepts"})
+QUICK = ("ids", "k", "modalities", "another corpus")
 
 
-def same(one: Run, other: Run) -> bool:
-    """Equal rankings; scores may differ by rounding."""
-    return set(one.query_ids) == set(other.query_ids) and all(
-        one.passage_ids(q) == other.passage_ids(q)
-        and np.allclose(one.scores(q), other.scores(q), rtol=0, atol=1e-5)
-        for q in one.query_ids
-    )
+def check(name: str, checks: tuple[str, ...]) -> None:
+    try:
+        verdicts = check_retriever(name, checks, settings=SETTINGS.get(name, {}))
+    except MissingError as error:
+        pytest.skip(str(error))
+    assert not verdicts.failed, str(verdicts)
 
 
-def shuffled(records: Passages | Queries) -> list[dict[str, object]]:
-    rows = records.rows(range(len(records)))
-    return [rows[i] for i in np.random.default_rng(5).permutation(len(rows))]
+@pytest.mark.parametrize("name", names())
+def test_a_shipped_retriever_is_right(name: str) -> None:
+    check(name, QUICK if name in HEAVY else CHECKS)
 
 
-@EVERY
-def test_answers_every_query_with_ids_of_the_pool(
-    name: str, made: Made, passages: Passages, queries: Queries
-) -> None:
-    run = made(name, passages).search(queries, 4)
-    assert run.query_ids == tuple(queries.ids.to_pylist())
-    assert run.counts().max() <= 4
-    assert set(run.vocabulary.to_pylist()) <= set(passages.ids.to_pylist())
-    assert run.name == name
-    assert run.counts().sum() > 0
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(HEAVY))
+def test_a_shipped_retriever_with_a_large_model_is_right(name: str) -> None:
+    check(name, tuple(name for name in CHECKS if name not in QUICK))
 
 
-@EVERY
-def test_tells_what_it_is_in_json(name: str, made: Made, passages: Passages) -> None:
-    retriever = made(name, passages)
-    assert json.loads(json.dumps(dict(retriever.settings))) == retriever.settings
-    assert set(retriever.modalities.as_dict()) == {"query", "passage"}
-
-
-@EVERY
-def test_repeats_itself(name: str, made: Made, passages: Passages, queries: Queries) -> None:
-    first = made(name, passages).search(queries, 5)
-    MEMO.clear()
-    assert made(name, passages).search(queries, 5) == first
-
-
-@EVERY
-def test_what_another_run_encoded_is_ranked_alike(
+@pytest.mark.parametrize("name", names())
+def test_what_another_run_encoded_is_not_encoded_again(
     name: str, made: Made, passages: Passages, queries: Queries, tmp_path: Path
 ) -> None:
-    retriever = made(name, passages)
+    try:
+        retriever = create(name, SETTINGS.get(name, {}))
+    except MissingError as error:
+        pytest.skip(str(error))
     if not isinstance(retriever, EncoderRetriever):
         pytest.skip("nothing is encoded")
-    first = retriever.search(queries, 5)
-    for known in (False, True):
+    for _ in range(2):
         MEMO.clear()
-        again = made(name, Passages(passages.dataset, passages.images))
+        again = create(name, SETTINGS.get(name, {}))
         assert isinstance(again, EncoderRetriever)
         again.begin_run(RunContext(cache=tmp_path / "cache"))
         again.index(passages, workdir=tmp_path / "work")
         MEMO.clear()
-        assert again.search(queries, 5) == first
-        rows = {"encode document": len(passages), "encode query": len(queries)}
-        if known and again.cache_key("query") is not None:
-            assert again.run_stats().reused == rows
-
-
-@EVERY
-def test_the_order_of_rows_does_not_matter(
-    name: str, made: Made, passages: Passages, queries: Queries
-) -> None:
-    straight = made(name, passages).search(queries, 5)
-    MEMO.clear()
-    pool = Passages(Dataset.from_list(shuffled(passages)), passages.images)
-    asked = Queries(Dataset.from_list(shuffled(queries)), queries.images)
-    mixed = made(name, pool).search(asked, 5)
-    assert mixed.query_ids == tuple(asked.ids.to_pylist())
-    assert same(straight, mixed)
-
-
-@pytest.mark.parametrize("name", [n for n in names() if n in {"dense_text", "image_concepts"}])
-def test_the_batch_size_does_not_matter(
-    name: str, made: Made, passages: Passages, queries: Queries
-) -> None:
-    whole = made(name, passages, batch_size=64).search(queries, 5)
-    MEMO.clear()
-    assert same(whole, made(name, passages, batch_size=1).search(queries, 5))
-
-
-@EVERY
-def test_a_shorter_ranking_begins_a_longer_one(
-    name: str, made: Made, passages: Passages, queries: Queries
-) -> None:
-    retriever = made(name, passages)
-    assert retriever.search(queries, 2) == retriever.search(queries, 9).top(2)
-
-
-@EVERY
-def test_a_pool_smaller_than_k_is_ranked_whole_at_most(
-    name: str, made: Made, passages: Passages, queries: Queries
-) -> None:
-    rows = passages.rows(range(2, 5))
-    run = made(name, Passages(Dataset.from_list(rows), passages.images)).search(queries, 500)
-    assert 1 <= run.counts().max() <= 3
-
-
-@EVERY
-def test_indexing_another_pool_forgets_the_first(
-    name: str, made: Made, passages: Passages, queries: Queries, tmp_path: object
-) -> None:
-    rows = passages.rows(range(2, 5))
-    small = Passages(Dataset.from_list(rows), passages.images, "fp1:small")
-    retriever = made(name, passages)
-    retriever.search(queries, 3)
-    retriever.index(small, workdir=tmp_path)  # type: ignore[arg-type]
-    assert same(retriever.search(queries, 3), made(name, small).search(queries, 3))
-
-
-@EVERY
-def test_searching_before_indexing_is_refused(name: str, made: Made, queries: Queries) -> None:
-    try:
-        retriever = create(name)
-    except MissingError as error:
-        pytest.skip(str(error))
-    with pytest.raises(UsageError, match="index"):
-        retriever.search(queries, 3)
+        again.search(queries, 5)
+    assert again.cache_key("query") is not None
+    rows = {"encode document": len(passages), "encode query": len(queries)}
+    assert again.run_stats().reused == rows
 
 
 @pytest.mark.parametrize(

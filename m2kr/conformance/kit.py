@@ -1,0 +1,174 @@
+"""All checks of one retriever, with a verdict for each."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from m2kr.conformance.bench import Bench, Failed, NotApplicable
+from m2kr.conformance.checks import REGISTERED
+from m2kr.errors import M2KRError, UsageError, ends_process, one_line
+from m2kr.progress import SILENT, Progress, task
+from m2kr.retrieval.search_split import check_retriever as require_retriever
+from m2kr.retrievers import create, find
+from m2kr.retrievers._settings import arguments
+
+if TYPE_CHECKING:
+    from m2kr.retrieval.protocol import Retriever
+
+CHECKS: tuple[str, ...] = tuple(REGISTERED)
+Outcome = Literal["ok", "failed", "not applicable"]
+_TASK = "check"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a check found.
+
+    Attributes:
+        check: Its name.
+        outcome: ``ok``, ``failed`` or ``not applicable``.
+        why: What it saw, in one line; may be empty where all is well.
+        fix: What to do; empty unless it failed.
+    """
+
+    check: str
+    outcome: Outcome
+    why: str = ""
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.check, self.outcome, self.why, self.fix)))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What the checks of a retriever found.
+
+    Attributes:
+        retriever: Its name.
+        all: A verdict for each check, in their order.
+    """
+
+    retriever: str
+    all: tuple[Verdict, ...]
+
+    @property
+    def failed(self) -> tuple[Verdict, ...]:
+        """Those that failed."""
+        return tuple(verdict for verdict in self.all if verdict.outcome == "failed")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {
+            "retriever": self.retriever,
+            "ok": not self.failed,
+            "checks": [asdict(verdict) for verdict in self.all],
+        }
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.all))
+
+
+def check_retriever(
+    retriever: "str | Callable[..., Retriever]",
+    checks: Iterable[str] = CHECKS,
+    *,
+    settings: Mapping[str, object] | None = None,
+    progress: Progress = SILENT,
+) -> Verdicts:
+    """What a retriever keeps to, of all that every retriever should.
+
+    It is made anew for most checks, and run on a corpus of sixteen passages and eight queries with
+    pictures, drawn into a temporary folder. One that raises in a check fails that check alone.
+
+    Args:
+        retriever: A name, ``file.py:Class`` and so on, as for `m2kr.evaluate`; or a class or function
+            that makes one.
+        checks: Names of `CHECKS`.
+        settings: What it is made with.
+        progress: Told of the checks.
+
+    Raises:
+        UsageError: there is no such check, or an object is given.
+        M2KRError: it can't be made at all.
+
+    Example:
+        >>> from m2kr.conformance import CHECKS, check_retriever
+        >>> check_retriever("random", ["ids", "repeats itself"]).failed
+        ()
+    """
+    names = [checks] if isinstance(checks, str) else list(checks)
+    if unknown := [name for name in names if name not in REGISTERED]:
+        raise UsageError(
+            f"there is no check '{unknown[0]}'", expected=f"one of {', '.join(CHECKS)}"
+        )
+    make, taken = _maker(retriever, dict(settings or {}))
+    made = make()
+    require_retriever(made)
+    verdicts = []
+    with (
+        tempfile.TemporaryDirectory(prefix="m2kr-", ignore_cleanup_errors=True) as scratch,
+        task(progress, _TASK, len(names), "checks"),
+    ):
+        bench = Bench(make, Path(scratch), taken)
+        for name in names:
+            verdicts.append(_verdict(bench, name))
+            progress.advance(_TASK, 1)
+    return Verdicts(made.name, tuple(verdicts))
+
+
+def _verdict(bench: Bench, name: str) -> Verdict:
+    check = REGISTERED[name]
+    try:
+        note = check.run(bench) or ""
+    except NotApplicable as why:
+        return Verdict(name, "not applicable", str(why))
+    except Failed as why:
+        return Verdict(name, "failed", str(why), check.fix)
+    except M2KRError as error:
+        said = f"{error.where}: {error.what}" if error.where else error.what
+        return Verdict(name, "failed", " ".join(said.split()), check.fix)
+    except Exception as error:
+        if ends_process(error):
+            raise
+        return Verdict(name, "failed", one_line(error), check.fix)
+    return Verdict(name, "ok", note)
+
+
+def _maker(
+    retriever: "str | Callable[..., Retriever]", given: dict[str, object]
+) -> "tuple[Callable[..., Retriever], dict[str, Any]]":
+    """What makes a retriever, and the settings that it can be given anew, with their values."""
+    if isinstance(retriever, str):
+        if retriever.startswith("run:"):
+            raise UsageError(
+                "a run that is replayed searches nothing, so there is nothing to check",
+                where=retriever,
+                expected="the retriever that made it",
+            )
+        factory: Callable[..., Any] = find(retriever)
+        make: Callable[..., Retriever] = partial(_created, retriever, given)
+    elif isinstance(retriever, type) or not hasattr(retriever, "search"):
+        factory = retriever
+        make = partial(_called, retriever, given)
+    else:
+        raise UsageError(
+            f"an object of {type(retriever).__name__} is given, and checks make retrievers anew",
+            expected="its class, or a function that makes one",
+            fix=f"check_retriever({type(retriever).__name__})",
+        )
+    parameters = arguments(factory)
+    return make, {name: given.get(name, one.default) for name, one in parameters.items()}
+
+
+def _created(spec: str, given: Mapping[str, object], **changes: object) -> "Retriever":
+    return create(spec, {**given, **changes})
+
+
+def _called(
+    factory: "Callable[..., Retriever]", given: Mapping[str, object], **changes: object
+) -> "Retriever":
+    return factory(**{**given, **changes})

@@ -1,0 +1,44 @@
+"""``m2kr check-retriever``: a table, JSON, and the exit code."""
+
+import json
+from pathlib import Path
+
+HALF = '''
+import m2kr
+
+class Half:
+    """Cuts ids."""
+
+    name = "half"
+    settings = {}
+    modalities = {"query": ["text"]}
+
+    def __init__(self, letters: int = 4):
+        self.letters = letters
+
+    def index(self, passages, *, workdir):
+        self.ids = passages.ids.to_pylist()
+
+    def search(self, queries, k):
+        ranked = {name[:self.letters]: 1.0 / (1 + len(name)) for name in sorted(self.ids)[:k]}
+        return m2kr.Run.from_dict({query: ranked for query in queries.ids.to_pylist()})
+'''
+
+
+def test_the_command_says_what_is_wrong_and_what_to_do(cli, tmp_path: Path) -> None:
+    (tmp_path / "half.py").write_text(HALF, encoding="utf-8")
+    shown = cli("check-retriever", "half.py:Half", code=1, cwd=tmp_path).stdout
+    assert "half: not right" in shown
+    assert "to do: keep ids as they are" in shown
+    told = json.loads(cli("check-retriever", "half.py:Half", "--json", code=1, cwd=tmp_path).stdout)
+    assert told["retriever"] == "half"
+    assert told["ok"] is False
+    failed = {check["check"] for check in told["checks"] if check["outcome"] == "failed"}
+    assert "ids" in failed
+    assert "repeats itself" not in failed
+
+
+def test_a_right_retriever_exits_with_0(cli) -> None:
+    told = json.loads(cli("check-retriever", "bm25", "--set", "k1=0.9", "--json").stdout)
+    assert told["ok"] is True
+    cli("check-retriever", "nonsense", code=2)
