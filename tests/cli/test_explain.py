@@ -98,6 +98,18 @@ def test_a_runs_best_passages(call: Explain, tmp_path: Path) -> None:
     assert html.count('href="#passage-') == 2
 
 
+def test_the_same_model_as_a_retriever(call: Explain, tmp_path: Path) -> None:
+    """By name it is the checkpoint; with settings any encoder, whose rows have numbers alone."""
+    named = json.loads(call("--json").stdout)["passages"]
+    assert json.loads(call("-r", "preflmr", "--json").stdout)["passages"] == named
+    numbered = json.loads(call("-r", "preflmr", "--set", "batch", "--json", code=2).stdout)
+    assert "not understood" in numbered["what"]
+    encoded = json.loads(call("-r", "preflmr", "--set", "workers=1", "--json").stdout)["passages"]
+    assert encoded[0]["score"] == pytest.approx(named[0]["score"], rel=1e-3)
+    assert len(encoded[0]["rows"]) == len(named[0]["rows"])
+    assert encoded[0]["rows"][0]["label"] == "row 1"
+
+
 def test_a_query_without_image(call: Explain, tmp_path: Path) -> None:
     call("--out", "page.html", query="msmarco/eiffel-tower/occasion")
     html = (tmp_path / "page.html").read_text()

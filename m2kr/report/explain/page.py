@@ -92,6 +92,7 @@ def page(
         title=title,
         items=facts,
         panels=panels,
+        judged=any(heading.relevant is not None for _, heading in panels),
         beside=_beside(panels),
         picture=picture,
         photo=picture is not None and not any(_has_image_rows(one) for one, _ in panels),
