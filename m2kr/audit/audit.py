@@ -189,20 +189,21 @@ def _summary(split: SplitFacts) -> SplitSummary:
 
 def _ceilings(split: SplitFacts) -> dict[str, float]:
     """Every metric of judgements for the best ranking there is: right passages, best grade first."""
-    inside = split.positive[split.rows[split.positive] >= 0]
+    graded = split.pairs(split.grades > 0)
+    inside = graded[split.rows[graded] >= 0]
     owners, grades = split.owners[inside], split.grades[inside]
     order = np.lexsort((-grades, owners))
     owners, inside = owners[order], inside[order]
     first = np.searchsorted(owners, owners)
     keep = np.arange(len(owners)) - first < max(KS)
     owners, inside, rank = owners[keep], inside[keep], (np.arange(len(owners)) - first)[keep]
-    asked = np.unique(split.owners[split.positive])
+    asked = np.unique(split.owners[graded])
     names = split.ids.take(pa.array(asked)).to_pylist()
     counts = np.bincount(owners, minlength=len(split))[asked]
     passages = split.qrels.column("passage_id").take(pa.array(inside)).combine_chunks()
     passages = passages if isinstance(passages, pa.Array) else pa.concat_arrays(passages.chunks)
     run = Run(names, counts, passages, -rank)
-    qrels = split.qrels.take(pa.array(split.positive))
+    qrels = split.qrels.take(pa.array(graded))
     qrels = qrels.rename_columns(["question_id", "passage_id", "relevance"])
     judged = JudgedRun(run, qrels, [()] * len(names), lambda _: [], threshold=split.data.threshold)
     return {

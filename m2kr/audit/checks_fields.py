@@ -54,13 +54,18 @@ def _matching(facts: "Facts", pattern: str, severity: Severity, effect: str) -> 
         rows = _rows_that_match(texts, pattern)
         if len(rows):
             examples = tuple(
-                f"{ids[int(r)].as_py()}: {shown(_around(texts[int(r)].as_py()))}" for r in rows[:3]
+                f"{ids[int(r)].as_py()}: {_around(texts[int(r)], pattern)}" for r in rows[:3]
             )
             yield Hit(where, severity, len(rows), len(texts), unit, effect, examples)
 
 
-def _around(text: str) -> str:
-    return text.encode("unicode_escape").decode() if not text.isprintable() else text
+def _around(text: pa.Scalar, pattern: str) -> str:
+    """What matches, with a little of what stands around it."""
+    data = text.as_py().encode()
+    start = pc.find_substring_regex(text, pattern).as_py()
+    before, after = (part.decode(errors="ignore") for part in (data[:start], data[start:]))
+    piece = ("…" if len(before) > 20 else "") + before[-20:] + after
+    return shown(piece if piece.isprintable() else piece[:60].encode("unicode_escape").decode())
 
 
 def _rows_that_match(texts: pa.ChunkedArray, pattern: str) -> "np.ndarray":

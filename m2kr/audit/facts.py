@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from m2kr.audit.benchmark import Benchmark, Corpus, QuerySet
 from m2kr.audit.image_looks import ImageLook, look_of
-from m2kr.audit.near_texts import TextSketches, exact_groups, near_pairs, sketches
+from m2kr.audit.near_texts import TextSketches, exact_groups, near_pairs, pieces, sketches
 from m2kr.data.lookup import values_at
 from m2kr.errors import M2KRError
 from m2kr.progress import SILENT, Progress
@@ -142,7 +142,11 @@ class SplitFacts:
     @cached_property
     def positive(self) -> "NDArray[np.int64]":
         """Judgements of right passages of the split's queries, each pair once, by query."""
-        use = np.flatnonzero((self.grades >= self.data.threshold) & (self.owners >= 0))
+        return self.pairs(self.grades >= self.data.threshold)
+
+    def pairs(self, wanted: "NDArray[np.bool_]") -> "NDArray[np.int64]":
+        """The judgements wanted of the split's queries, each pair of query and passage once, by query."""
+        use = np.flatnonzero(wanted & (self.owners >= 0))
         if not len(use):
             return use
         code = _places(self.qrels.column("passage_id"), self._judged_ids)
@@ -247,6 +251,7 @@ class Facts:
         self.benchmark, self.progress = benchmark, progress
         self.corpora = {name: CorpusFacts(c) for name, c in benchmark.corpora.items()}
         self.splits = [SplitFacts(s, self.corpora[s.corpus]) for s in benchmark.splits.values()]
+        self._searched: dict[tuple[str, str], Searched] = {}
         self._bm25: dict[str, tuple[Any, NDArray[np.int64]]] = {}
 
     def splits_of(self, corpus: CorpusFacts) -> list[SplitFacts]:
@@ -272,15 +277,11 @@ class Facts:
             split: The split.
             what: Column that is the query: ``question`` or ``instruction``.
         """
-        return self._searched.setdefault((split.name, what), self._search(split, what))
-
-    @cached_property
-    def _searched(self) -> dict[tuple[str, str], Searched]:
-        return {}
+        if (split.name, what) not in self._searched:
+            self._searched[split.name, what] = self._search(split, what)
+        return self._searched[split.name, what]
 
     def _search(self, split: SplitFacts, what: str) -> Searched:
-        if (split.name, what) in self._searched:
-            return self._searched[split.name, what]
         from datasets import Dataset
 
         from m2kr.data.records import Queries
@@ -404,6 +405,5 @@ def _places(
 
 def _stripped(column: pa.ChunkedArray) -> Iterator[pa.Array]:
     """The texts of a column without blanks around them, some at a time; null is empty."""
-    for chunk in column.chunks:
-        for start in range(0, len(chunk), 10_000):
-            yield pc.fill_null(pc.utf8_trim_whitespace(chunk.slice(start, 10_000)), "")
+    for _, texts in pieces(column):
+        yield pc.fill_null(pc.utf8_trim_whitespace(texts), "")

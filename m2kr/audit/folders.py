@@ -47,7 +47,7 @@ from m2kr.progress import SILENT, Progress
 from m2kr.sources import plain_split
 from m2kr.unicode_halves import loads, mended_text
 
-_ROWS = 10_000
+_ROWS, _CHARACTERS = 10_000, 64 << 20  # in memory as Python objects
 _SHARD = re.compile(r"-\d{5}-of-\d{5}.*$")
 MOST_EMBEDDED = 4000  # images in records that are looked into: the first
 
@@ -293,12 +293,14 @@ class _Rows:
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
         self._batches: list[pa.RecordBatch] = []
+        self._size = 0
         self._columns: list[list[Any]] = [[] for _ in schema]
 
     def add(self, *values: Any) -> None:
         for column, value in zip(self._columns, values, strict=True):
             column.append(value)
-        if len(self._columns[0]) >= _ROWS:
+        self._size += len(values[1]) if isinstance(values[1], str) else 0
+        if len(self._columns[0]) >= _ROWS or self._size > _CHARACTERS:
             self._flush()
 
     def _flush(self) -> None:
@@ -307,7 +309,7 @@ class _Rows:
             for column, kind in zip(self._columns, self._schema, strict=True)
         ]
         self._batches.append(pa.record_batch(arrays, schema=self._schema))
-        self._columns = [[] for _ in self._schema]
+        self._columns, self._size = [[] for _ in self._schema], 0
 
     def table(self) -> pa.Table:
         if self._columns[0]:
@@ -402,8 +404,10 @@ class _Reader:
             if query_id is None:
                 return None
             question = named.get("question")
-            if not is_missing(question) and str(question).strip():
-                self._faults.add(error.what[:120], where)
+            if not error.what.startswith(
+                "field 'question' is missing"
+            ):  # there is a check for that
+                self._refused(error)
             answers = named.get("answers")
             answers = (
                 answers if isinstance(answers, list) else [] if is_missing(answers) else [answers]

@@ -23,7 +23,8 @@ SIMILAR = 0.8  # shared shingles by all shingles of two texts, from which they a
 LEAST_WORDS = 8  # in a text that is compared
 MOST_PAIRS = 30_000  # compared word by word
 _BANDS, _ROWS = 8, 3
-_TEXTS = 5_000  # at once
+_TEXTS, _BYTES = 5_000, 8 << 20  # at once
+_COMPARED = 4_000  # characters of a text that are compared word by word
 _BASE = 0x9E3779B97F4A7C15 | 1
 
 
@@ -66,18 +67,31 @@ def sketches(column: "pa.ChunkedArray", workers: int = 2) -> TextSketches:
         bands[start : start + len(texts)] = keys
 
     with ThreadPoolExecutor(workers) as pool:
-        for _ in pool.map(fill, _pieces(column)):
+        for _ in pool.map(fill, pieces(column)):
             pass
     return TextSketches(words, bands)
 
 
-def _pieces(column: "pa.ChunkedArray") -> "Iterator[tuple[int, pa.Array]]":
-    at = 0
+def pieces(column: "pa.ChunkedArray") -> "Iterator[tuple[int, pa.Array]]":
+    """First rows and texts of a column, some thousands or megabytes at a time."""
+    begin = 0
     for chunk in column.chunks:
-        for start in range(0, len(chunk), _TEXTS):
-            piece = chunk.slice(start, _TEXTS)
-            yield at, piece
-            at += len(piece)
+        ends = np.cumsum(_lengths(chunk))
+        start = 0
+        while start < len(chunk):
+            full = ends[start - 1] if start else 0
+            stop = int(np.searchsorted(ends, full + _BYTES, side="right"))
+            stop = min(max(stop, start + 1), start + _TEXTS, len(chunk))
+            yield begin + start, chunk.slice(start, stop - start)
+            start = stop
+        begin += len(chunk)
+
+
+def _lengths(texts: "pa.Array") -> "NDArray[np.int64]":
+    import pyarrow.compute as pc
+
+    lengths = pc.fill_null(pc.binary_length(texts), 0)
+    return np.asarray(lengths.to_numpy(zero_copy_only=False), np.int64)
 
 
 def _sketched(texts: "pa.Array") -> "tuple[NDArray[np.int64], NDArray[np.uint64]]":
@@ -167,7 +181,9 @@ def near_pairs(
     pairs = [
         _first_and_others(sketched.bands[usable, band]) for band in range(sketched.bands.shape[1])
     ]
-    candidates = np.unique(usable[np.concatenate(pairs)], axis=0) if pairs else np.empty((0, 2))
+    one, other = usable[np.concatenate(pairs)].T
+    both = np.unique(one * len(skip) + other)
+    candidates = np.stack([both // max(1, len(skip)), both % max(1, len(skip))], axis=1)
     cut = len(candidates) > MOST_PAIRS
     if cut:
         candidates = candidates[np.linspace(0, len(candidates) - 1, MOST_PAIRS).astype(np.int64)]
@@ -175,7 +191,7 @@ def near_pairs(
     for start in range(0, len(candidates), 1000):
         part = candidates[start : start + 1000]
         rows, places = np.unique(part, return_inverse=True)
-        sets = [shingles(t) for t in text(rows)]
+        sets = [shingles(t[:_COMPARED]) for t in text(rows)]
         places = places.reshape(-1, 2)
         confirmed += [
             pair
