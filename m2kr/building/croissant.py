@@ -64,20 +64,31 @@ _TYPES = {
 
 
 def croissant(edition: str, records: Sequence[Json]) -> Json:
-    """The metadata of an edition's Arrow files. Croissant's tools read no Arrow: see `described`."""
+    """The metadata of an edition's Arrow files. Croissant's tools validate it, and read no Arrow."""
     files = [
         file_object(f"{table}/{shard['file']}", ARROW, shard["size"], shard["sha256"])
         for record in records
         for table, facts in record["tables"].items()
         for shard in facts["shards"]
     ]
-    sets = [
-        record_set(
-            f"{record['source']['config']}_{SUFFIX[kind]}", record["source"]["columns"][kind]
-        )
-        for record in records
-        for kind in ("queries", "passages")
-    ]
+    sets = []
+    for record in records:
+        for kind in ("queries", "passages"):
+            name = f"{record['source']['config']}_{SUFFIX[kind]}"
+            files.append(
+                {
+                    "@type": "cr:FileSet",
+                    "@id": f"{name}-files",
+                    "name": f"{name}-files",
+                    "includes": f"{name}/*/data-*.arrow",
+                    "encodingFormat": ARROW,
+                }
+            )
+            sets.append(
+                record_set(
+                    name, record["source"]["columns"][kind], {"fileSet": {"@id": f"{name}-files"}}
+                )
+            )
     return described(f"m2kr-{edition}", records, files, sets)
 
 
@@ -105,6 +116,7 @@ def described(name: str, records: Sequence[Json], files: list[Json], sets: list[
         "description": f"M2KR data built by m2kr, edition {editions}.",
         "license": [record["source"]["licence"] for record in records],
         "url": "https://arxiv.org/abs/2402.08327",
+        "version": f"{max((record['source']['version'] for record in records), default=1)}.0.0",
         **({"citeAs": "\n\n".join(citations)} if citations else {}),
         **_responsible(records),
         "prov:wasDerivedFrom": [_origin(entry) for record in records for entry in record["inputs"]],
@@ -130,7 +142,11 @@ def _responsible(records: Sequence[Json]) -> Json:
         said = verdict(record["comparable"])
         limits.append(f"{title}: {said[0].upper()}{said[1:]}.")
         limits += [f"{title}: {warning}" for warning in record["count_warnings"]]
-        limits += [f"{title}: {rule['choice']}" for rule in record["rules"] if rule.get("choice")]
+        limits += [
+            f"{title}: {rule['says']} ({'our choice' if rule['basis'] == 'ours' else 'inferred'})"
+            for rule in record["rules"]
+            if rule["basis"] != "read"
+        ]
         uses.append(f"{title}: retrieval of passages, task {source['task']}; {record['headline']}.")
     return {
         "rai:dataCollection": "\n".join(collection),
@@ -167,13 +183,13 @@ def file_object(path: str, kind: str, size: int, sha256: str) -> Json:
     }
 
 
-def record_set(name: str, columns: Sequence[Json], file: str | None = None) -> Json:
+def record_set(name: str, columns: Sequence[Json], source: Json) -> Json:
     """The rows of a table.
 
     Args:
         name: Name of the set.
         columns: As in a manifest: ``name``, ``type``, ``doc``.
-        file: Id of the file that they are read from, if tools can read it.
+        source: What they are read from: ``{"fileObject": {"@id": ...}}``, or a ``fileSet``.
     """
     return {
         "@type": "cr:RecordSet",
@@ -191,11 +207,7 @@ def record_set(name: str, columns: Sequence[Json], file: str | None = None) -> J
                     if column["type"].startswith("list")
                     else {}
                 ),
-                **(
-                    {"source": {"fileObject": {"@id": file}, "extract": {"column": column["name"]}}}
-                    if file
-                    else {}
-                ),
+                "source": {**source, "extract": {"column": column["name"]}},
             }
             for column in columns
         ],

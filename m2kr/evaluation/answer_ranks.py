@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Places in the run's vocabulary -> the passages' texts.
 Texts = Callable[["NDArray[np.int64]"], list[str]]
 
-_FIRST = 20  # ranks that settle most queries, so those texts are read one by one
+_FIRST = 5  # ranks that settle most queries, so those texts are read one by one
 _DENSE = 16  # an answer is in many passages if in more than a 16th of the pool
 
 
@@ -70,7 +70,7 @@ class AnswersInTexts:
         counts = run.counts()
         within, words = _settled_by_blanks(self, run)
         # Most queries are settled by their first texts; those that wait share the texts they wait for.
-        for start, stop in ((0, 1), (1, 5), (5, _FIRST)):
+        for start, stop in ((0, 1), (1, _FIRST)):
             waiting = np.flatnonzero(self.given & np.isinf(words) & (counts > start))
             self._look_one_by_one(run, waiting, start, stop, within, words)
         waiting = np.flatnonzero(self.given & np.isinf(words) & (counts > _FIRST))

@@ -31,7 +31,9 @@ def write(request: ExportRequest) -> list[str]:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         files.append(file_object(name, _PARQUET, path.stat().st_size, digest))
         if kind in columns:
-            sets.append(record_set(f"{kind}-{path.stem}", columns[kind], name))
+            sets.append(
+                record_set(f"{kind}-{path.stem}", columns[kind], {"fileObject": {"@id": name}})
+            )
     facts = described(f"m2kr-{split.source}-{split.edition}", [record], files, sets)
     with request.file("croissant.json") as out:
         out.write(f"{json.dumps(facts, indent=1, ensure_ascii=False)}\n".encode())

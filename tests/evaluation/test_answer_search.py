@@ -44,7 +44,7 @@ def test_every_answer_is_found_where_it_is(answers, texts):
     texts=st.lists(st.text(LETTERS, max_size=30), min_size=1, max_size=12),
     seed=st.integers(0, 99),
     texts_at_once=st.sampled_from([1, 3, 4096]),
-    first=st.sampled_from([6, 20]),
+    first=st.sampled_from([2, 5, 20]),
 )
 def test_first_ranks_equal_the_definition(answers, texts, seed, texts_at_once, first):
     rng = np.random.default_rng(seed)
