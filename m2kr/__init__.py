@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from m2kr.retrieval.protocol import Modalities, Retriever
     from m2kr.retrieval.run import Run
     from m2kr.retrieval.run_fusion import fuse
+    from m2kr.retrievers.rerank import Rerank
     from m2kr.sources import Source
 
 _PUBLIC = {
@@ -27,6 +28,7 @@ _PUBLIC = {
     "ImageStore": "m2kr.data.images.store",
     "M2KRError": "m2kr.errors",
     "Modalities": "m2kr.retrieval.protocol",
+    "Rerank": "m2kr.retrievers.rerank",
     "Result": "m2kr.evaluation.result",
     "Results": "m2kr.api",
     "Retriever": "m2kr.retrieval.protocol",
@@ -45,6 +47,7 @@ __all__ = [
     "ImageStore",
     "M2KRError",
     "Modalities",
+    "Rerank",
     "Result",
     "Results",
     "Retriever",

@@ -287,6 +287,21 @@ def rank_queries(retriever: Retriever, queries: "Queries", k: int) -> Run:
     )
 
 
+def require_queries(run: Run, ids: Sequence[str], where: str) -> None:
+    """Refuses a run that lacks queries: most likely it was made for another split.
+
+    Raises:
+        CheckError: it does.
+    """
+    if lacking := [query for query in ids if query not in run]:
+        raise CheckError(
+            f"the run lacks {len(lacking):,} queries (of {len(ids):,}), such as '{lacking[0]}'",
+            where=where,
+            expected="each query of the split that is searched, if only with an empty ranking",
+            fix="check that source, split and edition are those that the run was made for",
+        )
+
+
 def check_search(retriever: Retriever, searching: "SearchConfig | None") -> None:
     """Refuses a search that the retriever doesn't have.
 

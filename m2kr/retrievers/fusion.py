@@ -5,7 +5,7 @@ weights reach R@5 (hit rate) .44, reciprocal ranks .42 and the best single membe
 depth that were tried, from 100 to the whole pool, do better by as much as .01.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +14,7 @@ import numpy as np
 
 from m2kr import retrievers
 from m2kr.data.records import Passages, Queries
-from m2kr.errors import CheckError, UsageError
+from m2kr.errors import UsageError
 from m2kr.retrieval.protocol import (
     Modalities,
     RetrieverBase,
@@ -25,7 +25,7 @@ from m2kr.retrieval.protocol import (
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
 from m2kr.retrieval.run_fusion import FusedRuns, FusionMethod, FusionWeights, checked_weights
-from m2kr.retrieval.search_split import index_pool, rank_queries, stats_of
+from m2kr.retrieval.search_split import index_pool, rank_queries, require_queries, stats_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -180,7 +180,7 @@ class Fusion(RetrieverBase):
         runs, counts_for = [], []
         for spec, member in members.items():
             run = rank_queries(member, queries, k)
-            _require_queries(run, ids, spec)
+            require_queries(run, ids, spec.removeprefix("run:"))
             runs.append(run.select(ids).top(k))
             counts_for.append(has_question | (modalities_of(member).query != {"text"}))
         return runs, counts_for
@@ -216,21 +216,6 @@ class Fusion(RetrieverBase):
         self._index(self._learners, split.passages_view, workdir, context)
         runs, counts_for = self._rank(self._learners, split.queries_view, self._depth)
         return learn_weights(split, runs, method=self._method, counts_for=counts_for)
-
-
-def _require_queries(run: Run, ids: Sequence[str], spec: str) -> None:
-    """Refuses a run that lacks queries: most likely it was made for another split.
-
-    Raises:
-        CheckError: it does.
-    """
-    if lacking := [query for query in ids if query not in run]:
-        raise CheckError(
-            f"the run lacks {len(lacking):,} queries (of {len(ids):,}), such as '{lacking[0]}'",
-            where=spec.removeprefix("run:"),
-            expected="each query of the split that is searched, if only with an empty ranking",
-            fix="check that source, split and edition are those that the run was made for",
-        )
 
 
 def _run_spec(run: str) -> str:
