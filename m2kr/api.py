@@ -89,6 +89,18 @@ class Results(list[Result]):
         """Compares the systems that these are results of; see `compare`."""
         return compare(self, metrics=metrics)
 
+    def report(
+        self,
+        folder: "str | PathLike[str]",
+        *,
+        data: "str | PathLike[str] | None" = None,
+        images: "Sequence[str | Path]" = (),
+    ) -> Path:
+        """Writes a page with tables, plots and every query; see `m2kr.report.page.folder.write_report`."""
+        from m2kr.report.page.folder import write_report
+
+        return write_report(self, folder, data=data, images=images)
+
 
 @plainly()
 def evaluate(
