@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from m2kr.evaluation.result import Result
 
-_NAMED = 6  # results; of more, their folder is named
+_NAMED = 20  # results; of more, their folder is named
 
 
 def next_commands(

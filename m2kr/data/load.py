@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -241,12 +241,22 @@ class Split:
             what = {"queries": "query", "passages": "passage"}[kind]
             ids = getattr(self, kind).data.column(ID_COLUMN[kind])
             near = " or ".join(map(repr, nearest_ids(ids, row_id)))
+            if elsewhere := self._splits_with(row_id) if kind == "queries" else ():
+                near = ""
             raise InputError(
                 f"there is no {what} {row_id!r}",
                 where=f"{self.source}/{split}",
+                expected=f"the split {' or '.join(elsewhere)}, which has it" if elsewhere else None,
                 fix=f"did you mean {near}?" if near else None,
             )
         return reader.row(number)
+
+    def _splits_with(self, question_id: str) -> list[str]:
+        """The source's other splits that have a query."""
+        others = (
+            replace(self, split=name) for name in self.manifest["splits"] if name != self.split
+        )
+        return [split.split for split in others if question_id in split]
 
     @cached_property
     def _access(self) -> "dict[TableKind, tuple[IdIndex, RowReader]]":

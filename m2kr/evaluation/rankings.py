@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from m2kr.errors import CheckError, UsageError
 from m2kr.evaluation.result import Result
-from m2kr.evaluation.result_files import is_result
+from m2kr.evaluation.result_files import is_result, result_files
 from m2kr.retrieval.run import Run
 
 if TYPE_CHECKING:
@@ -19,24 +19,24 @@ def open_run(path: Path, split: "Split") -> Run:
     """The rankings in a run file, or of a saved result (its JSON).
 
     Args:
-        path: The file, or a pattern of one file.
+        path: A run's file, a result's, or a folder or pattern of one; see `result_files`.
         split: Whose queries they must be for.
 
     Raises:
-        UsageError: several files have such a name.
+        UsageError: there are several.
         MissingError: there is no such file.
         InputError: it is neither.
         CheckError: it is a result on other data.
     """
-    if not path.exists() and (files := sorted(path.parent.glob(path.name))):
-        if len(files) > 1:
-            raise UsageError(
-                f"{len(files)} files have such a name",
-                where=str(path),
-                expected="one of " + ", ".join(file.name for file in files[:5]),
-            )
-        path = files[0]
-    if path.suffix == ".json" and path.is_file() and is_result(path):
+    files = result_files(path)
+    if len(files) > 1:
+        raise UsageError(
+            f"{len(files)} results are there",
+            where=str(path),
+            expected="one of " + ", ".join(file.name for file in files[:5]),
+        )
+    path = files[0]
+    if path.suffix == ".json" and is_result(path):
         result = Result.load(path)
         made_on = f"{result.source}/{result.split} ({result.edition})"
         if result.fingerprints.get("eval") != split.fingerprints["eval"]:

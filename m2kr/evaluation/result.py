@@ -156,7 +156,8 @@ class Result:
 
     def __repr__(self) -> str:
         scores = ", ".join(f"{name} {value}" for name, value in self._scores())
-        return f"Result({self._who}, {self.counts.get('queries', 0):,} queries: {scores})"
+        queries = f"{self.counts.get('queries', 0):,} queries"
+        return f"Result({self._who}, {queries}: {scores or 'not scored'})"
 
     def _repr_html_(self) -> str:
         rows = [*self._scores(), *(("note", note) for note in self.notes)]

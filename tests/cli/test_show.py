@@ -38,6 +38,7 @@ IDS = [
 
 
 COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+QUERY = "okvqa/giraffe/diet"
 TAGS = {*("div", "b", "i", "p", "table", "tbody", "tr", "td", "img", "mark", "details", "summary")}
 
 
@@ -145,6 +146,8 @@ def test_runs_of_others(cli: Cli, root: Path, tmp_path: Path) -> None:
 def test_errors_say_what_to_do(cli: Cli, root: Path, mini_root: Path, tmp_path: Path) -> None:
     typo = cli("show", "odd", "späce", "--data", root, code=1).stderr
     assert "did you mean 'späce d'" in typo
+    seen = cli("show", "mini", "--split", "seen", QUERY, "--data", mini_root, code=1).stderr
+    assert "the split test, which has it" in seen
     other = cli("show", "mini", "--data", mini_root, "--run", results(root)[0], code=1).stderr
     assert "this result was made on odd/test (odd)" in other
     assert (
