@@ -77,6 +77,22 @@ def _parts(ids: pa.Array) -> Iterator[list[str]]:
         yield ids.slice(start, 10_000).to_pylist()
 
 
+@audit_check("query-ids-of-passages", "give queries ids of their own")
+def shared_ids(facts: Facts) -> Iterator[Hit]:
+    """Queries whose id is that of their right passage."""
+    for split in facts.splits:
+        pairs = split.qrels.take(pa.array(split.positive))
+        same = pc.equal(pairs.column("question_id"), pairs.column("passage_id"))
+        count = pc.sum(same).as_py() or 0
+        if count:
+            effect = (
+                "BEIR's evaluation leaves out a passage with the query's id, so its scores are lower "
+                "than others'; and a system that sees ids has the answer"
+            )
+            examples = tuple(pairs.filter(same).column("question_id")[:3].to_pylist())
+            yield Hit(split.name, "warning", count, len(pairs), "judgements", effect, examples)
+
+
 @audit_check("duplicate-texts", "keep one of them, or judge all of them")
 def same_texts(facts: Facts) -> Iterator[Hit]:
     """Passages whose text is that of another one."""
@@ -269,6 +285,17 @@ def broken_images(facts: Facts) -> Iterator[Hit]:
             f"{path}: {fault}"[:110] for path, fault in itertools.islice(broken.items(), 3)
         )
         yield Hit("", "error", len(broken), len(facts.looks), "images", effect, examples)
+
+
+@audit_check("blank-images", "fetch them again, or leave them out")
+def blank_images(facts: Facts) -> Iterator[Hit]:
+    """Images of one colour, as a download that failed leaves them."""
+    opened = {path: look for path, look in facts.looks.items() if look and not look.fault}
+    blank = [path for path, look in opened.items() if look.blank]
+    if blank:
+        effect = "they show nothing; their queries are asked by words alone" + facts.some_images
+        severity = graded(len(blank) / len(opened), error=0.05)
+        yield Hit("", severity, len(blank), len(opened), "images", effect, tuple(blank[:3]))
 
 
 @audit_check("duplicate-images", "keep one name for an image")

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from m2kr.audit.findings import Hit, Severity, audit_check, graded, shown
+from m2kr.audit.near_texts import sketches
 
 if TYPE_CHECKING:
     from m2kr.audit.facts import Facts
@@ -29,6 +30,7 @@ _CONTROLS = (
 _PLACEHOLDER = r"(?i)^\s*(nan|none|null|n/a|undefined|nil|<na>|\[\]|\{\})\s*$"
 _ANSWER_PLACEHOLDERS = frozenset(("nan", "null", "undefined", "<na>", "[]", "{}"))
 _MANY_WORDS = 400  # of some 512 tokens that PreFLMR reads of a passage
+_QUERY_WORDS = 60
 # Scripts that a language is written in, as RE2 knows them; of all that aren't here, nothing is claimed.
 _LATIN = "en de fr es it pt nl sv da no nb fi pl cs sk sl hr ro hu tr vi id ms et lv lt ca gl eu sq af sw tl"
 _SCRIPTS = dict.fromkeys(_LATIN.split(), r"\p{Latin}") | {
@@ -222,6 +224,24 @@ def long_texts(facts: "Facts") -> Iterator[Hit]:
                 for i, row in zip(corpus.ids_at(rows[:3]), rows[:3], strict=True)
             )
             yield Hit(name, severity, len(rows), len(corpus), "passages", effect, examples)
+
+
+@audit_check("long-queries", "ask shorter, or use an encoder that reads them whole")
+def long_queries(facts: "Facts") -> Iterator[Hit]:
+    """Queries of more than 60 words with their instruction."""
+    for split in facts.splits:
+        words = sum(
+            sketches(split.table.column(name)).words for name in ("question", "instruction")
+        )
+        rows = np.flatnonzero(np.asarray(words) > _QUERY_WORDS)
+        if len(rows):
+            effect = (
+                f"up to {np.max(words):,} words: PreFLMR reads 32 tokens of a query, others 64; what comes "
+                "after is not asked"
+            )
+            severity = graded(len(rows) / len(split), warning=0.2)
+            examples = tuple(map(split.example, rows[:3].tolist()))
+            yield Hit(split.name, severity, len(rows), len(split), "queries", effect, examples)
 
 
 @audit_check("short-texts", "look whether their text was lost")

@@ -245,10 +245,10 @@ def _repeated(facts: "Facts", *, same: bool) -> Iterator[Hit]:
 
 @audit_check("odd-grades", "use whole grades from 0 to 3, or say what others mean")
 def odd_grades(facts: "Facts") -> Iterator[Hit]:
-    """Grades that are negative, no whole numbers, or above 10."""
+    """Grades that are negative, no whole numbers, or above 3."""
     for split in facts.splits:
         grades = split.grades
-        odd = np.flatnonzero((grades < 0) | (grades > 10) | (grades != np.round(grades)))
+        odd = np.flatnonzero((grades < 0) | (grades > 3) | (grades != np.round(grades)))
         if len(odd):
             effect = (
                 f"from {grades.min():g} to {grades.max():g}: nDCG's gains are the grades, so the largest "
@@ -258,7 +258,8 @@ def odd_grades(facts: "Facts") -> Iterator[Hit]:
                 f"{split.qrels.column('question_id')[int(i)].as_py()}: {grades[i]:g}"
                 for i in odd[:3]
             )
-            severity = graded(len(odd) / len(grades), warning=0.0)
+            large = bool(((grades[odd] > 3) & (grades[odd] <= 10) & (grades[odd] % 1 == 0)).all())
+            severity: Severity = "note" if large else "warning"
             yield Hit(split.name, severity, len(odd), len(grades), "judgements", effect, examples)
 
 

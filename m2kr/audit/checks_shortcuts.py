@@ -144,6 +144,28 @@ def title_named(facts: Facts) -> Iterator[Hit]:
             )
 
 
+@audit_check("answer-in-question", "ask without the answer, or report these queries on their own")
+def answer_named(facts: Facts) -> Iterator[Hit]:
+    """Queries whose question holds an answer, as whole words."""
+    for split in facts.splits:
+        answered = [i for i, of in enumerate(split.answers) if any(of)]
+        named = []
+        for query in answered:
+            question = _words(split.questions[query])
+            answers = [_words(answer) for answer in split.answers[query] if len(answer) > 2]
+            if any(answer.strip() and answer in question for answer in answers):
+                named.append(query)
+        if named and len(named) >= 0.02 * len(answered):
+            share = len(named) / len(answered)
+            effect = f"passages that repeat the question answer {share:.1%} as pseudo recall counts"
+            severity = graded(share, warning=0.1)
+            examples = tuple(
+                f"{split.example(q)}: {shown(split.answers[q][0], 30)!r}" for q in named[:3]
+            )
+            unit = "queries with answers"
+            yield Hit(split.name, severity, len(named), len(answered), unit, effect, examples)
+
+
 @audit_check(
     "answers-in-any-text",
     "leave such answers out, and report pseudo_recall_words beside pseudo recall",

@@ -37,6 +37,12 @@ class ImageLook:
     thumbnail: bytes = b""
     fault: str = ""
 
+    @property
+    def blank(self) -> bool:
+        """Whether all of the image has nearly one colour."""
+        cells = np.frombuffer(self.thumbnail, np.uint8).reshape(-1, 3)
+        return bool(len(cells)) and int((cells.max(0) - cells.min(0)).max()) <= 2
+
 
 def look_of(data: bytes) -> ImageLook:
     """The looks of an image file."""

@@ -69,7 +69,7 @@ def command(
 def _show(report: "AuditReport") -> None:
     from m2kr.cli import output
 
-    output.say(f"{report.name}, a {report.kind}")
+    output.say(f"{report.name}: {report.kind}")
     output.say("")
     for finding in report.findings:
         _show_finding(finding)

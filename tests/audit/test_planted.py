@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from support.audit_folder import Folder, clean_folder, picture
 
 from m2kr.audit.audit import AuditReport, audit
@@ -106,6 +107,33 @@ def a_huge_grade(folder):
 @plant("odd-grades")
 def negative_and_fractional_grades(folder):
     folder.qrels["test"] += [("q1", "p70", -1), ("q2", "p71", 1.5)]
+
+
+@plant("odd-grades")
+def grades_from_one_to_five(folder):
+    folder.qrels["test"][0] = ("q0", "p0", 5)
+
+
+@plant("query-ids-of-passages")
+def a_query_has_its_passages_id(folder):
+    folder.queries[6]["_id"] = "p6"
+    folder.qrels["test"][6] = ("p6", "p6", 1)
+
+
+@plant("blank-images")
+def a_black_image(folder):
+    folder.images["images/5.png"] = Image.new("RGB", (40, 40))
+
+
+@plant("answer-in-question", "image-not-needed")
+def the_answer_is_in_the_question(folder):
+    for query in of_test(folder)[:5]:
+        query["text"] += f", or {query['answers'][0]}"
+
+
+@plant("long-queries")
+def a_very_long_question(folder):
+    folder.queries[8]["text"] += " and what else" * 40
 
 
 @plant("grades-all-equal")
