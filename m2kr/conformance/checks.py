@@ -190,9 +190,9 @@ def _depth(bench: Bench) -> None:
         run = bench.ask(retriever, bench.corpus, k)
         for query in run.query_ids:
             if run.passage_ids(query) != whole.passage_ids(query)[:k]:
+                last = run.passage_ids(query)[-1:], whole.passage_ids(query)[k - 1 : k]
                 raise Failed(
-                    f"the first {k} for query {query!r} are {run.passage_ids(query)[-1]!r} at the end "
-                    f"with k = {k}, and {whole.passage_ids(query)[:k][-1:]} with more"
+                    f"for query {query!r}, passage {k} is {last[0]} with k = {k}, and {last[1]} with more"
                 )
 
 

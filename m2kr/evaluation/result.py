@@ -89,8 +89,10 @@ class Result:
             ``cpu_seconds_per_query``, and what it ran on. None for every other kind of retrieval, and
             in results of older versions.
         ablations: By change of the queries, such as ``no image``: ``metrics`` (by name ``value`` and
-            ``delta``), ``flips`` (queries by metric whose score is another) and ``reranked`` (queries
-            whose ranking is); or why it was ``skipped``. None where they weren't asked for.
+            ``delta``; of those shown the paired interval, ``low`` and ``high``, ``p`` of the
+            randomisation test, and ``p_holm``, adjusted over the changes), ``flips`` (queries by metric
+            whose score is another) and ``reranked`` (queries whose ranking is); or why it was
+            ``skipped``. None where they weren't asked for.
         bands: ``kinds``: the same by what should not matter, such as ``batch size``; ``max``: by metric
             the largest change of all. None where they weren't asked for.
         files: File names of the run and the per-query scores beside the saved result.

@@ -8,25 +8,40 @@ from m2kr.evaluation.result import Result
 
 Table = tuple[list[str], list[list[str]]]
 ABLATIONS = (
-    "What a change adds to the score or takes from it; reranked: queries whose ranking is another."
+    "What a change adds to the score or takes from it; reranked: queries whose ranking is another.\n"
+    "p, and * for p < .05: paired randomisation test, adjusted over the changes (Holm)."
 )
 BANDS = "What should not matter, and moves the score; in brackets: queries whose score is another."
 
 
 def ablation_table(result: Result) -> Table:
     """A row for each change of the queries: what it does to the metrics shown."""
-    shown = [name for name in result.shown if name in result.metrics]
-    heads = ["queries", *map(heading, shown), "reranked"]
-    body = [["as they are", *(_value(result.value(name)) for name in shown), ""]]
+    shown = _shown(result)
+    primary = result.headline if result.headline in shown else shown[0]
+    heads = ["queries", *map(heading, shown), f"p ({heading(primary)})", "reranked"]
+    body = [["as they are", *(_value(result.value(name)) for name in shown), "", ""]]
     for change, row in _done(result.ablations):
         cells = [_delta(row["metrics"].get(name)) for name in shown]
-        body.append([change, *cells, f"{row['reranked']:,}"])
+        p = row["metrics"].get(primary, {}).get("p_holm")
+        body.append([change, *cells, _p(p), f"{row['reranked']:,}"])
     return heads, body
+
+
+def _shown(result: Result) -> list[str]:
+    """The metrics that tables show, and the primary one."""
+    names = dict.fromkeys((*result.shown, result.headline))
+    return [name for name in names if name in result.metrics]
+
+
+def _p(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return "<.001" if p < 0.0005 else f"{p:.3f}".removeprefix("0")
 
 
 def band_table(result: Result) -> Table:
     """A row for each thing that should not matter: how far it moves the metrics shown."""
-    shown = [name for name in result.shown if name in result.metrics]
+    shown = _shown(result)
     heads = ["changed", *map(heading, shown), "reranked"]
     body = []
     for kind, row in _done((result.bands or {}).get("kinds")):

@@ -76,7 +76,6 @@ def measure_bands(baseline: Baseline, recipe: Recipe) -> dict[str, Any]:
             baseline.progress.advance(_TASK, 1)
     most: dict[str, float] = {}
     for kind in kinds.values():
-        kind.pop("scores", None)
         for name, metric in kind.get("metrics", {}).items():
             most[name] = max(most.get(name, 0.0), abs(metric["delta"]))
     return {"kinds": kinds, "max": most}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2kr.evaluation.harness import MetricPlan
+from m2kr.evaluation.paired_tests import paired_tests
 from m2kr.evaluation.result import Result
 from m2kr.evaluation.scoring import score_run
 from m2kr.progress import SILENT, Progress
@@ -16,6 +17,8 @@ from m2kr.retrieval.run_rows import Ties
 from m2kr.retrieval.search_split import checked_run, declared_modalities, rank_queries
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from m2kr.data.load import Split
     from m2kr.retrieval.run import Run
     from m2kr.search.config import SearchConfig
@@ -45,6 +48,12 @@ class Baseline:
     searching: "SearchConfig | None" = None
     progress: Progress = SILENT
 
+    @property
+    def tested(self) -> list[str]:
+        """The metrics that are tested: the primary one, and those that tables show."""
+        names = dict.fromkeys((self.result.headline, *self.result.shown))
+        return [name for name in names if name in self.result.metrics]
+
     def unread(self, change: Perturbation) -> str:
         """Why a change says nothing of the retriever; empty if it does."""
         if change.reads and change.reads not in declared_modalities(self.retriever).query:
@@ -71,24 +80,34 @@ class Baseline:
 
         Returns:
             ``metrics``: by name ``value`` and ``delta``; ``flips``: by name the queries whose score is
-            another; ``reranked``: queries whose ranking is another; ``scores``: by name the paired
-            differences (float64, NaN where undefined), in the order of the result's queries.
+            another; ``reranked``: queries whose ranking is another.
         """
         split, plan, before = self.split, self.plan, self.result
         run = checked_run(split, run, plan.k, ties=self.ties)[0]
         after = score_run(split, run, plan.metrics, plan.k, ties=self.ties)
-        metrics, flips, differences = {}, {}, {}
+        metrics, flips = {}, {}
         for name, scores in before.scores.items():
             now = after.per_query.get(name)
             value, old = after.metrics.get(name, {}).get("value"), before.value(name)
             if now is None or value is None or old is None:
                 continue
             metrics[name] = {"value": value, "delta": value - old}
-            differences[name] = now - scores
+            if name in self.tested:
+                metrics[name] |= _tested(now, scores)
             flips[name] = int((np.nan_to_num(now) != np.nan_to_num(scores)).sum())
         own = before.run
         reranked = 0
         if own is not None:
             one, other = own.ordered("m2kr"), run.ordered("m2kr")
             reranked = sum(one.passage_ids(q) != other.passage_ids(q) for q in one.query_ids)
-        return {"metrics": metrics, "flips": flips, "reranked": reranked, "scores": differences}
+        return {"metrics": metrics, "flips": flips, "reranked": reranked}
+
+
+def _tested(now: "NDArray[np.float64]", before: "NDArray[np.float64]") -> dict[str, float]:
+    """The paired 95 % interval of a difference, and the p value of its randomisation test."""
+    both = np.stack([now, before], axis=1)
+    both = both[~np.isnan(both).any(1)]
+    if not len(both):
+        return {}
+    tests = paired_tests([both])
+    return {"low": float(tests.low[0]), "high": float(tests.high[0]), "p": float(tests.p[0])}

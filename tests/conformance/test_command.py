@@ -1,7 +1,14 @@
 """``m2kr check-retriever``: a table, JSON, and the exit code."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
+
+from m2kr.conformance import CHECKS
+
+PAGE = Path(__file__).parents[2] / "docs" / "your-own-retriever.md"
 
 HALF = '''
 import m2kr
@@ -42,3 +49,23 @@ def test_a_right_retriever_exits_with_0(cli) -> None:
     told = json.loads(cli("check-retriever", "bm25", "--set", "k1=0.9", "--json").stdout)
     assert told["ok"] is True
     cli("check-retriever", "nonsense", code=2)
+
+
+def test_the_page_names_every_check_and_its_test_runs(tmp_path: Path) -> None:
+    page = PAGE.read_text(encoding="utf-8").partition("## Is it right?")[2]
+    table = page.partition("Scores count as the same")[0]
+    assert set(re.findall("`([a-z ]+)`", table)) >= set(CHECKS)
+    assert f"Each of {len(CHECKS)} checks" in page
+    snippet = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)[0]
+    (tmp_path / "test_my_retriever.py").write_text(snippet, encoding="utf-8")
+    (tmp_path / "my_retriever.py").write_text(
+        "from m2kr.retrievers.random_ import Random as MyRetriever\n", encoding="utf-8"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_retriever.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"{len(CHECKS)} passed" in done.stdout, done.stdout + done.stderr

@@ -75,10 +75,14 @@ def test_ablations_show_what_is_read(split: m2kr.Split, tmp_path: Path) -> None:
     assert pictures.ablations is not None
     assert words.value("hit_rate@1") == pictures.value("hit_rate@1") == 1
     lost = words.ablations["no question"]
-    assert lost["metrics"]["hit_rate@1"] == {"value": 0.125, "delta": -0.875} | {
-        name: lost["metrics"]["hit_rate@1"][name]
-        for name in lost["metrics"]["hit_rate@1"].keys() - {"value", "delta"}
-    }
+    change = lost["metrics"]["hit_rate@1"]
+    assert (change["value"], change["delta"]) == (0.125, -0.875)
+    assert change["low"] <= -0.875 <= change["high"] < 0
+    # Of 7 queries that differ all went one way: 2 of 2^7 assignments reach that.
+    assert change["p"] == pytest.approx(2 / 2**7)
+    assert words.ablations["no instruction"]["metrics"]["hit_rate@1"]["p"] == 1
+    # Four changes were tried: question, and three of the instruction.
+    assert change["p_holm"] == pytest.approx(4 * 2 / 2**7)
     assert lost["flips"] == {"hit_rate@1": 7}
     assert words.ablations["no instruction"]["reranked"] == 0
     for name in ("no image", "black image", "another query's image"):
@@ -91,8 +95,9 @@ def test_ablations_show_what_is_read(split: m2kr.Split, tmp_path: Path) -> None:
     plain = m2kr.evaluate(split, Words(), metrics="hit_rate@1")[0]
     assert plain.name != words.name
     heads, body = ablation_table(pictures)
-    assert heads == ["queries", "R@1", "reranked"]
-    assert body[0] == ["as they are", "1.000", ""]
+    assert heads == ["queries", "R@1", "p (R@1)", "reranked"]
+    assert body[0] == ["as they are", "1.000", "", ""]
+    assert body[1][:2] == ["no image", "-.875*"]
     assert [row[0] for row in body[1:]] == [n for n in pictures.ablations if "image" in n]
 
 
