@@ -91,24 +91,24 @@ class RunStats:
     Attributes:
         seconds: By stage: in an encoder (``encode document``, ``encode query``), and opening rows that
             were kept (``reuse document``, ``reuse query``).
-        cpu_seconds: The same of processors.
-        encoded: Rows by stage that were encoded now.
         reused: Rows by stage that had been encoded (or indexed) before; equal ones may count once.
         index_bytes: On disk, of what is searched; None for all that was written to the working folder.
         search: How it searched: mode and settings, the same for the same search. None if there is but
             one way.
         cost: What that took.
         notes: What must be said beside the scores, in sentences.
+        cpu_seconds: As ``seconds``, of processors.
+        encoded: Rows by stage that were encoded now.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
-    cpu_seconds: dict[str, float] = field(default_factory=dict)
-    encoded: dict[str, int] = field(default_factory=dict)
     reused: dict[str, int] = field(default_factory=dict)
     index_bytes: int | None = None
     search: Mapping[str, Any] | None = None
     cost: Mapping[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+    encoded: dict[str, int] = field(default_factory=dict)
 
     def spent(self, stage: str) -> Spent:
         """What a stage took so far."""
