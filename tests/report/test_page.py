@@ -5,17 +5,26 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+import pyarrow as pa
 import pytest
-from support.reports import HOSTILE, QUERIES, data_of, hostile_results
+from datasets import Dataset
+from support.reports import HOSTILE, QUERIES, BigSplit, data_of, hostile_results
 
 from m2kr.api import Results
 from m2kr.display import fit_for_html as fit
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError
 from m2kr.evaluation.result_data import open_split
+from m2kr.progress import SILENT
+from m2kr.report.page.data_files import DataFiles
 from m2kr.report.page.folder import MARKER, write_report
+from m2kr.report.page.queries import write_queries
 from m2kr.report.summary import Summary
+from m2kr.retrieval.run import Run
+
+if TYPE_CHECKING:
+    from m2kr.data.load import Split
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +225,36 @@ def test_the_command(cli: Any, home: Path, tmp_path: Path) -> None:
     assert "forward" in shown and "--html report" in shown
     refused = cli("report", home / "results", "--html", home / "photos", code=1)
     assert "something else" in refused.stderr
+
+
+def test_passages_that_count_as_one_and_queries_that_count_as_missed(tmp_path: Path) -> None:
+    passages = Dataset.from_dict(
+        {
+            "passage_id": ["a", "a again", "b", "c"],
+            "passage_content": ["one"] * 4,
+            "scored_as": [None, "a", None, None],
+        }
+    )
+    queries = Dataset.from_dict(
+        {
+            "question_id": ["q1", "q2", "q3"],
+            "question": ["?"] * 3,
+            "instruction": [""] * 3,
+            "img_path": pa.array([None] * 3, pa.string()),
+            "pos_item_ids": [["a"], [], ["a", "c"]],
+            "pos_item_grades": [[1.0], [], [0.5, 1.0]],
+            "answers": pa.array([[]] * 3, pa.list_(pa.string())),
+        }
+    )
+    split = BigSplit(queries, passages, None, {"unjudged": "miss"})
+    run = Run.from_lists(
+        ["q3", "q1"], [["a", "b", "c"], ["b", "a again", "a"]], [[3.0, 2.0, 1.0]] * 2, name="one"
+    )
+    write_queries(cast("Split", split), [lambda: run], DataFiles(tmp_path), "0", SILENT)
+    _, listed = data_of(tmp_path / "0" / "list-0.js")
+    _, hits = data_of(tmp_path / "0" / "hits-0.js")
+    _, texts = data_of(tmp_path / "0" / "texts-0.js")
+    assert listed["ranks"] == [[2, 0, 3]]
+    assert listed["judged"] == [1, 1, 1]
+    assert [hits["marks"][0][row : row + 3] for row in (0, 10, 20)] == ["010", "000", "001"]
+    assert [[texts["id"][n] for n in right] for right in hits["right"]] == [["a"], [], ["c"]]

@@ -501,6 +501,7 @@ function applyFilters(keep) {
     && (!words || holding?.has(row.number) || (row.text ??= [row.id, row.question, ...row.answers].join("\n").toLowerCase()).includes(words)));
   const some = browser.rows.length, all = source.rows.length;
   $("#found").textContent = some === all ? count(all, "query", "queries") : `${number.format(some)} of ${count(all, "query", "queries")}`;
+  $("#key-hit").textContent = `in the top ${browser.k}`;
   const list = $("#list");
   browser.at = browser.rows.findIndex(row => row === keep);
   $("#spacer").style.height = `${Math.min(some, MOST_ROWS) * ROW}px`;
@@ -629,7 +630,12 @@ function passageNode(row, passage, hit) {
       hit && hit.mark & 2 ? h("span", {class: "badge answer"}, "answer") : null,
       hit && h("span", {class: "value", title: "score"}, Number(hit.score.toPrecision(4)))),
     h("div", {class: "body"}, picture(browser.source.folder, passage.image, "Image of the passage", "of-passage"), h("div", {}, body, more)));
-  requestAnimationFrame(() => { if (body.scrollHeight > body.clientHeight + 2) more.hidden = false; });
+  requestAnimationFrame(() => {
+    if (body.scrollHeight <= body.clientHeight + 2) return;
+    more.hidden = false;
+    const answer = $("mark", body);
+    if (answer && answer.getBoundingClientRect().bottom > body.getBoundingClientRect().bottom + 1) more.click();
+  });
   return node;
 }
 
@@ -716,6 +722,7 @@ function makeBrowser() {
             select("in the top", ks.map(k => [k, k]), browser.k, value => { browser.k = Number(value); changed(); drawDetailIfAny(); }, {id: "k"}),
             filters, everywhere)),
         h("p", {id: "found", class: "soft", role: "status"}),
+        h("p", {class: "strip key soft", "aria-hidden": "true"}, h("i", {class: "hit"}), h("span", {id: "key-hit"}), h("i", {class: "deep"}), "deeper", h("i", {}), "not found; by system"),
         said.map(words => h("p", {class: "soft small-note"}, words))),
       list),
     h("article", {id: "detail", tabindex: "-1", "aria-label": "Query"}));
