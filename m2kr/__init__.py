@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from m2kr.retrieval.protocol import Modalities, Retriever
     from m2kr.retrieval.run import Run
     from m2kr.retrieval.run_fusion import fuse
+    from m2kr.retrievers._search_model import as_search_model
     from m2kr.retrievers.rerank import Rerank
     from m2kr.sources import Source
 
@@ -36,6 +37,7 @@ _PUBLIC = {
     "Source": "m2kr.sources",
     "Split": "m2kr.data.load",
     "compare": "m2kr.api",
+    "as_search_model": "m2kr.retrievers._search_model",
     "evaluate": "m2kr.api",
     "fuse": "m2kr.retrieval.run_fusion",
     "from_records": "m2kr.building.userdata.importer",
@@ -55,6 +57,7 @@ __all__ = [
     "Source",
     "Split",
     "__version__",
+    "as_search_model",
     "compare",
     "evaluate",
     "from_records",

@@ -28,7 +28,10 @@ logger = logging.getLogger("m2kr.retrievers")
 _GROUP = "m2kr.retrievers"
 _REPLAY = "run:"
 # What other libraries' models are named by: ``st:NAME``. The rest of the name is the setting ``model``.
-_LIBRARIES = {"st": ("_sentence_transformers", "SentenceTransformers")}
+_LIBRARIES = {
+    "st": ("_sentence_transformers", "SentenceTransformers"),
+    "mteb": ("_mteb", "mteb_retriever"),
+}
 _RUN_ENDINGS = frozenset(
     (".trec", ".run", ".res", ".txt", ".tsv", ".csv", ".json", ".parquet", ".gz")
 )
@@ -82,9 +85,9 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
 
     Args:
         spec: A name, ``package.module:Class``, ``file.py:Class``, ``st:NAME_OR_PATH`` for a model of
-            sentence-transformers, or ``run:FILE`` to replay a run. The second and third run the user's
-            code; a submission is never checked with them. The file of a run may be a pattern
-            (``results/mini.test.bm25.*.run.parquet``) of one file.
+            sentence-transformers, ``mteb:NAME``, or ``run:FILE`` to replay a run. The second and third
+            run the user's code; a submission is never checked with them. The file of a run may be a
+            pattern (``results/mini.test.bm25.*.run.parquet``) of one file.
         settings: Arguments of its ``__init__``; strings are turned into the annotated types.
 
     Raises:
@@ -119,7 +122,7 @@ def adapted(given: object) -> "Retriever":
     """A retriever for an object of the user's: itself, or what makes one of another library's model.
 
     Args:
-        given: A retriever, or a model of sentence-transformers.
+        given: A retriever, or a model of sentence-transformers or MTEB.
 
     Raises:
         UsageError: a model of a kind that makes no vectors of rows.
@@ -130,6 +133,11 @@ def adapted(given: object) -> "Retriever":
         require_supported(given)
         model: Any = given
         return SentenceTransformers(model=model)
+    if hasattr(type(given), "mteb_model_meta") and not hasattr(given, "modalities"):
+        from m2kr.retrievers._mteb import mteb_retriever
+
+        mteb_model: Any = given
+        return mteb_retriever(model=mteb_model)
     return given  # type: ignore[return-value] # whether it is one is looked at before it is used
 
 
