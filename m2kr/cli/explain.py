@@ -186,16 +186,16 @@ def _model(
             "no model is named",
             expected="--checkpoint FOLDER for PreFLMR, or --retriever NAME for any late interaction",
         )
-    if retriever is None or (retriever in _TRAINED and not settings):
+    plain = retriever.lower() if retriever else _TRAINED[0]
+    if plain in _TRAINED and not settings:
         require_packages(("torch", "transformers"), "models", "explaining a score")
-        released: Any = find(retriever or _TRAINED[0])
+        released: Any = find(plain)
         name = checkpoint or released.released
         instructed = retriever is None or released.instructed
         return _Model(f"model {name}", None, name, instructed, revision, device)
-    if checkpoint is not None:
-        given = {"checkpoint": checkpoint, "revision": revision, "device": device}
-        settings |= {k: v for k, v in given.items() if v not in (None, "auto")}
-    made = create(retriever, settings)
+    given = {"checkpoint": checkpoint, "revision": revision, "device": device}
+    settings = settings | {k: v for k, v in given.items() if v not in (None, "auto")}
+    made = create(retriever or plain, settings)
     if not isinstance(made, EncoderRetriever):
         raise UsageError(
             f"{made.name} has no vectors, so its scores don't fall apart",
@@ -217,12 +217,13 @@ def _chosen(
         if passage_ids:
             rows = {one: loaded.passage(one) for one in passage_ids}
             return [right.get(one) or _passage(row) for one, row in rows.items()]
-        if not view.positives:
+        known = [passage for passage in view.positives if passage.text is not None]
+        if not known:
             raise UsageError(
                 f"query '{query_id}' has no positive passage to explain",
                 expected="--passage-id ID, or --run FILE",
             )
-        return [view.positives[0]]
+        return known[:1]
     view = QueryView.of(loaded, query_id, open_run(run, loaded), top)
     if view.depth is None:
         raise UsageError(f"query '{query_id}' is not in the run", where=str(run))

@@ -83,6 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "positives": ["fox", "gone"],
                 "image": "fox.png",
             },
+            {"id": "q/3", "question": "?", "positives": ["gone"]},
             {"id": "q/2", "question": "What is tin?", "positives": [], "instruction": "Say it"},
         ],
         name="beasts",
@@ -91,7 +92,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         edition="beasts",
         drop_missing=True,
     )
-    ranking = {"q/1": {"dog": 3.0, "tin": 2.0, "fox": 1.0}, "q/2": {}}
+    ranking = {"q/3": {}, "q/1": {"dog": 3.0, "tin": 2.0, "fox": 1.0}, "q/2": {}}
     run = Run.from_dict(ranking, name="mine")
     run.save(folder / "run.parquet")
     m2kr.evaluate(split, run, out=folder / "results")
@@ -194,8 +195,10 @@ def test_an_image_of_ones_own(folder: Path) -> None:
         ("-r own.py:Plain -q hm --run run.parquet", 2, "question of your own"),
         ("-r own.py:Plain -q hm --passage-id nowhere", 1, "no passage 'nowhere'"),
         ("-r own.py:Plain --image nowhere.png", 3, "no such image file"),
-        ("-r own.py:Plain --query-id q/3", 1, "did you mean 'q/"),
+        ("-r own.py:Plain --query-id q/9", 1, "did you mean 'q/"),
         ("-r own.py:Plain --query-id q/2", 2, "no positive passage"),
+        ("-r own.py:Plain --query-id q/3", 2, "no positive passage"),
+        ("-r own.py:Plain --query-id q/1 --device cuda:9", 2, "device"),
         ("-r own.py:Plain --query-id q/2 --run run.parquet", 1, "no passage for query 'q/2'"),
         ("-r own.py:Nobody --query-id q/1", 1, "there is no 'Nobody'"),
     ],
