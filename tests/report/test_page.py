@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, cast
 import pyarrow as pa
 import pytest
 from datasets import Dataset
-from support.reports import HOSTILE, QUERIES, BigSplit, data_of, hostile_results
+from support.reports import (
+    HOSTILE,
+    QUERIES,
+    BigSplit,
+    big_run,
+    big_split,
+    data_of,
+    hostile_results,
+)
 
 from m2kr.api import Results
 from m2kr.display import fit_for_html as fit
@@ -172,6 +180,17 @@ def test_without_the_split_there_is_a_page_without_queries(moved: Path) -> None:
     assert not (moved / "out" / "0").exists()
 
 
+def test_of_a_damaged_split_the_page_says_so(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "results", tmp_path / "results")
+    shutil.copytree(home / "data", tmp_path / "data")
+    table = next((tmp_path / "data").rglob("*_passages/*/data-*.arrow"))
+    table.write_bytes(table.read_bytes()[:-100])
+    write_report(Results.load(tmp_path / "results"), tmp_path / "out", data=tmp_path / "data")
+    (column,) = facts_of(tmp_path / "out")["columns"]
+    assert "not in this report" in column["browser"]["fault"]
+    assert column["results"][0]["values"]
+
+
 def test_without_a_run_its_rankings_are_missing_alone(home: Path, tmp_path: Path) -> None:
     shutil.copytree(home / "results", tmp_path / "results")
     next((tmp_path / "results").glob("*forward*.run.parquet")).unlink()
@@ -258,3 +277,17 @@ def test_passages_that_count_as_one_and_queries_that_count_as_missed(tmp_path: P
     assert listed["judged"] == [1, 1, 1]
     assert [hits["marks"][0][row : row + 3] for row in (0, 10, 20)] == ["010", "000", "001"]
     assert [[texts["id"][n] for n in right] for right in hits["right"]] == [["a"], [], ["c"]]
+
+
+def test_of_a_huge_split_the_first_queries_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("m2kr.report.page.queries.MOST", 3)
+    split = big_split(5, 40)
+    run = big_run(split, 0, 12)
+    told = write_queries(cast("Split", split), [lambda: run], DataFiles(tmp_path), "0", SILENT)
+    _, listed = data_of(tmp_path / "0" / "list-0.js")
+    assert listed["id"] == ["query/0", "query/1", "query/2"]
+    assert told["queries_left_out"] == 2
+    firsts = [run.passage_ids(f"query/{n}").index(f"passage/{n * 7}") + 1 for n in range(3)]
+    assert listed["ranks"] == [firsts]

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from m2kr.data.lookup import values_at
+from m2kr.data.records import Queries
 from m2kr.display import fit_for_html as fit
 from m2kr.errors import M2KRError
 from m2kr.evaluation.judgements import JudgedRun
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from m2kr.report.page.data_files import DataFiles
     from m2kr.retrieval.run import Run
 
+MOST = 100_000  # queries shown of a split
 K = 10  # passages shown of each ranking
 LISTED = 2048  # queries in a file of what the list shows
 RANKED = 256  # queries in a file of rankings
@@ -74,18 +76,20 @@ def write_queries(
         progress: Told of runs, images and queries.
 
     Returns:
-        What was left out: ``images_missing``, ``images_left_out``, ``texts_cut``, and ``faults``: why
-        some systems' rankings could not be loaded, by system.
+        What was left out: ``queries_left_out``, ``images_missing``, ``images_left_out``, ``texts_cut``, and
+        ``faults``: why some systems' rankings could not be loaded, by system.
     """
     queries = split.queries_view
+    if len(queries) > MOST:
+        queries = Queries(queries.dataset.select(range(MOST)))
     count = len(queries)
-    paths = _column(split.queries, "img_path", count)
+    paths = _column(queries, "img_path")
     expected = len(set(paths) - {None})
     thumbnails = Thumbnails(split.images, files, folder, expected, progress)
     images = thumbnails.numbers(paths)
-    tops = _tops(split, runs, progress)
+    tops = _tops(split, queries, runs, progress)
     passages = _Passages(split, files, folder, thumbnails)
-    positives, judged = _positives(split)
+    positives, judged = _positives(split, queries)
     answers = [row or [] for row in queries.column("answers")]
     with task(progress, "queries", count):
         for start in range(0, count, RANKED):
@@ -98,7 +102,7 @@ def write_queries(
     starts = passages.close()
     thumbnails.close()
     _without_positives(tops, judged)
-    filters, codes = _filters(split, count)
+    filters, codes = _filters(split, queries)
     instructions = {text: n for n, text in enumerate(dict.fromkeys(queries.column("instruction")))}
     of_query = [instructions[text] for text in queries.column("instruction")]
     for start in range(0, count, LISTED):
@@ -106,7 +110,7 @@ def write_queries(
         listed = {
             "id": [fit(each) for each in queries.ids[start : block.stop].to_pylist()],
             "question": [
-                fit(each) for each in split.queries.data.column("question")[block].to_pylist()
+                fit(each) for each in queries.dataset.data.column("question")[block].to_pylist()
             ],
             "instruction": of_query[block],
             "answers": [[fit(each.strip()) for each in row[:_ANSWERS]] for row in answers[block]],
@@ -130,6 +134,7 @@ def write_queries(
         },
     )
     return {
+        "queries_left_out": len(split.queries_view) - count,
         "images_missing": thumbnails.missing,
         "images_left_out": thumbnails.left_out,
         "texts_cut": passages.cut,
@@ -137,16 +142,16 @@ def write_queries(
     }
 
 
-def _column(table: Any, name: str, count: int) -> list[Any]:
+def _column(queries: Queries, name: str) -> list[Any]:
     """A column as a list, Nones where the table has none of that name."""
-    if name not in table.column_names:
-        return [None] * count
-    values: list[Any] = table.data.column(name).to_pylist()
-    return values
+    if name not in queries.dataset.column_names:
+        return [None] * len(queries)
+    return queries.column(name)
 
 
-def _tops(split: "Split", runs: "Sequence[Callable[[], Run]]", progress: Progress) -> _Tops:
-    queries = split.queries_view
+def _tops(
+    split: "Split", queries: Queries, runs: "Sequence[Callable[[], Run]]", progress: Progress
+) -> _Tops:
     ids = queries.ids.to_pylist()
     shape = (len(runs), len(ids), K)
     tops = _Tops(
@@ -222,13 +227,12 @@ def _rounded(scores: "NDArray[np.float64]") -> "NDArray[np.float32]":
         return np.where(np.isfinite(rounded), rounded, scores).astype(np.float32)
 
 
-def _positives(split: "Split") -> "tuple[list[NDArray[np.int64]], list[int]]":
+def _positives(split: "Split", queries: Queries) -> "tuple[list[NDArray[np.int64]], list[int]]":
     """Per query the pool's rows of its first right passages, and what it is judged by.
 
     That is 1 by right passages (also where having none counts as missed), 2 by answers alone, 0 by
     nothing.
     """
-    queries = split.queries_view
     table = queries.judgements()
     missed = split.manifest.get("unjudged") == "miss" and len(table) > 0
     right = table.column("relevance").to_numpy() >= split.relevance_threshold
@@ -371,11 +375,11 @@ def _without_positives(tops: _Tops, judged: Sequence[int]) -> None:
         tops.ranks[:, query] = np.where(marked.any(1), marked.argmax(1) + 1, 0)
 
 
-def _filters(split: "Split", count: int) -> tuple[list[dict[str, Any]], dict[str, list[int]]]:
+def _filters(split: "Split", queries: Queries) -> tuple[list[dict[str, Any]], dict[str, list[int]]]:
     """Columns to filter queries by: name and values; and each query's value as a place among them."""
     filters: list[dict[str, Any]] = []
     codes: dict[str, list[int]] = {}
-    for name, values in _filter_columns(split, count):
+    for name, values in _filter_columns(split, queries):
         distinct = sorted(set(values))
         if 1 < len(distinct) <= _MOST_VALUES:
             places = {value: n for n, value in enumerate(distinct)}
@@ -384,13 +388,12 @@ def _filters(split: "Split", count: int) -> tuple[list[dict[str, Any]], dict[str
     return filters, codes
 
 
-def _filter_columns(split: "Split", count: int) -> Iterator[tuple[str, list[str]]]:
-    table = split.queries
-    parts = zip(_column(table, "question", count), _column(table, "img_path", count), strict=True)
+def _filter_columns(split: "Split", queries: Queries) -> Iterator[tuple[str, list[str]]]:
+    parts = zip(_column(queries, "question"), _column(queries, "img_path"), strict=True)
     yield "form", [_form(question, path) for question, path in parts]
     for name in dict.fromkeys((*split.manifest.get("groups", ()), *_FILTERS)):
-        if name in table.column_names and name != "form":
-            values = _column(table, name, count)
+        if name in queries.dataset.column_names and name != "form":
+            values = _column(queries, name)
             yield name, ["(none)" if value is None else str(value) for value in values]
 
 

@@ -466,7 +466,7 @@ function marked(body, answers) {
 
 /* ---- the query browser ---- */
 
-const ROW = 76, MOST_ROWS = 400000;
+const ROW = 76;
 const sources = new Map();
 const browser = {source: null, rows: [], at: -1, shown: [0, 1], filters: {}, words: "", find: "all", a: 0, b: 1, k: 5, everywhere: false};
 
@@ -504,7 +504,7 @@ function applyFilters(keep) {
   $("#key-hit").textContent = `in the top ${browser.k}`;
   const list = $("#list");
   browser.at = browser.rows.findIndex(row => row === keep);
-  $("#spacer").style.height = `${Math.min(some, MOST_ROWS) * ROW}px`;
+  $("#spacer").style.height = `${some * ROW}px`;
   if (browser.at < 0) list.scrollTop = 0; else reveal();
   drawRows(true);
   if (browser.at < 0 && some && !narrow.matches) go(0, true);
@@ -514,7 +514,7 @@ function applyFilters(keep) {
 function drawRows(anew) {
   const list = $("#list"), body = $("#rows");
   const first = Math.max(0, Math.floor(list.scrollTop / ROW) - 4);
-  const last = Math.min(browser.rows.length, MOST_ROWS, Math.ceil((list.scrollTop + list.clientHeight) / ROW) + 4);
+  const last = Math.min(browser.rows.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW) + 4);
   const there = new Map(anew ? [] : [...body.children].map(node => [Number(node.dataset.place), node]));
   if (anew) body.replaceChildren();
   for (const [place, node] of there) if (place < first || place >= last) node.remove();
@@ -709,6 +709,7 @@ function makeBrowser() {
   list.addEventListener("scroll", () => requestAnimationFrame(() => drawRows(false)), {passive: true});
   const left = column.browser;
   const said = [...left.faults,
+    left.queries_left_out && `${count(left.queries_left_out, "query", "queries")} after these left out, to keep the report small.`,
     left.images_left_out && `${count(left.images_left_out, "image")} left out, to keep the report small.`,
     left.images_missing && `${count(left.images_missing, "image")} missing where this report was made.`].filter(Boolean);
   fill($("#browser"),
