@@ -443,7 +443,9 @@ def _scored(
             "the run doesn't say on which source and split it was made",
             where=replayed.file or f"run '{run.name}'",
             expected="a result, or a run that m2kr eval wrote",
-            fix=f"m2kr eval SOURCE -r run:{replayed.file or 'FILE'}, and compare its result",
+            fix=f"m2kr eval SOURCE -r run:{replayed.file}, and compare its result"
+            if replayed.file
+            else "m2kr.evaluate(SOURCE, [run, other]).compare()",
         )
     opened = load(str(name), str(split), edition=str(edition), data=data)
     made_on = run.recorded.get("fingerprints", {}).get("eval")

@@ -52,7 +52,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        with _told(json_mode=bool(kwargs.get("json"))):
+        with _told(json_mode=bool(kwargs.get("json")) or kwargs.get("format_") == "json"):
             command(*args, **kwargs)
             sys.stdout.flush()
 

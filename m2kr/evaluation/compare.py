@@ -466,6 +466,8 @@ def _tally(row: "NDArray[np.int64]") -> Tally:
 
 def _cautions(systems: Systems, chosen: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """What sets results apart besides their systems, or keeps them from meaning what they seem to."""
+    for source in systems.unjudged:
+        yield f"{source}: left out, since nothing was scored there"
     for source, results in systems.results.items():
         named = list(zip(systems.labels, results, strict=True))
         if results[0].partial:

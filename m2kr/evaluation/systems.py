@@ -30,11 +30,13 @@ class Systems:
         labels: What each system is called, in the order in which they were given.
         results: By ``source/split`` each system's result, in the order of ``labels``.
         query_ids: By source its queries, sorted.
+        unjudged: Sources that were left out: without judgements nothing was scored there.
     """
 
     labels: tuple[str, ...]
     results: Mapping[str, tuple[Result, ...]]
     query_ids: Mapping[str, tuple[str, ...]]
+    unjudged: tuple[str, ...] = ()
 
     def scores(self, source: str, metric: str) -> "NDArray[np.float64]":
         """(queries x systems) scores in the order of ``query_ids``, NaN where a query is undefined.
@@ -74,8 +76,13 @@ def side_by_side(results: Iterable[Result]) -> Systems:
         CheckError: results of one source have different ``eval`` fingerprints or queries.
     """
     by_source: dict[str, list[Result]] = defaultdict(list)
+    unjudged: dict[str, None] = {}
     for result in results:
-        by_source[f"{result.source}/{result.split}"].append(_in_order(result))
+        source = f"{result.source}/{result.split}"
+        if result.metrics:
+            by_source[source].append(_in_order(result))
+        else:
+            unjudged[source] = None
     for source, group in by_source.items():
         _require_one_fingerprint(source, group)
     merged = {source: _merged(group) for source, group in by_source.items()}
@@ -94,7 +101,7 @@ def side_by_side(results: Iterable[Result]) -> Systems:
     _require_no_holes(names, cells)
     ordered = {source: tuple(cell[name] for name in names) for source, cell in cells.items()}
     ids = {source: _one_set_of_queries(source, names, of) for source, of in ordered.items()}
-    return Systems(names, ordered, ids)
+    return Systems(names, ordered, ids, tuple(unjudged))
 
 
 def _called(result: Result) -> str:

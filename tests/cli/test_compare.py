@@ -143,6 +143,7 @@ def test_one_line_says_what_is_wrong(cli, results, words, message, code):
 def test_a_result_without_its_table_of_scores(cli, results, tmp_path):
     for file in results.glob("mini.valid.*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    done = compare(cli, tmp_path, code=1)
+    done = compare(cli, tmp_path, "--format", "json", code=1)
+    assert json.loads(done.stdout)["error"] == "InputError"
     assert "no scores of single queries" in done.stderr
     assert ".queries.parquet" in done.stderr

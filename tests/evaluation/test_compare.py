@@ -5,6 +5,7 @@ import io
 import json
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -164,7 +165,11 @@ def test_different_data_are_refused_with_what_differs():
 def test_what_cannot_be_paired_is_refused():
     whole = made_result("a", {HIT: hits(1, 0.5)})
     with pytest.raises(InputError, match="no scores of single queries"):
-        compare_results([whole, made_result("b", {})])
+        compare_results([whole, replace(whole, scores={}, query_ids=())])
+    unjudged = [made_result(name, {}, source="open") for name in "ab"]
+    found = compare_results([whole, made_result("b", {HIT: hits(2, 0.5)}), *unjudged])
+    assert list(found.by_source) == ["toy/test"]
+    assert "open/test: left out" in " ".join(found.notes)
     for alone in ([], [whole], [whole, whole]):
         with pytest.raises(UsageError, match="to compare"):
             compare_results(alone)
