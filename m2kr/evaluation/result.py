@@ -17,6 +17,7 @@ from m2kr._version import __version__
 from m2kr.display import html_table, on_one_line
 from m2kr.errors import CheckError, InputError, MissingError
 from m2kr.evaluation.memory import highest_memory
+from m2kr.evaluation.result_form import require_result_form
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -231,8 +232,9 @@ class Result:
                     where=str(path),
                     expected=f'"format": "{FORMAT}"',
                 )
+            require_result_form(facts)
             result = cls(**facts | {"path": path.absolute()})
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise InputError(f"not a result: {error}", where=str(path)) from error
         scores = path.with_name(Path(result.files.get("queries", "")).name or "-")
         if not scores.is_file():
