@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from m2kr.audit.checks_judgements import folded_id
-from m2kr.audit.facts import CorpusFacts, Facts, SplitFacts
+from m2kr.audit.facts import CorpusFacts, Facts, SplitFacts, some_of
 from m2kr.audit.findings import Hit, audit_check, graded, shown
 from m2kr.audit.image_looks import alike
 from m2kr.audit.near_texts import MOST_PAIRS
@@ -208,10 +208,11 @@ def same_queries(facts: Facts) -> Iterator[Hit]:
 
 def _groups(keys: "NDArray[np.int64]") -> list[list[int]]:
     """Rows that share a key other than 0, by the first of them."""
-    order = np.argsort(keys, kind="stable")
+    values, counts = np.unique(keys, return_counts=True)
+    rows = np.flatnonzero(np.isin(keys, values[(counts > 1) & (values != 0)]))
+    order = rows[np.argsort(keys[rows], kind="stable")]
     borders = np.flatnonzero(np.diff(keys[order])) + 1
-    groups = np.split(order, borders) if len(keys) else []
-    return sorted(rows.tolist() for rows in groups if len(rows) > 1 and keys[rows[0]])
+    return sorted(group.tolist() for group in np.split(order, borders) if len(group))
 
 
 def _positive_ids(split: SplitFacts, rows: list[int]) -> list[frozenset[Any]]:
@@ -378,7 +379,7 @@ def trivial_images(facts: Facts) -> Iterator[Hit]:
         images = split.corpus.table.column("image")
         if images.null_count == len(images) or not split.with_image.any():
             continue
-        asked = np.flatnonzero(split.with_image & (split.reachable > 0))
+        asked, drawn = some_of(np.flatnonzero(split.with_image & (split.reachable > 0)))
         column = split.table.column("image")
         same = []
         for query in asked.tolist():
@@ -399,7 +400,7 @@ def trivial_images(facts: Facts) -> Iterator[Hit]:
                 severity,
                 len(same),
                 len(asked),
-                "queries with an image",
+                f"{drawn}queries with an image",
                 effect,
                 examples,
             )

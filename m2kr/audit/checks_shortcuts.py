@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from m2kr.audit.facts import DEPTH, Facts, SplitFacts
+from m2kr.audit.facts import DEPTH, Facts, SplitFacts, some_of
 from m2kr.audit.findings import Hit, audit_check, graded, shown
 from m2kr.evaluation.judgements import JudgedRun
 from m2kr.retrieval.run import Run
@@ -52,13 +52,12 @@ def random_ranker(facts: Facts) -> Iterator[Hit]:
 def random_hit_rate(split: SplitFacts, k: int) -> "NDArray[np.float64]":
     """Per query the chance that K passages drawn at random hold a right one."""
     total = len(split.corpus)
-    right = split.reachable.astype(np.float64)
-    if k >= total:
-        return (right > 0).astype(np.float64)
+    right, inverse = np.unique(split.reachable, return_inverse=True)
     miss = np.ones(len(right))
-    for drawn in range(k):
+    for drawn in range(min(k, total)):
         miss *= np.clip((total - right - drawn) / (total - drawn), 0, 1)
-    return 1 - miss
+    chance: NDArray[np.float64] = (1 - miss)[inverse]
+    return chance
 
 
 @audit_check(
@@ -119,11 +118,9 @@ def title_named(facts: Facts) -> Iterator[Hit]:
     """Queries with an image whose question names the title of the right passage."""
     for split in facts.splits:
         titles = split.corpus.table.column("title")
-        asked = np.flatnonzero(split.with_image & (split.first_positive >= 0))
+        asked, drawn = some_of(np.flatnonzero(split.with_image & (split.first_positive >= 0)))
         if titles.null_count == len(titles) or not len(asked):
             continue
-        if len(asked) > 20_000:
-            asked = np.sort(np.random.default_rng(0).choice(asked, 20_000, replace=False))
         named = []
         for query in asked.tolist():
             title = (titles[int(split.first_positive[query])].as_py() or "").partition(" (")[0]
@@ -138,7 +135,7 @@ def title_named(facts: Facts) -> Iterator[Hit]:
                 severity,
                 len(named),
                 len(asked),
-                "queries with an image",
+                f"{drawn}queries with an image",
                 effect,
                 examples,
             )
@@ -148,7 +145,8 @@ def title_named(facts: Facts) -> Iterator[Hit]:
 def answer_named(facts: Facts) -> Iterator[Hit]:
     """Queries whose question holds an answer, as whole words."""
     for split in facts.splits:
-        answered = [i for i, of in enumerate(split.answers) if any(of)]
+        rows, drawn = some_of(np.flatnonzero([any(of) for of in split.answers]))
+        answered = rows.tolist()
         named = []
         for query in answered:
             question = _words(split.questions[query])
@@ -162,7 +160,7 @@ def answer_named(facts: Facts) -> Iterator[Hit]:
             examples = tuple(
                 f"{split.example(q)}: {shown(split.answers[q][0], 30)!r}" for q in named[:3]
             )
-            unit = "queries with answers"
+            unit = f"{drawn}queries with answers"
             yield Hit(split.name, severity, len(named), len(answered), unit, effect, examples)
 
 

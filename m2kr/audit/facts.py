@@ -23,6 +23,7 @@ KS = (1, 5, 10, 20, 50, 100, 500)
 SAMPLE = 300  # queries of a split that searches look at
 CORPUS_SAMPLE = 20_000  # passages that they search in
 IMAGES_SAMPLE = 4_000  # images that are opened
+ROWS_SAMPLE = 20_000  # queries that are looked at one by one
 DEPTH = 5
 
 
@@ -383,6 +384,13 @@ class Facts:
             return None
         look = self.looks.get(path)
         return look.sha256 or path if look is not None else path
+
+
+def some_of(rows: "NDArray[np.int64]") -> "tuple[NDArray[np.int64], str]":
+    """Rows, or of very many a sample, and what its size is called: ``sampled`` or nothing."""
+    if len(rows) <= ROWS_SAMPLE:
+        return rows, ""
+    return np.sort(np.random.default_rng(0).choice(rows, ROWS_SAMPLE, replace=False)), "sampled "
 
 
 def _large(ids: pa.ChunkedArray) -> pa.Array:
