@@ -6,7 +6,9 @@ read of it is kept. Which names a field may have is the importers' table.
 
 import hashlib
 import itertools
+import logging
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,10 +46,13 @@ from m2kr.data.images.store import ImageStore
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError
 from m2kr.packed import is_gzip
 from m2kr.progress import SILENT, Progress
-from m2kr.sources import plain_split
+from m2kr.sources import folded_splits, plain_split
 from m2kr.unicode_halves import loads, mended_text
 
+log = logging.getLogger("m2kr.audit")
+
 _ROWS, _CHARACTERS = 10_000, 64 << 20  # in memory as Python objects
+_QRELS = frozenset(("", ".txt", ".gz", ".qrels", ".qrel", ".trec", ".rel"))
 _SHARD = re.compile(r"-\d{5}-of-\d{5}.*$")
 MOST_EMBEDDED = 4000  # images in records that are looked into: the first
 
@@ -85,7 +90,9 @@ def read_folder(
         raise InputError(
             "this is a built edition, not a benchmark's own folder",
             where=str(folder),
-            fix=f"m2kr audit {name} --edition {folder.name} --data {folder.parent}",
+            fix=shlex.join(
+                ["m2kr", "audit", name, "--edition", folder.name, "--data", str(folder.parent)]
+            ),
         )
     kind, files = next(
         ((kind, files) for kind, find in _KINDS if (files := find(folder))), ("", {})
@@ -98,18 +105,18 @@ def read_folder(
             "cand_pool/ (M-BEIR); *_passages_*.jsonl (ReT-M2KR); or corpus/, queries/ and qrels/ or "
             "data/ of Parquet or JSON lines (MTEB)",
         )
-    wanted = {canonical_split(name) for name in splits or ()}
-    chosen = {
-        name: of_split
-        for name, of_split in files.items()
-        if not wanted or wanted & {name, name.rpartition("/")[2]}
-    }
-    if not chosen:
-        raise MissingError(
-            f"there is no split {', '.join(sorted(wanted))}",
-            where=str(folder),
-            expected="one of " + ", ".join(files),
-        )
+    chosen = {} if splits else files
+    for wanted in splits or ():
+        there = {n: {n, n.rpartition("/")[2]} for n in files}
+        name = wanted if wanted in set().union(*there.values()) else canonical_split(wanted)
+        fitting = {n: of_split for n, of_split in files.items() if name in there[n]}
+        if not fitting:
+            raise MissingError(
+                f"there is no split '{wanted}'",
+                where=str(folder),
+                expected="one of " + ", ".join(files),
+            )
+        chosen |= fitting
     return _Reader(folder, kind, images, progress).read(chosen)
 
 
@@ -131,8 +138,10 @@ def _beir(folder: Path) -> dict[str, _Files]:
             )
     of_split: dict[str, list[RecordFile]] = {}
     for path in _fitting(folder / "qrels", "*"):
-        name = canonical_split(plain_split(path.name.partition(".")[0]))
-        of_split.setdefault(name, []).append(_judgements(path))
+        if file_kind(path) or path.suffix.lower() in _QRELS:
+            name = plain_split(path.name.partition(".")[0])
+            of_split.setdefault(name, []).append(_judgements(path))
+    of_split = {name: of_split[theirs] for theirs, name in folded_splits(of_split).items()}
     if not of_split and (beside := _fitting(folder, "qrels.*")):
         of_split = {"test": [_judgements(path) for path in beside]}
     corpus, queries = ([record_file(path) for path in paths] for paths in found.values())
@@ -162,7 +171,7 @@ def _mbeir(folder: Path) -> dict[str, _Files]:
         theirs = path.parent.name
         name = path.stem.removeprefix("mbeir_").removesuffix(f"_{theirs}")
         given = GivenFiles(folder=folder, dataset=name, split=canonical_split(theirs))
-        made |= _from_layout("mbeir", given, name)
+        made |= _from_layout("mbeir", given, name, path)
     return _short(made)
 
 
@@ -173,16 +182,18 @@ def _ret_m2kr(folder: Path) -> dict[str, _Files]:
         splits = [split.removeprefix("_")] if split else ["train", "valid", "test"]
         for each in splits:
             given = GivenFiles(folder=folder, dataset=name, split=each)
-            try:
-                made |= _from_layout("ret-m2kr", given, name)
-            except MissingError:
-                if split:
-                    raise
+            made |= _from_layout("ret-m2kr", given, name, path if split else None)
     return _short(made)
 
 
-def _from_layout(layout: str, given: GivenFiles, name: str) -> dict[str, _Files]:
-    found = LAYOUTS[layout](given)
+def _from_layout(layout: str, given: GivenFiles, name: str, path: Path | None) -> dict[str, _Files]:
+    """The files of a split; none, with a warning that names the path, where some are not there."""
+    try:
+        found = LAYOUTS[layout](given)
+    except M2KRError as error:
+        if path is not None:
+            log.warning("left out: %s: %s; expected: %s", path, error.what, error.expected)
+        return {}
     return {
         f"{name}/{split}": _Files(
             [found.passages],
@@ -221,7 +232,9 @@ def _mteb(folder: Path) -> dict[str, _Files]:
         if "corpus" not in roles or "queries" not in roles:
             continue
         qrels = roles.get("qrels", {})
-        for split in qrels or roles["queries"]:
+        names = {split: plain_split(split) for split in qrels or roles["queries"]}
+        folded = folded_splits(names.values())
+        for split, plain in names.items():
             records = {
                 role: [record_file(p) for p in _of_split(of_role, split)]
                 for role, of_role in roles.items()
@@ -233,10 +246,10 @@ def _mteb(folder: Path) -> dict[str, _Files]:
                     where=str(folder),
                     expected=f"'{split}' beside {', '.join(roles['corpus'])}",
                 )
-            made["/".join(filter(None, (subset, canonical_split(plain_split(split)))))] = _Files(
+            made["/".join(filter(None, (subset, folded[plain])))] = _Files(
                 records["corpus"],
                 records["queries"],
-                [qrels_file(p) for p in qrels.get(split, ())],
+                [_judgements(p) for p in qrels.get(split, ())],
                 bool(qrels),
                 True,
                 records.get("instruction", []),
@@ -391,38 +404,35 @@ class _Reader:
         return rows.table(), qrels.table()
 
     def _query(self, record: Record, where: str, flat: bool) -> dict[str, Any] | None:
+        """The query's row; without answers or positives where the importer would refuse them."""
         named = self._take(record, QUERY_NAMES)
         image = self._image(named.get("img_path"))
-        clean = {k: v for k, v in record.items() if k not in QUERY_NAMES["img_path"]}
-        if image is None or not image.startswith("embedded:"):
-            clean |= {"img_path": image} if image else {}
-        try:
-            row = query_row(clean | ({"img_path": "x"} if image else {}), where, flat=flat)
+        # As if there were an image: what asks nothing is counted by a check, and paths are looked up later.
+        record = {k: v for k, v in record.items() if k not in QUERY_NAMES["img_path"]}
+        record["img_path"] = "x"
+        for left_out in ("", "answers", "pos_item_ids"):
+            for name in QUERY_NAMES.get(left_out, ()):
+                record.pop(name, None)
+            try:
+                row = query_row(record, where, flat=flat)
+            except InputError as error:
+                if not left_out:
+                    self._refused(error)
+                continue
+            if left_out:
+                row["answers"] = self._answers(named.get("answers"))
             return row | {"img_path": image}
-        except InputError as error:
-            query_id = self._id(named.get("question_id"), where)
-            if query_id is None:
-                return None
-            question = named.get("question")
-            if not error.what.startswith(
-                "field 'question' is missing"
-            ):  # there is a check for that
-                self._refused(error)
-            answers = named.get("answers")
-            answers = (
-                answers if isinstance(answers, list) else [] if is_missing(answers) else [answers]
-            )
-            return {
-                "question_id": query_id,
-                "question": self._text(question, where, "question"),
-                "instruction": self._text(named.get("instruction"), where, "instruction"),
-                "img_path": image,
-                "answers": [
-                    mended_text(str(answer)) for answer in answers if not is_missing(answer)
-                ],
-                "pos_item_ids": [],
-                "pos_item_grades": [],
-            }
+        query_id = self._id(named.get("question_id"), where)
+        if query_id is None:
+            return None
+        texts = {n: self._text(named.get(n), where, n) for n in ("question", "instruction")}
+        none: dict[str, Any] = {"pos_item_ids": [], "pos_item_grades": []}
+        answers = self._answers(named.get("answers"))
+        return {"question_id": query_id, "img_path": image, "answers": answers, **texts, **none}
+
+    def _answers(self, value: Any) -> list[str]:
+        several = value if isinstance(value, list) else [value]
+        return [mended_text(str(answer)) for answer in several if not is_missing(answer)]
 
     def _split(
         self, name: str, corpus: str, files: _Files, queries: pa.Table, own: pa.Table
@@ -521,6 +531,8 @@ class _Reader:
         """The record's fields by our columns' names; of several the first that is not null."""
         key = (next(iter(names)), *record)
         if key not in self._named:
+            if len(self._named) > 10_000:
+                self._named.clear()
             fits = [
                 (column, [n for n in accepted if n in record]) for column, accepted in names.items()
             ]

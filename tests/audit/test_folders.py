@@ -12,6 +12,7 @@ import pytest
 from support.audit_folder import Folder, clean_folder, picture, png
 from support.own_data import jsonl
 
+import m2kr
 from m2kr.audit.audit import AuditReport, audit
 from m2kr.audit.findings import Finding
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError
@@ -318,3 +319,70 @@ def test_splits_with_corpora_of_their_own(tmp_path):
     pq.write_table(whole.slice(0, 90), bench / "corpus" / "train-00000-of-00001.parquet")
     report = audit(bench)
     assert "from 90 to 120 passages" in found(report, "unequal-corpora").hit.effect
+
+
+# --- neighbours -------------------------------------------------------------------------------------
+
+
+def test_two_files_of_one_split_stay_apart_and_what_is_no_judgement_is_left(beir):
+    (beir / "qrels" / "train.tsv").rename(beir / "qrels" / "dev.tsv")
+    rows = (beir / "qrels" / "dev.tsv").read_text()
+    (beir / "qrels" / "valid.tsv").write_text(rows)
+    (beir / "qrels" / "README.md").write_text("# Judgements\n")
+    report = audit(beir)
+    assert sizes(report) == dict.fromkeys(("test", "dev", "valid"), (40, 40, 120))
+    assert set(audit(beir, ["dev", "test"]).splits) == {"dev", "test"}
+
+
+def test_each_split_asked_for_must_be_there(beir):
+    with pytest.raises(MissingError, match="no split 'dev'"):
+        audit(beir, ["test", "dev"])
+
+
+def test_a_query_that_an_import_refuses_keeps_its_positives(tmp_path):
+    mbeir(tmp_path, "one_task1")
+    path = tmp_path / "query" / "test" / "mbeir_one_task1_test.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0]["answer"] = "one;two"  # one answer or several?
+    rows[1]["query_txt"] = ""
+    rows[2]["pos_cand_list"] = {"1:2": "good"}
+    jsonl(path, rows)
+    report = audit(tmp_path)
+    assert sizes(report) == {"test": (10, 9, 40)}
+    assert found(report, "empty-queries").hit.count == 1
+    refused = [f.hit for f in report.findings if f.code == "unreadable-records"]
+    assert sum(hit.count for hit in refused) == 2
+
+
+def test_files_of_mbeir_without_their_pool_are_left_out_with_a_warning(tmp_path, caplog):
+    mbeir(tmp_path, "one_task1")
+    union = tmp_path / "query" / "union_train" / "mbeir_union_up_train.jsonl"
+    jsonl(union, [{"qid": "1:1", "query_txt": "x", "pos_cand_list": ["1:1"]}])
+    assert set(audit(tmp_path).splits) == {"test"}
+    assert "mbeir_union_up_train.jsonl" in caplog.text
+
+
+def test_endless_sorts_of_faults_are_a_few_findings(beir):
+    rows = [{"_id": f"x{i}", "title": [i], "text": {f"k{i}": i}} for i in range(50)]
+    with (beir / "corpus.jsonl").open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+    for i in range(60):
+        with (beir / "qrels" / "test.tsv").open("a") as file:
+            file.write(f"q1\tp1\tgrade {'very ' * i}good\n")
+    faults = [f for f in audit(beir).findings if f.code == "unreadable-records"]
+    assert 1 < len(faults) <= 21
+
+
+@pytest.mark.parametrize("form", ["beir", "mteb"])
+def test_what_m2kr_exports_is_audited_as_its_source_is(tmp_path, cli, form):
+    passages = [{"id": f"p{i}", "title": f"T{i}", "text": f"text number {i}"} for i in range(30)]
+    queries = [
+        {"id": f"q{i}", "question": f"what is {i}", "positives": [f"p{i}", f"p{i + 1}"]}
+        for i in range(12)
+    ]
+    m2kr.from_records(passages, queries, name="own", data=tmp_path)
+    cli("export", "own", "--format", form, "--out", tmp_path / form, "--data", tmp_path)
+    exported, source = audit(tmp_path / form), audit("own", data=tmp_path)
+    assert exported.kind.lower().startswith(form)
+    assert sizes(exported) == sizes(source) == {"test": (12, 12, 30)}
+    assert exported.splits["test"].ceilings == source.splits["test"].ceilings
