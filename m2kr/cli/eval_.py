@@ -26,7 +26,10 @@ EXAMPLES = (
 
 def command(
     source: Annotated[
-        str, typer.Argument(help="Source name; several joined by commas; or 'all' that is built.")
+        str,
+        typer.Argument(
+            help="Source, several joined by commas, 'all' that is built, or a judge file."
+        ),
     ],
     retriever: options.Retrievers,
     split: options.Split = "test",
@@ -128,7 +131,8 @@ def command(
     searching = _searching(
         given, mode=search, nbits=nbits, audit=audit, max_hours=max_hours, device=device
     )
-    wanted: list[str | Split] = [*source.split(",")]
+    judge_file = source.endswith(".parquet") and Path(source).is_file()
+    wanted: list[str | Split] = [source] if judge_file else [*source.split(",")]
     output.say(f"data root: {root}", json_mode=json)
     if source == "all":
         wanted, lacking = [], []

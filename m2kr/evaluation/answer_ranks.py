@@ -1,7 +1,7 @@
 """At which rank a query's first passage with an answer stands: from texts, or from lists of passages."""
 
 from collections.abc import Callable, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -128,13 +128,17 @@ class AnswersInTexts:
         rows = np.flatnonzero((waits[owners] >= 0) & (ranks > _FIRST))
         by_code = np.sort(run.codes[rows].astype(np.int64) << 32 | rows)
         codes, rows = by_code >> 32, by_code & 0xFFFFFFFF
-        places, begins = np.unique(codes, return_index=True)
-        bounds = [*begins.tolist(), len(rows)]
-        for start in range(0, len(places), search.texts_at_once):
-            stop = min(start + search.texts_at_once, len(places))
-            lowered = list(map(str.lower, self._texts(places[start:stop])))
-            here = slice(bounds[start], bounds[stop])
-            row, column = rows[here], np.searchsorted(places[start:stop], codes[here])
+        begins = np.flatnonzero(_is_new(codes))
+        bounds = [*begins[:: search.texts_at_once].tolist(), len(rows)]
+        for start, stop in pairwise(bounds):
+            row, code = rows[start:stop], codes[start:stop]
+            waiting = ranks[row] < words[owners[row]]  # fewer and fewer, as hits come in
+            row, code = row[waiting], code[waiting]
+            if not len(row):
+                continue
+            new = _is_new(code)
+            column = np.cumsum(new) - 1
+            lowered = list(map(str.lower, self._texts(code[new])))
             query = waits[owners[row]]
             best = _best(search.matches(lowered), flat, first[query], sizes[query], column)
             for of_kind, least in ((within, 1), (words, 2)):
@@ -142,14 +146,22 @@ class AnswersInTexts:
                 np.minimum.at(of_kind, owners[hits], ranks[hits])
             some = np.flatnonzero(has_few[query])
             of_row = (owners[row[some]], query[some], ranks[row[some]], column[some])
+            settled = words.tolist()
             for owner, wait, rank, place in zip(*(a.tolist() for a in of_row), strict=True):
-                if rank < words[owner]:
+                if rank < settled[owner]:
                     text = lowered[place]
                     contained = [answer for answer in few[wait] if answer in text]
                     if contained:
                         within[owner] = min(within[owner], rank)
                         if any(_has_word(answer, text) for answer in contained):
-                            words[owner] = rank
+                            words[owner] = settled[owner] = rank
+
+
+def _is_new(values: "NDArray[np.int64]") -> "Flags":
+    """Per value whether it is another than the one before."""
+    new = np.ones(len(values), bool)
+    new[1:] = values[1:] != values[:-1]
+    return new
 
 
 def _best(

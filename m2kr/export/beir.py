@@ -39,7 +39,7 @@ def write(request: ExportRequest) -> list[str]:
     with request.file("corpus.jsonl") as file:
         for batch in request.batches(split.passages):
             file.write(b"".join(map(_line, map(_passage, batch.to_pylist()))))
-    seen: dict[str, bytes] = {}
+    seen: dict[str, int] | None = {} if len(request.splits) > 1 else None
     with request.file("queries.jsonl") as file:
         for each in request.splits:
             for batch in request.batches(each.queries):
@@ -75,17 +75,24 @@ def _passage(row: dict[str, Any]) -> dict[str, Any]:
     return {"_id": row["passage_id"], "title": title, "text": text, "metadata": more}
 
 
-def _new(seen: dict[str, bytes], row: dict[str, Any], split: "Split") -> bytes:
+def _new(seen: dict[str, int] | None, row: dict[str, Any], split: "Split") -> bytes:
     """A query's line; nothing if another split had the same one.
+
+    Args:
+        seen: Hashes of the lines by id; None for one split alone, whose ids are distinct.
+        row: The query.
+        split: Its split.
 
     Raises:
         UsageError: another split had another one of its id.
     """
     more = {name: row[name] for name in _QUERY if row.get(name)}
     line = _line({"_id": row["question_id"], "text": Queries.text(row), "metadata": more})
-    if seen.setdefault(row["question_id"], line) is line:
+    if seen is None or row["question_id"] not in seen:
+        if seen is not None:
+            seen[row["question_id"]] = hash(line)
         return line
-    if seen[row["question_id"]] == line:
+    if seen[row["question_id"]] == hash(line):
         return b""
     raise UsageError(
         f"two splits have different queries of the id {row['question_id']!r}",

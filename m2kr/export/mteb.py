@@ -29,6 +29,7 @@ _MOST_GRADE = 2**31 - 1
 def write(request: ExportRequest) -> list[str]:
     """Writes ``corpus``, ``queries`` and ``qrels`` as Parquet, and the card that names their files."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     notes: list[str] = []
     for pool, split in request.pools.items():
@@ -37,7 +38,7 @@ def write(request: ExportRequest) -> list[str]:
         notes += _write_texts(request, split, split.queries, f"queries/{split.split}.parquet")
         judged = whole_grades(split, "MTEB")
         notes += unjudged_note(split, judged, "MTEB")
-        if max(judged.column("relevance").to_pylist(), default=0) > _MOST_GRADE:
+        if (pc.max(judged.column("relevance")).as_py() or 0) > _MOST_GRADE:
             raise UsageError("a grade is above 2^31", where=split.label, fix="--format parquet")
         schema = pa.schema(
             [("query-id", pa.string()), ("corpus-id", pa.string()), ("score", pa.int32())]

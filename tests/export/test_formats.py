@@ -205,3 +205,18 @@ def test_by_command_line(mini_root, tmp_path, cli):
     assert Run.load(out / "test.run.trec") == Run.load(run)
     words = ("export", "mini", "--format", "judge", "--out", tmp_path / "x", "--data", mini_root)
     assert "--out x.judge.parquet" in cli(*words, code=2).stderr
+
+
+def test_splits_share_a_beir_folder_only_if_they_can(mini_root, tmp_path):
+    test, seen, valid = (load("mini", name, data=mini_root) for name in ("test", "seen", "valid"))
+    done = export([test, seen], "beir", tmp_path / "two")
+    lines = (done.path / "queries.jsonl").read_text(encoding="utf-8").splitlines()
+    ids = [json.loads(line)["_id"] for line in lines]
+    assert (
+        len(ids)
+        == len(set(ids))
+        == len({*test.queries["question_id"], *seen.queries["question_id"]})
+    )
+    valid.manifest["fingerprints"]["valid"]["pool"] = "fp1:another"
+    with pytest.raises(UsageError, match=r"different passages(.|\n)*--split valid"):
+        export([test, valid], "beir", tmp_path / "three")
