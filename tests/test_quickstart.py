@@ -22,6 +22,8 @@ def texts(notebook: dict) -> list[list[str]]:
             if output.get("name") == "stderr":  # bars, and what libraries say of the machine
                 continue
             text = "".join(output.get("data", {}).get("text/plain", output.get("text", "")))
+            if "wins/ties/losses" in text:  # compare's legend may say it in other words
+                text = text.partition("Systems that")[0]
             text = re.sub(r"/\S+/mini\b", "FOLDER", text)
             text = re.sub(r"\.[0-9a-f]{8}\.json", ".HASH.json", text)
             shown[-1].append(text)
