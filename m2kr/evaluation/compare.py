@@ -265,7 +265,10 @@ def compare_results(
 def _metrics(systems: Systems, source: str, spec: str | Sequence[str]) -> list[str]:
     """The metrics by which a source's results are compared, in the order in which they are shown."""
     results = systems.results[source]
-    words = [w.strip() for w in (spec.split(",") if isinstance(spec, str) else spec)]
+    words = spec.split(",") if isinstance(spec, str) else list(spec)
+    if odd := [word for word in words if not isinstance(word, str)]:
+        raise UsageError(f"{odd[0]!r} is no name of a metric", expected="such as hit_rate@5")
+    words = [word.strip() for word in words]
     names: dict[str, bool] = {}  # and whether it was named
     for word in words:
         if word == "default":

@@ -196,6 +196,8 @@ def test_metrics_are_chosen_by_name_and_lacking_ones_refused(three):
     for unknown, words in (("recall@5", "two things"), ("ndgc@10", "no metric 'ndgc@10'")):
         with pytest.raises(UsageError, match=words):
             compare_results(two, metrics=unknown)
+    with pytest.raises(UsageError, match="no name of a metric"):
+        compare_results(two, metrics=[hits])
     mixed = [*two, made_result("c", {HIT: hits(1, 0.5)})]
     found = compare_results(mixed, metrics=f"default,{HIT}")
     assert list(found.metrics) == [HIT]
