@@ -23,9 +23,11 @@ class Meter:
     def __init__(self) -> None:
         self._began, self._joules = now(), energy.counters()
         self._alone = forget_peak_memory()
+        self._held: dict[int, int] = {}  # on GPUs, by what was done before
         if torch := _cuda():
             for i in range(torch.cuda.device_count()):
                 torch.cuda.reset_peak_memory_stats(i)
+                self._held[i] = torch.cuda.memory_allocated(i)
 
     def spent(self) -> Spent:
         """Time so far."""
@@ -33,7 +35,7 @@ class Meter:
 
     def machine(self) -> dict[str, Any]:
         """Memory, devices and energy so far, as `Result.cost` has them."""
-        cards = _cards_used()
+        cards = _cards_used(self._held)
         used, of = energy.joules(self._joules, energy.counters(), [uuid for _, _, uuid in cards])
         return {
             "peak_host_bytes": recent_peak_memory(),
@@ -80,14 +82,14 @@ def _cuda() -> Any:
     return torch if started else None
 
 
-def _cards_used() -> list[tuple[str, int, str]]:
-    """Name, highest allocated bytes and energy counter of each GPU that held something."""
+def _cards_used(held: Mapping[int, int]) -> list[tuple[str, int, str]]:
+    """Name, highest allocated bytes and energy counter of each GPU that came to hold more than before."""
     torch = _cuda()
     if torch is None:
         return []
     cards = []
     for i in range(torch.cuda.device_count()):
-        if peak := int(torch.cuda.max_memory_allocated(i)):
+        if (peak := int(torch.cuda.max_memory_allocated(i))) > held.get(i, 0):
             facts = torch.cuda.get_device_properties(i)
             cards.append((facts.name, peak, f"GPU-{getattr(facts, 'uuid', '')}"))
     return cards

@@ -181,8 +181,9 @@ def evaluate_split(
         counts["queries_not_in_run"] = searched.lacking
     rankings = run.sha256()
     opening = opening or Spent()
-    total, spent = meter.spent() + opening, dict(searched.spent)
-    spent |= {"load": spent["load"] + opening, "score": meter.spent() - scoring}
+    ended, spent = meter.spent(), dict(searched.spent)
+    total = ended + opening
+    spent |= {"load": spent["load"] + opening, "score": ended - scoring}
     bytes_per_passage = searched.index_bytes / len(split.passages_view) or None
     return Result(
         source=split.source,

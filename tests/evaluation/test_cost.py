@@ -201,20 +201,21 @@ def test_processors_energy_is_read_over_the_counter_s_end(tmp_path):
 
 def test_a_gpu_that_was_used_is_named_with_its_memory(monkeypatch):
     """As torch tells it: no GPU is here."""
-    held = {0: 0, 1: 3 << 20}
+    held, peak = {0: 1 << 10, 1: 0}, {0: 5 << 20, 1: 0}
     cuda = SimpleNamespace(
         is_available=lambda: True,
         is_initialized=lambda: True,
         device_count=lambda: len(held),
-        reset_peak_memory_stats=lambda i: held.update({i: 0}),
-        max_memory_allocated=held.__getitem__,
+        reset_peak_memory_stats=lambda i: peak.update({i: held[i]}),
+        memory_allocated=held.__getitem__,
+        max_memory_allocated=peak.__getitem__,
         get_device_properties=lambda i: SimpleNamespace(name=f"Card {i}", uuid=f"u{i}"),
     )
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     joules = iter([{"GPU-u0": 1.0, "GPU-u1": 1.0}, {"GPU-u0": 9.0, "GPU-u1": 3.5}])
     monkeypatch.setattr(energy, "counters", lambda: next(joules))
     meter = cost.Meter()
-    held[1] = 1 << 20
+    peak[1] = 1 << 20  # card 0 keeps what it held
     told = meter.machine()
     assert told["peak_device_bytes"] == 1 << 20
     assert told["device"].startswith("Card 1 + ")
