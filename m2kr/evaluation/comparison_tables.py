@@ -204,7 +204,7 @@ def as_text(comparison: "Comparison") -> str:
             for name in table.systems:
                 cells = [_score(name, one) for _, one in columns]
                 rows.append([on_one_line(name), *(f"{mean}\n{span}" for mean, span in cells)])
-            lines += [table.title, *_laid_out(rows), ""]
+            lines += [on_one_line(table.title), *_laid_out(rows), ""]
     for part, head, one, pairs in _pairs(comparison):
         rows = [["first − second", "diff.", "95 %", "p", "t", "wins/ties/losses"]]
         for pair in pairs:
@@ -218,7 +218,8 @@ def as_text(comparison: "Comparison") -> str:
                     [f"  {on_one_line(value)}", "", "", "", "", _tally(three)]
                     for value, three in _groups(pair)
                 ]
-        lines += [f"{part}, {head}: {one.queries:,} queries", *_laid_out(rows), ""]
+        title = on_one_line(f"{part}, {head}: {one.queries:,} queries")
+        lines += [title, *_laid_out(rows), ""]
     for note in notes(comparison):
         lines += textwrap.wrap(
             on_one_line(note), WIDTH, break_long_words=False, break_on_hyphens=False
