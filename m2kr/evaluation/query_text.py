@@ -75,7 +75,7 @@ def _facts(view: "QueryView") -> list[tuple[str, str]]:
         "question": str(row["question"] or "–"),
         "image": image,
         "answers": " | ".join(answers[:_MOST_ANSWERS]) + more or "none",
-        "right": _passages(len(view.positives)) if view.positives else "no passage is judged so",
+        "right": _passages(len(view.positives)) if view.positives else "none",
     }
     return [(name, on_one_line(value)) for name, value in facts.items()]
 

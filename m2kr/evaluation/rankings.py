@@ -28,7 +28,7 @@ def open_run(path: Path, split: "Split") -> Run:
         InputError: it is neither.
         CheckError: it is a result on other data.
     """
-    files = result_files(path)
+    files = list(dict.fromkeys(result_files(path)))
     if len(files) > 1:
         raise UsageError(
             f"{len(files)} results are there",

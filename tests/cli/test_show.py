@@ -150,6 +150,8 @@ def test_errors_say_what_to_do(cli: Cli, root: Path, mini_root: Path, tmp_path: 
     assert "the split test, which has it" in seen
     other = cli("show", "mini", "--data", mini_root, "--run", results(root)[0], code=1).stderr
     assert "this result was made on odd/test (odd)" in other
+    several = cli("show", "odd", "--data", root, "--run", root / "results", code=2).stderr
+    assert "2 results are there" in several
     assert (
         "there is no" in cli("show", "mini", "--data", mini_root, "--run", "x.json", code=3).stderr
     )
