@@ -12,7 +12,7 @@ from m2kr.conformance.checks import REGISTERED
 from m2kr.errors import M2KRError, UsageError, ends_process, one_line
 from m2kr.progress import SILENT, Progress, task
 from m2kr.retrieval.search_split import check_retriever as require_retriever
-from m2kr.retrievers import create, find
+from m2kr.retrievers import create_by, find
 from m2kr.retrievers._settings import arguments
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _maker(
                 expected="the retriever that made it",
             )
         factory: Callable[..., Any] = find(retriever)
-        make: Callable[..., Retriever] = partial(_created, retriever, given)
+        make: Callable[..., Retriever] = partial(_created, factory, retriever, given)
     elif isinstance(retriever, type) or not hasattr(retriever, "search"):
         factory = retriever
         make = partial(_called, retriever, given)
@@ -164,8 +164,10 @@ def _maker(
     return make, {name: given.get(name, one.default) for name, one in parameters.items()}
 
 
-def _created(spec: str, given: Mapping[str, object], **changes: object) -> "Retriever":
-    return create(spec, {**given, **changes})
+def _created(
+    factory: Callable[..., Any], spec: str, given: Mapping[str, object], **changes: object
+) -> "Retriever":
+    return create_by(factory, spec, {**given, **changes})
 
 
 def _called(

@@ -101,11 +101,17 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
     """
     if spec.startswith(_REPLAY):
         return _replay(spec, settings)
+    return create_by(find(spec), spec, settings)
+
+
+def create_by(
+    factory: Callable[..., Any], spec: str, settings: Mapping[str, object] | None = None
+) -> "Retriever":
+    """The same, by what `find` gave for the spec: a file of the user's is then not run again."""
     from m2kr.retrieval.own_code import home_of, own_code, remember_home
     from m2kr.retrieval.search_split import check_retriever
     from m2kr.retrievers._settings import split_off
 
-    factory = find(spec)
     if (library := _library(spec)) is not None:
         settings = {"model": library[1], **(settings or {})}
     given, attributes = split_off(factory, settings or {}, f"retriever {spec}")

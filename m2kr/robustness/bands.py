@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from m2kr.errors import M2KRError, UsageError
 from m2kr.progress import task
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.perturb import perturb
-from m2kr.retrievers import create, find
+from m2kr.retrievers import create_by, find
 from m2kr.retrievers._memo import MEMO
 from m2kr.retrievers._settings import arguments
 from m2kr.robustness.baseline import Baseline
@@ -27,7 +28,7 @@ _TASK = "bands"
 _ROWS, _TOKENS = 7, 1024  # a batch that is unlike every usual one
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Recipe:
     """How a retriever is made again with another setting.
 
@@ -39,13 +40,17 @@ class Recipe:
     spec: str = ""
     settings: Mapping[str, object] = field(default_factory=dict)
 
+    @cached_property
+    def _factory(self) -> Callable[..., Any]:
+        return find(self.spec)
+
     def takes(self, name: str) -> bool:
         """Whether there is such a setting to give anew."""
-        return bool(self.spec) and name in arguments(find(self.spec))
+        return bool(self.spec) and name in arguments(self._factory)
 
     def make(self, **changes: object) -> "Retriever":
         """A new retriever with these settings changed."""
-        return create(self.spec, {**self.settings, **changes})
+        return create_by(self._factory, self.spec, {**self.settings, **changes})
 
 
 def measure_bands(baseline: Baseline, recipe: Recipe) -> dict[str, Any]:
