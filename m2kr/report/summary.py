@@ -101,12 +101,6 @@ class Summary:
         scored = result.metrics.get(column.metric(metric)) if result is not None else None
         return scored if scored and scored["value"] is not None else None
 
-    def mean(self, system: str, metric: str) -> float | None:
-        """The mean over all columns; None where one lacks a value, as means over holes don't compare."""
-        values = [self.value(system, column, metric) for column in self.columns]
-        known = [value["value"] for value in values if value is not None]
-        return sum(known) / len(known) if known and len(known) == len(values) else None
-
 
 def _in_order(systems: Iterable[str], columns: Sequence[Column]) -> list[str]:
     values = {

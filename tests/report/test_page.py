@@ -131,6 +131,10 @@ def test_a_report_replaces_a_report_and_nothing_else(
     (ours / "0" / "stale.js").write_text("")
     write_report(results, ours)
     assert not (ours / "0" / "stale.js").exists()
+    (ours / "notes.txt").write_text("what I think of it")
+    with pytest.raises(InputError, match="something else"):
+        write_report(results, ours)
+    assert (ours / "notes.txt").is_file() and (ours / "index.html").is_file()
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("years of work")

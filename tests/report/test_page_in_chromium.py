@@ -176,6 +176,11 @@ def test_it_fits_and_can_be_read(
         assert (int(background.split("(")[1].split(",")[0]) < 128) == (theme == "dark")
         assert not browser.scrolls_sideways(), part
         assert browser.low_contrast() == [], part
+        assert not browser.run(
+            "const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);"
+            "while (walk.nextNode())"
+            "  if (/^(true|false|null|undefined|NaN|\\[object .*)$/.test(walk.currentNode.data)) return true"
+        ), part
         assert browser.console() == []
 
 

@@ -17,14 +17,10 @@ class DataFiles:
 
     Args:
         folder: Where they go; it exists.
-
-    Attributes:
-        written: Bytes so far.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.written = 0
 
     def write(self, name: str, value: Any) -> None:
         """``<name>.js``; texts must be `fit`. NumPy arrays are written as lists."""
@@ -33,16 +29,20 @@ class DataFiles:
         )
         path = self._folder / f"{name}.js"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic.create(path) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        self.written += len(data)
+        write_synced(path, data)
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """A new file whose bytes are on the disk."""
+    with atomic.create(path) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def as_script(value: Any) -> bytes:
     """A value as JSON that is JavaScript, too, and that no HTML parser takes for markup."""
-    data = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    data = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
     for char, escape in (("<", b"\\u003c"), ("\u2028", b"\\u2028"), ("\u2029", b"\\u2029")):
         data = data.replace(char.encode(), escape)
     return data

@@ -16,10 +16,10 @@ from m2kr.evaluation.metrics import heading, metrics
 from m2kr.evaluation.result_data import open_split
 from m2kr.progress import SILENT, Progress
 from m2kr.report import html
-from m2kr.report.page.data_files import DataFiles, as_script, fitted
+from m2kr.report.page.data_files import DataFiles, as_script, fitted, write_synced
 from m2kr.report.page.queries import write_queries
 from m2kr.report.summary import PRIMARY, Column, Summary, costs
-from m2kr.report.tables import INTERVALS, REUSED, coverage, notes, shown_metrics
+from m2kr.report.tables import INTERVALS, REUSED, notes, shown_metrics
 from m2kr.retrieval.run import Run
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ logger = logging.getLogger("m2kr.report")
 
 MARKER = "m2kr-report.json"
 FORMAT = "m2kr-report-1"
+_PAGE = "index.html"
 _MOST_GROUPS = 40  # values of a column that its table shows
 
 
@@ -47,7 +48,7 @@ def require_report_folder(folder: Path) -> None:
     target = folder.resolve()
     with plainly(target):
         if target.is_dir():
-            if any(target.iterdir()) and not (target / MARKER).is_file():
+            if not all(map(_is_ours, target.iterdir())):
                 raise InputError(
                     "this folder has something else in it than a report of m2kr",
                     where=str(folder),
@@ -56,6 +57,12 @@ def require_report_folder(folder: Path) -> None:
         elif target.exists():
             raise UsageError("this is no folder", where=str(folder), expected="a folder to write")
         atomic.require_file(target.with_name(f".{target.name}.tmp"))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a report's folder has something of this name; of data alone it may be anybody's."""
+    data = path.name.isdecimal() and path.is_dir()
+    return (path.name in (_PAGE, MARKER) or data) and (path.parent / MARKER).is_file()
 
 
 def write_report(
@@ -98,7 +105,7 @@ def write_report(
         ]
         tests = [_tests(column, progress) for column in summary.columns]
         write_page(aside, summary, browsers, tests)
-    return target / "index.html"
+    return target / _PAGE
 
 
 def write_page(
@@ -122,8 +129,8 @@ def write_page(
     page = html.render(
         "report.html", "report.js", title=title, style=style, data=as_script(facts).decode()
     )
-    _write(folder / "index.html", page.encode())
-    _write(folder / MARKER, as_script({"format": FORMAT, "m2kr": __version__}) + b"\n")
+    write_synced(folder / _PAGE, page.encode())
+    write_synced(folder / MARKER, as_script({"format": FORMAT, "m2kr": __version__}) + b"\n")
 
 
 @contextmanager
@@ -134,7 +141,8 @@ def _replacing(target: Path) -> Iterator[Path]:
     atomic.discard(aside)
     try:
         yield aside
-        atomic.fsync_dir(aside)
+        for folder in (*filter(Path.is_dir, aside.iterdir()), aside):
+            atomic.fsync_dir(folder)
         if target.exists():
             target.replace(old)
         try:
@@ -148,13 +156,6 @@ def _replacing(target: Path) -> Iterator[Path]:
         atomic.discard(aside)
         if target.exists():
             atomic.discard(old)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with atomic.create(path) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _browser(
@@ -266,11 +267,7 @@ def _column_facts(
 def _result_facts(result: "Result", names: Sequence[str]) -> dict[str, Any]:
     return {
         "values": [_numbers(result.metrics.get(name)) for name in names],
-        "k": result.k,
-        "images": coverage(result),
-        "seconds": result.seconds.get("total"),
         "costs": costs(result),
-        "notes": list(result.notes),
     }
 
 

@@ -16,7 +16,7 @@ function build(node, attributes, children) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat(Infinity).filter(child => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(Infinity).filter(child => child !== null && child !== undefined && typeof child !== "boolean"));
   return node;
 }
 const h = (tag, attributes, ...children) => build(document.createElement(tag), attributes, children);
@@ -311,7 +311,7 @@ function makeReport() {
     h("p", {class: "lead"}, `${systems} on ${count(columns.length, "split")}. `,
       columns.length < 3 ? columns.map(facts).join(" · ") : "", h("span", {class: "soft"}, ` m2kr ${report.version}`)),
     columns.some(column => column.partial) && h("p", {class: "warning"}, "Some of the data are a part of their source: their scores compare with nothing else."),
-    scored || h("p", {class: "warning"}, "Nothing here is judged, so there are no scores. The queries and what was retrieved for them can be looked at."),
+    !scored && h("p", {class: "warning"}, "Nothing here is judged, so there are no scores. The queries and what was retrieved for them can be looked at."),
     scored && h("div", {class: "toolbar"},
       select("Metric", options, state.metric, value => { state.metric = value; drawReport(); }, {id: "metric"}),
       columns.length > 1 && select("Split of curves and groups", columns.map((column, place) => [place, column.label]), state.column, value => { state.column = Number(value); drawReport(); }, {id: "split"})),
