@@ -59,11 +59,20 @@ def _joined(*words: str) -> str:
 
 
 def _missed(result: "Result") -> str:
-    """The first query whose score is lowest in the metric that the source's paper reports first."""
+    """The query that did worst in the metric that the source's paper reports first, the first of equals.
+
+    Its id is one that can be copied, if there is any.
+    """
     import numpy as np
 
-    for name in (result.headline, *result.scores):
-        scores = result.scores.get(name)
-        if scores is not None and not np.isnan(scores).all():
-            return result.query_ids[int(np.nanargmin(scores))]
-    return result.query_ids[0]
+    scores = next(
+        (
+            result.scores[name]
+            for name in (result.headline, *result.scores)
+            if name in result.scores and not np.isnan(result.scores[name]).all()
+        ),
+        np.zeros(len(result.query_ids)),
+    )
+    places: list[int] = np.argsort(scores, kind="stable").tolist()
+    ordered = [result.query_ids[place] for place in places]
+    return next((query for query in ordered if query.isprintable()), ordered[0])
