@@ -75,8 +75,12 @@ class Baseline:
         changed = perturb(self.split, change.name)
         return rank_queries(self.retriever, changed.queries_view, self.plan.k)
 
-    def compare(self, run: "Run") -> dict[str, Any]:
+    def compare(self, run: "Run", *, test: bool = False) -> dict[str, Any]:
         """What a run's scores differ by from the result's.
+
+        Args:
+            run: All queries, ranked.
+            test: Adds ``low``, ``high`` and ``p`` to the metrics of `tested`.
 
         Returns:
             ``metrics``: by name ``value`` and ``delta``; ``flips``: by name the queries whose score is
@@ -92,22 +96,31 @@ class Baseline:
             if now is None or value is None or old is None:
                 continue
             metrics[name] = {"value": value, "delta": value - old}
-            if name in self.tested:
+            if test and name in self.tested:
                 metrics[name] |= _tested(now, scores)
             flips[name] = int((np.nan_to_num(now) != np.nan_to_num(scores)).sum())
-        own = before.run
-        reranked = 0
-        if own is not None:
-            one, other = own.ordered("m2kr"), run.ordered("m2kr")
-            reranked = sum(one.passage_ids(q) != other.passage_ids(q) for q in one.query_ids)
+        reranked = 0 if before.run is None else _reranked(before.run, run.ordered("m2kr"))
         return {"metrics": metrics, "flips": flips, "reranked": reranked}
+
+
+def _reranked(one: "Run", other: "Run") -> int:
+    """Queries whose passages, or their order, are not the same in two runs of the same queries."""
+    import pyarrow.compute as pc
+
+    known = pc.fill_null(pc.index_in(other.vocabulary, value_set=one.vocabulary), -1).to_numpy()
+    codes = known[other.codes] if len(known) else other.codes
+    ends, other_ends = one.offsets[1:], other.offsets[1:]
+    return sum(
+        not np.array_equal(one.codes[a:b], codes[c:d])
+        for a, b, c, d in zip(one.offsets, ends, other.offsets, other_ends, strict=False)
+    )
 
 
 def _tested(now: "NDArray[np.float64]", before: "NDArray[np.float64]") -> dict[str, float]:
     """The paired 95 % interval of a difference, and the p value of its randomisation test."""
     both = np.stack([now, before], axis=1)
     both = both[~np.isnan(both).any(1)]
-    if not len(both):
-        return {}
+    if (both[:, 0] == both[:, 1]).all():
+        return {"low": 0.0, "high": 0.0, "p": 1.0}
     tests = paired_tests([both])
     return {"low": float(tests.low[0]), "high": float(tests.high[0]), "p": float(tests.p[0])}

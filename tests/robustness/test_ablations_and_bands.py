@@ -10,6 +10,7 @@ from PIL import Image
 import m2kr
 from m2kr.errors import UsageError
 from m2kr.report.robustness import ablation_table, band_table
+from m2kr.robustness.baseline import _reranked
 
 WORDS = ("badger", "violin", "copper", "glacier", "lighthouse", "zebra", "goldfish", "strawberry")
 
@@ -157,3 +158,15 @@ def test_the_command_shows_both_tables(cli, split: m2kr.Split, tmp_path: Path) -
     told = json.loads(cli(*words, "--ablate", "--json").stdout)["results"][0]
     assert told["ablations"]["no question"]["metrics"]["hit_rate@1"]["delta"] < 0
     assert told["bands"] is None
+
+
+def test_queries_that_are_ranked_otherwise_are_counted() -> None:
+    one = m2kr.Run.from_dict({"a": {"x": 2, "y": 1}, "b": {"x": 1}, "c": {}, "d": {"y": 3, "z": 1}})
+    other = m2kr.Run.from_dict(
+        {"a": {"y": 2, "x": 1}, "b": {"w": 1}, "c": {}, "d": {"y": 9, "z": 8}}
+    )
+    assert _reranked(one, one) == 0
+    assert _reranked(one, other) == _reranked(other, one) == 2
+    nothing = m2kr.Run.from_dict({query: {} for query in "abcd"})
+    assert _reranked(one, nothing) == _reranked(nothing, one) == 3
+    assert _reranked(nothing, nothing) == 0
