@@ -63,6 +63,11 @@ class ParquetReader:
         self._coded: Any = None
         self._check_schema()
 
+    @property
+    def metadata(self) -> dict[bytes, bytes]:
+        """Keys and values of the footer."""
+        return dict(self._meta.metadata or {})
+
     def close(self) -> None:
         """Ends the use of the file."""
         self._file.close()

@@ -4,7 +4,7 @@ The first rows hold the queries in ``question_id`` and the columns beside it, th
 (and ``scored_as``), and the distinct answers in ``answer_rows`` (numbers of the passages that hold it) and
 ``answer_words`` (whether as whole words); further rows are null, for a column may be longer than another.
 ``answers`` of a query are numbers of answers, -1 for a blank one. ``m2kr_judge`` in the metadata is JSON
-with the split's facts, ``m2kr_judge_sha256`` its hash; pages carry checksums.
+with the split's facts and the hash of all pages; ``m2kr_judge_sha256`` is its own.
 """
 
 import hashlib
@@ -73,12 +73,13 @@ class JudgeFile(Split):
         path = Path(path)
         if not path.is_file():
             raise MissingError("there is no such judge file", where=str(path), fix=_FIX)
-        with ParquetReader(path) as reader:
-            metadata = reader.schema.metadata or {}
-            facts = _facts(path, metadata.get(KEY), metadata.get(SHA256_KEY))
-            groups = [reader.group(i, reader.schema.names) for i in range(reader.groups)]
-        table = pa.concat_tables(groups)
         try:
+            with ParquetReader(path) as reader:
+                metadata = reader.metadata
+                facts = _facts(path, metadata.get(KEY), metadata.get(SHA256_KEY))
+                if schema_text(reader.schema) != facts["schema"]:
+                    raise _refusal(path, "its columns are not those that were written")
+                groups = [reader.group(i, reader.schema.names) for i in range(reader.groups)]
             judge = cls(
                 source=facts["source"],
                 split=facts["split"],
@@ -86,30 +87,26 @@ class JudgeFile(Split):
                 manifest=facts["manifest"],
                 made_of=facts["edition"],
                 recorded=facts["fingerprints"],
-                table=table,
+                table=pa.concat_tables(groups),
                 sizes=facts["sizes"],
             )
-            judge._require_whole(facts["columns"])
-        except (KeyError, TypeError) as error:
-            raise _refusal(path, f"it lacks {error}") from error
+            judge._require_whole()
+        except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
+            raise _refusal(path, f"the file is damaged: {error}") from error
         return judge
 
-    def _require_whole(self, columns: list[str]) -> None:
+    def _require_whole(self) -> None:
+        """Refuses columns that are shorter or longer than was written."""
         table = self.table
         assert table is not None
-        if table.column_names != columns:
-            raise _refusal(self.folder, "its columns are not those that were written")
-        longest = {"passage_id": "passages", "answer_rows": "answers", "answer_words": "answers"}
-        for name in columns:
-            size = self.sizes[longest.get(name, "queries")]
+        of_pool = {"passage_id": "passages", "scored_as": "passages"}
+        of_answers = dict.fromkeys(ANSWER_COLUMNS, "answers")
+        optional = {"scored_as", *self.manifest["groups"]}
+        for name in table.column_names:
+            size = self.sizes[(of_pool | of_answers).get(name, "queries")]
             nulls = table.column(name).null_count
-            optional = name == "scored_as" or name in self.manifest["groups"]
-            if size > len(table) or (nulls != len(table) - size and not optional):
+            if size > len(table) or (nulls != len(table) - size and name not in optional):
                 raise _refusal(self.folder, f"column {name!r} has other rows than were written")
-
-    @property
-    def _counts(self) -> dict[str, int]:
-        return self.sizes  # whether queries have an image is not in it
 
     @property
     def edition(self) -> str:
@@ -241,7 +238,26 @@ def _facts(path: Path, raw: bytes | None, digest: bytes | None) -> dict[str, Any
     facts: dict[str, Any] = json.loads(raw)
     if facts.get("format") != FORMAT:
         raise _refusal(path, f"it is a judge file of another version: {facts.get('format')}")
+    if pages_sha256(path, facts["pages"]) != {n: facts[n] for n in ("pages", "pages_sha256")}:
+        raise _refusal(path, "the file is damaged")
     return facts
+
+
+def schema_text(schema: "pa.Schema") -> list[str]:
+    """Names and types of columns; what Arrow and Parquet call a list's values is not part of it."""
+    return [f"{each.name}: {each.type}".replace("<element:", "<item:") for each in schema]
+
+
+def pages_sha256(path: Path, size: int | None = None) -> dict[str, Any]:
+    """Bytes and hash of a Parquet file before its footer.
+
+    Args:
+        path: The file.
+        size: Where the footer begins; what is written so far if absent.
+    """
+    with path.open("rb") as file:
+        data = file.read(-1 if size is None else size)
+    return {"pages": len(data), "pages_sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _refusal(path: Path, what: str) -> InputError:

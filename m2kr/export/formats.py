@@ -138,6 +138,6 @@ def _is_judge_file(path: Path) -> bool:
     import pyarrow.parquet as pq
 
     try:
-        return KEY in (pq.read_schema(path).metadata or {})
+        return KEY in (pq.read_metadata(path).metadata or {})
     except (pa.ArrowException, OSError):
         return False

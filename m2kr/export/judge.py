@@ -9,7 +9,15 @@ from m2kr import atomic
 from m2kr.data.load import Split
 from m2kr.evaluation.answer_ranks import normalised
 from m2kr.evaluation.answer_search import AnswerSearch
-from m2kr.evaluation.judge_file import FORMAT, KEY, MANIFEST, SHA256_KEY, SHORT
+from m2kr.evaluation.judge_file import (
+    FORMAT,
+    KEY,
+    MANIFEST,
+    SHA256_KEY,
+    SHORT,
+    pages_sha256,
+    schema_text,
+)
 from m2kr.evaluation.scoring import require_judgements
 from m2kr.progress import SILENT, Progress, task
 from m2kr.schema import GRADES, LOST_GRADES, LOST_IDS
@@ -65,25 +73,31 @@ def write_judge_file(split: Split, path: Path, *, progress: Progress = SILENT) -
         "manifest": {n: split.manifest[n] for n in MANIFEST if n in split.manifest}
         | {"groups": groups},
         "sizes": {"queries": len(queries), "passages": len(passages), "answers": len(texts)},
-        "columns": list(columns),
     }
-    raw = json.dumps(facts, sort_keys=True).encode()
     longest = max(map(len, columns.values()))
     table = pa.table({name: _padded(column, longest) for name, column in columns.items()})
-    table = table.replace_schema_metadata({KEY: raw, SHA256_KEY: hashlib.sha256(raw).hexdigest()})
+    table = table.replace_schema_metadata(None)
     split.require_unharmed()
-    with atomic.writing(path) as aside, atomic.create(aside) as file:
-        pq.write_table(
-            table,
+    with (
+        atomic.writing(path) as aside,
+        atomic.create(aside) as file,
+        pq.ParquetWriter(
             file,
+            table.schema,
             compression="zstd",
             compression_level=9,
             use_dictionary=groups,
             column_encoding={"answer_rows.list.element": "DELTA_BINARY_PACKED"},
             write_page_checksum=True,
             write_statistics=False,
-            row_group_size=longest or 1,
-        )
+        ) as writer,
+    ):
+        writer.write_table(table, row_group_size=longest or 1)
+        file.flush()
+        facts |= {"schema": schema_text(table.schema), **pages_sha256(aside)}
+        raw = json.dumps(facts, sort_keys=True)
+        digest = hashlib.sha256(raw.encode()).hexdigest()
+        writer.add_key_value_metadata({KEY.decode(): raw, SHA256_KEY.decode(): digest})
     return path
 
 
