@@ -186,7 +186,7 @@ function labels(items, x, top, bottom) {
   for (const item of sorted.reverse()) { item.at = Math.min(item.at, limit); limit = item.at - gap; }
   return sorted.map(item => [
     svg("path", {class: "leader", d: `M${item.x} ${item.y}L${x - 4} ${item.at}`}),
-    text(x, item.at + 4, shortened(report.systems[item.system], 22), {class: `name c${item.system % 12}`}),
+    text(x, item.at + 4, shortened(report.systems[item.system], 18), {class: `name c${item.system % 12}`}),
   ]);
 }
 const shortened = (words, most) => words.length > most ? words.slice(0, most - 1) + "…" : words;
