@@ -1,6 +1,7 @@
 """The report in a headless Chromium: by keyboard alone, offline, on a phone, light and dark, at size."""
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -275,3 +276,21 @@ def test_the_browsers_own_way_back_leads_to_the_list(browser: Browser, odd: Path
         == "3"
     )
     assert browser.console() == []
+
+
+def test_pictures_are_shown_and_what_is_lost_is_named(
+    browser: Browser, odd: Path, tmp_path: Path
+) -> None:
+    opened(browser, odd, "#odd.test/q%2F2")
+    for place in ("of-query", "of-passage"):
+        browser.wait(f"return document.querySelector('#detail .{place} img')?.naturalWidth > 0")
+    browser.wait("return document.querySelector('#rows .small img')?.naturalWidth > 0")
+    shutil.copytree(odd.parent, tmp_path / "out")
+    (tmp_path / "out" / "0" / "texts-0.js").unlink()
+    opened(browser, tmp_path / "out" / "index.html", "#odd.test/q%2F2")
+    browser.wait("return document.querySelector('#detail .warning')")
+    assert "texts-0.js" in text_of(browser, "#detail .warning")
+    (tmp_path / "out" / "0" / "meta.js").unlink()
+    opened(browser, tmp_path / "out" / "index.html", "#odd.test/q%2F2")
+    assert "meta.js" in text_of(browser, "#browser .warning")
+    browser.console()  # Chromium itself names the files that it could not read
