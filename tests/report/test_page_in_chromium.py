@@ -57,6 +57,14 @@ def text_of(browser: Browser, selector: str) -> str:
     return str(browser.run(f"return document.querySelector({selector!r}).textContent"))
 
 
+def test_numbers_are_those_of_tables(browser: Browser, odd: Path) -> None:
+    opened(browser, odd)
+    values = [n / d for d in (16, 32, 753, 1007, 2000) for n in range(0, d + 1, 1 + d // 200)]
+    shown = browser.run(f"return {values!r}.map(thousandths)")
+    assert shown == [f"{value:.3f}" for value in values]
+    assert f"{1 / 16:.3f}" == "0.062"  # of two equally near, the even one
+
+
 def detail_of(browser: Browser, query: str) -> None:
     """Waits until a query is what is shown."""
     browser.wait(f"return document.querySelector('#detail .steps .id')?.textContent === {query!r}")

@@ -275,7 +275,7 @@ def _numbers(metric: Mapping[str, Any] | None) -> list[float | int] | None:
     """Value, interval and number of queries."""
     if not metric or metric["value"] is None:
         return None
-    return [*(round(metric[end], 5) for end in ("value", "low", "high")), metric["n"]]
+    return [*(metric[end] for end in ("value", "low", "high")), metric["n"]]
 
 
 def _group_facts(summary: Summary, column: Column, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -317,5 +317,4 @@ def _group_scores(
         scored = result.groups.get(name, {}).get(value, {}).get("metrics", {})
     if not scored:
         return None
-    values = [(scored.get(metric) or {}).get("value") for metric in names]
-    return [None if each is None else round(each, 5) for each in values]
+    return [(scored.get(metric) or {}).get("value") for metric in names]

@@ -6,7 +6,10 @@ const $ = (selector, within = document) => within.querySelector(selector);
 const PRIMARY = "primary";
 const number = new Intl.NumberFormat("en");
 const count = (n, noun, nouns = noun + "s") => `${number.format(n)} ${n === 1 ? noun : nouns}`;
-const score = value => value.toFixed(3).replace(/^(-?)0\./, "$1.").replace("-", "−");
+// Three places as Python rounds them: of two equally near, which only sixteenths have, the even one.
+const thousandths = value =>
+  (Math.abs(value * 16 % 2) === 1 ? 2 * Math.round(value * 500) / 1000 : value).toFixed(3);
+const score = value => thousandths(value).replace(/^(-?)0\./, "$1.").replace("-", "−");
 const metricNames = report.metrics.map(metric => metric.name);
 const metricLabel = name => report.metrics.find(metric => metric.name === name)?.label ?? name;
 
