@@ -140,7 +140,7 @@ def require_alike(one: "Run", other: "Run", where: str, *, exact: bool = False) 
     for query in one.query_ids:
         if query not in other:
             continue
-        first, second = _scores(one, query), _scores(other, query)
+        first, second = scores_of(one, query), scores_of(other, query)
         if only := set(first) ^ set(second):
             raise Failed(f"{where}: query {query!r:.40} ranks {min(only)!r:.40} in one case alone")
         largest = max([1e-9, *map(abs, first.values()), *map(abs, second.values())])
@@ -170,14 +170,15 @@ def renamed(run: "Run", passages: Mapping[str, str], queries: Mapping[str, str])
 
     return Run.from_dict(
         {
-            queries[query]: {passages[p]: s for p, s in _scores(run, query).items()}
+            queries[query]: {passages[p]: s for p, s in scores_of(run, query).items()}
             for query in run.query_ids
         },
         name=run.name,
     )
 
 
-def _scores(run: "Run", query: str) -> dict[str, float]:
+def scores_of(run: "Run", query: str) -> dict[str, float]:
+    """A query's scores by passage."""
     scores: np.ndarray = run.scores(query)
     return dict(zip(run.passage_ids(query), scores.tolist(), strict=True))
 

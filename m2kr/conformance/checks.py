@@ -15,6 +15,7 @@ from m2kr.conformance.bench import (
     renamed,
     require_alike,
     require_complete,
+    scores_of,
 )
 from m2kr.conformance.corpus import LONG, PICTURES, TWIN, Corpus, draw_pictures
 from m2kr.conformance.watch import files_written
@@ -29,6 +30,7 @@ from m2kr.retrievers._memo import MEMO
 if TYPE_CHECKING:
     from m2kr.data.records import Passages, Queries
     from m2kr.retrieval.protocol import Retriever
+    from m2kr.retrieval.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,19 +166,16 @@ def _padding(bench: Bench) -> str:
     return note
 
 
-def _without(run: Any, query: str = "", passage: str = "") -> Any:
-    queries = [name for name in run.query_ids if name != query]
-    names = {name: name for name in (*run.vocabulary.to_pylist(), *queries)}
-    kept = renamed(run.select(queries), names, names)
-    ranked = {
-        q: {
-            p: s
-            for p, s in zip(kept.passage_ids(q), kept.scores(q).tolist(), strict=True)
-            if p != passage
-        }
-        for q in kept.query_ids
-    }
-    return type(run).from_dict(ranked, name=run.name)
+def _without(run: "Run", query: str = "", passage: str = "") -> "Run":
+    """The run without a query, or without a passage."""
+    return type(run).from_dict(
+        {
+            asked: {name: score for name, score in scores_of(run, asked).items() if name != passage}
+            for asked in run.query_ids
+            if asked != query
+        },
+        name=run.name,
+    )
 
 
 _DEPTHS = (1, 2, 3, 5, 8, 15)
@@ -205,7 +204,7 @@ def _twins(bench: Bench) -> str:
     one, other = (r["passage_id"] for r in plain.passages if r["passage_content"] == TWIN)
     exact = True
     for query in run.query_ids:
-        scores = dict(zip(run.passage_ids(query), run.scores(query).tolist(), strict=True))
+        scores = scores_of(run, query)
         if (one in scores) != (other in scores):
             raise Failed(f"of two equal passages, query {query!r} ranks one")
         if one not in scores:

@@ -170,3 +170,20 @@ def test_queries_that_are_ranked_otherwise_are_counted() -> None:
     nothing = m2kr.Run.from_dict({query: {} for query in "abcd"})
     assert _reranked(one, nothing) == _reranked(nothing, one) == 3
     assert _reranked(nothing, nothing) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dense_text", "flmr", "image_concepts", "preflmr"])
+def test_order_batches_and_padding_move_nothing_of_ours(name: str, split: m2kr.Split) -> None:
+    tiny = Path(__file__).parents[1] / "golden" / f"tiny_{name}"
+    settings = {"checkpoint": str(tiny)} if tiny.is_dir() else {}
+    try:
+        result = m2kr.evaluate(split, name, settings=settings, bands=True, cache=False)[0]
+    except m2kr.M2KRError as error:
+        if error.exit_code != 3:
+            raise
+        pytest.skip(str(error))
+    assert result.bands is not None
+    assert not [note for note in result.notes if note.startswith("NOT ZERO")]
+    for kind in ("order of rows", "batch size", "padding"):
+        assert result.bands["kinds"][kind]["reranked"] == 0, kind
