@@ -51,7 +51,8 @@ Settings = Annotated[
 _RETRIEVER = typer.Option(
     "--retriever",
     "-r",
-    help=f"{', '.join(retrievers.names())}; package.module:Class, file.py:Class, or run:FILE.",
+    help=f"{', '.join(retrievers.names())}; package.module:Class, file.py:Class, st:NAME, mteb:NAME, "
+    "or run:FILE.",
 )
 Retriever = Annotated[str, _RETRIEVER]
 RetrieverOrNone = Annotated[str | None, _RETRIEVER]

@@ -39,7 +39,7 @@ from m2kr.errors import (
 
 logger = logging.getLogger("m2kr.retrieval")
 
-_FORMS = "a name, package.module:Class, file.py:Class or run:FILE"
+_FORMS = "a name, package.module:Class, file.py:Class, st:NAME, mteb:NAME or run:FILE"
 
 _LOADED = "_m2kr_file_"  # how the names of files that were loaded begin
 

@@ -150,7 +150,11 @@ def adapted(given: object) -> "Retriever":
 def _library(spec: str) -> tuple[str, str] | None:
     """Prefix and model of a spec such as ``st:NAME``."""
     prefix, colon, model = spec.partition(":")
-    return (prefix, model) if colon and model and prefix in _LIBRARIES else None
+    if not colon or prefix not in _LIBRARIES:
+        return None
+    if not model.strip():
+        raise UsageError("no model is named", where=spec, expected=f"{prefix}:NAME")
+    return prefix, model.strip()
 
 
 def _shown(settings: Mapping[str, object]) -> str:
@@ -213,7 +217,8 @@ def _resolve(spec: str) -> str:
         near = difflib.get_close_matches(name, names(), n=1)
         raise UsageError(
             f"there is no retriever '{spec}'",
-            expected=f"one of {', '.join(names())}; or package.module:Class, file.py:Class, run:FILE",
+            expected=f"one of {', '.join(names())}; or package.module:Class, file.py:Class, "
+            "st:NAME, mteb:NAME, run:FILE",
             fix=f"did you mean '{near[0]}'?" if near else _with_class(spec),
         )
     return name

@@ -87,6 +87,8 @@ class ModelSource:
         try:
             if self.local:
                 self._files  # noqa: B018 - their stamps, before anything is read
+            else:
+                _require_on_hub(self.load_from, what)
             refuse_code(self.load_from, self.local)
             # Said outright: transformers asks at the terminal where it isn't.
             with loading():
@@ -107,6 +109,48 @@ class ModelSource:
     def remember(self, config: object) -> None:
         """Remembers the revision of a hub's model from a configuration that was loaded."""
         self._commit = getattr(config, "_commit_hash", None)
+
+
+def _require_on_hub(name: str, what: str) -> None:
+    """Asks the hub for a model once: libraries ask file by file, and for minutes where it can't be reached.
+
+    Raises:
+        MissingError: neither the hub nor its cache on this machine has it.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
+    from huggingface_hub.utils import logging
+
+    hub_logging: Any = logging
+    files = ("config.json", "modules.json")
+    try:
+        if any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
+            return
+        verbosity = hub_logging.get_verbosity()
+        hub_logging.set_verbosity_error()
+        try:
+            hf_hub_download(name, files[0])
+        finally:
+            hub_logging.set_verbosity(verbosity)
+    except EntryNotFoundError as error:
+        if not isinstance(error, LocalEntryNotFoundError):
+            return  # the model is there, and has no such file
+        reason = "the hub can't be reached, and nothing of it is cached"
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        # A name that is none, a model that is not there or closed.
+        reason = one_line(error)
+    else:
+        return
+    raise MissingError(
+        f"no {what} can be loaded: there is no such folder here, and as a hub id: {reason}",
+        where=name,
+        expected="a folder, or a hub id such as openai/clip-vit-base-patch32",
+    )
 
 
 def refuse_code(source: str, local: bool) -> None:

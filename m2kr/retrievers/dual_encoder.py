@@ -1,5 +1,6 @@
 """CLIP, SigLIP and their like: one encoder of texts, one of images, one space for both."""
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -15,7 +16,7 @@ from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.protocol import Modalities, Modality, RunStats, Side
 from m2kr.retrieval.run import Run
 from m2kr.retrievers._model_source import ModelSource
-from m2kr.retrievers._models import pick_device, require_packages
+from m2kr.retrievers._models import package_version, pick_device, require_packages
 from m2kr.retrievers._queries import imageless, query_text, textless, without_rankings
 
 if TYPE_CHECKING:
@@ -110,7 +111,13 @@ class DualEncoder(EncoderRetriever):
     @cached_property
     def _facts(self) -> dict[str, Any]:
         facts = self._source.facts(lambda: self._loaded)
-        return {**facts, "max_length": self._max_length or "the model's", "dtype": "float32"}
+        return {
+            **facts,
+            # SigLIP 2 has changed between its versions.
+            "package": package_version("transformers"),
+            "max_length": self._max_length or "the model's",
+            "dtype": "float32",
+        }
 
     def cache_key(self, side: Side) -> Mapping[str, Any] | None:
         """The model's files or revision, length, and how a row's parts are put together."""
@@ -224,6 +231,7 @@ class _Model:
             self._processor = processors.from_pretrained(source.load_from, **_pillow(), **how)
         source.remember(model.config)
         self._model = model.eval().to(self._device)
+        self._taken = inspect.signature(model.get_text_features).parameters
         text_config = getattr(model.config, "text_config", model.config)
         longest = getattr(text_config, "max_position_embeddings", None)
         limits = [n for n in (self._tokenizer.model_max_length, longest) if n and n < _NO_LIMIT]
@@ -250,6 +258,8 @@ class _Model:
                 max_length=self.max_length,
                 return_tensors="pt",
             )
+            if "token_type_ids" not in self._taken:  # BERT's tokenizers give them to everybody
+                tokens.pop("token_type_ids", None)
             return self._model.get_text_features(**tokens.to(self._device))
 
         if texts:

@@ -169,6 +169,20 @@ def test_a_wrong_value_names_key_value_and_type(key: str, value: str, says: str)
     assert f"'{key}' can't be '{value}'" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("prefix", "module", "extra"),
+    [("st", "sentence_transformers", "sentence-transformers"), ("mteb", "mteb", "mteb")],
+)
+def test_models_of_other_libraries_are_named_by_prefix(
+    prefix: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match=f"expected: {prefix}:NAME"):
+        create(f"{prefix}:")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingError, match=rf"'{module}'.*\n.*pip install 'm2kr\[{extra}\]'"):
+        create(f"{prefix}:some/model")
+
+
 def test_a_wrong_key_names_those_that_exist() -> None:
     with pytest.raises(UsageError) as caught:
         create("bm25", {"stopword": "en"})
