@@ -113,8 +113,8 @@ class AnswersInTexts:
         """Looks through all further ranks of some queries, each text once for all of them."""
         accepted = [self._answers[query] for query in queries.tolist()]
         # An answer of few bytes is in so many places that looking for it text by text is quicker.
-        few = [[a for a in of_query if len(a.encode()) < ANCHOR] for of_query in accepted]
-        more = [[a for a in of_query if len(a.encode()) >= ANCHOR] for of_query in accepted]
+        few = [[a for a in of_query if _is_short(a)] for of_query in accepted]
+        more = [[a for a in of_query if not _is_short(a)] for of_query in accepted]
         number = {answer: i for i, answer in enumerate(dict.fromkeys(chain.from_iterable(more)))}
         search = AnswerSearch(list(number))
         flat = np.array([number[a] for of_query in more for a in of_query], np.int64)
@@ -155,6 +155,11 @@ class AnswersInTexts:
                         within[owner] = min(within[owner], rank)
                         if any(_has_word(answer, text) for answer in contained):
                             words[owner] = settled[owner] = rank
+
+
+def _is_short(answer: str) -> bool:
+    """Whether an answer is shorter than an anchor."""
+    return len(answer) < ANCHOR and len(answer.encode()) < ANCHOR
 
 
 def _is_new(values: "NDArray[np.int64]") -> "Flags":

@@ -22,8 +22,8 @@ _BITS = 20
 _SPREAD = np.uint32(0x9E3779B1)
 _APART = b"\xff"  # between texts: in no UTF-8
 _PAD = 8  # bytes that a comparison reads at once
-_CELLS = 1 << 25  # of answers x texts at a time
-TEXTS_AT_ONCE = 4096  # in memory, whatever the pool
+_CELLS = 1 << 24  # of answers x texts at a time
+TEXTS_AT_ONCE = 2048  # in memory, whatever the pool
 
 
 class AnswerSearch:

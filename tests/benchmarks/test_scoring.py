@@ -85,7 +85,7 @@ def test_scoring_is_quick_and_equal(tmp_path):
 
     rows = ranked.tolist()
     wanted, by_loop = spent(lambda: plain(rows, texts, answers))
-    direct, by_texts = spent(lambda: score_run(split, run, chosen, k), times=2)
+    direct, by_texts = spent(lambda: score_run(split, run, chosen, k), times=3)
     path, making = spent(lambda: write_judge_file(split, tmp_path / "x.judge.parquet"))
     judge, loading = spent(lambda: JudgeFile.load(path))
     by_file, first = spent(lambda: score_run(judge, run, chosen, k))

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from support.release_fixture import CONFIGS, made, write_release
@@ -61,6 +62,11 @@ def test_parquet_and_croissant_hold_what_was_built(odd, tmp_path):
         "queries/test.parquet",
     ]
     assert {f["name"] for f in facts["recordSet"][2]["field"]} == set(odd.queries.column_names)
+    origins = [(entry["name"], entry.get("sha256")) for entry in facts["prov:wasDerivedFrom"]]
+    assert origins == [(entry["name"], entry.get("sha256")) for entry in odd.manifest["inputs"]]
+    assert any(
+        "nothing shows" in said or "not comparable" in said for said in facts["rai:dataLimitations"]
+    )
 
 
 def test_beir_is_read_as_beir_reads_it(odd, tmp_path):
@@ -220,3 +226,22 @@ def test_splits_share_a_beir_folder_only_if_they_can(mini_root, tmp_path):
     valid.manifest["fingerprints"]["valid"]["pool"] = "fp1:another"
     with pytest.raises(UsageError, match=r"different passages(.|\n)*--split valid"):
         export([test, valid], "beir", tmp_path / "three")
+
+
+@pytest.mark.parametrize("name", ["okvqa", "evqa"])
+def test_judge_files_of_the_release_score_as_it_does(release, tmp_path, name):
+    """E-VQA's pool has passages that count as others; positives may be outside the pool."""
+    split = load(name, "test", edition="m2kr", data=release)
+    done = export([split], "judge", tmp_path / f"{name}.judge.parquet")
+    rng, ids = np.random.default_rng(0), sorted(set(split.passages["passage_id"]))
+    run = Run.from_dict(
+        {q: {p: float(rng.random()) for p in ids} for q in split.queries["question_id"]}
+    )
+    direct, judged = (m2kr.evaluate(of, run, metrics="full")[0] for of in (split, done.path))
+    assert judged.metrics == direct.metrics
+    assert (judged.counts, judged.groups, judged.notes) == (
+        direct.counts,
+        direct.groups,
+        direct.notes,
+    )
+    assert judged.fingerprints == direct.fingerprints
