@@ -116,9 +116,11 @@ def near_texts(facts: Facts) -> Iterator[Hit]:
         pairs, cut = corpus.near
         later = np.unique(pairs[:, 1])
         if len(later):
+            queries = sum(_half_judged(split, pairs) for split in facts.splits_of(corpus))
             effect = (
                 f"{'at least ' if cut else ''}{len(later) / len(corpus):.1%} of the corpus nearly repeats "
-                "another passage: what is retrieved beside the right one may be as right"
+                f"another passage; for {queries:,} queries one of two is right and the other not judged, "
+                "and may be as right"
                 + (f" ({MOST_PAIRS:,} candidate pairs compared)" if cut else "")
             )
             severity = graded(len(later) / len(corpus), warning=0.2)
@@ -131,6 +133,15 @@ def near_texts(facts: Facts) -> Iterator[Hit]:
                 effect,
                 _pairs(corpus, pairs[:3]),
             )
+
+
+def _half_judged(split: SplitFacts, pairs: "NDArray[np.int64]") -> int:
+    """Queries for which one passage of a pair is right and the other isn't."""
+    owners: dict[int, set[int]] = defaultdict(set)
+    inside = split.positive[np.isin(split.rows[split.positive], pairs)]
+    for row, owner in zip(split.rows[inside].tolist(), split.owners[inside].tolist(), strict=True):
+        owners[row].add(owner)
+    return len(set().union(*(owners[a] ^ owners[b] for a, b in pairs.tolist())))
 
 
 def _pairs(corpus: CorpusFacts, pairs: "NDArray[np.int64]") -> tuple[str, ...]:

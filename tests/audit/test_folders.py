@@ -267,6 +267,7 @@ def test_ovens_absent_ids_are_counted_and_the_ceiling_said(tmp_path):
 def test_oven_in_its_whole_size(tmp_path):
     finding = found(oven(tmp_path / "oven", 492_654, 442_650), "positives-outside-corpus").hit
     assert (finding.count, finding.total) == (442_650, 492_654)
+    assert "hit_rate is at most 0.101" in finding.effect
     assert "21,689 of 24,471 judged ids are absent" in finding.effect
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.audit_folder import clean_folder
+from support.browser import chromium
 
 from m2kr.audit.audit import CHECKS
 
@@ -69,3 +70,16 @@ def test_the_page_escapes_what_it_shows_and_needs_nothing_else(faulty, cli, tmp_
     assert "<script" not in html
     assert "http" not in html.replace("http-equiv", "")
     assert "positives-outside-corpus" in html
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(faulty, cli, tmp_path):
+    page = tmp_path / "audit.html"
+    cli("audit", faulty, "--html", page, code=1)
+    with chromium() as browser:
+        for width, theme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
+            browser.open(page, width=width, theme=theme)
+            assert not browser.scrolls_sideways()
+            assert browser.low_contrast() == []
+        assert browser.console() == []
+        assert browser.external_requests() == []

@@ -172,6 +172,13 @@ def a_text_with_one_word_changed(folder):
     folder.corpus[100] |= {"text": " ".join(words), "title": folder.corpus[90]["title"]}
 
 
+@plant("near-duplicate-texts")
+def a_positive_nearly_repeated(folder):
+    words = folder.corpus[2]["text"].split()
+    words[3] = "another"
+    folder.corpus[100] |= {"text": " ".join(words), "title": folder.corpus[2]["title"]}
+
+
 @plant("unjudged-copies")
 def a_copy_of_a_positive(folder):
     for i in range(12):
