@@ -113,7 +113,7 @@ class DualEncoder(EncoderRetriever):
         facts = self._source.facts(lambda: self._loaded)
         return {
             **facts,
-            # SigLIP 2 has changed between its versions.
+            # Its tokenizers change: SigLIP 2's lower-cases from version 5 on.
             "package": package_version("transformers"),
             "max_length": self._max_length or "the model's",
             "dtype": "float32",
