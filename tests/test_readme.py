@@ -96,6 +96,7 @@ def test_every_block_runs_in_order(reader: Path, monkeypatch: pytest.MonkeyPatch
     assert commands >= 10
 
 
+@pytest.mark.slow
 def test_the_three_commands_to_the_real_benchmark(reader: Path) -> None:
     """Run against a hub that serves the release, its image archive and the model, all in small."""
     block = re.search(r"^```sh\n(.*?)^```", README, flags=re.M | re.S)

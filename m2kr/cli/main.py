@@ -151,47 +151,56 @@ app = typer.Typer(
 )
 
 
-def _add(group: typer.Typer, name: str, command: Callable[..., None], examples: Any) -> None:
+def _add(
+    group: typer.Typer, name: str, command: Callable[..., None], examples: Any, **how: Any
+) -> None:
     group.command(
         name,
+        **how,
         help=_paragraphs(command.__doc__ or ""),
         epilog="\n\n".join(("Examples:", *examples)),
     )(guarded(command))
 
 
-for name, module in {
-    "build": build,
-    "images": images,
-    "import": import_,
-    "eval": eval_,
-    "compare": compare,
-    "report": report,
-    "search": search,
-    "show": show,
-    "explain": explain,
-    "audit": audit,
-    "reproduce": reproduce,
-    "export": export,
-    "check-retriever": check_retriever,
-    "demo": demo,
-    "list": list_,
-    "info": info,
-    "verify": verify,
-    "remove": remove,
-    "diff": diff,
-    "merge": merge,
-    "doctor": doctor,
-}.items():
-    _add(app, name, module.command, module.EXAMPLES)
-for name, module in {"index": index, "model": model}.items():
-    group = typer.Typer(
-        help=_paragraphs((module.__doc__ or "").partition(": ")[2]),
-        no_args_is_help=True,
-        rich_markup_mode="rich",
-    )
-    for word, (command, examples) in module.SUBCOMMANDS.items():
-        _add(group, word, command, examples)
-    app.add_typer(group, name=name)
+PANELS: dict[str, dict[str, Any]] = {
+    "Data": {
+        "build": build,
+        "images": images,
+        "import": import_,
+        "list": list_,
+        "info": info,
+        "verify": verify,
+        "diff": diff,
+        "merge": merge,
+        "remove": remove,
+    },
+    "Scores": {
+        "eval": eval_,
+        "compare": compare,
+        "report": report,
+        "show": show,
+        "explain": explain,
+        "audit": audit,
+        "reproduce": reproduce,
+        "export": export,
+        "check-retriever": check_retriever,
+    },
+    "Search": {"search": search, "index": index, "model": model},
+    "Help": {"demo": demo, "doctor": doctor},
+}
+for panel, modules in PANELS.items():
+    for name, module in modules.items():
+        if hasattr(module, "command"):
+            _add(app, name, module.command, module.EXAMPLES, rich_help_panel=panel)
+            continue
+        group = typer.Typer(
+            help=_paragraphs((module.__doc__ or "").partition(": ")[2]),
+            no_args_is_help=True,
+            rich_markup_mode="rich",
+        )
+        for word, (command, examples) in module.SUBCOMMANDS.items():
+            _add(group, word, command, examples)
+        app.add_typer(group, name=name, rich_help_panel=panel)
 
 
 def _version(wanted: bool) -> None:

@@ -10,7 +10,7 @@ STEPS = Path(__file__).with_name("preflmr_cost.py")
 
 @pytest.mark.slow
 def test_passages(tmp_path: Path) -> None:
-    found = cost(STEPS, "passages", tmp_path, 96)
+    found = cost(STEPS, "passages", tmp_path, 64)
     wall, cpu = (found["plain"][i] / found["ours"][i] for i in (0, 1))
     print(f"passages: {wall:.1f} times faster than the plain driver, {cpu:.1f} in processor time")
     assert 60 <= found["median_tokens"] <= 80
@@ -26,7 +26,7 @@ def test_passages(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_query_preparation_with_images(tmp_path: Path) -> None:
-    found = cost(STEPS, "images", tmp_path, 96)
+    found = cost(STEPS, "images", tmp_path, 64)
     wall, cpu = (found["plain"][i] / found["ours"][i] for i in (0, 1))
     print(f"queries with images: {wall:.1f} times faster prepared, {cpu:.1f} in processor time")
     assert found["worst_difference"] <= 1e-5

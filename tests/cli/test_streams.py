@@ -44,7 +44,7 @@ def odd_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_tables_survive_any_encoding_and_show_text_as_it_is(odd_root: Path, encoding: str) -> None:
     done = m2kr(
         "search", "odd", "-q", "tower", "-r", "bm25", "--data", odd_root, PYTHONIOENCODING=encoding
@@ -56,20 +56,20 @@ def test_tables_survive_any_encoding_and_show_text_as_it_is(odd_root: Path, enco
     assert b"\x1b" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
-def test_json_is_json_in_any_encoding(odd_root: Path, encoding: str) -> None:
+def test_json_is_json_in_another_encoding(odd_root: Path) -> None:
     done = m2kr(
         *("search", "odd", "-q", "tower", "-r", "bm25", "--json", "--data", odd_root),
-        PYTHONIOENCODING=encoding,
+        PYTHONIOENCODING="cp1252",
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.decode(encoding))["passages"][0]["passage_id"] == f"p{ODD}"
+    assert json.loads(done.stdout.decode("cp1252"))["passages"][0]["passage_id"] == f"p{ODD}"
 
 
 @pytest.mark.parametrize("args, encoding", [("eval --help", "cp1252"), ("doctor", "ascii")])
 def test_help_and_doctor_never_die_of_an_encoding(tmp_path: Path, args: str, encoding: str) -> None:
     done = m2kr(*args.split(), PYTHONIOENCODING=encoding, M2KR_DATA=str(tmp_path))
     assert done.returncode in (0, 1) and b"Traceback" not in done.stderr
+    assert args != "doctor" or b"data root" in done.stdout
 
 
 def test_an_error_that_quotes_escapes_is_shown_without_them(tmp_path: Path) -> None:
