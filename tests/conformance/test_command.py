@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from m2kr.conformance import CHECKS
 
 PAGE = Path(__file__).parents[2] / "docs" / "your-own-retriever.md"
@@ -51,11 +53,16 @@ def test_a_right_retriever_exits_with_0(cli) -> None:
     cli("check-retriever", "nonsense", code=2)
 
 
-def test_the_page_names_every_check_and_its_test_runs(tmp_path: Path) -> None:
+def test_the_page_names_every_check() -> None:
     page = PAGE.read_text(encoding="utf-8").partition("## Is it right?")[2]
     table = page.partition("Scores count as the same")[0]
     assert set(re.findall("`([a-z ]+)`", table)) >= set(CHECKS)
     assert f"Each of {len(CHECKS)} checks" in page
+
+
+@pytest.mark.slow
+def test_the_pages_test_runs(tmp_path: Path) -> None:
+    page = PAGE.read_text(encoding="utf-8").partition("## Is it right?")[2]
     snippet = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)[0]
     (tmp_path / "test_my_retriever.py").write_text(snippet, encoding="utf-8")
     (tmp_path / "my_retriever.py").write_text(
