@@ -47,7 +47,7 @@ def open_run(path: Path, split: "Split") -> Run:
                 expected=f"a result on {split.label} as it is here",
                 fix="evaluate again, or name the source, --split and --edition that it was made on",
             )
-        return result.load_run()
+        return result.scored_run()
     run = Run.load(path)
     made_for = run.recorded.get("fingerprints", {}).get("pool")
     if made_for and made_for != split.fingerprints["pool"]:

@@ -253,6 +253,15 @@ class Result:
         """
         return self._run
 
+    def scored_run(self) -> "Run":
+        """The rankings as they were scored: passages that score alike in the order of the result's ``ties``.
+
+        Raises:
+            MissingError: as `load_run`.
+            CheckError: as `load_run`.
+        """
+        return self.load_run().ordered(self.experiment.get("ties", "m2kr"))
+
     @cached_property
     def _run(self) -> "Run":
         from m2kr.retrieval.run import Run
@@ -308,7 +317,7 @@ class Result:
         from m2kr.evaluation.result_data import open_split
 
         return QueryView.of(
-            open_split(self, data=data, images=images), query_id, self.load_run(), k
+            open_split(self, data=data, images=images), query_id, self.scored_run(), k
         )
 
 

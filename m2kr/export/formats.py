@@ -87,7 +87,7 @@ def export(
         request = ExportRequest(splits, aside, run, progress)
         rows += sum(len(split.passages) for split in request.pools.values())
         with task(progress, "export", rows):
-            notes = module.write(request)
+            notes = [*module.write(request), *_threshold_note(splits[0])]
         for split in splits:
             split.require_unharmed()
         with request.file(MARK) as file:
@@ -97,6 +97,17 @@ def export(
             out.replace(old)
     atomic.discard(old)
     return Exported(out, tuple(notes))
+
+
+def _threshold_note(split: Split) -> list[str]:
+    """What no other tool's format has a place for: from which grade on a passage is right."""
+    right = split.relevance_threshold
+    if right == 1:
+        return []
+    return [
+        f"a passage is right from grade {right:g}, which the files don't say: to be given to trec_eval as "
+        f"-l {right:g}, to m2kr import as --relevance-threshold {right:g}"
+    ]
 
 
 def _require_ours(out: Path, mark: dict[str, Any]) -> None:

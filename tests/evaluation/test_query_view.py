@@ -12,8 +12,10 @@ import m2kr
 from m2kr.data.load import load
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.evaluation.query_view import QueryView
+from m2kr.evaluation.rankings import open_run
 from m2kr.evaluation.result import Result
 from m2kr.evaluation.result_data import open_split
+from m2kr.report.page.folder import write_report
 from m2kr.retrieval.run import Run
 
 IDS = ["a/b", "50%", "späce d", "🦒", "n'o\"q", "-x", "#1", "1"]
@@ -159,6 +161,21 @@ def test_a_result_opens_its_split_wherever_it_lies(split, result, tmp_path, monk
         open_split(there)
     monkeypatch.setenv("M2KR_DATA", str(copy))
     assert open_split(there).folder.parent == copy
+
+
+@pytest.mark.parametrize(("ties", "rank"), [("m2kr", 2), ("trec", 1)])
+def test_passages_that_score_alike_are_shown_in_the_order_that_was_scored(tmp_path, ties, rank):
+    passages = [{"id": "a", "text": "one"}, {"id": "b", "text": "two"}]
+    queries = [{"id": "q 1", "question": "?", "positives": ["b"]}]
+    flat = m2kr.from_records(passages, queries, name="flat", data=tmp_path)
+    run = Run.from_dict({"q 1": {"a": 1.0, "b": 1.0}})
+    (result,) = m2kr.evaluate(flat, run, ties=ties, metrics="mrr@5")
+    assert result.value("mrr@5") == 1 / rank
+    path = result.save(tmp_path / "results")
+    assert result.show("q 1").first_right == Result.load(path).show("q 1").first_right == rank
+    assert QueryView.of(flat, "q 1", open_run(path, flat)).first_right == rank
+    report = write_report([result], tmp_path / "out").parent
+    assert f'"ranks":[[{rank}]]' in (report / "0" / "list-0.js").read_text(encoding="utf-8")
 
 
 def test_a_split_that_was_built_anew_is_refused(result, tmp_path):

@@ -13,7 +13,7 @@ from m2kr.building.build import build
 from m2kr.building.release.builder import ReleaseBuilder
 from m2kr.building.userdata.importer import from_records
 from m2kr.data.load import load
-from m2kr.errors import UsageError
+from m2kr.errors import InputError, UsageError
 from m2kr.export.formats import MARK, export
 from m2kr.retrieval.run import Run
 from m2kr.retrieval.run_text import escape_id
@@ -94,9 +94,31 @@ def test_our_import_reads_the_beir_folder(odd, tmp_path, cli):
     again = load("again", data=tmp_path / "data")
     texts = [text.strip() for text in odd.passages["passage_content"]]
     assert again.passages["passage_content"] == texts
+    for name in ("question_id", "instruction", "question", "answers"):
+        assert (
+            again.queries[name] == odd.queries[name][:2]
+        )  # BEIR has no queries without judgements
     assert sorted(map(str, again.queries_view.judgements().to_pylist())) == sorted(
         map(str, odd.queries_view.judgements().to_pylist())
     )
+
+
+def test_our_import_reads_the_tables_back_with_what_the_pool_lacks(tmp_path):
+    lost = {"q": {"p": 2, "gone": 3}, "r": {"gone": 2}}
+    queries = [{"id": q, "question": "?", "positives": right} for q, right in lost.items()]
+    passages = [{"id": "p", "text": "t"}]
+    facts = {"drop_missing": True, "relevance_threshold": 2}
+    built = from_records(passages, queries, name="lost", data=tmp_path, **facts)
+    done = export([built], "parquet", tmp_path / "out")
+    assert "right from grade 2" in done.notes[0]
+    tables = [
+        pq.read_table(done.path / name).to_pylist()
+        for name in (f"passages/{built.pool}.parquet", "queries/test.parquet")
+    ]
+    again = from_records(*tables, name="again", data=tmp_path, **facts)
+    assert again.fingerprints == built.fingerprints
+    with pytest.raises(InputError, match=r"'gone' of query 'q' is not among"):
+        from_records(*tables, name="not-dropped", data=tmp_path)
 
 
 def test_trec_ids_stay_apart(odd, tmp_path):

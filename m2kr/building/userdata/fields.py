@@ -17,6 +17,8 @@ from typing import Any, NoReturn, TypeVar
 from m2kr.building.userdata.readers import Record, parse_json
 from m2kr.data.images.store import clean_path
 from m2kr.errors import InputError
+from m2kr.instructions import join_question
+from m2kr.schema import LOST_GRADES, LOST_IDS
 from m2kr.unicode_halves import mended_text
 
 log = logging.getLogger("m2kr.building")
@@ -125,7 +127,7 @@ def query_row(
     Raises:
         InputError: a field is missing or holds something else; names place and field.
     """
-    get = _Getter(record, QUERY_NAMES, where, flat)
+    get = _Getter(_apart(record), QUERY_NAMES, where, flat)
     path = get.path("img_path")
     question = get.text("question") or ""
     grades = get.grades() if positives is None else positives
@@ -144,6 +146,19 @@ def query_row(
         "gold_answer": get.label("gold_answer"),
         "question_type": get.label("question_type"),
     }
+
+
+def _apart(record: Record) -> Record:
+    """The record; of a BEIR folder that was exported from here, instruction and question apart.
+
+    Its text is both, and ``metadata`` has each: else the text would get a second instruction.
+    """
+    more, text = record.get("metadata"), record.get("text")
+    if not isinstance(more, Mapping) or not isinstance(more.get("instruction"), str):
+        return record
+    if text != join_question(more["instruction"], str(more.get("question") or "")):
+        return record
+    return {key: value for key, value in record.items() if key != "text"} | dict(more)
 
 
 def query_id(record: Record, where: str) -> str:
@@ -344,9 +359,25 @@ class _Getter:
         """Grades above 0 by the id of the passage.
 
         The positives are ids, with their grades in a list beside them or without, a mapping from id
-        to grade, or records of both. M-BEIR's card has ``{"did": id}``, its files have the id.
+        to grade, or records of both. M-BEIR's card has ``{"did": id}``, its files have the id. A table
+        of ours has those that its pool lacked in columns of their own.
         """
-        return self._read("pos_item_ids", self._grades) or {}
+        return (self._read("pos_item_ids", self._grades) or {}) | self._lost()
+
+    def _lost(self) -> dict[str, float]:
+        name, beside = LOST_IDS.name, LOST_GRADES.name
+        ids, grades = (
+            []
+            if is_missing(self._record.get(column))
+            else self._items(column, self._record[column])
+            for column in (name, beside)
+        )
+        if grades and len(grades) != len(ids):
+            self._wrong(beside, grades, f"a grade for each of '{name}'")
+        return {
+            as_id(item, self._where, name): as_grade(grade, self._where, beside)
+            for item, grade in zip(ids, grades or [1.0] * len(ids), strict=True)
+        }
 
     def _grades(self, name: str, value: Any) -> dict[str, float]:
         if isinstance(value, str) and _LIST.fullmatch(value):

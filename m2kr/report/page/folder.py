@@ -188,7 +188,7 @@ def _browser(
 
 def _loader(result: "Result") -> Callable[[], Run]:
     # Of a copy, since a result keeps the run that it has loaded.
-    return lambda: dataclasses.replace(result).load_run()
+    return lambda: dataclasses.replace(result).scored_run()
 
 
 def _tests(column: Column, progress: Progress) -> Letters | str:
