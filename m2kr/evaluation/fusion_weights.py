@@ -68,7 +68,7 @@ def learn_weights(
     plain = replace(split, manifest={**split.manifest, "groups": ()})  # nobody looks at groups here
 
     def score(weights: "NDArray[np.float64]") -> float:
-        run = fused.run(weights.tolist(), "fusion").top(k)
+        run = fused.run(weights.tolist(), "fusion", k)
         return float(np.nanmean(score_run(plain, run, chosen, k).per_query[chosen[0].name]))
 
     best = np.full(len(runs), 1 / len(runs))

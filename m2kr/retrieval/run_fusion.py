@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -196,12 +197,28 @@ class FusedRuns:
             self._added.append(added)
         self._pairs, self._back = np.unique(np.concatenate(keys), return_inverse=True)
 
-    def run(self, weights: Sequence[float], name: str) -> Run:
-        """The run whose scores are the weighted sums."""
+    def run(self, weights: Sequence[float], name: str, k: int | None = None) -> Run:
+        """The run whose scores are the weighted sums; with ``k``, its first passages alone."""
         # Runs are added in their order, so that the last bits do not depend on anything else.
         values = np.concatenate([w * a for w, a in zip(weights, self._added, strict=True)])
-        total = np.bincount(self._back, values, len(self._pairs))
-        place, code = np.divmod(self._pairs, max(1, len(self._names)))
+        total: NDArray[Any] = np.bincount(self._back, values, len(self._pairs))
+        pairs = self._pairs
+        if k is not None:
+            kept = self._first(total, k)
+            pairs, total = pairs[kept], total[kept]
+        place, code = np.divmod(pairs, max(1, len(self._names)))
         counts = np.bincount(place, minlength=len(self._query_ids))
         ids = pa.DictionaryArray.from_arrays(code.astype(np.int32), self._names)
-        return Run(self._query_ids, counts, ids, total, name=name)
+        run = Run(self._query_ids, counts, ids, total, name=name)
+        return run if k is None else run.top(k)
+
+    def _first(self, total: "NDArray[np.float64]", k: int) -> "NDArray[np.bool_]":
+        """Which rows score at least as high as their query's k-th: of millions few are sorted then."""
+        starts = np.arange(len(self._query_ids) + 1) * max(1, len(self._names))
+        bounds = np.searchsorted(self._pairs, starts).tolist()
+        kept = np.ones(len(total), bool)
+        for start, end in pairwise(bounds):
+            if end - start > k:
+                scores = total[start:end]
+                kept[start:end] = scores >= np.partition(scores, -k)[-k]
+        return kept

@@ -169,7 +169,7 @@ class Fusion(RetrieverBase):
     def search(self, queries: Queries, k: int) -> Run:
         """Has every member search, and adds up what they say."""
         runs, counts_for = self._rank(self._members, queries, max(k, self._depth))
-        return FusedRuns(runs, self._method, counts_for).run(self._weights, self.name).top(k)
+        return FusedRuns(runs, self._method, counts_for).run(self._weights, self.name, k)
 
     def _rank(
         self, members: "Mapping[str, Retriever]", queries: Queries, k: int

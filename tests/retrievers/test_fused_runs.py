@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import m2kr
 from m2kr.errors import CheckError, InputError, M2KRError, MissingError, UsageError
 from m2kr.retrieval.run import Run
+from m2kr.retrieval.run_fusion import FusedRuns
 
 # Rankings without ties: others order those by themselves.
 RANKING = st.dictionaries(
@@ -43,10 +44,11 @@ def naive(rankings, method, weights):
 )
 def test_each_method_is_its_definition(rankings, method, data) -> None:
     weights = data.draw(st.lists(st.floats(0.1, 2), min_size=len(rankings), max_size=len(rankings)))
-    runs = [Run.from_dict(ranking) for ranking in rankings]
-    assert m2kr.fuse(runs, method=method, weights=weights).to_dict() == naive(
-        rankings, method, weights
-    )
+    runs = [Run.from_dict(ranking).select(["q1", "q2"]) for ranking in rankings]
+    whole = m2kr.fuse(runs, method=method, weights=weights)
+    for k in (1, 3, 9):
+        assert FusedRuns(runs, method).run(weights, "", k) == whole.top(k)
+    assert whole.to_dict() == naive(rankings, method, weights)
 
 
 @pytest.mark.slow  # ranx is compiled first
