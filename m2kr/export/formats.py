@@ -14,7 +14,7 @@ from m2kr.errors import UsageError
 from m2kr.evaluation.judge_file import FORMAT as JUDGE
 from m2kr.evaluation.judge_file import KEY, SUFFIX
 from m2kr.export.judge import write_judge_file
-from m2kr.export.request import ExportRequest
+from m2kr.export.request import ExportRequest, require_current
 from m2kr.progress import SILENT, Progress, task
 
 if TYPE_CHECKING:
@@ -86,10 +86,12 @@ def export(
         aside.mkdir()
         request = ExportRequest(splits, aside, run, progress)
         rows += sum(len(split.passages) for split in request.pools.values())
-        with task(progress, "export", rows):
-            notes = [*module.write(request), *_threshold_note(splits[0])]
-        for split in splits:
-            split.require_unharmed()
+        try:
+            with task(progress, "export", rows):
+                notes = [*module.write(request), *_threshold_note(splits[0])]
+        finally:  # what else went wrong may come of it
+            for split in splits:
+                require_current(split)
         with request.file(MARK) as file:
             file.write(f"{json.dumps(mark, indent=1)}\n".encode())
         old = out.with_name(f"{aside.name}-old")

@@ -19,6 +19,7 @@ from m2kr.evaluation.judge_file import (
     schema_text,
 )
 from m2kr.evaluation.scoring import require_judgements
+from m2kr.export.request import require_current, streamed
 from m2kr.progress import SILENT, Progress, task
 from m2kr.schema import GRADES, LOST_GRADES, LOST_IDS
 
@@ -77,7 +78,7 @@ def write_judge_file(split: Split, path: Path, *, progress: Progress = SILENT) -
     longest = max(map(len, columns.values()))
     table = pa.table({name: _padded(column, longest) for name, column in columns.items()})
     table = table.replace_schema_metadata(None)
-    split.require_unharmed()
+    require_current(split)
     with (
         atomic.writing(path) as aside,
         atomic.create(aside) as file,
@@ -109,11 +110,10 @@ def _answer_columns(split: Split, answers: list[str], progress: Progress) -> dic
     search = AnswerSearch(answers)
     parts: list[NDArray[np.int64]] = []
     row = 0
-    for chunk in (
-        split.passages_view.dataset.data.column("passage_content").chunks if answers else ()
-    ):
-        for start in range(0, len(chunk), search.texts_at_once):
-            texts = chunk.slice(start, search.texts_at_once).to_pylist()
+    for batch in streamed(split.passages_view.dataset) if answers else ():
+        column = batch.column("passage_content")
+        for start in range(0, len(column), search.texts_at_once):
+            texts = column.slice(start, search.texts_at_once).to_pylist()
             found = search.matches([text.lower() for text in texts])
             which, place = np.nonzero(found)
             parts.append((which << 32 | row + place) << 1 | (found[which, place] == 2))

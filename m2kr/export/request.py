@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from m2kr import atomic
-from m2kr.data.load import Split
-from m2kr.errors import UsageError
+from m2kr.data.load import Split, load
+from m2kr.errors import CheckError, UsageError
 from m2kr.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class ExportRequest:
 
     def batches(self, rows: "Dataset") -> Iterator["pa.RecordBatch"]:
         """The rows of a table, some at a time."""
-        for batch in rows.data.table.to_batches(max_chunksize=_ROWS):
+        for batch in streamed(rows):
             yield batch
             self.progress.advance("export", len(batch))
 
@@ -75,6 +75,34 @@ class ExportRequest:
         ):
             for batch in batches:
                 writer.write_batch(batch)
+
+
+def streamed(rows: "Dataset") -> Iterator["pa.RecordBatch"]:
+    """The rows of a table, read and dropped again: a mapped pool would stay resident."""
+    import pyarrow as pa
+
+    if not rows.cache_files:  # it is in memory
+        yield from rows.data.table.to_batches(max_chunksize=_ROWS)
+    for part in rows.cache_files:
+        with pa.OSFile(part["filename"]) as file:
+            for batch in pa.ipc.open_stream(file):
+                yield from (batch.slice(start, _ROWS) for start in range(0, len(batch), _ROWS))
+
+
+def require_current(split: Split) -> None:
+    """Refuses a split that was built anew, or written to, since it was opened: files are read again.
+
+    Raises:
+        CheckError: it was; the command has to be run again.
+    """
+    split.require_unharmed()
+    if not split.passages_view.dataset.cache_files:
+        return
+    now = load(split.source, split.split, edition=split.edition, data=split.folder.parent)
+    if now.fingerprints != split.fingerprints:
+        raise CheckError(
+            "it was built anew while it was read", where=split.label, fix="run the command again"
+        )
 
 
 def whole_grades(split: Split, what: str) -> "pa.Table":

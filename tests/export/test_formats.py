@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ from m2kr.building.build import build
 from m2kr.building.release.builder import ReleaseBuilder
 from m2kr.building.userdata.importer import from_records
 from m2kr.data.load import load
-from m2kr.errors import InputError, UsageError
+from m2kr.errors import CheckError, InputError, UsageError
 from m2kr.export.formats import MARK, export
 from m2kr.retrieval.run import Run
 from m2kr.retrieval.run_text import escape_id
@@ -233,8 +234,8 @@ def test_by_command_line(mini_root, tmp_path, cli):
     assert "--out x.judge.parquet" in cli(*words, code=2).stderr
 
 
-def test_splits_share_a_beir_folder_only_if_they_can(mini_root, tmp_path):
-    test, seen, valid = (load("mini", name, data=mini_root) for name in ("test", "seen", "valid"))
+def test_splits_share_a_beir_folder_only_if_they_can(mini_root, release, tmp_path):
+    test, seen = (load("mini", name, data=mini_root) for name in ("test", "seen"))
     done = export([test, seen], "beir", tmp_path / "two")
     lines = (done.path / "queries.jsonl").read_text(encoding="utf-8").splitlines()
     ids = [json.loads(line)["_id"] for line in lines]
@@ -243,9 +244,9 @@ def test_splits_share_a_beir_folder_only_if_they_can(mini_root, tmp_path):
         == len(set(ids))
         == len({*test.queries["question_id"], *seen.queries["question_id"]})
     )
-    valid.manifest["fingerprints"]["valid"]["pool"] = "fp1:another"
-    with pytest.raises(UsageError, match=r"different passages(.|\n)*--split valid"):
-        export([test, valid], "beir", tmp_path / "three")
+    apart = [load("msmarco", name, edition="m2kr", data=release) for name in ("train", "test")]
+    with pytest.raises(UsageError, match=r"different passages(.|\n)*--split test"):
+        export(apart, "beir", tmp_path / "three")
 
 
 @pytest.mark.parametrize("name", ["okvqa", "evqa"])
@@ -265,3 +266,14 @@ def test_judge_files_of_the_release_score_as_it_does(release, tmp_path, name):
         direct.notes,
     )
     assert judged.fingerprints == direct.fingerprints
+
+
+def test_a_source_that_is_built_anew_meanwhile_is_not_exported(tmp_path):
+    split = from_records(PASSAGES, QUERIES, name="anew", data=tmp_path / "data")
+    assert (len(split.queries), len(split.passages), len(split.qrels)) == (3, 5, 3)
+    shutil.rmtree(tmp_path / "data")
+    from_records(PASSAGES[:4], QUERIES[1:], name="anew", data=tmp_path / "data")
+    for name, out in (("parquet", tmp_path / "out"), ("judge", tmp_path / "x.judge.parquet")):
+        with pytest.raises(CheckError, match="built anew"):
+            export([split], name, out)
+        assert not out.exists()
