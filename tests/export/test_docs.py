@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 import m2kr
@@ -22,6 +23,7 @@ def test_source_pages_are_as_the_specs_say():
     assert "114,809" in texts["okvqa.md"]
 
 
+@pytest.mark.slow
 def test_every_block_of_the_page_on_own_data_runs(tmp_path, cli, monkeypatch):
     page = (ROOT / "docs/your-own-data.md").read_text(encoding="utf-8")
     files = re.search(r"^```json\n(.*?)^```", page, flags=re.M | re.S)[1]

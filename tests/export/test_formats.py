@@ -190,7 +190,7 @@ def release(tmp_path_factory):
     return folder / "data"
 
 
-@pytest.mark.parametrize("name", ["wit", "cc3m", "msmarco", "okvqa", "evqa"])
+@pytest.mark.parametrize("name", ["wit", "cc3m", "msmarco", "evqa"])
 def test_the_release_route_reads_its_own_layout_back(release, tmp_path, name):
     first = load(name, "train", edition="m2kr", data=release)
     splits = [load(name, s, edition="m2kr", data=release) for s in first.manifest["splits"]]
