@@ -12,7 +12,7 @@ from m2kr.errors import InputError, UsageError
 from m2kr.evaluation.metrics import parse
 from m2kr.evaluation.paired_tests import LEVEL, holm, paired_tests, significance_letters
 from m2kr.evaluation.result import Result
-from m2kr.evaluation.systems import Systems, listed, scoring_command, side_by_side
+from m2kr.evaluation.systems import Systems, listed, scoring_command, side_by_side, varying
 from m2kr.progress import SILENT, Progress, task
 from m2kr.sources import verdict
 
@@ -471,6 +471,10 @@ def _cautions(systems: Systems, chosen: Mapping[str, Sequence[str]]) -> Iterator
     """What sets results apart besides their systems, or keeps them from meaning what they seem to."""
     for source in systems.unjudged:
         yield f"{source}: left out, since nothing was scored there"
+    by_system = zip(*systems.results.values(), strict=True)
+    for label, results in zip(systems.labels, by_system, strict=True):
+        if keys := varying(results):
+            yield f"{label} is not the same on all sources: {listed(keys)} differs"
     for source, results in systems.results.items():
         named = list(zip(systems.labels, results, strict=True))
         if results[0].partial:

@@ -212,6 +212,22 @@ def _details(result: Result) -> list[dict[str, Any]]:
     ]
 
 
+def varying(results: Sequence[Result]) -> list[str]:
+    """The settings that a system doesn't have alike on all sources, its class and order of ties among them.
+
+    Args:
+        results: Of one system, on several sources.
+    """
+    # Runs and images, and how deep a run is, are the source's own.
+    *plain, _run, _images = zip(*map(_details, results), strict=True)
+    return [
+        key
+        for of_kind in plain
+        for key in dict.fromkeys(key for details in of_kind for key in details)
+        if key != "k" and len({json.dumps(d.get(key), sort_keys=True) for d in of_kind}) > 1
+    ]
+
+
 def _mapping(value: Any) -> Mapping[str, Any]:
     """What a file may hold or not, and in another form."""
     return value if isinstance(value, Mapping) else {}

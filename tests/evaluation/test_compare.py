@@ -41,6 +41,22 @@ def three():
     ]
 
 
+def test_a_system_of_other_settings_on_another_source_is_said():
+    results = [
+        made_result(
+            name,
+            {HIT: hits(1, 0.5)},
+            source=source,
+            retriever={"name": name, "settings": {"k1": k1} if name == "bm25" else {}},
+        )
+        for source, k1 in (("one", 0.9), ("two", 1.2))
+        for name in ("bm25", "random")
+    ]
+    notes = " ".join(compare_results(results).notes)
+    assert "bm25 is not the same on all sources: k1 differs" in notes
+    assert "not the same" not in " ".join(compare_results(results[:2]).notes)
+
+
 def test_letters_pairs_and_tallies(three):
     found = m2kr.compare(*three).metrics[HIT]
     assert found.queries == 200
