@@ -21,6 +21,7 @@ from support.reports import (
 )
 
 from m2kr.api import Results
+from m2kr.building.userdata.importer import from_records
 from m2kr.display import fit_for_html as fit
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError
 from m2kr.evaluation.result_data import open_split
@@ -281,6 +282,23 @@ def test_passages_that_count_as_one_and_queries_that_count_as_missed(tmp_path: P
     assert listed["judged"] == [1, 1, 1]
     assert [hits["marks"][0][row : row + 3] for row in (0, 10, 20)] == ["010", "000", "001"]
     assert [[texts["id"][n] for n in right] for right in hits["right"]] == [["a"], [], ["c"]]
+
+
+def test_an_answer_below_the_passages_that_are_shown_is_found_as_metrics_find_it(
+    tmp_path: Path,
+) -> None:
+    passages = {f"p{n:02}": "Gold." if n == 29 else "Lead." for n in range(30)}
+    answers = (["gold "], [" "])
+    queries = [{"id": f"q {n}", "question": "?", "answers": a} for n, a in enumerate(answers)]
+    split = from_records(passages, queries, name="answers", data=tmp_path / "data")
+    ranking = {p: float(-n) for n, p in enumerate(passages)}
+    run = Run.from_dict({"q 0": ranking, "q 1": ranking}, name="one")
+    write_queries(split, [lambda: run], DataFiles(tmp_path), "0", SILENT)
+    _, listed = data_of(tmp_path / "0" / "list-0.js")
+    assert (listed["judged"], listed["ranks"]) == (
+        [2, 2],
+        [[30, 0]],
+    )  # a blank answer marks nothing
 
 
 def test_of_a_huge_split_the_first_queries_are_shown(

@@ -44,7 +44,8 @@ class _Tops:
         rows: Of the pool, (systems, queries, K) int64; -1 where a ranking is shorter.
         scores: Alike, float32.
         marks: Alike, uint8: `RIGHT`.
-        ranks: Of the first right passage in the whole ranking, (systems, queries) int32; 0 if none is.
+        ranks: Of the first right passage in the whole ranking, (systems, queries) int32; 0 if none is. Where
+            a query has answers alone, of the first passage that holds one.
         depths: Per system the longest ranking; None where it could not be loaded.
         faults: Why, by system.
     """
@@ -87,10 +88,10 @@ def write_queries(
     expected = len(set(paths) - {None})
     thumbnails = Thumbnails(split.images, files, folder, expected, progress)
     images = thumbnails.numbers(paths)
-    tops = _tops(split, queries, runs, progress)
-    passages = _Passages(split, files, folder, thumbnails)
     positives, judged = _positives(split, queries)
     answers = [row or [] for row in queries.column("answers")]
+    tops = _tops(split, queries, judged, answers, runs, progress)
+    passages = _Passages(split, files, folder, thumbnails)
     with task(progress, "queries", count):
         for start in range(0, count, RANKED):
             block = slice(start, min(start + RANKED, count))
@@ -101,7 +102,6 @@ def write_queries(
             progress.advance("queries", block.stop - start)
     starts = passages.close()
     thumbnails.close()
-    _without_positives(tops, judged)
     filters, codes = _filters(split, queries)
     instructions = {text: n for n, text in enumerate(dict.fromkeys(queries.column("instruction")))}
     of_query = [instructions[text] for text in queries.column("instruction")]
@@ -150,8 +150,20 @@ def _column(queries: Queries, name: str) -> list[Any]:
 
 
 def _tops(
-    split: "Split", queries: Queries, runs: "Sequence[Callable[[], Run]]", progress: Progress
+    split: "Split",
+    queries: Queries,
+    judged_by: Sequence[int],
+    answers: Sequence[Sequence[str]],
+    runs: "Sequence[Callable[[], Run]]",
+    progress: Progress,
 ) -> _Tops:
+    # As marks are: a blank answer is in no passage.
+    alone = np.array([by == 2 for by in judged_by], bool)
+    looked_for = [
+        [answer for answer in row if answer.strip()] if by == 2 else []
+        for by, row in zip(judged_by, answers, strict=True)
+    ]
+    texts = split.passages.data.column("passage_content")
     ids = queries.ids.to_pylist()
     shape = (len(runs), len(ids), K)
     tops = _Tops(
@@ -177,8 +189,8 @@ def _tops(
             judged = JudgedRun(
                 run,
                 qrels,
-                [()] * len(ids),
-                lambda _: [],
+                looked_for,
+                lambda places, rows=rows: _texts(texts, rows[places]),  # type: ignore[misc]
                 same=_counted_as(split, rows),
                 threshold=split.relevance_threshold,
             )
@@ -189,10 +201,18 @@ def _tops(
             tops.scores[system][there] = _rounded(run.flat_scores[at])
             tops.marks[system][there] = judged.right[at] * np.uint8(RIGHT)
             first = judged.first_hit
+            if alone.any():
+                first = np.where(alone, judged.first_answer, first)
             tops.ranks[system] = np.where(np.isfinite(first), first, 0)
             tops.depths.append(int(counts.max(initial=0)))
             progress.advance("runs", 1)
     return tops
+
+
+def _texts(column: pa.ChunkedArray, rows: "NDArray[np.int64]") -> list[str]:
+    """Texts at some rows; empty at -1."""
+    texts = values_at(column, rows.clip(0))
+    return [text or "" if row >= 0 else "" for text, row in zip(texts, rows.tolist(), strict=True)]
 
 
 def pool_rows(split: "Split", ids: pa.Array) -> "NDArray[np.int64]":
@@ -366,13 +386,6 @@ def _hits(
         "marks": [row.tobytes().decode() for row in digits],
         "right": [passages.number[each].tolist() for each in positives],
     }
-
-
-def _without_positives(tops: _Tops, judged: Sequence[int]) -> None:
-    """The rank that counts where a query has answers alone: that of the first passage with one."""
-    for query in np.flatnonzero(np.array(judged, np.int64) == 2):
-        marked = (tops.marks[:, query] & ANSWER) > 0
-        tops.ranks[:, query] = np.where(marked.any(1), marked.argmax(1) + 1, 0)
 
 
 def _filters(split: "Split", queries: Queries) -> tuple[list[dict[str, Any]], dict[str, list[int]]]:

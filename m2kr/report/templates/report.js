@@ -602,7 +602,7 @@ function chips(row) {
       return h("button", {
         type: "button", "aria-pressed": String(shownSystems().includes(place)), "data-place": place,
         class: foundBy(row, place) ? "hit" : "", title: key < 9 ? `Key ${key + 1}` : null,
-        "aria-label": `${name}: ${rank ? `first right passage at rank ${rank}` : `none in its first ${number.format(row.judged === 2 ? source.meta.k : source.meta.depths[place])}`}`,
+        "aria-label": `${name}: ${rank ? `first right passage at rank ${rank}` : `none in its first ${number.format(source.meta.depths[place])}`}`,
         onclick: () => showSystem(place),
       }, h("bdi", {}, name), h("b", {}, rankWords(source, place, row)));
     }));
@@ -676,7 +676,7 @@ async function drawDetail() {
     row.judged ? null : h("p", {class: "warning"}, "This query is not judged: it has neither right passages nor answers."),
     right.length ? h("details", {class: "positives"}, h("summary", {}, `Right ${right.length === 1 ? "passage" : "passages"} (${right.length === 5 ? "the first 5" : right.length})`),
       h("ol", {class: "passages"}, right.map(passage => passageNode(row, passage, null)))) : null,
-    h("h3", {class: "label"}, "Rank of the first ", row.judged === 2 ? `passage with an answer, of the first ${source.meta.k}` : "right passage"),
+    h("h3", {class: "label"}, "Rank of the first ", row.judged === 2 ? "passage with an answer" : "right passage"),
     chips(row),
     h("div", {class: `columns of-${columns.length}`}, columns.map(([place, hits]) => h("section", {"aria-label": report.systems[source.systems[place]]},
       h("h3", {}, dot(source.systems[place]), h("bdi", {}, report.systems[source.systems[place]])),
