@@ -145,11 +145,14 @@ def search_split(
     if isinstance(retriever, RunRetriever):  # what it recorded stays
         facts = {"k": min(k, run.depth)} if run.depth else {}
     checked, lacking = checked_run(split, run, k, missing_queries, ties)
+    notes = list(stats.notes)
+    if _is_of_another_pool(run, split):
+        notes.append("the rankings were made for another pool than the one that they are scored on")
     checked = checked.named(retriever.name, **facts)
     index_bytes = written if stats.index_bytes is None else stats.index_bytes
     how = {**stats.search, **stats.cost} if stats.search else None
     return SplitSearch(
-        checked, spent, stats.encoded, lacking, index_bytes, how, stats.reused, stats.notes
+        checked, spent, stats.encoded, lacking, index_bytes, how, stats.reused, notes
     )
 
 
@@ -349,10 +352,15 @@ def checked_run(
     if len(lacking) == len(queries):
         logger.warning("the run '%s' has none of the queries of %s", run.name, split.label)
     run = run.with_empty(lacking)
-    made_for = run.recorded.get("fingerprints", {}).get("pool")
-    if made_for and made_for != split.fingerprints["pool"]:
+    if _is_of_another_pool(run, split):
         logger.warning("the run '%s' was made for another pool than %s has", run.name, split.label)
     return run.select(queries).ordered(ties).top(k), len(lacking)
+
+
+def _is_of_another_pool(run: Run, split: "Split") -> bool:
+    """Whether a run says that it was made for other passages; one that says nothing may be for these."""
+    made_for = run.recorded.get("fingerprints", {}).get("pool")
+    return bool(made_for) and made_for != split.fingerprints["pool"]
 
 
 @contextmanager

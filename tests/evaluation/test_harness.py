@@ -221,8 +221,10 @@ def test_a_run_made_for_another_pool_is_warned_about(caplog):
     run = evaluate_split(toy_split(), Fixed(), k=5).run
     other = toy_split(passages=PASSAGES | {"p/dog": "Dogs bark!"})
     with caplog.at_level(logging.WARNING, "m2kr"):
-        score(other, run)
+        result = score(other, run)
     assert "was made for another pool" in caplog.text
+    assert "made for another pool" in " ".join(result.notes)
+    assert "another pool" not in " ".join(score(toy_split(), run).notes)
 
 
 def test_a_split_without_judgements_can_be_searched_but_not_scored():
