@@ -1,5 +1,6 @@
 """Weights of a fusion, learned on one split to be used on another."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -43,7 +44,7 @@ def learn_weights(
         counts_for: Per run the queries that it counts for; all if absent.
 
     Raises:
-        UsageError: an unknown metric or method.
+        UsageError: an unknown metric or method, or a metric that no query has.
         MissingError: the split has no judgements.
         CheckError: a run lacks queries of the split, or ranks passages that its pool lacks.
     """
@@ -69,10 +70,18 @@ def learn_weights(
 
     def score(weights: "NDArray[np.float64]") -> float:
         run = fused.run(weights.tolist(), "fusion", k)
-        return float(np.nanmean(score_run(plain, run, chosen, k).per_query[chosen[0].name]))
+        scores = score_run(plain, run, chosen, k).per_query[chosen[0].name]
+        known = scores[~np.isnan(scores)]
+        return float(known.mean()) if len(known) else math.nan
 
     best = np.full(len(runs), 1 / len(runs))
     equal_score = best_score = score(best)
+    if np.isnan(best_score):
+        raise UsageError(
+            f"{chosen[0].name} is defined for no query, so no weights can be learned by it",
+            where=split.label,
+            expected="a metric of what the split is judged by, such as pseudo_recall@5 of answers",
+        )
     for _ in range(_ROUNDS):
         before = best_score
         for place in range(len(runs)):

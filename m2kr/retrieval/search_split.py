@@ -148,6 +148,11 @@ def search_split(
     notes = list(stats.notes)
     if _is_of_another_pool(run, split):
         notes.append("the rankings were made for another pool than the one that they are scored on")
+    learned = run.recorded.get("settings", {}).get("learned")
+    if isinstance(learned, Mapping) and _learned_on(learned) == split.fingerprints["queries"]:
+        notes.append(
+            "the weights were learned on these very queries, so the scores are no test of them"
+        )
     checked = checked.named(retriever.name, **facts)
     index_bytes = written if stats.index_bytes is None else stats.index_bytes
     how = {**stats.search, **stats.cost} if stats.search else None
@@ -355,6 +360,12 @@ def checked_run(
     if _is_of_another_pool(run, split):
         logger.warning("the run '%s' was made for another pool than %s has", run.name, split.label)
     return run.select(queries).ordered(ties).top(k), len(lacking)
+
+
+def _learned_on(learned: Mapping[str, Any]) -> object:
+    """The queries that a fused run's weights were learned on; see `m2kr.retrieval.run_fusion`."""
+    on = learned.get("learned_on")
+    return on.get("queries") if isinstance(on, Mapping) else None
 
 
 def _is_of_another_pool(run: Run, split: "Split") -> bool:

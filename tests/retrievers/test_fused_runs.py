@@ -183,6 +183,22 @@ def test_the_retriever_fuses_files_and_learns(mini_root: Path, runs: Path) -> No
             evaluated(**wrong)
 
 
+def test_weights_used_where_they_were_learned_are_said_and_need_a_metric_that_is_defined(
+    tmp_path: Path,
+) -> None:
+    passages = [{"id": "a", "text": "one"}, {"id": "b", "text": "two"}]
+    queries = [{"id": "q", "question": "?", "answers": ["two"]}]
+    split = m2kr.from_records(passages, queries, name="answers", data=tmp_path)
+    two = [Run.from_dict({"q": {"a": x, "b": 1.0}}, name=f"r{x}") for x in (0.0, 2.0)]
+    learned = m2kr.learn_weights(split, two, metric="pseudo_recall@1")
+    (result,) = m2kr.evaluate(split, m2kr.fuse(two, weights=learned), metrics="pseudo_recall@1")
+    assert "learned on these very queries" in " ".join(result.notes)
+    (result,) = m2kr.evaluate(split, m2kr.fuse(two), metrics="pseudo_recall@1")
+    assert "learned" not in " ".join(result.notes)
+    with pytest.raises(UsageError, match="hit_rate@5 is defined for no query"):
+        m2kr.learn_weights(split, two, metric="hit_rate@5")
+
+
 def test_learning_asks_for_a_split(tmp_path: Path) -> None:
     from m2kr.retrievers import create
 
