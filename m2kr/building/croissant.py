@@ -116,7 +116,7 @@ def described(name: str, records: Sequence[Json], files: list[Json], sets: list[
         "description": f"M2KR data built by m2kr, edition {editions}.",
         "license": [record["source"]["licence"] for record in records],
         "url": "https://arxiv.org/abs/2402.08327",
-        "version": f"{max((record['source']['version'] for record in records), default=1)}.0.0",
+        "version": f"{max((record['source'].get('version', 1) for record in records), default=1)}.0.0",
         **({"citeAs": "\n\n".join(citations)} if citations else {}),
         **_responsible(records),
         "prov:wasDerivedFrom": [_origin(entry) for record in records for entry in record["inputs"]],

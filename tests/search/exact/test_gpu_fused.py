@@ -32,9 +32,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if find_spec("triton") is None:
     pytest.skip("Triton isn't installed", allow_module_level=True)
 if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-    if "triton.language" in sys.modules:
-        pytest.skip("Triton was loaded without its interpreter", allow_module_level=True)
-    os.environ["TRITON_INTERPRET"] = "1"
+    pytest.skip("no GPU, and TRITON_INTERPRET is not 1", allow_module_level=True)
 
 SMALL = gpu_fused.TileShape(64, 16, 4, 2)
 
