@@ -9,8 +9,10 @@ from m2kr.instructions import join_question
 from m2kr.schema import GRADES, LOST_GRADES, LOST_IDS
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
     from datasets import Dataset
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
     from m2kr.data.images.store import ImageStore
@@ -88,6 +90,21 @@ class _Records:
         """Rows in order, ``size`` at a time."""
         for start in range(0, len(self), size):
             yield self.rows(range(start, min(start + size, len(self))))
+
+    def row_numbers(self, ids: "pa.Array") -> "NDArray[np.int64]":
+        """Rows by id: -1 for ids that are not there, the first row of an id that repeats.
+
+        Args:
+            ids: Strings, each once; only these are held in memory, not the table's.
+        """
+        import numpy as np
+        import pyarrow.compute as pc
+
+        places = pc.index_in(self.ids, ids.cast(self.ids.type))
+        rows = np.full(len(ids), -1, np.int64)
+        met = np.flatnonzero(pc.is_valid(places).to_numpy())[::-1]  # backwards: the first stays
+        rows[pc.drop_null(places).to_numpy()[::-1]] = met
+        return rows
 
     def rows(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """The rows at some indices."""

@@ -98,7 +98,7 @@ def score_run(
             part,
             qrels,
             _answers(split, rows),
-            same=_counted_as(split, rows),
+            same=counted_as(split, rows),
             missed_without_positives=miss,
             threshold=split.manifest.get("relevance_threshold", 1),
         )
@@ -198,25 +198,30 @@ def _groups(
     return groups
 
 
-def _counted_as(
+def counted_as(
     split: "Split", rows: "NDArray[np.int64]"
 ) -> "tuple[NDArray[np.int64], pa.Array] | None":
-    """Ranked passages that count as another one (E-VQA's pool has some), and as which."""
+    """Passages that count as another one (E-VQA's pool has some), as `JudgedRun` takes them.
+
+    Args:
+        split: A split.
+        rows: Of its pool; -1 for passages that it lacks.
+
+    Returns:
+        Places in ``rows``, and the ids that the passages there count as; None in most pools.
+    """
     data = split.passages_view.dataset.data
     if "scored_as" not in data.column_names:
         return None
-    values = values_at(data.column("scored_as"), rows)
-    places = np.array([i for i, value in enumerate(values) if value is not None], np.int64)
-    return places, pa.array([values[i] for i in places], pa.string())
+    values = values_at(data.column("scored_as"), rows.clip(0))
+    others = zip(values, rows.tolist(), strict=True)
+    places = [i for i, (value, row) in enumerate(others) if value is not None and row >= 0]
+    return np.array(places, np.int64), pa.array([values[i] for i in places], pa.string())
 
 
 def _pool_rows(split: "Split", run: Run) -> "NDArray[np.int64]":
     """Per place in the run's vocabulary the row of that passage; the first, if an id repeats."""
-    ids = split.passages_view.ids
-    places = pc.index_in(ids, run.vocabulary.cast(ids.type))
-    rows = np.flatnonzero(pc.is_valid(places).to_numpy())[::-1]
-    pool_rows = np.full(len(run.vocabulary), -1, np.int64)
-    pool_rows[pc.drop_null(places).to_numpy()[::-1]] = rows  # backwards: the first stays
+    pool_rows = split.passages_view.row_numbers(run.vocabulary)
     unknown = np.flatnonzero(pool_rows < 0)
     if len(unknown):
         examples = ", ".join(repr(run.vocabulary[int(i)].as_py()) for i in unknown[:3])

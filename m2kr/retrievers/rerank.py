@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from m2kr import retrievers
 from m2kr.data.records import Passages, Queries
@@ -129,7 +128,7 @@ class Rerank(RetrieverBase):
         run = rank_queries(self._first, queries, max(k, self._depth))
         require_queries(run, ids, self._first.name)
         run = run.select(ids)
-        rows = pool_rows(self._passages, run)
+        rows = _pool_rows(self._passages, run)
         asked = readable(queries, self._reranker, "query")
         pool = readable(self._passages, self._reranker, "document")
         scores = np.empty(len(run.codes))
@@ -152,22 +151,22 @@ class Rerank(RetrieverBase):
         return Run(run.query_ids, run.counts(), passage_ids, scores, name=self.name).top(k)
 
 
-def pool_rows(passages: Passages, run: Run) -> "np.ndarray[Any, np.dtype[np.int64]]":
+def _pool_rows(passages: Passages, run: Run) -> "np.ndarray[Any, np.dtype[np.int64]]":
     """Per place in a run's vocabulary the row of that passage.
 
     Raises:
         InputError: the pool lacks one.
     """
-    ids = passages.ids.cast(pa.large_string())
-    rows = pc.index_in(run.vocabulary.cast(pa.large_string()), value_set=ids)
-    if rows.null_count:
-        odd = run.vocabulary.filter(pc.is_null(rows))[0].as_py()
+    rows = passages.row_numbers(run.vocabulary)
+    unknown = np.flatnonzero(rows < 0)
+    if len(unknown):
+        odd = run.vocabulary[int(unknown[0])].as_py()
         raise InputError(
-            f"it ranks {rows.null_count:,} passages that the pool lacks, such as '{odd}'",
+            f"it ranks {len(unknown):,} passages that the pool lacks, such as '{odd}'",
             where=f"run '{run.name}'",
             expected="passage_id values of the pool",
         )
-    return rows.to_numpy(zero_copy_only=False).astype(np.int64)  # type: ignore[no-any-return]
+    return rows
 
 
 def _query(queries: Queries, place: int) -> RerankItem:

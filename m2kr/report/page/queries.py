@@ -13,6 +13,7 @@ from m2kr.data.records import Queries
 from m2kr.display import fit_for_html as fit
 from m2kr.errors import M2KRError
 from m2kr.evaluation.judgements import JudgedRun
+from m2kr.evaluation.scoring import counted_as
 from m2kr.progress import Progress, task
 from m2kr.report.page.thumbnails import Thumbnails
 
@@ -185,13 +186,13 @@ def _tops(
                 tops.faults[system] = error.what
                 continue
             run = run.with_empty([each for each in ids if each not in run]).select(ids)
-            rows = pool_rows(split, run.vocabulary)
+            rows = split.passages_view.row_numbers(run.vocabulary)
             judged = JudgedRun(
                 run,
                 qrels,
                 looked_for,
                 lambda places, rows=rows: _texts(texts, rows[places]),  # type: ignore[misc]
-                same=_counted_as(split, rows),
+                same=counted_as(split, rows),
                 threshold=split.relevance_threshold,
             )
             counts = run.counts()
@@ -213,30 +214,6 @@ def _texts(column: pa.ChunkedArray, rows: "NDArray[np.int64]") -> list[str]:
     """Texts at some rows; empty at -1."""
     texts = values_at(column, rows.clip(0))
     return [text or "" if row >= 0 else "" for text, row in zip(texts, rows.tolist(), strict=True)]
-
-
-def pool_rows(split: "Split", ids: pa.Array) -> "NDArray[np.int64]":
-    """Rows of the pool by passage id, -1 for others; the first row of an id that repeats."""
-    column = split.passages_view.ids
-    places = pc.index_in(column, ids.cast(column.type))
-    rows = np.full(len(ids), -1, np.int64)
-    met = np.flatnonzero(pc.is_valid(places).to_numpy())[::-1]
-    rows[pc.drop_null(places).to_numpy()[::-1]] = met
-    return rows
-
-
-def _counted_as(
-    split: "Split", rows: "NDArray[np.int64]"
-) -> "tuple[NDArray[np.int64], pa.Array] | None":
-    """Passages that count as another one, as `JudgedRun` takes them."""
-    data = split.passages.data
-    if "scored_as" not in data.column_names:
-        return None
-    values = values_at(data.column("scored_as"), rows.clip(0))
-    places = [
-        i for i, (value, row) in enumerate(zip(values, rows, strict=True)) if value and row >= 0
-    ]
-    return np.array(places, np.int64), pa.array([values[i] for i in places], pa.string())
 
 
 def _rounded(scores: "NDArray[np.float64]") -> "NDArray[np.float32]":
@@ -261,7 +238,7 @@ def _positives(split: "Split", queries: Queries) -> "tuple[list[NDArray[np.int64
     owners = owners.to_numpy().astype(np.int64)
     names = table.column("passage_id").unique()
     codes = pc.index_in(table.column("passage_id"), names).to_numpy().astype(np.int64)
-    rows = pool_rows(split, names)[codes]
+    rows = split.passages_view.row_numbers(names)[codes]
     order = np.argsort(owners, kind="stable")
     owners, rows = owners[order], rows[order]
     edges = np.searchsorted(owners, np.arange(len(queries) + 1))
