@@ -48,6 +48,7 @@ def test_a_worker_that_dies_is_done_without(tmp_path: Path) -> None:
     assert [facts["file"] for facts in hasher.close().facts] == [s.name for s in shards] * 2
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_can_make_a_big_pool(tmp_path: Path) -> None:
     """What `multiprocessing` would run a second time."""
     script = tmp_path / "mine.py"

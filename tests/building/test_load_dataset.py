@@ -7,6 +7,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
     import json, sys
     from dataclasses import dataclass
@@ -46,6 +48,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_the_default_cache_never_gives_an_earlier_builds_rows(tmp_path: Path) -> None:
     tests = Path(__file__).parent.parent
     env = os.environ | {"HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(tests)}

@@ -112,6 +112,7 @@ def test_the_same_build_again_does_nothing_and_force_gives_the_same_bytes(toy: P
     assert tree(toy) == before
 
 
+@pytest.mark.slow
 def test_jobs_and_hash_seed_do_not_change_a_byte(tmp_path: Path) -> None:
     roots = [tmp_path / name for name in ("here", "another", "several")]
     build(ToyBuilder(700), roots[0])
@@ -176,6 +177,7 @@ def test_a_full_disk_mid_shard_loses_nothing(tmp_path: Path) -> None:
     assert tree(saved / "d") == tree(straight)
 
 
+@pytest.mark.slow
 def test_two_processes_build_one_source(tmp_path: Path) -> None:
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     build(ToyBuilder(5_000), alone)

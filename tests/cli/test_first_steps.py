@@ -145,6 +145,7 @@ def test_verify_shows_a_line_a_source_and_each_fault(own: Path, cli: Cli) -> Non
     assert "tiles/TILES_data/test" in damaged
 
 
+@pytest.mark.slow
 def test_the_merge_that_a_shard_names_works_when_pasted(tmp_path: Path, cli: Cli) -> None:
     root = tmp_path / "a root"
     told = cli("build", "mini", "--limit", "5", "--shard", "1/1", "--data", root).stdout

@@ -85,7 +85,7 @@ def results(root: Path) -> list[Path]:
     return sorted((root / "results").glob("*.json"))
 
 
-@pytest.mark.parametrize("query", ["-x", "--run", HOSTILE])
+@pytest.mark.parametrize("query", ["--run", HOSTILE])
 def test_any_id_is_shown_and_commands_no_terminal(cli: Cli, root: Path, query: str) -> None:
     done = cli("show", "odd", "--data", root, "--run", ranked(root), "-k", 2, "--", query)
     assert not COMMANDS.search(done.stdout)

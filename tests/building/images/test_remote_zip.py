@@ -124,6 +124,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_kill_9_costs_what_was_on_its_way(big, server, tmp_path):
     slow = Fault(delay=0.01)
     for path in big.paths:

@@ -159,6 +159,7 @@ CHILD = textwrap.dedent(
 )
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_whole(tmp_path):
     seen = -1
     for _ in range(3):

@@ -83,6 +83,7 @@ build(ReleaseBuilder("evqa", Path(sys.argv[1]), any_counts=True), Path(sys.argv[
 """
 
 
+@pytest.mark.slow
 def test_kills_then_the_same_bytes(files: Path, root: Path, tmp_path: Path) -> None:
     def start(pause: float) -> "subprocess.Popen[bytes]":
         words = [sys.executable, "-c", KILLED, str(files), str(tmp_path), str(pause)]

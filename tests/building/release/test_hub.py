@@ -48,6 +48,7 @@ def m2kr_build(
     return done
 
 
+@pytest.mark.slow
 def test_splits_one_after_the_other_with_a_token_then_offline(files: Path, tmp_path: Path) -> None:
     root, store, home = tmp_path / "root", tmp_path / "store", tmp_path / "home"
     store.mkdir()
