@@ -9,7 +9,7 @@ from m2kr.cli import options
 EXAMPLES = (
     "m2kr compare results",
     "m2kr compare results/mini.test.bm25.*.json results/mini.test.fusion.*.json",
-    "m2kr compare results --metrics ndcg@10,hit_rate@5 --format latex > table.tex",
+    "m2kr compare results --metrics hit_rate@1,hit_rate@5 --format latex > table.tex",
     "m2kr compare results --format csv > pairs.csv",
 )
 

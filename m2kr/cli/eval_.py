@@ -261,6 +261,7 @@ def show(results: "Sequence[Result]") -> None:
         (rows(results, intervals=False), box.SIMPLE_HEAD),
         (upright(results), box.SIMPLE_HEAD),
     )
+    widest = 0
     for (header, body), lines in layouts:
         tight = lines is not box.HEAVY_HEAD
         table = Table(box=lines, padding=(0, 0 if tight else 1), show_edge=not tight)
@@ -270,10 +271,12 @@ def show(results: "Sequence[Result]") -> None:
         for row in body:
             table.add_row(*row)
         needed = Measurement.get(screen, whole, table)
+        widest = widest or needed.maximum
         if (needed.minimum if tight else needed.maximum) <= screen.width:
             break
     screen.print(table)
     plain = body == rows(results, intervals=False)[1]
     for note in notes(results):
-        if not plain or note != INTERVALS:
-            output.say(note)
+        if plain and note == INTERVALS:
+            note = f"95 % intervals are left out: a terminal of {widest} columns shows them, or --json."
+        output.say(note)

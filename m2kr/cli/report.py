@@ -15,7 +15,10 @@ EXAMPLES = (
 
 def command(
     results: Annotated[list[Path], typer.Argument(help="Result files, or folders of them.")],
-    html: options.Html = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Folder of the page: made, or an older report's, replaced."),
+    ] = None,
     out: options.OutOrNone = None,
     images: options.Images = None,
     data: options.Data = None,
@@ -37,11 +40,13 @@ def command(
     if html is not None:
         require_report_folder(html)
     page, plots = None, []
-    if out is not None:
-        plots = write_plots(loaded, out)
     if html is not None:
         with output.Bars() as bars:
             page = write_report(loaded, html, data=data, images=images or (), progress=bars)
+        size = sum(file.stat().st_size for file in page.parent.rglob("*") if file.is_file())
+        output.say(f"the page is {page} ({output.size(size)} with its data)", json_mode=json)
+    if out is not None:  # last: drawing may need a package that is not there
+        plots = write_plots(loaded, out)
     if json:
         output.emit(
             {
@@ -53,9 +58,6 @@ def command(
         return
     if plots:
         output.say(f"{len(plots)} plots are in {out}")
-    if page is not None:
-        size = sum(file.stat().st_size for file in page.parent.rglob("*") if file.is_file())
-        output.say(f"the page is {page} ({output.size(size)} with its data)")
     if html is None and out is None:
         from m2kr.cli.eval_ import show
 

@@ -47,7 +47,8 @@ class Pair:
         ties: Queries on which both are equal.
         losses: Queries on which the second is better.
         groups: By column and its value the same three numbers.
-        smallest_difference: What difference this pair's test could have shown (80 % power, level .05).
+        smallest_difference: What difference this pair's test could have shown (80 % power, level .05); of
+            more than the metric can reach, it could have shown none. None where all queries differ alike.
     """
 
     a: str
@@ -258,7 +259,9 @@ def compare_results(
         macro,
         headlines,
         {source: str(of[0].fingerprints["eval"]) for source, of in systems.results.items()},
-        tuple(dict.fromkeys([*_cautions(systems, chosen), *_without_means(chosen)])),
+        tuple(
+            dict.fromkeys([*systems.notes, *_cautions(systems, chosen), *_without_means(chosen)])
+        ),
     )
 
 
@@ -373,12 +376,17 @@ def _compare(systems: Systems, name: str, pieces: Mapping[str, str]) -> MetricCo
         _intervals(systems, pieces, tests.intervals),
         _letters(means, pairs),
         tuple(pairs),
-        _number(np.median(tests.smallest_difference)),
+        _median(pair.smallest_difference for pair in pairs),
     )
 
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
 
 
 def _intervals(

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
@@ -13,14 +13,17 @@ import numpy as np
 from rich.cells import cell_len, set_cell_size
 
 from m2kr.display import on_one_line
-from m2kr.evaluation.metrics import heading
+from m2kr.evaluation.metrics import METRICS, heading
 
 if TYPE_CHECKING:
     from m2kr.evaluation.compare import Comparison, MetricComparison, Pair, Tally
 
 WIDTH = 80
 _LETTERS = "Systems that share a letter can't be told apart (all pairs, Holm, level .05)."
-_INTERVALS = "In brackets: 95 % bootstrap intervals; of a difference, with its queries kept paired."
+_INTERVALS = (
+    "In brackets: 95 % bootstrap intervals; of a difference, with its queries kept paired, and for each "
+    "pair alone: where p is .05 or more, an interval without 0 shows no difference."
+)
 _PAIRS = (
     "p: randomisation test of the difference; t: paired t test; both after Holm's correction for all "
     "pairs of systems. wins/ties/losses: queries on which the first is better, as good, worse."
@@ -127,12 +130,12 @@ def _power(comparison: "Comparison") -> Iterator[str]:
     known = [
         f"{part}: "
         + ", ".join(
-            f"{heading(name)} {_smallest(one)}"
+            f"{heading(name)} {_smallest(name, one)}"
             for name, one in metrics.items()
-            if one.smallest_difference is not None
+            if _tested(one)
         )
         for part, metrics in comparison.parts().items()
-        if any(one.smallest_difference is not None for one in metrics.values())
+        if any(map(_tested, metrics.values()))
     ]
     if known:
         yield (
@@ -141,9 +144,22 @@ def _power(comparison: "Comparison") -> Iterator[str]:
         )
 
 
-def _smallest(one: "MetricComparison") -> str:
+def _tested(one: "MetricComparison") -> bool:
+    return any(pair.p_t is not None for pair in one.pairs)
+
+
+def _smallest(name: str, one: "MetricComparison") -> str:
     values = [p.smallest_difference for p in one.pairs if p.smallest_difference is not None]
-    low, median, high = (_number(v) for v in (min(values), np.median(values), max(values)))
+    if not values:
+        differ = any(pair.wins or pair.losses for pair in one.pairs)
+        return "– (all queries differ alike)" if differ else "– (no differences)"
+    # The scores of our own metrics are from 0 to 1; of the user's nothing is known.
+    bounded = name == "headline" or name.partition("@")[0] in METRICS
+    none = "none: too few queries"
+    low, median, high = (
+        none if bounded and value > 1 else _number(value)
+        for value in (min(values), float(np.median(values)), max(values))
+    )
     return median if low == high else f"{median} ({low} to {high})"
 
 
@@ -205,6 +221,7 @@ def as_text(comparison: "Comparison") -> str:
                 cells = [_score(name, one) for _, one in columns]
                 rows.append([on_one_line(name), *(f"{mean}\n{span}" for mean, span in cells)])
             lines += [on_one_line(table.title), *_laid_out(rows), ""]
+    broken_down = {part: _group_columns(of.values()) for part, of in comparison.parts().items()}
     for part, head, one, pairs in _pairs(comparison):
         rows = [["first − second", "diff.", "95 %", "p", "t", "wins/ties/losses"]]
         for pair in pairs:
@@ -216,23 +233,28 @@ def as_text(comparison: "Comparison") -> str:
             if len(pairs) <= _MOST_WITH_GROUPS:
                 rows += [
                     [f"  {on_one_line(value)}", "", "", "", "", _tally(three)]
-                    for value, three in _groups(pair)
+                    for column in broken_down[part]
+                    for value, three in pair.groups.get(column, {}).items()
                 ]
         title = on_one_line(f"{part}, {head}: {one.queries:,} queries")
         lines += [title, *_laid_out(rows), ""]
     for note in notes(comparison):
-        lines += textwrap.wrap(
-            on_one_line(note), WIDTH, break_long_words=False, break_on_hyphens=False
-        )
+        lines += textwrap.wrap(on_one_line(note), WIDTH, break_on_hyphens=False)
     return "\n".join(lines)
 
 
-def _groups(pair: "Pair") -> Iterator[tuple[str, "Tally"]]:
-    shown = 0
-    for values in pair.groups.values():
-        shown += len(values)
-        if len(values) > 1 and shown <= _MOST_GROUPS:
-            yield from values.items()
+def _group_columns(metrics: Iterable["MetricComparison"]) -> list[str]:
+    """The columns whose values tables show: the same for all metrics, though not each is of all values."""
+    values: dict[str, set[str]] = {}
+    for one in metrics:
+        for column, of in one.pairs[0].groups.items():
+            values.setdefault(column, set()).update(of)
+    chosen, shown = [], 0
+    for column, names in values.items():
+        shown += len(names)
+        if len(names) > 1 and shown <= _MOST_GROUPS:
+            chosen.append(column)
+    return chosen
 
 
 def _blocks(table: _Table) -> Iterator[Sequence[tuple[str, "MetricComparison"]]]:

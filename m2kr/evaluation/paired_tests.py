@@ -46,7 +46,9 @@ class PairedTests:
         exact: Whether the p value comes from all assignments, not from a sample of them.
         p_t: P values of the paired t test, two-sided; NaN where a stratum has one query alone.
         smallest_difference: The smallest true difference that this test would have found with 80 % power
-            at the level .05 (two-sided, one pair alone); NaN as above.
+            at the level .05 (two-sided, one pair alone). It may be more than a metric can reach: then there
+            are too few queries for any. NaN as above, and where no query's difference is another than the
+            others', as of systems that are equal: nothing is known of how they vary.
     """
 
     means: "NDArray[np.float64]"
@@ -85,6 +87,7 @@ def paired_tests(strata: "Strata", *, seed: int = 0) -> PairedTests:
     p, exact = randomisation_p(strata, seed=seed)
     errors, freedom = _standard_errors(strata)
     differences = means[first] - means[second]
+    spread = np.where(errors > 10.0**-_DIGITS, errors, np.nan)
     p_t = [
         student_p(difference, error, degrees)
         for difference, error, degrees in zip(differences, errors, freedom, strict=True)
@@ -99,7 +102,7 @@ def paired_tests(strata: "Strata", *, seed: int = 0) -> PairedTests:
         p,
         exact,
         np.array(p_t, np.float64),
-        (normal.inv_cdf(1 - LEVEL / 2) + normal.inv_cdf(POWER)) * errors,
+        (normal.inv_cdf(1 - LEVEL / 2) + normal.inv_cdf(POWER)) * spread,
     )
 
 

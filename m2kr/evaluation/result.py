@@ -262,17 +262,20 @@ class Result:
         """
         return self.load_run().ordered(self.experiment.get("ties", "m2kr"))
 
+    @property
+    def run_path(self) -> Path | None:
+        """Where the run file lies that was saved with the result; None of one that is in memory alone."""
+        name = Path(self.files.get("run", "")).name or f"{self.name}.run.parquet"
+        return self.path.with_name(name) if self.path else None
+
     @cached_property
     def _run(self) -> "Run":
         from m2kr.retrieval.run import Run
 
         if self.run is not None:
             return self.run
-        if self.path is None:
+        if self.path is None or (file := self.run_path) is None:
             raise MissingError(f"the rankings of {self.name} are neither in memory nor saved")
-        file = self.path.with_name(
-            Path(self.files.get("run", "")).name or f"{self.name}.run.parquet"
-        )
         if not file.is_file():
             raise MissingError(
                 "the rankings of a result are not beside it",

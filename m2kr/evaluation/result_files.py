@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from m2kr.errors import InputError, MissingError, plainly
@@ -50,6 +51,13 @@ def result_files(path: str | Path) -> list[Path]:
         if path.name.endswith(ending) and beside.is_file():
             return [beside]
     return [path]
+
+
+def result_in(path: Path) -> Result | None:
+    """The result that a file is; None if it is something else, such as a run in JSON."""
+    with suppress(InputError):
+        return Result.load(path) if path.suffix == ".json" and is_result(path) else None
+    return None
 
 
 def _results_in(folder: Path) -> Iterator[Path]:

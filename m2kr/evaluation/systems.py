@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PARTS = ("queries", "judgements", "pool")
-_LONGEST_VALUE = 40  # characters of a setting in a system's label
+_LONGEST_VALUE = 16  # characters of a setting in a system's label
+_LONGEST_SETTINGS = 24  # of all of them
 _EXAMPLES = 5
 
 
@@ -31,12 +32,14 @@ class Systems:
         results: By ``source/split`` each system's result, in the order of ``labels``.
         query_ids: By source its queries, sorted.
         unjudged: Sources that were left out: without judgements nothing was scored there.
+        notes: Settings that a label has no room for, and what was counted as one.
     """
 
     labels: tuple[str, ...]
     results: Mapping[str, tuple[Result, ...]]
     query_ids: Mapping[str, tuple[str, ...]]
     unjudged: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def scores(self, source: str, metric: str) -> "NDArray[np.float64]":
         """(queries x systems) scores in the order of ``query_ids``, NaN where a query is undefined.
@@ -85,8 +88,8 @@ def side_by_side(results: Iterable[Result]) -> Systems:
             unjudged[source] = None
     for source, group in by_source.items():
         _require_one_fingerprint(source, group)
-    merged = {source: _merged(group) for source, group in by_source.items()}
-    labels = system_labels(merged)
+    merged = {source: one_a_run(group) for source, group in by_source.items()}
+    labels, legend = system_labels(merged)
     cells: dict[str, dict[str, Result]] = {
         source: dict(zip(labels[source], group, strict=True)) for source, group in merged.items()
     }
@@ -101,7 +104,10 @@ def side_by_side(results: Iterable[Result]) -> Systems:
     _require_no_holes(names, cells)
     ordered = {source: tuple(cell[name] for name in names) for source, cell in cells.items()}
     ids = {source: _one_set_of_queries(source, names, of) for source, of in ordered.items()}
-    return Systems(names, ordered, ids, tuple(unjudged))
+    notes = [f"{label}: {settings}" for label, settings in legend.items()]
+    for source, group in by_source.items():
+        notes += repeats(source, len(group) - len(merged[source]))
+    return Systems(names, ordered, ids, tuple(unjudged), tuple(notes))
 
 
 def _called(result: Result) -> str:
@@ -149,8 +155,11 @@ def _in_order(result: Result) -> Result:
         raise InputError(
             "the result has no scores of single queries, without which nothing can be paired",
             where=_called(result),
-            expected=f"{result.files.get('queries', result.name + '.queries.parquet')} beside it",
-            fix=f"m2kr eval {result.source} --split {result.split} -r {result.retriever.get('name')}",
+            expected=f"{result.files.get('queries', result.name + '.queries.parquet')}, the file that was "
+            "saved with it, beside it",
+            fix=f"put it into {_from_here(result.path.parent)}, or evaluate again"
+            if result.path
+            else "evaluate again",
         )
     ids = result.query_ids
     order = np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)
@@ -240,7 +249,15 @@ def _base(result: Result) -> str:
     return " ".join(word for word in words if word)
 
 
-def _merged(results: Sequence[Result]) -> list[Result]:
+def repeats(source: str, count: int) -> list[str]:
+    """What `one_a_run` did to a source's results, in a sentence, if anything."""
+    if not count:
+        return []
+    many = "1 result is" if count == 1 else f"{count:,} results are"
+    return [f"{source}: {many} of the same run as another one, and counted as one system with it"]
+
+
+def one_a_run(results: Iterable[Result]) -> list[Result]:
     """The results of one source; those of one run as one, however often it was replayed and scored."""
     kept: dict[str, Result] = {}
     for result in results:
@@ -248,6 +265,10 @@ def _merged(results: Sequence[Result]) -> list[Result]:
         scored = [result.experiment.get(key) for key in ("ties", "missing_queries")]
         key = json.dumps([_base(result), result.run_sha256, made, scored], sort_keys=True)
         other = kept.get(key, result)
+        if other.retriever.get("run") and not result.retriever.get("run"):
+            other, result = result, other  # a replayed run doesn't know what it cost
+        if other.query_ids and result.query_ids and other.query_ids != result.query_ids:
+            other, result = _in_order(other), _in_order(result)
         for metric in sorted({*other.scores} & {*result.scores}):
             if not np.array_equal(other.scores[metric], result.scores[metric], equal_nan=True):
                 raise InputError(
@@ -259,33 +280,62 @@ def _merged(results: Sequence[Result]) -> list[Result]:
             other,
             scores={**result.scores, **other.scores},
             metrics={**result.metrics, **other.metrics},
+            groups=_joined_groups(result.groups, other.groups),
             shown=[*dict.fromkeys([*other.shown, *result.shown])],
+            query_ids=other.query_ids or result.query_ids,
             query_groups=other.query_groups or result.query_groups,
         )
     return list(kept.values())
 
 
-def system_labels(by_source: Mapping[str, Sequence[Result]]) -> dict[str, list[str]]:
+def _joined_groups(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """By column and value the numbers of both."""
+    return {
+        column: {
+            value: {
+                **of.get(value, {}),
+                "metrics": {
+                    **one.get(column, {}).get(value, {}).get("metrics", {}),
+                    **of.get(value, {}).get("metrics", {}),
+                },
+            }
+            for value in of
+        }
+        for column, of in {**one, **other}.items()
+    }
+
+
+def system_labels(
+    by_source: Mapping[str, Sequence[Result]],
+) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Per source its results' labels: as short as they can be, equal for one system on all sources.
+
+    Returns:
+        The labels, and by label the settings that set it apart, where the label has no room for them.
 
     Raises:
         InputError: two results of a source have one name and different rankings.
     """
-    labels = {source: [_base(result) for result in of] for source, of in by_source.items()}
+    # A retriever, and what sets its results apart by and by.
+    names: dict[str, list[tuple[str, ...]]] = {
+        source: [(_base(result),) for result in of] for source, of in by_source.items()
+    }
     for level in range(len(_details(next(iter(by_source.values()))[0])) if by_source else 0):
-        twice = {label for of in labels.values() for label in of if of.count(label) > 1}
-        for base in twice:
-            keys = _differing(base, level, labels, by_source)
+        twice = {name for of in names.values() for name in of if of.count(name) > 1}
+        for name in twice:
+            keys = _differing(name, level, names, by_source)
             for source, results in by_source.items():
                 for place, result in enumerate(results):
-                    if labels[source][place] == base:
+                    if names[source][place] == name:
                         words = [_word(key, _details(result)[level].get(key)) for key in keys]
-                        labels[source][place] = " ".join([base, *words])
+                        names[source][place] = (*name, *words)
+    short, legend = _shortened(names, by_source)
+    labels = {source: [short[name] for name in of] for source, of in names.items()}
     for source, results in by_source.items():
         of = labels[source]
-        twice = {label for label in of if of.count(label) > 1}
+        twice_here = {label for label in of if of.count(label) > 1}
         labels[source] = [
-            f"{label} {result.name.rpartition('.')[2]}" if label in twice else label
+            f"{label} {_digits(result)}" if label in twice_here else label
             for label, result in zip(of, results, strict=True)
         ]
         if len(set(labels[source])) < len(results):
@@ -294,22 +344,22 @@ def system_labels(by_source: Mapping[str, Sequence[Result]]) -> dict[str, list[s
                 where=f"{source}: {listed(sorted(set(labels[source])))}",
                 fix="give one of the two files alone",
             )
-    return labels
+    return labels, legend
 
 
 def _differing(
-    base: str,
+    name: tuple[str, ...],
     level: int,
-    labels: Mapping[str, Sequence[str]],
+    names: Mapping[str, Sequence[tuple[str, ...]]],
     by_source: Mapping[str, Sequence[Result]],
 ) -> list[str]:
-    """What of a kind differs between the results of one source that share a label."""
+    """What of a kind differs between the results of one source that share a name."""
     keys: dict[str, None] = {}
     for source, results in by_source.items():
         same = [
             _details(result)[level]
-            for result, label in zip(results, labels[source], strict=True)
-            if label == base
+            for result, of in zip(results, names[source], strict=True)
+            if of == name
         ]
         for key in dict.fromkeys(key for details in same for key in details):
             if len({json.dumps(details.get(key), sort_keys=True) for details in same}) > 1:
@@ -319,8 +369,50 @@ def _differing(
 
 def _word(key: str, value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    short = text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
-    return short if key == "run" else f"{key}={short}"
+    return text if key == "run" else f"{key}={text}"
+
+
+def _shortened(
+    names: Mapping[str, Sequence[tuple[str, ...]]], by_source: Mapping[str, Sequence[Result]]
+) -> tuple[dict[tuple[str, ...], str], dict[str, str]]:
+    """By name its label, and by label the settings that it stands for, if it doesn't tell them.
+
+    A retriever's results whose settings are too long, or alike when they are cut, are told apart by the
+    digits of a result file; of a system on several sources, by one of them on all.
+    """
+    digits: dict[tuple[str, ...], str] = {}
+    for source in sorted(names):
+        for name, result in zip(names[source], by_source[source], strict=True):
+            digits.setdefault(name, _digits(result))
+    cut = {name: " ".join(map(_cut, name[1:])) for name in digits}
+    unclear = {
+        name[0]
+        for name in cut
+        if len(cut[name]) > _LONGEST_SETTINGS
+        or sum(other[0] == name[0] and cut[other] == cut[name] for other in cut) > 1
+    }
+    short = {
+        name: " ".join(filter(None, [name[0], digits[name] if name[0] in unclear else cut[name]]))
+        if len(name) > 1
+        else name[0]
+        for name in cut
+    }
+    legend = {
+        short[name]: "; ".join(name[1:])
+        for name in cut
+        if len(name) > 1 and short[name] != " ".join(name)
+    }
+    return short, legend
+
+
+def _cut(word: str) -> str:
+    start = word.find("=") + 1
+    return word if len(word) <= start + _LONGEST_VALUE else f"{word[: start + _LONGEST_VALUE - 1]}…"
+
+
+def _digits(result: Result) -> str:
+    """The end of a result's name, which is another one for each experiment."""
+    return result.name.rpartition(".")[2]
 
 
 def _require_no_holes(names: Sequence[str], cells: Mapping[str, Mapping[str, Result]]) -> None:

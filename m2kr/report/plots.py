@@ -124,7 +124,7 @@ def bars(summary: Summary) -> "Figure":
             [value["value"] - value["low"] for _, value in scored],
             [value["high"] - value["value"] for _, value in scored],
         ]
-        panel.barh(places, values, color=[_BAR] * (len(scored) - 1) + [_COLOURS[0]], height=0.62)
+        panel.barh(places, values, color=_BAR, height=0.62)
         panel.errorbar(values, places, xerr=ends, fmt="none", ecolor=_INK, elinewidth=1, capsize=0)
         panel.set_yticks(places, [_short(system) for system, _ in scored], color=_INK)
         highest = [value["high"] for _, value in scored]

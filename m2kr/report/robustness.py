@@ -11,7 +11,10 @@ ABLATIONS = (
     "What a change adds to the score or takes from it; reranked: queries whose ranking is another.\n"
     "p, and * for p < .05: paired randomisation test, adjusted over the changes (Holm)."
 )
-BANDS = "What should not matter, and moves the score; in brackets: queries whose score is another."
+BANDS = (
+    "What should not matter, and how far it moves the score (0: not at all); in brackets: queries whose "
+    "score is another."
+)
 
 
 def ablation_table(result: Result) -> Table:

@@ -8,7 +8,7 @@ from typing import Any
 
 from m2kr.evaluation.metrics import GRID
 from m2kr.evaluation.result import Result
-from m2kr.evaluation.systems import system_labels
+from m2kr.evaluation.systems import one_a_run, repeats, system_labels
 from m2kr.report.tables import shown_metrics
 
 PRIMARY = "primary"  # each source's own primary metric
@@ -51,14 +51,16 @@ class Summary:
         systems: Their labels, the same one in all columns: first those that are on most splits, of those
             the best by the mean of primary metrics.
         columns: In the order met.
+        notes: Settings that a label has no room for, and what was counted as one.
     """
 
     systems: tuple[str, ...]
     columns: tuple[Column, ...]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, results: Sequence[Result]) -> "Summary":
-        """Results by system and split; the same one given twice is there once.
+        """Results by system and split; the same one given twice is there once, and so are those of one run.
 
         Splits of one name whose data differ are columns of their own: their scores don't compare.
 
@@ -70,20 +72,22 @@ class Summary:
             split = (result.source, result.split, result.edition)
             data = (*split, str(result.fingerprints.get("eval")))
             by_split.setdefault(data, []).append(result)
-        labels = system_labels({"\0".join(data): group for data, group in by_split.items()})
+        merged = {data: one_a_run(group) for data, group in by_split.items()}
+        labels, legend = system_labels({"\0".join(data): group for data, group in merged.items()})
         names = _split_names(list(by_split))
         columns = [
             Column(key, label, dict(zip(of, group, strict=True)))
-            for (key, label), of, group in zip(
-                names, labels.values(), by_split.values(), strict=True
-            )
+            for (key, label), of, group in zip(names, labels.values(), merged.values(), strict=True)
         ]
         systems = _in_order(dict.fromkeys(chain.from_iterable(labels.values())), columns)
         ordered = [
             replace(column, results={s: column.results[s] for s in systems if s in column.results})
             for column in columns
         ]
-        return cls(tuple(systems), tuple(ordered))
+        notes = [f"{label}: {settings}" for label, settings in legend.items()]
+        for column, group in zip(columns, by_split.values(), strict=True):
+            notes += repeats(column.label, len(group) - len(column.results))
+        return cls(tuple(systems), tuple(ordered), tuple(notes))
 
     def metrics(self) -> list[str]:
         """Every metric that some result has, those of tables first."""

@@ -87,7 +87,8 @@ def create(spec: str, settings: Mapping[str, object] | None = None) -> "Retrieve
         spec: A name, ``package.module:Class``, ``file.py:Class``, ``st:NAME_OR_PATH`` for a model of
             sentence-transformers, ``mteb:NAME``, or ``run:FILE`` to replay a run. The second and third
             run the user's code; a submission is never checked with them. The file of a run may be a
-            pattern (``results/mini.test.bm25.*.run.parquet``) of one file.
+            pattern (``results/mini.test.bm25.*.run.parquet``) of one file, or a result whose run is
+            beside it.
         settings: Arguments of its ``__init__``; strings are turned into the annotated types.
 
     Raises:
@@ -162,6 +163,7 @@ def _shown(settings: Mapping[str, object]) -> str:
 
 
 def _replay(spec: str, settings: Mapping[str, object] | None) -> "Retriever":
+    from m2kr.evaluation.result_files import result_in
     from m2kr.retrieval.replay import RunRetriever
 
     if settings:
@@ -175,7 +177,14 @@ def _replay(spec: str, settings: Mapping[str, object] | None) -> "Retriever":
                 expected="one of " + ", ".join(file.name for file in files[:5]),
             )
         path = files[0]
-    return RunRetriever(path)
+    try:
+        return RunRetriever(path)
+    except InputError:
+        if (result := result_in(path)) is None:
+            raise
+    replayed = RunRetriever(result.load_run())
+    replayed.file = result.run_path.name if result.run_path else ""
+    return replayed
 
 
 def find(spec: str) -> Callable[..., Any]:

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 import m2kr
+from m2kr import retrievers
+from m2kr.cli import compare as compare_command
+from m2kr.errors import InputError, MissingError
 from m2kr.evaluation.metrics import metrics
 from m2kr.retrieval.run import Run
 
@@ -147,3 +150,27 @@ def test_a_result_without_its_table_of_scores(cli, results, tmp_path):
     assert json.loads(done.stdout)["error"] == "InputError"
     assert "no scores of single queries" in done.stderr
     assert ".queries.parquet" in done.stderr
+    assert f"put it into {tmp_path}" in done.stderr
+
+
+def test_a_result_stands_for_the_run_beside_it(results, tmp_path):
+    saved = next(results.glob("*.bm25.*.json"))
+    replayed = retrievers.create(f"run:{saved}")
+    expected = m2kr.Results.load(saved)[0].load_run()
+    assert replayed.run.sha256() == expected.sha256()
+    assert replayed.file == saved.name.replace(".json", ".run.parquet")
+    alone = tmp_path / saved.name
+    alone.write_bytes(saved.read_bytes())
+    with pytest.raises(MissingError, match="not beside it") as caught:
+        retrievers.create(f"run:{alone}")
+    assert caught.value.where == str(tmp_path / replayed.file)
+    for text in ('{"format": "other"}', "{", "[]"):  # no result, and no run: the run's own error
+        alone.write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match=r"JSON|not a run"):
+            retrievers.create(f"run:{alone}")
+
+
+def test_the_examples_metrics_are_those_that_results_have(cli, results):
+    (example,) = (each for each in compare_command.EXAMPLES if "--metrics" in each)
+    words = shlex.split(example.partition(">")[0])[2:]
+    assert "tabular" in compare(cli, *words, cwd=results.parent).stdout

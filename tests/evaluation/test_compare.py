@@ -17,6 +17,7 @@ from support.made_results import made_result
 import m2kr
 from m2kr.errors import CheckError, InputError, UsageError
 from m2kr.evaluation.compare import compare_results
+from m2kr.evaluation.comparison_tables import notes
 
 HIT = "hit_rate@5"
 
@@ -255,6 +256,82 @@ def test_labels_say_what_differs():
     ) == ("bm25", "b")
 
 
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        [{"members": "bm25,dense_text,mine.py:Retriever"}, {"members": "bm25,random", "depth": 9}],
+        [{"checkpoint": "/a/long/way/to/one"}, {"checkpoint": "/a/long/way/to/other"}],
+        [{f"setting{n}": n * m for n in range(1, 9)} for m in (1, 2)],
+    ],
+)
+def test_long_settings_are_told_once_below_the_tables(chosen):
+    def made(source, place):
+        retriever = {"name": "fusion", "settings": chosen[place]}
+        done = {"source": source, "settings": chosen[place]}
+        return on(
+            source,
+            "",
+            {HIT: hits(place, 0.5)},
+            retriever=retriever,
+            experiment=done,
+            run_sha256=f"{source}{place}",
+        )
+
+    both = [made("one", 0), made("one", 1)]
+    found = compare_results(both)
+    assert found.systems == tuple(f"fusion {r.name.rpartition('.')[2]}" for r in both)
+    text = str(found)
+    assert max(map(cell_len, text.splitlines())) <= 80
+    words = " ".join(found.notes)
+    for place in (0, 1):
+        for key, value in chosen[place].items():
+            assert f"{key}={value}" in words
+    # One system has one name on all sources, in whatever order they come.
+    more = [*both, made("two", 0), made("two", 1)]
+    assert set(compare_results(more).systems) == set(found.systems)
+    assert set(compare_results(more[::-1]).systems) == set(found.systems)
+
+
+def test_a_difference_that_no_metric_can_reach_is_none():
+    few = compare_results(made_result(n, {HIT: v}) for n, v in (("a", [1, 0]), ("b", [0, 1])))
+    assert "R@5 none: too few queries" in str(few)
+    three = compare_results(
+        made_result(n, {HIT: v}) for n, v in (("a", [1, 0]), ("b", [0, 1]), ("c", [0, 1]))
+    )
+    assert "R@5 none: too few queries" in str(three)  # b and c have no differences and no figure
+    assert ".000" not in next(n for n in notes(three) if "smallest" in n)
+    own = compare_results(
+        made_result(n, {"my_own@5": v}) for n, v in (("a", [9, 0]), ("b", [0, 9]))
+    )
+    assert "none: too few" not in str(own)
+
+
+def test_all_metrics_are_broken_down_by_the_same_columns():
+    """One that is defined on some forms alone, too."""
+    n = 90
+    columns = {
+        "task": [f"task {i % 2}" for i in range(n)],
+        "form": [f"form {i % 9}" for i in range(n)],
+    }
+    some = np.where(np.arange(n) % 9 < 3, hits(5, 0.5, n), np.nan)
+    results = [
+        made_result(
+            name,
+            {
+                HIT: hits(seed, 0.5, n),
+                "pseudo_recall@5": np.where(np.isnan(some), some, hits(seed, 0.4, n)),
+            },
+            query_groups=columns,
+        )
+        for seed, name in enumerate("ab")
+    ]
+    _, *tables = str(compare_results(results)).split(" queries\n")
+    assert len(tables) == 2
+    for table in tables:
+        assert "task 0" in table
+        assert "form" not in table
+
+
 def test_two_results_of_one_run_are_one_system(three):
     one = made_result("a", {HIT: hits(1, 0.5)})
     more = made_result("a", {HIT: hits(1, 0.5), "ndcg@10": hits(3, 0.5)})
@@ -262,6 +339,7 @@ def test_two_results_of_one_run_are_one_system(three):
     found = compare_results([one, more, other])
     assert found.systems == ("a", "b")
     assert set(found.metrics) == {HIT, "ndcg@10"}
+    assert "toy/test: 1 result is of the same run as another one" in str(found).replace("\n", " ")
     with pytest.raises(InputError, match="hit_rate@5 is another"):
         compare_results([one, made_result("a", {HIT: hits(9, 0.5)}), other])
 
@@ -301,7 +379,8 @@ def test_identical_systems_are_equal(n, value):
     found = compare_results(results)
     (pair,) = found.metrics[HIT].pairs
     assert (pair.p, pair.p_holm, pair.difference, pair.low, pair.high) == (1, 1, 0, 0, 0)
-    assert (pair.p_t, pair.smallest_difference) == ((1, 0) if n > 1 else (None, None))
+    assert (pair.p_t, pair.smallest_difference) == (1 if n > 1 else None, None)
+    assert ("R@5 – (no differences)" in str(found)) == (n > 1)
     assert found.metrics[HIT].letters == {"a": "a", "b": "a"}
     json.dumps(found.as_dict(), allow_nan=False)
     for text in (str(found), found.to_markdown(), found.to_latex(), found.to_csv()):

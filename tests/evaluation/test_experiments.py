@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -335,3 +336,13 @@ def test_no_number_is_cut_at_any_width(root, monkeypatch, width):
             assert f"{result.value(name):.3f}".removeprefix("0") in shown
     assert "…" not in shown
     assert max(map(len, shown.splitlines()[:4])) <= width
+    told = re.search(r"intervals are left out: a terminal of (\d+) columns", shown)
+    assert bool(told) == ("[" not in shown.partition("R@K")[0])
+    if told:
+        wide = io.StringIO()
+        monkeypatch.setattr(
+            output, "console", lambda **_: Console(file=wide, width=int(told[1]), no_color=True)
+        )
+        eval_.show(results)
+        assert "[" in wide.getvalue().partition("R@K")[0]
+        assert "left out" not in wide.getvalue()

@@ -123,6 +123,7 @@ def test_the_paired_t_test_is_scipys(scores):
             assert np.isnan(tests.smallest_difference[i])
         elif np.ptp(difference) < 1e-9:
             assert tests.p_t[i] == float(abs(difference[0]) < 1e-9)
+            assert np.isnan(tests.smallest_difference[i])
         else:
             expected = stats.ttest_rel(scores[:, a], scores[:, b]).pvalue
             assert tests.p_t[i] == pytest.approx(expected, rel=1e-6, abs=1e-12)

@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +24,7 @@ from support.reports import (
 
 from m2kr.api import Results
 from m2kr.building.userdata.importer import from_records
+from m2kr.cli import report
 from m2kr.display import fit_for_html as fit
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError
 from m2kr.evaluation.result_data import open_split
@@ -209,8 +212,6 @@ def test_without_a_run_its_rankings_are_missing_alone(home: Path, tmp_path: Path
 
 
 def test_systems_and_splits_are_told_apart(results: Results) -> None:
-    from dataclasses import replace
-
     one = next(r for r in results if r.retriever["name"] == "forward")
 
     def of(split: str = "test", edition: str = "odd", data: str = "fp1:a", **settings: Any) -> Any:
@@ -237,6 +238,66 @@ def test_systems_and_splits_are_told_apart(results: Results) -> None:
     ]
     assert len({column.key for column in other_data.columns}) == 3
     assert other_data.systems == ("dense",)
+
+
+def test_results_of_one_run_are_one_system_as_in_compare(results: Results) -> None:
+    one = next(r for r in results if r.retriever["name"] == "forward")
+    metric, *rest = one.metrics
+    again = replace(
+        one,
+        metrics={metric: one.metrics[metric]},
+        scores={metric: one.scores[metric]},
+        experiment={**one.experiment, "metrics": [metric]},
+    )
+    for pair in ([one, again], [again, one]):
+        summary = Summary.of([*pair, *(r for r in results if r is not one)])
+        assert len(summary.systems) == len(results)
+        assert rest and {*summary.columns[0].results["forward"].metrics} == {*one.metrics}
+        (note,) = summary.notes
+        assert "of the same run as another one" in note
+
+
+def test_every_column_with_scores_has_a_filter(tmp_path: Path) -> None:
+    split = big_split(200, 300)
+    names = split.queries["kind"]
+    split.queries = (
+        split.queries.add_column("form", names)
+        .add_column("single", [f"value {n // 2}" for n in range(200)])
+        .add_column("question_type", [f"type {n}" for n in range(200)])
+    )
+    split.manifest = {"groups": ["kind", "form", "single"]}
+    run = big_run(split, 0, 10)
+    tmp_path.joinpath("data").mkdir()
+    write_queries(cast("Split", split), [lambda: run], DataFiles(tmp_path / "data"), "0", SILENT)
+    _, meta = data_of(tmp_path / "data" / "0" / "meta.js")
+    filters = {each["name"]: each["values"] for each in meta["filters"]}
+    assert set(filters) == {"kind", "form", "single"}  # all queries have questions alone
+    assert filters["form"] == sorted(set(names))
+    assert (len(filters["single"]), filters["single"][-1]) == (61, "(others)")
+
+
+def test_the_page_is_made_even_if_plots_are_not(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hidden: Any = None
+    monkeypatch.setitem(sys.modules, "matplotlib", hidden)
+    with pytest.raises(MissingError, match="matplotlib"):
+        report.command([home / "results"], html=tmp_path / "out", out=tmp_path / "plots")
+    assert (tmp_path / "out" / "index.html").is_file()
+    assert "the page is" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [("report/index.html", "--html report"), ("index.html", "--html report"), ("a.htm", "report")],
+)
+def test_a_page_that_is_named_as_a_file_is_told_its_folder(
+    results: Results, name: str, fix: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        write_report(results, name)
+    assert caught.value.fix and caught.value.fix.endswith(fix)
 
 
 def test_the_command(cli: Any, home: Path, tmp_path: Path) -> None:

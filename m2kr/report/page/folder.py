@@ -54,8 +54,13 @@ def require_report_folder(folder: Path) -> None:
                     where=str(folder),
                     expected="a new name, an empty folder, or an older report, which is replaced",
                 )
-        elif target.exists():
-            raise UsageError("this is no folder", where=str(folder), expected="a folder to write")
+        elif target.exists() or target.suffix.lower() in {".html", ".htm"}:
+            raise UsageError(
+                "this is no folder, as a report is, with an index.html in it",
+                where=str(folder),
+                expected="a folder to write",
+                fix=f"--html {folder.parent if folder.name == _PAGE and folder.parent.name else 'report'}",
+            )
         atomic.require_file(target.with_name(f".{target.name}.tmp"))
 
 
@@ -94,7 +99,7 @@ def write_report(
     if not results:
         raise UsageError("there are no results to report")
     target = Path(folder).resolve()
-    require_report_folder(target)
+    require_report_folder(Path(folder))
     summary = Summary.of(results)
     with plainly(target), _replacing(target) as aside:
         aside.mkdir()
@@ -199,8 +204,6 @@ def _tests(column: Column, progress: Progress) -> Letters | str:
         compared = compare_results(column.results.values(), progress=progress)
     except M2KRError as error:
         return f"{column.label}: no tests of differences: {error.what}"
-    if len(compared.systems) != len(column.results):
-        return f"{column.label}: no tests of differences: some of its results are of one run"
     names = dict(zip(compared.systems, column.results, strict=True))
     return {
         metric: {names[system]: letters for system, letters in one.letters.items()}
@@ -218,7 +221,7 @@ def _facts(
     known = metrics()
     results = [result for column in summary.columns for result in column.results.values()]
     # The page says in its own words what small numbers are, and shows no seconds.
-    said = [note for note in notes(results) if note not in (INTERVALS, REUSED)]
+    said = [*summary.notes, *(note for note in notes(results) if note not in (INTERVALS, REUSED))]
     said += [why for why in tests if why and isinstance(why, str)]
     return {
         "version": __version__,

@@ -1,5 +1,6 @@
 """One split's queries, rankings and passages as data of a page: written in blocks, read when looked at."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ _TEXT_BYTES = 1 << 18  # of texts in a file
 _LONGEST = 2_000  # characters shown of a text
 _ANSWERS = 100  # shown of a query
 _MOST_VALUES = 60  # of a column that queries can be filtered by
+_OTHERS = "(others)"
 _FILTERS = ("task", "question_type")  # besides the source's groups
 RIGHT, ANSWER = 1, 2  # marks of a passage
 
@@ -369,26 +371,33 @@ def _filters(split: "Split", queries: Queries) -> tuple[list[dict[str, Any]], di
     """Columns to filter queries by: name and values; and each query's value as a place among them."""
     filters: list[dict[str, Any]] = []
     codes: dict[str, list[int]] = {}
-    for name, values in _filter_columns(split, queries):
-        distinct = sorted(set(values))
-        if 1 < len(distinct) <= _MOST_VALUES:
+    for name, values, is_group in _filter_columns(split, queries):
+        if is_group:  # whose scores the page shows by the largest of its values
+            largest = {value for value, _ in Counter(values).most_common(_MOST_VALUES)}
+            if len(largest) < len(set(values)):
+                values = [value if value in largest else _OTHERS for value in values]
+        distinct = sorted(set(values), key=lambda value: (value == _OTHERS, value))
+        if 1 < len(distinct) <= _MOST_VALUES + is_group:
             places = {value: n for n, value in enumerate(distinct)}
             filters.append({"name": fit(name), "values": [fit(value) for value in distinct]})
             codes[fit(name)] = [places[value] for value in values]
     return filters, codes
 
 
-def _filter_columns(split: "Split", queries: Queries) -> Iterator[tuple[str, list[str]]]:
+def _filter_columns(split: "Split", queries: Queries) -> Iterator[tuple[str, list[str], bool]]:
+    """Names, values, and whether scores are broken down by them."""
     parts = zip(_column(queries, "question"), _column(queries, "img_path"), strict=True)
-    yield "form", [_form(question, path) for question, path in parts]
-    for name in dict.fromkeys((*split.manifest.get("groups", ()), *_FILTERS)):
-        if name in queries.dataset.column_names and name != "form":
+    yield "query has", [_given(question, path) for question, path in parts], False
+    groups = split.manifest.get("groups", ())
+    for name in dict.fromkeys((*groups, *_FILTERS)):
+        if name in queries.dataset.column_names:
             values = _column(queries, name)
-            yield name, ["(none)" if value is None else str(value) for value in values]
+            told = ["(none)" if value is None else str(value) for value in values]
+            yield name, told, name in groups
 
 
-def _form(question: str | None, path: str | None) -> str:
-    parts = [
-        word for word, there in (("image", path), ("question", (question or "").strip())) if there
-    ]
-    return " and ".join(parts) or "neither"
+def _given(question: str | None, path: str | None) -> str:
+    asked = bool((question or "").strip())
+    if asked and path:
+        return "both"
+    return "question" if asked else "image" if path else "neither"

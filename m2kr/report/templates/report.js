@@ -125,13 +125,13 @@ function bars(column) {
   const systems = systemsOn(column).filter(system => valueOf(column, system));
   const order = [...systems].sort((a, b) => valueOf(column, b)[0] - valueOf(column, a)[0]);
   const metric = metricLabel(nameIn(column, state.metric));
-  const end = niceEnd(Math.max(.05, ...systems.map(system => valueOf(column, system)[2])));
+  const end = Math.max(.05, ...systems.map(system => valueOf(column, system)[2]));
   const scale = value => `${100 * Math.max(0, value) / end}%`;
   return h("section", {class: "bars"},
-    h("h4", {}, column.label, h("small", {}, metric)),
-    h("ul", {}, order.map((system, place) => {
+    h("h4", {}, column.label, h("small", {}, `${metric}; line: 95 % interval`)),
+    h("ul", {}, order.map(system => {
       const [value, low, high] = valueOf(column, system);
-      const track = h("div", {class: "track", "aria-hidden": "true"}, h("i", {class: place ? "bar" : "bar first"}), h("i", {class: "whisker"}));
+      const track = h("div", {class: "track", "aria-hidden": "true"}, h("i", {class: "bar"}), h("i", {class: "whisker"}));
       track.firstChild.style.width = scale(value);
       track.lastChild.style.left = scale(low);
       track.lastChild.style.width = scale(high - low);
