@@ -377,8 +377,8 @@ def _shortened(
 ) -> tuple[dict[tuple[str, ...], str], dict[str, str]]:
     """By name its label, and by label the settings that it stands for, if it doesn't tell them.
 
-    A retriever's results whose settings are too long, or alike when they are cut, are told apart by the
-    digits of a result file; of a system on several sources, by one of them on all.
+    A retriever's results whose settings are too long, or alike or half a list when they are cut, are told
+    apart by the digits of a result file; of a system on several sources, by one of them on all.
     """
     digits: dict[tuple[str, ...], str] = {}
     for source in sorted(names):
@@ -389,6 +389,7 @@ def _shortened(
         name[0]
         for name in cut
         if len(cut[name]) > _LONGEST_SETTINGS
+        or any(_cut(word) != word and word.partition("=")[2][:1] in ("{", "[") for word in name[1:])
         or sum(other[0] == name[0] and cut[other] == cut[name] for other in cut) > 1
     }
     short = {

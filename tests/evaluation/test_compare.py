@@ -285,7 +285,8 @@ def test_long_settings_are_told_once_below_the_tables(chosen):
     words = " ".join(found.notes)
     for place in (0, 1):
         for key, value in chosen[place].items():
-            assert f"{key}={value}" in words
+            told = value if isinstance(value, str) else json.dumps(value)
+            assert f"{key}={told}" in words
     # One system has one name on all sources, in whatever order they come.
     more = [*both, made("two", 0), made("two", 1)]
     assert set(compare_results(more).systems) == set(found.systems)
