@@ -261,6 +261,7 @@ def test_labels_say_what_differs():
     [
         [{"members": "bm25,dense_text,mine.py:Retriever"}, {"members": "bm25,random", "depth": 9}],
         [{"checkpoint": "/a/long/way/to/one"}, {"checkpoint": "/a/long/way/to/other"}],
+        [{"weights": {"bm25": w, "mine": 1}} for w in (0.2, 0.8)],
         [{f"setting{n}": n * m for n in range(1, 9)} for m in (1, 2)],
     ],
 )
