@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,10 @@ def writing(path: Path, *, alone: bool = False) -> Iterator[Path]:
             with aside.open("rb+" if os.name == "nt" else "rb") as file:
                 os.fsync(file.fileno())
         replace(aside, path)
+    except OSError as error:
+        if error.filename is not None and Path(os.fsdecode(error.filename)) == aside:
+            error.filename = str(path)  # the name that the caller knows
+        raise
     finally:
         discard(aside)
 
@@ -78,13 +83,24 @@ def require_file(path: Path) -> None:
         UsageError: Something else than a file is in its place.
         M2KRError: This user may not write there.
     """
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise MissingError("there is no such folder", where=str(folder))
     if path.exists() and not path.is_file():
         raise UsageError("this is no file", where=str(path), expected="the name of a file to write")
+    require_parent(path)
+
+
+def require_parent(path: Path) -> None:
+    """Refuses, before the work, a file or folder whose folder is not there or may only be read.
+
+    Raises:
+        MissingError: It is not there.
+        M2KRError: This user may not write there.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        what, fix = f"there is no such folder: {folder}", shlex.join(["mkdir", "-p", str(folder)])
+        raise MissingError(what, where=str(path), fix=fix)
     if not os.access(folder, os.W_OK):
-        raise M2KRError("this folder may only be read", where=str(folder))
+        raise M2KRError(f"this folder may only be read: {folder}", where=str(path))
 
 
 def writable(folder: Path) -> bool:

@@ -3,7 +3,7 @@
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from m2kr.audit.checks_judgements import folded_id
 from m2kr.audit.facts import CorpusFacts, Facts, SplitFacts, some_of
-from m2kr.audit.findings import Hit, audit_check, graded, shown
+from m2kr.audit.findings import Hit, audit_check, graded, labelled, shown
 from m2kr.audit.image_looks import alike
 from m2kr.audit.near_texts import MOST_PAIRS
 
@@ -38,11 +38,12 @@ def query_ids(facts: Facts) -> Iterator[Hit]:
 
 
 def _repeated_ids(where: str, ids: pa.ChunkedArray, unit: str, effect: str) -> Iterator[Hit]:
-    count = len(ids) - len(ids.unique())
-    if count:
+    if len(ids.unique()) < len(ids):
         counts = pc.value_counts(ids)
         many = counts.filter(pc.greater(counts.field("counts"), 1))
         examples = tuple(f"{shown(r['values'])}: {r['counts']} times" for r in many[:3].to_pylist())
+        count = pc.sum(many.field("counts")).as_py()
+        unit = f"{unit} share their id with another one"
         yield Hit(where, "error", count, len(ids), unit, effect, examples)
 
 
@@ -69,7 +70,8 @@ def ids_alike(facts: Facts) -> Iterator[Hit]:
             effect = "tools that fold ids mix them up; people and files will"
             examples = tuple(" and ".join(map(repr, names[:3])) for names in groups.values())
             count = int(counts[counts > 1].sum())
-            yield Hit(where, "warning", count, len(ids), unit, effect, examples[:3])
+            unit = f"distinct ids of {unit}"
+            yield Hit(where, "warning", count, len(keys), unit, effect, examples[:3])
 
 
 def _parts(ids: pa.Array) -> Iterator[list[str]]:
@@ -90,7 +92,8 @@ def shared_ids(facts: Facts) -> Iterator[Hit]:
                 "than others'; and a system that sees ids has the answer"
             )
             examples = tuple(pairs.filter(same).column("question_id")[:3].to_pylist())
-            yield Hit(split.name, "warning", count, len(pairs), "judgements", effect, examples)
+            judged = int((split.positives > 0).sum())
+            yield Hit(split.name, "warning", count, judged, "judged queries", effect, examples)
 
 
 @audit_check("duplicate-texts", "keep one of them, or judge all of them")
@@ -100,13 +103,19 @@ def same_texts(facts: Facts) -> Iterator[Hit]:
         first = corpus.same_text
         repeats = np.flatnonzero(first != np.arange(len(first)))
         if len(repeats):
+            groups = len(np.unique(first[repeats]))
             effect = (
-                f"{len(repeats) / len(corpus):.1%} of the corpus is a repeat: equal texts score alike, so "
+                f"{_in_groups(len(repeats), groups, 'passages')} of one text; equal texts score alike, so "
                 "the order of ids decides which of them is retrieved"
             )
             examples = _pairs(corpus, np.stack([first[repeats[:3]], repeats[:3]], axis=1))
             severity = graded(len(repeats) / len(corpus), warning=0.05)
-            yield Hit(name, severity, len(repeats), len(corpus), "passages", effect, examples)
+            unit = "passages repeat the text of an earlier one"
+            yield Hit(name, severity, len(repeats), len(corpus), unit, effect, examples)
+
+
+def _in_groups(repeats: int, groups: int, unit: str) -> str:
+    return f"{repeats + groups:,} {unit} in {groups:,} group{'s' if groups != 1 else ''}"
 
 
 @audit_check("near-duplicate-texts", "look whether the unjudged ones are right, too")
@@ -118,10 +127,9 @@ def near_texts(facts: Facts) -> Iterator[Hit]:
         if len(later):
             queries = sum(_half_judged(split, pairs) for split in facts.splits_of(corpus))
             effect = (
-                f"{'at least ' if cut else ''}{len(later) / len(corpus):.1%} of the corpus nearly repeats "
-                f"another passage; for {queries:,} queries one of two is right and the other not judged, "
+                f"for {queries:,} queries one of two is right and the other not judged, "
                 "and may be as right"
-                + (f" ({MOST_PAIRS:,} candidate pairs compared)" if cut else "")
+                + (f" (at least: {MOST_PAIRS:,} candidate pairs compared)" if cut else "")
             )
             severity = graded(len(later) / len(corpus), warning=0.2)
             yield Hit(
@@ -129,24 +137,37 @@ def near_texts(facts: Facts) -> Iterator[Hit]:
                 severity,
                 len(later),
                 len(corpus),
-                "passages",
+                "passages nearly repeat the text of an earlier one",
                 effect,
                 _pairs(corpus, pairs[:3]),
             )
 
 
 def _half_judged(split: SplitFacts, pairs: "NDArray[np.int64]") -> int:
-    """Queries for which one passage of a pair is right and the other isn't."""
-    owners: dict[int, set[int]] = defaultdict(set)
-    inside = split.positive[np.isin(split.rows[split.positive], pairs)]
+    """Queries for which one passage of a pair is right and the other isn't judged."""
+    right, judged = (
+        _queries_of(split, rows, pairs)
+        for rows in (split.positive, np.flatnonzero(split.owners >= 0))
+    )
+    return len(
+        set().union(*((right[a] - judged[b]) | (right[b] - judged[a]) for a, b in pairs.tolist()))
+    )
+
+
+def _queries_of(
+    split: SplitFacts, judgements: "NDArray[np.int64]", passages: "NDArray[np.int64]"
+) -> dict[int, set[int]]:
+    """By passage the queries of some judgements."""
+    queries: dict[int, set[int]] = defaultdict(set)
+    inside = judgements[np.isin(split.rows[judgements], passages)]
     for row, owner in zip(split.rows[inside].tolist(), split.owners[inside].tolist(), strict=True):
-        owners[row].add(owner)
-    return len(set().union(*(owners[a] ^ owners[b] for a, b in pairs.tolist())))
+        queries[row].add(owner)
+    return queries
 
 
 def _pairs(corpus: CorpusFacts, pairs: "NDArray[np.int64]") -> tuple[str, ...]:
     return tuple(
-        f"{a} and {b}: {shown(text, 40)}"
+        labelled(f"{a} and {b}", text, 40)
         for (a, b), text in zip(
             (corpus.ids_at(pair) for pair in pairs), corpus.text_at(pairs[:, 0]), strict=True
         )
@@ -174,7 +195,8 @@ def copies(facts: Facts) -> Iterator[Hit]:
         # A ranking by text alone puts a right passage first with this chance, at best.
         best = np.zeros(len(split))
         np.maximum.at(best, owner, right / size[text])
-        ceiling = float(best[split.reachable > 0].mean())
+        judged = split.positives > 0
+        ceiling, without = (float(of[judged].mean()) for of in (best, split.reachable > 0))
         examples = []
         for query in hit[:3].tolist():
             place = np.flatnonzero((owner == query) & copied)[0]
@@ -182,13 +204,14 @@ def copies(facts: Facts) -> Iterator[Hit]:
             others = [r for r in same.tolist() if r not in set(split.right_rows(query).tolist())]
             names = corpus.ids_at(others[:2])
             examples.append(f"{split.ids[query].as_py()}: {', '.join(names)}")
-        judged = int((split.reachable > 0).sum())
         effect = (
             f"a retriever of texts can't tell them apart: its hit_rate@1 is at most {ceiling:.3f} "
-            "in expectation"
+            f"in expectation, {without:.3f} without these copies"
         )
-        severity = graded(1 - ceiling, error=0.05)
-        yield Hit(split.name, severity, len(hit), judged, "queries", effect, tuple(examples))
+        severity = graded(without - ceiling, error=0.05)
+        unit = "judged queries have a right passage with such a copy"
+        total = int(judged.sum())
+        yield Hit(split.name, severity, len(hit), total, unit, effect, tuple(examples))
 
 
 @audit_check("duplicate-queries", "keep one, with the right passages of all")
@@ -198,23 +221,28 @@ def same_queries(facts: Facts) -> Iterator[Hit]:
         groups = _groups(split.keys(lambda path: path))
         told = split.column("instruction")
         apart = all(len({told[row] for row in rows}) == len(rows) for rows in groups)
-        positives = [_positive_ids(split, rows) for rows in groups]
-        differ = sum(len(set(of)) > 1 for of in positives)
+        right = split.right_ids(row for rows in groups for row in rows)
+        differ = sum(any(right[row] != right[rows[0]] for row in rows) for rows in groups)
         count = sum(len(rows) - 1 for rows in groups)
         if count:
-            effect = (
-                f"{differ:,} groups have different right passages: no ranking suits all of a group"
+            effect = f"{_in_groups(count, len(groups), 'queries')} that ask the same; " + (
+                f"in {differ:,} of them the right passages differ, so one ranking may not suit all"
                 if differ
-                else "they count several times in each mean"
-            ) + (", unless by the instruction, which differs" if apart else "")
+                else "each counts as often in a mean"
+            )
+            effect += ", unless by the instruction, which differs" if apart else ""
             examples = tuple(
-                " and ".join(split.ids[row].as_py() for row in rows[:2])
-                + f": {shown(split.questions[rows[0]], 40)}"
+                labelled(
+                    " and ".join(split.ids[row].as_py() for row in rows[:2]),
+                    split.questions[rows[0]],
+                    40,
+                )
                 for rows in groups[:3]
             )
             share = count / len(split)
             severity = graded(share, warning=1 if apart else 0.02 if differ else 0.1)
-            yield Hit(split.name, severity, count, len(split), "queries", effect, examples)
+            unit = "queries repeat an earlier one"
+            yield Hit(split.name, severity, count, len(split), unit, effect, examples)
 
 
 def _groups(keys: "NDArray[np.int64]") -> list[list[int]]:
@@ -226,10 +254,6 @@ def _groups(keys: "NDArray[np.int64]") -> list[list[int]]:
     return sorted(group.tolist() for group in np.split(order, borders) if len(group))
 
 
-def _positive_ids(split: SplitFacts, rows: list[int]) -> list[frozenset[Any]]:
-    return [frozenset(split.right_rows(row).tolist()) for row in rows[:20]]
-
-
 @audit_check("queries-across-splits", "leave them out of the split that is trained on")
 def leaked_queries(facts: Facts) -> Iterator[Hit]:
     """Queries that ask the same of the same image in a split that is trained on."""
@@ -237,17 +261,45 @@ def leaked_queries(facts: Facts) -> Iterator[Hit]:
         ours, theirs = test.keys(facts.image_key), train.keys(facts.image_key)
         shared = np.flatnonzero(np.isin(ours, theirs) & (ours != 0)).tolist()
         if shared:
+            known = _answered_alike(test, train, ours, theirs, shared)
             effect = (
-                f"{len(shared) / len(test):.1%} of {test.name} was seen with its answer: scores of what "
-                f"was trained on {train.name} may be as much too high"
+                f"{known:,} of them have a right passage or an answer in {train.name} that is right here"
+            ) + (
+                f": scores of what was trained on {train.name} are too high on these"
+                if known
+                else ", so only the question was seen"
             )
             examples = tuple(
                 f"{test.example(row)} = {train.ids[int(np.argmax(theirs == ours[row]))].as_py()}"
                 for row in shared[:3]
             )
-            severity = graded(len(shared) / len(test), warning=0.001, error=0.05)
+            severity = graded(known / len(test), error=0.05)
+            if severity != "error":
+                severity = graded(len(shared) / len(test), warning=0.001)
             where = f"{train.name}/{test.name}"
-            yield Hit(where, severity, len(shared), len(test), "queries", effect, examples)
+            unit = f"queries of {test.name} are asked in {train.name}, too"
+            yield Hit(where, severity, len(shared), len(test), unit, effect, examples)
+
+
+def _answered_alike(
+    test: SplitFacts,
+    train: SplitFacts,
+    ours: "NDArray[np.int64]",
+    theirs: "NDArray[np.int64]",
+    shared: list[int],
+) -> int:
+    """Shared queries of which training tells a right passage or an answer; keys are of all queries."""
+    told: dict[int, set[tuple[str, str]]] = defaultdict(set)
+    for row, right in _right(train, np.flatnonzero(np.isin(theirs, ours[shared])).tolist()):
+        told[int(theirs[row])] |= right
+    return sum(not told[int(ours[row])].isdisjoint(right) for row, right in _right(test, shared))
+
+
+def _right(split: SplitFacts, rows: list[int]) -> Iterator[tuple[int, set[tuple[str, str]]]]:
+    """Of some queries right passages and answers."""
+    for row, ids in split.right_ids(rows).items():
+        answers = {("answer", answer) for answer in split.answers[row] if answer}
+        yield row, answers | {("passage", name) for name in ids}
 
 
 @audit_check("positives-across-splits", "report unseen passages on their own")
@@ -259,13 +311,11 @@ def shared_positives(facts: Facts) -> Iterator[Hit]:
             continue
         shared = names[1].filter(pc.is_in(names[1], value_set=names[0]))
         if len(shared) >= 0.01 * len(names[1]):
-            effect = (
-                f"{len(shared) / len(names[1]):.1%} of {test.name}'s right passages were right in "
-                f"{train.name}: what was trained there may know them by heart"
-            )
+            effect = f"they were right in {train.name}, too: what was trained there may know them by heart"
             where = f"{train.name}/{test.name}"
             examples = tuple(map(shown, shared[:3].to_pylist()))
-            yield Hit(where, "note", len(shared), len(names[1]), "passages", effect, examples)
+            unit = f"right passages of {test.name}"
+            yield Hit(where, "note", len(shared), len(names[1]), unit, effect, examples)
 
 
 @audit_check(
@@ -275,9 +325,9 @@ def missing_images(facts: Facts) -> Iterator[Hit]:
     """Images that are named and are not there."""
     benchmark = facts.benchmark
     if benchmark.no_images:
-        named = sum(map(len, facts.paths.values()))
-        effect = f"images were not looked at: {benchmark.no_images}"
-        yield Hit("", "note", named, named, "images", effect)
+        named = facts.named_images - len(facts.looks)
+        effect = f"they were not looked at: {benchmark.no_images}"
+        yield Hit("", "note", named, facts.named_images, "images", effect)
         return
     missing = [path for path, look in facts.looks.items() if look is None]
     if missing:
@@ -305,7 +355,9 @@ def blank_images(facts: Facts) -> Iterator[Hit]:
     opened = {path: look for path, look in facts.looks.items() if look and not look.fault}
     blank = [path for path, look in opened.items() if look.blank]
     if blank:
-        effect = "they show nothing; their queries are asked by words alone" + facts.some_images
+        effect = (
+            "they show nothing; their queries and passages have words alone" + facts.some_images
+        )
         severity = graded(len(blank) / len(opened), error=0.05)
         yield Hit("", severity, len(blank), len(opened), "images", effect, tuple(blank[:3]))
 
@@ -324,8 +376,9 @@ def same_images(facts: Facts) -> Iterator[Hit]:
             )
             examples = tuple(f"{opened[rows[0]]} = {opened[rows[1]]}" for rows in groups[:3])
             severity = graded(count / len(opened), warning=0.05)
+            unit = "images repeat an earlier one"
             yield Hit(
-                name, severity, count, len(opened), "images", effect + facts.some_images, examples
+                name, severity, count, len(opened), unit, effect + facts.some_images, examples
             )
 
 
@@ -340,7 +393,8 @@ def near_images(facts: Facts) -> Iterator[Hit]:
             effect = "they may be one picture, scaled or stored anew" + facts.some_images
             examples = tuple(f"{opened[a]} ~ {opened[b]}" for a, b in pairs[:3].tolist())
             severity = graded(len(later) / len(opened), warning=0.1)
-            yield Hit(name, severity, len(later), len(opened), "images", effect, examples)
+            unit = "images look like an earlier one"
+            yield Hit(name, severity, len(later), len(opened), unit, effect, examples)
 
 
 @audit_check("images-across-splits", "split by image, or leave out what is in both")
@@ -377,7 +431,7 @@ def leaked_images(facts: Facts) -> Iterator[Hit]:
                 severity,
                 len(shared),
                 len(ours),
-                "images",
+                f"query images of {test.name}",
                 effect + facts.some_images,
                 examples,
             )
@@ -390,7 +444,7 @@ def trivial_images(facts: Facts) -> Iterator[Hit]:
         images = split.corpus.table.column("image")
         if images.null_count == len(images) or not split.with_image.any():
             continue
-        asked, drawn = some_of(np.flatnonzero(split.with_image & (split.reachable > 0)))
+        asked, drawn = some_of(np.flatnonzero(split.with_image & (split.positives > 0)))
         column = split.table.column("image")
         same = []
         for query in asked.tolist():
@@ -401,7 +455,7 @@ def trivial_images(facts: Facts) -> Iterator[Hit]:
         if same:
             share = len(same) / len(asked)
             effect = (
-                f"comparing pixels finds the right passage of {share:.1%} of the queries with an image: the "
+                f"comparing pixels finds the right passage of {share:.1%} of these queries: the "
                 "score of a retriever that sees the passages' images says nothing of understanding"
             )
             severity = graded(share, warning=0.01)
@@ -411,7 +465,7 @@ def trivial_images(facts: Facts) -> Iterator[Hit]:
                 severity,
                 len(same),
                 len(asked),
-                f"{drawn}queries with an image",
+                f"{drawn}judged queries with an image",
                 effect,
                 examples,
             )

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from m2kr.audit.findings import Hit, Severity, audit_check, graded, shown
+from m2kr.audit.findings import Hit, Severity, audit_check, graded, labelled, shown
 from m2kr.audit.near_texts import sketches
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ _SCRIPTS = dict.fromkeys(_LATIN.split(), r"\p{Latin}") | {
 
 
 def _texts(facts: "Facts") -> Iterator[tuple[str, str, pa.ChunkedArray, pa.ChunkedArray]]:
-    """Where, unit, ids and texts of all that is text; questions where there is one."""
+    """Where, unit, ids and texts of all that is text."""
     for name, corpus in facts.corpora.items():
         yield name, "passages", corpus.ids, corpus.texts
     for split in facts.splits:
-        yield split.name, "questions", split.ids, split.table.column("question")
+        yield split.name, "queries", split.ids, split.table.column("question")
 
 
 def _matching(facts: "Facts", pattern: str, severity: Severity, effect: str) -> Iterator[Hit]:
@@ -112,15 +112,14 @@ def placeholders(facts: "Facts") -> Iterator[Hit]:
         if rows:
             effect = "pseudo recall looks for these letters, and finds 'nan' in 'finance'"
             examples = tuple(map(split.example, rows[:3]))
-            yield Hit(
-                split.name, "warning", len(rows), len(split), "queries' answers", effect, examples
-            )
+            total, unit = len(split.answered), "queries with answers"
+            yield Hit(split.name, "warning", len(rows), total, unit, effect, examples)
 
 
 @audit_check("outer-blanks", "trim the texts")
 def outer_blanks(facts: "Facts") -> Iterator[Hit]:
     """Texts that begin or end with blanks."""
-    effect = "none on scores of ours; tools that compare texts take them for others"
+    effect = "no score of m2kr changes; tools that compare texts take them for others"
     for hit in _matching(facts, r"^\s+\S|\S\s+$", "note", effect):
         if hit.share > 0.01:
             yield hit
@@ -133,10 +132,8 @@ def empty_passages(facts: "Facts") -> Iterator[Hit]:
         image = corpus.table.column("image").is_valid().to_numpy()
         bare = np.flatnonzero(corpus.empty & ~image)
         if len(bare):
-            right = sum(
-                int(np.isin(split.rows[split.positive], bare).sum())
-                for split in facts.splits_of(corpus)
-            )
+            judged = [s.rows[s.positive] for s in facts.splits_of(corpus)]
+            right = int(np.isin(bare, np.concatenate([np.empty(0, np.int64), *judged])).sum())
             effect = (
                 f"nothing can retrieve them but chance; {right:,} are right passages of a query"
             )
@@ -158,7 +155,7 @@ def empty_passages(facts: "Facts") -> Iterator[Hit]:
                 "note",
                 len(silent),
                 len(corpus),
-                "passages",
+                "passages have an image alone",
                 effect,
                 tuple(corpus.ids_at(silent[:3])),
             )
@@ -171,8 +168,9 @@ def empty_queries(facts: "Facts") -> Iterator[Hit]:
         blank = np.array([not question.strip() for question in split.questions], bool)
         rows = np.flatnonzero(blank & ~split.with_image)
         if len(rows):
-            share = len(rows) / len(split)
-            effect = f"nothing is asked: they lower every score by up to {share:.3f}"
+            judged = split.positives > 0
+            share = judged[rows].sum() / max(1, judged.sum())
+            effect = f"nothing is asked: they lower hit_rate by up to {share:.3f}"
             examples = tuple(split.ids[int(i)].as_py() for i in rows[:3])
             yield Hit(split.name, "error", len(rows), len(split), "queries", effect, examples)
 
@@ -183,7 +181,7 @@ def empty_answers(facts: "Facts") -> Iterator[Hit]:
     for split in facts.splits:
         rows = [i for i, of in enumerate(split.answers) if "" in of]
         if rows:
-            answered = sum(map(bool, split.answers))
+            answered = len(split.answered)
             share = len(rows) / answered
             effect = (
                 f"any text answers them: PR@K is at least {share:.3f}; see pseudo_recall_nonempty"
@@ -216,7 +214,7 @@ def long_texts(facts: "Facts") -> Iterator[Hit]:
             ]
             effect = (
                 f"up to {words.max():,} words, half have up to {int(np.median(words)):,}; an encoder of 512 "
-                f"tokens sees the first 400 or so; {sum(right):,} judgements are of such passages"
+                f"tokens sees the first 400 or so; {sum(right):,} positive judgements are of such passages"
             )
             severity = graded(len(rows) / len(corpus), warning=0.2)
             examples = tuple(
@@ -255,7 +253,7 @@ def short_texts(facts: "Facts") -> Iterator[Hit]:
         if len(rows):
             effect = f"half have at least {int(np.median(words)):,} words: little can be matched in these"
             examples = tuple(
-                f"{i}: {shown(t)}"
+                labelled(i, t)
                 for i, t in zip(corpus.ids_at(rows[:3]), corpus.text_at(rows[:3]), strict=True)
             )
             severity = graded(len(rows) / len(corpus), warning=0.05)
@@ -287,7 +285,7 @@ def language(facts: "Facts") -> Iterator[Hit]:
         if wrong:
             effect = "the language that is claimed is what people filter and choose encoders by"
             examples = tuple(
-                f"{corpus.ids_at([rows[i]])[0]} ({codes[i]}): {shown(texts[i].as_py(), 40)}"
+                labelled(f"{corpus.ids_at([rows[i]])[0]} ({codes[i]})", texts[i].as_py(), 40)
                 for i in sorted(wrong)[:3]
             )
             severity = graded(len(wrong) / len(rows), warning=0.005)
@@ -338,8 +336,9 @@ def differ(facts: "Facts") -> Iterator[Hit]:
             continue
         count = pc.sum(new).as_py() or 0
         if count >= 0.01 * len(test):
-            effect = f"{count / len(test):.1%} of {test.name} is asked in words that {train.name} never used"
+            effect = f"their instruction is one that {train.name} never uses"
             examples = tuple(shown(text, 80) for text in ours.filter(new).unique().to_pylist()[:3])
             severity = graded(count / len(test), warning=0.05)
             where = f"{train.name}/{test.name}"
-            yield Hit(where, severity, count, len(test), "queries", effect, examples)
+            unit = f"queries of {test.name}"
+            yield Hit(where, severity, count, len(test), unit, effect, examples)

@@ -20,10 +20,8 @@ def unreadable(facts: "Facts") -> Iterator[Hit]:
     """Records, lines or files that can't be read, or hold something else than they should."""
     faults = facts.benchmark.faults
     for what, count in faults.counts.most_common():
-        effect = f"{what}: what can't be read is in no score"
-        yield Hit(
-            "", "error", count, faults.read + count, "records", effect, tuple(faults.places[what])
-        )
+        effect = f"{what}: left out, or read as well as can be ({faults.read:,} records were read)"
+        yield Hit("", "error", count, 0, "records", effect, tuple(faults.places[what]))
 
 
 @audit_check("no-passages", "check the file of passages")
@@ -53,9 +51,9 @@ def no_judgements(facts: "Facts") -> Iterator[Hit]:
             yield Hit(
                 split.name,
                 "warning" if answered else "error",
-                0,
                 len(split),
-                "judged queries",
+                len(split),
+                "queries have no right passage",
                 effect,
             )
 
@@ -79,7 +77,7 @@ def outside(facts: "Facts") -> Iterator[Hit]:
         recall = float((split.reachable[judged] / split.positives[judged]).mean())
         effect = (
             f"{absent:,} of {named:,} judged ids are absent; {unreachable:,} of {int(judged.sum()):,} "
-            f"queries have no right passage left: hit_rate is at most {ceiling:.3f} and set_recall "
+            f"judged queries have no right passage left: hit_rate is at most {ceiling:.3f} and set_recall "
             f"at most {recall:.3f} at every K"
         )
         examples = tuple(
@@ -90,7 +88,13 @@ def outside(facts: "Facts") -> Iterator[Hit]:
             "error" if ceiling < 0.99 or len(lost) >= 0.01 * len(split.positive) else "warning"
         )
         yield Hit(
-            split.name, severity, len(lost), len(split.positive), "judgements", effect, examples
+            split.name,
+            severity,
+            len(lost),
+            len(split.positive),
+            "positive judgements",
+            effect,
+            examples,
         )
 
 
@@ -102,17 +106,22 @@ def misspelt(facts: "Facts") -> Iterator[Hit]:
         if not len(lost) or len(lost) > 1_000_000:
             continue
         names = split.qrels.column("passage_id").take(lost).unique().to_pylist()
-        folded = {folded_id(name): name for name in names}
-        near = [
-            (folded[key], passage)
+        keys = {folded_id(name) for name in names}
+        passages = {
+            key: passage
             for chunk in split.corpus.ids.chunks
             for passage in chunk.to_pylist()
-            if (key := folded_id(passage)) in folded
-        ]
+            if (key := folded_id(passage)) in keys
+        }
+        near = [name for name in names if folded_id(name) in passages]
         if near:
-            effect = "these passages are there, and count as wrong or as missing all the same"
-            examples = tuple(f"judged {a!r}, passage {b!r}" for a, b in near[:3])
-            yield Hit(split.name, "error", len(near), len(names), "judged ids", effect, examples)
+            effect = "their passages are there, and count as wrong or as missing all the same"
+            examples = tuple(
+                f"judged {name!r}, passage {passages[folded_id(name)]!r}" for name in near[:3]
+            )
+            yield Hit(
+                split.name, "error", len(near), len(names), "absent judged ids", effect, examples
+            )
 
 
 def folded_id(name: str) -> str:
@@ -145,24 +154,27 @@ def unknown_queries(facts: "Facts") -> Iterator[Hit]:
 def without_positives(facts: "Facts") -> Iterator[Hit]:
     """Queries without a right passage, in a split that has some."""
     for split in facts.splits:
-        none = np.flatnonzero(split.positives == 0)
+        asked = np.sort(split.first_rows)  # a second query of one id can have no judgements
+        none = asked[split.positives[asked] == 0]
         if len(none) and len(split.positive):
+            found = int((split.reachable > 0).sum())
             effect = (
                 f"they are left out of hit_rate here and counted as missed elsewhere: "
-                f"at most {1 - len(none) / len(split):.3f} there"
+                f"at most {found / len(asked):.3f} there"
             )
             examples = tuple(map(split.example, none[:3].tolist()))
-            severity = graded(len(none) / len(split), error=0.2)
-            yield Hit(split.name, severity, len(none), len(split), "queries", effect, examples)
+            severity = graded(len(none) / len(asked), error=0.2)
+            yield Hit(split.name, severity, len(none), len(asked), "queries", effect, examples)
 
 
 @audit_check("more-positives-than-k", "report hit_rate@K, or set_recall at a K that holds them all")
 def more_than_k(facts: "Facts") -> Iterator[Hit]:
     """Queries with more right passages than K places: set_recall@K can't be 1."""
     for split in facts.splits:
-        judged = split.positives[split.positives > 0]
+        rows = np.flatnonzero(split.positives)
+        judged, reachable = split.positives[rows], split.reachable[rows]
         below = [
-            f"set_recall@{k} at most {float((np.minimum(judged, k) / judged).mean()):.3f}"
+            f"set_recall@{k} at most {float((np.minimum(reachable, k) / judged).mean()):.3f}"
             for k in KS
             if k >= 5 and len(judged) and (judged > k).mean() >= 0.05
         ]
@@ -178,7 +190,7 @@ def more_than_k(facts: "Facts") -> Iterator[Hit]:
                 "note",
                 len(many),
                 len(judged),
-                "queries with more than 5",
+                "judged queries have more than 5 right passages",
                 effect,
                 examples,
             )
@@ -197,15 +209,15 @@ def uneven(facts: "Facts") -> Iterator[Hit]:
         many = np.flatnonzero(split.positives > limit)
         if len(many):
             effect = (
-                f"from 1 to {judged.max():,} right passages a query, half have up to "
+                f"from {judged.min():,} to {judged.max():,} right passages a query, half have up to "
                 f"{int(np.median(judged)):,}: the many are hit by chance more often"
             )
             examples = tuple(
                 f"{split.ids[int(i)].as_py()}: {split.positives[i]:,} right passages"
                 for i in many[:3]
             )
-            unit = f"queries with more than {limit:,}"
-            yield Hit(split.name, "note", len(many), len(split), unit, effect, examples)
+            unit = f"judged queries have more than {limit:,} right passages"
+            yield Hit(split.name, "note", len(many), len(judged), unit, effect, examples)
 
 
 @audit_check("conflicting-judgements", "keep one grade for a passage of a query")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from m2kr.audit.facts import DEPTH, Facts, SplitFacts, some_of
+from m2kr.audit.facts import DEPTH, SAMPLE, Facts, SplitFacts, drawn, some_of
 from m2kr.audit.findings import Hit, audit_check, graded, shown
 from m2kr.evaluation.judgements import JudgedRun
 from m2kr.retrieval.run import Run
@@ -45,17 +45,27 @@ def random_ranker(facts: Facts) -> Iterator[Hit]:
                 f"hit_rate@{k} {value:.3f}" for k, value in floor.items()
             )
             severity = graded(floor[5], error=0.5)
-            unit = f"passages, for {int(judged.sum()):,} queries"
+            unit = f"passages, for {int(judged.sum()):,} judged queries"
             yield Hit(split.name, severity, len(split.corpus), 0, unit, effect)
 
 
-def random_hit_rate(split: SplitFacts, k: int) -> "NDArray[np.float64]":
-    """Per query the chance that K passages drawn at random hold a right one."""
-    total = len(split.corpus)
-    right, inverse = np.unique(split.reachable, return_inverse=True)
-    miss = np.ones(len(right))
-    for drawn in range(min(k, total)):
-        miss *= np.clip((total - right - drawn) / (total - drawn), 0, 1)
+def random_hit_rate(split: SplitFacts, k: int, pool: int = 0) -> "NDArray[np.float64]":
+    """Per query the chance that a random order has a right passage among the first K.
+
+    Args:
+        split: The split.
+        k: How many are drawn, without replacement; all of a smaller corpus.
+        pool: Passages that are drawn from, all right ones among them; 0 for the corpus.
+    """
+    return _chance(split.reachable, pool or len(split.corpus), k)
+
+
+def _chance(right: "NDArray[np.int64]", total: int, k: int) -> "NDArray[np.float64]":
+    """The chance that K of so many passages, drawn without replacement, hold one of the right ones."""
+    numbers, inverse = np.unique(right, return_inverse=True)
+    miss = np.ones(len(numbers))
+    for place in range(min(k, total)):
+        miss *= np.clip((total - numbers - place) / (total - place), 0, 1)
     chance: NDArray[np.float64] = (1 - miss)[inverse]
     return chance
 
@@ -70,14 +80,15 @@ def instruction(facts: Facts) -> Iterator[Hit]:
             continue
         searched = facts.bm25(split, "instruction")
         hits = searched.hits(split)
-        floor = float(random_hit_rate(split, DEPTH)[split.sample].mean())
+        floor = float(random_hit_rate(split, DEPTH, searched.pool)[split.sample].mean())
         if hits.mean() > floor + 0.1:
             effect = (
                 f"BM25 has hit_rate@{DEPTH} {hits.mean():.3f} without question and image"
                 f"{_of(searched.pool, split)}; chance has {floor:.3f}"
             )
             severity = graded(float(hits.mean()), error=0.5)
-            yield Hit(split.name, severity, *_sampled(split, hits), effect, _examples(split, hits))
+            count, unit = int(hits.sum()), f"{split.sampled}queries"
+            yield Hit(split.name, severity, count, len(hits), unit, effect, _examples(split, hits))
 
 
 @audit_check(
@@ -96,7 +107,7 @@ def without_image(facts: Facts) -> Iterator[Hit]:
         if not asked.any():
             continue
         rate = float(hits[asked].mean())
-        floor = float(random_hit_rate(split, DEPTH)[split.sample][asked].mean())
+        floor = float(random_hit_rate(split, DEPTH, searched.pool)[split.sample][asked].mean())
         if rate > max(0.3, floor + 0.1):
             effect = (
                 f"BM25 has hit_rate@{DEPTH} {rate:.3f} without the image{_of(searched.pool, split)}: so much "
@@ -106,7 +117,7 @@ def without_image(facts: Facts) -> Iterator[Hit]:
             count, total, unit = (
                 int(hits[asked].sum()),
                 int(asked.sum()),
-                "sampled queries with an image",
+                f"{split.sampled}queries with an image and a question",
             )
             yield Hit(
                 split.name, severity, count, total, unit, effect, _examples(split, hits & asked)
@@ -118,16 +129,17 @@ def title_named(facts: Facts) -> Iterator[Hit]:
     """Queries with an image whose question names the title of the right passage."""
     for split in facts.splits:
         titles = split.corpus.table.column("title")
-        asked, drawn = some_of(np.flatnonzero(split.with_image & (split.first_positive >= 0)))
+        asked, part = some_of(np.flatnonzero(split.with_image & (split.reachable > 0)))
         if titles.null_count == len(titles) or not len(asked):
             continue
         named = []
         for query in asked.tolist():
-            title = (titles[int(split.first_positive[query])].as_py() or "").partition(" (")[0]
-            if len(title) > 2 and _words(title) in _words(split.questions[query]):
+            question = _words(split.questions[query])
+            of_right = [titles[int(row)].as_py() or "" for row in split.right_rows(query)[:20]]
+            if any(_named(title.partition(" (")[0], question) for title in of_right):
                 named.append(query)
         if len(named) >= 0.02 * len(asked):
-            effect = f"{len(named) / len(asked):.1%} of the questions name what the image shows"
+            effect = f"{len(named) / len(asked):.1%} of their questions name what the image shows"
             severity = graded(len(named) / len(asked), warning=0.2)
             examples = tuple(map(split.example, named[:3]))
             yield Hit(
@@ -135,7 +147,7 @@ def title_named(facts: Facts) -> Iterator[Hit]:
                 severity,
                 len(named),
                 len(asked),
-                f"{drawn}queries with an image",
+                f"{part}queries with an image and a right passage in the corpus",
                 effect,
                 examples,
             )
@@ -145,23 +157,22 @@ def title_named(facts: Facts) -> Iterator[Hit]:
 def answer_named(facts: Facts) -> Iterator[Hit]:
     """Queries whose question holds an answer, as whole words."""
     for split in facts.splits:
-        rows, drawn = some_of(np.flatnonzero([any(of) for of in split.answers]))
-        answered = rows.tolist()
-        named = []
-        for query in answered:
+        rows, part = some_of(split.answered)
+        named = {}
+        for query in rows.tolist():
             question = _words(split.questions[query])
-            answers = [_words(answer) for answer in split.answers[query] if len(answer) > 2]
-            if any(answer.strip() and answer in question for answer in answers):
-                named.append(query)
-        if named and len(named) >= 0.02 * len(answered):
-            share = len(named) / len(answered)
-            effect = f"passages that repeat the question answer {share:.1%} as pseudo recall counts"
+            if answers := [a for a in split.answers[query] if _named(a, question)]:
+                named[query] = answers[0]
+        if named and len(named) >= 0.02 * len(rows):
+            share = len(named) / len(rows)
+            effect = f"passages that repeat the question answer at least {share:.1%} as pseudo recall counts"
             severity = graded(share, warning=0.1)
             examples = tuple(
-                f"{split.example(q)}: {shown(split.answers[q][0], 30)!r}" for q in named[:3]
+                f"{split.example(query)}: {shown(answer, 30)!r}"
+                for query, answer in list(named.items())[:3]
             )
-            unit = f"{drawn}queries with answers"
-            yield Hit(split.name, severity, len(named), len(answered), unit, effect, examples)
+            unit = f"{part}queries with answers"
+            yield Hit(split.name, severity, len(named), len(rows), unit, effect, examples)
 
 
 @audit_check(
@@ -171,13 +182,14 @@ def answer_named(facts: Facts) -> Iterator[Hit]:
 def empty_talk(facts: Facts) -> Iterator[Hit]:
     """Queries that a sentence about nothing answers, as pseudo recall counts."""
     for split in facts.splits:
-        answered = [i for i, of in enumerate(split.answers) if of]
+        answered = split.answered.tolist()
         fooled = [i for i in answered if any(a and a in _NOTHING for a in split.answers[i])]
         if fooled:
+            free = sum(any(a in _NOTHING for a in split.answers[i]) for i in answered)
             share = len(fooled) / len(answered)
             effect = (
-                f"a passage that says nothing has PR@1 {share:.3f}: so much of pseudo recall is for free "
-                f'(the sentence: "{NOTHING[:46]}…")'
+                f"a passage that says nothing has PR@1 {free / len(answered):.3f}: so much of pseudo recall "
+                f'is for free (the sentence: "{NOTHING[:46]}…")'
             )
             examples = tuple(
                 f"{split.ids[i].as_py()}: {shown(next(a for a in split.answers[i] if a and a in _NOTHING))!r}"
@@ -199,29 +211,29 @@ def empty_talk(facts: Facts) -> Iterator[Hit]:
 def random_answers(facts: Facts) -> Iterator[Hit]:
     """Splits whose answers are in passages drawn at random."""
     for split in facts.splits:
-        asked = [i for i in split.sample.tolist() if any(split.answers[i])]
+        asked = drawn(split.answered, SAMPLE).tolist()
         if not asked or not len(split.corpus):
             continue
-        drawn = np.arange(len(split.corpus))
-        if len(drawn) > _RANDOM_TEXTS:
-            drawn = np.random.default_rng(0).choice(drawn, _RANDOM_TEXTS, replace=False)
-        texts = [text.lower() for text in split.corpus.text_at(drawn)]
-        shares = np.array(
-            [
-                np.mean([any(a and a in text for a in split.answers[i]) for text in texts])
-                for i in asked
-            ]
+        rows = drawn(np.arange(len(split.corpus)), _RANDOM_TEXTS)
+        texts = [text.lower() for text in split.corpus.text_at(rows)]
+        holding = np.array(
+            [sum(any(a in text for a in split.answers[i]) for text in texts) for i in asked]
         )
-        floor = float((1 - (1 - shares) ** DEPTH).mean())
+        shares = holding / len(texts)
+        # Five of a random sample are five of the corpus: so the mean is right for a sample, too.
+        floor = float(_chance(holding, len(texts), DEPTH).mean())
         if floor >= 0.1:
-            effect = f"PR@{DEPTH} of a random order is {floor:.3f} (by {len(drawn)} passages)"
+            effect = f"PR@{DEPTH} of a random order is {floor:.3f}" + (
+                f" (by {len(rows)} passages)" if len(rows) < len(split.corpus) else ""
+            )
             high = np.argsort(-shares, kind="stable")[:3]
             examples = tuple(
                 f"{split.example(asked[i])}: {shares[i]:.0%} of passages" for i in high.tolist()
             )
             severity = graded(floor, warning=0.2, error=0.7)
             count = int((shares > 0.1).sum())
-            unit = "sampled queries whose answers are in every tenth text"
+            part = "sampled " if len(asked) < len(split.answered) else ""
+            unit = f"{part}queries with answers have one in over a tenth of the passages"
             yield Hit(split.name, severity, count, len(asked), unit, effect, examples)
 
 
@@ -248,16 +260,15 @@ def inside_words(facts: Facts) -> Iterator[Hit]:
         if wrong:
             effect = (
                 f"on right passages and BM25's top {DEPTH}, {official.sum():,} of {len(asked):,} "
-                f"sampled queries are answered as the official script counts, "
+                f"are answered as the official script counts, "
                 f"{words.sum():,} if words count whole"
             )
             examples = tuple(
                 f"{split.example(q)}: {shown(split.answers[q][0], 30)!r}" for q in wrong[:3]
             )
             severity = graded(len(wrong) / len(asked), warning=0.01, error=0.3)
-            yield Hit(
-                split.name, severity, len(wrong), len(asked), "sampled queries", effect, examples
-            )
+            unit = f"{split.sampled}queries with answers"
+            yield Hit(split.name, severity, len(wrong), len(asked), unit, effect, examples)
 
 
 @audit_check("answers-not-in-positives", "say which of the two judgements counts, and report both")
@@ -275,21 +286,25 @@ def answers_elsewhere(facts: Facts) -> Iterator[Hit]:
         if len(without) >= 0.05 * len(asked):
             effect = (
                 "retrieving exactly the right passages has pseudo recall "
-                f"{1 - len(without) / len(asked):.3f} on the sample"
+                f"{1 - len(without) / len(asked):.3f} on these"
             )
             examples = tuple(
                 f"{split.example(q)}: {shown(split.answers[q][0], 30)!r}" for q in without[:3]
             )
             severity = graded(len(without) / len(asked), warning=0.5)
-            yield Hit(
-                split.name, severity, len(without), len(asked), "sampled queries", effect, examples
-            )
+            unit = f"{split.sampled}queries with answers and a right passage in the corpus"
+            yield Hit(split.name, severity, len(without), len(asked), unit, effect, examples)
 
 
 def _words(text: str) -> str:
     """The words of a text between blanks, so that ``in`` finds whole ones."""
     words = " ".join(re.findall(r"[^\W_]+", text.lower()))
     return f" {words} "
+
+
+def _named(name: str, question: str) -> bool:
+    """Whether a name of three letters and more is in a question, by `_words`."""
+    return len(name) > 2 and bool(_words(name).strip()) and _words(name) in question
 
 
 def _texts_of(split: SplitFacts, run: Run) -> "Callable[[NDArray[np.int64]], list[str]]":
@@ -304,10 +319,6 @@ def _some(split: SplitFacts, column: str) -> bool:
 def _of(pool: int, split: SplitFacts) -> str:
     total = len(split.corpus)
     return f" (among {pool:,} of {total:,} passages: less in all)" if pool < total else ""
-
-
-def _sampled(split: SplitFacts, hits: "NDArray[np.bool_]") -> tuple[int, int, str]:
-    return int(hits.sum()), len(hits), "sampled queries" if len(hits) < len(split) else "queries"
 
 
 def _examples(split: SplitFacts, hits: "NDArray[np.bool_]") -> tuple[str, ...]:

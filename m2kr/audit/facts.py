@@ -125,12 +125,11 @@ class SplitFacts:
     @cached_property
     def owners(self) -> "NDArray[np.int64]":
         """Row of each judgement's query; -1 if there is none."""
-        return _places(
-            self.qrels.column("question_id"), _large(self.ids).unique(), self._first_rows
-        )
+        return _places(self.qrels.column("question_id"), _large(self.ids).unique(), self.first_rows)
 
     @cached_property
-    def _first_rows(self) -> "NDArray[np.int64]":
+    def first_rows(self) -> "NDArray[np.int64]":
+        """The first row of each distinct id: judgements are of these."""
         distinct = _large(self.ids).unique()
         return np.unique(_places(self.ids, distinct), return_index=True)[1]
 
@@ -169,19 +168,20 @@ class SplitFacts:
         inside = self.positive[self.rows[self.positive] >= 0]
         return np.bincount(self.owners[inside], minlength=len(self))
 
-    @cached_property
-    def first_positive(self) -> "NDArray[np.int64]":
-        """Per query the row of a right passage, -1 if the corpus has none."""
-        first = np.full(len(self), -1)
-        inside = self.positive[self.rows[self.positive] >= 0][::-1]
-        first[self.owners[inside]] = self.rows[inside]
-        return first
-
     def right_rows(self, query: int) -> "NDArray[np.int64]":
         """Rows of a query's right passages in the corpus."""
         start, stop = np.searchsorted(self._sorted_owners, [query, query + 1])
         rows = self.rows[self.positive[start:stop]]
         return rows[rows >= 0]
+
+    def right_ids(self, queries: Iterable[int]) -> dict[int, set[str]]:
+        """Ids of the right passages of some queries, in the corpus or not."""
+        ids: dict[int, set[str]] = {query: set() for query in queries}
+        wanted = self.positive[np.isin(self._sorted_owners, list(ids))]
+        names = self.qrels.column("passage_id").take(pa.array(wanted)).to_pylist()
+        for owner, name in zip(self.owners[wanted].tolist(), names, strict=True):
+            ids[owner].add(name)
+        return ids
 
     @cached_property
     def _sorted_owners(self) -> "NDArray[np.int64]":
@@ -204,14 +204,21 @@ class SplitFacts:
 
     @cached_property
     def sample(self) -> "NDArray[np.int64]":
-        """Queries with a right passage in the corpus, or with answers: `SAMPLE` of them at most."""
-        fit = self.reachable > 0
-        if not fit.any():
-            fit = np.array([bool(of) for of in self.answers], bool)
-        rows = np.flatnonzero(fit)
-        if len(rows) <= SAMPLE:
-            return rows
-        return np.sort(np.random.default_rng(0).choice(rows, SAMPLE, replace=False))
+        """Judged queries, whose mean hit_rate is; those with answers if none is judged; 300 at most."""
+        judged = np.flatnonzero(self.positives > 0)
+        return drawn(judged if len(judged) else self.answered, SAMPLE)
+
+    @cached_property
+    def answered(self) -> "NDArray[np.int64]":
+        """Queries with answers, blank ones too: those whose mean pseudo recall is."""
+        return np.flatnonzero([bool(of) for of in self.answers])
+
+    @property
+    def sampled(self) -> str:
+        """What the size of `sample` is called: ``sampled`` if it is a part, and what was drawn from."""
+        judged = int((self.positives > 0).sum())
+        part = "sampled " if len(self.sample) < (judged or len(self.answered)) else ""
+        return f"{part}judged " if judged else part
 
     def example(self, query: int) -> str:
         """A query for people."""
@@ -372,11 +379,15 @@ class Facts:
         return looks
 
     @property
+    def named_images(self) -> int:
+        """Distinct images that are named."""
+        return len({path for paths in self.paths.values() for path in paths})
+
+    @property
     def some_images(self) -> str:
         """What to say where not all images were opened."""
-        named = {path for paths in self.paths.values() for path in paths}
-        opened = len(self.looks)
-        return f" ({opened:,} of {len(named):,} images opened)" if opened < len(named) else ""
+        opened, named = len(self.looks), self.named_images
+        return f" ({opened:,} of {named:,} images opened)" if opened < named else ""
 
     def image_key(self, path: str | None) -> str | None:
         """What equal images share: the hash of the file where it was opened, else the path."""
@@ -388,9 +399,14 @@ class Facts:
 
 def some_of(rows: "NDArray[np.int64]") -> "tuple[NDArray[np.int64], str]":
     """Rows, or of very many a sample, and what its size is called: ``sampled`` or nothing."""
-    if len(rows) <= ROWS_SAMPLE:
-        return rows, ""
-    return np.sort(np.random.default_rng(0).choice(rows, ROWS_SAMPLE, replace=False)), "sampled "
+    return drawn(rows, ROWS_SAMPLE), "sampled " if len(rows) > ROWS_SAMPLE else ""
+
+
+def drawn(rows: "NDArray[np.int64]", most: int) -> "NDArray[np.int64]":
+    """Rows, or that many of them, seeded and in order."""
+    if len(rows) <= most:
+        return rows
+    return np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
 
 
 def _large(ids: pa.ChunkedArray) -> pa.Array:

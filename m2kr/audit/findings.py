@@ -21,7 +21,7 @@ class Hit:
             a little off; ``note``: to be known.
         count: How many.
         total: Of how many; 0 if there is no such number.
-        unit: What is counted, in the plural.
+        unit: What is counted, in the plural; with a verb if need be: ``queries repeat an earlier one``.
         effect: What it does to the score, with numbers.
         examples: Up to three.
     """
@@ -91,3 +91,9 @@ def shown(text: str | None, room: int = 60) -> str:
     """A text for an example: one line, cut."""
     line = " ".join((text or "").split())
     return line if len(line) <= room else line[: room - 1] + "…"
+
+
+def labelled(name: str, text: str | None, room: int = 60) -> str:
+    """A name with a text behind a colon, or alone where the text is empty."""
+    line = shown(text, room)
+    return f"{name}: {line}" if line else name

@@ -44,15 +44,17 @@ def command(
     Positives that the corpus lacks, duplicates within and across splits, shortcuts, broken texts and
     images: each with its count, its effect on the score, and what to do. docs/audit.md has every check.
     """
+    from m2kr import atomic
     from m2kr.audit.audit import audit
     from m2kr.cli import output
 
+    if html is not None:
+        atomic.require_file(html)
     with output.Bars() as bars:
         report = audit(
             target, split, edition=edition, data=data, images=images or (), progress=bars
         )
     if html is not None:
-        from m2kr import atomic
         from m2kr.audit.page import audit_page
 
         atomic.write_text(html, audit_page(report))

@@ -120,7 +120,7 @@ def command(
     and never gives way to another by itself.
     """
     from m2kr import api, paths
-    from m2kr.cli import output
+    from m2kr.cli import output, swapped
     from m2kr.cli.next_commands import next_commands
     from m2kr.data.built_sources import BuiltSources
     from m2kr.data.load import Split, load
@@ -158,7 +158,7 @@ def command(
             raise UsageError(f"nothing that is built has a split '{split}'", where=str(root))
         for line in lacking:
             output.say(line, json_mode=json)
-    with output.Bars() as bars:
+    with swapped.hint(root, "eval", source, "-r", retriever), output.Bars() as bars:
         results = api.evaluate(
             wanted if len(wanted) != 1 else wanted[0],
             retriever,

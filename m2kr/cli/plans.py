@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from m2kr import paths
 from m2kr.building.fetch.fetch import plan_downloads
+from m2kr.building.fetch.transfer import is_local
 from m2kr.building.manifest import comparable
 from m2kr.building.options import (
     chosen_splits,
@@ -33,16 +34,17 @@ def show(
 ) -> None:
     """Every file that some builds need: where it comes from, or where it must be placed by hand."""
     plans = [planned(builder, root, given, edition, splits) for builder in builders]
-    total, unknown = _missing([file for p in plans for file in p["files"]])
+    files = [file for p in plans for file in p["files"]]
     if json:
         facts = {"data": str(root), "downloads": str(paths.downloads(root))}
+        total, unknown = _missing(files)
         output.emit(facts | {"to_fetch_bytes": total, "unknown_sizes": unknown, "sources": plans})
         return
     for each in plans:
         _show(each)
-    if any(each["files"] for each in plans):
+    if files:
         output.say(f"files go to {paths.downloads(root)}")
-        output.say(_to_fetch(total, unknown))
+        output.say(_to_fetch(files))
 
 
 def planned(
@@ -116,7 +118,8 @@ def _show(each: dict[str, Any]) -> None:
     output.say(f"{each['source']}: route {each['route']}, edition {each['edition']}")
     for file in each["files"]:
         check = file["checksum"] or "hash taken when first seen"
-        output.say(f"{file['state']:<8} {_size(file):>8}  {file['name']} ({check})")
+        state = "inside" if _inside(file) and file["state"] == "missing" else file["state"]
+        output.say(f"{state:<8} {_size(file):>8}  {file['name']} ({check})")
         output.say(f"{'':<19}{file['url'] or 'by hand, see below'}")
     for licence in dict.fromkeys(file["licence"] for file in each["files"]):
         of = ", ".join(f["name"].split("/")[-1] for f in each["files"] if f["licence"] == licence)
@@ -148,7 +151,7 @@ def before(
     each = planned(builder, root, given, edition, splits)
     yield from _decisions(each)
     if each["files"] or not each["from_release"]:
-        yield _to_fetch(*_missing(each["files"]))
+        yield _to_fetch(each["files"])
     release = each["from_release"]
     if release:
         sizes = ", ".join(dict.fromkeys(file["size"] for file in release["files"]))
@@ -180,12 +183,21 @@ def _missing(files: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     return known, sum(not (f["size"] or f["about"]) for f in todo)
 
 
+def _inside(file: Mapping[str, Any]) -> bool:
+    """Whether a file travels in an installed package."""
+    return is_local(file["url"] or "")
+
+
 def _size(file: Mapping[str, Any]) -> str:
     roughly = "~" if file["size"] is None and file["about"] else ""
     return roughly + output.size(file["size"] or file["about"])
 
 
-def _to_fetch(total: int, unknown: int) -> str:
+def _to_fetch(files: Sequence[Mapping[str, Any]]) -> str:
+    away = [file for file in files if not _inside(file)]
+    if files and not away:
+        return "nothing to fetch: its files are inside the package"
+    total, unknown = _missing(away)
     parts = [output.size(total)] if total or not unknown else []
     if unknown:
         parts.append(f"{unknown} {'file' if unknown == 1 else 'files'} of unknown size")

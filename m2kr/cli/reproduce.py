@@ -153,7 +153,7 @@ def _plan(
 
 
 def _show_plan(plan: "Plan", target: "Target") -> None:
-    heads = ("source", "tables", "images", "embeddings", "encode", "exact search")
+    heads = ("source", "tables", "images", "disk", "encode", "exact search")
     body = []
     for one in plan.sources:
         images = "here" if one.images_here == 1 else _about(one.image_bytes)
@@ -178,7 +178,8 @@ def _show_plan(plan: "Plan", target: "Target") -> None:
     unknown = f", and {totals['unknown']} sizes unknown" if totals["unknown"] else ""
     output.say(
         f"to fetch: about {_size(totals['fetch_bytes'])}{unknown}; "
-        f"disk below the data root: {_size(totals['disk_bytes'])} more for embeddings and an index"
+        f"disk below the data root: {_size(totals['disk_bytes'])} more, for token embeddings "
+        "(float16) and an index of 8 bits"
     )
     for machine, hours in totals["hours"].items():
         parts = [f"{what} {_hours(*span)}" for what, span in hours.items()]

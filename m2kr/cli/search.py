@@ -40,7 +40,7 @@ def command(
     The pool is indexed first, which takes a while for a big one and a neural retriever.
     """
     from m2kr import atomic, paths
-    from m2kr.cli import output
+    from m2kr.cli import output, swapped
     from m2kr.data.load import load
     from m2kr.retrieval.adhoc import AdHocQuery, search_one
     from m2kr.retrieval.cache import cache_folder
@@ -51,7 +51,8 @@ def command(
         atomic.require_file(html)
     root = paths.data_root(data)
     output.say(f"data root: {root}", json_mode=json)
-    loaded = load(source, split, edition=edition, data=root, images=images or ())
+    with swapped.hint(root, "search", source, "-r", [retriever]):
+        loaded = load(source, split, edition=edition, data=root, images=images or ())
     settings = options.settings(set_) | ({"checkpoint": checkpoint} if checkpoint else {})
     with output.Bars() as bars:
         found = search_one(

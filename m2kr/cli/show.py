@@ -37,14 +37,15 @@ def command(
     --run takes a run file or a result (JSON). Answers stand between ** where pseudo recall finds them.
     """
     from m2kr import paths
-    from m2kr.cli import output
+    from m2kr.cli import output, swapped
     from m2kr.data.load import load
     from m2kr.evaluation.query_view import QueryView
     from m2kr.evaluation.rankings import open_run
 
     root = paths.data_root(data)
     output.say(f"data root: {root}", json_mode=json)
-    loaded = load(source, split, edition=edition, data=root, images=images or ())
+    with swapped.hint(root, "show", source, "", [query_id] if query_id else []):
+        loaded = load(source, split, edition=edition, data=root, images=images or ())
     ranking = None if run is None else open_run(run, loaded)
     if query_id is None:
         _list(loaded, ranking, json_mode=json)

@@ -156,6 +156,9 @@ def edition_in_words(manifest: Mapping[str, Any]) -> str:
         "aligned": "rebuilt from upstream files, with the rows of the release",
         "import": "imported from a user's files",
     }.get(route, "built from upstream files")
+    inputs = [entry.get("url") or "" for entry in manifest.get("inputs") or ()]
+    if route == "sources" and inputs and all(url.startswith("package:") for url in inputs):
+        words = "built from files inside the package"
     variants = manifest["source"].get("variants", {}).values()
     titles = [v["title"] for v in variants if v["options"].items() <= manifest["options"].items()]
     if route == "sources" and titles:

@@ -29,10 +29,11 @@ def query_text(view: "QueryView") -> str:
 
     facts = [block(f"  {name:<12}", value) for name, value in _facts(view)]
     lines = [f"{on_one_line(view.label)}  {on_one_line(view.query_id)}", *facts]
+    graded = _graded(view)
     for title, passages in _parts(view):
         lines += ["", title]
         for passage in passages:
-            lines.append(block("  ", "  ".join(_heading(passage))))
+            lines.append(block("  ", "  ".join(_heading(passage, graded))))
             text, spans, cut = _excerpt(passage)
             shown = (f"**{part}**" if marked else part for part, marked in stretches(text, spans))
             lines.append(block("      ", on_one_line("".join(shown)) + (" …" if cut else "")))
@@ -47,6 +48,7 @@ def query_html(view: "QueryView") -> str:
         uri, (width, height) = jpeg_uri(image, _SIDE)
         picture = f'<img src="{uri}" width="{width}" height="{height}" alt="the query’s image">'
     html = [html_table(f"{view.label}  {view.query_id}", _facts(view)), picture]
+    graded = _graded(view)
     for title, passages in _parts(view):
         html.append(f'<p style="margin:12px 0 4px"><b>{escaped(title)}</b></p>')
         for passage in passages:
@@ -55,7 +57,7 @@ def query_html(view: "QueryView") -> str:
             if cut:
                 whole = _marked(passage.text or "", passage.answers)
                 shown = f"<details><summary>{shown}</summary>{whole}</details>"
-            head = " · ".join(map(escaped, _heading(passage)))
+            head = " · ".join(map(escaped, _heading(passage, graded)))
             html.append(f'<div style="margin:0 0 8px"><div><i>{head}</i></div>{shown}</div>')
     return f'<div style="overflow-wrap:anywhere">{"".join(html)}</div>'
 
@@ -108,14 +110,19 @@ def _passages(n: int) -> str:
     return f"{n:,} passage{'s' * (n != 1)}"
 
 
-def _heading(passage: "ViewedPassage") -> "Iterator[str]":
+def _graded(view: "QueryView") -> bool:
+    """Whether grades are shown: where any of the query's isn't 1."""
+    return any(passage.grade not in (0, 1) for passage in (*view.ranked, *view.positives))
+
+
+def _heading(passage: "ViewedPassage", graded: bool) -> "Iterator[str]":
     if passage.rank is not None:
         yield f"rank {passage.rank:,}"
     if passage.score is not None:
         yield f"score {passage.score:.6g}"
     if passage.right:
         yield "✓ right"
-    if passage.grade not in (0, 1):
+    if graded and passage.grade:
         yield f"grade {passage.grade:g}"
     yield on_one_line(passage.passage_id)
     if passage.title:

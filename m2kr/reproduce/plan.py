@@ -74,7 +74,7 @@ class SourcePlan:
         images_here: Share of its images that are here; None as long as it isn't built.
         image_bytes: To fetch, roughly; None if unknown.
         images_from: Where from.
-        disk_bytes: Of token embeddings and an index of 8 bits; None if unknown.
+        disk_bytes: Of token embeddings (float16) and an index of 8 bits together; None if unknown.
         encode_flop: Of passages and queries; None if unknown.
         search_flop: Of exact search; None if unknown.
     """

@@ -345,11 +345,16 @@ def checked_run(
     lacking = [query for query in queries if query not in run]
     unknown = [query for query in run.query_ids if query not in known]
     if unknown or (lacking and missing_queries == "error"):
-        wrong, what = (unknown, "has unknown") if unknown else (lacking, "lacks")
+        wrong = unknown or lacking
+        what = (
+            f"{len(unknown):,} of the run's {len(run.query_ids):,} queries are unknown: not among the "
+            f"{len(queries):,} of the split"
+            if unknown
+            else f"the run lacks {len(lacking):,} queries (of {len(queries):,})"
+        )
         same = "check that source, split and edition are those that the run was made for"
         raise CheckError(
-            f"the run {what} {len(wrong):,} queries (of {len(queries):,}), such as "
-            + ", ".join(map(repr, wrong[:3])),
+            f"{what}, such as " + ", ".join(map(repr, wrong[:3])),
             where=f"run '{run.name}' on {split.label}",
             expected="each query of the split, with an empty list where nothing is found",
             fix=same if unknown else f"{same}; --missing-queries empty counts them as not found",

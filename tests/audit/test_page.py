@@ -70,6 +70,14 @@ def test_the_page_escapes_what_it_shows_and_needs_nothing_else(faulty, cli, tmp_
     assert "<script" not in html
     assert "http" not in html.replace("http-equiv", "")
     assert "positives-outside-corpus" in html
+    assert not re.search(r":\s*</li>", html)
+
+
+def test_a_page_that_cannot_be_written_is_refused_by_its_name(faulty, cli, tmp_path):
+    for page, code in ((tmp_path / "none" / "a.html", 3), (tmp_path, 2)):
+        said = cli("audit", faulty, "--html", page, code=code).stderr
+        assert str(page) in said
+        assert ".tmp" not in said
 
 
 @pytest.mark.slow
@@ -81,5 +89,7 @@ def test_the_page_in_a_browser(faulty, cli, tmp_path):
             browser.open(page, width=width, theme=theme)
             assert not browser.scrolls_sideways()
             assert browser.low_contrast() == []
+            heights = "[...document.querySelectorAll('th,td')].map(cell => cell.offsetHeight)"
+            assert browser.run(f"return Math.max(...{heights})") < 40  # one line a cell
         assert browser.console() == []
         assert browser.external_requests() == []

@@ -130,7 +130,10 @@ def test_build_plan_touches_nothing(cli: Cli, tmp_path: Path) -> None:
     assert plan["to_fetch_bytes"] == sum(f["size"] for f in files) > 10**6
     assert all(f["licence"] and f["url"] for f in files)
     assert not root.exists()
-    assert "photos.zip" in cli("build", "mini", "--plan", "--data", root).stdout
+    told = cli("build", "mini", "--plan", "--data", root).stdout
+    assert "photos.zip" in told
+    assert "nothing to fetch: its files are inside the package" in told
+    assert "missing" not in told
 
 
 def test_build_again_limit_and_json(cli: Cli, tmp_path: Path, mini_root: Path) -> None:

@@ -159,6 +159,22 @@ def test_errors_say_what_to_do(cli: Cli, root: Path, mini_root: Path, tmp_path: 
     cli("show", "mini", "--data", mini_root, "--run", tmp_path / "x.json", code=1)
 
 
+@pytest.mark.parametrize(
+    ("swapped", "meant"),
+    [
+        (("show", QUERY, "mini"), f"m2kr show mini {QUERY}"),
+        (("eval", "bm25", "-r", "mini"), "m2kr eval mini -r bm25"),
+        (("eval", "bm25", "-r", "dense_text"), "m2kr eval SOURCE -r bm25"),
+        (("eval", "mini", "-r", "MINI"), "m2kr eval mini -r RETRIEVER"),
+        (("search", "bm25", "-r", "mini", "-q", "x"), "m2kr search mini -r bm25"),
+    ],
+)
+def test_the_source_comes_first(cli: Cli, mini_root: Path, swapped, meant) -> None:
+    said = cli(*swapped, "--data", mini_root, code=2).stderr
+    assert f"the source comes first: {meant}" in said
+    assert "there is no" in said
+
+
 def test_a_page_of_text_fits_the_terminal(mini_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     split = load("mini", data=mini_root)

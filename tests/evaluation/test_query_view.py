@@ -123,6 +123,15 @@ def test_what_a_view_holds(split):
     assert view.image_fault == ""
 
 
+def test_each_grade_is_shown_where_one_is_not_1(split):
+    query = f"q 1/{IDS[1]}"
+    lines = repr(
+        QueryView.of(split, query, Run.from_dict({query: {IDS[0]: 2.0, IDS[3]: 1.0}}))
+    ).splitlines()
+    assert [line.split("grade ")[1][0] for line in lines if "grade " in line] == list("1232")
+    assert any(IDS[3] in line and "grade" not in line for line in lines)
+
+
 def test_without_a_run_and_of_a_run_without_the_query(split):
     query = f"q 2/{IDS[2]}"
     alone = QueryView.of(split, query)

@@ -61,7 +61,7 @@ def require_report_folder(folder: Path) -> None:
                 expected="a folder to write",
                 fix=f"--html {folder.parent if folder.name == _PAGE and folder.parent.name else 'report'}",
             )
-        atomic.require_file(target.with_name(f".{target.name}.tmp"))
+        atomic.require_parent(folder if target == folder.absolute() else target)
 
 
 def _is_ours(path: Path) -> bool:
