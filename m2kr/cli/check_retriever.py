@@ -21,8 +21,8 @@ def command(
 ) -> None:
     """Check a retriever: ids, batches, padding, odd texts, missing images, caches, resuming and more.
 
-    It is made anew for each check, and searches a built-in corpus of sixteen passages and eight queries
-    with pictures. Exits with 1 if a check fails. As tests of one's own: m2kr.conformance.
+    It searches a built-in corpus of sixteen passages and eight queries with pictures, as it is and
+    changed. Exits with 1 if a check fails. As tests of one's own: m2kr.conformance.
     """
     from m2kr.cli import output
     from m2kr.conformance import check_retriever
@@ -42,5 +42,9 @@ def command(
         )
     if verdicts.failed:
         if not json:
-            output.say(f"{len(verdicts.failed)} of {len(verdicts.all)} checks failed")
+            not_tried = sum(one.outcome == "not tried" for one in verdicts.all)
+            output.say(
+                f"{len(verdicts.failed)} of {len(verdicts.all)} checks failed"
+                + (f", {not_tried} were not tried" if not_tried else "")
+            )
         raise typer.Exit(1)

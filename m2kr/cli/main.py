@@ -40,7 +40,7 @@ from m2kr.cli import (
     show,
     verify,
 )
-from m2kr.cli.output import Formatter, prepare_streams, printable
+from m2kr.cli.output import Formatter, not_shown_yet, prepare_streams, printable
 from m2kr.errors import from_system
 
 INTERNAL_ERROR, INTERRUPTED = 70, 130
@@ -73,7 +73,7 @@ def _told(*, json_mode: bool = False) -> Iterator[None]:
     except _Ended as ended:
         name = signal.Signals(int(str(ended.code)) - 128).name
         _complain(f"ended by {name}; the same command goes on where this one stopped")
-        raise
+        raise SystemExit(ended.code) from ended  # no `_Ended`: it is said once
     except KeyboardInterrupt:
         _complain("interrupted; the same command goes on where this one stopped")
         sys.exit(INTERRUPTED)
@@ -221,6 +221,7 @@ def options(
     handler.setFormatter(
         Formatter("%(name)s: %(message)s" if verbose else "%(level)s: %(message)s")
     )
+    handler.addFilter(not_shown_yet)
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     logging.raiseExceptions = False  # where stderr is closed or full, a lost line is no error
 

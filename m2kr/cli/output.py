@@ -21,6 +21,7 @@ __all__ = [
     "complain",
     "console",
     "emit",
+    "not_shown_yet",
     "prepare_streams",
     "printable",
     "say",
@@ -73,6 +74,19 @@ class Formatter(logging.Formatter):
         """The line."""
         record.level = record.levelname.lower()
         return printable(super().format(record))
+
+
+def not_shown_yet(record: logging.LogRecord) -> bool:
+    """Whether a log line is still to be shown: some libraries show theirs, and pass them on as well."""
+    logger: logging.Logger | None = logging.getLogger(record.name)
+    while logger is not None and logger.parent is not None:  # our own handler is the root's
+        shown = (
+            type(h) is logging.StreamHandler and record.levelno >= h.level for h in logger.handlers
+        )
+        if any(shown):
+            return False
+        logger = logger.parent if logger.propagate else None
+    return True
 
 
 def console(*, stderr: bool = False) -> "Console":

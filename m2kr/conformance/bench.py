@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -29,6 +29,18 @@ class Failed(Exception):
     """A check found something wrong; says what."""
 
 
+class Differs(Failed):
+    """Two runs differ that should not, which tells nothing of a retriever that doesn't repeat itself.
+
+    Attributes:
+        exact: Whether a difference below `TOLERANCE` may be what it is.
+    """
+
+    def __init__(self, what: str, *, exact: bool = False) -> None:
+        super().__init__(what)
+        self.exact = exact
+
+
 class NotApplicable(Exception):
     """A check has nothing to look at; says why."""
 
@@ -40,13 +52,18 @@ class Bench:
     Attributes:
         make: Makes a fresh one, with some settings changed.
         scratch: A folder for all that is written meanwhile.
+        first: The one that was made first; see `kept`.
         settings: Names and values of the settings that can be given anew.
+        shares: Whether that one may serve again; to find out takes two runs, so not for a few checks.
     """
 
     make: "Callable[..., Retriever]"
     scratch: Path
+    first: "Retriever"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    shares: bool = True
     _folders: "count[int]" = field(default_factory=count)
+    _raised: bool = False
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -56,12 +73,44 @@ class Bench:
     @cached_property
     def reads(self) -> Modalities:
         """What the retriever declares to read."""
-        return declared_modalities(self.make())
+        return declared_modalities(self.first)
 
     @cached_property
     def baseline(self) -> "Run":
         """The run of a fresh retriever on the corpus."""
-        return self.run(self.corpus)
+        return self.run(self.corpus, retriever=self.first)
+
+    @cached_property
+    def repeated(self) -> "tuple[Run, Run, Run]":
+        """The run of a fresh retriever, of the same once more, and of another fresh one."""
+        retriever = self.fresh()
+        run = self.run(self.corpus, retriever=retriever)
+        return run, self.ask(retriever, self.corpus), self.run(self.corpus, retriever=self.fresh())
+
+    def repeats(self, *, exact: bool) -> bool:
+        """Whether the same search gives the same, to the bit or but for rounding."""
+        run, *others = self.repeated
+        return not any(differs(run, other, exact=exact) for other in others)
+
+    @cached_property
+    def _reusable(self) -> bool:
+        """Whether one that has searched a corpus searches another as a fresh one does."""
+        other = self.corpus.with_other_texts().with_other_questions()
+        other = replace(other, passages=other.passages[2:9])
+        self.baseline  # noqa: B018 - the corpus that it has searched
+        try:
+            run = self.run(other, retriever=self.first)
+            return not differs(run, self.run(other, retriever=self.make()))
+        except Exception:  # noqa: BLE001 - whatever it raises, fresh ones may not
+            return False
+
+    def kept(self) -> "Retriever":
+        """The first one again, whose model is loaded; a fresh one where that is something else."""
+        if not (self.shares and self._reusable):
+            return self.make()
+        if self._raised:  # nobody knows what state it was left in
+            self.first, self._raised = self.make(), False
+        return self.first
 
     def folder(self, name: str) -> Path:
         """A new folder."""
@@ -84,19 +133,23 @@ class Bench:
         cache: Path | None = None,
         progress: Progress = SILENT,
     ) -> "Run":
-        """What a retriever ranks for a corpus's queries; a fresh one, unless one is given.
+        """What a retriever ranks for a corpus's queries; the one of `kept`, unless one is given.
 
         Raises:
             Failed: queries are missing or unknown, passages are unknown, or a ranking is too long.
         """
-        asked = self.make() if retriever is None else retriever
+        asked = self.kept() if retriever is None else retriever
         passages, queries = over.records()
         folder = self.folder("work") if workdir is None else workdir
         context = RunContext(
             folder, cache, progress=progress, fingerprints={"pool": passages.fingerprint}
         )
-        index_pool(asked, passages, context)
-        run = rank_queries(asked, queries, k)
+        try:
+            index_pool(asked, passages, context)
+            run = rank_queries(asked, queries, k)
+        except Exception:
+            self._raised = self._raised or asked is self.first
+            raise
         require_complete(run, over, k)
         return run
 
@@ -134,7 +187,7 @@ def require_alike(one: "Run", other: "Run", where: str, *, exact: bool = False) 
         By how much scores differ, if they do.
 
     Raises:
-        Failed: says which query and passage differ first.
+        Differs: says which query and passage differ first.
     """
     most = 0.0
     for query in one.query_ids:
@@ -142,24 +195,24 @@ def require_alike(one: "Run", other: "Run", where: str, *, exact: bool = False) 
             continue
         first, second = scores_of(one, query), scores_of(other, query)
         if only := set(first) ^ set(second):
-            raise Failed(f"{where}: query {query!r:.40} ranks {min(only)!r:.40} in one case alone")
+            raise Differs(f"{where}: query {query!r:.40} ranks {min(only)!r:.40} in one case alone")
         largest = max([1e-9, *map(abs, first.values()), *map(abs, second.values())])
         for passage, score in first.items():
             share = abs(score - second[passage]) / largest
             most = max(most, share)
             if (exact and share) or not share <= TOLERANCE:
-                raise Failed(
+                raise Differs(
                     f"{where}: for query {query!r:.40}, passage {passage!r:.40} scores {score:.6g} "
                     f"in one case and {second[passage]:.6g} in the other"
                 )
     return f"scores differ by up to {_power(most)} of the largest" if most else ""
 
 
-def differs(one: "Run", other: "Run") -> bool:
-    """Whether two runs differ by more than rounding."""
+def differs(one: "Run", other: "Run", *, exact: bool = False) -> bool:
+    """Whether two runs differ by more than rounding, or at all."""
     try:
-        require_alike(one, other, "")
-    except Failed:
+        require_alike(one, other, "", exact=exact)
+    except Differs:
         return True
     return False
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from m2kr.conformance.bench import (
     DEPTH,
     Bench,
+    Differs,
     Failed,
     NotApplicable,
     differs,
@@ -41,19 +42,25 @@ class Check:
         name: In tables, and for tests.
         run: Looks; raises `Failed` or `NotApplicable`, or returns a note.
         fix: What to do where it fails.
+        odd: Whether it gives odd input, so that an exception is a failure of its own kind.
     """
 
     name: str
     run: Callable[[Bench], str | None]
     fix: str
+    odd: bool
 
 
 REGISTERED: dict[str, Check] = {}
+# The check that a search of the corpus as it is belongs to.
+PLAINEST = "whole runs"
 
 
-def _check(name: str, fix: str) -> Callable[[Callable[[Bench], str | None]], None]:
+def _check(
+    name: str, fix: str, *, odd: bool = False
+) -> Callable[[Callable[[Bench], str | None]], None]:
     def register(run: Callable[[Bench], str | None]) -> None:
-        REGISTERED[name] = Check(name, run, fix)
+        REGISTERED[name] = Check(name, run, fix, odd)
 
     return register
 
@@ -77,17 +84,18 @@ def _said(bench: Bench) -> str:
 
 
 @_check(
-    "whole runs",
+    PLAINEST,
     "every query in the run, if only with no passages; passages of the pool; k at most",
 )
 def _whole(bench: Bench) -> None:
-    for k in (3, DEPTH):
-        bench.run(bench.corpus, k)
+    bench.run(bench.corpus, 3)
     if not bench.baseline.counts().sum():
         raise Failed("no query has a passage")
 
 
-@_check("ids", "keep ids as they are: no cleaning, no case, no int(), no splitting at '/'")
+@_check(
+    "ids", "keep ids as they are: no cleaning, no case, no int(), no splitting at '/'", odd=True
+)
 def _ids(bench: Bench) -> None:
     odd = [
         *("07", "1", "1.0", "7", "A", "a", "a b", "a/b/c", "a:b", "a\u0301", "\u00e1"),
@@ -117,7 +125,7 @@ def _order(bench: Bench) -> str:
     )
     note = ""
     for corpus in (mixed, bench.corpus):
-        run = bench.run(corpus, retriever=bench.make(), workdir=work, cache=cache)
+        run = bench.run(corpus, workdir=work, cache=cache)
         note = require_alike(bench.baseline, run, "with rows in another order") or note
     return note
 
@@ -126,7 +134,8 @@ def _order(bench: Bench) -> str:
     "queries alone", "score a query by itself: no mean, scale or rank over the queries of a batch"
 )
 def _alone(bench: Bench) -> str:
-    retriever = bench.fresh()
+    retriever = bench.kept()
+    MEMO.clear()
     whole, note = bench.run(bench.corpus, retriever=retriever), ""
     MEMO.clear()
     for row in bench.corpus.queries:
@@ -154,11 +163,13 @@ def _batch_size(bench: Bench) -> str:
 
 @_check("padding", "mask what fills a row up: attention mask, and no padding in means and maxima")
 def _padding(bench: Bench) -> str:
-    retriever = bench.fresh()
+    retriever = bench.kept()
+    MEMO.clear()
     run = bench.run(bench.corpus.and_query(LONG), retriever=retriever)
     note = require_alike(bench.baseline, _without(run, query="q9"), "beside a long query")
     if isinstance(retriever, EncoderRetriever):  # others may count words over all passages
-        run = bench.run(bench.corpus.and_passage(LONG), retriever=bench.fresh())
+        MEMO.clear()
+        run = bench.run(bench.corpus.and_passage(LONG), retriever=retriever)
         longer = require_alike(
             bench.baseline, _without(run, passage="p50"), "beside a long passage"
         )
@@ -183,15 +194,16 @@ _DEPTHS = (1, 2, 3, 5, 8, 15)
 
 @_check("k", "cut after the tie rule: score descending, then id ascending; m2kr.ranking.TopK does")
 def _depth(bench: Bench) -> None:
-    retriever = bench.make()
+    retriever = bench.kept()
     whole = bench.run(bench.corpus, retriever=retriever)
     for k in _DEPTHS:
         run = bench.ask(retriever, bench.corpus, k)
         for query in run.query_ids:
             if run.passage_ids(query) != whole.passage_ids(query)[:k]:
                 last = run.passage_ids(query)[-1:], whole.passage_ids(query)[k - 1 : k]
-                raise Failed(
-                    f"for query {query!r}, passage {k} is {last[0]} with k = {k}, and {last[1]} with more"
+                raise Differs(
+                    f"for query {query!r}, passage {k} is {last[0]} with k = {k}, and {last[1]} with more",
+                    exact=True,
                 )
 
 
@@ -206,19 +218,20 @@ def _twins(bench: Bench) -> str:
     for query in run.query_ids:
         scores = scores_of(run, query)
         if (one in scores) != (other in scores):
-            raise Failed(f"of two equal passages, query {query!r} ranks one")
+            raise Differs(f"of two equal passages, query {query!r} ranks one", exact=True)
         if one not in scores:
             continue
         apart = abs(scores[one] - scores[other])
         exact = exact and not apart
         if apart > 1e-6 * max(map(abs, scores.values())):
-            raise Failed(
-                f"equal passages score {scores[one]:.6g} and {scores[other]:.6g} for {query!r}"
+            raise Differs(
+                f"equal passages score {scores[one]:.6g} and {scores[other]:.6g} for {query!r}",
+                exact=True,
             )
     return "" if exact else "equal but for rounding, which then decides their order"
 
 
-@_check("empty passage", "expect texts of no characters, of blanks, of one letter")
+@_check("empty passage", "expect texts of no characters, of blanks, of one letter", odd=True)
 def _empty_passage(bench: Bench) -> None:
     corpus = bench.corpus
     for place, text in enumerate(("", "  \n\t", "x")):
@@ -227,13 +240,19 @@ def _empty_passage(bench: Bench) -> None:
 
 
 @_check(
-    "empty query", "expect questions and instructions of no characters; an empty ranking will do"
+    "empty query",
+    "expect questions and instructions of no characters; an empty ranking will do",
+    odd=True,
 )
 def _empty_query(bench: Bench) -> None:
     bench.run(bench.corpus.and_query("").and_query(" \t", "\n", "q10"))
 
 
-@_check("no image", "expect None among batch.images, and img_path null; an empty ranking will do")
+@_check(
+    "no image",
+    "expect None among batch.images, and img_path null; an empty ranking will do",
+    odd=True,
+)
 def _no_image(bench: Bench) -> None:
     if "image" not in bench.reads.query | bench.reads.passage:
         raise NotApplicable("it reads no images")
@@ -242,7 +261,9 @@ def _no_image(bench: Bench) -> None:
 
 
 @_check(
-    "missing image", "open images by batch.images or records.image(row), and let its errors pass"
+    "missing image",
+    "open images by batch.images or records.image(row), and let its errors pass",
+    odd=True,
 )
 def _missing_image(bench: Bench) -> None:
     sides = [side for side in ("query", "passage") if "image" in getattr(bench.reads, side)]
@@ -285,7 +306,7 @@ _ODD = (
 )
 
 
-@_check("unicode", "texts are any Unicode: emoji, right to left, combining marks, NUL")
+@_check("unicode", "texts are any Unicode: emoji, right to left, combining marks, NUL", odd=True)
 def _unicode(bench: Bench) -> None:
     corpus = bench.corpus
     for place, text in enumerate(_ODD):
@@ -293,7 +314,7 @@ def _unicode(bench: Bench) -> None:
     bench.run(corpus)
 
 
-@_check("k above the corpus", "rank what there is: no filling up, no index out of range")
+@_check("k above the corpus", "rank what there is: no filling up, no index out of range", odd=True)
 def _deep(bench: Bench) -> None:
     few = replace(bench.corpus, passages=bench.corpus.passages[2:5])
     for k in (1, 3, 4, 500):
@@ -301,7 +322,9 @@ def _deep(bench: Bench) -> None:
 
 
 @_check(
-    "one passage", "expect a corpus of one passage, and one query: no division by a spread of 0"
+    "one passage",
+    "expect a corpus of one passage, and one query: no division by a spread of 0",
+    odd=True,
 )
 def _one(bench: Bench) -> None:
     corpus = replace(
@@ -313,11 +336,12 @@ def _one(bench: Bench) -> None:
 
 @_check("repeats itself", "seed every draw; model.eval(); no order of a set or of threads")
 def _repeats(bench: Bench) -> None:
-    retriever = bench.fresh()
-    first = bench.run(bench.corpus, retriever=retriever)
-    require_alike(first, bench.ask(retriever, bench.corpus), "searched twice", exact=True)
-    again = bench.run(bench.corpus, retriever=bench.fresh())
-    require_alike(first, again, "by two fresh retrievers", exact=True)
+    run, asked_again, by_another = bench.repeated
+    try:
+        require_alike(run, asked_again, "searched twice", exact=True)
+        require_alike(run, by_another, "by two fresh retrievers", exact=True)
+    except Differs as why:
+        raise Failed(str(why)) from why
 
 
 @_check("index before search", "raise an error where search() comes before index()")
@@ -335,7 +359,8 @@ def _another(bench: Bench) -> None:
     retriever = bench.make()
     bench.run(bench.corpus, retriever=retriever)
     run = bench.run(few, retriever=retriever)
-    require_alike(bench.run(few), run, "indexed first, and after another corpus")
+    right = bench.run(few, retriever=bench.make())
+    require_alike(right, run, "indexed first, and after another corpus")
 
 
 class _Cut:
@@ -389,21 +414,14 @@ def _in_small_steps(retriever: "Retriever") -> "Retriever":
 def _stale_passages(bench: Bench) -> None:
     if not bench.reads.passage:
         raise NotApplicable("it reads nothing of passages")
-    texts = [row["passage_content"] for row in bench.corpus.passages]
-    names = [row["passage_id"] for row in bench.corpus.passages]
-    turned = dict(zip(names, texts[5:] + texts[:5], strict=True))
-    _require_new(
-        bench,
-        bench.corpus.with_passages(lambda row: {"passage_content": turned[row["passage_id"]]}),
-        "passages whose texts changed",
-    )
+    _require_new(bench, bench.corpus.with_other_texts(), "passages whose texts changed")
 
 
 @_check("stale queries", "what is kept must be known by the queries' texts, not by their ids")
 def _stale_queries(bench: Bench) -> None:
     if "text" not in bench.reads.query:
         raise NotApplicable("it reads no texts of queries")
-    _require_new(bench, _other_questions(bench.corpus), "queries whose texts changed")
+    _require_new(bench, bench.corpus.with_other_questions(), "queries whose texts changed")
 
 
 @_check("stale images", "what is kept must be known by the images' bytes, not by their paths")
@@ -430,14 +448,14 @@ def _require_new(
     """Refuses a retriever that ranks a changed corpus otherwise where it has seen the old one."""
     work, cache = bench.folder("work"), bench.folder("cache")
     before = bench.corpus if change is None else changed
-    retriever = bench.make()
+    retriever, knows_nothing_old = bench.kept(), bench.make()
     bench.run(before, retriever=retriever, workdir=work, cache=cache)
     if change is not None:
         change()
-    right = bench.run(expected or changed, retriever=bench.make())
+    right = bench.run(expected or changed, retriever=knows_nothing_old)
     run = bench.run(changed, retriever=retriever, workdir=work, cache=cache)
     require_alike(right, run, f"{what}, to a retriever that knew the old ones")
-    run = bench.run(changed, retriever=bench.make(), workdir=work, cache=cache)
+    run = bench.run(changed, retriever=knows_nothing_old, workdir=work, cache=cache)
     require_alike(right, run, f"{what}, in the folder of the old ones")
 
 
@@ -460,12 +478,12 @@ def _stale_settings(bench: Bench) -> str:
             continue
         tried.append(name)
         work, cache = bench.folder("work"), bench.folder("cache")
-        plain = bench.make()
+        plain = bench.kept()
         bench.run(bench.corpus, retriever=plain, workdir=work, cache=cache)
         right = bench.run(bench.corpus, retriever=changed)
         if differs(bench.baseline, right) and json_settings(plain) == json_settings(changed):
-            raise Failed(f"'{name}' changes the scores, and settings don't tell")
-        run = bench.run(bench.corpus, retriever=bench.make(**other), workdir=work, cache=cache)
+            raise Differs(f"'{name}' changes the scores, and settings don't tell")
+        run = bench.run(bench.corpus, retriever=changed, workdir=work, cache=cache)
         require_alike(right, run, f"with another '{name}', in the folder of the old one")
     if not tried:
         raise NotApplicable("it has no numbers among its settings")
@@ -487,16 +505,10 @@ def _modalities(bench: Bench) -> str:
     def other_image(row: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"img_path": other_images.get(row["img_path"])}
 
-    texts = [row["passage_content"] for row in bench.corpus.passages]
-    turned = dict(
-        zip((r["passage_id"] for r in bench.corpus.passages), texts[3:] + texts[:3], strict=True)
-    )
     changes = {
-        ("query", "text"): _other_questions(bench.corpus),
+        ("query", "text"): bench.corpus.with_other_questions(),
         ("query", "image"): bench.corpus.with_queries(other_image),
-        ("passage", "text"): bench.corpus.with_passages(
-            lambda row: {"passage_content": turned[row["passage_id"]]}
-        ),
+        ("passage", "text"): bench.corpus.with_other_texts(),
         ("passage", "image"): bench.corpus.with_passages(other_image),
     }
     plural, ignored = {"query": "queries", "passage": "passages"}, []
@@ -504,19 +516,10 @@ def _modalities(bench: Bench) -> str:
         declared = kind in getattr(bench.reads, side)
         changed = differs(bench.baseline, bench.run(corpus))
         if changed and not declared:
-            raise Failed(f"it reads {kind}s of {plural[side]}, and doesn't declare it")
+            raise Differs(f"it reads {kind}s of {plural[side]}, and doesn't declare it")
         if declared and not changed:
             ignored.append(f"{kind}s of {plural[side]}")
     return f"declared, and without effect here: {', '.join(ignored)}" if ignored else ""
-
-
-def _other_questions(corpus: Corpus) -> Corpus:
-    names = [row["question_id"] for row in corpus.queries]
-    asked = [(row["question"], row["instruction"]) for row in corpus.queries]
-    turned = dict(zip(names, asked[2:] + asked[:2], strict=True))
-    return corpus.with_queries(
-        lambda row: dict(zip(("question", "instruction"), turned[row["question_id"]], strict=True))
-    )
 
 
 @_check("writes", "write below the workdir that index() is given, or below run_context.cache")
@@ -535,19 +538,21 @@ def _writes(bench: Bench) -> None:
     "change nothing that is given: copy rows, leave records, images and their folder alone",
 )
 def _inputs(bench: Bench) -> None:
-    passages, queries = bench.corpus.records()
-    retriever = bench.make()
+    # Of its own: others may have been changed before.
+    corpus = replace(bench.corpus, folder=draw_pictures(bench.folder("pictures")))
+    passages, queries = corpus.records()
+    retriever = bench.kept()
 
     def seen() -> list[Any]:
         return [
             _state(passages),
             _state(queries),
-            [(p.name, p.read_bytes()) for p in sorted(bench.corpus.folder.iterdir())],
+            [(p.name, p.read_bytes()) for p in sorted(corpus.folder.iterdir())],
         ]
 
     before = seen()
     index_pool(retriever, passages, RunContext(bench.folder("work"), bench.folder("cache")))
-    require_complete(rank_queries(retriever, queries, DEPTH), bench.corpus, DEPTH)
+    require_complete(rank_queries(retriever, queries, DEPTH), corpus, DEPTH)
     after = seen()
     for what, one, other in zip(("passages", "queries", "images"), before, after, strict=True):
         if one != other:

@@ -107,6 +107,20 @@ class Corpus:
         """The corpus with columns of each query changed."""
         return replace(self, queries=tuple({**row, **change(row)} for row in self.queries))
 
+    def with_other_texts(self) -> "Corpus":
+        """The corpus with each passage's text given to another."""
+        texts = [row["passage_content"] for row in self.passages]
+        names = [row["passage_id"] for row in self.passages]
+        turned = dict(zip(names, texts[5:] + texts[:5], strict=True))
+        return self.with_passages(lambda row: {"passage_content": turned[row["passage_id"]]})
+
+    def with_other_questions(self) -> "Corpus":
+        """The corpus with each query's question and instruction given to another."""
+        names = [row["question_id"] for row in self.queries]
+        asked = [{n: row[n] for n in ("question", "instruction")} for row in self.queries]
+        turned = dict(zip(names, asked[2:] + asked[:2], strict=True))
+        return self.with_queries(lambda row: turned[row["question_id"]])
+
     def renamed(self, passages: Mapping[str, str], queries: Mapping[str, str]) -> "Corpus":
         """The corpus under other ids."""
         renamed = self.with_passages(lambda row: {"passage_id": passages[row["passage_id"]]})

@@ -1,5 +1,6 @@
 """All checks of one retriever, with a verdict for each."""
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -7,9 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from m2kr.conformance.bench import Bench, Failed, NotApplicable
-from m2kr.conformance.checks import REGISTERED
-from m2kr.errors import M2KRError, UsageError, ends_process, one_line
+from m2kr.conformance.bench import Bench, Differs, Failed, NotApplicable
+from m2kr.conformance.checks import PLAINEST, REGISTERED
+from m2kr.errors import (
+    M2KRError,
+    MissingError,
+    UpstreamError,
+    UsageError,
+    from_system,
+    last_frame,
+    one_line,
+)
 from m2kr.progress import SILENT, Progress, task
 from m2kr.retrieval.search_split import check_retriever as require_retriever
 from m2kr.retrievers import create_by, find
@@ -18,9 +27,12 @@ from m2kr.retrievers._settings import arguments
 if TYPE_CHECKING:
     from m2kr.retrieval.protocol import Retriever
 
+log = logging.getLogger("m2kr.conformance")
+
 CHECKS: tuple[str, ...] = tuple(REGISTERED)
-Outcome = Literal["ok", "failed", "not applicable"]
+Outcome = Literal["ok", "failed", "not applicable", "not tried"]
 _TASK = "check"
+_FEW = 3  # checks that share no retriever
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +41,8 @@ class Verdict:
 
     Attributes:
         check: Its name.
-        outcome: ``ok``, ``failed`` or ``not applicable``.
+        outcome: ``ok``, ``failed``, ``not applicable``, or ``not tried`` where another failure would
+            decide it.
         why: What it saw, in one line; may be empty where all is well.
         fix: What to do; empty unless it failed.
     """
@@ -81,8 +94,9 @@ def check_retriever(
 ) -> Verdicts:
     """What a retriever keeps to, of all that every retriever should.
 
-    It is made anew for most checks, and run on a corpus of sixteen passages and eight queries with
-    pictures, drawn into a temporary folder. One that raises in a check fails that check alone.
+    It is run on a corpus of sixteen passages and eight queries with pictures, drawn into a temporary
+    folder. One that raises in a check fails that check alone. If it raises in a search of the corpus as
+    it is, ``whole runs`` fails (or the first check that is asked for), and no other is tried.
 
     Args:
         retriever: A name, ``file.py:Class`` and so on, as for `m2kr.evaluate`; or a class or function
@@ -93,7 +107,7 @@ def check_retriever(
 
     Raises:
         UsageError: there is no such check, or an object is given.
-        M2KRError: it can't be made at all.
+        M2KRError: it can't be made or loaded: packages, files or the network are not there.
 
     Example:
         >>> from m2kr.conformance import CHECKS, check_retriever
@@ -106,36 +120,87 @@ def check_retriever(
             f"there is no check '{unknown[0]}'", expected=f"one of {', '.join(CHECKS)}"
         )
     make, taken = _maker(retriever, dict(settings or {}))
-    made = make()
+    try:
+        made = make()
+    except Exception as error:
+        if (lacking := _lacking(error)) is None:
+            raise
+        raise lacking from error
     require_retriever(made)
-    verdicts = []
+    verdicts: list[Verdict] = []
     with (
         tempfile.TemporaryDirectory(prefix="m2kr-", ignore_cleanup_errors=True) as scratch,
         task(progress, _TASK, len(names), "checks"),
     ):
-        bench = Bench(make, Path(scratch), taken)
+        bench = Bench(make, Path(scratch), made, taken, shares=len(names) > _FEW)
+        told_of = next((name for name in (PLAINEST, *names) if name in names), PLAINEST)
+        fault = _fault_of_plainest(bench, told_of)
         for name in names:
-            verdicts.append(_verdict(bench, name))
+            if fault is None:
+                verdicts.append(_verdict(bench, name))
+            else:
+                not_tried = Verdict(name, "not tried", "the plainest search fails")
+                verdicts.append(fault if name == fault.check else not_tried)
             progress.advance(_TASK, 1)
     return Verdicts(made.name, tuple(verdicts))
+
+
+def _fault_of_plainest(bench: Bench, check: str) -> Verdict | None:
+    """What is wrong with a search of the corpus as it is, told of a check; None if nothing is."""
+    try:
+        bench.baseline  # noqa: B018 - run now
+    except Failed as why:
+        return Verdict(check, "failed", str(why), REGISTERED[PLAINEST].fix)
+    except Exception as error:
+        if (lacking := _lacking(error)) is not None:
+            raise lacking from error
+        return _raised(check, error)
+    return None
+
+
+def _lacking(error: BaseException) -> M2KRError | None:
+    """The error for what this machine or the network lacks; None if it is something else."""
+    if isinstance(error, MissingError | UpstreamError | UsageError):
+        return error
+    where = error.where if isinstance(error, M2KRError) else None
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, ModuleNotFoundError):
+            return MissingError(one_line(link), where=where)
+        ours = from_system(link)
+        if isinstance(ours, UpstreamError):
+            return UpstreamError(ours.what, where=where, fix=ours.fix)
+        link = link.__cause__
+    return None
 
 
 def _verdict(bench: Bench, name: str) -> Verdict:
     check = REGISTERED[name]
     try:
-        note = check.run(bench) or ""
+        try:
+            note = check.run(bench) or ""
+        except Differs as why:
+            if bench.repeats(exact=why.exact):
+                raise
+            return Verdict(name, "not tried", "it doesn't repeat itself")
     except NotApplicable as why:
         return Verdict(name, "not applicable", str(why))
     except Failed as why:
         return Verdict(name, "failed", str(why), check.fix)
-    except M2KRError as error:
-        said = f"{error.where}: {error.what}" if error.where else error.what
-        return Verdict(name, "failed", " ".join(said.split()), check.fix)
-    except Exception as error:
-        if ends_process(error):
-            raise
-        return Verdict(name, "failed", one_line(error), check.fix)
+    except Exception as error:  # noqa: BLE001 - whatever a user's code raises
+        return _raised(name, error, check.fix if check.odd else "")
     return Verdict(name, "ok", note)
+
+
+def _raised(check: str, error: Exception, fix: str = "") -> Verdict:
+    """The verdict of a check in which something was raised: what, and where."""
+    log.info("%s: raised", check, exc_info=error)
+    if isinstance(error, M2KRError):
+        where, said = error.where, error.what
+        fix = fix or error.fix or (f"expected: {error.expected}" if error.expected else "")
+    else:
+        where, said = last_frame(error, lambda _: True), one_line(error)
+    return Verdict(check, "failed", " ".join(": ".join(filter(None, (where, said))).split()), fix)
 
 
 def _maker(

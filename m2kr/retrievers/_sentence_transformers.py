@@ -34,7 +34,8 @@ class SentenceTransformers(EncoderRetriever):
     Queries are encoded by the model's ``encode_query`` and passages by its ``encode_document``, so with
     the prompts that the model brings. M2KR's instruction isn't added to those: a query's text is its
     question, or its instruction where it has neither question nor image. ``query_prompt`` replaces the
-    model's prompt, and may hold the instruction: ``{instruction} `` or ``Instruct: {instruction}\nQuery: ``.
+    model's prompt. Either may hold the instruction: ``{instruction} `` or
+    ``Instruct: {instruction}\nQuery: ``.
 
     Args:
         model: Folder, hub id, or a ``SentenceTransformer`` or ``MultiVectorEncoder`` in memory.
@@ -50,10 +51,11 @@ class SentenceTransformers(EncoderRetriever):
 
     Raises:
         MissingError: sentence-transformers is not installed, or the model can't be loaded.
-        UsageError: it is a model of another kind, or can't read images.
+        UsageError: it is a model of another kind, or can't read images; or the prompt of passages holds
+            ``{instruction}``, which they don't have.
     """
 
-    version = 1
+    version = 2
     settable: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
@@ -88,6 +90,13 @@ class SentenceTransformers(EncoderRetriever):
         self._own_similarity = str(self._model.similarity_fn_name)
         self.similarity = self._similarity(similarity)
         self._prompts = {"query": query_prompt, "document": document_prompt}
+        if _INSTRUCTION in (prompt := self._prompt("document")):
+            raise UsageError(
+                f"the prompt of passages holds {_INSTRUCTION}, and passages have none: {prompt!r}",
+                where=self.name,
+                expected="a prompt that is the same for all of them, or none",
+                fix="--set document_prompt=",
+            )
         self.batch_size = batch_size
         sees = bool(self._model.supports("image"))
         if (images or passage_images) and not sees:
@@ -225,8 +234,10 @@ class SentenceTransformers(EncoderRetriever):
 
     def _call(self, side: Side, inputs: list[Any], prompt: str) -> "list[NDArray[Any]]":
         encode = self._model.encode_query if side == "query" else self._model.encode_document
-        # A prompt of its own is left to the model, which may do more than put it before the text.
-        own = {} if self._prompts[side] is None else {"prompt": prompt}
+        # A prompt of its own is left to the model, which may do more than put it before the text; unless
+        # it has a place for the instruction, which the model knows nothing of.
+        left = self._prompts[side] is None and _INSTRUCTION not in self._prompt(side)
+        own = {} if left else {"prompt": prompt}
         vectors = encode(
             inputs,
             batch_size=self.batch_size,

@@ -37,9 +37,10 @@ if TYPE_CHECKING:
 class Fusion(RetrieverBase):
     """Ranks passages by what several retrievers, the members, say of them together.
 
-    Per query only those members speak that it gives something to: one that reads text alone needs a
-    question (the instruction says nothing about the image), and any needs a ranking of its own. A
-    passage that a member does not rank gets what that member's last passage gets.
+    A member that reads text alone is not counted for a query without a question, whose instruction says
+    nothing about the image; the result notes for how many. Where all members are such, all are counted:
+    so one member alone ranks as it does by itself. Runs are counted for every query. A passage that a
+    member does not rank gets what that member's last passage gets.
 
     Args:
         members: Retrievers, as for `m2kr.retrievers.create`; by default ``bm25``, ``dense_text`` and
@@ -107,6 +108,7 @@ class Fusion(RetrieverBase):
         }
         self._method, self._depth, self._learn_on = method, depth, learn_on
         self._learned: FusionWeights | None = None
+        self._notes: list[str] = []
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -136,7 +138,7 @@ class Fusion(RetrieverBase):
 
     def run_stats(self) -> RunStats:
         """What the members took together; a row counts for each member that encodes or reuses it."""
-        total, stats = RunStats(), map(stats_of, self._members.values())
+        total, stats = RunStats(notes=[*self._notes]), map(stats_of, self._members.values())
         for member in stats:
             total.notes += member.notes
             for stage in member.seconds:
@@ -169,21 +171,25 @@ class Fusion(RetrieverBase):
     def search(self, queries: Queries, k: int) -> Run:
         """Has every member search, and adds up what they say."""
         runs, counts_for = self._rank(self._members, queries, max(k, self._depth))
+        self._notes = _not_counted(self._members, counts_for)
         return FusedRuns(runs, self._method, counts_for).run(self._weights, self.name, k)
 
     def _rank(
         self, members: "Mapping[str, Retriever]", queries: Queries, k: int
     ) -> "tuple[list[Run], list[NDArray[np.bool_]]]":
         """The members' rankings, and the queries that each counts for."""
-        has_question = np.array([bool(q.strip()) for q in queries.column("question")], bool)
         ids = queries.ids.to_pylist()
-        runs, counts_for = [], []
+        runs = []
         for spec, member in members.items():
             run = rank_queries(member, queries, k)
             require_queries(run, ids, spec.removeprefix("run:"))
             runs.append(run.select(ids).top(k))
-            counts_for.append(has_question | (modalities_of(member).query != {"text"}))
-        return runs, counts_for
+        has_question = np.array([bool(q.strip()) for q in queries.column("question")], bool)
+        read_text_alone = [modalities_of(m).query == {"text"} for m in members.values()]
+        if all(read_text_alone):  # nobody else would answer
+            has_question[:] = True
+        every = np.ones_like(has_question)
+        return runs, [has_question if text else every for text in read_text_alone]
 
     def _learn(self, workdir: Path) -> FusionWeights:
         """Weights from another split of the source that is searched."""
@@ -216,6 +222,21 @@ class Fusion(RetrieverBase):
         self._index(self._learners, split.passages_view, workdir, context)
         runs, counts_for = self._rank(self._learners, split.queries_view, self._depth)
         return learn_weights(split, runs, method=self._method, counts_for=counts_for)
+
+
+def _not_counted(
+    members: "Mapping[str, Retriever]", counts_for: "list[NDArray[np.bool_]]"
+) -> list[str]:
+    """Says who is not counted for which queries, if anybody."""
+    left_out = [~counted for counted in counts_for if not counted.all()]
+    if not left_out:
+        return []
+    names = [_shown(spec) for spec, of in zip(members, counts_for, strict=True) if not of.all()]
+    are = f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
+    return [
+        f"{are} not counted for the {int(left_out[0].sum()):,} of {len(left_out[0]):,} queries that "
+        "have no question"
+    ]
 
 
 def _run_spec(run: str) -> str:

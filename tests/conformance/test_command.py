@@ -53,6 +53,38 @@ def test_a_right_retriever_exits_with_0(cli) -> None:
     cli("check-retriever", "nonsense", code=2)
 
 
+LACKS = """
+import logging
+import m2kr
+
+log = logging.getLogger("some_library")
+log.addHandler(logging.StreamHandler())
+logging.getLogger("m2kr_like").warning("and this")
+
+class Lacks:
+    name, settings, modalities = "lacks", {}, {"query": ["text"]}
+
+    def __init__(self):
+        log.warning("it is made")
+
+    def index(self, passages, *, workdir):
+        raise m2kr.errors.MissingError("no weights", where="weights.bin")
+
+    def search(self, queries, k):
+        pass
+"""
+
+
+def test_one_that_can_not_be_loaded_is_one_error_and_nothing_is_said_twice(
+    cli, tmp_path: Path
+) -> None:
+    (tmp_path / "lacks.py").write_text(LACKS, encoding="utf-8")
+    done = cli("check-retriever", "lacks.py:Lacks", code=3, cwd=tmp_path)
+    assert done.stdout == ""
+    assert done.stderr.count("no weights") == done.stderr.count("error:") == 1
+    assert done.stderr.count("it is made") == done.stderr.count("warning: and this") == 1
+
+
 def test_the_page_names_every_check() -> None:
     page = PAGE.read_text(encoding="utf-8").partition("## Is it right?")[2]
     table = page.partition("Scores count as the same")[0]

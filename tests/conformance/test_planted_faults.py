@@ -11,7 +11,7 @@ from PIL import Image
 
 import m2kr
 from m2kr.conformance import CHECKS, check_retriever
-from m2kr.errors import InputError, UsageError
+from m2kr.errors import InputError, M2KRError, MissingError, UpstreamError, UsageError
 from m2kr.retrieval.protocol import RetrieverBase
 
 Scores = dict[str, float]
@@ -463,6 +463,99 @@ def test_a_crash_in_one_check_leaves_the_others() -> None:
     verdicts = check_retriever(ReadsAscii, ["ids", "unicode", "one passage"])
     assert [verdict.check for verdict in verdicts.failed] == ["unicode"]
     assert "UnicodeEncodeError" in verdicts.failed[0].why
+
+
+class Crashes(Encoder):
+    def encode_query(self, batch):
+        return [][len(batch)]
+
+
+def test_a_crash_in_the_plainest_search_is_told_once_with_its_place() -> None:
+    verdicts = check_retriever(Crashes)
+    assert [verdict.check for verdict in verdicts.failed] == ["whole runs"]
+    assert "test_planted_faults.py:" in verdicts.failed[0].why
+    assert "IndexError" in verdicts.failed[0].why
+    assert {v.outcome for v in verdicts.all if v.check != "whole runs"} == {"not tried"}
+    assert not verdicts.as_dict()["ok"]
+    # As a test of its own, no check passes.
+    assert [v.check for v in check_retriever(Crashes, ["padding"]).failed] == ["padding"]
+    assert check_retriever(Crashes, []).all == ()
+
+
+class Unseeded(Words):
+    def score(self, asked, text):
+        return random.SystemRandom().random()
+
+
+def test_of_one_that_does_not_repeat_itself_no_two_runs_are_compared() -> None:
+    verdicts = {verdict.check: verdict for verdict in check_retriever(Unseeded).all}
+    failed = [name for name, verdict in verdicts.items() if verdict.outcome == "failed"]
+    assert failed == ["repeats itself"]
+    for name in ("modalities", "order of rows", "k", "equal texts", "stale queries"):
+        assert verdicts[name].outcome == "not tried"
+        assert verdicts[name].why == "it doesn't repeat itself"
+    assert verdicts["unicode"].outcome == "ok"
+
+
+def test_faults_beside_a_little_noise_are_still_told() -> None:
+    class Noisy(PrefersFirstRows):
+        def score(self, asked, text):
+            return super().score(asked, text) + 1e-9 * random.SystemRandom().random()
+
+    verdicts = check_retriever(Noisy, ["order of rows", "k"])
+    assert [verdict.check for verdict in verdicts.failed] == ["order of rows"]
+
+
+def test_an_exception_in_a_check_is_told_without_that_checks_advice() -> None:
+    class NeedsANewFolder(Words):
+        def index(self, passages, *, workdir):
+            (workdir / "new").mkdir()
+            super().index(passages, workdir=workdir)
+
+    (verdict,) = check_retriever(NeedsANewFolder, ["stale passages"]).failed
+    assert "FileExistsError" in verdict.why
+    assert ".mkdir()" in verdict.why
+    assert "texts" not in verdict.fix
+
+
+def raises_when_it_indexes(error: Exception, made: list[object]) -> type:
+    class Raises(Words):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+
+        def index(self, passages, *, workdir):
+            raise error
+
+    return Raises
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (MissingError("no weights"), MissingError),
+        (UpstreamError("the hub is away"), UpstreamError),
+        (ModuleNotFoundError("No module named 'faiss'"), MissingError),
+        (ConnectionRefusedError(111, "Connection refused"), UpstreamError),
+    ],
+)
+def test_what_can_not_be_loaded_is_one_error(raised: Exception, expected: type[M2KRError]) -> None:
+    made: list[object] = []
+    with pytest.raises(expected):
+        check_retriever(raises_when_it_indexes(raised, made))
+    assert len(made) == 1
+
+
+def test_few_are_made() -> None:
+    made: list[object] = []
+
+    class Counted(Words):
+        def __init__(self, *, weight: float = 1.0) -> None:
+            super().__init__(weight=weight)
+            made.append(self)
+
+    assert not check_retriever(Counted).failed
+    assert len(made) <= 20
 
 
 def test_what_is_no_retriever_is_refused() -> None:

@@ -12,6 +12,7 @@ from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
 from m2kr.retrieval.protocol import Retriever
 from m2kr.retrieval.run_fusion import normalised
+from m2kr.retrieval.search_split import stats_of
 from m2kr.retrievers import create
 
 Made = Callable[..., Retriever]
@@ -94,6 +95,40 @@ def test_a_member_that_is_not_heard_changes_nothing(
     for query in asked:
         found = alone.passage_ids(query)
         assert fused.passage_ids(query)[: len(found) - 1] == found[:-1]
+
+
+def test_one_member_ranks_as_it_does_alone_and_who_is_not_counted_is_said(
+    made: Made, members: str, passages: Passages, queries: Queries
+) -> None:
+    alone = made("bm25", passages).search(queries, 10)
+    fused = made("fusion", passages, members="bm25")
+    run = fused.search(queries, 10)
+    assert [list(run.passage_ids(q)) for q in run.query_ids] == [
+        list(alone.passage_ids(q)) for q in run.query_ids
+    ]
+    assert alone.counts()[alone.query_ids.index("image")]  # by its instruction
+    assert stats_of(fused).notes == []
+    both = made("fusion", passages, members=members)
+    for _ in range(2):
+        both.search(queries, 10)
+        (note,) = stats_of(both).notes
+        name = members.partition(",")[0]
+        said = f"{name} is not counted for the 3 of 6 queries that have no question"
+        assert note == said
+
+
+def test_members_that_read_text_alone_are_fused_as_their_runs_are(
+    made: Made, passages: Passages, queries: Queries, tmp_path: Path
+) -> None:
+    (tmp_path / "members.py").write_text(MEMBERS)
+    members = ("bm25", f"{tmp_path}/members.py:Text")
+    files = []
+    for place, member in enumerate(members):
+        made(member, passages).search(queries, 500).save(tmp_path / f"{place}.parquet")
+        files.append(str(tmp_path / f"{place}.parquet"))
+    by_name = made("fusion", passages, members=members).search(queries, 10)
+    by_file = made("fusion", passages, runs=tuple(files)).search(queries, 10)
+    assert by_name.to_dict() == by_file.to_dict()
 
 
 @given(st.lists(st.floats(-1e6, 1e6), max_size=30), st.sampled_from(["zscore", "rrf"]))

@@ -79,6 +79,20 @@ def test_queries_and_passages_have_the_models_prompts(tmp_path: Path) -> None:
     assert near(own.encode_document(batch()), model.encode(TEXTS, prompt=""))
 
 
+def test_a_place_for_the_instruction_in_the_models_own_prompt_is_filled(tmp_path: Path) -> None:
+    model = dense()
+    model.prompts = {"query": "Instruct: {instruction} Query: ", "document": ""}
+    model.save_pretrained(str(tmp_path / "model"))
+    expected = model.encode(TEXTS, prompt="Instruct: Find it: Query: ")
+    for retriever in (adapted(model), create(f"st:{tmp_path / 'model'}", {"device": "cpu"})):
+        assert near(retriever.encode_query(batch()), expected)
+    model.prompts["document"] = "{instruction} "
+    with pytest.raises(UsageError, match="passages have none"):
+        adapted(model)
+    with pytest.raises(UsageError, match="passages have none"):
+        create(f"st:{tmp_path / 'model'}", {"document_prompt": "{instruction}"})
+
+
 def test_keys_are_of_files_and_prompts(tmp_path: Path) -> None:
     path = tmp_path / "model"
     dense().save_pretrained(str(path))
