@@ -327,7 +327,8 @@ def missing_images(facts: Facts) -> Iterator[Hit]:
     if benchmark.no_images:
         named = facts.named_images - len(facts.looks)
         effect = f"they were not looked at: {benchmark.no_images}"
-        yield Hit("", "note", named, facts.named_images, "images", effect)
+        if named:
+            yield Hit("", "note", named, facts.named_images, "images", effect)
         return
     missing = [path for path, look in facts.looks.items() if look is None]
     if missing:

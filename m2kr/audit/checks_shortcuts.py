@@ -171,7 +171,7 @@ def answer_named(facts: Facts) -> Iterator[Hit]:
                 f"{split.example(query)}: {shown(answer, 30)!r}"
                 for query, answer in list(named.items())[:3]
             )
-            unit = f"{part}queries with answers"
+            unit = f"{part}queries with answers name one in the question"
             yield Hit(split.name, severity, len(named), len(rows), unit, effect, examples)
 
 
@@ -188,7 +188,7 @@ def empty_talk(facts: Facts) -> Iterator[Hit]:
             free = sum(any(a in _NOTHING for a in split.answers[i]) for i in answered)
             share = len(fooled) / len(answered)
             effect = (
-                f"a passage that says nothing has PR@1 {free / len(answered):.3f}: so much of pseudo recall "
+                f"a passage of it alone has PR@1 {free / len(answered):.3f}: so much of pseudo recall "
                 f'is for free (the sentence: "{NOTHING[:46]}…")'
             )
             examples = tuple(
@@ -201,7 +201,7 @@ def empty_talk(facts: Facts) -> Iterator[Hit]:
                 severity,
                 len(fooled),
                 len(answered),
-                "queries with answers",
+                "queries with answers have one in a sentence about nothing",
                 effect,
                 examples,
             )

@@ -277,7 +277,6 @@ def search(
     store may be searched in shards: they find what one process finds, ids, order and scores. --out is
     a run file: .parquet, .trec.gz ...; --device may name several GPUs: cuda:0,cuda:1.
     """
-    from m2kr import atomic
     from m2kr.errors import UsageError
     from m2kr.retrieval import shard_runs
     from m2kr.search import dispatch
@@ -287,8 +286,6 @@ def search(
         raise UsageError("an audit compares with exact search, which needs --store STORE")
     if engine == "local" and jobs is not None:
         raise UsageError("--jobs is for --engine ray; here --threads tells how many work")
-    if out is not None:
-        atomic.require_file(out)
     queries_store = TokenStore.open(queries)
     if shard is not None:
         if engine == "ray":
@@ -350,10 +347,8 @@ def merge(
 
     All parts must be there, of one store, the same queries and one k.
     """
-    from m2kr import atomic
     from m2kr.retrieval.shard_runs import merge_run_files
 
-    atomic.require_file(out)
     run = merge_run_files(parts)
     facts = {"queries": len(run), **run.metadata["search"], "shards": len(parts)}
     _show_search(facts | {"run": str(run.save(out))}, json=json)
