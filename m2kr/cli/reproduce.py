@@ -176,11 +176,9 @@ def _show_plan(plan: "Plan", target: "Target") -> None:
         output.say(f"weights: {plan.weights}, {state}")
     totals = plan.totals()
     unknown = f", and {totals['unknown']} sizes unknown" if totals["unknown"] else ""
-    output.say(
-        f"to fetch: about {_size(totals['fetch_bytes'])}{unknown}; "
-        f"disk below the data root: {_size(totals['disk_bytes'])} more, for token embeddings "
-        "(float16) and an index of 8 bits"
-    )
+    output.say(f"to fetch: about {_size(totals['fetch_bytes'])}{unknown}")
+    disk = _size(totals["disk_bytes"])
+    output.say(f"disk: {disk} more, for token embeddings (float16) and an index of 8 bits")
     for machine, hours in totals["hours"].items():
         parts = [f"{what} {_hours(*span)}" for what, span in hours.items()]
         output.say(f"{machine}: {', '.join(parts)}")
