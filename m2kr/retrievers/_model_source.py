@@ -88,7 +88,7 @@ class ModelSource:
             if self.local:
                 self._files  # noqa: B018 - their stamps, before anything is read
             else:
-                _require_on_hub(self.load_from, what)
+                require_on_hub(self.load_from, what)
             refuse_code(self.load_from, self.local)
             # Said outright: transformers asks at the terminal where it isn't.
             with loading():
@@ -111,7 +111,7 @@ class ModelSource:
         self._commit = getattr(config, "_commit_hash", None)
 
 
-def _require_on_hub(name: str, what: str) -> None:
+def require_on_hub(name: str, what: str) -> None:
     """Asks the hub for a model once: libraries ask file by file, and for minutes where it can't be reached.
 
     Raises:

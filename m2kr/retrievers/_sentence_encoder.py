@@ -13,7 +13,7 @@ from m2kr.errors import MissingError
 from m2kr.preflmr.inputs.local_files import packaged
 from m2kr.retrieval.clock import loading
 from m2kr.retrievers._memo import MEMO, content_key
-from m2kr.retrievers._model_source import refuse_code
+from m2kr.retrievers._model_source import refuse_code, require_on_hub
 from m2kr.retrievers._models import (
     ModelFiles,
     cached_sha256,
@@ -146,6 +146,8 @@ class SentenceEncoder:
             # Said outright: transformers asks at the terminal where it isn't.
             how: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
             try:
+                if not local:
+                    require_on_hub(self._source, "text encoder")
                 refuse_code(self._source, local)
                 tokenizer = AutoTokenizer.from_pretrained(self._source, **how)
                 model = AutoModel.from_pretrained(self._source, dtype=torch.float32, **how)
