@@ -12,6 +12,9 @@ VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),$(CURDIR)/.venv)
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.m2kr
 
+# Tests beside each other: a thread each for torch, or they wait for one another.
+BESIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
 # Slow tests that want the whole machine: timings, and Ray's nodes.
 ALONE := tests/benchmarks tests/distributed
 
@@ -23,10 +26,10 @@ demo: $(STAMPS)/demo
 	echo "build and evaluation: $$(($$(date +%s) - start)) s; install: $$(cat $(STAMPS)/seconds) s (when it last ran)"
 
 test: $(STAMPS)/dev
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(BESIDE)
 
 slow: $(STAMPS)/interop
-	$(BIN)/python -m pytest -m slow -n auto --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore %)
+	$(BESIDE) -m slow $(ALONE:%=--ignore %)
 	$(BIN)/python -m pytest -m slow -rP $(ALONE)
 
 check: $(STAMPS)/dev

@@ -95,6 +95,10 @@ class JudgeFile(Split):
             raise _refusal(path, f"the file is damaged: {error}") from error
         return judge
 
+    @property
+    def _counts(self) -> dict[str, int]:
+        return self.sizes  # whether queries have an image is not in it
+
     def _require_whole(self) -> None:
         """Refuses columns that are shorter or longer than was written."""
         table = self.table
