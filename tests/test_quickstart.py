@@ -43,7 +43,7 @@ def test_its_outputs_are_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     import nbformat
 
     monkeypatch.setenv("M2KR_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("COLUMNS", raising=False)  # xdist sets it
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     committed = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
