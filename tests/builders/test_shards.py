@@ -54,6 +54,7 @@ def test_three_shards_of_one_root_give_the_bytes_of_one_process(
     assert tree(again.folder) == tree(whole.folder)
 
 
+@pytest.mark.slow
 def test_shards_that_share_nothing_are_gathered(server: FaultyServer, tmp_path: Path) -> None:
     whole = make(server, tmp_path / "whole", "wit")
     roots = [tmp_path / f"node{number}" for number in (1, 2, 3)]
@@ -121,6 +122,7 @@ def test_what_is_no_share_is_a_usage_error(text: str) -> None:
         Shard.parse(text)
 
 
+@pytest.mark.slow
 def test_a_killed_shard_goes_on(server: FaultyServer, tmp_path: Path) -> None:
     whole = make(server, tmp_path / "whole", "evqa")
     root = tmp_path / "shared"

@@ -145,6 +145,7 @@ def test_a_run_without_the_query(call: Explain, tmp_path: Path) -> None:
     assert f"query '{QUERY}' is not in the run" in call("--run", run, code=2).stderr
 
 
+@pytest.mark.slow
 def test_the_embedded_model_sees_by_its_frozen_network(call: Explain, tmp_path: Path) -> None:
     from m2kr.errors import MissingError
     from m2kr.preflmr import tiny

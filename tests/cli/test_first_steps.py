@@ -93,6 +93,7 @@ def test_an_encoder_of_one_side_is_refused_before_it_encodes(own: Path) -> None:
     assert "encode_query = encode_document" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_images_of_an_imported_sources_passages_count(own: Path, cli: Cli) -> None:
     shown = cli("images", "tiles", "--data", "data", cwd=own).stdout
     assert "m2kr images tiles --images PATH" in shown

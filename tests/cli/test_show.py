@@ -207,6 +207,7 @@ def test_every_command_that_it_names_runs(cli: Cli, root: Path, tmp_path: Path) 
     assert len(JudgeFile.load(judge)) == 12
 
 
+@pytest.mark.slow
 def test_an_evaluation_ends_with_commands_that_run(cli: Cli, root: Path, mini_root: Path) -> None:
     out = root / "more results"
     replayed = [

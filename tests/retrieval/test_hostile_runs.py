@@ -256,6 +256,7 @@ def test_odd_runs_are_scored(split: Split, tmp_path: Path, name: str) -> None:
     assert result.value("hit_rate@1") == 1.0
 
 
+@pytest.mark.slow
 def test_markup_in_names_and_ids_is_shown_as_it_is(split: Split, tmp_path: Path, cli: Cli) -> None:
     path = Run.from_dict(ODD_RUN, name="[red]r[/red]").save(tmp_path / "r.parquet")
     data = split.folder.parent

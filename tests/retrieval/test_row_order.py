@@ -98,7 +98,8 @@ def here(word, *args):
     return done
 
 
-@pytest.mark.parametrize("editions", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("editions", [False, True])
 def test_an_import_in_another_order_scores_as_before_in_another_process(cli, tmp_path, editions):
     """Under the same name, as an import that is done again, or beside it, as another edition."""
     (tmp_path / "words.py").write_text(ENCODER, encoding="utf-8")
