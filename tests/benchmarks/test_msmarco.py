@@ -12,7 +12,7 @@ MSMARCO = 8_841_823
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rows", "rounds"), [(500_000, 3), *([(MSMARCO, 1)] if WHOLE else [])])
+@pytest.mark.parametrize(("rows", "rounds"), [(1_000_000, 3), *([(MSMARCO, 1)] if WHOLE else [])])
 def test_msmarco(tmp_path: Path, rows: int, rounds: int) -> None:
     cost(STEPS, "make", tmp_path, rows)
     seen: dict[str, list[dict]] = {"rival": [], "ours": [], "pool_table": [], "build": []}
