@@ -17,7 +17,8 @@ def test_kb(tmp_path: Path, articles: int) -> None:
         pytest.skip("not enough disk space")
     file = tmp_path / "kb.json"
     written = cost(STEPS, "write", file, articles)
-    streamed = cost(STEPS, "stream", file, articles)
+    runs = [cost(STEPS, "stream", file, articles) for _ in range(1 if articles > 20_000 else 3)]
+    streamed = sorted(runs, key=lambda run: run["speed"])[len(runs) // 2]
     file.unlink()
     print(
         f"{written['bytes'] / GB:.2f} GB: {streamed['speed']:.2f} of a bare orjson.loads, "
