@@ -20,7 +20,7 @@ from m2kr.evaluation.result import Result, file_word, versions
 from m2kr.progress import SILENT, Progress
 from m2kr.reproduce.plan import built_edition, resolve_sources
 from m2kr.reproduce.targets import Target
-from m2kr.reproduce.verdict import DIFFERS, NOT_RUN, TOLERANCE, Comparison, compare_figure
+from m2kr.reproduce.verdict import DIFFERS, NOT_RUN, TOLERANCE, ComparedFigure, compare_figure
 from m2kr.retrieval.cache import encoder_identity
 from m2kr.retrieval.encoder import EncoderRetriever
 from m2kr.retrieval.own_code import json_settings, json_values, own_code
@@ -52,7 +52,7 @@ class Reproduction:
     """
 
     target: Target
-    comparisons: Sequence[Comparison]
+    comparisons: Sequence[ComparedFigure]
     failed: Mapping[str, M2KRError]
     made_by: Mapping[str, Any]
     results: Mapping[str, Mapping[str, str]]
@@ -131,7 +131,7 @@ class Reproducer:
         self.tell(f"{target.title}: the retriever {retriever.name} and its weights")
         settings = json_settings(retriever)  # fetches and hashes them
         code = _made_by(retriever)
-        comparisons: list[Comparison] = []
+        comparisons: list[ComparedFigure] = []
         failed: dict[str, M2KRError] = {}
         files: dict[str, dict[str, str]] = {}
         for source in target.sources:
@@ -147,7 +147,9 @@ class Reproducer:
                     raise
                 self.tell(f"{source} is not run: {error.what}")
                 failed[source] = error
-                comparisons += [Comparison(one, notes=(error.what,)) for one in target.of(source)]
+                comparisons += [
+                    ComparedFigure(one, notes=(error.what,)) for one in target.of(source)
+                ]
                 continue
             files[source] = {mode: f"{result.name}.json" for mode, result in results.items()}
             comparisons += [

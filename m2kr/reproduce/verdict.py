@@ -16,7 +16,7 @@ _COSTS = {"device", "token_budget", "workers", "compile", "batch_size"}
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparedFigure:
     """One published figure and ours.
 
     Attributes:
@@ -60,7 +60,7 @@ def compare_figure(
     results: Mapping[str, Result],
     manifest: Mapping[str, Any],
     overrides: Mapping[str, str],
-) -> Comparison:
+) -> ComparedFigure:
     """One figure beside the results of its source.
 
     Args:
@@ -80,9 +80,9 @@ def compare_figure(
     deviations = tuple(_deviations(target, judged, overrides))
     if value is None:
         why = f"{figure.metric} is defined for no query here"
-        return Comparison(figure, ours, deviations=deviations, notes=(why,))
+        return ComparedFigure(figure, ours, deviations=deviations, notes=(why,))
     difference = 100 * value - figure.value
-    return Comparison(
+    return ComparedFigure(
         figure,
         ours,
         REPRODUCED if abs(difference) <= TOLERANCE + _ROUNDING else DIFFERS,
