@@ -61,14 +61,36 @@ class BertEncoder(nn.Module):
             # Late interaction never uses it; it is here because checkpoints may hold it.
             self.encode_proj = nn.Linear(settings.hidden_size, settings.projection_dim)
 
-    def forward(self, input_ids: "Tensor", attention_mask: "Tensor") -> "Tensor":
-        """The last layer's states, (B x tokens x hidden)."""
+    def forward(
+        self,
+        input_ids: "Tensor",
+        attention_mask: "Tensor",
+        begun: "tuple[Tensor, int] | None" = None,
+    ) -> "Tensor":
+        """The last layer's states, (B x tokens x hidden).
+
+        ``begun`` holds what the first layers made of these tokens, and how many layers that were: the
+        others go on from there.
+        """
+        if begun is not None:
+            return self._go_on(*begun, attention_mask)
         if input_ids.shape[1] > self.positions:
             raise InputError(
                 f"{input_ids.shape[1]} tokens, but the text encoder has {self.positions} positions"
             )
         output: _Output = self.bert_model(input_ids=input_ids, attention_mask=attention_mask)
         return output.last_hidden_state
+
+    def _go_on(self, hidden: "Tensor", layer: int, attention_mask: "Tensor") -> "Tensor":
+        # A number that bfloat16 has, too: added, it leaves nothing of a weight.
+        least = torch.finfo(torch.bfloat16).min
+        unseen = (attention_mask == 0)[:, None, None, :]
+        mask = torch.zeros_like(unseen, dtype=hidden.dtype).masked_fill(unseen, least)
+        layers: Any = self.bert_model.encoder.layer
+        for each in layers[layer:]:
+            out = each(hidden, mask)
+            hidden = out[0] if isinstance(out, tuple) else out
+        return hidden
 
 
 class VisionEncoder(nn.Module):

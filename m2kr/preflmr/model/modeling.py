@@ -1,5 +1,6 @@
 """PreFLMR and FLMR: multi-modal queries and documents as matrices for late interaction."""
 
+import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -208,6 +209,8 @@ class PreFLMRModel(ModelParts):
         concat_output_from_text_encoder: checks.Switch | None = None,
         *,
         patch_features: "Tensor | None" = None,
+        mask_instructions: bool = True,
+        text_begun: "tuple[Tensor, int] | None" = None,
     ) -> QueryOutput:
         """Queries of text, images or both.
 
@@ -224,6 +227,9 @@ class PreFLMRModel(ModelParts):
             concat_output_from_text_encoder: Likewise for the text's rows.
             patch_features: Goes with ``image_features`` where there is a mapping network:
                 (B x patches x hidden), states before the vision encoder's last layer.
+            mask_instructions: False lets the rows of instructions count, whatever the config says.
+            text_begun: What the text encoder's first layers made of the tokens, (B x tokens x
+                hidden), and the number of these layers.
 
         Raises:
             InputError: Shapes don't fit, or something that is asked for can't be made of the input.
@@ -240,9 +246,13 @@ class PreFLMRModel(ModelParts):
             if with_text or (with_vision and config.has_mapping):
                 self._warn_of_instructions(input_ids)
                 input_ids = input_ids.to(self.device)
-                hidden = self.query_text_encoder(input_ids, attention_mask.to(self.device))
+                attention_mask = attention_mask.to(self.device)
+                hidden = self.query_text_encoder(input_ids, attention_mask, text_begun)
             if with_text:
-                keep = self.masks.query(input_ids).unsqueeze(-1)
+                masks = self.masks
+                if not mask_instructions:
+                    masks = dataclasses.replace(masks, instruction_end=None)
+                keep = masks.query(input_ids).unsqueeze(-1)
                 text = self.query_text_encoder_linear(hidden) * keep
         rows = None
         if with_vision and (pixel_values is not None or image_features is not None):
@@ -261,6 +271,8 @@ class PreFLMRModel(ModelParts):
         concat_output_from_text_encoder: bool | None = None,
         keep_dims: bool = True,
         return_mask: bool = True,
+        *,
+        text_begun: "tuple[Tensor, int] | None" = None,
     ) -> ContextOutput:
         """Documents of text, images or both; the mapping network has no part in them.
 
@@ -277,6 +289,8 @@ class PreFLMRModel(ModelParts):
             concat_output_from_text_encoder: Likewise for the text's rows.
             keep_dims: False gives a list of matrices without the rows that don't count.
             return_mask: False leaves the mask out.
+            text_begun: What the text encoder's first layers made of the tokens, (B x tokens x
+                hidden), and the number of these layers.
 
         Raises:
             InputError: Shapes don't fit, or something that is asked for can't be made of the input.
@@ -294,7 +308,8 @@ class PreFLMRModel(ModelParts):
         keep = torch.ones(0, 0, device=self.device, dtype=torch.bool)
         if with_text and input_ids is not None and attention_mask is not None:
             input_ids = input_ids.to(self.device)
-            hidden = self.context_text_encoder(input_ids, attention_mask.to(self.device))
+            attention_mask = attention_mask.to(self.device)
+            hidden = self.context_text_encoder(input_ids, attention_mask, text_begun)
             keep = self.masks.context(input_ids)
             text = self.context_text_encoder_linear(hidden) * keep.unsqueeze(-1)
         if with_vision and (pixel_values is not None or image_features is not None):

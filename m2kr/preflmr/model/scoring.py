@@ -28,7 +28,7 @@ def score_pairs(queries: "Tensor", documents: "Tensor", mask: "Tensor") -> "Tens
     Returns:
         (N,), in float32 or wider.
     """
-    queries, documents, mask = _checked(queries, documents, mask)
+    queries, documents, mask = checked(queries, documents, mask)
     if len(queries) != len(documents):
         raise InputError(f"{len(queries)} queries are paired with {len(documents)} documents")
     return _reduce(queries @ documents.transpose(1, 2), mask[:, None, :])
@@ -45,7 +45,7 @@ def all_pairs(queries: "Tensor", documents: "Tensor", mask: "Tensor") -> "Tensor
     Returns:
         (Q x D), in float32 or wider. Memory is bounded by blocks of documents.
     """
-    queries, documents, mask = _checked(queries, documents, mask)
+    queries, documents, mask = checked(queries, documents, mask)
     per_document = max(1, len(queries) * queries.shape[1] * documents.shape[1])
     block = max(1, _BLOCK // per_document)
     columns = [
@@ -57,9 +57,10 @@ def all_pairs(queries: "Tensor", documents: "Tensor", mask: "Tensor") -> "Tensor
     return torch.cat(columns, dim=1)
 
 
-def _checked(
+def checked(
     queries: "Tensor", documents: "Tensor", mask: "Tensor"
 ) -> "tuple[Tensor, Tensor, Tensor]":
+    """Both in float32 or wider, and the mask as bool, (documents x rows); shapes must fit."""
     mask = mask.squeeze(-1) if mask.dim() == 3 else mask
     if mask.shape != documents.shape[:2] or queries.shape[-1] != documents.shape[-1]:
         raise InputError(
