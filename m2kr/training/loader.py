@@ -118,16 +118,14 @@ class Loader:
             InputError: An image is damaged.
         """
         rows = self._rows(visits)
-        queries = self._queries.tokens(
-            [self._query(v, row) for v, row in zip(visits, rows, strict=True)]
-        )
+        queries = self._queries.tokens([*map(self._query, rows)])
         query_ids, query_attended = RowBatch(len(queries[0].ids), queries).tensors(0)
         drawn = [(visit, each) for visit in visits for each in visit.passages]
         texts = [self._mixture.shares[each.share].texts[each.row] for _, each in drawn]
         passages = self._passages.tokens([Passage(text) for text in texts])
         width = max(map(self._passages.width, passages))
         passage_ids, passage_attended = RowBatch(width, passages).tensors(self._pad)
-        images: dict[str, Tensor] = {}
+        images: dict[str, Any] = {}
         if self._sees:
             pixels = torch.cat([self._pixels(v, row) for v, row in zip(visits, rows, strict=True)])
             if self._model.config.use_vision_encoder:
@@ -148,7 +146,7 @@ class Loader:
     def _rows(self, visits: Sequence[Visit]) -> list[dict[str, Any]]:
         return [self._mixture.shares[v.share].split.queries_view[v.row] for v in visits]
 
-    def _query(self, visit: Visit, row: dict[str, Any]) -> Query:
+    def _query(self, row: dict[str, Any]) -> Query:
         question, instruction = row["question"], row["instruction"]
         kind = self._recipe.data.instructions
         if kind == "none":

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from importlib import import_module
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -217,9 +218,8 @@ class Mixture:
         negatives = self._recipe.negatives
         if not negatives.mined:
             return None
-        from m2kr.training.mined_file import MinedFile
-
-        return MinedFile.open(Path(str(negatives.file)))
+        mined_file: Any = import_module("m2kr.training.mined_file")
+        return mined_file.MinedFile.open(Path(str(negatives.file)))
 
     def _draw_mined(
         self,
@@ -229,7 +229,14 @@ class Mixture:
         judged: set[int],
         texts: set[str],
     ) -> list[Drawn]:
-        return []
+        if self._mined is None:
+            return []
+        question = str(share.split.queries_view.ids[row].as_py())
+        rows = [int(each) for each in self._mined.negatives(question)]
+        left = [each for each in rows if each not in judged and share.texts[each] not in texts]
+        count = min(self._recipe.negatives.mined, len(left))
+        chosen = rng.permutation(len(left))[:count]
+        return [Drawn(share.number, left[place], "mined") for place in chosen]
 
 
 def _check(sources: "Sequence[Share]", recipe: "Recipe") -> None:

@@ -1,6 +1,5 @@
 """The rows of one source that training visits, and which passages are right for them."""
 
-from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,8 @@ from m2kr.errors import InputError, UsageError
 from m2kr.training.draws import Purpose, generator
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pyarrow as pa
     from numpy.typing import NDArray
 

@@ -74,9 +74,9 @@ class VisitOrder:
 
     def _shuffled(self, epoch: int, at: int) -> _Block:
         start, stop = at * self._size, (at + 1) * self._size
-        before = np.array(self.totals(start))
+        before = np.array(self.totals(start), np.int64)
         after = self.totals(min(stop, self._period) if self._period else stop)
-        counts = after - before
+        counts = np.array(after, np.int64) - before
         labels = np.repeat(np.arange(len(counts), dtype=np.uint16), counts)
         shares = generator(self._seed, Purpose.ORDER, epoch, at).permutation(labels)
         earlier = np.empty(len(shares), np.int64)
