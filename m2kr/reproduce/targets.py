@@ -6,12 +6,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
-from m2kr.errors import InputError, MissingError, UsageError
+from m2kr.errors import InputError, UsageError
 from m2kr.evaluation.metrics import parse
 from m2kr.search.config import Mode
 from m2kr.sources import SPLIT_ALIASES
+from m2kr.yaml_files import read_yaml
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 _KEYS = {
@@ -165,36 +164,13 @@ def read_target(path: Path) -> Target:
         MissingError: no such file.
         InputError: it is none.
     """
-    if not path.is_file():
-        raise MissingError("there is no such file of figures", where=str(path))
-    try:
-        facts = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        text = " ".join(str(error).split())
-        raise InputError(f"it is no YAML: {text}", where=str(path)) from error
-    if not isinstance(facts, dict):
-        raise InputError(
-            "it is no mapping", where=str(path), expected="retriever: ..., figures: ..."
-        )
+    facts = read_yaml(path, "figures", "retriever: ..., figures: ...")
     return _target(str(facts.get("name") or path.stem), facts, {}, str(path))
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key that is given twice is an error, not the second."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """As of the base class."""
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"the key '{key}' is given twice{node.start_mark}")
-        return super().construct_mapping(node, deep)
 
 
 @cache
 def _published() -> dict[str, Any]:
-    facts: dict[str, Any] = yaml.load(PUBLISHED.read_text(encoding="utf-8"), _Loader)  # noqa: S506
-    return facts
+    return read_yaml(PUBLISHED, "figures", "targets, suites, tables")
 
 
 def _target(name: str, facts: Mapping[str, Any], tables: Mapping[str, str], where: str) -> Target:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Instructions = Literal["row", "fixed", "none", "unmasked"]
+VisionSize = Literal["vit-b", "vit-l", "vit-h", "vit-g"]
+TextSize = Literal["small", "medium", "base", "large"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,22 +15,28 @@ class Start:
     Attributes:
         checkpoint: Folder or hub id in the official layout, ``embedded`` for the small assembled model,
             or None: a new model of the sizes below.
-        vision: Size of a new model's vision encoder: ``vit-b``, ``vit-l``, ``vit-h``, ``vit-g``.
-        text: Size of its text encoder: ``small``, ``medium``, ``base``, ``large``.
-        vision_weights: Folder or hub id of a CLIP whose vision encoder it starts from; random if None.
-        text_weights: Of a BERT or ColBERT likewise.
+        vision: Size of a new model's vision encoder: ``vit-b``, ``vit-l``, ``vit-h``, ``vit-g``; that of
+            ``vision_weights`` if None, else ``vit-b``.
+        text: Size of its text encoder: ``small``, ``medium``, ``base``, ``large``; likewise that of
+            ``text_weights``, else ``base``.
+        vision_weights: Folder or hub id of a CLIP whose vision encoder it starts from, or ``clip`` for the
+            one that the paper has of the size; random if None.
+        text_weights: Of a BERT or ColBERT likewise; ``bert`` for Google's of the size.
         text_rows: False leaves the text's rows out of queries while training (stage 1); the mapping
             network reads the text all the same. The saved checkpoint keeps its own switch.
+        image_rows: False leaves the image's rows out of queries while training (stage 0), which then needs
+            no images.
         dropout: Of all dropouts that train; the checkpoint's own if None.
         seed: Of weights that nothing is loaded into.
     """
 
     checkpoint: str | None = None
-    vision: str = "vit-b"
-    text: str = "base"
+    vision: VisionSize | None = None
+    text: TextSize | None = None
     vision_weights: str | None = None
     text_weights: str | None = None
     text_rows: bool = True
+    image_rows: bool = True
     dropout: float | None = None
     seed: int = 0
 

@@ -1,0 +1,128 @@
+"""Recipes as YAML files: those that come with m2kr, and one's own."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from m2kr.errors import UsageError
+from m2kr.training.recipe import Recipe
+from m2kr.training.recipe_checks import check_recipe
+from m2kr.training.recipe_values import Origin, override, recipe_from
+from m2kr.yaml_files import parse_yaml, read_yaml
+
+FOLDER = Path(__file__).with_name("recipes")
+# Names, where a run is, how often it is looked at and kept, and how the same sums are spread over machines.
+_NOT_COUNTED = (
+    ("name",),
+    ("stage",),
+    ("validation",),
+    ("saving",),
+    ("steps", "checkpoint_activations"),
+    ("steps", "parallel"),
+    ("steps", "compile"),
+)
+_SIZES = ("vision", "text", "vision_weights", "text_weights")
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with m2kr."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_recipe(name: str | Path, overrides: Mapping[str, str] | None = None) -> Recipe:
+    """A recipe that is read and checked.
+
+    Values are read by the types of `Recipe`'s fields: ``1e-5`` is a number, a list may be names joined
+    by commas, and what a recipe doesn't say has the default. A value is in place of the file's; where
+    ``start.checkpoint`` is overridden, the sizes and weights of a new model that the file names drop out.
+
+    Args:
+        name: Of a packaged recipe, or a file that ends in .yaml or .yml.
+        overrides: Values by dotted key: ``{"optimiser.lr": "1e-4", "data.sources": "okvqa,evqa",
+            "data.sources.okvqa.weight": "2"}``.
+
+    Raises:
+        UsageError: There is no such recipe, or an override is wrong; suggests the nearest name.
+        MissingError: There is no such file.
+        InputError: The file is no recipe: the message names the key.
+    """
+    path = _path(str(name))
+    words = read_yaml(path, "a recipe", "name: ..., data: ...", words=True)
+    if path.parent != FOLDER:
+        words.setdefault("name", path.stem)
+    origin = Origin(str(path) if path.parent != FOLDER else f"the recipe {path.stem}", {})
+    given: dict[str, str] = {}
+    for key, value in (overrides or {}).items():
+        text = f"{key}={value}"
+        word = parse_yaml(value, f"--set {text}", words=True) if value.strip() else ""
+        given[override(words, key, word, text)] = text
+    origin = dataclasses.replace(origin, overrides=given)
+    start = words.get("start")
+    if isinstance(start, dict) and "start.checkpoint" in given:
+        for size in _SIZES:
+            if f"start.{size}" not in given:
+                start.pop(size, None)
+    recipe = recipe_from(words, origin)
+    check_recipe(recipe, origin)
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The YAML that `load_recipe` reads back as this recipe, with all of its values."""
+    words = _plain(dataclasses.asdict(recipe))
+    text: str = yaml.safe_dump(words, sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+def recipe_fingerprint(recipe: Recipe) -> str:
+    """Hex digest over what decides a run's result, in the values that aren't defaults.
+
+    Not counted are names and stage, validation and saving, and how the same sums are spread or speeded up:
+    ``checkpoint_activations``, ``parallel``, ``compile``. Data, files and start weights count by the
+    names that the recipe gives them; their contents are the mixture's fingerprint, and the checkpoint's.
+    """
+    default = _plain(dataclasses.asdict(Recipe("default")))
+    counted = _changed(_plain(dataclasses.asdict(recipe)), default)
+    text = json.dumps(counted, sort_keys=True, ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _path(name: str) -> Path:
+    if name.lower().endswith((".yaml", ".yml")):
+        return Path(name)
+    known = recipe_names()
+    key = name.strip().lower().replace("_", "-").replace(" ", "-")
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if key not in known:
+        raise UsageError(
+            f"there is no recipe '{name}'",
+            expected=", ".join(known) + ", or a .yaml file of your own",
+            fix=f"did you mean '{near[0]}'?" if near else None,
+        )
+    return FOLDER / f"{key}.yaml"
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _changed(values: Mapping[str, Any], default: Mapping[str, Any], *path: str) -> dict[str, Any]:
+    changed = {}
+    for key, value in values.items():
+        if (*path, key) in _NOT_COUNTED or value == default[key]:
+            continue
+        changed[key] = (
+            _changed(value, default[key], *path, key) if isinstance(value, dict) else value
+        )
+    return changed
