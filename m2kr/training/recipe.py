@@ -213,10 +213,12 @@ class Saving:
     Attributes:
         every: Steps between two checkpoints; only the last if 0.
         keep: How many of them stay, the best by validation besides.
+        trackers: Where the log is shown besides: ``tensorboard``, ``wandb``, ``trackio``.
     """
 
     every: int = 0
     keep: int = 2
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,88 @@
+"""A loss or gradient that is no finite number: the run stops, and names the batch."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from m2kr.errors import CheckError
+
+if TYPE_CHECKING:
+    from m2kr.training.batch import TrainingBatch, Visit
+    from m2kr.training.mixture import Mixture
+    from m2kr.training.parallel import Team
+
+_SHOWN = 3
+
+
+def name_batch(
+    mixture: "Mixture",
+    team: "Team",
+    batches: "Sequence[TrainingBatch]",
+    losses: Sequence[Mapping[str, float]],
+    step: int,
+    figures: Mapping[str, float],
+    save: Callable[..., Any],
+) -> None:
+    """Saves what the step began with and the batch's visits, and raises.
+
+    Args:
+        mixture: Tells which queries and passages the visits are of.
+        team: The step's processes, all of which call this.
+        batches: The step's micro-batches here.
+        losses: Of each.
+        step: Steps done before.
+        figures: The step's losses and the gradients' norm.
+        save: Writes a checkpoint; its arguments are the step, a name, and the batch.
+
+    Raises:
+        CheckError: Always.
+    """
+    broken = [
+        batch
+        for batch, own in zip(batches, losses, strict=True)
+        if not all(map(math.isfinite, own.values()))
+    ]
+    theirs = team.gather([_described(mixture, visit) for batch in broken for visit in batch.visits])
+    visits = [visit for own in theirs for visit in own]
+    if not visits:  # the losses are finite, the gradients are not
+        theirs = team.gather([_described(mixture, v) for batch in batches for v in batch.visits])
+        visits = [visit for own in theirs for visit in own]
+    name = f"nan-step-{step + 1:08}"
+    told = {key: str(value) for key, value in figures.items()}
+    kept = save(step, name=name, batch={"step": step + 1, "figures": told, "visits": visits})
+    what = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
+    shown = "; ".join(
+        f"visit {visit['visit']}: {visit['source']} query {visit['question_id']!r}, passages "
+        + ", ".join(repr(each["passage_id"]) for each in visit["passages"][:_SHOWN])
+        for visit in visits[:_SHOWN]
+    )
+    rest = f"; and {len(visits) - _SHOWN} more visits" if len(visits) > _SHOWN else ""
+    raise CheckError(
+        f"step {step + 1} has a loss or gradient that is no finite number ({what}): {shown}{rest}",
+        where=str(kept.folder) if kept else None,
+        expected="finite numbers; the folder holds the weights before the step and all its visits "
+        "(batch.json)",
+        fix="look at these queries and passages; or lower optimiser.lr, set optimiser.clip, or "
+        "steps.precision=float32",
+    )
+
+
+def _described(mixture: "Mixture", visit: "Visit") -> dict[str, Any]:
+    split = mixture.shares[visit.share].split
+    return {
+        "visit": visit.number,
+        "source": split.label,
+        "row": visit.row,
+        "question_id": split.queries_view.ids[visit.row].as_py(),
+        "passages": [
+            {
+                "source": mixture.shares[drawn.share].split.label,
+                "row": drawn.row,
+                "passage_id": mixture.shares[drawn.share]
+                .split.passages_view.ids[drawn.row]
+                .as_py(),
+                "origin": drawn.origin,
+            }
+            for drawn in visit.passages
+        ],
+    }

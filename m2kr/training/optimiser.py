@@ -1,0 +1,83 @@
+"""AdamW: its groups, its state by the parameters' names, clipping."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from m2kr.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from m2kr.training.parallel import Team
+
+
+def make_optimiser(groups: "Mapping[str, list[nn.Parameter]]", recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW over groups of parameters, each with its peak learning rate as ``peak``.
+
+    Args:
+        groups: Of `set_trained`.
+        recipe: Its ``optimiser`` is read.
+    """
+    values = recipe.optimiser
+    made = []
+    for name, parameters in groups.items():
+        mapping = values.mapping_lr if name.startswith("mapping") else None
+        peak = values.lr if mapping is None else mapping
+        decay = 0.0 if name.endswith("undecayed") else values.weight_decay
+        if parameters:
+            made.append({"name": name, "params": parameters, "peak": peak, "weight_decay": decay})
+    cut_up = any(hasattr(each, "full_tensor") for own in groups.values() for each in own)
+    return torch.optim.AdamW(
+        made, lr=values.lr, betas=values.betas, eps=values.eps, fused=None if cut_up else True
+    )
+
+
+def optimiser_state(
+    optimiser: torch.optim.Optimizer, model: "nn.Module", team: "Team"
+) -> "dict[str, dict[str, Tensor | None]]":
+    """What it keeps of each parameter, whole and on the CPU, by the parameter's name.
+
+    All processes call it; the values are rank 0's alone.
+    """
+    return {
+        name: {key: team.whole(value) for key, value in optimiser.state[parameter].items()}
+        for name, parameter in model.named_parameters()
+        if parameter in optimiser.state
+    }
+
+
+def restore_optimiser(
+    optimiser: torch.optim.Optimizer,
+    model: "nn.Module",
+    team: "Team",
+    state: "Mapping[str, Mapping[str, Tensor]]",
+) -> None:
+    """Puts back what `optimiser_state` gave."""
+    on_device = optimiser.defaults["fused"]  # where the number of steps is kept
+    for name, parameter in model.named_parameters():
+        for key, value in state.get(name, {}).items():
+            if key == "step":
+                put = value.to(team.device) if on_device else value
+            else:
+                put = team.like(value, parameter)
+            optimiser.state[parameter][key] = put
+
+
+def clip_gradients(parameters: "list[nn.Parameter]", most: float | None) -> float:
+    """The norm of all gradients together, which are scaled down where it exceeds ``most``.
+
+    Args:
+        parameters: Those that are trained.
+        most: No limit if None.
+    """
+    if most is not None:
+        norm: Any = torch.nn.utils.clip_grad_norm_(parameters, most)
+    else:
+        norms = [
+            torch.linalg.vector_norm(each.grad) for each in parameters if each.grad is not None
+        ]
+        norm = torch.linalg.vector_norm(torch.stack(norms))
+    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
