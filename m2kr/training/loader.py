@@ -1,7 +1,7 @@
 """Batches of a mixture, made ahead of the model, just as evaluation makes its queries and passages."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,7 @@ class Loader:
         self._pad = int(passages.pieces.token_to_id("[PAD]") or 0)
         self._sees = model.config.query_concat_output_from_vision_encoder
 
-    def steps(self, first_step: int = 0) -> Iterator[list[TrainingBatch]]:
+    def steps(self, first_step: int = 0) -> Generator[list[TrainingBatch]]:
         """For each step from the first one to the recipe's last its micro-batches.
 
         The next ones are made by threads meanwhile; how many there are doesn't change what comes. An

@@ -163,24 +163,6 @@ def _train(
         team.gather(None)  # all go on when it is on the disk
         return kept
 
-    validator = None
-    if recipe.validation.every:
-        from m2kr.training.validation import Validator
-
-        validator = Validator(recipe, data, images) if leads else None
-
-    def validate(step: int) -> bool:
-        """Whether the model is the best so far."""
-        whole, better = team.whole_model(model), False
-        if validator is not None and whole is not None:
-            began = time.perf_counter()
-            values = validator.validate(whole, step)
-            row = {"step": step, "validation": values, "seconds": time.perf_counter() - began}
-            better = run.best(recipe.validation.metric, [row]) == step
-            record(row, {f"validation/{name}": value for name, value in values.items()})
-            encoder.train()
-        return bool(team.gather(better)[0])
-
     # What is told of a step.
     settings = asdict(recipe) | asdict(identity)
     trackers = open_trackers(recipe, run.folder, first, settings) if leads else []
@@ -204,8 +186,6 @@ def _train(
     ):
         if leads:
             progress.advance("training", first)
-        if recipe.validation.every and not checkpoint:
-            validate(0)
         began = time.perf_counter()
         for step, micro_batches in zip(range(first, steps.steps), batches, strict=False):
             _seed_step(steps.seed, step, team.rank)
@@ -239,8 +219,6 @@ def _train(
             if leads:
                 record({"step": done, "visits": done * queries} | figures, figures)
                 progress.advance("training", 1)
-            if not stopped and _due(recipe.validation.every, done, steps.steps):
-                better = validate(done)
             if stopped or better or done == steps.steps or _due(saving.every, done, steps.steps):
                 checkpoint = save(done)
                 if leads:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from m2kr.errors import M2KRError, UsageError
@@ -156,9 +155,7 @@ def joined(parallel: str, device: str) -> Iterator[Team]:
     limit = timedelta(minutes=MINUTES)
     store, rank, world = next(rendezvous("env://", rank, world, timeout=limit))
     backend = "nccl" if name.startswith("cuda") else "gloo"
-    dist.init_process_group(
-        backend, timeout=limit, world_size=world, rank=rank, store=PrefixStore("m2kr", store)
-    )
+    dist.init_process_group(backend, timeout=limit, world_size=world, rank=rank, store=store)
     room = dist.new_group(backend="gloo", timeout=timedelta(hours=_HOURS))
     log = logging.getLogger("m2kr")
     level = log.level

@@ -1,7 +1,7 @@
 """Where a run's log is shown besides ``log.jsonl``: adapters of trackers, imported when they are used."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -112,7 +112,7 @@ def open_trackers(
     Raises:
         MissingError: A tracker's package is not installed.
     """
-    openers = {
+    openers: dict[str, Callable[[], Tracker]] = {
         "tensorboard": lambda: TensorBoard(folder, step),
         "wandb": lambda: WandB(recipe.name, folder, settings),
         "trackio": lambda: Trackio(folder, settings),
