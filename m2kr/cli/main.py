@@ -32,6 +32,7 @@ from m2kr.cli import (
     info,
     list_,
     merge,
+    mine,
     model,
     remove,
     report,
@@ -185,6 +186,7 @@ PANELS: dict[str, dict[str, Any]] = {
         "export": export,
         "check-retriever": check_retriever,
     },
+    "Training": {"mine": mine},
     "Search": {"search": search, "index": index, "model": model},
     "Help": {"demo": demo, "doctor": doctor},
 }

@@ -224,6 +224,10 @@ class Split:
         """Rows (int64) of passages by id; -1 for ids that the pool lacks."""
         return self._access["passages"][0].rows(ids)
 
+    def query_rows(self, ids: Iterable[str]) -> "np.ndarray":
+        """Rows (int64) of queries by id; -1 for ids that the split lacks."""
+        return self._access["queries"][0].rows(ids)
+
     def texts(self, rows: "Sequence[int] | np.ndarray") -> list[str]:
         """Texts of the passages at some rows."""
         from m2kr.data.lookup import values_at

@@ -56,6 +56,8 @@ from m2kr.search.store.dense import Embeddings
 from m2kr.search.store.reader import TokenStore
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from m2kr.search.index.files import IndexFiles
 
 logger = logging.getLogger("m2kr.retrieval")
@@ -127,6 +129,7 @@ class EncoderRetriever(RetrieverBase):
     _workdir: Path | None = None
     _passages: Passages | None = None
     _documents: StoredRows | None = None
+    _searched: StoredRows | None = None  # the queries of the last search
     _index: "IndexFiles | None" = None
     _form: Form | None = None
     _folders: AbstractSet[Path] = frozenset()  # that rows were read from
@@ -243,6 +246,7 @@ class EncoderRetriever(RetrieverBase):
         with self._rows_folder(queries, "query", self._workdir / "queries") as (folder, key):
             encoded = self._encode(queries, "query", folder, key)
         ids, pool = self._passages.ids, self._documents
+        self._searched = encoded
         if isinstance(encoded, Embeddings) and isinstance(pool, Embeddings):
             rows, scores = dense.search_dense(
                 *(encoded.vectors, pool, k, id_ranks(ids)),
@@ -265,6 +269,27 @@ class EncoderRetriever(RetrieverBase):
                 expected="a 2-D array on both sides, or a list of 2-D arrays on both",
             )
         return Run.from_rows(queries.ids.to_pylist(), ids, rows, scores, name=self.name)
+
+    def pair_scores(self, rows: "Sequence[NDArray[np.int64]]") -> "list[NDArray[np.float64]]":
+        """See `RetrieverBase.pair_scores`; exact, whatever the search was."""
+        from m2kr.search.exact import dense, reference
+
+        queries, pool = self._searched, self._documents
+        if isinstance(queries, TokenStore) and isinstance(pool, TokenStore):
+            return [
+                np.array([reference.maxsim(query, token_rows) for token_rows in pool.take(some)])
+                for (query,), some in ((queries.take([i]), some) for i, some in enumerate(rows))
+            ]
+        assert isinstance(queries, Embeddings)  # of a search, so both sides are of one form
+        assert isinstance(pool, Embeddings)
+        scores = []
+        for place, some in enumerate(rows):
+            right = np.concatenate(
+                [pool.read(row, row + 1) for row in some.tolist()] or [pool.read(0, 0)]
+            )
+            left = np.repeat(queries.read(place, place + 1), len(right), axis=0)
+            scores.append(dense.similarity_scores(left, right, self.similarity))
+        return scores
 
     def _again_if_damaged(self, do: Callable[[], T]) -> T:
         """What a function returns; it is called again where kept bytes were found to be changed."""

@@ -1,7 +1,7 @@
 """What a retriever is, what a run gives it, and what it tells of the run afterwards."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import (
@@ -20,6 +20,9 @@ from m2kr.progress import SILENT, Progress
 from m2kr.retrieval.clock import Spent
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from m2kr.data.load import Split
     from m2kr.data.records import Passages, Queries
     from m2kr.retrieval.run import Run
@@ -167,6 +170,17 @@ class RetrieverBase:
     def run_stats(self) -> RunStats:
         """What the run took; asked for after ``search``."""
         return RunStats()
+
+    def pair_scores(
+        self,
+        rows: "Sequence[NDArray[np.int64]]",  # noqa: ARG002
+    ) -> "list[NDArray[np.float64]] | None":
+        """Scores of chosen passages, as a search gives them; None where a passage has none alone.
+
+        Args:
+            rows: For each query that was searched last, in order, rows of the pool; any may be empty.
+        """
+        return None
 
 
 def modalities_of(retriever: object) -> Modalities:

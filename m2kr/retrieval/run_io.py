@@ -16,6 +16,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from m2kr import atomic
 from m2kr.errors import InputError, MissingError, UsageError, plainly
@@ -27,7 +28,9 @@ from m2kr.retrieval.run_text import read_run_text, write_run_text
 
 logger = logging.getLogger("m2kr.retrieval")
 
-_META = b"m2kr.run"
+RUN_META = b"m2kr.run"
+# In files of `m2kr.training.mine`: rows without a rank are right passages that were not retrieved.
+MINED = b"m2kr.mined"
 _GROUP_ROWS = 1 << 19
 _MTEB_META = "mteb_model_meta"
 _JSON_EXPECTED = "{query: {passage: score}}, plain or in MTEB's {subset: {split: ...}}"
@@ -80,7 +83,7 @@ def _write_parquet(run: RunRows, file: IO[bytes], _: Path) -> None:
     empty = [[int(i), run.query_ids[i]] for i in np.flatnonzero(run.counts() == 0)]
     facts = {"format": 1, "name": run.name, "metadata": run.metadata, "empty": empty}
     fields = [("q_id", pa.string()), ("doc_id", pa.string()), ("score", pa.float64())]
-    schema = pa.schema(fields, metadata={_META: json.dumps(facts, sort_keys=True).encode()})
+    schema = pa.schema(fields, metadata={RUN_META: json.dumps(facts, sort_keys=True).encode()})
     queries = pa.array(run.query_ids, pa.string())
     owners = run.owners()
     with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
@@ -100,10 +103,11 @@ def _read_parquet(path: Path) -> RunRows:
         chosen = [names[i] for i in _roles(names).values()]
         kept = pa.schema([file.schema.field(i) for i in _roles(names).values()])
         _check_types(kept)
-        table = pa.Table.from_batches(
-            [_plain(batch, kept) for batch in file.batches(chosen, rows=1 << 16)], kept
-        )
-        facts = _facts(file.schema.metadata or {}, path)
+        batches = [_plain(batch, kept) for batch in file.batches(chosen, rows=1 << 16)]
+        if MINED in file.metadata:  # scored, but not retrieved
+            batches = [batch.filter(pc.is_valid(batch.column("rank"))) for batch in batches]
+        table = pa.Table.from_batches(batches, kept)
+        facts = _facts(file.metadata, path)
     return _rows_of_table(table, where=str(path), **facts)
 
 
@@ -128,7 +132,7 @@ def _facts(stored: Mapping[bytes, bytes], path: Path) -> dict[str, Any]:
     """What our own files hold besides rows; each may have been written by anybody."""
     facts: dict[str, Any] = {"name": path.name.split(".")[0], "metadata": {}, "empty": []}
     try:
-        facts |= json.loads(stored.get(_META, b"{}"))
+        facts |= json.loads(stored.get(RUN_META, b"{}"))
         facts["name"].encode()  # half a surrogate pair is no text
         sound = isinstance(facts["name"], str) and isinstance(facts["metadata"], dict)
         for place, query in facts["empty"]:

@@ -7,7 +7,7 @@ scipy is not installed): 12 to 16 GB for the 8.8 million passages of MS MARCO.
 
 import logging
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -80,6 +80,7 @@ class BM25(RetrieverBase):
         }  # fmt: skip
         self._reused = 0
         self._passages: Passages | None = None
+        self._searched: list[str] = []
 
     def index(self, passages: "Passages", *, workdir: Path) -> None:  # noqa: ARG002
         """Counts the pool's words; the index stays in memory."""
@@ -125,8 +126,9 @@ class BM25(RetrieverBase):
         # Rows that share an id take one place between them.
         k += len(self._ranks) - int(self._ranks.max(initial=-1)) - 1
         columns = queries.column("question"), queries.column("instruction")
-        for place, (question, instruction) in enumerate(zip(*columns, strict=True)):
-            scores = self._scores(query_text(question, instruction))
+        self._searched = [query_text(*texts) for texts in zip(*columns, strict=True)]
+        for place, text in enumerate(self._searched):
+            scores = self._scores(text)
             hits = np.flatnonzero(scores > 0)
             if len(hits) > k:
                 hits = hits[scores[hits] >= np.partition(scores[hits], -k)[-k]]
@@ -136,6 +138,13 @@ class BM25(RetrieverBase):
         return Run.from_rows(
             queries.ids.to_pylist(), self._passages.ids, rows, best_scores, name=self.name
         )
+
+    def pair_scores(self, rows: "Sequence[NDArray[np.int64]]") -> "list[NDArray[np.float64]]":
+        """See `RetrieverBase.pair_scores`; 0 for a passage that shares no scored word."""
+        return [
+            self._scores(text)[some].astype(np.float64) if len(some) else np.empty(0)
+            for text, some in zip(self._searched, rows, strict=True)
+        ]
 
     def run_stats(self) -> RunStats:
         """Passages whose index this process had built before."""

@@ -1,6 +1,6 @@
 """Re-ranking: what one retriever has found, in the order of a model that looks at each pair."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,8 @@ from m2kr.retrieval.run import Run
 from m2kr.retrieval.search_split import index_pool, rank_queries, require_queries, stats_of
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from m2kr.retrieval.protocol import Retriever
 
 
@@ -69,6 +71,7 @@ class Rerank(RetrieverBase):
         self._depth = depth
         self._reranker: Reranker = _reranker(model, max_length, device, batch_size)
         self._passages: Passages | None = None
+        self._queries: Queries | None = None
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -128,6 +131,7 @@ class Rerank(RetrieverBase):
         run = rank_queries(self._first, queries, max(k, self._depth))
         require_queries(run, ids, self._first.name)
         run = run.select(ids)
+        self._queries = queries
         rows = _pool_rows(self._passages, run)
         asked = readable(queries, self._reranker, "query")
         pool = readable(self._passages, self._reranker, "document")
@@ -149,6 +153,19 @@ class Rerank(RetrieverBase):
                 progress.advance("rerank", 1)
         passage_ids = pa.DictionaryArray.from_arrays(pa.array(run.codes), run.vocabulary)
         return Run(run.query_ids, run.counts(), passage_ids, scores, name=self.name).top(k)
+
+    def pair_scores(self, rows: "Sequence[NDArray[np.int64]]") -> "list[NDArray[np.float64]]":
+        """See `RetrieverBase.pair_scores`: what the re-ranker says of the passages."""
+        assert self._queries is not None  # of a search
+        assert self._passages is not None
+        asked = readable(self._queries, self._reranker, "query")
+        pool = readable(self._passages, self._reranker, "document")
+        scores = [np.empty(0)] * len(rows)
+        for place, some in enumerate(rows):
+            if len(some):
+                passages = [_passage(pool, row) for row in pool.rows(some.tolist())]
+                scores[place] = rerank_scores(self._reranker, _query(asked, place), passages)
+        return scores
 
 
 def _pool_rows(passages: Passages, run: Run) -> "np.ndarray[Any, np.dtype[np.int64]]":

@@ -58,6 +58,19 @@ def pair_scores(
     return scores + 0.0  # -0.0 becomes 0.0
 
 
+def similarity_scores(
+    queries: "NDArray[np.floating]",
+    passages: "NDArray[np.floating]",
+    similarity: Literal["dot", "cosine"],
+) -> "NDArray[np.float64]":
+    """`pair_scores`, or the cosine by them; a zero vector scores 0."""
+    scores = pair_scores(queries, passages)
+    if similarity == "cosine":
+        sizes = lengths(queries), lengths(passages)
+        scores /= np.where(sizes[0] > 0, sizes[0], 1.0) * np.where(sizes[1] > 0, sizes[1], 1.0)
+    return scores
+
+
 def lengths(vectors: "NDArray[np.floating]") -> "NDArray[np.float64]":
     """The canonical Euclidean length of each row; cosine is the inner product over two of these."""
     return np.sqrt(pair_scores(vectors, vectors))
