@@ -1,38 +1,37 @@
-"""Batches of a mixture, made ahead of the model, just as evaluation makes its queries and passages."""
+"""Batches of a mixture, made ahead of the model."""
 
 import hashlib
 from collections.abc import Generator, Iterator, Sequence
-from functools import partial
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from m2kr.concurrency import work_ahead
-from m2kr.errors import InputError, M2KRError, UsageError
-from m2kr.instructions import TEMPLATES
+from m2kr.errors import UsageError
 from m2kr.preflmr.encode.batching import RowBatch
-from m2kr.preflmr.encode.queries_and_passages import Passage, PassageEncoder, Query, QueryEncoder
-from m2kr.preflmr.inputs.image_input import ImageSource
-from m2kr.preflmr.model.image_features import ImageFeatures
-from m2kr.retrievers._queries import query_text
+from m2kr.progress import SILENT, Progress
 from m2kr.training.batch import TrainingBatch, Visit
+from m2kr.training.frozen_features import FrozenFeatures
+from m2kr.training.model_inputs import ModelInputs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from m2kr.preflmr import PreFLMR
+    from m2kr.preflmr.preflmr import PreFLMR
     from m2kr.training.mixture import Mixture
     from m2kr.training.recipe import Recipe
 
-#: The instruction of all queries where ``data.instructions`` is ``fixed``: M2KR's first for questions
-#: with an image.
-FIXED_INSTRUCTION = TEMPLATES["iq2t"].templates[0]
 _WORKERS = 2
 
 
 class Loader:
     """The batches that one rank trains on.
+
+    Where the recipe says ``keep_frozen``, what frozen parts make of images and texts is computed now, or
+    found on disk; see `m2kr.training.frozen_features`.
 
     Args:
         recipe: Its ``data`` and ``steps`` are read.
@@ -40,10 +39,12 @@ class Loader:
         model: With tokenizers. Its vision network is used where it has no encoder of its own.
         rank: Of ``world``.
         world: Number of ranks.
+        progress: Told of frozen features that are computed.
 
     Raises:
         InputError: The model has no tokenizers.
-        UsageError: Numbers are out of range.
+        UsageError: Numbers are out of range, or frozen features would be too big.
+        MissingError: A source's images are not there.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class Loader:
         model: "PreFLMR",
         rank: int = 0,
         world: int = 1,
+        *,
+        progress: Progress = SILENT,
     ) -> None:
         if not 0 <= rank < world:
             raise UsageError(f"rank {rank} of {world}", expected="a rank below the number of ranks")
@@ -61,25 +64,17 @@ class Loader:
                 f"steps.batch is {recipe.steps.batch}, steps.accumulate {recipe.steps.accumulate}",
                 expected="1 or more",
             )
-        queries, passages = model.query_tokenizer, model.context_tokenizer
-        if queries is None or passages is None:
-            raise InputError("the model has no tokenizers")
-        longest = min(passages.maxlen, model.config.text_config.max_position_embeddings)
-        if not 3 <= recipe.data.passage_tokens <= longest:
-            raise UsageError(
-                f"data.passage_tokens is {recipe.data.passage_tokens}",
-                expected=f"3 to {longest}, the model's",
-            )
-        self._recipe, self._mixture, self._model = recipe, mixture, model
+        self._recipe, self._mixture = recipe, mixture
         self._rank, self._world = rank, world
-        self._sight = ImageFeatures(model)
-        kind = np.dtype(np.float32)
-        self._queries = QueryEncoder(model, queries, self._sight, 1, kind)
-        self._passages = PassageEncoder(
-            model, passages, self._sight, recipe.data.passage_tokens, 1, kind
-        )
-        self._pad = int(passages.pieces.token_to_id("[PAD]") or 0)
-        self._sees = model.config.query_concat_output_from_vision_encoder
+        self._inputs = ModelInputs(recipe, mixture, model)
+        self._own_vision = model.config.use_vision_encoder
+        self._frozen: FrozenFeatures | None = None
+        if recipe.data.keep_frozen:
+            self._frozen = FrozenFeatures(recipe, mixture, model, self._inputs, progress)
+        self._teacher: Any = None
+        if recipe.distillation.kind != "none" and recipe.distillation.file:
+            teacher: Any = import_module("m2kr.training.teacher")
+            self._teacher = teacher.Teacher.open(Path(recipe.distillation.file))
 
     def steps(self, first_step: int = 0) -> Generator[list[TrainingBatch]]:
         """For each step from the first one to the recipe's last its micro-batches.
@@ -117,21 +112,15 @@ class Loader:
             MissingError: An image is not there.
             InputError: An image is damaged.
         """
-        rows = self._rows(visits)
-        queries = self._queries.tokens([*map(self._query, rows)])
-        query_ids, query_attended = RowBatch(len(queries[0].ids), queries).tensors(0)
-        drawn = [(visit, each) for visit in visits for each in visit.passages]
-        texts = [self._mixture.shares[each.share].texts[each.row] for _, each in drawn]
-        passages = self._passages.tokens([Passage(text) for text in texts])
-        width = max(map(self._passages.width, passages))
-        passage_ids, passage_attended = RowBatch(width, passages).tensors(self._pad)
-        images: dict[str, Any] = {}
-        if self._sees:
-            pixels = torch.cat([self._pixels(v, row) for v, row in zip(visits, rows, strict=True)])
-            if self._model.config.use_vision_encoder:
-                images["pixel_values"] = pixels
-            else:
-                images.update(self._sight.features(self._model, pixels)._asdict())
+        inputs, shares = self._inputs, self._mixture.shares
+        queries = inputs.query_tokens([(each.share, each.row) for each in visits])
+        query_ids, query_attended = RowBatch(inputs.query_width(queries[0]), queries).tensors(0)
+        drawn = [each for visit in visits for each in visit.passages]
+        passages = inputs.passage_tokens([(each.share, each.row) for each in drawn])
+        width = max(map(inputs.passage_width, passages))
+        passage_ids, passage_attended = RowBatch(width, passages).tensors(inputs.pad)
+        texts = [shares[each.share].texts[each.row] for each in drawn]
+        frozen = self._frozen
         return TrainingBatch(
             query_ids,
             query_attended,
@@ -139,34 +128,32 @@ class Loader:
             passage_attended,
             passage_keys=torch.tensor([*map(_key, texts)]),
             positive_keys=self._positive_keys(visits),
-            **images,
+            **self._images(visits),
+            teacher_scores=self._teacher_scores(visits),
+            query_text=None if frozen is None else frozen.query_text(visits, query_ids.shape[1]),
+            passage_text=None if frozen is None else frozen.passage_text(drawn, width),
             visits=tuple(visits),
         )
 
-    def _rows(self, visits: Sequence[Visit]) -> list[dict[str, Any]]:
-        return [self._mixture.shares[v.share].split.queries_view[v.row] for v in visits]
+    def _images(self, visits: Sequence[Visit]) -> "dict[str, Tensor]":
+        if not self._inputs.sees:
+            return {}
+        if self._frozen is not None and self._frozen.images is not None:
+            return self._frozen.images.of(visits)._asdict()
+        pixels = torch.cat([self._inputs.pixels(each.share, each.row) for each in visits])
+        if self._own_vision:
+            return {"pixel_values": pixels}
+        return self._inputs.features(pixels)._asdict()
 
-    def _query(self, row: dict[str, Any]) -> Query:
-        question, instruction = row["question"], row["instruction"]
-        kind = self._recipe.data.instructions
-        if kind == "none":
-            return Query(query_text(question, instruction))
-        return Query(question, None, FIXED_INSTRUCTION if kind == "fixed" else instruction)
-
-    def _pixels(self, visit: Visit, row: dict[str, Any]) -> "Tensor":
-        split, path = self._mixture.shares[visit.share].split, row.get("img_path")
-        store = split.images
-        read = partial(store.open, path) if store is not None and path is not None else lambda: None
-        try:
-            return ImageSource(None, read).pixels(self._sight.processor)
-        except M2KRError as error:
-            raise type(error)(
-                error.what,
-                where=f"{split.label}, query {row['question_id']!r}, image {path!r}"
-                + (f", {error.where}" if error.where else ""),
-                expected=error.expected,
-                fix=error.fix,
-            ) from None
+    def _teacher_scores(self, visits: Sequence[Visit]) -> "Tensor | None":
+        if self._teacher is None:
+            return None
+        scores = []
+        for visit in visits:
+            ids = [self._mixture.shares[d.share].passage_id(d.row) for d in visit.passages]
+            question = self._mixture.shares[visit.share].question_id(visit.row)
+            scores.append(np.asarray(self._teacher.scores(question, ids), np.float32))
+        return torch.from_numpy(np.stack(scores))
 
     def _positive_keys(self, visits: Sequence[Visit]) -> "Tensor":
         keys = [

@@ -64,6 +64,9 @@ class Mixture:
 
     Attributes:
         shares: The sources with the rows that are visited.
+        pools: Each distinct pool: number of the first share that has it, and where the pool begins in
+            the corpus of all.
+        pool_of: For each share the number under which its pool is there.
         epoch_visits: Visits of an epoch: rows times ``repeat``, of all sources together.
 
     Raises:
@@ -87,7 +90,7 @@ class Mixture:
         quotas = [len(each.rows) * each.share.repeat for each in self.shares]
         self._order = VisitOrder(quotas, weights or None, self._seed)
         self.epoch_visits = self._order.epoch_visits
-        self._pools = self._distinct_pools()
+        self.pools = self._distinct_pools()
         self._mined = self._open_mined()
 
     def visit(self, number: int) -> Visit:
@@ -158,16 +161,16 @@ class Mixture:
                 }
                 for each, count in zip(self.shares, visits, strict=True)
             ],
-            "corpus": sum(len(self.shares[number].split.passages) for number in self._pools),
+            "corpus": sum(len(self.shares[number].split.passages) for number in self.pools),
         }
 
     def _distinct_pools(self) -> dict[int, int]:
         """For each distinct pool the number of a share that has it, with where it begins in the corpus."""
         first: dict[tuple[str, str], int] = {}
-        self._pool_of: list[int] = []
+        self.pool_of: list[int] = []
         for share in self.shares:
             known = share.split.fingerprints["pool"], share.split.passages_view.order
-            self._pool_of.append(first.setdefault(known, share.number))
+            self.pool_of.append(first.setdefault(known, share.number))
         sizes = [len(self.shares[number].split.passages) for number in first.values()]
         starts = accumulate(sizes, initial=0)
         return dict(zip(first.values(), starts, strict=False))
@@ -182,8 +185,8 @@ class Mixture:
         drawn: list[Drawn],
     ) -> list[Drawn]:
         count = self._recipe.negatives.uniform + self._recipe.negatives.mined - len(drawn) + 1
-        own = self._pool_of[share.number]
-        pools = self._pools if self._recipe.negatives.pool == "mixture" else {own: 0}
+        own = self.pool_of[share.number]
+        pools = self.pools if self._recipe.negatives.pool == "mixture" else {own: 0}
         last = list(pools)[-1]
         size = pools[last] + len(self.shares[last].split.passages)
         taken = {each.row for each in drawn}
@@ -200,7 +203,7 @@ class Mixture:
 
         places = draw_uniform(rng, size, count, refused)
         if len(places) < count:
-            question = share.split.queries_view.ids[row].as_py()
+            question = share.question_id(row)
             raise InputError(
                 f"{count} negatives are asked for, but of {size:,} passages only {len(places):,} are "
                 f"wrong for the query {question!r}",
@@ -231,7 +234,7 @@ class Mixture:
     ) -> list[Drawn]:
         if self._mined is None:
             return []
-        question = str(share.split.queries_view.ids[row].as_py())
+        question = share.question_id(row)
         rows = [int(each) for each in self._mined.negatives(question)]
         left = [each for each in rows if each not in judged and share.texts[each] not in texts]
         count = min(self._recipe.negatives.mined, len(left))

@@ -1,7 +1,7 @@
 """The rows of one source that training visits, and which passages are right for them."""
 
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 TASKS = ("I2T", "Q2T", "IQ2T")
 
 
-class Texts:
-    """A column of texts in a mapped table, read one at a time."""
+class Column:
+    """A column of a mapped table, read one value at a time."""
 
-    def __init__(self, column: "pa.ChunkedArray") -> None:
-        self._chunks = column.chunks
+    def __init__(self, table: "pa.Table", name: str) -> None:
+        self._chunks = table.column(name).chunks
         self._ends = np.cumsum([len(chunk) for chunk in self._chunks], dtype=np.int64)
 
-    def __getitem__(self, row: int) -> str:
+    def __getitem__(self, row: int) -> Any:
         chunk = int(np.searchsorted(self._ends, row, side="right"))
         values = self._chunks[chunk]
-        return str(values[row - int(self._ends[chunk]) + len(values)].as_py())
+        return values[row - int(self._ends[chunk]) + len(values)].as_py()
 
 
 class ShareRows:
@@ -105,9 +105,35 @@ class ShareRows:
         return int(self.rows[self._dealt[place]])
 
     @cached_property
-    def texts(self) -> Texts:
+    def texts(self) -> Column:
         """Texts of the pool."""
-        return Texts(self.split.passages.data.column("passage_content"))
+        return Column(self.split.passages.data, "passage_content")
+
+    def question_id(self, row: int) -> str:
+        """Id of a query."""
+        return str(self._queries["question_id"][row])
+
+    def passage_id(self, row: int) -> str:
+        """Id of a passage of the pool."""
+        return str(self._passage_ids[row])
+
+    def question(self, row: int) -> tuple[str, str]:
+        """A query's question and instruction."""
+        return self._queries["question"][row] or "", self._queries["instruction"][row] or ""
+
+    def image(self, row: int) -> str | None:
+        """Path of a query's image."""
+        path: str | None = self._queries["img_path"][row]
+        return path
+
+    @cached_property
+    def _queries(self) -> dict[str, Column]:
+        names = ("question_id", "question", "instruction", "img_path")
+        return {name: Column(self.split.queries.data, name) for name in names}
+
+    @cached_property
+    def _passage_ids(self) -> Column:
+        return Column(self.split.passages.data, "passage_id")
 
     def _permutation(self, around: int) -> "NDArray[np.uint32]":
         return generator(self._seed, Purpose.ROWS, self.number, around).permutation(self.rows)
