@@ -39,6 +39,7 @@ from m2kr.cli import (
     reproduce,
     search,
     show,
+    train,
     verify,
 )
 from m2kr.cli.output import Formatter, not_shown_yet, prepare_streams, printable
@@ -186,7 +187,7 @@ PANELS: dict[str, dict[str, Any]] = {
         "export": export,
         "check-retriever": check_retriever,
     },
-    "Training": {"mine": mine},
+    "Training": {"train": train, "mine": mine},
     "Search": {"search": search, "index": index, "model": model},
     "Help": {"demo": demo, "doctor": doctor},
 }

@@ -69,7 +69,8 @@ class ModelInputs:
         self.passage_width = self._passages.width
         self.query_width = self._queries.width
         self.pad = int(passages.pieces.token_to_id("[PAD]") or 0)
-        self.sees = model.config.query_concat_output_from_vision_encoder
+        switch = model.config.query_concat_output_from_vision_encoder
+        self.sees = switch and recipe.start.image_rows
         if self.sees:
             self._look_for_images()
 

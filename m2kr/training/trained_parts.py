@@ -1,4 +1,4 @@
-"""Which parameters of a model a recipe trains, and which modules behave as in training."""
+"""Which parameters of a model a recipe trains."""
 
 from typing import TYPE_CHECKING
 
@@ -38,8 +38,8 @@ def set_trained(model: "PreFLMRModel", recipe: Recipe) -> "dict[str, list[nn.Par
     """Marks the parameters that the recipe trains, and no others, as such (``requires_grad``).
 
     Never trained is what no query or passage of the recipe is computed from, which a distributed run
-    would wait for: poolers, CLIP's last norm, the passages' image side where passages have no images,
-    the queries' text projection where their text rows are left out.
+    would wait for: poolers, CLIP's last norm, an image side of the passages' own (they are texts), the
+    queries' text projection where their text rows are left out.
 
     Args:
         model: Of `m2kr.training.start.build_model`.
@@ -74,35 +74,20 @@ def set_trained(model: "PreFLMRModel", recipe: Recipe) -> "dict[str, list[nn.Par
     return groups
 
 
-def train_mode(model: "PreFLMRModel", recipe: Recipe) -> None:
-    """Puts the trained parts in training mode, all else in evaluation mode: what is frozen drops nothing."""
-    model.eval()
-    for part in recipe.trained:
-        for _, module in _trained_modules(model, recipe, part):
-            module.train()
-
-
 def _trained_modules(
     model: "PreFLMRModel", recipe: Recipe, part: str
 ) -> "Iterator[tuple[str, nn.Module]]":
     config, start = model.config, recipe.start
-    passages_have_images = config.context_concat_output_from_vision_encoder
-    for name, module in part_modules(model, part).items():
-        shared = not any(
-            other != name and other.endswith(name.partition("_")[2])
-            for other in part_modules(model, part)
-        )
-        passages_use_it = shared or name.startswith("context")
-        if part in ("vision_projection", "vision_encoder"):
-            used = (start.image_rows and not name.startswith("context")) or (
-                passages_have_images and passages_use_it
-            )
-        elif part == "mapping":
-            used = start.image_rows
+    parts = part_modules(model, part)
+    for name, module in parts.items():
+        # Passages are texts; a module of the query's name serves both sides where it is the only one.
+        of_passages = len(parts) == 1 or name.startswith("context")
+        if part == "text_encoder":
+            used = of_passages or start.text_rows or (start.image_rows and config.has_mapping)
         elif part == "text_linear":
-            used = start.text_rows or passages_use_it
+            used = of_passages or start.text_rows
         else:
-            used = start.text_rows or config.has_mapping or passages_use_it
+            used = start.image_rows and not name.startswith("context")
         if not used:
             continue
         if part == "text_encoder" and recipe.text_layers is not None:

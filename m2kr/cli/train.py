@@ -1,0 +1,153 @@
+"""``m2kr train``."""
+
+import json as json_text
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from m2kr.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from m2kr.training.loop import Trained
+    from m2kr.training.recipe import Recipe
+
+EXAMPLES = (
+    "m2kr train stage1 --plan",
+    "m2kr train stage1 --set start.vision=vit-l --set steps.batch=4",
+    "m2kr train fine-tuning --set data.sources=okvqa --set optimiser.lr=1e-5",
+    "m2kr train my_recipe.yaml --mix m2kr:0.5",
+    "torchrun --nproc-per-node 4 -m m2kr train stage3 --set start.checkpoint=trained/…/model",
+)
+_EVALUATED = 3  # sources that the next commands name
+
+
+def command(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="stage0, stage1, stage2, stage3, stage3-distilled, fine-tuning; or a .yaml file."
+        ),
+    ],
+    set_: options.Settings = None,
+    mix: Annotated[
+        str | None,
+        typer.Option(
+            "--mix",
+            metavar="SOURCE:SHARE",
+            help="Add a built source's train split, or all of m2kr's, with a share of visits.",
+        ),
+    ] = None,
+    plan: options.Plan = False,
+    images: options.Images = None,
+    out: options.Out = Path("trained"),
+    data: options.Data = None,
+    device: options.Device = "auto",
+    json: options.Json = False,
+) -> None:
+    """Train a PreFLMR model by a recipe; the same command goes on where a run stopped.
+
+    A recipe is a YAML file: start weights, trained parts, data, negatives, losses, optimiser, steps.
+    --set KEY=VALUE changes a value of it (optimiser.lr=1e-4, data.sources=okvqa,evqa,
+    data.sources.okvqa.weight=2). Ctrl-C and SIGTERM save first.
+
+    The run goes to OUT/NAME.FINGERPRINT: recipe.yaml, log.jsonl, checkpoints, and the model in the
+    official layout. --plan says rows, parameters, memory and hours, from arithmetic and some seconds
+    of real steps, and trains nothing.
+    """
+    from importlib.util import find_spec
+
+    from m2kr import paths
+    from m2kr.cli import output
+    from m2kr.errors import missing_dependency
+    from m2kr.training.mix import mixed
+    from m2kr.training.recipe_file import load_recipe
+
+    chosen = load_recipe(recipe, options.settings(set_))
+    for package in ("torch", "transformers", "safetensors"):
+        if find_spec(package) is None:
+            raise missing_dependency(package, "models", "training")
+    root = paths.data_root(data)
+    if mix is not None:
+        chosen = mixed(chosen, mix, root)
+    if plan:
+        from m2kr.cli.training_plan import show_plan
+
+        show_plan(chosen, root, images or (), device, json=json)
+        return
+    from m2kr.training.loop import train
+
+    leads = os.environ.get("RANK", "0") == "0"
+    if leads:
+        output.say(f"data root: {root}", json_mode=json)
+    with output.Bars() as bars:
+        more = {"progress": bars} if leads else {}
+        trained = train(chosen, data=root, images=images or (), out=out, device=device, **more)
+    if not leads:
+        return
+    validation = list(_validations(trained.folder))
+    if json:
+        output.emit(
+            {
+                "recipe": chosen.name,
+                "folder": str(trained.folder),
+                "checkpoint": str(trained.checkpoint),
+                "steps": trained.steps,
+                "seconds": trained.seconds,
+                "losses": list(trained.losses),
+                "validation": validation,
+            }
+        )
+        return
+    _show(chosen, trained, validation)
+    for line in _next(chosen, trained, data, images or ()):
+        output.say(f"next: {line}")
+
+
+def _validations(folder: Path) -> "list[dict[str, Any]]":
+    """The validations of a run's log."""
+    with (folder / "log.jsonl").open(encoding="utf-8") as lines:
+        rows = [json_text.loads(line) for line in lines]
+    return [{"step": row["step"], **row["validation"]} for row in rows if "validation" in row]
+
+
+def _show(recipe: "Recipe", trained: "Trained", validation: "Sequence[dict[str, Any]]") -> None:
+    from m2kr.cli import output
+
+    losses = trained.losses
+    body = [
+        ("steps", f"{trained.steps:,}"),
+        ("seconds", f"{trained.seconds:,.1f}"),
+        ("loss, first step", f"{losses[0]:.4f}" if losses else "–"),
+        ("loss, last step", f"{losses[-1]:.4f}" if losses else "–"),
+    ]
+    if validation:
+        first, last = validation[0], validation[-1]
+        for name, value in last.items():
+            if name != "step":
+                before = first.get(name)
+                body.append((name, f"{value:.4f}" + ("" if first is last else f" (at first {before:.4f})")))
+    body.append(("checkpoint", str(trained.checkpoint)))
+    output.table(("", recipe.name), body)
+
+
+def _next(
+    recipe: "Recipe", trained: "Trained", data: Path | None, images: "Sequence[Path]"
+) -> "list[str]":
+    """Commands that say what the trained model is worth."""
+    roots = [] if data is None else ["--data", str(data)]
+    roots += [word for image in images for word in ("--images", str(image))]
+    lines = []
+    for share in recipe.data.sources[:_EVALUATED]:
+        which = [] if share.edition is None else ["--edition", share.edition]
+        lines.append(
+            shlex.join(
+                ("m2kr", "eval", share.source, "-r", "preflmr", "--set")
+                + (f"checkpoint={trained.checkpoint}", *which, *roots)
+            )
+        )
+    return lines
