@@ -84,7 +84,10 @@ Device = Annotated[
     str, typer.Option("--device", help="auto (a GPU where one works), cpu, cuda, cuda:1 ...")
 ]
 Plan = Annotated[
-    bool, typer.Option("--plan", help="Say what would be fetched or done, and what it takes; do nothing.")
+    bool,
+    typer.Option(
+        "--plan", help="Say what would be fetched or done, and what it takes; do nothing."
+    ),
 ]
 Offline = Annotated[
     bool, typer.Option("--offline", help="Fetch nothing; use what is already here.")

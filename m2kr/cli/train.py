@@ -129,8 +129,10 @@ def _show(recipe: "Recipe", trained: "Trained", validation: "Sequence[dict[str, 
         first, last = validation[0], validation[-1]
         for name, value in last.items():
             if name != "step":
-                before = first.get(name)
-                body.append((name, f"{value:.4f}" + ("" if first is last else f" (at first {before:.4f})")))
+                before = (
+                    f" (at first {first[name]:.4f})" if first is not last and name in first else ""
+                )
+                body.append((name, f"{value:.4f}{before}"))
     body.append(("checkpoint", str(trained.checkpoint)))
     output.table(("", recipe.name), body)
 
@@ -144,10 +146,7 @@ def _next(
     lines = []
     for share in recipe.data.sources[:_EVALUATED]:
         which = [] if share.edition is None else ["--edition", share.edition]
-        lines.append(
-            shlex.join(
-                ("m2kr", "eval", share.source, "-r", "preflmr", "--set")
-                + (f"checkpoint={trained.checkpoint}", *which, *roots)
-            )
-        )
+        setting = f"checkpoint={trained.checkpoint}"
+        words = ("m2kr", "eval", share.source, "-r", "preflmr", "--set", setting, *which, *roots)
+        lines.append(shlex.join(words))
     return lines

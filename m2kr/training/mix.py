@@ -1,8 +1,8 @@
 """Other data beside a recipe's own, against forgetting."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from m2kr.data.built_sources import BuiltSources
 from m2kr.errors import MissingError, UsageError
@@ -11,6 +11,9 @@ from m2kr.sources import RELEASED, SPLIT_ALIASES, normalise
 from m2kr.training.recipe import Recipe, Share
 from m2kr.training.recipe_checks import check_recipe
 from m2kr.training.recipe_file import load_recipe
+
+if TYPE_CHECKING:
+    import os
 
 _ALL = "m2kr"
 

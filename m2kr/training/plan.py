@@ -14,8 +14,8 @@ from m2kr.preflmr.model.presets import PRESETS
 from m2kr.sources import build_command, normalise
 from m2kr.training.measured_steps import Measured, NotMeasured, measure_steps
 from m2kr.training.recipe import Recipe, Share, Start
-from m2kr.training.start import EMBEDDED, new_config, weight_names
 from m2kr.training.recipe_checks import PARTS
+from m2kr.training.start import EMBEDDED, new_config, weight_names
 from m2kr.training.trained_parts import part_modules, set_trained
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def plan_training(
     images: Sequence[str | Path] = (),
     device: str = "auto",
     *,
-    seconds: float = 15.0,
+    seconds: float = 10.0,
 ) -> TrainingPlan:
     """What a run takes; nothing is fetched or written.
 
@@ -192,7 +192,9 @@ def planned_config(start: Start) -> "tuple[PreFLMRConfig, str, tuple[str, ...]]"
             return PreFLMRConfig.from_folder(folder), start.checkpoint, ()
         released = {preset.weights: name for name, preset in PRESETS.items() if preset.weights}
         name = released.get(start.checkpoint, "vit-b")
-        known = "" if start.checkpoint in released else f"; sizes of {name} with BERT-base are assumed"
+        known = (
+            "" if start.checkpoint in released else f"; sizes of {name} with BERT-base are assumed"
+        )
         missing = f"start.checkpoint {start.checkpoint} is not here{known}"
         return PRESETS[name].config, start.checkpoint, (missing,)
     assumed = []
@@ -318,8 +320,8 @@ def memory_bytes(
 ) -> dict[str, int]:
     """Bytes of a process (without FSDP) by what they are for.
 
-    Weights and AdamW's two states are float32 (float64 if so asked for); bfloat16 keeps a copy of the
-    weights in it besides. Activations are those that trained parts keep for the backward pass, of
+    Weights and AdamW's two states are float32 (float64 if so asked for); bfloat16 keeps a copy of
+    trained weights in it besides. Activations are those that trained parts keep for the backward pass, of
     ``chunk`` queries at once where that is set; ``checkpoint_activations`` keeps one input a layer, and
     one layer's.
     """
@@ -339,7 +341,7 @@ def memory_bytes(
     rows = steps.batch * query_rows(recipe, config)
     passage_rows = steps.batch * _passages(recipe) * recipe.data.passage_tokens
     return {
-        "weights": size * wide + (size * 2 if steps.precision == "bfloat16" else 0),
+        "weights": size * wide + (changing * 2 if steps.precision == "bfloat16" else 0),
         "gradients": changing * wide,
         "AdamW": 2 * changing * wide,
         "activations": activations,
@@ -363,8 +365,8 @@ def _kept(recipe: Recipe, config: "PreFLMRConfig", queries: int) -> list[tuple[i
     text, vision = config.text_config, config.vision_config
     if "text_encoder" in recipe.trained:
         layers = min(recipe.text_layers or text.num_hidden_layers, text.num_hidden_layers)
-        for tokens in (text.query_maxlen, _passages(recipe) * recipe.data.passage_tokens):
-            kept.append((queries * tokens, text.hidden_size, layers))
+        tokens = text.query_maxlen + _passages(recipe) * recipe.data.passage_tokens
+        kept.append((queries * tokens, text.hidden_size, layers))
     if recipe.start.image_rows:
         if config.has_mapping and "mapping" in recipe.trained:
             kept.append((queries * vision.patches, text.hidden_size, config.mapping_layers))
@@ -410,9 +412,7 @@ def step_flop(recipe: Recipe, config: "PreFLMRConfig") -> dict[str, float]:
             cross = 2 * vision.patches * width * (2 * width + 2 * text.query_maxlen)
             ends = 2 * vision.patches * width * (vision.hidden_size + config.dim)
             network = config.mapping_layers * (layer + cross) + ends
-        flop["mapping"] = queries * (
-            mlp * times("vision_projection") + network * times("mapping")
-        )
+        flop["mapping"] = queries * (mlp * times("vision_projection") + network * times("mapping"))
     negatives = recipe.negatives
     told_from = own * (steps.batch // negatives.groups if negatives.in_batch else 1)
     pair = 2 * config.dim * query_rows(recipe, config) * tokens
