@@ -2,9 +2,7 @@
 
 import hashlib
 from collections.abc import Generator, Iterator, Sequence
-from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from m2kr.preflmr.encode.batching import RowBatch
 from m2kr.progress import SILENT, Progress
 from m2kr.training.batch import TrainingBatch, Visit
 from m2kr.training.frozen_features import FrozenFeatures
+from m2kr.training.mixture import plain
 from m2kr.training.model_inputs import ModelInputs
 
 if TYPE_CHECKING:
@@ -71,10 +70,6 @@ class Loader:
         self._frozen: FrozenFeatures | None = None
         if recipe.data.keep_frozen:
             self._frozen = FrozenFeatures(recipe, mixture, model, self._inputs, progress)
-        self._teacher: Any = None
-        if recipe.distillation.kind != "none" and recipe.distillation.file:
-            teacher: Any = import_module("m2kr.training.teacher")
-            self._teacher = teacher.Teacher.open(Path(recipe.distillation.file))
 
     def steps(self, first_step: int = 0) -> Generator[list[TrainingBatch]]:
         """For each step from the first one to the recipe's last its micro-batches.
@@ -146,14 +141,22 @@ class Loader:
         return self._inputs.features(pixels)._asdict()
 
     def _teacher_scores(self, visits: Sequence[Visit]) -> "Tensor | None":
-        if self._teacher is None:
+        teachers, pool_of = self._mixture.teachers, self._mixture.pool_of
+        if teachers is None:
             return None
-        scores = []
-        for visit in visits:
-            ids = [self._mixture.shares[d.share].passage_id(d.row) for d in visit.passages]
-            question = self._mixture.shares[visit.share].question_id(visit.row)
-            scores.append(np.asarray(self._teacher.scores(question, ids), np.float32))
-        return torch.from_numpy(np.stack(scores))
+        scores = np.full((len(visits), len(visits[0].passages)), np.nan, np.float32)
+        for own, visit in zip(scores, visits, strict=True):
+            teacher = teachers[visit.share]
+            # It may know its own split's pool, and nothing of the others'.
+            known = [
+                place
+                for place, each in enumerate(visit.passages)
+                if pool_of[each.share] == pool_of[visit.share]
+            ]
+            if teacher is not None:
+                row = self._mixture.labelled_by(visit.share, visit.row)
+                own[known] = teacher.scores(row, [visit.passages[n].row for n in known])
+        return torch.from_numpy(scores)
 
     def _positive_keys(self, visits: Sequence[Visit]) -> "Tensor":
         keys = [
@@ -168,5 +171,5 @@ class Loader:
 
 def _key(text: str) -> int:
     """The same for the same text, wherever it lies: passages that nobody could tell apart are one."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(plain(text).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

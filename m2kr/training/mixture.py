@@ -2,24 +2,24 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from functools import cached_property
-from importlib import import_module
 from itertools import accumulate
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr.data.load import Split, load
 from m2kr.errors import InputError, UsageError
-from m2kr.hashes import file_sha256
 from m2kr.training.batch import Drawn, Visit
 from m2kr.training.draws import Purpose, draw_uniform, generator
+from m2kr.training.mined_file import MinedFile
+from m2kr.training.recipe_checks import check_recipe
 from m2kr.training.share_rows import ShareRows
+from m2kr.training.teacher import Teacher
 from m2kr.training.visit_order import VisitOrder
 
 if TYPE_CHECKING:
     import os
+    from pathlib import Path
 
     import numpy as np
 
@@ -31,7 +31,7 @@ _RAREST = 1_000_000
 def open_splits(
     recipe: "Recipe",
     data_root: "str | os.PathLike[str] | None" = None,
-    images: Sequence[str | Path] = (),
+    images: "Sequence[str | Path]" = (),
 ) -> list[Split]:
     """The splits of a recipe's mixture, in its order.
 
@@ -67,6 +67,7 @@ class Mixture:
         pools: Each distinct pool: number of the first share that has it, and where the pool begins in
             the corpus of all.
         pool_of: For each share the number under which its pool is there.
+        teachers: For each share the scores that are distilled, if there are some; None without a teacher.
         epoch_visits: Visits of an epoch: rows times ``repeat``, of all sources together.
 
     Raises:
@@ -79,19 +80,26 @@ class Mixture:
         self._recipe = recipe
         self._seed = recipe.steps.seed
         sources = recipe.data.sources
-        _check(sources, recipe)
+        check_recipe(recipe)
         if len(splits) != len(sources):
             raise UsageError(f"{len(splits)} splits for {len(sources)} sources")
         self.shares = [
             ShareRows(share, number, split, self._seed)
             for number, (share, split) in enumerate(zip(sources, splits, strict=True))
         ]
+        _require_common(sources)
         weights = [share.weight for share in sources if share.weight is not None]
         quotas = [len(each.rows) * each.share.repeat for each in self.shares]
         self._order = VisitOrder(quotas, weights or None, self._seed)
         self.epoch_visits = self._order.epoch_visits
         self.pools = self._distinct_pools()
-        self._mined = self._open_mined()
+        negatives, distillation = recipe.negatives, recipe.distillation
+        self._mined: list[MinedFile | None] = [None] * len(splits)
+        if negatives.mined and negatives.file:
+            self._mined = MinedFile.of_splits(negatives.file, splits)
+        self.teachers: list[Teacher | None] | None = None
+        if distillation.kind != "none" and distillation.file:
+            self.teachers = Teacher.of_splits(distillation.file, splits)
 
     def visit(self, number: int) -> Visit:
         """The query and passages of a visit, counted from 0 over all ranks and epochs.
@@ -105,22 +113,27 @@ class Mixture:
         share = self.shares[share_number]
         row = share.row(before)
         rng = generator(self._seed, Purpose.VISIT, number)
-        of_row = share.other(row) if self._recipe.data.shuffle_labels else row
+        # With shuffled labels nothing may depend on what is right for the query itself.
+        of_row = self.labelled_by(share_number, row)
+        rng = generator(self._seed, Purpose.VISIT, number)
         positives = share.positives(of_row)
         positive = int(positives[rng.integers(len(positives))])
         passages = [Drawn(share_number, positive, "positive")]
-        # Of the query itself, too: shuffled labels must not make its right passages negatives.
-        judged = {*map(int, share.judged(of_row)), *map(int, share.judged(row))}
-        texts = {share.texts[each] for each in judged}
-        passages += self._draw_mined(rng, share, row, judged, texts)
-        passages += self._draw_uniform(rng, share, row, judged, texts, passages)
+        judged = {*share.judged(of_row).tolist()}
+        texts = {plain(share.texts[each]) for each in judged}
+        passages += self._draw_mined(rng, share, of_row, judged, texts)
+        passages += self._draw_uniform(rng, share, of_row, judged, texts, passages)
         return Visit(number, share_number, row, tuple(passages))
+
+    def labelled_by(self, share: int, row: int) -> int:
+        """The row whose passages a query is trained with: its own, unless labels are shuffled."""
+        return self.shares[share].other(row) if self._recipe.data.shuffle_labels else row
 
     def right(self, visit: Visit) -> "list[int]":
         """Pool rows of all passages that are right for a visit's query, the drawn one among them."""
-        share = self.shares[visit.share]
-        row = share.other(visit.row) if self._recipe.data.shuffle_labels else visit.row
-        return [*map(int, share.judged(row))]
+        row = self.labelled_by(visit.share, visit.row)
+        rows: list[int] = self.shares[visit.share].judged(row).tolist()
+        return rows
 
     @cached_property
     def fingerprint(self) -> str:
@@ -134,12 +147,8 @@ class Mixture:
             }
             for share in self.shares
         ]
-        negatives, teacher = self._recipe.negatives, self._recipe.distillation
-        used = (
-            negatives.file if negatives.mined else None,
-            teacher.file if teacher.kind != "none" else None,
-        )
-        parts += [None if file is None else file_sha256(Path(file)) for file in used]
+        files = [*self._mined, *(self.teachers or ())]
+        parts += [None if file is None else file.fingerprint for file in files]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def facts(self) -> dict[str, Any]:
@@ -199,7 +208,7 @@ class Mixture:
             number, its_row = place_of(place)
             if number == own and (its_row in judged or its_row in taken):
                 return True
-            return self.shares[number].texts[its_row] in texts
+            return plain(self.shares[number].texts[its_row]) in texts
 
         places = draw_uniform(rng, size, count, refused)
         if len(places) < count:
@@ -217,13 +226,6 @@ class Mixture:
             for number, its_row in found
         ]
 
-    def _open_mined(self) -> Any:
-        negatives = self._recipe.negatives
-        if not negatives.mined:
-            return None
-        mined_file: Any = import_module("m2kr.training.mined_file")
-        return mined_file.MinedFile.open(Path(str(negatives.file)))
-
     def _draw_mined(
         self,
         rng: "np.random.Generator",
@@ -232,58 +234,28 @@ class Mixture:
         judged: set[int],
         texts: set[str],
     ) -> list[Drawn]:
-        if self._mined is None:
-            return []
-        question = share.question_id(row)
-        rows = [int(each) for each in self._mined.negatives(question)]
-        left = [each for each in rows if each not in judged and share.texts[each] not in texts]
+        mined = self._mined[share.number]
+        rows: list[int] = [] if mined is None else mined.negatives(row).tolist()
+        left = [
+            each for each in rows if each not in judged and plain(share.texts[each]) not in texts
+        ]
         count = min(self._recipe.negatives.mined, len(left))
         chosen = rng.permutation(len(left))[:count]
         return [Drawn(share.number, left[place], "mined") for place in chosen]
 
 
-def _check(sources: "Sequence[Share]", recipe: "Recipe") -> None:
-    """Refuses what no mixture can be made of."""
-    if not sources:
-        raise UsageError(
-            "the recipe names no data",
-            where="data.sources",
-            expected="one source or more: {source: mini, split: train}",
-        )
-    weighted = [share for share in sources if share.weight is not None]
-    if weighted and len(weighted) < len(sources):
-        without = next(share for share in sources if share.weight is None)
-        raise UsageError(
-            f"{weighted[0].source} has a weight and {without.source} has none",
-            where="data.sources",
-            expected="a weight for every source, or none (then rows times repeat count)",
-        )
-    whole = sum(share.weight or 0 for share in weighted)
-    for share in sources:
-        where = f"data.sources: {share.source}"
-        if share.repeat < 1:
-            raise UsageError(f"repeat is {share.repeat}", where=where, expected="1 or more")
-        if share.weight is None:
-            continue
-        if not (math.isfinite(share.weight) and share.weight > 0):
-            raise UsageError(f"weight is {share.weight}", where=where, expected="a number above 0")
-        if share.weight * _RAREST < whole:
+def plain(text: str) -> str:
+    """A text as others are compared with it: texts that differ in case and blanks are the same."""
+    return " ".join(text.split()).casefold()
+
+
+def _require_common(shares: "Sequence[Share]") -> None:
+    """Refuses a weight so small that its source would hardly be met."""
+    whole = sum(share.weight or 0 for share in shares)
+    for share in shares:
+        if share.weight is not None and share.weight * _RAREST < whole:
             raise UsageError(
-                f"weight {share.weight} is less than one visit in {_RAREST:,}", where=where
+                f"weight {share.weight:g} is less than one visit in {_RAREST:,}",
+                where=f"data.sources: {share.source}",
+                fix="leave the source out, or give it more weight",
             )
-        if share.repeat != 1:
-            raise UsageError(
-                f"both weight ({share.weight}) and repeat ({share.repeat}) are given",
-                where=where,
-                expected="one of them: a weight decides how often rows are visited by itself",
-            )
-    negatives = recipe.negatives
-    if negatives.uniform < 0 or negatives.mined < 0:
-        raise UsageError(
-            f"negatives: uniform {negatives.uniform}, mined {negatives.mined}", expected="0 or more"
-        )
-    if negatives.mined and not negatives.file:
-        raise UsageError(
-            f"negatives.mined is {negatives.mined}, but negatives.file is not given",
-            fix="m2kr mine … makes the file",
-        )

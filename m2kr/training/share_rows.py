@@ -7,6 +7,7 @@ import numpy as np
 
 from m2kr.errors import InputError, UsageError
 from m2kr.training.draws import Purpose, generator
+from m2kr.training.recipe_checks import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
     from m2kr.data.load import Split
     from m2kr.training.recipe import Share
-
-TASKS = ("I2T", "Q2T", "IQ2T")
 
 
 class Column:
@@ -187,11 +186,11 @@ class ShareRows:
         if not wanted:
             return np.ones(len(self.split), bool)
         tasks = np.concatenate([*self._tasks(), np.empty(0, "U4")])
-        if unknown := sorted({*wanted} - {*TASKS} - {*tasks.tolist()}):
+        if lacking := sorted({*wanted} - {*np.unique(tasks).tolist()}):
             raise UsageError(
-                f"there is no task {unknown[0]!r}",
-                where=f"tasks of {self.split.label}",
-                expected=", ".join(TASKS),
+                f"there is no row of the task {lacking[0]}",
+                where=self.split.label,
+                expected=" or ".join(np.unique(tasks).tolist()),
             )
         return np.isin(tasks, wanted)
 
