@@ -1,5 +1,6 @@
 """The processes that train together: this one alone, or those that torchrun started."""
 
+import itertools
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from m2kr.errors import M2KRError, UsageError
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 MINUTES = 10  # a collective operation that takes longer has lost a process
 _HOURS = 24  # while rank 0 validates or writes, the others wait
+_times = itertools.count()  # a store's keys serve one group
 _LAYERS = ("BertLayer", "CLIPEncoderLayer")
 
 
@@ -154,6 +157,7 @@ def joined(parallel: str, device: str) -> Iterator[Team]:
         torch.cuda.set_device(local)
     limit = timedelta(minutes=MINUTES)
     store, rank, world = next(rendezvous("env://", rank, world, timeout=limit))
+    store = PrefixStore(f"m2kr/{next(_times)}", store)
     backend = "nccl" if name.startswith("cuda") else "gloo"
     dist.init_process_group(backend, timeout=limit, world_size=world, rank=rank, store=store)
     room = dist.new_group(backend="gloo", timeout=timedelta(hours=_HOURS))
@@ -165,7 +169,7 @@ def joined(parallel: str, device: str) -> Iterator[Team]:
         yield Team(rank, world, torch.device(name), parallel, room)
         dist.destroy_process_group()
     except BaseException as error:
-        first = store.compare_set("m2kr/failed", "", str(rank))  # who fails first tells it
+        first = store.compare_set("failed", "", str(rank))  # who fails first tells it
         if first.decode() != str(rank):
             raise SystemExit(_exit_code(error)) from error
         if _is_of_the_network(error):

@@ -71,3 +71,25 @@ def logged(folder: Path) -> list[dict[str, Any]]:
         {key: row[key] for key in row if key not in ("seconds", "queries_per_second")}
         for row in rows
     ]
+
+
+class Stopped(Exception):
+    """The power is gone."""
+
+
+class StopsAt:
+    """Progress that ends the process's work after some steps, before they are saved."""
+
+    def __init__(self, steps: int) -> None:
+        self._left = steps
+
+    def start(self, name: str, total: int | None, unit: str = "B") -> None:
+        pass
+
+    def advance(self, name: str, n: int) -> None:
+        self._left -= name == "training" and n == 1
+        if self._left < 0:
+            raise Stopped
+
+    def done(self, name: str) -> None:
+        pass
