@@ -1,7 +1,7 @@
 """The training loop from top to bottom: model, data, optimiser, steps, log, validation, checkpoints.
 
 What feeds a step is a function of its number alone: its visits (`Mixture.visit`), its learning rate
-(`lr_factor`), and the random numbers of its dropout (`_seed_step`). So a run that goes on from a
+(`set_rates`), and the random numbers of its dropout (`_seed_step`). So a run that goes on from a
 checkpoint makes the steps of one that never stopped, whatever it validates or logs besides.
 """
 
@@ -11,8 +11,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from typing import Any
 import torch
 
 from m2kr import locks
-from m2kr.errors import M2KRError
 from m2kr.evaluation.cost import processor
 from m2kr.evaluation.result import versions
 from m2kr.paths import data_root
@@ -30,19 +29,19 @@ from m2kr.progress import SILENT, Progress, task
 from m2kr.training.batch_encoder import BatchEncoder
 from m2kr.training.loader import Loader
 from m2kr.training.mixture import Mixture, open_splits
-from m2kr.training.nonfinite import name_batch
 from m2kr.training.objective import Objective, StepLosses
 from m2kr.training.optimiser import (
     clip_gradients,
     make_optimiser,
     optimiser_state,
     restore_optimiser,
+    set_rates,
 )
 from m2kr.training.parallel import Team, joined
 from m2kr.training.recipe import Recipe
 from m2kr.training.recipe_file import dump_recipe, recipe_fingerprint
-from m2kr.training.schedule import lr_factor
 from m2kr.training.start import build_model
+from m2kr.training.step_errors import enough_memory, name_batch
 from m2kr.training.stop_signals import StopSignal
 from m2kr.training.trackers import open_trackers
 from m2kr.training.trained_parts import set_trained
@@ -163,6 +162,26 @@ def _train(
         team.gather(None)  # all go on when it is on the disk
         return kept
 
+    validator = None
+    if recipe.validation.every and leads:
+        from m2kr.training.validation import Validator
+
+        validator = Validator(recipe, data, images)
+
+    def validate(step: int) -> None:
+        whole = team.whole_model(model)
+        if validator is not None and whole is not None:
+            began = time.perf_counter()
+            values = validator.validate(whole, step)
+            row = {"step": step, "validation": values, "seconds": time.perf_counter() - began}
+            record(row, {f"validation/{name}": value for name, value in values.items()})
+        team.gather(None)
+        encoder.train()
+
+    def validates(step: int) -> bool:
+        every = recipe.validation.every
+        return _due(every, step) or (every > 0 and step == steps.steps)
+
     # What is told of a step.
     settings = asdict(recipe) | asdict(identity)
     trackers = open_trackers(recipe, run.folder, first, settings) if leads else []
@@ -182,15 +201,16 @@ def _train(
         StopSignal.awaited() as stop,
         closing(loader.steps(first)) as batches,
         task(progress if leads else SILENT, "training", steps.steps, "steps"),
-        _memory(recipe),
+        enough_memory(recipe),
     ):
-        if leads:
+        if leads and first:
             progress.advance("training", first)
-        began = time.perf_counter()
+        if validates(first) and not team.gather(run.validated(first))[0]:
+            validate(first)  # the last session ended before it
+        done, began = first, time.perf_counter()
         for step, micro_batches in zip(range(first, steps.steps), batches, strict=False):
             _seed_step(steps.seed, step, team.rank)
-            for group in optimiser.param_groups:
-                group["lr"] = group["peak"] * lr_factor(recipe.optimiser, step, steps.steps)
+            rates = set_rates(optimiser, recipe, step)
             losses: list[StepLosses] = []
             for number, batch in enumerate(micro_batches):
                 last = number == len(micro_batches) - 1
@@ -206,28 +226,23 @@ def _train(
             optimiser.zero_grad(set_to_none=True)
 
             done, seconds = step + 1, time.perf_counter() - began
-            figures = (
-                means
-                | _rates(optimiser)
-                | {
-                    "grad_norm": norm,
-                    "queries_per_second": queries / seconds,
-                    "seconds": seconds,
-                }
-            )
-            better = False
+            figures = means | rates | {"grad_norm": norm}
+            figures |= {"queries_per_second": queries / seconds, "seconds": seconds}
             if leads:
                 record({"step": done, "visits": done * queries} | figures, figures)
                 progress.advance("training", 1)
-            if stopped or better or done == steps.steps or _due(saving.every, done, steps.steps):
+            saves = validates(done) or _due(saving.every, done) or done == steps.steps
+            if saves or stopped:
                 checkpoint = save(done)
-                if leads:
-                    run.prune(run.best(recipe.validation.metric))
+            if validates(done) and not stopped:
+                validate(done)
+            if leads and saves:
+                run.prune(recipe.validation.metric)
             if stopped:
                 break
             began = time.perf_counter()
     if stop.number:
-        log.warning("saved after step %d in %s", step + 1, run.folder)
+        log.warning("saved after step %d in %s", done, run.folder)
         signal.raise_signal(stop.number)
     if leads and checkpoint:
         run.publish(checkpoint)
@@ -263,38 +278,5 @@ def _means(team: Team, losses: Sequence[StepLosses], stop: StopSignal) -> tuple[
     return {name: total / parts for name, total in zip(losses[0], totals, strict=True)}, stopped > 0
 
 
-def _rates(optimiser: torch.optim.Optimizer) -> dict[str, float]:
-    """Learning rates: ``lr``, and ``mapping_lr`` where that is another."""
-    rates = {
-        "mapping_lr" if group["name"].startswith("mapping") else "lr": group["lr"]
-        for group in optimiser.param_groups
-    }
-    return {"lr": rates.pop("lr", next(iter(rates.values())))} | rates
-
-
-def _due(every: int, done: int, last: int) -> bool:
-    return every > 0 and (done % every == 0 or done == last)
-
-
-@contextmanager
-def _memory(recipe: Recipe) -> Iterator[None]:
-    """Says what to lower where memory is not enough."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        kind, said = type(error).__name__, str(error)
-        if not (
-            isinstance(error, MemoryError)
-            or kind == "OutOfMemoryError"
-            or "allocate memory" in said
-        ):
-            raise
-        steps = recipe.steps
-        chunk = max(1, (steps.chunk or steps.batch) // 2)
-        raise M2KRError(
-            f"the memory is not enough for a step: {said.strip().splitlines()[0] if said else kind}",
-            where=f"steps.batch {steps.batch}, steps.chunk {steps.chunk}, "
-            f"data.passage_tokens {recipe.data.passage_tokens}",
-            fix=f"--set steps.chunk={chunk} gives the same gradient with less memory, so does "
-            "--set steps.checkpoint_activations=true; else fewer passage_tokens or negatives",
-        ) from error
+def _due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from m2kr.training.recipe import Recipe
+from m2kr.training.schedule import lr_factor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +34,24 @@ def make_optimiser(groups: "Mapping[str, list[nn.Parameter]]", recipe: Recipe) -
     return torch.optim.AdamW(
         made, lr=values.lr, betas=values.betas, eps=values.eps, fused=None if cut_up else True
     )
+
+
+def set_rates(optimiser: torch.optim.Optimizer, recipe: Recipe, step: int) -> dict[str, float]:
+    """Sets a step's learning rates; gives ``lr``, and ``mapping_lr`` where the recipe has one.
+
+    Args:
+        optimiser: Of `make_optimiser`.
+        recipe: The same.
+        step: Steps done before.
+    """
+    values = recipe.optimiser
+    factor = lr_factor(values, step, recipe.steps.steps)
+    for group in optimiser.param_groups:
+        group["lr"] = group["peak"] * factor
+    rates = {"lr": values.lr * factor}
+    if values.mapping_lr is not None:
+        rates["mapping_lr"] = values.mapping_lr * factor
+    return rates
 
 
 def optimiser_state(

@@ -211,7 +211,7 @@ class Saving:
     """What is kept.
 
     Attributes:
-        every: Steps between two checkpoints; only the last if 0.
+        every: Steps between two checkpoints; if 0, at validations and the end only.
         keep: How many of them stay, the best by validation besides.
         trackers: Where the log is shown besides: ``tensorboard``, ``wandb``, ``trackio``.
     """

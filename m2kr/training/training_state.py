@@ -12,9 +12,8 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,16 +68,11 @@ class Identity:
             for name in differs
         )
         raise CheckError(
-            f"this run was begun with another {_listed(differs)}: {sides}",
+            f"this run was begun with other values: {sides}",
             where=str(where),
             expected="the recipe, data, start weights, processes and batch that it was begun with",
             fix="go on with those, or train into another folder (--out)",
         )
-
-
-def _listed(names: list[str]) -> str:
-    words = [name.replace("_", " ") for name in names]
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,26 +187,32 @@ class RunFolder:
             atomic.discard(folder)  # a damaged one that was passed over
         return Checkpoint(folder, step)
 
-    def best(self, metric: str, more: Iterable[Mapping[str, Any]] = ()) -> int | None:
+    def validated(self, step: int) -> bool:
+        """Whether the log has a step's validation."""
+        return any("validation" in row and row["step"] == step for row in self.rows())
+
+    def best(self, metric: str) -> int | None:
         """The step whose validation is best so far, the earlier of equals; None before the first.
 
         Args:
-            metric: Higher is better, lower for a loss.
-            more: Lines that are not in the log yet.
+            metric: Higher is better; lower, if it is the loss.
         """
-        sign = -1 if "loss" in metric else 1
+        sign = -1 if metric == "loss" else 1
         values = [
             (sign * row["validation"][metric], -row["step"])
-            for row in chain(self.rows(), more)
-            if row.get("validation", {}).get(metric) is not None
+            for row in self.rows()
+            if metric in row.get("validation", {})
         ]
         return -max(values)[1] if values else None
 
-    def prune(self, best: int | None) -> None:
-        """Removes all checkpoints but the last ones and the best one."""
-        for folder in sorted(self.checkpoints.glob("step-*"))[: -self._keep]:
-            if folder.name != f"step-{best or 0:08}":
-                atomic.discard(folder)
+    def prune(self, metric: str) -> None:
+        """Removes all checkpoints but the last ones and the best by validation."""
+        old = sorted(self.checkpoints.glob("step-*"))[: -self._keep]
+        if old:
+            best = f"step-{self.best(metric) or 0:08}"
+            for folder in old:
+                if folder.name != best:
+                    atomic.discard(folder)
 
     def publish(self, checkpoint: Checkpoint) -> Path:
         """The run's ``model``: the same files as the last checkpoint's."""

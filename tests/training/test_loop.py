@@ -1,14 +1,20 @@
 """A run from its first step to its published model."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from m2kr.errors import CheckError, M2KRError, MissingError
 from m2kr.preflmr import PreFLMR
 from m2kr.training.loop import Trained, train
-from m2kr.training.recipe import Recipe
-from tests.support.tiny_training import CHECKPOINT, logged, make_source, tiny_recipe
+from m2kr.training.mixture import open_splits
+from m2kr.training.recipe import Optimiser, Recipe, Share, Validation
+from m2kr.training.step_errors import enough_memory
+from m2kr.training.trackers import open_trackers
+from tests.support.tiny_training import CHECKPOINT, SOURCE, logged, make_source, tiny_recipe
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +59,75 @@ def test_the_folder_holds_log_checkpoints_and_a_model_that_loads(trained: Traine
 
 def test_a_finished_run_is_given_back(trained: Trained, data: Path, recipe: Recipe) -> None:
     assert train(recipe, data=data, out=trained.folder.parent) == trained
+
+
+def test_validation_is_logged_and_changes_nothing(
+    trained: Trained, data: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    looked_at = dataclasses.replace(
+        recipe,
+        validation=Validation(
+            sources=(Share(SOURCE, "train"),), every=3, queries=5, passages=20, metric="hit_rate@1"
+        ),
+        saving=dataclasses.replace(recipe.saving, every=1, keep=1),
+    )
+    again = train(looked_at, data=data, out=tmp_path)
+    rows = logged(again.folder)
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 3, 4, 5, 6, 6]
+    scores = {row["step"]: row["validation"]["hit_rate@1"] for row in rows if "validation" in row}
+    assert list(scores) == [0, 3, 6]
+    assert [row for row in rows if "loss" in row] == logged(trained.folder)
+    best = max(scores, key=lambda step: scores[step])
+    kept = sorted(path.name for path in (again.folder / "checkpoints").iterdir())
+    assert kept == [f"step-{step:08}" for step in sorted({best, 6} - {0})]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch(
+    data: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(recipe, optimiser=Optimiser(lr=1e30))
+    with pytest.raises(
+        CheckError, match=r"step 2 .* no finite number .*query 'q\d+', passages 'p\d+'"
+    ):
+        train(recipe, data=data, out=tmp_path)
+    (folder,) = tmp_path.glob("*/checkpoints/*")
+    assert folder.name == "nan-step-00000002"
+    batch = json.loads((folder / "batch.json").read_text())
+    assert [visit["visit"] for visit in batch["visits"]] == [6, 7, 8, 9, 10, 11]
+    shares = open_splits(recipe, data)
+    for visit in batch["visits"]:
+        row = shares[0][visit["row"]]
+        assert row["question_id"] == visit["question_id"]
+        assert visit["passages"][0]["passage_id"] in row["pos_item_ids"]
+    PreFLMR.from_pretrained(folder / "model")
+    with pytest.raises(
+        CheckError, match="step 2"
+    ):  # the same again, not from the folder of the fault
+        train(recipe, data=data, out=tmp_path)
+
+
+def test_memory_that_is_not_enough_says_what_to_lower() -> None:
+    recipe = tiny_recipe(steps={"batch": 8, "chunk": 4})
+    said = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 1 bytes"
+    for error in (MemoryError(), RuntimeError(said)):
+        with pytest.raises(M2KRError, match=r"steps\.chunk=2"), enough_memory(recipe):
+            raise error
+    with pytest.raises(RuntimeError, match="shapes"), enough_memory(recipe):
+        raise RuntimeError("shapes differ")
+
+
+def test_tensorboard_shows_the_log_and_other_trackers_say_how_they_are_installed(
+    data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = tiny_recipe(steps={"steps": 2, "batch": 1}, saving={"trackers": ("tensorboard",)})
+    run = train(recipe, data=data, out=tmp_path)
+    events = EventAccumulator(str(run.folder / "tensorboard"))
+    events.Reload()
+    shown = [(each.step, each.value) for each in events.Scalars("loss")]
+    assert shown == [(n, pytest.approx(loss)) for n, loss in enumerate(run.losses, 1)]
+    recipe = tiny_recipe(saving={"trackers": ("trackio",)})
+    with pytest.raises(MissingError, match="pip install trackio"):
+        open_trackers(recipe, tmp_path, 0, {})

@@ -1,15 +1,17 @@
-"""A loss or gradient that is no finite number: the run stops, and names the batch."""
+"""What goes wrong in a step: a loss that is no finite number, and the end of memory."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from m2kr.errors import CheckError
+from m2kr.errors import CheckError, M2KRError
 
 if TYPE_CHECKING:
     from m2kr.training.batch import TrainingBatch, Visit
     from m2kr.training.mixture import Mixture
     from m2kr.training.parallel import Team
+    from m2kr.training.recipe import Recipe
 
 _SHOWN = 3
 
@@ -86,3 +88,27 @@ def _described(mixture: "Mixture", visit: "Visit") -> dict[str, Any]:
             for drawn in visit.passages
         ],
     }
+
+
+@contextmanager
+def enough_memory(recipe: "Recipe") -> Iterator[None]:
+    """Says what to lower where memory is not enough."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        kind, said = type(error).__name__, str(error)
+        if not (
+            isinstance(error, MemoryError)
+            or kind == "OutOfMemoryError"
+            or "allocate memory" in said
+        ):
+            raise
+        steps = recipe.steps
+        chunk = max(1, (steps.chunk or steps.batch) // 2)
+        raise M2KRError(
+            f"the memory is not enough for a step: {said.strip().splitlines()[0] if said else kind}",
+            where=f"steps.batch {steps.batch}, steps.chunk {steps.chunk}, "
+            f"data.passage_tokens {recipe.data.passage_tokens}",
+            fix=f"--set steps.chunk={chunk} gives the same gradient with less memory, so does "
+            "--set steps.checkpoint_activations=true; else fewer passage_tokens or negatives",
+        ) from error
