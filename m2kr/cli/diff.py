@@ -22,9 +22,7 @@ _ROOM = 200  # characters of a value
 def command(
     a: Annotated[str, typer.Argument(help="EDITION/SOURCE, EDITION or an edition folder.")],
     b: Annotated[str, typer.Argument(help="The same, for the other version.")],
-    split: Annotated[
-        str | None, typer.Option("--split", help="Compare this query split and its pool alone.")
-    ] = None,
+    split: options.SplitOrNone = None,
     examples: Annotated[
         int, typer.Option("--examples", min=0, help="Differences shown of each sort.")
     ] = 3,
@@ -34,7 +32,7 @@ def command(
     """Show how two built versions of a source differ: ids, rows, columns, fingerprints.
 
     Exit code 0 if everything that both have is equal, else 1. What only one of them has (splits,
-    columns) is listed and not compared. The order of rows and the cut into files do not count.
+    columns) is listed and not compared. With --split only that split and its pool are. The order of rows and the cut into files do not count.
     Tables whose files have equal hashes are not joined.
     """
     from m2kr import paths

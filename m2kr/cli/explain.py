@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "m2kr explain okvqa --checkpoint LinWeizheDragon/PreFLMR_ViT-L --query-id OKVQA_1",
     "m2kr explain mini --checkpoint ./embedded --query-id ID --passage-id factbook/gb/flag",
-    "m2kr explain evqa --checkpoint ./my-model --query-id ID --run runs/evqa.parquet --top 5",
+    "m2kr explain evqa --checkpoint ./my-model --query-id ID --run runs/evqa.parquet -k 5",
     "m2kr explain mini -r my_late.py:MyLate --query-id ID --run results/mini.test.mylate.1a2b.json",
     'm2kr explain mini -r my_late.py:MyLate --image cat.jpg --question "What breed is this?"',
 )
 _PAGE = Path("explain.html")
+_MOST = 100
 _TRAINED = ("preflmr", "flmr")  # retrievers whose rows are known one by one
 
 
@@ -81,7 +82,7 @@ def command(
         ),
     ] = None,
     run: options.RunOrNone = None,
-    top: Annotated[int, typer.Option("--top", min=1, max=100, help="How many are found.")] = 3,
+    k: options.K = 3,
     set_: options.Settings = None,
     split: options.Split = "test",
     revision: options.Revision = None,
@@ -111,6 +112,8 @@ def command(
             "there are two queries" if own else "nothing is asked",
             expected="--query-id ID, or --question and --image of your own",
         )
+    if k > _MOST:
+        raise UsageError(f"{k} passages on one page", expected=f"-k of at most {_MOST}")
     if passage_id and run is not None:
         raise UsageError("--passage-id and --run are both given", expected="one of them")
     if own and run is not None:
@@ -127,7 +130,7 @@ def command(
     chosen: list[ViewedPassage] = []
     if query_id is not None:
         query = _one_query(loaded, loaded.query(query_id))
-        chosen = _chosen(loaded, query_id, passage_id, run, top)
+        chosen = _chosen(loaded, query_id, passage_id, run, k)
     else:
         chosen = [_passage(loaded.passage(one)) for one in dict.fromkeys(passage_id or ())]
     model = _model(checkpoint, retriever, options.settings(set_), revision, device)
@@ -136,7 +139,7 @@ def command(
             asked = AdHocQuery(question, image, instruction)
             told = instruction_for(loaded, asked) if instruction is None else instruction
             query = asked.queries(told, Path(scratch))
-            chosen = chosen or _found(loaded, model, asked, top, root)
+            chosen = chosen or _found(loaded, model, asked, k, root)
         row = query[0]
         explained, picture = _explain(model, loaded, query, chosen)
     if page is not None:
@@ -205,7 +208,7 @@ def _model(
 
 
 def _chosen(
-    loaded: "Split", query_id: str, passage_ids: list[str] | None, run: Path | None, top: int
+    loaded: "Split", query_id: str, passage_ids: list[str] | None, run: Path | None, k: int
 ) -> "list[ViewedPassage]":
     """The passages that were asked for; of a run its first ones, after the best of the right ones."""
     from m2kr.evaluation.query_view import QueryView
@@ -224,7 +227,7 @@ def _chosen(
                 expected="--passage-id ID, or --run FILE",
             )
         return known[:1]
-    view = QueryView.of(loaded, query_id, open_run(run, loaded), top)
+    view = QueryView.of(loaded, query_id, open_run(run, loaded), k)
     if view.depth is None:
         raise UsageError(f"query '{query_id}' is not in the run", where=str(run))
     if not view.ranked:
@@ -251,7 +254,7 @@ def _passage(
 
 
 def _found(
-    loaded: "Split", model: _Model, asked: "AdHocQuery", top: int, root: Path
+    loaded: "Split", model: _Model, asked: "AdHocQuery", k: int, root: Path
 ) -> "list[ViewedPassage]":
     """The passages that the model itself finds for a question of one's own."""
     from m2kr.cli import output
@@ -260,7 +263,7 @@ def _found(
 
     with output.Bars() as bars:
         found = search_one(
-            loaded, model.searcher(), asked, top, cache=cache_folder(root), progress=bars
+            loaded, model.searcher(), asked, k, cache=cache_folder(root), progress=bars
         )
     if not found.hits:
         raise InputError(f"{model.name} finds nothing for this", fix="--passage-id ID")

@@ -44,10 +44,7 @@ def command(
         str | None,
         typer.Option("--dataset", help="Which data set of the folder (mbeir, ret-m2kr)."),
     ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option("--split", help="Split name; 'test', or all that a BEIR folder has."),
-    ] = None,
+    split: options.SplitOrNone = None,
     drop_missing: Annotated[
         bool,
         typer.Option(
@@ -67,7 +64,8 @@ def command(
 
     A passage needs an id and a text; a query an id and a question, an image, or both. Judgements come
     in the queries (pos_item_ids) or in --qrels, with their grades; without any, the data can be
-    searched, not scored. Images are not copied. A source of the same name is replaced.
+    searched, not scored. Without --split the split is 'test', or all that a BEIR folder has. Images are
+    not copied. A source of the same name is replaced.
     """
     from m2kr import paths
     from m2kr.building.images.coverage import count_images

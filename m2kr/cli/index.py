@@ -51,7 +51,8 @@ def build(
     from m2kr.search.index.settings import pool_of
     from m2kr.search.store.reader import TokenStore
 
-    chosen = _settings(preset, nbits, **_numbers(options.settings(set_)))
+    numbers = _numbers(options.settings(set_), _LEAST, "an index")
+    chosen = _settings(preset, nbits, **numbers)
     pool = pool_of(TokenStore.open(store))
     with output.Bars() as bars:
         build_index(pool, index, chosen, progress=bars)
@@ -61,14 +62,14 @@ def build(
 _LEAST = {"seed": 0, "centroids": 1, "iterations": 1}
 
 
-def _numbers(given: dict[str, str]) -> dict[str, int]:
+def _numbers(given: dict[str, str], least: dict[str, int], what: str) -> dict[str, int]:
     from m2kr.errors import UsageError
 
     for name, text in given.items():
-        if name not in _LEAST:
-            raise UsageError(f"an index has no setting {name!r}", expected=", ".join(_LEAST))
-        if not text.isdecimal() or int(text) < _LEAST[name]:
-            raise UsageError(f"--set {name}={text}", expected=f"a number from {_LEAST[name]}")
+        if name not in least:
+            raise UsageError(f"{what} has no setting {name!r}", expected=", ".join(least))
+        if not text.isdecimal() or int(text) < least[name]:
+            raise UsageError(f"--set {name}={text}", expected=f"a number from {least[name]}")
     return {name: int(text) for name, text in given.items()}
 
 
@@ -150,20 +151,22 @@ def info(
 
 
 def plan(
-    passages: Annotated[str, typer.Option("--passages", help="How many, such as 8.8M or 400k.")],
-    tokens: Annotated[float, typer.Option("--tokens", help="Of a passage, on average.")],
-    dim: Annotated[int, typer.Option("--dim", min=1, help="Numbers in a token's vector.")] = 128,
-    id_bytes: Annotated[float, typer.Option("--id-bytes", help="Of a passage's id.")] = 12.0,
+    passages: Annotated[str, typer.Argument(help="How many, such as 8.8M or 400k.")],
+    tokens: Annotated[float, typer.Argument(help="Of a passage, on average.")],
+    set_: options.Settings = None,
     json: options.Json = False,
 ) -> None:
     """Tell what a pool will take on disk, as a token store and as a compressed index.
 
     Bytes follow from the formats. How long a search takes is known once its first block is done: exact
     search then stops where that is more than --max-hours of m2kr eval.
+
+    Settings: dim=128, numbers in a token's vector; id_bytes=12, of a passage's id on average.
     """
     from m2kr.search.plan import PoolSize, parse_count, plan_pool
 
-    planned = plan_pool(PoolSize(parse_count(passages), tokens, dim, id_bytes))
+    sizes = _numbers(options.settings(set_), {"dim": 1, "id_bytes": 1}, "a plan")
+    planned = plan_pool(PoolSize(parse_count(passages), tokens, **sizes))
     if json:
         output.emit(planned.as_dict())
     else:
@@ -379,8 +382,8 @@ SUBCOMMANDS = {
     "plan": (
         plan,
         (
-            "m2kr index plan --passages 8.8M --tokens 80 --dim 128",
-            "m2kr index plan --passages 400k --tokens 120 --id-bytes 20",
+            "m2kr index plan 8.8M 80",
+            "m2kr index plan 400k 120 --set dim=96 --set id_bytes=20",
         ),
     ),
     "push": (push, ("m2kr index push index/ my-name/okvqa-index --private",)),

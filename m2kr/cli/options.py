@@ -34,7 +34,9 @@ Edition = Annotated[
         "--edition", help="Name of the edition; the source's own, or the only one, if absent."
     ),
 ]
-Split = Annotated[str, typer.Option("--split", help="Split of the source's queries.")]
+_SPLIT = typer.Option("--split", help="Split of the source's queries.")
+Split = Annotated[str, _SPLIT]
+SplitOrNone = Annotated[str | None, _SPLIT]
 Splits = Annotated[
     list[str] | None,
     typer.Option("--split", help="Only this split and its passages; may be repeated."),
@@ -117,8 +119,9 @@ QuestionOrNone = Annotated[str | None, _QUESTION]
 ImageOrNone = Annotated[
     Path | None, typer.Option("--image", "-i", help="Image file that it is asked about.")
 ]
-_HTML = typer.Option("--html", help="Page to write, for a browser.")
-Html = Annotated[Path | None, _HTML]
+Html = Annotated[
+    Path | None, typer.Option("--html", help="Page to write, for a browser; of a report its folder.")
+]
 _RUN = typer.Option("--run", help="Run file, of whose passages the query's best are shown.")
 RunOrNone = Annotated[Path | None, _RUN]
 METRICS = typer.Option(

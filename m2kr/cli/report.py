@@ -15,10 +15,7 @@ EXAMPLES = (
 
 def command(
     results: Annotated[list[Path], typer.Argument(help="Result files, or folders of them.")],
-    html: Annotated[
-        Path | None,
-        typer.Option("--html", help="Folder of the page: made, or an older report's, replaced."),
-    ] = None,
+    html: options.Html = None,
     out: options.OutOrNone = None,
     images: options.Images = None,
     data: options.Data = None,
@@ -26,7 +23,7 @@ def command(
 ) -> None:
     """Show results side by side: a page with tables, plots and every query, or plots as files.
 
-    --html names a folder: its index.html opens in any browser, without a network and from a disk, and
+    --html names a folder, which is made, or an older report's, replaced: its index.html opens in any browser, without a network and from a disk, and
     shows scores, intervals, groups, cost and, query by query, what each system retrieved. The queries
     are those of the split and the runs that the results were made with, where they are still there.
     --out names a folder for all plots as PNG and SVG (needs the extra 'report').

@@ -87,7 +87,7 @@ def test_a_runs_best_passages(call: Explain, tmp_path: Path) -> None:
     run = Run.from_dict({QUERY: scores, "another": {"giraffe/body": 1.0}}).save(
         tmp_path / "run.parquet"
     )
-    done = call("--run", run, "--top", 2, "--out", "page.html", "--json")
+    done = call("--run", run, "-k", 2, "--out", "page.html", "--json")
     record = json.loads(done.stdout)
     found = [(p["passage_id"], p["rank"], p["run_score"]) for p in record["passages"]]
     assert found == [("factbook/eg/flag", 1, 2.5), ("giraffe/body", 2, 1.5)]

@@ -105,7 +105,7 @@ def told(folder: Path, kind: str, *args: object) -> dict:
 
 
 def test_a_score_is_the_searchs_and_its_terms_name_words(folder: Path) -> None:
-    found = told(folder, "Named", "--question", "which fox, dog?", "--top", 4)["passages"]
+    found = told(folder, "Named", "--question", "which fox, dog?", "-k", 4)["passages"]
     from m2kr.data.load import load
     from m2kr.retrieval.adhoc import AdHocQuery, search_one
     from m2kr.retrievers import create
@@ -147,7 +147,7 @@ def test_rows_without_a_name_have_numbers(folder: Path) -> None:
 @pytest.mark.parametrize("file", ["run.parquet", "results"])
 def test_the_right_passage_stands_beside_what_a_run_found(folder: Path, file: str) -> None:
     (run,) = [folder / file] if "." in file else (folder / file).glob("*.json")
-    place = ("--query-id", "q/1", "--run", run, "--top", 2)
+    place = ("--query-id", "q/1", "--run", run, "-k", 2)
     shown = told(folder, "Named", *place)["passages"]
     assert [(p["passage_id"], p["relevant"], p["rank"]) for p in shown] == [
         ("fox", True, 3),

@@ -25,9 +25,27 @@ IMPORTED = (
     "m2kr.building.userdata.importer",
     "m2kr.evaluation.harness",
     "datasets",
+    "rich.markdown",
     "rich.progress",
     "rich.table",
+    "typer._adapters",
+    "typer.rich_utils",
 )
+# Heavy packages, imported with the first command that has such a word: another may never need them.
+_MODELS = ("torch", "transformers")
+IMPORTED_FOR = {
+    "bm25": ("bm25s", "scipy.sparse"),
+    "fusion": ("bm25s", "scipy.sparse", "torch"),
+    "demo": ("bm25s", "scipy.sparse", "torch"),
+    "dense_text": _MODELS,
+    "image_concepts": ("torch",),
+    "preflmr": _MODELS,
+    "flmr": _MODELS,
+    "explain": _MODELS,
+    "model": _MODELS,
+    "train": _MODELS,
+    "index": ("torch",),
+}
 PROGRAM = Path(sys.executable).with_name("m2kr")
 _OURS = frozenset({"PYTEST_CURRENT_TEST"})
 
@@ -85,6 +103,8 @@ def _serve(server: socket.socket) -> None:
     while size := server.recv(4, socket.MSG_WAITALL):
         _, fds, _, _ = socket.recv_fds(server, 1, 3)
         request = json.loads(server.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL))
+        for name in (name for word in request for name in IMPORTED_FOR.get(word, ())):
+            importlib.import_module(name)
         if not os.fork():
             server.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
