@@ -32,8 +32,8 @@ def command(
     """Show how two built versions of a source differ: ids, rows, columns, fingerprints.
 
     Exit code 0 if everything that both have is equal, else 1. What only one of them has (splits,
-    columns) is listed and not compared. With --split only that split and its pool are. The order of rows and the cut into files do not count.
-    Tables whose files have equal hashes are not joined.
+    columns) is listed and not compared. With --split only that split and its pool are. The order
+    of rows and the cut into files do not count. Tables whose files have equal hashes are not joined.
     """
     from m2kr import paths
     from m2kr.building.diff import diff, find_versions, label

@@ -120,7 +120,8 @@ ImageOrNone = Annotated[
     Path | None, typer.Option("--image", "-i", help="Image file that it is asked about.")
 ]
 Html = Annotated[
-    Path | None, typer.Option("--html", help="Page to write, for a browser; of a report its folder.")
+    Path | None,
+    typer.Option("--html", help="Page to write, for a browser; of a report its folder."),
 ]
 _RUN = typer.Option("--run", help="Run file, of whose passages the query's best are shown.")
 RunOrNone = Annotated[Path | None, _RUN]
