@@ -24,8 +24,9 @@ def command(
     """Show results side by side: a page with tables, plots and every query, or plots as files.
 
     --html names a folder, which is made, or an older report's, replaced: its index.html opens in any
-    browser, without a network and from a disk, and shows scores, intervals, groups, cost and, query by query, what each system retrieved. The queries
-    are those of the split and the runs that the results were made with, where they are still there.
+    browser, without a network and from a disk, and shows scores, intervals, groups, cost and, query by
+    query, what each system retrieved. The queries are those of the split and the runs that the results
+    were made with, where they are still there.
     --out names a folder for all plots as PNG and SVG (needs the extra 'report').
     """
     from m2kr.api import Results
