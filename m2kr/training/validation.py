@@ -2,12 +2,16 @@
 
 Retrieval is that of `m2kr eval`: the model in memory is a retriever, searched exactly and scored by
 `m2kr.evaluation.harness.evaluate_split`. So on a whole split the scores are those that the saved
-checkpoint will have. In stage 1, whose queries have no text rows (``start.text_rows``), they have none
-here, either: the saved checkpoint has, and scores otherwise.
+checkpoint will have, but for what a recipe changes in queries while it trains: queries without text
+rows (stage 1) or without image rows, unmasked instructions, one instruction for all or none are here as
+they are in training, and the saved checkpoint's own way scores otherwise.
 
 A sample of queries, and a pool of their right passages and some others, make it fast. Such a pool is
-easier than the whole one, and its scores compare with none but those of the same sample: the names of
-metrics say so ("of 2,000 passages").
+easier than the whole one: its scores compare with those of the same sample alone. `Validator.facts` says
+which it is.
+
+The loss is the contrastive one over fixed visits of each source, the same for every recipe of that batch
+and that many negatives, whatever its seed.
 """
 
 import hashlib
@@ -26,9 +30,10 @@ from m2kr.evaluation.harness import evaluate_split
 from m2kr.evaluation.metrics import choose
 from m2kr.evaluation.scoring import require_judgements
 from m2kr.progress import SILENT, Progress
-from m2kr.retrieval.search_split import declared_modalities, require_images
+from m2kr.retrieval.search_split import require_images
 from m2kr.retrievers._late_interaction import LateInteraction
 from m2kr.training.right_passages import RightPassages
+from m2kr.training.share_rows import ShareRows
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -38,7 +43,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from m2kr.data.images.store import ImageStore
+    from m2kr.preflmr import PreFLMR
     from m2kr.preflmr.encode.encoder import Encoder
+    from m2kr.preflmr.encode.queries_and_passages import Query
     from m2kr.preflmr.model.modeling import PreFLMRModel
     from m2kr.training.recipe import Recipe, Share
 
@@ -47,24 +54,35 @@ _SEED = 0  # of samples: the same for every recipe, so that their validations co
 
 
 class ModelInMemory(LateInteraction):
-    """A model whose weights still change, as a retriever; nothing of it is kept.
+    """A model whose weights still change, as a retriever that asks as training does.
+
+    Nothing that it encodes is kept.
 
     Args:
         model: With tokenizers; the whole of it, on one device.
-        instructions: Whether queries begin with their instruction.
+        recipe: How queries are put together.
     """
 
     name = "preflmr"
     released = ""
     instructed = True
 
-    def __init__(self, model: "PreFLMRModel", *, instructions: bool = True) -> None:
-        super().__init__(instructions=instructions)
-        self._model = model
+    def __init__(self, model: "PreFLMRModel", recipe: "Recipe") -> None:
+        super().__init__(instructions=recipe.data.instructions != "none")
+        self._model, self._recipe = model, recipe
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
-        return {"weights": "in memory", "instructions": self._instructions}
+        return {"weights": "in memory", "instructions": self._recipe.data.instructions}
+
+    def _queries(self, records: "Passages | Queries") -> "Iterator[Query]":
+        from m2kr.training.loader import FIXED_INSTRUCTION
+
+        if not self._recipe.start.image_rows:
+            records = replace(records, images=None)
+        for query in super()._queries(records):
+            fixed = self._recipe.data.instructions == "fixed"
+            yield query._replace(instruction=FIXED_INSTRUCTION) if fixed else query
 
     def cache_key(self, side: Any) -> None:  # type: ignore[override] # noqa: ARG002
         """None: weights in memory have no name."""
@@ -92,14 +110,15 @@ class SampledSplit(Split):
     chosen_passages: "NDArray[np.int64] | None" = None
 
     @property
-    def _whole(self) -> Split:
+    def whole(self) -> Split:
+        """The split itself."""
         assert self.base is not None
         return self.base
 
     @property
     def _counts(self) -> dict[str, int]:
         of_pool = (
-            self._whole._counts["passages"]
+            self.whole._counts["passages"]
             if self.chosen_passages is None
             else len(self.chosen_passages)
         )
@@ -109,7 +128,7 @@ class SampledSplit(Split):
     def fingerprints(self) -> dict[str, str]:
         """Those of the split, marked where they are of a part."""
         marks: dict[str, int] = {}
-        if len(self.chosen_queries) < len(self._whole):
+        if len(self.chosen_queries) < len(self.whole):
             marks |= dict.fromkeys(
                 ("queries", "judgements", "image_paths"), len(self.chosen_queries)
             )
@@ -119,24 +138,24 @@ class SampledSplit(Split):
             marks["eval"] = len(self.chosen_queries)
         return {
             part: f"sample of {marks[part]}: {value}" if part in marks else value
-            for part, value in self._whole.fingerprints.items()
+            for part, value in self.whole.fingerprints.items()
         }
 
     @cached_property
     def queries(self) -> "Dataset":
         """Its query rows."""
-        return _rows_in_memory(self._whole.queries, self.chosen_queries)
+        return _rows_in_memory(self.whole.queries, self.chosen_queries)
 
     @cached_property
     def passages(self) -> "Dataset":
         """Its passage rows."""
-        whole, chosen = self._whole.passages, self.chosen_passages
+        whole, chosen = self.whole.passages, self.chosen_passages
         return whole if chosen is None else _rows_in_memory(whole, chosen)
 
     @cached_property
     def images(self) -> "ImageStore | None":
         """The split's."""
-        return self._whole.images
+        return self.whole.images
 
     @cached_property
     def queries_view(self) -> Queries:
@@ -150,7 +169,7 @@ class SampledSplit(Split):
 
     def require_unharmed(self) -> None:
         """As of the split."""
-        self._whole.require_unharmed()
+        self.whole.require_unharmed()
 
 
 def _rows_in_memory(table: "Dataset", rows: "NDArray[np.int64]") -> "Dataset":
@@ -230,29 +249,27 @@ class Validator:
                 expected="validation.sources, or validation.every=0",
             )
         self._recipe = recipe
-        self._metrics = list(_METRICS)
-        if asked.metric != "loss":
-            choose([asked.metric])
-            self._metrics = list(dict.fromkeys([asked.metric, *_METRICS]))
-        elif not asked.loss_queries:
-            raise UsageError(
-                "the best checkpoint is chosen by the loss, which is not computed",
-                fix="--set validation.loss_queries=256",
-            )
+        self._metrics = list(dict.fromkeys([asked.metric, *_METRICS]))
+        choose(self._metrics)
         self._splits = [self._opened(share, data_root, images) for share in asked.sources]
+        self._losses = [
+            _FixedLoss(recipe, share, split)
+            for share, split in zip(asked.sources, self._splits, strict=True)
+            if asked.loss_queries
+        ]
 
     def _opened(
         self, share: "Share", data: "str | PathLike[str] | None", images: "Sequence[str | Path]"
     ) -> SampledSplit:
         split = load(share.source, share.split, edition=share.edition, data=data, images=images)
         require_judgements(split)
-        require_images(split, declared_modalities(LateInteraction))
+        if self._recipe.start.image_rows:
+            require_images(split, LateInteraction.modalities)
         rows = np.arange(len(split))
-        if share.take is not None:
-            rows = rows[: share.take]
-        return sample(
-            split, rows, self._recipe.validation.queries, self._recipe.validation.passages
-        )
+        if share.tasks or share.take is not None:
+            rows = ShareRows(share, 0, split, _SEED).rows.astype(np.int64)
+        asked = self._recipe.validation
+        return sample(split, rows, asked.queries, asked.passages)
 
     def facts(self) -> list[dict[str, Any]]:
         """Per source its label, queries and passages, and whether the pool is whole."""
@@ -267,7 +284,7 @@ class Validator:
         ]
 
     def validate(
-        self, model: "PreFLMRModel", step: int, progress: Progress = SILENT
+        self, model: "PreFLMR", step: int, progress: Progress = SILENT
     ) -> dict[str, float]:
         """Scores by name: ``mini/valid/hit_rate@5``; without a source the mean over all sources.
 
@@ -280,23 +297,67 @@ class Validator:
             progress: Told of the stages.
 
         Returns:
-            ``step``, the metrics, and the losses, where the recipe asks for them.
+            ``step``, the metrics, and ``loss``, where the recipe asks for it.
         """
-        with _unchanged(model), _text_rows(model, self._recipe.start.text_rows):
-            of_splits = [self._scores(model, split, progress) for split in self._splits]
         values: dict[str, float] = {"step": float(step)}
-        for split, scores in zip(self._splits, of_splits, strict=True):
-            values |= {f"{split.source}/{split.split}/{name}": s for name, s in scores.items()}
-        for name in dict.fromkeys(name for scores in of_splits for name in scores):
-            values[name] = float(np.mean([scores[name] for scores in of_splits if name in scores]))
-        return values
+        by_name: dict[str, list[float]] = {}
+        with _unchanged(model), _asked_as_trained(model, self._recipe):
+            for number, split in enumerate(self._splits):
+                retriever = ModelInMemory(model, self._recipe)
+                result = evaluate_split(split, retriever, metrics=self._metrics, progress=progress)
+                scores = {name: result.value(name) for name in self._metrics}
+                if self._losses:
+                    scores["loss"] = self._losses[number].value(model)
+                for name, value in scores.items():
+                    if value is not None:
+                        values[f"{split.source}/{split.split}/{name}"] = value
+                        by_name.setdefault(name, []).append(value)
+        return values | {name: float(np.mean(some)) for name, some in by_name.items()}
 
-    def _scores(
-        self, model: "PreFLMRModel", split: SampledSplit, progress: Progress
-    ) -> dict[str, float]:
-        retriever = ModelInMemory(model, instructions=self._recipe.data.instructions != "none")
-        result = evaluate_split(split, retriever, metrics=self._metrics, progress=progress)
-        return {n: value for n in self._metrics if (value := result.value(n)) is not None}
+
+class _FixedLoss:
+    """The contrastive loss over fixed visits of one source, in batches of the recipe's size."""
+
+    def __init__(self, recipe: "Recipe", share: "Share", split: SampledSplit) -> None:
+        from m2kr.training.mixture import Mixture
+
+        negatives, steps, queries = recipe.negatives, recipe.steps, recipe.validation.loss_queries
+        self._recipe = replace(
+            recipe,
+            data=replace(
+                recipe.data,
+                sources=(replace(share, weight=None, repeat=1),),
+                shuffle_labels=False,
+            ),
+            negatives=replace(
+                negatives,
+                uniform=negatives.uniform + negatives.mined,
+                mined=0,
+                across_ranks=False,
+                groups=1,
+            ),
+            distillation=replace(recipe.distillation, kind="none"),
+            steps=replace(steps, batch=1, accumulate=1, seed=_SEED, checkpoint_activations=False),
+        )
+        self._mixture = Mixture(self._recipe, [split.whole])
+        count = min(queries, self._mixture.epoch_visits)
+        size = min(steps.batch, count)
+        # All of one size: with more in-batch negatives a loss is higher.
+        self._visits = [
+            [self._mixture.visit(n) for n in range(first, first + size)]
+            for first in range(0, count - size + 1, size)
+        ]
+
+    def value(self, model: "PreFLMR") -> float:
+        """Its mean."""
+        from m2kr.training.batch_encoder import BatchEncoder
+        from m2kr.training.loader import Loader
+        from m2kr.training.objective import Objective
+
+        loader = Loader(self._recipe, self._mixture, model)
+        encoder, objective = BatchEncoder(model, self._recipe).eval(), Objective(self._recipe)
+        batches = (loader.batch(visits).to(model.device) for visits in self._visits)
+        return float(np.mean([objective.value(encoder, batch)["loss"] for batch in batches]))
 
 
 @contextmanager
@@ -321,12 +382,19 @@ def _unchanged(model: "PreFLMRModel") -> Iterator[None]:
 
 
 @contextmanager
-def _text_rows(model: "PreFLMRModel", shown: bool) -> Iterator[None]:
-    """Queries without the text's rows, where training has none."""
-    config = model.config
-    if not shown:
-        model.config = replace(config, query_concat_output_from_text_encoder=False)
+def _asked_as_trained(model: "PreFLMRModel", recipe: "Recipe") -> Iterator[None]:
+    """Queries with the rows that they have in training."""
+    config, masks, start = model.config, model.masks, recipe.start
+    model.config = replace(
+        config,
+        query_concat_output_from_text_encoder=config.query_concat_output_from_text_encoder
+        and start.text_rows,
+        query_concat_output_from_vision_encoder=config.query_concat_output_from_vision_encoder
+        and start.image_rows,
+    )
+    if recipe.data.instructions == "unmasked":
+        model.masks = replace(masks, instruction_end=None)
     try:
         yield
     finally:
-        model.config = config
+        model.config, model.masks = config, masks
