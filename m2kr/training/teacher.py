@@ -68,8 +68,7 @@ class Teacher:
         names = [passage for passage in passages if isinstance(passage, str)]
         rows = self._split.passage_rows(names) if names else np.asarray(passages, np.int64)
         start, stop = self._pairs.offsets[row : row + 2]
-        same = rows[:, None] == self._pairs.rows[start:stop]
         scores = np.full(len(rows), np.nan, np.float32)
-        hit = same.any(axis=1)
-        scores[hit] = self._pairs.scores[start:stop][same[hit].argmax(axis=1)]
+        place, pair = np.nonzero(rows[:, None] == self._pairs.rows[start:stop])
+        scores[place] = self._pairs.scores[start:stop][pair]
         return scores
