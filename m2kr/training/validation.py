@@ -76,7 +76,7 @@ class ModelInMemory(LateInteraction):
         return {"weights": "in memory", "instructions": self._recipe.data.instructions}
 
     def _queries(self, records: "Passages | Queries") -> "Iterator[Query]":
-        from m2kr.training.loader import FIXED_INSTRUCTION
+        from m2kr.training.model_inputs import FIXED_INSTRUCTION
 
         if not self._recipe.start.image_rows:
             records = replace(records, images=None)
@@ -328,6 +328,7 @@ class _FixedLoss:
                 recipe.data,
                 sources=(replace(share, weight=None, repeat=1),),
                 shuffle_labels=False,
+                keep_frozen=False,  # of a whole split, for a few queries
             ),
             negatives=replace(
                 negatives,
