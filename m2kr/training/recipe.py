@@ -194,7 +194,7 @@ class Validation:
         every: Steps between two validations; never if 0.
         queries: So many queries of each source, drawn by a fixed seed; all if None.
         passages: Pool of the queries' positives and so many others; the whole one if None.
-        metric: What the best checkpoint is chosen by.
+        metric: What the best checkpoint is chosen by; ``loss`` for the training loss.
         loss_queries: Queries of each source over which the training loss is computed as well.
     """
 

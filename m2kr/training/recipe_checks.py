@@ -145,16 +145,30 @@ def _names(recipe: Recipe, origin: Origin) -> Iterator[M2KRError]:
             "trained",
             expected="optimiser.mapping_lr: null",
         )
+    yield from _metric(recipe, origin)
+
+
+def _metric(recipe: Recipe, origin: Origin) -> Iterator[M2KRError]:
+    validation = recipe.validation
+    if validation.metric == "loss":
+        if validation.every and not validation.loss_queries:
+            yield origin.error(
+                "validation.metric is loss, but validation.loss_queries is 0",
+                "validation.metric",
+                "validation.loss_queries",
+                expected="how many queries of each source it is computed over",
+            )
+        return
     from m2kr.evaluation.metrics import parse
 
     try:
-        parse(recipe.validation.metric)
+        parse(validation.metric)
     except M2KRError as error:
         yield origin.error(
             f"validation.metric: {error.what}",
             "validation.metric",
-            expected=error.expected,
-            fix=error.fix,
+            expected="loss, or such as hit_rate@5, ndcg@10, pseudo_recall@5",
+            fix=error.fix and error.fix.replace("--metrics ", "validation.metric: "),
         )
 
 

@@ -190,7 +190,7 @@ def nearest_key(key: str, kind: type, path: str = "") -> str | None:
     """What a mistyped key may have meant: the nearest of its section, or the one of that name elsewhere."""
     name = normalise(key)
     here = {normalise(each): each for each in fields_of(kind)}
-    if near := difflib.get_close_matches(name, here, n=1, cutoff=0.6):
+    if near := difflib.get_close_matches(name, here, n=1, cutoff=0.5):
         return f"did you mean {path + '.' if path else ''}{here[near[0]]}?"
     everywhere: dict[str, list[str]] = {}
     for each in all_keys():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from m2kr.errors import InputError, M2KRError
@@ -160,15 +161,16 @@ def _new(start: Start) -> "PreFLMR":
     model = empty(PreFLMR, config, *tokenizers, images)
     check_vocabulary(model, text or "start.text")
     model.to_empty(device="cpu")
-    _randomise(model, start.seed)
-    for module in model.modules():  # to_empty leaves buffers with whatever the memory held
+    for module in model.modules():  # whose buffers are now whatever the memory held
         for name, buffer in list(module.named_buffers(recurse=False)):
             module.register_buffer(name, buffer.to("meta"), persistent=False)
-    materialise_buffers(model, torch.device("cpu"))
+    loaded: set[int] = set()
     if vision is not None:
-        _load_vision(model, vision)
+        loaded |= _load_vision(model, vision)
     if text is not None:
-        _load_text(model, text)
+        loaded |= _load_text(model, text)
+    _randomise(model, start.seed, loaded)
+    materialise_buffers(model, torch.device("cpu"))
     return model
 
 
@@ -182,8 +184,8 @@ def weight_names(start: Start) -> tuple[str | None, str | None]:
     return vision, text
 
 
-def _randomise(model: "PreFLMR", seed: int) -> None:
-    """Random weights that depend on the seed and the parameters' names alone."""
+def _randomise(model: "PreFLMR", seed: int, loaded: set[int]) -> None:
+    """Random weights for what was not loaded, by the seed and the parameters' names alone."""
     import torch
     from torch import nn
 
@@ -193,6 +195,8 @@ def _randomise(model: "PreFLMR", seed: int) -> None:
     }
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
+            if id(parameter) in loaded:
+                continue
             if name in norms:
                 parameter.fill_(1.0)
             elif name.endswith(".bias"):
@@ -274,92 +278,85 @@ def _same(named: Any, loaded: Any, part: str, size: str, weights: str) -> None:
             )
 
 
-_TEXT_PREFIX = re.compile(r"(bert|bert_model|model\.bert|0\.auto_model)\.")
-_OLD_NORM = re.compile(r"\.LayerNorm\.(gamma|beta)$")
+_TEXT_PREFIX = re.compile(r"^(bert|bert_model|model\.bert|0\.auto_model)\.")
+_OLD_NORMS = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
+_PROJECTION = ("linear.weight", "colbert.linear.weight")
 
 
-def _load_text(model: "PreFLMR", weights: str) -> None:
-    """A BERT's weights for every text encoder; a ColBERT's projection for the text's linear maps."""
-    encoders = [
-        (name, each) for name, each in model.named_children() if name.endswith("_text_encoder")
-    ]
+def _load_text(model: "PreFLMR", weights: str) -> set[int]:
+    """A BERT's weights for every text encoder; a ColBERT's projection for the text's linear maps.
+
+    Returns:
+        The parameters (ids) that were loaded.
+    """
     folder = local_folder(weights)
     found = weights_files.describe_weights(folder)
+    names: dict[str, str] = {}
+    for name in found:
+        ours = _TEXT_PREFIX.sub("", name)
+        for old, new in _OLD_NORMS.items():
+            ours = ours.replace(old, new)
+        names[ours] = name
+    projection = next((name for name in _PROJECTION if name in found), None)
+    loaded: set[int] = set()
     with weights_files.reader(found) as reader:
-        names: dict[str, str] = {}
-        linear = None
-        for name in found:
-            if name in ("linear.weight", "colbert.linear.weight"):
-                linear = name
-                continue
-            ours = _TEXT_PREFIX.sub("", name, count=1)
-            ours = _OLD_NORM.sub(
-                lambda m: f".LayerNorm.{'weight' if m[1] == 'gamma' else 'bias'}", ours
-            )
-            names[ours] = name
-        for _, encoder in encoders:
-            _fill(
-                encoder.get_submodule("bert_model"),
-                names,
-                reader,
-                str(folder),
-                optional=("pooler.",),
-            )
-        if linear is not None:
-            for name, _ in encoders:
-                target = getattr(model, f"{name}_linear").weight
-                tensor = reader.tensor(linear)
-                if tensor.shape != target.shape:
-                    raise InputError(
-                        f"{linear} is {tuple(tensor.shape)}, not {tuple(target.shape)}",
-                        where=str(folder),
-                    )
-                target.data.copy_(tensor)
+        for child, encoder in model.named_children():
+            if child.endswith("_text_encoder"):
+                bert = dict(encoder.get_submodule("bert_model").named_parameters())
+                loaded |= _fill(bert, names, reader, folder)
+            elif child.endswith("_text_encoder_linear") and projection is not None:
+                linear = dict(encoder.named_parameters())
+                loaded |= _fill(linear, {"weight": projection}, reader, folder)
+    return loaded
 
 
-def _load_vision(model: "PreFLMR", weights: str) -> None:
-    """A CLIP's vision weights, by the names of transformers 4 or 5."""
+def _load_vision(model: "PreFLMR", weights: str) -> set[int]:
+    """A CLIP's vision weights, by the names of transformers 4 or 5.
+
+    Returns:
+        The parameters (ids) that were loaded.
+    """
     folder = local_folder(weights)
     found = weights_files.describe_weights(folder)
+    whole = any(name.startswith("text_model.") for name in found)  # else all of it is vision
+    names = {}
+    for name in found:
+        if not whole or name.startswith("vision_model."):
+            names[name.removeprefix("vision_model.").removeprefix("vision_model.")] = name
+    loaded: set[int] = set()
     with weights_files.reader(found) as reader:
-        whole = any(name.startswith(("text_model.", "visual_projection")) for name in found)
-        names = {}
-        for name in found:
-            if whole and not name.startswith("vision_model."):
-                continue
-            ours = name
-            while ours.startswith("vision_model."):
-                ours = ours.removeprefix("vision_model.")
-            names[ours] = name
         for child, each in model.named_children():
             if child.endswith("_vision_encoder"):
-                _fill(each.get_submodule("vision_model.vision_model"), names, reader, str(folder))
+                clip = dict(each.get_submodule("vision_model.vision_model").named_parameters())
+                loaded |= _fill(clip, names, reader, folder)
+    return loaded
 
 
 def _fill(
-    module: "nn.Module",
+    parameters: "dict[str, nn.Parameter]",
     names: dict[str, str],
     reader: weights_files.Reader,
-    where: str,
-    optional: tuple[str, ...] = (),
-) -> None:
-    """Copies tensors into a module's parameters, each of which must be there.
+    folder: Path,
+) -> set[int]:
+    """Copies tensors into parameters, each of which must be there, but for the pooler that nothing uses.
 
     Raises:
         InputError: One is missing or has another shape.
     """
-    for name, parameter in module.named_parameters():
+    loaded = set()
+    for name, parameter in parameters.items():
         if name not in names:
-            if name.startswith(optional or ("\0",)):
+            if name.startswith("pooler."):
                 continue
             raise InputError(
                 f"the weights lack {name}",
-                where=where,
+                where=str(folder),
                 expected="those of the model in config.json",
             )
         tensor = reader.tensor(names[name])
         if tensor.shape != parameter.shape:
-            raise InputError(
-                f"{names[name]} is {tuple(tensor.shape)}, not {tuple(parameter.shape)}", where=where
-            )
+            shapes = [" x ".join(map(str, each.shape)) for each in (tensor, parameter)]
+            raise InputError(f"{names[name]} is {shapes[0]}, not {shapes[1]}", where=str(folder))
         parameter.data.copy_(tensor)
+        loaded.add(id(parameter))
+    return loaded

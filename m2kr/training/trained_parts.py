@@ -78,16 +78,18 @@ def _trained_modules(
     model: "PreFLMRModel", recipe: Recipe, part: str
 ) -> "Iterator[tuple[str, nn.Module]]":
     config, start = model.config, recipe.start
+    text_rows = start.text_rows and config.query_concat_output_from_text_encoder
+    image_rows = start.image_rows and config.query_concat_output_from_vision_encoder
     parts = part_modules(model, part)
     for name, module in parts.items():
         # Passages are texts; a module of the query's name serves both sides where it is the only one.
         of_passages = len(parts) == 1 or name.startswith("context")
         if part == "text_encoder":
-            used = of_passages or start.text_rows or (start.image_rows and config.has_mapping)
+            used = of_passages or text_rows or (image_rows and config.has_mapping)
         elif part == "text_linear":
-            used = of_passages or start.text_rows
+            used = of_passages or text_rows
         else:
-            used = start.image_rows and not name.startswith("context")
+            used = image_rows and not name.startswith("context")
         if not used:
             continue
         if part == "text_encoder" and recipe.text_layers is not None:
