@@ -8,6 +8,7 @@ from pathlib import Path
 from m2kr.errors import M2KRError
 from m2kr.training.recipe import Recipe
 
+_ENOUGH = 10  # steps after the first
 _SLOWEST = 7e10  # products a second of two CPU cores
 
 
@@ -118,7 +119,7 @@ def _measure(
                 if place.type == "cuda":
                     torch.cuda.synchronize(place)
                 spent.append(time.perf_counter())
-                if spent[-1] - began > seconds:
+                if spent[-1] - began > seconds or len(spent) > _ENOUGH:
                     break
         finally:
             batches.close()

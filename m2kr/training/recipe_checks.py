@@ -176,6 +176,9 @@ def _shares(shares: Sequence[Share], path: str, origin: Origin) -> Iterator[M2KR
     seen: dict[tuple[object, ...], int] = {}
     for number, share in enumerate(shares):
         inner = f"{path}[{number}]"
+        for name in ("source", "split"):
+            if not getattr(share, name):
+                yield origin.error(f"{inner}.{name} is empty", f"{inner}.{name}")
         for name, bounds in _SHARE_RANGES.items():
             value = getattr(share, name)
             if value is not None and not bounds.holds(value):

@@ -117,8 +117,6 @@ class _Reader:
     def _scalar(self, word: str, hint: type, path: str) -> Any:
         word = word.strip()
         if hint is str:
-            if not word:
-                self._refuse(path, word, "a text")
             return word
         if hint is bool and word.lower() in _BOOLS:
             return _BOOLS[word.lower()]

@@ -1,0 +1,108 @@
+"""What a training takes: rows, parameters, memory and products against what is counted another way."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support.tiny_training import SOURCE, make_source, tiny_recipe
+
+from m2kr.preflmr.checkpoint.info import describe_checkpoint
+from m2kr.training.measured_steps import Measured, NotMeasured
+from m2kr.training.mix import mixed
+from m2kr.training.plan import plan_training, planned_config, step_flop
+from m2kr.training.recipe import Share
+from m2kr.training.recipe_file import load_recipe
+
+NEW = {"start.checkpoint": "null"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    make_source(root)
+    make_source(root, "other")
+    return root
+
+
+def test_the_largest_model_is_planned_without_memory_data_or_network(tmp_path: Path) -> None:
+    sizes = NEW | {"start.vision": "vit-g", "start.text": "large"}
+    plan = plan_training(load_recipe("stage3", sizes), tmp_path)
+    parts = plan.parameters["by_part"]
+    assert parts["text_encoder"]["all"] == pytest.approx(2 * 335.1e6, rel=0.001)  # BERT-large's
+    assert parts["vision_encoder"] == {"all": pytest.approx(1842.8e6, rel=0.001), "trained": 0}
+    assert plan.parameters["all"] == sum(part["all"] for part in parts.values())
+    trained = sum(part["trained"] for part in parts.values())
+    assert plan.memory["gradients"] == 4 * trained
+    assert plan.memory["AdamW"] == 8 * trained
+    assert {source.source: source.rows for source in plan.sources}["infoseek"] == 100_000
+    assert not any(source.built for source in plan.sources)
+    assert sum(source.visits or 0 for source in plan.sources) == pytest.approx(50_000 * 64, abs=9)
+    assert isinstance(plan.measured, NotMeasured)
+    assert "not built" in plan.measured.why
+    assert json.loads(json.dumps(plan.as_dict()))["hours"]["a data-centre GPU"]
+
+
+@pytest.mark.parametrize("name", ["vit-b", "vit-l", "vit-g"])
+def test_parameters_are_the_released_models(name: str, tmp_path: Path) -> None:
+    plan = plan_training(load_recipe("stage1", {"start.vision": name}), tmp_path)
+    known = describe_checkpoint(name)
+    assert plan.parameters["all"] == known["parameters"]
+    parts = known["parameters_by_part"]
+    mapping = {part for part in parts if "mapping" in part or "projection" in part}
+    assert plan.parameters["trained"] == sum(parts[part] for part in mapping)
+    assert any("is not here" in note or "are not here" in note for note in plan.notes)
+
+
+def test_a_released_model_that_is_not_here_has_its_sizes() -> None:
+    config, _, assumed = planned_config(load_recipe("fine-tuning").start)
+    assert config.vision_config.num_hidden_layers == 24
+    assert "PreFLMR_ViT-L is not here" in assumed[0]
+    config, _, assumed = planned_config(load_recipe("stage3").start)
+    assert "sizes of vit-b" in assumed[0]
+
+
+def test_products_follow_what_is_trained() -> None:
+    base = load_recipe("stage3", NEW)
+    config, _, _ = planned_config(base.start)
+    whole = step_flop(base, config)
+    # 85 M parameters a token, twice; five passages of 512 tokens and a query of 32; forth and back.
+    text = 64 * 3 * 2 * 85e6 * (5 * 512 + 32)
+    assert whole["text encoder"] == pytest.approx(text, rel=0.12)  # attention comes besides
+    frozen = step_flop(load_recipe("stage3", NEW | {"trained": "mapping"}), config)
+    assert whole["text encoder"] == 3 * frozen["text encoder"]
+    half = step_flop(load_recipe("stage3", NEW | {"text_layers": "6"}), config)
+    assert half["text encoder"] == 2 * frozen["text encoder"]
+    again = step_flop(load_recipe("stage3", NEW | {"steps.checkpoint_activations": "true"}), config)
+    assert again["text encoder"] == 4 * frozen["text encoder"]
+    texts = step_flop(load_recipe("stage0", NEW), config)
+    assert set(texts) == {"text encoder", "MaxSim"}
+
+
+def test_steps_are_measured_where_all_is_here(data: Path) -> None:
+    recipe = tiny_recipe()
+    plan = plan_training(recipe, data, device="cpu", seconds=0.2)
+    assert [(s.source, s.rows, s.passages, s.visits) for s in plan.sources] == [
+        (SOURCE, 48, 48, 36)
+    ]
+    assert plan.epochs == pytest.approx(36 / 48)
+    assert isinstance(plan.measured, Measured)
+    assert plan.measured.steps >= 1
+    assert plan.measured.batch == 3
+    here = plan.hours["this machine, measured"]
+    assert here[0] * 3600 == pytest.approx(12 * plan.measured.seconds)
+    assert plan.notes == ()
+
+
+def test_visits_follow_weights(data: Path) -> None:
+    shares = Share(SOURCE, weight=3.0), Share("other", weight=1.0)
+    plan = plan_training(tiny_recipe(data={"sources": shares}), data, seconds=0)
+    assert [source.visits for source in plan.sources] == [27, 9]
+
+
+def test_a_source_is_mixed_in_with_its_share(data: Path) -> None:
+    made = mixed(tiny_recipe(), "other:0.25", data)
+    assert made.data.sources == (Share(SOURCE, weight=0.75), Share("other", weight=0.25))
+    repeated = tiny_recipe(data={"sources": (Share(SOURCE, take=12), Share("other", repeat=2))})
+    make_source(data, "third")
+    weights = [share.weight for share in mixed(repeated, "third:0.5", data).data.sources]
+    assert weights == pytest.approx([0.5 * 12 / 108, 0.5 * 96 / 108, 0.5])
