@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from m2kr.training.trained_parts import train_mode
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -40,23 +42,23 @@ class BatchEncoder(nn.Module):
     def __init__(self, model: "PreFLMRModel", recipe: "Recipe") -> None:
         super().__init__()
         self.model = model
-        self._text_rows = None if recipe.start.text_rows else False
-        self._mask_instructions = recipe.data.instructions != "unmasked"
+        self._recipe = recipe
         if recipe.steps.checkpoint_activations:
             _checkpoint_layers(model)
 
     def forward(self, batch: "TrainingBatch") -> Encoded:
         """Rows of the batch's queries and passages."""
+        start = self._recipe.start
         has_image = batch.pixel_values is not None or batch.image_features is not None
         queries = self.model.query(
             batch.query_ids,
             batch.query_attended,
             batch.pixel_values,
             batch.image_features,
-            None if has_image else False,
-            self._text_rows,
+            None if has_image and start.image_rows else False,
+            None if start.text_rows else False,
             patch_features=batch.patch_features,
-            mask_instructions=self._mask_instructions,
+            mask_instructions=self._recipe.data.instructions != "unmasked",
             text_begun=_begun(batch.query_text),
         )
         documents = self.model.doc(
@@ -72,12 +74,10 @@ class BatchEncoder(nn.Module):
         return Encoded(queries.late_interaction_output, rows, mask.squeeze(-1))
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode for what is trained; frozen parts stay as they are used, without dropout."""
+        """Training mode for what the recipe trains; the rest never drops anything."""
         super().train(mode)
-        for each in self.modules():
-            parameters = list(each.parameters())
-            if parameters and not any(own.requires_grad for own in parameters):
-                each.eval()
+        if mode:
+            train_mode(self.model, self._recipe)
         return self
 
 

@@ -81,9 +81,10 @@ def margin_mse(scores: "Tensor", teacher: "Tensor") -> "tuple[Tensor, Tensor]":
         One loss a query, the mean over negatives that the teacher has scored, (B,), and whether it
         counts: positive and one negative are scored.
     """
+    teacher = teacher.to(scores.dtype)
     margins = teacher[:, :1] - teacher[:, 1:]
     scored = margins.isfinite()
-    margins = margins.to(scores.dtype).masked_fill(~scored, 0.0)
+    margins = margins.masked_fill(~scored, 0.0)
     off = (scores[:, :1] - scores[:, 1:] - margins).masked_fill(~scored, 0.0)
     number = scored.sum(dim=1)
     return (off**2).sum(dim=1) / number.clamp(min=1), number > 0
