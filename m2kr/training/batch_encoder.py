@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from m2kr.training.trained_parts import train_mode
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -74,10 +72,12 @@ class BatchEncoder(nn.Module):
         return Encoded(queries.late_interaction_output, rows, mask.squeeze(-1))
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode for what the recipe trains; the rest never drops anything."""
+        """Training mode for what is trained; frozen parts drop nothing."""
         super().train(mode)
-        if mode:
-            train_mode(self.model, self._recipe)
+        for each in self.modules():
+            parameters = list(each.parameters())
+            if parameters and not any(own.requires_grad for own in parameters):
+                each.eval()
         return self
 
 
