@@ -50,7 +50,7 @@ def measure_steps(
     """Makes steps of one micro-batch, smaller than the recipe's where that would take too long.
 
     Args:
-        recipe: To be run.
+        recipe: To be run; nothing of it is kept (``keep_frozen``).
         data: The data root.
         images: Image roots searched before the sources' own.
         device: ``auto``, ``cpu``, ``cuda``.
@@ -105,8 +105,9 @@ def _measure(
     with torch.random.fork_rng():
         model = build_model(tried.start, place, dtype)
         groups = set_trained(model, tried)
+        loader = Loader(tried, mixture, model)
         encoder, objective = BatchEncoder(model, tried).train(), Objective(tried)
-        optimiser, loader = make_optimiser(groups, tried), Loader(tried, mixture, model)
+        optimiser = make_optimiser(groups, tried)
         spent: list[float] = []
         began = time.perf_counter()
         batches = loader.steps()

@@ -8,7 +8,7 @@ from m2kr.data.built_sources import BuiltSources
 from m2kr.errors import MissingError, UsageError
 from m2kr.paths import data_root
 from m2kr.sources import RELEASED, SPLIT_ALIASES, normalise
-from m2kr.training.recipe import Recipe, Share
+from m2kr.training.recipe import Data, Recipe, Share, Steps
 from m2kr.training.recipe_checks import check_recipe
 from m2kr.training.recipe_file import load_recipe
 
@@ -101,10 +101,7 @@ def _visits(recipe: Recipe, shares: Sequence[Share], root: "os.PathLike[str]") -
         return [share.weight or 0.0 for share in shares]
     from m2kr.training.mixture import Mixture, open_splits
 
-    alone = dataclasses.replace(
-        recipe,
-        data=dataclasses.replace(recipe.data, sources=tuple(shares)),
-        negatives=dataclasses.replace(recipe.negatives, mined=0, file=None),
-    )
+    data = Data(sources=tuple(shares))
+    alone = Recipe(recipe.name, data=data, steps=Steps(seed=recipe.steps.seed))
     facts = Mixture(alone, open_splits(alone, root)).facts()
     return [float(each["visits_per_epoch"]) for each in facts["sources"]]

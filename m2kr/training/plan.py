@@ -13,13 +13,14 @@ from m2kr.data.built_sources import BuiltSources
 from m2kr.preflmr.model.presets import PRESETS
 from m2kr.sources import build_command, normalise
 from m2kr.training.measured_steps import Measured, NotMeasured, measure_steps
-from m2kr.training.recipe import Recipe, Share, Start
+from m2kr.training.recipe import Data, Recipe, Share, Start, Steps
 from m2kr.training.recipe_checks import PARTS
 from m2kr.training.start import EMBEDDED, new_config, weight_names
+from m2kr.training.step_cost import memory_bytes, once_flop, step_flop
 from m2kr.training.trained_parts import part_modules, set_trained
 
 if TYPE_CHECKING:
-    from m2kr.preflmr.model.configuration import BertSettings, PreFLMRConfig
+    from m2kr.preflmr.model.configuration import PreFLMRConfig
     from m2kr.preflmr.model.modeling import PreFLMRModel
 
 # Rows to train on and passages of M2KR, as published, for sources that aren't built.
@@ -41,10 +42,6 @@ MACHINES = {
     "16 CPU cores": {"float32": (5.6e11, 1.9e12), "bfloat16": (3e11, 4e12)},
     "a data-centre GPU": {"float32": (1e13, 5e13), "bfloat16": (1e14, 4e14)},
 }
-_BYTES = {"float32": 4, "bfloat16": 2, "float64": 8}
-# Numbers that a transformer layer keeps a token for its backward pass, in widths (Korthikanti et al.,
-# 2022, without the attention matrix, which fused attention doesn't keep).
-_KEPT_WIDTHS = 17
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -142,7 +139,9 @@ def plan_training(
     visits = [each.visits_per_epoch for each in sources]
     epoch = None if None in visits else sum(each or 0 for each in visits)
     flop = step_flop(recipe, config)
-    total = sum(flop.values()) * steps.steps
+    rows, passages = (sum(getattr(s, name) or 0 for s in sources) for name in ("rows", "passages"))
+    once = once_flop(recipe, config, rows, passages)
+    total = sum(flop.values()) * steps.steps + once
     kind = "bfloat16" if steps.precision == "bfloat16" else "float32"
     hours = {
         name: (total / rates[kind][1] / 3600, total / rates[kind][0] / 3600)
@@ -154,8 +153,11 @@ def plan_training(
     elif lacking := [each.source for each in sources if not each.built]:
         measured = NotMeasured(f"not built: {', '.join(lacking)}")
     else:
-        query = sum(flop.values()) / queries
-        measured = measure_steps(recipe, data, images, device, query, seconds)
+        whole = dataclasses.replace(
+            recipe, data=dataclasses.replace(recipe.data, keep_frozen=False)
+        )
+        query = sum(step_flop(whole, config).values()) / queries
+        measured = measure_steps(whole, data, images, device, query, seconds)
     if isinstance(measured, Measured):
         here = total / measured.flop_per_second / 3600
         hours["this machine, measured"] = (here, here)
@@ -171,8 +173,14 @@ def plan_training(
         flop,
         hours,
         measured,
-        (*assumed, *facts_notes),
+        (*assumed, *facts_notes, *_kept_note(once)),
     )
+
+
+def _kept_note(once: float) -> tuple[str, ...]:
+    if not once:
+        return ()
+    return (f"{once / 1e12:,.2f} TFLOP once, for what frozen layers make of all texts and images",)
 
 
 def planned_config(start: Start) -> "tuple[PreFLMRConfig, str, tuple[str, ...]]":
@@ -236,20 +244,14 @@ def _sources(recipe: Recipe, data: Path) -> tuple[tuple[SourceVisits, ...], tupl
     visits_in_all = recipe.steps.steps * recipe.steps.batch * recipe.steps.accumulate
     notes: list[str] = []
     facts: list[dict[str, Any] | None] = []
-    plain = dataclasses.replace(
-        recipe, negatives=dataclasses.replace(recipe.negatives, mined=0, file=None)
-    )
     built = BuiltSources.below(data)
     for share in shares:
-        alone = dataclasses.replace(
-            plain,
-            data=dataclasses.replace(
-                plain.data, sources=(dataclasses.replace(share, weight=None),)
-            ),
-        )
         if normalise(share.source) not in {normalise(name) for name in built.editions}:
             facts.append(None)
             continue
+        # Of its rows alone: what else the recipe says is not looked at here.
+        rows_of = Data(sources=(dataclasses.replace(share, weight=None),))
+        alone = Recipe(recipe.name, data=rows_of, steps=Steps(seed=recipe.steps.seed))
         facts.append(Mixture(alone, open_splits(alone, data)).facts()["sources"][0])
     counts = [_per_epoch(share, fact) for share, fact in zip(shares, facts, strict=True)]
     rows = [
@@ -313,118 +315,3 @@ def _parameters(model: "PreFLMRModel", trained: set[int]) -> dict[str, Any]:
         "trained": sum(p.numel() for p in model.parameters() if id(p) in trained),
         "by_part": {name: each for name, each in parts.items() if each["all"]},
     }
-
-
-def memory_bytes(
-    recipe: Recipe, config: "PreFLMRConfig", model: "PreFLMRModel", trained: set[int]
-) -> dict[str, int]:
-    """Bytes of a process (without FSDP) by what they are for.
-
-    Weights and AdamW's two states are float32 (float64 if so asked for); bfloat16 keeps a copy of
-    trained weights in it besides. Activations are those that trained parts keep for the backward pass, of
-    ``chunk`` queries at once where that is set; ``checkpoint_activations`` keeps one input a layer, and
-    one layer's.
-    """
-    steps = recipe.steps
-    wide = 8 if steps.precision == "float64" else 4
-    size = sum(p.numel() for p in model.parameters())
-    changing = sum(p.numel() for p in model.parameters() if id(p) in trained)
-    queries = steps.chunk or steps.batch
-    number = _BYTES[steps.precision]
-    activations = 0
-    for tokens, width, layers in _kept(recipe, config, queries):
-        kept = _KEPT_WIDTHS * width * tokens * number
-        if steps.checkpoint_activations:
-            activations += layers * width * tokens * number + kept
-        else:
-            activations += layers * kept
-    rows = steps.batch * query_rows(recipe, config)
-    passage_rows = steps.batch * _passages(recipe) * recipe.data.passage_tokens
-    return {
-        "weights": size * wide + (changing * 2 if steps.precision == "bfloat16" else 0),
-        "gradients": changing * wide,
-        "AdamW": 2 * changing * wide,
-        "activations": activations,
-        "token embeddings": 2 * 4 * config.dim * (rows + passage_rows),
-    }
-
-
-def _passages(recipe: Recipe) -> int:
-    return 1 + recipe.negatives.uniform + recipe.negatives.mined
-
-
-def query_rows(recipe: Recipe, config: "PreFLMRConfig") -> int:
-    """Rows of a query while training."""
-    rows = config.text_config.query_maxlen if recipe.start.text_rows else 0
-    return rows + (config.vision_rows if recipe.start.image_rows else 0)
-
-
-def _kept(recipe: Recipe, config: "PreFLMRConfig", queries: int) -> list[tuple[int, int, int]]:
-    """Tokens, width and layers of what keeps activations: trained transformers."""
-    kept = []
-    text, vision = config.text_config, config.vision_config
-    if "text_encoder" in recipe.trained:
-        layers = min(recipe.text_layers or text.num_hidden_layers, text.num_hidden_layers)
-        tokens = text.query_maxlen + _passages(recipe) * recipe.data.passage_tokens
-        kept.append((queries * tokens, text.hidden_size, layers))
-    if recipe.start.image_rows:
-        if config.has_mapping and "mapping" in recipe.trained:
-            kept.append((queries * vision.patches, text.hidden_size, config.mapping_layers))
-        if "vision_encoder" in recipe.trained:
-            tokens = queries * (vision.patches + 1)
-            kept.append((tokens, vision.hidden_size, vision.num_hidden_layers))
-    return kept
-
-
-def step_flop(recipe: Recipe, config: "PreFLMRConfig") -> dict[str, float]:
-    """Products of a step of one process by part: forward once, backward twice as much where trained."""
-    steps, start, trained = recipe.steps, recipe.start, recipe.trained
-    queries, own = steps.batch * steps.accumulate, _passages(recipe)
-    text, vision, tokens = config.text_config, config.vision_config, recipe.data.passage_tokens
-    again = 1 + steps.checkpoint_activations
-    chunked = steps.chunk is not None and steps.chunk < steps.batch  # encoded once more
-
-    def times(part: str) -> float:
-        if part not in trained:
-            return 1.0 + chunked
-        share = 1.0
-        if part == "text_encoder" and recipe.text_layers is not None:
-            share = min(1.0, recipe.text_layers / text.num_hidden_layers)
-        return 1 + chunked + share * (again + 1)
-
-    flop = {
-        "text encoder": queries
-        * times("text_encoder")
-        * (_bert_flop(text, text.query_maxlen) + own * _bert_flop(text, tokens))
-    }
-    if start.image_rows:
-        if config.use_vision_encoder:
-            one = _layer_flop(vision.hidden_size, vision.intermediate_size, vision.patches + 1)
-            flop["vision encoder"] = (
-                queries * times("vision_encoder") * one * vision.num_hidden_layers
-            )
-        hidden = config.mapping_network_prefix_length * config.dim // 2
-        mlp = 2 * hidden * (vision.hidden_size + 2 * hidden)
-        network = 0.0
-        if config.has_mapping and config.mapping_config is not None:
-            width = config.mapping_config.hidden_size
-            layer = _layer_flop(width, config.mapping_config.intermediate_size, vision.patches)
-            cross = 2 * vision.patches * width * (2 * width + 2 * text.query_maxlen)
-            ends = 2 * vision.patches * width * (vision.hidden_size + config.dim)
-            network = config.mapping_layers * (layer + cross) + ends
-        flop["mapping"] = queries * (mlp * times("vision_projection") + network * times("mapping"))
-    negatives = recipe.negatives
-    told_from = own * (steps.batch // negatives.groups if negatives.in_batch else 1)
-    pair = 2 * config.dim * query_rows(recipe, config) * tokens
-    flop["MaxSim"] = 2.0 * queries * told_from * pair  # the backward pass touches the maxima alone
-    return flop
-
-
-def _bert_flop(settings: "BertSettings", tokens: int) -> float:
-    layer = _layer_flop(settings.hidden_size, settings.intermediate_size, tokens)
-    return settings.num_hidden_layers * layer
-
-
-def _layer_flop(width: int, inner: int, tokens: int) -> float:
-    """A transformer layer's products over one sequence: four projections, FFN, attention."""
-    return 2.0 * tokens * (4 * width * width + 2 * width * inner + 2 * tokens * width)

@@ -9,9 +9,10 @@ from support.tiny_training import SOURCE, make_source, tiny_recipe
 from m2kr.preflmr.checkpoint.info import describe_checkpoint
 from m2kr.training.measured_steps import Measured, NotMeasured
 from m2kr.training.mix import mixed
-from m2kr.training.plan import plan_training, planned_config, step_flop
+from m2kr.training.plan import plan_training, planned_config
 from m2kr.training.recipe import Share
 from m2kr.training.recipe_file import load_recipe
+from m2kr.training.step_cost import step_flop
 
 NEW = {"start.checkpoint": "null"}
 
@@ -74,6 +75,10 @@ def test_products_follow_what_is_trained() -> None:
     assert half["text encoder"] == 2 * frozen["text encoder"]
     again = step_flop(load_recipe("stage3", NEW | {"steps.checkpoint_activations": "true"}), config)
     assert again["text encoder"] == 4 * frozen["text encoder"]
+    keeps = {"trained": "mapping", "data.keep_frozen": "true"}
+    kept = step_flop(load_recipe("stage3", NEW | keeps), config)
+    assert kept["text encoder"] == kept["vision encoder"] == 0
+    assert kept["mapping"] > 0
     texts = step_flop(load_recipe("stage0", NEW), config)
     assert set(texts) == {"text encoder", "MaxSim"}
 
