@@ -112,7 +112,6 @@ class Mixture:
         share_number, before = self._order[number]
         share = self.shares[share_number]
         row = share.row(before)
-        rng = generator(self._seed, Purpose.VISIT, number)
         # With shuffled labels nothing may depend on what is right for the query itself.
         of_row = self.labelled_by(share_number, row)
         rng = generator(self._seed, Purpose.VISIT, number)
@@ -250,12 +249,12 @@ def plain(text: str) -> str:
 
 
 def _require_common(shares: "Sequence[Share]") -> None:
-    """Refuses a weight so small that its source would hardly be met."""
+    """Refuses a weight that its source would hardly be met by."""
     whole = sum(share.weight or 0 for share in shares)
     for share in shares:
-        if share.weight is not None and share.weight * _RAREST < whole:
+        if share.weight is not None and not share.weight * _RAREST >= whole:  # NaN isn't, either
             raise UsageError(
-                f"weight {share.weight:g} is less than one visit in {_RAREST:,}",
+                f"weight {share.weight:g} is no part of the visits, or less than one in {_RAREST:,}",
                 where=f"data.sources: {share.source}",
                 fix="leave the source out, or give it more weight",
             )
