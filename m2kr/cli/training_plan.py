@@ -79,11 +79,11 @@ def _millions(number: int) -> str:
 
 def _hours(least: float, most: float) -> str:
     if least == most:
-        return f"{most * 60:.1f} minutes" if most < 1 else f"{most:,.1f} hours"
-    if most < 1:
-        return f"{least * 60:.1f} to {most * 60:.1f} minutes"
-    return (
-        f"{least:,.0f} to {most:,.0f} hours"
-        if least >= 10
-        else f"{least:,.1f} to {most:,.1f} hours"
-    )
+        return _time(most)
+    return f"{_time(least)} to {_time(most)}"
+
+
+def _time(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:,.1f} hours" if hours < 10 else f"{hours:,.0f} hours"
+    return f"{hours * 60:.0f} minutes" if hours * 60 >= 2 else f"{hours * 3600:.0f} seconds"

@@ -125,7 +125,8 @@ def plan_training(
 
     Raises:
         InputError: The recipe doesn't fit its model.
-        UsageError: A split or edition is not there.
+        UsageError: There is no such source or split.
+        MissingError: A source is not built in an edition.
     """
     from m2kr.preflmr.checkpoint.load import empty
     from m2kr.preflmr.model.modeling import PreFLMRModel
@@ -246,7 +247,7 @@ def _sources(recipe: Recipe, data: Path) -> tuple[tuple[SourceVisits, ...], tupl
     facts: list[dict[str, Any] | None] = []
     built = BuiltSources.below(data)
     for share in shares:
-        if normalise(share.source) not in {normalise(name) for name in built.editions}:
+        if built.name_of(share.source) not in built.editions:
             facts.append(None)
             continue
         # Of its rows alone: what else the recipe says is not looked at here.
@@ -280,9 +281,13 @@ def _sources(recipe: Recipe, data: Path) -> tuple[tuple[SourceVisits, ...], tupl
                 counts[number],
                 None if not total or part is None else round(visits_in_all * part / total),
                 fact["passages"] if fact else PUBLISHED.get(share.source, (None, None))[1],
-                None if fact else build_command(share.source),
+                None if fact else build_command(built.name_of(share.source)),
             )
         )
+    if recipe.validation.every:
+        names = [built.name_of(share.source) for share in recipe.validation.sources]
+        lacking = [name for name in dict.fromkeys(names) if name not in built.editions]
+        notes += [f"validation needs {name}: {build_command(name)}" for name in lacking]
     if any(fact is None for fact in facts):
         notes.append("rows of sources that aren't built are the published ones, about")
     return tuple(result), tuple(notes)

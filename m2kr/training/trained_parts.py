@@ -50,9 +50,15 @@ def set_trained(model: "PreFLMRModel", recipe: Recipe) -> "dict[str, list[nn.Par
         biases and norms in ``mapping_undecayed`` and ``rest_undecayed``.
 
     Raises:
-        InputError: The model has no such part, or fewer layers.
+        InputError: The model has no such part, fewer layers, or no rows of the kind that is left.
     """
     model.requires_grad_(requires_grad=False)
+    if not any(_rows(model, recipe)):
+        raise InputError(
+            "queries would have no rows: the checkpoint's config leaves out those that the recipe has",
+            where=f"recipe {recipe.name}",
+            expected="start.text_rows or start.image_rows: true, as the checkpoint has them",
+        )
     groups: dict[str, list[nn.Parameter]] = {name: [] for name in GROUPS}
     for part in recipe.trained:
         group = "mapping" if part in ("mapping", "vision_projection") else "rest"
@@ -66,26 +72,35 @@ def set_trained(model: "PreFLMRModel", recipe: Recipe) -> "dict[str, list[nn.Par
                 groups[group if decayed else f"{group}_undecayed"].append(parameter)
                 count += 1
         if not count:
+            lacks = (
+                "which the model lacks" if not part_modules(model, part) else "which it doesn't use"
+            )
             raise InputError(
-                f"trained names {part}, which the model lacks, or queries and passages don't use",
+                f"trained names {part}, {lacks}",
                 where=f"recipe {recipe.name}",
-                expected=", ".join(each for each in _MODULES if part_modules(model, each)),
+                expected="parts that queries or passages are computed from, of "
+                + ", ".join(each for each in _MODULES if part_modules(model, each)),
             )
     return groups
+
+
+def _rows(model: "PreFLMRModel", recipe: Recipe) -> tuple[bool, bool]:
+    """Whether queries have rows of their text, and of their image."""
+    config, start = model.config, recipe.start
+    text = start.text_rows and config.query_concat_output_from_text_encoder
+    return text, start.image_rows and config.query_concat_output_from_vision_encoder
 
 
 def _trained_modules(
     model: "PreFLMRModel", recipe: Recipe, part: str
 ) -> "Iterator[tuple[str, nn.Module]]":
-    config, start = model.config, recipe.start
-    text_rows = start.text_rows and config.query_concat_output_from_text_encoder
-    image_rows = start.image_rows and config.query_concat_output_from_vision_encoder
+    text_rows, image_rows = _rows(model, recipe)
     parts = part_modules(model, part)
     for name, module in parts.items():
         # Passages are texts; a module of the query's name serves both sides where it is the only one.
         of_passages = len(parts) == 1 or name.startswith("context")
         if part == "text_encoder":
-            used = of_passages or text_rows or (image_rows and config.has_mapping)
+            used = of_passages or text_rows or (image_rows and model.config.has_mapping)
         elif part == "text_linear":
             used = of_passages or text_rows
         else:

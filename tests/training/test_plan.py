@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from support.tiny_training import SOURCE, make_source, tiny_recipe
 
+from m2kr.errors import UsageError
 from m2kr.preflmr.checkpoint.info import describe_checkpoint
 from m2kr.training.measured_steps import Measured, NotMeasured
 from m2kr.training.mix import mixed
@@ -111,3 +112,8 @@ def test_a_source_is_mixed_in_with_its_share(data: Path) -> None:
     make_source(data, "third")
     weights = [share.weight for share in mixed(repeated, "third:0.5", data).data.sources]
     assert weights == pytest.approx([0.5 * 12 / 108, 0.5 * 96 / 108, 0.5])
+
+
+def test_a_source_that_nobody_knows_is_no_plan(data: Path) -> None:
+    with pytest.raises(UsageError, match=r"(?s)no source 'evqq'.*did you mean 'evqa'"):
+        plan_training(tiny_recipe(data={"sources": (Share("evqq"),)}), data)

@@ -285,3 +285,13 @@ def test_a_part_that_the_model_lacks_is_an_error() -> None:
     model = build_model(Start(checkpoint=str(GOLDEN / "tiny_flmr")))
     with pytest.raises(InputError, match=r"(?s)trained names mapping.*text_encoder, text_linear"):
         set_trained(model, Recipe("r", trained=("mapping",)))
+
+
+def test_a_checkpoint_without_image_rows_cannot_train_them() -> None:
+    model = build_model(Start(checkpoint=str(GOLDEN / "tiny_preflmr")))
+    model.config = dataclasses.replace(model.config, query_concat_output_from_vision_encoder=False)
+    recipe = Recipe("r", start=Start(text_rows=False), trained=("mapping",))
+    with pytest.raises(InputError, match="queries would have no rows"):
+        set_trained(model, recipe)
+    with pytest.raises(InputError, match="trained names mapping, which it doesn't use"):
+        set_trained(model, Recipe("r", trained=("mapping",)))
