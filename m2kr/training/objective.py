@@ -6,9 +6,9 @@ import torch
 import torch.distributed as dist
 
 from m2kr.errors import InputError, UsageError
+from m2kr.preflmr.model.maxsim import all_scores
 from m2kr.training import losses, ranks
 from m2kr.training.gradcache import ChunkedEncoding
-from m2kr.training.maxsim import all_scores
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -31,7 +31,7 @@ from m2kr.preflmr.inputs import local_files
 from m2kr.preflmr.inputs.image_processing import FILE as PROCESSOR_FILE
 from m2kr.preflmr.inputs.image_processing import ImageProcessor
 from m2kr.preflmr.inputs.tokenization import ContextTokenizer, QueryTokenizer
-from m2kr.preflmr.model import scoring
+from m2kr.preflmr.model import maxsim
 from m2kr.preflmr.preflmr import PreFLMR
 
 if TYPE_CHECKING:
@@ -564,7 +564,7 @@ def _documents(runs: _Runs, kind: str | None) -> "ContextOutput":
 @_makes(r"scores_all_pairs", "score")
 def _all_pairs(runs: _Runs) -> "Tensor":
     documents = runs.doc()
-    return scoring.all_pairs(_unit(runs.query()), _unit(documents), _mask(documents))
+    return maxsim.all_scores(_unit(runs.query()), _unit(documents), _mask(documents))
 
 
 @_makes(r"scores_n(\d+)_(inbatch|pairwise)", "score")

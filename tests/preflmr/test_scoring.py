@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import InputError
-from m2kr.preflmr.model import loss, scoring
+from m2kr.preflmr.model import loss, maxsim, scoring
 from m2kr.search.exact import reference
 
 shapes = st.tuples(*(st.integers(1, 4) for _ in range(5)), st.integers(0, 99))
@@ -29,9 +29,9 @@ def made(
 
 @settings(deadline=None)
 @given(shapes)
-def test_all_pairs_is_maxsim(shape: tuple[int, ...]) -> None:
+def test_all_scores_are_maxsim(shape: tuple[int, ...]) -> None:
     query, document, mask = made(*shape)
-    found = scoring.all_pairs(query, document, mask)
+    found = maxsim.all_scores(query, document, mask)
     for i, rows in enumerate(query):
         for j, (tokens, kept) in enumerate(zip(document, mask, strict=True)):
             if kept.any():
@@ -44,7 +44,7 @@ def test_all_pairs_is_maxsim(shape: tuple[int, ...]) -> None:
 def test_the_search_engines_score_is_the_same() -> None:
     query, document, mask = made(3, 4, 5, 6, 8, 0)
     mask[:, 0] = True
-    found = scoring.all_pairs(query, document, mask).numpy()
+    found = maxsim.all_scores(query, document, mask).numpy()
     for i, rows in enumerate(query.numpy()):
         for j, (tokens, kept) in enumerate(zip(document.numpy(), mask.numpy(), strict=True)):
             wanted = reference.maxsim(rows, tokens[kept], np.float32)
@@ -55,7 +55,7 @@ def test_the_search_engines_score_is_the_same() -> None:
 @given(shapes)
 def test_pairs_is_the_diagonal(shape: tuple[int, ...]) -> None:
     query, document, mask = made(shape[0], *shape[:1], *shape[2:])
-    every = scoring.all_pairs(query, document, mask)
+    every = maxsim.all_scores(query, document, mask)
     assert torch.allclose(
         scoring.score_pairs(query, document, mask.unsqueeze(-1)), every.diagonal()
     )
@@ -63,16 +63,16 @@ def test_pairs_is_the_diagonal(shape: tuple[int, ...]) -> None:
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     query, document, mask = made(3, 9, 4, 5, 8, 1)
-    whole = scoring.all_pairs(query, document, mask)
-    monkeypatch.setattr(scoring, "_BLOCK", 2 * 3 * 4 * 5)
-    assert torch.allclose(scoring.all_pairs(query, document, mask), whole)
+    whole = maxsim.all_scores(query, document, mask)
+    monkeypatch.setattr(maxsim, "_BLOCK", 2 * 3 * 4 * 5)
+    assert torch.allclose(maxsim.all_scores(query, document, mask), whole)
 
 
 def test_low_precision_is_scored_in_float32() -> None:
     query, document, mask = made(2, 2, 3, 4, 8, 2)
-    low = scoring.all_pairs(query.bfloat16(), document.bfloat16(), mask)
+    low = maxsim.all_scores(query.bfloat16(), document.bfloat16(), mask)
     assert low.dtype == torch.float32
-    assert torch.equal(low, scoring.all_pairs(query.bfloat16().float(), document.bfloat16(), mask))
+    assert torch.equal(low, maxsim.all_scores(query.bfloat16().float(), document.bfloat16(), mask))
 
 
 def test_shapes_that_do_not_fit_are_named() -> None:
@@ -80,12 +80,12 @@ def test_shapes_that_do_not_fit_are_named() -> None:
     with pytest.raises(InputError, match="paired"):
         scoring.score_pairs(query, document, mask)
     with pytest.raises(InputError, match="shapes"):
-        scoring.all_pairs(query, document, mask[:, 1:])
+        maxsim.all_scores(query, document, mask[:, 1:])
 
 
 def test_losses_are_cross_entropies() -> None:
     query, document, mask = made(3, 9, 4, 5, 8, 3)
-    every = scoring.all_pairs(query, document, mask)
+    every = maxsim.all_scores(query, document, mask)
     wanted = -torch.stack([every[i].log_softmax(0)[3 * i] for i in range(3)]).mean()
     assert torch.allclose(loss.in_batch(query, document, mask), wanted)
     own = torch.stack([every[i, 3 * i : 3 * i + 3] for i in range(3)])

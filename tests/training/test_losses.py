@@ -29,7 +29,9 @@ def cross_entropy(scores: list[Tensor], positive: Tensor) -> Tensor:
 
 def naive(rows: Encoded, batch: TrainingBatch, recipe: Recipe) -> Tensor:
     """The whole loss, one query after the other."""
-    scores = scoring.all_pairs(*rows)
+    near = torch.einsum("qid,njd->qnij", rows.queries, rows.documents)
+    near = near.masked_fill(~rows.mask[None, :, None, :], scoring.MASKED)
+    scores = near.max(-1).values.sum(-1)
     n, negatives, distillation = batch.passages_per_query, recipe.negatives, recipe.distillation
     size = len(batch) // negatives.groups
     contrastive, distilled = [], []

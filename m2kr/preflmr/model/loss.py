@@ -7,7 +7,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from m2kr.errors import InputError
-from m2kr.preflmr.model import scoring
+from m2kr.preflmr.model import maxsim
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ def in_batch(queries: "Tensor", documents: "Tensor", mask: "Tensor") -> "Tensor"
         The mean over queries, a scalar.
     """
     each = documents_per_query(queries, documents)
-    scores = scoring.all_pairs(queries, documents, mask)
+    scores = maxsim.all_scores(queries, documents, mask)
     return F.cross_entropy(scores, torch.arange(len(queries), device=scores.device) * each)
 
 

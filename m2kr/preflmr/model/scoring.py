@@ -1,6 +1,7 @@
-"""MaxSim in torch, with gradients: the official score function, for training and small batches.
+"""MaxSim of pairs in torch, with gradients: the official score function, for small batches.
 
-Searching a corpus is `m2kr.search`'s work.
+`m2kr.preflmr.model.maxsim` scores every query with every document; searching a corpus is
+`m2kr.search`'s work.
 """
 
 from typing import TYPE_CHECKING
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 #: Similarity that masked document tokens get before the maximum is taken, as in the official code.
 MASKED = -9999.0
-_BLOCK = 1 << 26  # similarities held at once in `all_pairs`
 
 
 def score_pairs(queries: "Tensor", documents: "Tensor", mask: "Tensor") -> "Tensor":
@@ -28,47 +28,32 @@ def score_pairs(queries: "Tensor", documents: "Tensor", mask: "Tensor") -> "Tens
     Returns:
         (N,), in float32 or wider.
     """
-    queries, documents, mask = checked(queries, documents, mask)
+    mask = fitting(queries, documents, mask)
+    queries, documents = wide(queries, documents)
     if len(queries) != len(documents):
         raise InputError(f"{len(queries)} queries are paired with {len(documents)} documents")
     return _reduce(queries @ documents.transpose(1, 2), mask[:, None, :])
 
 
-def all_pairs(queries: "Tensor", documents: "Tensor", mask: "Tensor") -> "Tensor":
-    """Scores of every query with every document.
+def fitting(queries: "Tensor", documents: "Tensor", mask: "Tensor") -> "Tensor":
+    """The mask as bool, (documents x rows).
 
-    Args:
-        queries: (Q x query rows x dim); zero rows add 0.
-        documents: (D x document rows x dim).
-        mask: Bool, (D x document rows) or (D x document rows x 1); False rows don't take part.
-
-    Returns:
-        (Q x D), in float32 or wider. Memory is bounded by blocks of documents.
+    Raises:
+        InputError: Shapes don't fit.
     """
-    queries, documents, mask = checked(queries, documents, mask)
-    per_document = max(1, len(queries) * queries.shape[1] * documents.shape[1])
-    block = max(1, _BLOCK // per_document)
-    columns = [
-        _reduce(torch.einsum("qid,njd->qnij", queries, part), part_mask[None, :, None, :])
-        for part, part_mask in zip(
-            torch.split(documents, block), torch.split(mask, block), strict=True
-        )
-    ]
-    return torch.cat(columns, dim=1)
-
-
-def checked(
-    queries: "Tensor", documents: "Tensor", mask: "Tensor"
-) -> "tuple[Tensor, Tensor, Tensor]":
-    """Both in float32 or wider, and the mask as bool, (documents x rows); shapes must fit."""
     mask = mask.squeeze(-1) if mask.dim() == 3 else mask
     if mask.shape != documents.shape[:2] or queries.shape[-1] != documents.shape[-1]:
         raise InputError(
             f"shapes don't fit: queries {tuple(queries.shape)}, documents "
             f"{tuple(documents.shape)}, mask {tuple(mask.shape)}"
         )
+    return mask.bool()
+
+
+def wide(queries: "Tensor", documents: "Tensor") -> "tuple[Tensor, Tensor]":
+    """Both in the wider one's type, float32 at least."""
     kind = torch.promote_types(torch.promote_types(queries.dtype, documents.dtype), torch.float32)
-    return queries.to(kind), documents.to(kind), mask.bool()
+    return queries.to(kind), documents.to(kind)
 
 
 def _reduce(similarities: "Tensor", mask: "Tensor") -> "Tensor":

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import InputError
-from m2kr.preflmr.model import scoring
-from m2kr.training import maxsim
+from m2kr.preflmr.model import maxsim, scoring
 
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 sizes = st.tuples(*(st.integers(1, most) for most in (4, 5, 5, 7, 4)), st.integers(0, 999))
@@ -86,6 +85,50 @@ def test_nothing_hides_a_nan(monkeypatch: pytest.MonkeyPatch) -> None:
         scores = maxsim.all_scores(query, document, mask)
         assert scores[0].isnan().tolist() == [False, True, False]
         document[1, token, 0] = 0
+
+
+def kernel(
+    Q: torch.Tensor,  # noqa: N803 - as the package has it
+    D: torch.Tensor,  # noqa: N803
+    q_mask: torch.Tensor | None = None,
+    d_mask: torch.Tensor | None = None,
+    *,
+    normalize: bool = False,
+    backward: str | None = None,
+) -> torch.Tensor:
+    """What late-interaction-kernels 0.4.5 says of its ``maxsim``, in torch.
+
+    Masked tokens are minus infinity, rows without a token add 0, sums are float32.
+    """
+    assert q_mask is None
+    assert d_mask is not None
+    assert not normalize
+    assert backward == "unified"
+    near = torch.einsum("qid,njd->qnij", Q.float(), D.float())
+    best = near.masked_fill(~d_mask[None, :, None, :], -torch.inf).max(-1).values
+    return best.masked_fill(best.isinf(), 0.0).sum(-1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kernels_of_others_give_the_same(seed: int) -> None:
+    """Of a stand-in for the package, which needs a GPU."""
+    query, document, mask = made((3, 6, 5, 6, 4, seed), torch.bfloat16)
+    assert not mask.any(dim=1).all()
+    found, wanted = (
+        maxsim._fused(kernel, query, document, mask),
+        maxsim.all_scores(query, document, mask),
+    )
+    assert found.dtype == torch.float32
+    assert torch.equal(found, wanted)
+    weights = torch.randn(wanted.shape).round()
+    ours = torch.autograd.grad(found, [query, document], weights)
+    for own, right in zip(
+        ours, torch.autograd.grad(wanted, [query, document], weights), strict=True
+    ):
+        assert torch.equal(own, right)
+    with torch.no_grad():
+        document[1, 0, 0] = torch.nan
+    assert maxsim._fused(kernel, query, document, mask)[:, 1].isnan().all() or not mask[1].any()
 
 
 def test_shapes_that_do_not_fit_are_named() -> None:

@@ -2,9 +2,11 @@
 
 The similarities of a batch of 64 queries with 320 documents of 512 tokens are 13 GB in float32. Here
 they are made block by block, over query rows, documents and document tokens; what stays for the backward
-pass is which token was the nearest, 2 bytes for each query row and document.
+pass is which token was the nearest, 2 bytes for each query row and document. On a GPU the package
+late-interaction-kernels does the same for 16-bit rows, if it is installed.
 """
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +15,8 @@ from torch.autograd.function import once_differentiable
 from m2kr.preflmr.model import scoring
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 #: Similarities made at once.
@@ -22,7 +26,7 @@ _TOKENS = 512
 
 
 def all_scores(queries: "Tensor", documents: "Tensor", mask: "Tensor") -> "Tensor":
-    """Scores of every query with every document, as `m2kr.preflmr.model.scoring.all_pairs` has them.
+    """Scores of every query with every document, by the official score function.
 
     A query row's gradient goes to one token, the first of the nearest; none goes to masked tokens.
     There are no second derivatives.
@@ -38,9 +42,38 @@ def all_scores(queries: "Tensor", documents: "Tensor", mask: "Tensor") -> "Tenso
     Raises:
         InputError: Shapes don't fit.
     """
-    queries, documents, mask = scoring.checked(queries, documents, mask)
+    mask = scoring.fitting(queries, documents, mask)
+    # For 16-bit rows alone: the kernels round wider ones to float16 before they multiply.
+    narrow = queries.dtype == documents.dtype and queries.dtype in (torch.bfloat16, torch.float16)
+    if narrow and queries.is_cuda and (kernel := _kernel()):
+        return _fused(kernel, queries, documents, mask)
+    queries, documents = scoring.wide(queries, documents)
     scores: Tensor = _MaxSim.apply(queries, documents, mask)  # type: ignore[no-untyped-call]
     return scores
+
+
+@functools.cache
+def _kernel() -> "Callable[..., Tensor] | None":
+    """``maxsim`` of the package late-interaction-kernels (0.4), where it and Triton are installed."""
+    try:
+        import triton  # noqa: F401
+        from late_interaction_kernels import maxsim
+    except ImportError:
+        return None
+    kernel: Callable[..., Tensor] = maxsim
+    return kernel
+
+
+def _fused(
+    kernel: "Callable[..., Tensor]", queries: "Tensor", documents: "Tensor", mask: "Tensor"
+) -> "Tensor":
+    """Scores by a kernel to which documents that are masked whole score 0, and which may skip NaN."""
+    some = mask.any(dim=1)
+    # "unified" adds the documents' gradient up in float32; "auto" may not.
+    scores = kernel(queries, documents, d_mask=mask | ~some[:, None], backward="unified")
+    with torch.no_grad():
+        faults = queries.float().sum((1, 2))[:, None] * 0 + documents.float().sum((1, 2)) * 0
+    return torch.where(some, scores + faults, scoring.MASKED * queries.shape[1])
 
 
 class _MaxSim(torch.autograd.Function):
