@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Both set up what they need.
+# `make demo`, `make train-demo` (the four stages of training on mini) and `make test` set up what they need.
 #
 # Torch comes first and by itself, so that you choose its build; one that is there is never replaced.
 #   CPU or macOS:  make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
@@ -18,12 +18,16 @@ BESIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no
 # Slow tests that want the whole machine: timings, and Ray's nodes.
 ALONE := tests/benchmarks tests/distributed
 
-.PHONY: demo test slow check wheel clean
+.PHONY: demo train-demo test slow check wheel clean
 
 demo: $(STAMPS)/demo
 	@start=$$(date +%s); \
 	$(BIN)/m2kr demo --data "$(DATA)" && \
 	echo "build and evaluation: $$(($$(date +%s) - start)) s; install: $$(cat $(STAMPS)/seconds) s (when it last ran)"
+
+train-demo: $(STAMPS)/demo
+	$(BIN)/m2kr build mini --data "$(DATA)"
+	$(BIN)/m2kr study train-demo --data "$(DATA)"
 
 test: $(STAMPS)/dev
 	$(BESIDE)

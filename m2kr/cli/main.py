@@ -39,6 +39,7 @@ from m2kr.cli import (
     reproduce,
     search,
     show,
+    study,
     train,
     verify,
 )
@@ -187,7 +188,7 @@ PANELS: dict[str, dict[str, Any]] = {
         "export": export,
         "check-retriever": check_retriever,
     },
-    "Training": {"train": train, "mine": mine},
+    "Training": {"train": train, "mine": mine, "study": study},
     "Search": {"search": search, "index": index, "model": model},
     "Help": {"demo": demo, "doctor": doctor},
 }

@@ -13,7 +13,7 @@ from m2kr.evaluation.result import file_word
 from m2kr.report.summary import PRIMARY, Column, Summary, costs, curve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from os import PathLike
 
     from matplotlib.axes import Axes
@@ -71,17 +71,35 @@ def write_plots(results: "Sequence[Result]", folder: "str | PathLike[str]") -> l
         MissingError: matplotlib is not installed.
         UsageError: There are no results with scores.
     """
+    summary = Summary.of(results)
+    if not summary.metrics():
+        raise UsageError("there are no scores to draw")
+    return save_figures(lambda: _figures(summary), folder)
+
+
+def save_figures(
+    figures: "Callable[[], Iterable[tuple[str, Figure]]]", folder: "str | PathLike[str]"
+) -> list[Path]:
+    """Draws figures in the style of reports, and writes a PNG and an SVG of each.
+
+    Args:
+        figures: Draws them, and gives the stems of their files.
+        folder: Made if need be; files of these names are replaced.
+
+    Returns:
+        Paths of the files.
+
+    Raises:
+        MissingError: matplotlib is not installed.
+    """
     try:
         import matplotlib as mpl
     except ImportError as error:
         raise missing_dependency("matplotlib", "report", "drawing plots") from error
-    summary = Summary.of(results)
-    if not summary.metrics():
-        raise UsageError("there are no scores to draw")
     target, written = Path(folder), []
     target.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(_STYLE):
-        for name, figure in _figures(summary):
+        for name, figure in figures():
             for form, options in (("png", {"dpi": _DPI}), ("svg", {"metadata": {"Date": None}})):
                 data = io.BytesIO()
                 figure.savefig(data, format=form, bbox_inches="tight", **options)
@@ -168,7 +186,7 @@ def radar(summary: Summary) -> "Figure | None":
             for value, top in zip(values, best, strict=True)
         ]
         if sum(map(math.isfinite, shares)) > 2:
-            panel.plot([*angles, angles[0]], [*shares, shares[0]], **_line(number, system))
+            panel.plot([*angles, angles[0]], [*shares, shares[0]], **line_style(number, system))
     names = [
         f"{_short(column.label)}\n{_score(top)}" for column, top in zip(columns, best, strict=True)
     ]
@@ -192,7 +210,7 @@ def curves(summary: Summary, column: Column) -> "Figure | None":
     for number, system in enumerate(summary.systems):
         points = curve(column.results[system]) if system in column.results else []
         if len(points) > 1:
-            panel.plot(*zip(*points, strict=True), **_line(number, system))
+            panel.plot(*zip(*points, strict=True), **line_style(number, system))
             ks |= {k for k, _ in points}
     if not ks:
         return None
@@ -217,7 +235,11 @@ def cost(summary: Summary, column: Column) -> "Figure | None":
         value = summary.value(system, column, PRIMARY)
         seconds = costs(column.results[system]).get("seconds") if value else None
         if value and seconds:
-            style = _line(number, system) | {"linestyle": "none", "markersize": 7, "clip_on": False}
+            style = line_style(number, system) | {
+                "linestyle": "none",
+                "markersize": 7,
+                "clip_on": False,
+            }
             panel.plot([seconds], [value["value"]], **style)
             drawn += 1
     if not drawn:
@@ -238,7 +260,8 @@ def _legend(figure: "Figure", panel: "Axes") -> None:
     figure.legend(loc="outside right upper", frameon=False)
 
 
-def _line(number: int, system: str) -> dict[str, Any]:
+def line_style(number: int, system: str) -> dict[str, Any]:
+    """How the line of a system is drawn, the ``number``-th in its plot."""
     return {
         "label": _short(system),
         "color": _COLOURS[number % len(_COLOURS)],

@@ -54,6 +54,8 @@ class Share:
         repeat: How often an epoch visits each of its rows.
         take: So many of its rows, drawn by the recipe's seed; all if None.
         tasks: Only rows of these tasks (``I2T``, ``Q2T``, ``IQ2T``); all if empty.
+        where: Only rows that other columns of the queries choose: ``form=evqa``, or ``form=evqa|okvqa``.
+            Of several conditions all hold.
     """
 
     source: str
@@ -63,6 +65,7 @@ class Share:
     repeat: int = 1
     take: int | None = None
     tasks: tuple[str, ...] = ()
+    where: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,7 +194,10 @@ def _shares(shares: Sequence[Share], path: str, origin: Origin) -> Iterator[M2KR
                     f"{inner}.tasks",
                     expected=", ".join(TASKS),
                 )
-        same = (share.source.lower(), share.edition, share.split, frozenset(share.tasks))
+        same = (
+            *(share.source.lower(), share.edition, share.split),
+            *(frozenset(share.tasks), frozenset(share.where)),
+        )
         if same in seen:
             yield origin.error(
                 f"{path}[{seen[same]}] and [{number}] are the same rows, {share.source} {share.split}",

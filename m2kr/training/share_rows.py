@@ -1,5 +1,6 @@
 """The rows of one source that training visits, and which passages are right for them."""
 
+import difflib
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -43,11 +44,11 @@ class ShareRows:
 
     Attributes:
         rows: Rows that are visited, in the order of the table (uint32).
-        other_tasks: How many rows are left out for their task.
+        other_tasks: How many rows are left out for their task, or by ``where``.
         without_positive: How many of the others are, because the pool has no passage that is right.
 
     Raises:
-        UsageError: The share is impossible: no such task, more rows than there are.
+        UsageError: The share is impossible: no such task or column, more rows than there are.
         InputError: No row is left, or the pool is empty.
     """
 
@@ -57,7 +58,7 @@ class ShareRows:
         if not len(split.passages):
             raise InputError("the pool has no passages", where=split.label)
         self._starts, self._judged, self._right = self._judgements()
-        wanted = self._of_tasks()
+        wanted = self._of_tasks() & self._where()
         self.other_tasks = len(split) - int(wanted.sum())
         trainable = wanted & self._has_positive()
         self.without_positive = int(wanted.sum() - trainable.sum())
@@ -193,6 +194,35 @@ class ShareRows:
                 expected=" or ".join(np.unique(tasks).tolist()),
             )
         return np.isin(tasks, wanted)
+
+    def _where(self) -> "NDArray[np.bool_]":
+        """Which rows meet the share's conditions."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        table, chosen = self.split.queries.data, np.ones(len(self.split), bool)
+        for condition in self.share.where:
+            column, equals, values = condition.partition("=")
+            column = column.strip()
+            plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
+            if not equals or column not in plain:
+                near = difflib.get_close_matches(column, plain, n=1)
+                raise UsageError(
+                    f"there is no column '{column}'" if equals else f"'{condition}' has no =",
+                    where=f"where of {self.split.label}",
+                    expected=f"COLUMN=VALUE, of the columns {', '.join(plain)}",
+                    fix=f"did you mean {near[0]}={values}?" if near and equals else None,
+                )
+            texts = pc.cast(table.column(column), pa.string())
+            wanted = pa.array([value.strip() for value in values.split("|")])
+            met = pc.is_in(texts, value_set=wanted).to_numpy(zero_copy_only=False)
+            if not met.any():
+                known = ", ".join(sorted(str(v) for v in pc.unique(texts).slice(0, 12).to_pylist()))
+                raise UsageError(
+                    f"no row has {condition}", where=f"where of {self.split.label}", expected=known
+                )
+            chosen &= met
+        return chosen
 
     def _tasks(self) -> "Iterator[NDArray[np.str_]]":
         """The rows' tasks: as the table says, or else the source, or else what a query consists of."""

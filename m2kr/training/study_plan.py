@@ -1,0 +1,216 @@
+"""What a study takes: its stages, each once however many arms share it, and its systems."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from m2kr.data.load import load
+from m2kr.errors import MissingError
+from m2kr.evaluation.result import file_word
+from m2kr.hashes import file_sha256
+from m2kr.training.recipe import Recipe
+from m2kr.training.recipe_file import load_recipe, recipe_fingerprint
+from m2kr.training.study_file import MinedPassages, Point, Study
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStage:
+    """One training run.
+
+    Attributes:
+        key: Of all that decides its result: recipe, data, and the stages before it.
+        stage: Its name in the study.
+        recipe: Its recipe, which starts from the stage before it.
+        folder: Where it is trained.
+        before: The stage whose weights it starts from.
+    """
+
+    key: str
+    stage: str
+    recipe: Recipe
+    folder: Path
+    before: "PlannedStage | None" = None
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """What was written down when it was finished; None before."""
+        file = self.folder / "stage.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+    @property
+    def model(self) -> Path:
+        """Its trained model, once there is one."""
+        run = (self.record or {}).get("run") or _run_name(self.recipe)
+        return self.folder / run / "model"
+
+    @property
+    def chain(self) -> "tuple[PlannedStage, ...]":
+        """The stages up to this one."""
+        return (*(self.before.chain if self.before else ()), self)
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What is scored.
+
+    Attributes:
+        name: In tables: the arm's or the baseline's, with the point of the grid, the repeat left out.
+        point: Of the grid; of baselines the repeat alone, if it matters to them.
+        arm: Empty for baselines.
+        stage: After which; None for baselines.
+        last: Whether it ends its arm, or is a baseline.
+        start: Of the untrained model: the recipe that says which.
+    """
+
+    name: str
+    point: Point
+    arm: str = ""
+    stage: PlannedStage | None = None
+    last: bool = True
+    start: Recipe | None = None
+
+
+class StudyPlan:
+    """A study's runs and systems.
+
+    Args:
+        study: The study.
+        out: Its folder.
+        data: Data root.
+
+    Attributes:
+        systems: In the order of tables: baselines, then arms, for each point of the grid.
+        unbuilt: Sources that are not built yet; with some, nothing that is there already is known again.
+    """
+
+    def __init__(self, study: Study, out: Path, data: Path | None = None) -> None:
+        self.study, self.out, self._data = study, out.absolute(), data
+        self.unbuilt: list[str] = []
+        self._stages: dict[str, PlannedStage] = {}
+        self._ids: dict[tuple[str, str, str | None], Any] = {}
+        self.systems = list(self._systems())
+
+    @property
+    def stages(self) -> list[PlannedStage]:
+        """The runs, each once, earlier stages first."""
+        return list(self._stages.values())
+
+    @cached_property
+    def mined(self) -> dict[str, Path]:
+        """By name the files that are mined."""
+        return {
+            name: self.out / "mined" / f"{file_word(name)}.{self._mined_key(mined)[:8]}.parquet"
+            for name, mined in self.study.mined.items()
+        }
+
+    def fingerprint(self, source: str, split: str, edition: str | None = None) -> Any:
+        """What a split holds; None as long as it isn't built."""
+        key = source, split, edition
+        if key not in self._ids:
+            try:
+                self._ids[key] = load(source, split, edition=edition, data=self._data).fingerprints
+            except MissingError:
+                self._ids[key] = None
+                self.unbuilt.append(source)
+        return self._ids[key]
+
+    def _systems(self) -> Iterator[System]:
+        study = self.study
+        varying = [name for name, values in study.grid.items() if len(values) > 1]
+        shown = [name for name in varying if name != study.repeat]
+        scored: set[str] = set()
+        for number, point in enumerate(study.points()):
+            repeat = {name: value for name, value in point.items() if name == study.repeat}
+            arms = {arm: self._chain(stages, point) for arm, stages in study.arms.items()}
+            if all(
+                point[name] == study.grid[name][0] for name in study.grid if name != study.repeat
+            ):
+                for name, baseline in study.baselines.items():
+                    if baseline.retriever and number == 0:
+                        yield System(name, {})
+                    elif not baseline.retriever:
+                        first = next((c[0].recipe for c in arms.values() if c), None)
+                        yield System(name, repeat, start=first or self._start(point))
+            at = ", ".join(f"{name} {point[name]}" for name in shown)
+            for arm, chain in arms.items():
+                for stage in chain if study.each_stage else chain[-1:]:
+                    last = stage is chain[-1]
+                    if not last and stage.key in scored:
+                        continue  # as part of another arm
+                    scored |= set() if last else {stage.key}
+                    name = arm if last else f"after {' + '.join(s.stage for s in stage.chain)}"
+                    yield System(f"{name}, {at}" if at else name, point, arm, stage, last)
+
+    def _start(self, point: Point) -> Recipe:
+        """The recipe of the first stage, for the model that it starts from."""
+        first = next(iter(self.study.stages))
+        return self._recipe(first, point, None)
+
+    def _chain(self, stages: tuple[str, ...], point: Point) -> list[PlannedStage]:
+        chain: list[PlannedStage] = []
+        for name in stages:
+            settings = self.study.settings(name, point, self._mined_paths)
+            if settings.get("steps.steps", "").strip() == "0":
+                continue
+            before = chain[-1] if chain else None
+            recipe = self._recipe(name, point, before)
+            key = self._key(recipe, before)
+            if key not in self._stages:
+                folder = self.out / "stages" / f"{file_word(name)}.{key[:8]}"
+                self._stages[key] = PlannedStage(key, name, recipe, folder, before)
+            chain.append(self._stages[key])
+        return chain
+
+    def _recipe(self, stage: str, point: Point, before: PlannedStage | None) -> Recipe:
+        name = self.study.stages[stage].recipe
+        own = self.study.folder / name
+        settings = self.study.settings(stage, point, self._mined_paths)
+        settings["name"] = file_word(stage)
+        if before is not None:
+            settings["start.checkpoint"] = str(before.model)
+        return load_recipe(own if own.is_file() else name, settings)
+
+    def _key(self, recipe: Recipe, before: PlannedStage | None) -> str:
+        start, negatives, teacher = recipe.start, recipe.negatives, recipe.distillation
+        if before is not None:
+            start = replace(start, checkpoint=before.key)
+        same = replace(
+            recipe,
+            start=start,
+            negatives=replace(negatives, file=self._file_id(negatives.file)),
+            distillation=replace(teacher, file=self._file_id(teacher.file)),
+        )
+        return digest(
+            recipe_fingerprint(same),
+            asdict(recipe.validation),
+            [self.fingerprint(s.source, s.split, s.edition) for s in recipe.data.sources],
+        )
+
+    def _file_id(self, file: str | None) -> str | None:
+        if file is None:
+            return None
+        for name, path in self.mined.items():
+            if Path(file) == path:
+                return self._mined_key(self.study.mined[name])
+        return file_sha256(Path(file)) if Path(file).is_file() else file
+
+    @property
+    def _mined_paths(self) -> Mapping[str, str]:
+        return {name: str(path) for name, path in self.mined.items()}
+
+    def _mined_key(self, mined: MinedPassages) -> str:
+        return digest(asdict(mined), self.fingerprint(mined.source, mined.split))
+
+
+def digest(*facts: Any) -> str:
+    """Hex digest of JSON values."""
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _run_name(recipe: Recipe) -> str:
+    return f"{recipe.name}.{recipe_fingerprint(recipe)[:8]}"

@@ -1,0 +1,175 @@
+"""Studies: files that are read and refused, stages that are shared, and what is found again."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from m2kr.errors import InputError, UsageError
+from m2kr.training.recipe_file import dump_recipe
+from m2kr.training.study import run_study
+from m2kr.training.study_file import load_study, study_names
+from m2kr.training.study_outcome import StudyOutcome
+from m2kr.training.study_plan import StudyPlan
+from tests.support.tiny_training import SOURCE, make_source, tiny_recipe
+
+STUDY = {
+    "title": "A toy",
+    "grid": {"seed": ["0"], "steps": ["0", "2"]},
+    "repeat": "seed",
+    "set": {"steps.seed": "${seed}", "steps.steps": "2"},
+    "stages": {
+        "first": {"recipe": "tiny.yaml", "set": {"trained": ["mapping", "text_linear"]}},
+        "second": {"recipe": "tiny.yaml", "set": {"steps.steps": "${steps}"}},
+        "last": {"recipe": "tiny.yaml", "set": {"optimiser.lr": "2e-3"}},
+    },
+    "arms": {"whole": ["first", "second", "last"]},
+    "evaluations": {"train": {"source": SOURCE, "split": "train"}},
+    "baselines": {"untrained": None},
+    "figure": {"x": "steps", "y": ["hit_rate@5"], "change_from": "0"},
+}
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a study, its recipe and the data."""
+    root = tmp_path_factory.mktemp("study")
+    make_source(root / "data")
+    recipe = dump_recipe(tiny_recipe(stage="3"))
+    (root / "tiny.yaml").write_text(recipe, encoding="utf-8")
+    write(root, STUDY)
+    return root
+
+
+def write(folder: Path, words: object) -> Path:
+    path = folder / "toy.yaml"
+    path.write_text(yaml.safe_dump(words, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def done(folder: Path, told: list[str], killed_at: str = "") -> StudyOutcome:
+    def tell(line: str) -> None:
+        if killed_at and line.startswith(killed_at):
+            raise Killed
+        told.append(line)
+
+    study = load_study(folder / "toy.yaml")
+    return run_study(study, data=folder / "data", out=folder / "out", tell=tell)
+
+
+@pytest.fixture(scope="module")
+def outcome(folder: Path) -> tuple[StudyOutcome, list[list[str]]]:
+    """The study killed in its second run, then in its second evaluation, then finished."""
+    told: list[list[str]] = [[], [], []]
+    for lines, place in zip(told, ("stage 2", "scoring whole, steps 0", ""), strict=True):
+        if place:
+            with pytest.raises(Killed):
+                done(folder, lines, place)
+        else:
+            finished = done(folder, lines)
+    return finished, told
+
+
+def test_a_shared_stage_is_trained_once_and_what_is_done_is_found_again(
+    outcome: tuple[StudyOutcome, list[list[str]]], folder: Path
+) -> None:
+    finished, told = outcome
+    assert told[0] == ["stage 1 of 4: first, 2 steps"]
+    assert [line.partition(":")[0] for line in told[1]] == [
+        *("stage 2 of 4", "stage 3 of 4", "stage 4 of 4", "scoring untrained on train")
+    ]
+    assert told[2] == ["scoring whole, steps 0 on train", "scoring whole, steps 2 on train"]
+    chains = [[each.stage for each in stage.chain] for stage in finished.stages]
+    assert chains == [
+        *(["first"], ["first", "last"], ["first", "second"], ["first", "second", "last"])
+    ]
+    before = (folder / "out" / "study.json").read_bytes()
+    again: list[str] = []
+    done(folder, again)
+    assert again == []
+    assert (folder / "out" / "study.json").read_bytes() == before
+
+
+def test_another_value_of_one_stage_trains_that_and_what_follows(
+    outcome: tuple[StudyOutcome, list[list[str]]], folder: Path
+) -> None:
+    plan = StudyPlan(
+        load_study(folder / "toy.yaml", {"second.optimiser.lr": "5e-4", "steps": "2"}),
+        folder / "out",
+        folder / "data",
+    )
+    assert [stage.record is not None for stage in plan.stages] == [True, False, False]
+    seeds = StudyPlan(
+        load_study(folder / "toy.yaml", {"seed": "0,1"}), folder / "out", folder / "data"
+    )
+    assert sum(stage.record is None for stage in seeds.stages) == 4
+    assert len(seeds.stages) == 8
+
+
+def test_the_outcome_has_scores_tests_curves_and_a_figure(
+    outcome: tuple[StudyOutcome, list[list[str]]], folder: Path
+) -> None:
+    out = folder / "out"
+    written = json.loads((out / "study.json").read_text(encoding="utf-8"))
+    names = [system["name"] for system in written["systems"]]
+    assert names == ["untrained", "whole, steps 0", "whole, steps 2"]
+    for system in written["systems"]:
+        result = json.loads((out / system["results"]["train"]["file"]).read_text(encoding="utf-8"))
+        assert result["metrics"] == system["results"]["train"]["metrics"]
+    (test,) = written["tests"]
+    assert len(test["by_source"][f"{SOURCE}/train"]["hit_rate@5"]["pairs"]) == 3
+    page = (out / "study.md").read_text(encoding="utf-8")
+    assert "| whole, steps 2 | " in page
+    for name in ("toy", "learning"):
+        assert f"(figures/{name}.png)" in page
+        assert (out / "figures" / f"{name}.png").stat().st_size > 5000
+        assert (out / "figures" / f"{name}.svg").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said", "near"),
+    [
+        ("stages.last.set", {"steps.seed": "${sead}"}, "no variable 'sead'", "'seed'"),
+        ("arms.whole", ["first", "secnd"], "no stage 'secnd'", "'second'"),
+        ("figure.x", "step", "no variable 'step'", "'steps'"),
+        ("repeat", "sed", "no variable 'sed'", "'seed'"),
+        ("tests", [["whole", "untraind"]], "no arm or baseline 'untraind'", "'untrained'"),
+        ("evaluations.train.instructions", "rows", "'rows'", "'row'"),
+        ("evaluation", {}, "no key evaluation", "'evaluations'"),
+        ("stages.last.recipe", "stage33", "no recipe 'stage33'", "'stage3'"),
+        ("grid.steps", ["2", "2"], "grid.steps is ['2', '2']", ""),
+        ("evaluations", {}, "nothing to score", ""),
+    ],
+)
+def test_a_wrong_study_is_refused(
+    tmp_path: Path, path: str, value: object, said: str, near: str
+) -> None:
+    words = yaml.safe_load(yaml.safe_dump(STUDY))
+    place, *keys = words, *path.split(".")
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    with pytest.raises(InputError) as error:
+        load_study(write(tmp_path, words))
+    assert said in str(error.value)
+    assert near in str(error.value)
+
+
+def test_a_wrong_override_is_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match="no variable 'step'") as error:
+        load_study(folder / "toy.yaml", {"step": "1"})
+    assert "'steps'" in str(error.value)
+    with pytest.raises(UsageError, match="no study 'inter-step'"):
+        load_study("inter-step")
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_packaged_studies_can_be_planned_without_data(name: str, tmp_path: Path) -> None:
+    plan = StudyPlan(load_study(name), tmp_path, tmp_path)
+    assert plan.systems
+    assert len({system.name for system in plan.systems if system.last}) > 1
