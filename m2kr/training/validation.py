@@ -15,14 +15,17 @@ and that many negatives, whatever its seed.
 """
 
 import hashlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m2kr import atomic
 from m2kr.data.load import Split, load
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
@@ -37,7 +40,6 @@ from m2kr.training.share_rows import ShareRows
 
 if TYPE_CHECKING:
     from os import PathLike
-    from pathlib import Path
 
     from datasets import Dataset
     from numpy.typing import NDArray
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from m2kr.preflmr.encode.encoder import Encoder
     from m2kr.preflmr.encode.queries_and_passages import Query
     from m2kr.preflmr.model.modeling import PreFLMRModel
+    from m2kr.retrieval.protocol import Side
     from m2kr.training.recipe import Recipe, Share
 
 _METRICS = ("hit_rate@1", "hit_rate@5", "hit_rate@10")
@@ -56,7 +59,7 @@ _SEED = 0  # of samples: the same for every recipe, so that their validations co
 class ModelInMemory(LateInteraction):
     """A model whose weights still change, as a retriever that asks as training does.
 
-    Nothing that it encodes is kept.
+    Its passages' rows are known by the weights that make them; those of queries by nothing.
 
     Args:
         model: With tokenizers; the whole of it, on one device.
@@ -84,15 +87,27 @@ class ModelInMemory(LateInteraction):
             fixed = self._recipe.data.instructions == "fixed"
             yield query._replace(instruction=FIXED_INSTRUCTION) if fixed else query
 
-    def cache_key(self, side: Any) -> None:  # type: ignore[override] # noqa: ARG002
-        """None: weights in memory have no name."""
-        return
+    def cache_key(self, side: "Side") -> dict[str, Any] | None:  # type: ignore[override]
+        """The hash of what encodes passages; of queries None."""
+        return {"weights": passage_weights_sha256(self._model)} if side == "document" else None
 
     @cached_property
     def _encoder(self) -> "Encoder":
         from m2kr.preflmr.encode.encoder import Encoder
 
         return Encoder(self._model, output="float16")
+
+
+def passage_weights_sha256(model: "PreFLMRModel") -> str:
+    """Hash (hex) of the weights that passages are encoded with: of a text encoder and its projection."""
+    import torch
+
+    total = hashlib.sha256()
+    for part in (model.context_text_encoder, model.context_text_encoder_linear):
+        for name, tensor in part.state_dict().items():
+            total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 @dataclass(frozen=True, repr=False)
@@ -164,8 +179,8 @@ class SampledSplit(Split):
 
     @cached_property
     def passages_view(self) -> Passages:
-        """Its passages, without a fingerprint."""
-        return Passages(self.passages, self.images)
+        """Its passages."""
+        return Passages(self.passages, self.images, self.fingerprints["pool"])
 
     def require_unharmed(self) -> None:
         """As of the split."""
@@ -251,6 +266,8 @@ class Validator:
         self._recipe = recipe
         self._metrics = list(dict.fromkeys([asked.metric, *_METRICS]))
         choose(self._metrics)
+        self._kept = tempfile.TemporaryDirectory(prefix="m2kr-", ignore_cleanup_errors=True)
+        self._kept_by = ""
         self._splits = [self._opened(share, data_root, images) for share in asked.sources]
         self._losses = [
             _FixedLoss(recipe, share, split)
@@ -302,9 +319,12 @@ class Validator:
         values: dict[str, float] = {"step": float(step)}
         by_name: dict[str, list[float]] = {}
         with _unchanged(model), _asked_as_trained(model, self._recipe):
+            kept = self._rows_of(passage_weights_sha256(model))
             for number, split in enumerate(self._splits):
                 retriever = ModelInMemory(model, self._recipe)
-                result = evaluate_split(split, retriever, metrics=self._metrics, progress=progress)
+                result = evaluate_split(
+                    split, retriever, metrics=self._metrics, cache=kept, progress=progress
+                )
                 scores = {name: result.value(name) for name in self._metrics}
                 if self._losses:
                     scores["loss"] = self._losses[number].value(model)
@@ -313,6 +333,14 @@ class Validator:
                         values[f"{split.source}/{split.split}/{name}"] = value
                         by_name.setdefault(name, []).append(value)
         return values | {name: float(np.mean(some)) for name, some in by_name.items()}
+
+    def _rows_of(self, weights: str) -> Path:
+        """Where passages' rows by these weights are kept, until others come: frozen ones stay."""
+        folder = Path(self._kept.name, "rows")
+        if weights != self._kept_by:
+            atomic.discard(folder)
+            self._kept_by = weights
+        return folder
 
 
 class _FixedLoss:

@@ -71,6 +71,12 @@ def test_on_a_whole_split_it_is_the_evaluation_of_the_saved_checkpoint(
     assert values["step"] == 5
     assert values["loss"] > 0
     assert validator.validate(model, 6) == values | {"step": 6}
+    # Rows of passages are kept while what makes them is frozen, and only then.
+    with torch.no_grad():
+        model.context_text_encoder_linear.weight.mul_(torch.linspace(0.5, 2, 16)[:, None])
+    changed = validator.validate(model, 7)
+    assert changed != values | {"step": 7}
+    assert changed == Validator(asked, data).validate(model, 7)
 
 
 def test_the_loss_is_of_fixed_visits_whatever_the_seed(data: Path, model: PreFLMR) -> None:
