@@ -90,5 +90,6 @@ def _checkpoint_layers(model: nn.Module) -> None:
     for stack in model.modules():
         if isinstance(stack, nn.ModuleList):
             for layer in stack:
-                again = functools.partial(checkpoint, layer.forward, use_reentrant=False)
-                layer.forward = again
+                if not isinstance(layer.forward, functools.partial):  # of another encoder
+                    again = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+                    layer.forward = again

@@ -32,8 +32,8 @@ def gather_filled(own: "Tensor", filler: float) -> "Tensor":
 
 
 def scatter_sum(gradient: "Tensor", own: "Tensor") -> "Tensor":
-    """The sum over ranks of gradients of what `gather_filled` made, this rank's part of it."""
-    gradient = gradient.contiguous()
+    """The sum over ranks of gradients of what `gather_filled` made, this rank's part; float32 or wider."""
+    gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32)).contiguous()
     dist.all_reduce(gradient)
     start = dist.get_rank() * len(own)
     return gradient[start : start + len(own), : own.shape[1]]

@@ -84,7 +84,7 @@ class Rows(torch.nn.Module):
         return Encoded(self.queries * 1, self.documents * 1, self.mask)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(
     shapes,
     st.sampled_from(["none", "kl", "margin_mse"]),

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-#: Similarities made at once.
-_BLOCK = 1 << 21
+#: Similarities made at once: what caches hold, and what keeps a GPU busy.
+_BLOCK, _GPU_BLOCK = 1 << 21, 1 << 26
 #: Document tokens that are looked at together.
 _TOKENS = 512
 
@@ -101,8 +101,9 @@ def _forward(queries: "Tensor", documents: "Tensor", mask: "Tensor") -> "tuple[T
     scores = queries.new_empty(count, number)
     nearest = torch.empty(count, number, rows, dtype=kind, device=queries.device)
     width = max(1, min(tokens, _TOKENS))
-    some = max(1, min(count, _BLOCK // (rows * width)))  # queries at once
-    together = max(1, _BLOCK // (some * rows * width))  # documents at once
+    block = _GPU_BLOCK if queries.is_cuda else _BLOCK
+    some = max(1, min(count, block // (rows * width)))  # queries at once
+    together = max(1, block // (some * rows * width))  # documents at once
     for a in range(0, count, some):
         own = queries[a : a + some].reshape(-1, dim)
         for n in range(0, number, together):
