@@ -169,8 +169,7 @@ def joined(parallel: str, device: str) -> Iterator[Team]:
         yield Team(rank, world, torch.device(name), parallel, room)
         dist.destroy_process_group()
     except BaseException as error:
-        first = store.compare_set("failed", "", str(rank))  # who fails first tells it
-        if first.decode() != str(rank):
+        if not _is_first(store, rank):
             raise SystemExit(_exit_code(error)) from error
         if _is_of_the_network(error):
             raise M2KRError(
@@ -181,6 +180,14 @@ def joined(parallel: str, device: str) -> Iterator[Team]:
         raise
     finally:
         log.setLevel(level)
+
+
+def _is_first(store: Any, rank: int) -> bool:
+    """Whether no other process failed before: who is first tells why."""
+    try:
+        return bool(store.compare_set("failed", "", str(rank)) == str(rank).encode())
+    except RuntimeError:  # the one that keeps the store is gone
+        return False
 
 
 def _exit_code(error: BaseException) -> int:

@@ -27,9 +27,9 @@ _THINGS = [
 _PLACES = ["lake", "hill", "wood", "town"]
 
 
-def make_source(data: Path, name: str = SOURCE, split: str = "train") -> m2kr.Split:
+def make_source(data: Path, things: int = 12) -> m2kr.Split:
     """Twelve things at four places each: questions name both, passages tell of them."""
-    pairs = [(thing, place) for thing in _THINGS for place in _PLACES]
+    pairs = [(thing, place) for thing in _THINGS[:things] for place in _PLACES]
     return m2kr.from_records(
         {
             f"p{n}": f"The {thing} of the {place} is number {n}."
@@ -39,8 +39,8 @@ def make_source(data: Path, name: str = SOURCE, split: str = "train") -> m2kr.Sp
             {"id": f"q{n}", "question": f"Which {thing} is at the {place}?", "positives": [f"p{n}"]}
             for n, (thing, place) in enumerate(pairs)
         ],
-        name=name,
-        split=split,
+        name=SOURCE,
+        split="train",
         data=data,
     )
 
@@ -49,6 +49,7 @@ def tiny_recipe(**changes: Any) -> Recipe:
     """The recipe, with other values by section: ``steps={"batch": 2}``."""
     recipe = Recipe(
         name="tiny",
+        stage="fine-tuning",
         start=Start(checkpoint=str(CHECKPOINT), dropout=0.1),
         data=Data(sources=(Share(SOURCE, "train"),), passage_tokens=24),
         negatives=Negatives(uniform=1),

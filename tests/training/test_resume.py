@@ -1,6 +1,14 @@
 """A run that stops anywhere and goes on makes the steps of one that never stopped."""
 
+import dataclasses
+import json
+import os
 import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +16,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from m2kr.errors import CheckError, UsageError
 from m2kr.training.loop import Trained, train
-from m2kr.training.recipe import Recipe
+from m2kr.training.recipe import Recipe, Saving
+from m2kr.training.training_state import Identity, RunFolder, read_json
 from tests.support.tiny_training import Stopped, StopsAt, logged, make_source, tiny_recipe
 
 STEPS = 9
+KEPT = 2
 RECIPES: dict[str, dict[str, Any]] = {
+    "plain": {},
     "accumulated bfloat16 by GradCache": {
         "steps": {"batch": 2, "accumulate": 2, "precision": "bfloat16", "chunk": 1}
     },
@@ -54,8 +66,8 @@ def recipe_of(name: str) -> Recipe:
     [
         ("accumulated bfloat16 by GradCache", 5),
         ("frozen parts kept", 5),
-        pytest.param("layers computed again", 10, marks=pytest.mark.slow),
-        pytest.param("float64", 10, marks=pytest.mark.slow),
+        pytest.param("layers computed again", 3, marks=pytest.mark.slow),
+        pytest.param("float64", 3, marks=pytest.mark.slow),
     ],
 )
 def test_stopped_at_random_steps_it_ends_with_the_same_bits(
@@ -69,3 +81,134 @@ def test_stopped_at_random_steps_it_ends_with_the_same_bits(
         with pytest.raises(Stopped):
             train(recipe, data=data, out=tmp_path / "cut", progress=StopsAt(draw.randrange(1, 4)))
     same(train(recipe, data=data, out=tmp_path / "cut"), whole)
+
+
+def run_json(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "run.json")
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train(recipe_of("plain"), data=data, out=tmp_path_factory.mktemp("finished"))
+
+
+def cut(finished: Trained, out: Path) -> Path:
+    """The run's folder as it was before its last checkpoint and its end."""
+    folder = out / finished.folder.name
+    shutil.copytree(finished.folder, folder)
+    shutil.rmtree(folder / "model")
+    assert len(list((folder / "checkpoints").iterdir())) == KEPT
+    return folder
+
+
+def _cut_short(folder: Path) -> None:
+    path = folder / "model" / "model.safetensors"
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _one_bit(folder: Path) -> None:
+    data = bytearray((folder / "state.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "state.pt").write_bytes(data)
+
+
+HARM: dict[str, Callable[[Path], object]] = {
+    "weights cut short": _cut_short,
+    "one bit of the optimiser": _one_bit,
+    "no state.json": lambda folder: (folder / "state.json").unlink(),
+    "half a state.json": lambda folder: os.truncate(folder / "state.json", 100),
+    "another state.json": lambda folder: (folder / "state.json").write_text("[]"),
+    "a tokenizer is gone": lambda folder: shutil.rmtree(folder / "model" / "query_tokenizer"),
+}
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    finished: Trained, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = cut(finished, tmp_path)
+    latest = sorted((folder / "checkpoints").iterdir())[-1]
+    kept = latest.with_name("kept")
+    latest.rename(kept)
+    identity = Identity(**{f.name: run_json(folder)[f.name] for f in fields(Identity)})
+    run = RunFolder(folder, identity, keep=2)
+    for harm in HARM.values():
+        shutil.copytree(kept, latest)
+        harm(latest)
+        checkpoint = run.latest()
+        assert checkpoint is not None
+        assert checkpoint.folder != latest
+        assert f"{latest} is passed over" in caplog.text
+        caplog.clear()
+        shutil.rmtree(latest)
+    shutil.copytree(kept, latest)
+    _one_bit(latest)
+    same(train(recipe_of("plain"), data=data, out=tmp_path), finished)
+    assert read_json(latest / "state.json") == read_json(kept / "state.json")
+
+
+def test_without_a_sound_checkpoint_it_begins_anew(
+    finished: Trained, data: Path, tmp_path: Path
+) -> None:
+    folder = cut(finished, tmp_path)
+    for checkpoint in (folder / "checkpoints").iterdir():
+        _cut_short(checkpoint)
+    (folder / ".log.jsonl.tmp").write_text("left by a killed process")
+    with (folder / "log.jsonl").open("a") as log:
+        log.write('{"step": 9, "lo')
+    same(train(recipe_of("plain"), data=data, out=tmp_path), finished)
+
+
+def test_it_refuses_other_data_weights_processes_and_checkpoints_of_other_runs(
+    finished: Trained, data: Path, tmp_path: Path
+) -> None:
+    recipe, folder = recipe_of("plain"), cut(finished, tmp_path)
+    other = tmp_path / "other data"
+    make_source(other, things=11)
+    known = run_json(folder)
+    with pytest.raises(CheckError, match=rf"data {known['data']} there, [0-9a-f]{{64}} now"):
+        train(recipe, data=other, out=tmp_path)
+    for name, value in (("processes", 2), ("batch", 5), ("start_weights", "ab"), ("recipe", "cd")):
+        (folder / "run.json").write_text(json.dumps(known | {name: value}))
+        with pytest.raises(CheckError, match=f"{name.replace('_', ' ')} {value} there"):
+            train(recipe, data=data, out=tmp_path)
+    (folder / "run.json").write_text(json.dumps(known))
+    strange = train(recipe_of("float64"), data=data, out=tmp_path)
+    latest = sorted((folder / "checkpoints").iterdir())[-1]
+    shutil.rmtree(latest)
+    shutil.copytree(strange.folder / "checkpoints" / latest.name, latest)
+    with pytest.raises(CheckError, match=rf"{latest.name}.*recipe"):
+        train(recipe, data=data, out=tmp_path)
+
+
+def test_what_does_not_change_the_sums_may_change_between_sessions(
+    finished: Trained, data: Path, tmp_path: Path
+) -> None:
+    cut(finished, tmp_path)
+    recipe = recipe_of("plain")
+    recipe = dataclasses.replace(
+        recipe,
+        name="tiny",
+        saving=Saving(every=1, keep=5),
+        steps=dataclasses.replace(recipe.steps, parallel="fsdp"),
+    )
+    shutil.rmtree(sorted(tmp_path.glob("*/checkpoints/*"))[-1])
+    same(train(recipe, data=data, out=tmp_path), finished)
+
+
+@pytest.mark.slow
+def test_two_do_not_write_the_same_run(finished: Trained, data: Path, tmp_path: Path) -> None:
+    folder = cut(finished, tmp_path)
+    script = (
+        "import sys, time; from pathlib import Path; from m2kr import locks\n"
+        "with locks.hold(Path(sys.argv[1]), 'the run', wait=False):\n"
+        "    print('held', flush=True); time.sleep(60)"
+    )
+    words = [sys.executable, "-c", script, str(folder / ".lock")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        try:
+            with pytest.raises(UsageError, match="another process"):
+                train(recipe_of("plain"), data=data, out=tmp_path)
+        finally:
+            other.kill()
