@@ -7,7 +7,6 @@ import pytest
 from support.tiny_training import SOURCE, make_source, tiny_recipe
 
 from m2kr.errors import UsageError
-from m2kr.preflmr.checkpoint.info import describe_checkpoint
 from m2kr.training.measured_steps import Measured, NotMeasured
 from m2kr.training.mix import mixed
 from m2kr.training.plan import plan_training, planned_config
@@ -44,15 +43,14 @@ def test_the_largest_model_is_planned_without_memory_data_or_network(tmp_path: P
     assert json.loads(json.dumps(plan.as_dict()))["hours"]["a data-centre GPU"]
 
 
-@pytest.mark.parametrize("name", ["vit-b", "vit-l", "vit-g"])
-def test_parameters_are_the_released_models(name: str, tmp_path: Path) -> None:
-    plan = plan_training(load_recipe("stage1", {"start.vision": name}), tmp_path)
-    known = describe_checkpoint(name)
-    assert plan.parameters["all"] == known["parameters"]
-    parts = known["parameters_by_part"]
-    mapping = {part for part in parts if "mapping" in part or "projection" in part}
-    assert plan.parameters["trained"] == sum(parts[part] for part in mapping)
-    assert any("is not here" in note or "are not here" in note for note in plan.notes)
+def test_parameters_are_the_released_models(tmp_path: Path) -> None:
+    plan = plan_training(load_recipe("stage1", {"start.vision": "vit-l"}), tmp_path)
+    assert plan.parameters["all"] == pytest.approx(543.2e6, rel=1e-4)  # the model card's
+    # The MLP; one layer of BERT with cross-attention and its linear maps.
+    mlp = 1024 * 2048 + 2048 + 2048 * 4096 + 4096
+    layer = 12 * 768**2 + 4 * 768**2 + (1024 + 1 + 128) * 768
+    assert plan.parameters["trained"] == pytest.approx(mlp + layer, rel=3e-3)
+    assert any("are not here" in note for note in plan.notes)
 
 
 def test_a_released_model_that_is_not_here_has_its_sizes() -> None:

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from m2kr.errors import InputError, M2KRError, MissingError
 from m2kr.preflmr import PreFLMR
-from m2kr.preflmr.checkpoint.load import empty
-from m2kr.preflmr.model.modeling import PreFLMRModel
 from m2kr.training.recipe import Recipe, Start
 from m2kr.training.start import TEXT_SIZES, build_model, new_config
 from m2kr.training.trained_parts import set_trained
@@ -115,7 +113,7 @@ def _old_bert(name: str) -> str | None:
     )
 
 
-@pytest.mark.parametrize("rename", [lambda n: n, lambda n: f"bert.{n}", _old_bert])
+@pytest.mark.parametrize("rename", [lambda n: f"bert.{n}", _old_bert])
 def test_a_bert_by_any_names(bert: Path, clip: Path, tmp_path: Path, rename: Rename) -> None:
     weights = load_file(bert / "model.safetensors")
     linear = torch.arange(128 * 16.0).reshape(128, 16)
@@ -189,8 +187,6 @@ def test_all_sizes_are_configured_without_memory() -> None:
         assert config.mapping_config.hidden_size == config.text_config.hidden_size
         sizes[text] = config.text_config.hidden_size, config.text_config.num_hidden_layers
     assert sizes == {"small": (512, 4), "medium": (512, 8), "base": (768, 12), "large": (1024, 24)}
-    whole = empty(PreFLMRModel, new_config(Start(vision="vit-l")))
-    assert sum(p.numel() for p in whole.parameters()) == pytest.approx(543.2e6, rel=1e-3)
 
 
 def test_dropout_of_a_start_is_every_modules() -> None:
