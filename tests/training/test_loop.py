@@ -85,7 +85,7 @@ def test_validation_is_logged_and_changes_nothing(
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch(
     data: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
-    recipe = dataclasses.replace(recipe, optimiser=Optimiser(lr=1e30))
+    recipe = dataclasses.replace(recipe, optimiser=Optimiser(lr=1e15))
     with pytest.raises(
         CheckError, match=r"step 2 .* no finite number .*query 'q\d+', passages 'p\d+'"
     ):
