@@ -26,6 +26,7 @@ demo: $(STAMPS)/demo
 	echo "build and evaluation: $$(($$(date +%s) - start)) s; install: $$(cat $(STAMPS)/seconds) s (when it last ran)"
 
 train-demo: $(STAMPS)/demo
+	$(BIN)/python -m pip install --quiet --editable ".[demo,report]"
 	$(BIN)/m2kr build mini --data "$(DATA)"
 	$(BIN)/m2kr study train-demo --data "$(DATA)"
 

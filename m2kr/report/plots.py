@@ -92,10 +92,9 @@ def save_figures(
     Raises:
         MissingError: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise missing_dependency("matplotlib", "report", "drawing plots") from error
+    require_matplotlib()
+    import matplotlib as mpl
+
     target, written = Path(folder), []
     target.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(_STYLE):
@@ -107,6 +106,18 @@ def save_figures(
                 atomic.write_bytes(path, data.getvalue())
                 written.append(path)
     return written
+
+
+def require_matplotlib() -> None:
+    """Says at once what would be missed at the end.
+
+    Raises:
+        MissingError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401, ICN001
+    except ImportError as error:
+        raise missing_dependency("matplotlib", "report", "drawing plots") from error
 
 
 def _figures(summary: Summary) -> "Iterator[tuple[str, Figure]]":

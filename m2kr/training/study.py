@@ -21,6 +21,7 @@ from m2kr.evaluation.result import Result, file_word
 from m2kr.evaluation.result_files import result_in
 from m2kr.paths import data_root
 from m2kr.progress import SILENT, Progress, task
+from m2kr.report.plots import require_matplotlib
 from m2kr.training.recipe import Recipe
 from m2kr.training.recipe_file import recipe_fingerprint
 from m2kr.training.study_figures import write_figures
@@ -73,6 +74,7 @@ class _Runner:
         self._study, self._data, self._out = study, data, out
         self._progress, self._tell = progress, tell
         self._splits: dict[str, Split] = {}
+        require_matplotlib()
         for evaluation in study.evaluations.values():
             load(evaluation.source, evaluation.split, data=data)  # missing data are told at once
         self._plan = StudyPlan(study, out, data)

@@ -33,7 +33,7 @@ FOLDER = Path(__file__).with_name("studies")
 Point = Mapping[str, str]
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _NOTHING = ("", "~", "null")
-_WORD = re.compile(r"[\w+@ .()-]+")
+_WORD = re.compile(r"[\w+@ ,.()-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +340,7 @@ class _Reader:
         for key in word:
             if path not in ("set",) and not path.endswith(".set") and not _WORD.fullmatch(str(key)):
                 raise self._error(
-                    f"{path} has the name {key!r:.80}", "letters, digits, blanks and -"
+                    f"{path} has the name {key!r:.80}", "letters, digits, blanks, commas and -"
                 )
         return word
 
