@@ -115,7 +115,7 @@ def require_matplotlib() -> None:
         MissingError: matplotlib is not installed.
     """
     try:
-        import matplotlib  # noqa: F401, ICN001
+        import matplotlib  # noqa: F401
     except ImportError as error:
         raise missing_dependency("matplotlib", "report", "drawing plots") from error
 
