@@ -29,7 +29,7 @@ from m2kr.search.index.settings import BuildSettings, pool_of
 from m2kr.search.store.reader import ArraySource, TokenStore
 from m2kr.search.store.writer import TokenWriter
 
-K, REPEATS = 100, 5
+K, REPEATS = 100, 3
 CEILING_UP_TO = 10_000  # passages whose every code is scored
 
 

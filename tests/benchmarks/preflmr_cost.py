@@ -2,7 +2,8 @@
 
     python preflmr_cost.py STEP FOLDER ROWS
 
-Prints one JSON object of seconds. Steps: ``passages`` (a BERT-base-sized model, MS MARCO's lengths),
+Prints one JSON object of seconds. Steps: ``passages`` (a model of BERT-base's widths, four of its twelve
+layers unless M2KR_WHOLE is set: what isn't layers weighs more then; MS MARCO's lengths),
 ``images`` (queries with a JPEG each, and a model too small to count).
 
 The plain driver does what the official evaluation script does: every passage padded to 512 tokens,
@@ -11,6 +12,7 @@ lists of floats, and made tensors batch by batch.
 """
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -114,7 +116,9 @@ def bare_bert(model: PreFLMR, batches: list[RowBatch]) -> None:
 
 
 def passages_step(folder: Path, rows: int) -> dict[str, object]:
-    model = model_of(folder, TextSettings(), VisionSettings(num_hidden_layers=1))
+    layers = 12 if os.environ.get("M2KR_WHOLE") else 4
+    text = TextSettings(num_hidden_layers=layers)
+    model = model_of(folder, text, VisionSettings(num_hidden_layers=1))
     texts = passages(rows)
     some = texts[: rows // 8]
     exact, encoder = Encoder(model), Encoder(model, output="float16")

@@ -18,11 +18,12 @@ def test_msmarco(tmp_path: Path, rows: int, rounds: int) -> None:
     seen: dict[str, list[dict]] = {"rival": [], "ours": [], "pool_table": [], "build": []}
     for _ in range(rounds):
         for step, results in seen.items():
-            results.append(cost(STEPS, step, tmp_path, rows))
+            if step != "build" or not results:  # its speed is told, not judged
+                results.append(cost(STEPS, step, tmp_path, rows))
     for step in ("ours", "pool_table", "build"):
         assert all(result["peak"] <= 1 * GB for result in seen[step])
         assert all(result["rows"] == rows for result in seen[step])
-        pairs = zip(seen["rival"], seen[step], strict=True)
+        pairs = zip(seen["rival"], seen[step], strict=False)
         speed = statistics.median(r["seconds"] / o["seconds"] for r, o in pairs)
         print(f"{step}: {speed:.2f} of the speed of plain gunzip and pyarrow.csv")
         # The engine's table has an index, a fingerprint and hashes, too: its start-up shows at a million.
