@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 import m2kr
 from m2kr.preflmr.inputs import local_files
 from m2kr.training.batch_encoder import BatchEncoder
@@ -79,6 +81,7 @@ def _spent(work: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # several wait for each other by spinning
     root, count = sys.argv[2], int(sys.argv[3])
     # Only queries with an image: those are the dear ones.
     chosen = Recipe(
