@@ -39,6 +39,7 @@ from m2kr.training.optimiser import (
 )
 from m2kr.training.parallel import Team, joined
 from m2kr.training.recipe import Recipe
+from m2kr.training.recipe_checks import check_recipe
 from m2kr.training.recipe_file import dump_recipe, recipe_fingerprint
 from m2kr.training.start import build_model
 from m2kr.training.step_errors import enough_memory, name_batch
@@ -97,6 +98,7 @@ def train(
         M2KRError: Data, weights, device or memory don't do.
         KeyboardInterrupt: By Ctrl-C; like every signal, it ends the step and saves first.
     """
+    check_recipe(recipe)
     with ExitStack() as stack:
         team = stack.enter_context(joined(recipe.steps.parallel, device))
         cards = [team.device] if team.device.type == "cuda" else []
@@ -146,6 +148,10 @@ def _train(
         log.info("going on after step %d of %s", first, run.folder)
         model.load_state_dict(PreFLMR.from_pretrained(checkpoint.model, dtype=dtype).state_dict())
 
+    # Batches; what frozen parts make of texts and images may be computed here, before they are wrapped.
+    told = progress if leads else SILENT
+    loader = Loader(recipe, mixture, model, team.rank, team.world, progress=told)
+
     # The parameters that change, and how.
     set_trained(model, recipe)
     if steps.compile:
@@ -172,7 +178,7 @@ def _train(
         whole = team.whole_model(model)
         if validator is not None and whole is not None:
             began = time.perf_counter()
-            values = validator.validate(whole, step)
+            values = validator.validate(whole, step, told)
             row = {"step": step, "validation": values, "seconds": time.perf_counter() - began}
             record(row, {f"validation/{name}": value for name, value in values.items()})
         team.gather(None)
@@ -195,16 +201,15 @@ def _train(
 
     # The steps.
     parameters = [each for group in optimiser.param_groups for each in group["params"]]
-    loader = Loader(recipe, mixture, model, team.rank, team.world)
     queries = steps.batch * steps.accumulate * team.world
     with (
         StopSignal.awaited() as stop,
         closing(loader.steps(first)) as batches,
-        task(progress if leads else SILENT, "training", steps.steps, "steps"),
+        task(told, "training", steps.steps, "steps"),
         enough_memory(recipe),
     ):
-        if leads and first:
-            progress.advance("training", first)
+        if first:
+            told.advance("training", first)
         if validates(first) and not team.gather(run.validated(first))[0]:
             validate(first)  # the last session ended before it
         done, began = first, time.perf_counter()
@@ -230,7 +235,7 @@ def _train(
             figures |= {"queries_per_second": queries / seconds, "seconds": seconds}
             if leads:
                 record({"step": done, "visits": done * queries} | figures, figures)
-                progress.advance("training", 1)
+            told.advance("training", 1)
             saves = validates(done) or _due(saving.every, done) or done == steps.steps
             if saves or stopped:
                 checkpoint = save(done)

@@ -264,7 +264,8 @@ class Validator:
                 expected="validation.sources, or validation.every=0",
             )
         self._recipe = recipe
-        self._metrics = list(dict.fromkeys([asked.metric, *_METRICS]))
+        chosen = [asked.metric] if asked.metric != "loss" else []
+        self._metrics = list(dict.fromkeys([*chosen, *_METRICS]))
         choose(self._metrics)
         self._kept = tempfile.TemporaryDirectory(prefix="m2kr-", ignore_cleanup_errors=True)
         self._kept_by = ""

@@ -67,17 +67,22 @@ def test_validation_is_logged_and_changes_nothing(
     looked_at = dataclasses.replace(
         recipe,
         validation=Validation(
-            sources=(Share(SOURCE, "train"),), every=3, queries=5, passages=20, metric="hit_rate@1"
+            sources=(Share(SOURCE, "train"),),
+            every=3,
+            queries=5,
+            passages=20,
+            metric="loss",
+            loss_queries=4,
         ),
         saving=dataclasses.replace(recipe.saving, every=1, keep=1),
     )
     again = train(looked_at, data=data, out=tmp_path)
     rows = logged(again.folder)
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 3, 4, 5, 6, 6]
-    scores = {row["step"]: row["validation"]["hit_rate@1"] for row in rows if "validation" in row}
+    scores = {row["step"]: row["validation"]["loss"] for row in rows if "validation" in row}
     assert list(scores) == [0, 3, 6]
     assert [row for row in rows if "loss" in row] == logged(trained.folder)
-    best = max(scores, key=lambda step: scores[step])
+    best = min(scores, key=lambda step: scores[step])
     kept = sorted(path.name for path in (again.folder / "checkpoints").iterdir())
     assert kept == [f"step-{step:08}" for step in sorted({best, 6} - {0})]
 
