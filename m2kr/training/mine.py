@@ -144,10 +144,17 @@ def mine(
         )
     miner = _Miner(opened, made, k, margin, progress)
     path = Path(out) if out is not None else Path("mined", miner.name)
+    if path.suffix != ".parquet":
+        raise UsageError(
+            "a mined file is Parquet", where=str(path), expected=f"{path.stem or 'mined'}.parquet"
+        )
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     atomic.require_file(path)
-    given = Path(retriever.removeprefix("run:")) if isinstance(retriever, str) else None
-    miner.write(path, given if isinstance(made, RunRetriever) else None)
+    given = None
+    if isinstance(retriever, str) and isinstance(made, RunRetriever):
+        given = Path(retriever.removeprefix("run:")).expanduser()
+        given = given if given.is_file() else given.with_name(made.file)  # it was a pattern
+    miner.write(path, given)
     return path
 
 
@@ -329,7 +336,7 @@ class _Miner:
         """Scores of right passages that a mined file has which is used as a run."""
         if run_file is None or not run_file.is_file() or read_provenance(run_file) is None:
             return None
-        return read_pairs(run_file, self._split)
+        return read_pairs(run_file, self._split, dtype=np.float64)
 
     def _runs(self, queries: "Queries") -> Iterator[tuple[int, Run]]:
         """The rankings, some queries at a time, with the row of the first."""

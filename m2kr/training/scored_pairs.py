@@ -31,14 +31,14 @@ class ScoredPairs:
     Attributes:
         offsets: int64, (queries + 1): where each query's pairs begin, by its row in the split.
         rows: int32, a pair: the passage's row in the split's pool; a query's in the file's order.
-        scores: float32, a pair.
+        scores: A pair's; float32, unless another type was asked for.
         kept: Bool, a pair: whether a mined file offers it as a negative; all where it is a run.
         provenance: What the file says of how it was made.
     """
 
     offsets: "NDArray[np.int64]"
     rows: "NDArray[np.int32]"
-    scores: "NDArray[np.float32]"
+    scores: "NDArray[np.floating[Any]]"
     kept: "NDArray[np.bool_]"
     provenance: Mapping[str, Any]
 
@@ -83,7 +83,10 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
 
 
 def read_pairs(
-    path: Path, split: "Split", parts: tuple[str, ...] = ("queries", "pool")
+    path: Path,
+    split: "Split",
+    parts: tuple[str, ...] = ("queries", "pool"),
+    dtype: type[np.floating[Any]] = np.float32,
 ) -> ScoredPairs:
     """The pairs of a mined file or a run.
 
@@ -91,6 +94,7 @@ def read_pairs(
         path: Its file.
         split: Whose queries and passages they must be.
         parts: Fingerprints in which the file and the split must agree, where the file says any.
+        dtype: Of the scores.
 
     Raises:
         MissingError: there is no such file.
@@ -99,9 +103,9 @@ def read_pairs(
     """
     provenance = read_provenance(path)
     if provenance is None:
-        return _of_run(path, split, parts)
+        return _of_run(path, split, parts, dtype)
     _require_same(path, split, provenance["fingerprints"], parts)
-    return _of_mined(path, split, provenance)
+    return _of_mined(path, split, provenance, dtype)
 
 
 def row_of_query(split: "Split", query: int | str) -> int:
@@ -145,6 +149,8 @@ def files_by_split(path: Path, splits: "Sequence[Split]") -> list[Path | None]:
     if not any(chosen):
         if len(files) == len(splits) == 1 and made_for[files[0]] is None:
             return list(files)
+        if not files:
+            raise MissingError("the folder has no .parquet file", where=str(path))
         told = ", ".join(sorted({"/".join(each) for each in made_for.values() if each}))
         raise InputError(
             f"it is for {told or 'no source that it names'}, and the mixture has "
@@ -187,7 +193,9 @@ _WORDS = {
 }
 
 
-def _of_run(path: Path, split: "Split", parts: tuple[str, ...]) -> ScoredPairs:
+def _of_run(
+    path: Path, split: "Split", parts: tuple[str, ...], dtype: type[np.floating[Any]]
+) -> ScoredPairs:
     run = Run.load(path)
     recorded = run.recorded
     _require_same(path, split, recorded.get("fingerprints", {}), parts)
@@ -200,21 +208,23 @@ def _of_run(path: Path, split: "Split", parts: tuple[str, ...]) -> ScoredPairs:
     return _grouped(
         np.repeat(queries, run.counts()),
         rows[run.codes].astype(np.int32),
-        run.flat_scores.astype(np.float32),
+        run.flat_scores.astype(dtype),
         np.ones(len(run.codes), bool),
         len(split),
         {**run.metadata, "retriever": {"name": run.name, "settings": settings}},
     )
 
 
-def _of_mined(path: Path, split: "Split", provenance: Mapping[str, Any]) -> ScoredPairs:
+def _of_mined(
+    path: Path, split: "Split", provenance: Mapping[str, Any], dtype: type[np.floating[Any]]
+) -> ScoredPairs:
     """Read by row groups: ids are compared, unless the pool lies in the very order of the file's rows."""
     pool = split.passages_view
     by_row = provenance.get("pool_order") == pool.order
     columns = ["question_id", "passage_row" if by_row else "passage_id", "score", "kept"]
     ids: list[pa.Array] = []
     counts: list[NDArray[np.int64]] = []
-    parts: list[tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.bool_]]] = []
+    parts: list[tuple[NDArray[np.int32], NDArray[Any], NDArray[np.bool_]]] = []
     with ParquetReader(path) as file:
         if lacking := set(columns) - set(file.schema.names):
             raise InputError(f"it has no column {sorted(lacking)[0]}", where=str(path))
@@ -232,14 +242,14 @@ def _of_mined(path: Path, split: "Split", provenance: Mapping[str, Any]) -> Scor
                 places = pool.row_numbers(coded.dictionary)
                 _require_known(path, split, places, coded.dictionary, "passages")
                 rows = places[coded.indices.to_numpy()].astype(np.int32)
-            scores = table.column("score").to_numpy().astype(np.float32)
+            scores = table.column("score").to_numpy().astype(dtype)
             kept = table.column("kept").to_numpy(zero_copy_only=False).astype(bool)
             parts.append((rows, scores, kept))
     queries = _query_rows(path, split, pa.chunked_array(ids, pa.large_string()))
     rows, scores, kept = (
         np.concatenate([part[i] for part in parts])
         if parts
-        else np.empty(0, (np.int32, np.float32, bool)[i])
+        else np.empty(0, (np.int32, dtype, bool)[i])
         for i in range(3)
     )
     owners = np.repeat(queries, np.concatenate([*counts, np.empty(0, np.int64)]).astype(np.int64))
@@ -290,7 +300,7 @@ def _require_known(
 def _grouped(
     owners: "NDArray[np.int64]",
     rows: "NDArray[np.int32]",
-    scores: "NDArray[np.float32]",
+    scores: "NDArray[np.floating[Any]]",
     kept: "NDArray[np.bool_]",
     queries: int,
     provenance: Mapping[str, Any],

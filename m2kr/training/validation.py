@@ -15,6 +15,7 @@ and that many negatives, whatever its seed.
 """
 
 import hashlib
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,6 +53,9 @@ if TYPE_CHECKING:
     from m2kr.retrieval.protocol import Side
     from m2kr.training.recipe import Recipe, Share
 
+logger = logging.getLogger("m2kr.training")
+
+_MANY = 200_000  # passages
 _METRICS = ("hit_rate@1", "hit_rate@5", "hit_rate@10")
 _SEED = 0  # of samples: the same for every recipe, so that their validations compare
 
@@ -270,6 +274,7 @@ class Validator:
         self._kept = tempfile.TemporaryDirectory(prefix="m2kr-", ignore_cleanup_errors=True)
         self._kept_by = ""
         self._splits = [self._opened(share, data_root, images) for share in asked.sources]
+        self._labels = _labels(asked.sources, self._splits)
         self._losses = [
             _FixedLoss(recipe, share, split)
             for share, split in zip(asked.sources, self._splits, strict=True)
@@ -287,18 +292,25 @@ class Validator:
         if share.tasks or share.take is not None:
             rows = ShareRows(share, 0, split, _SEED).rows.astype(np.int64)
         asked = self._recipe.validation
+        if asked.passages is None and len(split.passages_view) > _MANY:
+            logger.warning(
+                "each validation encodes all %s passages of %s; validation.passages has it take some",
+                f"{len(split.passages_view):,}",
+                split.label,
+            )
         return sample(split, rows, asked.queries, asked.passages)
 
     def facts(self) -> list[dict[str, Any]]:
         """Per source its label, queries and passages, and whether the pool is whole."""
         return [
             {
+                "name": name,
                 "split": split.label,
                 "queries": len(split),
                 "passages": len(split.passages_view),
                 "whole_pool": split.chosen_passages is None,
             }
-            for split in self._splits
+            for name, split in zip(self._labels, self._splits, strict=True)
         ]
 
     def validate(
@@ -331,7 +343,7 @@ class Validator:
                     scores["loss"] = self._losses[number].value(model)
                 for name, value in scores.items():
                     if value is not None:
-                        values[f"{split.source}/{split.split}/{name}"] = value
+                        values[f"{self._labels[number]}/{name}"] = value
                         by_name.setdefault(name, []).append(value)
         return values | {name: float(np.mean(some)) for name, some in by_name.items()}
 
@@ -342,6 +354,20 @@ class Validator:
             atomic.discard(folder)
             self._kept_by = weights
         return folder
+
+
+def _labels(shares: "Sequence[Share]", splits: Sequence[Split]) -> list[str]:
+    """A name for each: ``mini/valid``, with tasks, and edition or number where that is not enough."""
+    names = [
+        f"{split.source}/{split.split}" + "".join(f",{task}" for task in share.tasks)
+        for share, split in zip(shares, splits, strict=True)
+    ]
+    for more in ([split.edition for split in splits], [str(n + 1) for n in range(len(splits))]):
+        names = [
+            f"{name},{word}" if names.count(name) > 1 else name
+            for name, word in zip(names, more, strict=True)
+        ]
+    return names
 
 
 class _FixedLoss:

@@ -160,13 +160,8 @@ def test_a_mined_file_is_the_run_again(split: m2kr.Split, tmp_path: Path) -> Non
     first = mine(split, "bm25", k=20, out=tmp_path / "a.parquet")
     again = mine(split, f"run:{first}", out=tmp_path / "b.parquet", margin=0.25)
     searched = mine(split, "bm25", k=20, out=tmp_path / "c.parquet", margin=0.25)
-    one, two = rows_of(again), rows_of(searched)
-    assert {row["kept"] for row in one} == {True, False}
-    for here, there in zip(one, two, strict=True):
-        # A known score was float32 on the way.
-        assert here.pop("positive_score") == pytest.approx(there.pop("positive_score"), rel=1e-6)
-        assert here.pop("score") == pytest.approx(there.pop("score"), rel=1e-6)
-        assert here == there
+    assert {row["kept"] for row in rows_of(again)} == {True, False}
+    assert rows_of(again) == rows_of(searched)
     replayed, scored = m2kr.evaluate(split, f"run:{first}"), m2kr.evaluate(split, "bm25", k=20)
     assert replayed[0].run_sha256 == scored[0].run_sha256
     assert replayed[0].metrics == scored[0].metrics

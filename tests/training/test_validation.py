@@ -106,8 +106,11 @@ def test_samples_are_fixed_and_hold_every_right_passage(data: Path) -> None:
     assert whole_scores.metrics == m2kr.evaluate(split, "bm25")[0].metrics
     assert sampled.counts["passages"] == 20
     assert sampled.value("hit_rate@1") is not None
-    (facts,) = Validator(recipe(queries=10, passages=20), data).facts()
-    assert facts["whole_pool"] is False
+    shares = (VALID, VALID, Share(SOURCE, "train", tasks=("Q2T",)))
+    facts = Validator(recipe(sources=shares, queries=10, passages=20), data).facts()
+    assert not any(each["whole_pool"] for each in facts)
+    names = [f"{SOURCE}/train,{SOURCE},1", f"{SOURCE}/train,{SOURCE},2", f"{SOURCE}/train,Q2T"]
+    assert [each["name"] for each in facts] == names
 
 
 def test_queries_are_asked_as_in_training(data: Path, model: PreFLMR) -> None:
