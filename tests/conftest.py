@@ -62,9 +62,13 @@ def cli() -> Cli:
     return new_cli()
 
 
-def new_cli() -> Cli:
-    """The same with the environment of now, for a folder or file of tests that sets variables."""
-    command_line = CommandLine()
+def new_cli(*also: str) -> Cli:
+    """The same with the environment of now, for a folder or file of tests that sets variables.
+
+    Args:
+        also: Modules that are imported once for all commands.
+    """
+    command_line = CommandLine(*also)
 
     def run(
         *args: object, code: int = 0, cwd: Path | None = None

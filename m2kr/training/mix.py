@@ -27,7 +27,8 @@ def mixed(recipe: Recipe, mix: str, data: "str | os.PathLike[str] | None" = None
 
     Args:
         recipe: Of one's own data.
-        mix: ``m2kr:0.5`` or ``SOURCE:0.5``: whose train split, and its share of visits.
+        mix: ``m2kr:0.5`` or ``SOURCE:0.5``: whose train split, and its share of visits;
+            ``SOURCE@EDITION:0.5`` where several editions hold the source.
         data: The data root; see `m2kr.paths.data_root`.
 
     Raises:
@@ -71,13 +72,21 @@ def mixed(recipe: Recipe, mix: str, data: "str | os.PathLike[str] | None" = None
 def _added(name: str, recipe: Recipe, built: BuiltSources) -> list[Share]:
     own = {(normalise(each.source), _split(each.split)) for each in recipe.data.sources}
     if normalise(name) != _ALL:
+        name, _, edition = name.partition("@")
         source = built.name_of(name)
+        held = built.editions.get(source, {})
+        if len(held) > 1 and not edition:
+            raise UsageError(
+                f"--mix {name}: it is built in several editions",
+                expected=f"one of {', '.join(held)}",
+                fix=f"--mix {source}@{next(iter(held))}:SHARE",
+            )
         if (normalise(source), "train") in own:
             raise UsageError(
                 f"--mix {name}: the recipe has its train split already",
                 expected=f"another source, or --set data.sources.{source}.weight=...",
             )
-        return [Share(source)]
+        return [Share(source, edition=edition or None)]
     return [
         each
         for each in load_recipe("stage3").data.sources

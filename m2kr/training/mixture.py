@@ -44,10 +44,21 @@ def open_splits(
         UsageError: The recipe names none, or there is no such source or split.
         MissingError: A source is not built.
     """
-    return [
-        load(share.source, share.split, edition=share.edition, data=data_root, images=images)
-        for share in recipe.data.sources
-    ]
+    splits = []
+    for number, share in enumerate(recipe.data.sources):
+        try:
+            split = load(
+                share.source, share.split, edition=share.edition, data=data_root, images=images
+            )
+        except UsageError as error:
+            # There is no --edition where several sources are named.
+            fix = error.fix and error.fix.replace(
+                "--edition ", f"--set data.sources[{number}].edition="
+            )
+            where = f"data.sources[{number}]: {share.source}"
+            raise UsageError(error.what, where=where, expected=error.expected, fix=fix) from error
+        splits.append(split)
+    return splits
 
 
 class Mixture:

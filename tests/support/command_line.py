@@ -51,9 +51,14 @@ _OURS = frozenset({"PYTEST_CURRENT_TEST"})
 
 
 class CommandLine:
-    """Runs commands; the process that forks starts with the first call and ends with this one."""
+    """Runs commands; the process that forks starts with the first call and ends with this one.
 
-    def __init__(self) -> None:
+    Args:
+        also: Modules that it has imported, too.
+    """
+
+    def __init__(self, *also: str) -> None:
+        self._also = also
         self._socket: socket.socket | None = None
         self._environment: dict[str, str] = {}
 
@@ -67,7 +72,8 @@ class CommandLine:
             self._environment = _environment()
             self._socket, theirs = socket.socketpair()
             subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+                [sys.executable, __file__, str(theirs.fileno()), *self._also],
+                pass_fds=[theirs.fileno()],
             )
             theirs.close()
         if _environment() != self._environment:
@@ -96,8 +102,8 @@ def _installed(words: Sequence[str], cwd: Path | None) -> subprocess.CompletedPr
     return subprocess.run([PROGRAM, *words], capture_output=True, text=True, check=False, cwd=cwd)
 
 
-def _serve(server: socket.socket) -> None:
-    for name in IMPORTED:
+def _serve(server: socket.socket, also: Sequence[str]) -> None:
+    for name in (*IMPORTED, *also):
         importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
     while size := server.recv(4, socket.MSG_WAITALL):
@@ -149,4 +155,4 @@ def _command(request: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])))
+    _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])

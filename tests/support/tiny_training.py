@@ -27,7 +27,7 @@ _THINGS = [
 _PLACES = ["lake", "hill", "wood", "town"]
 
 
-def make_source(data: Path, things: int = 12) -> m2kr.Split:
+def make_source(data: Path, name: str = SOURCE, *, things: int = 12) -> m2kr.Split:
     """Twelve things at four places each: questions name both, passages tell of them."""
     pairs = [(thing, place) for thing in _THINGS[:things] for place in _PLACES]
     return m2kr.from_records(
@@ -39,7 +39,7 @@ def make_source(data: Path, things: int = 12) -> m2kr.Split:
             {"id": f"q{n}", "question": f"Which {thing} is at the {place}?", "positives": [f"p{n}"]}
             for n, (thing, place) in enumerate(pairs)
         ],
-        name=SOURCE,
+        name=name,
         split="train",
         data=data,
     )
