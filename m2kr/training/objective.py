@@ -81,7 +81,7 @@ class Objective:
 
     @torch.no_grad()
     def value(self, encoder: "nn.Module", batch: "TrainingBatch") -> StepLosses:
-        """The losses of this rank's queries."""
+        """The losses of this rank's queries; where passages of all ranks count, all must call it."""
         rows = ChunkedEncoding(encoder, batch, self._recipe.steps.chunk).rows
         values = self._losses(rows.queries, *self._documents(rows), batch)
         return {name: float(each) for name, each in values.items()}
