@@ -2,6 +2,7 @@
 
 import hashlib
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -111,8 +112,8 @@ class QueryAnswers:
         """Per pair of a query and a passage whether the text holds an answer; owners ascend."""
         hits = np.zeros(len(owners), bool)
         bounds = np.flatnonzero(np.diff(owners // _MATCHED, prepend=-1))
-        for start, stop in zip(bounds, [*bounds[1:], len(owners)], strict=True):
-            part = slice(int(start), int(stop))
+        for start, stop in pairwise([*bounds.tolist(), len(owners)]):
+            part = slice(start, stop)
             hits[part] = self._hits(owners[part], rows[part])
         return hits
 

@@ -18,6 +18,7 @@ from m2kr.retrieval.rerank import RerankItem
 from m2kr.retrievers.bm25 import BM25
 from m2kr.retrievers.rerank import Rerank
 from m2kr.training.mine import mine
+from m2kr.training.mined_file import MinedFile
 from m2kr.training.right_passages import QueryAnswers, RightPassages
 from m2kr.training.scored_pairs import read_provenance
 
@@ -272,6 +273,19 @@ def test_what_cannot_be_mined_is_said_first(split: m2kr.Split, tmp_path: Path) -
     assert not (tmp_path / "x.parquet").exists()
 
 
+def test_where_everything_is_right_nothing_is_kept(split: m2kr.Split, tmp_path: Path) -> None:
+    path = mine(split, "oracle", k=3, out=tmp_path / "mined.parquet", margin=0)
+    facts = read_provenance(path)
+    assert facts is not None
+    assert facts["counts"]["kept"] == 0
+    assert facts["counts"]["queries_without_negatives"] == 60
+    silent = m2kr.Run.from_dict({query["question_id"]: {} for query in split}, name="silent")
+    path = mine(split, silent, out=tmp_path / "silent.parquet")
+    assert rows_of(path) == []
+    assert m2kr.Run.load(path) == silent
+    assert MinedFile.open(path, split).counts().tolist() == [0] * 60
+
+
 def test_a_failed_search_leaves_the_old_file(split: m2kr.Split, tmp_path: Path) -> None:
     class Odd(BM25):
         def search(self, queries: Any, k: int) -> Any:
@@ -333,6 +347,7 @@ def test_a_copy_of_a_right_passage_is_right() -> None:
     assert held == [[True, True, False, False], [False, False, True, False]]
     assert right.rows.tolist() == [0, 2]
     answers = QueryAnswers(split)
+    assert not len(answers.within(rows[:0], rows[:0]))
     assert answers.within(np.repeat([0, 1], 4), np.tile(rows, 2)).tolist() == [
         *[False] * 4, True, False, True, False
     ]  # fmt: skip
