@@ -52,6 +52,7 @@ def write_figures(outcome: StudyOutcome, folder: Path) -> list[Path]:
 def learning_curves(outcome: StudyOutcome) -> "Figure":
     """Loss by step, a panel a stage and a line a run; below it what validation found, if there was any."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     names = [n for n in outcome.study.stages if any(s.stage == n for s in outcome.stages)]
     logs = {stage.key: read_log(stage) for stage in outcome.stages}
@@ -61,8 +62,13 @@ def learning_curves(outcome: StudyOutcome) -> "Figure":
     panels = figure.subplots(1 + validated, len(names), squeeze=False)
     for column, name in enumerate(names):
         runs = [stage for stage in outcome.stages if stage.stage == name]
-        for number, stage in enumerate(runs):
-            style = line_style(number, _run_label(stage, runs)) | {"marker": ""}
+        labels = list(dict.fromkeys(_run_label(stage, runs) for stage in runs))
+        shown: set[str] = set()
+        for stage in runs:
+            label = _run_label(stage, runs)
+            style = line_style(labels.index(label), label) | {"marker": ""}
+            style |= {} if label not in shown else {"label": None}
+            shown.add(label)
             steps, losses = _smoothed([r for r in logs[stage.key] if "loss" in r])
             panels[0][column].plot(steps, losses, **style)
             found = _validation(logs[stage.key], metrics[stage.key])
@@ -72,14 +78,16 @@ def learning_curves(outcome: StudyOutcome) -> "Figure":
         panels[0][column].set_title(name)
         panels[0][column].set_ylim(0)
         panels[-1][column].set_xlabel("step")
-        if len(runs) > 1 and len({_run_label(stage, runs) for stage in runs}) > 1:
+        for row in panels:
+            row[column].xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        if len(labels) > 1:
             panels[0][column].legend(frameon=False, fontsize=7)
     panels[0][0].set_ylabel("training loss")
     if validated:
-        shown = dict.fromkeys(
+        measured = dict.fromkeys(
             metrics[s.key] for s in outcome.stages if _validation(logs[s.key], metrics[s.key])
         )
-        panels[1][0].set_ylabel("validation " + ", ".join(map(_name, shown)))
+        panels[1][0].set_ylabel("validation " + ", ".join(map(_name, measured)))
     return figure
 
 
