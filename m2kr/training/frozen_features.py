@@ -218,7 +218,7 @@ class FrozenImages:
 
         key = {
             "format": FORMAT,
-            "images": digests,
+            "images": hashlib.sha256("".join(digests).encode()).hexdigest(),
             "pixels": inputs.image_settings,
             "network": facts(model.config),
             "weights": own.hexdigest(),

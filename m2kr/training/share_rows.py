@@ -160,7 +160,7 @@ class ShareRows:
         )
         flat = [pc.list_flatten(each).cast(pa.large_string()) for each in lists]
         ids = pa.concat_arrays(flat or [pa.array([], pa.large_string())]).dictionary_encode()
-        known = self.split.passages_view.row_numbers(ids.dictionary.cast(pa.string()))
+        known = self.split.passages_view.row_numbers(ids.dictionary)
         places = known[ids.indices.to_numpy()].astype(np.int32)
         kept = places >= 0
         right = None
