@@ -1,7 +1,9 @@
 """Where a run's log is shown besides ``log.jsonl``: adapters of trackers, imported when they are used."""
 
 import os
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,9 +87,10 @@ class Trackio:
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         import trackio
 
-        self._run: Any = trackio.init(
-            project="m2kr", name=folder.name, resume="allow", config=dict(settings)
-        )
+        with redirect_stdout(sys.stderr):  # it greets; --json alone may write there
+            self._run: Any = trackio.init(
+                project="m2kr", name=folder.name, resume="allow", config=dict(settings)
+            )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """A row."""

@@ -124,7 +124,15 @@ class RunFolder:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         run = self.folder / RUN
         if run.exists():
-            self.identity.require(read_json(run), run)
+            try:
+                recorded = read_json(run)
+            except ValueError as error:
+                raise CheckError(
+                    f"the file is damaged: {error}",
+                    where=str(run),
+                    fix="copy the fields from a checkpoint's state.json, or train into another folder",
+                ) from error
+            self.identity.require(recorded, run)
             return
         atomic.write_text(self.folder / RECIPE, recipe, alone=True)
         atomic.write_json(run, {**dataclasses.asdict(self.identity), **facts}, alone=True)

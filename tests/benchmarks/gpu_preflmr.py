@@ -39,17 +39,21 @@ def text_flops(config: PreFLMRConfig, tokens: int) -> float:
     return layers + 2 * tokens * text.hidden_size * config.dim
 
 
-def query_flops(config: PreFLMRConfig, tokens: int) -> float:
-    """A query with an image of its own."""
+def vision_flops(config: PreFLMRConfig) -> float:
+    """The vision encoder on an image."""
     vision = config.vision_config
     states, patches = vision.patches + 1, vision.patches
     pixels = vision.num_channels * vision.patch_size**2
-    found = text_flops(config, tokens) + 2 * patches * pixels * vision.hidden_size
-    found += vision.num_hidden_layers * layer(
+    return 2 * patches * pixels * vision.hidden_size + vision.num_hidden_layers * layer(
         states, states, vision.hidden_size, vision.intermediate_size
     )
+
+
+def mapping_flops(config: PreFLMRConfig, tokens: int) -> float:
+    """MLP and mapping network, for an image beside so many tokens."""
+    vision, patches = config.vision_config, config.vision_config.patches
     prefix = config.dim * config.mapping_network_prefix_length
-    found += vision.hidden_size * prefix + prefix**2
+    found: float = vision.hidden_size * prefix + prefix**2
     if isinstance(config.mapping_config, BertSettings) and config.has_mapping:
         hidden = config.mapping_config.hidden_size
         width = config.mapping_config.intermediate_size
@@ -58,6 +62,11 @@ def query_flops(config: PreFLMRConfig, tokens: int) -> float:
         found += config.mapping_layers * (layer(patches, patches, hidden, width) + cross)
         found += 2 * patches * hidden * (vision.hidden_size + config.dim)
     return found
+
+
+def query_flops(config: PreFLMRConfig, tokens: int) -> float:
+    """A query with an image of its own."""
+    return text_flops(config, tokens) + vision_flops(config) + mapping_flops(config, tokens)
 
 
 def seconds(encode: Callable[[], int]) -> float:
