@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from m2kr.data.built_sources import BuiltSources
 from m2kr.preflmr.model.presets import PRESETS
+from m2kr.search.exact.search import device_name
 from m2kr.sources import build_command, normalise
 from m2kr.training.measured_steps import Measured, NotMeasured, measure_steps
 from m2kr.training.recipe import Data, Recipe, Share, Start, Steps
@@ -170,7 +171,7 @@ def plan_training(
         None if not epoch else queries * steps.steps / epoch,
         named,
         _parameters(model, trained),
-        memory_bytes(recipe, config, model, trained),
+        memory_bytes(recipe, config, model, trained, on_cpu=device_name(device) == "cpu"),
         flop,
         hours,
         measured,

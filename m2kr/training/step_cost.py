@@ -1,6 +1,6 @@
 """What a step of training costs, by arithmetic: bytes and products of a model of some sizes."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from m2kr.training.recipe import Recipe
 
@@ -8,35 +8,54 @@ if TYPE_CHECKING:
     from m2kr.preflmr.model.configuration import BertSettings, PreFLMRConfig
     from m2kr.preflmr.model.modeling import PreFLMRModel
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float64": 8}
-# Numbers that a transformer layer keeps a token for its backward pass, in widths (Korthikanti et al.,
-# 2022, without the attention matrix, which fused attention doesn't keep).
-_KEPT_WIDTHS = 17
+# Bytes that a transformer layer keeps a token for its backward pass, by width: 17 numbers of one size;
+# under bfloat16 autocast layer norms and residuals stay float32. Counted of what torch keeps for BERT.
+_KEPT = {"float32": 68, "bfloat16": 44, "float64": 136}
+_NUMBER = {"float32": 4, "bfloat16": 4, "float64": 8}
+
+
+class _Kept(NamedTuple):
+    """A transformer that keeps activations."""
+
+    tokens: int
+    width: int
+    layers: int
+    attended: int  # heads times tokens times length
 
 
 def memory_bytes(
-    recipe: Recipe, config: "PreFLMRConfig", model: "PreFLMRModel", trained: set[int]
+    recipe: Recipe,
+    config: "PreFLMRConfig",
+    model: "PreFLMRModel",
+    trained: set[int],
+    *,
+    on_cpu: bool = False,
 ) -> dict[str, int]:
     """Bytes of a process (without FSDP) by what they are for.
 
     Weights and AdamW's two states are float32 (float64 if so asked for); bfloat16 keeps a copy of
     trained weights in it besides. Activations are those that trained parts keep for the backward pass, of
     ``chunk`` queries at once where that is set; ``checkpoint_activations`` keeps one input a layer, and
-    one layer's.
+    one layer's. On a CPU attention with dropout keeps its matrices, and masks are numbers.
     """
-    steps = recipe.steps
+    steps, start = recipe.steps, recipe.start
     wide = 8 if steps.precision == "float64" else 4
     size = sum(p.numel() for p in model.parameters())
     changing = sum(p.numel() for p in model.parameters() if id(p) in trained)
     queries = steps.chunk or steps.batch
-    number = _BYTES[steps.precision]
+    number = _NUMBER[steps.precision]
+    drops = (config.text_config.hidden_dropout_prob if start.dropout is None else start.dropout) > 0
     activations = 0
-    for tokens, width, layers in _kept(recipe, config, queries):
-        kept = _KEPT_WIDTHS * width * tokens * number
+    for each in _kept(recipe, config, queries):
+        kept = _KEPT[steps.precision] * each.width * each.tokens
+        if drops:  # two masks a layer
+            kept += 2 * each.width * each.tokens * (number if on_cpu else 1)
+            kept += 3 * each.attended * number if on_cpu else 0
         if steps.checkpoint_activations:
-            activations += layers * width * tokens * number + kept
+            kept += each.layers * each.width * each.tokens * number
         else:
-            activations += layers * kept
+            kept *= each.layers
+        activations += kept
     rows = steps.batch * query_rows(recipe, config)
     passage_rows = steps.batch * _passages(recipe) * recipe.data.passage_tokens
     return {
@@ -58,20 +77,25 @@ def query_rows(recipe: Recipe, config: "PreFLMRConfig") -> int:
     return rows + (config.vision_rows if recipe.start.image_rows else 0)
 
 
-def _kept(recipe: Recipe, config: "PreFLMRConfig", queries: int) -> list[tuple[int, int, int]]:
-    """Tokens, width and layers of what keeps activations: trained transformers."""
+def _kept(recipe: Recipe, config: "PreFLMRConfig", queries: int) -> list[_Kept]:
+    """The trained transformers."""
     kept = []
-    text, vision = config.text_config, config.vision_config
+    text, vision, tokens = config.text_config, config.vision_config, recipe.data.passage_tokens
+    own, heads = _passages(recipe), text.num_attention_heads
     if "text_encoder" in recipe.trained:
         layers = min(recipe.text_layers or text.num_hidden_layers, text.num_hidden_layers)
-        tokens = text.query_maxlen + _passages(recipe) * recipe.data.passage_tokens
-        kept.append((queries * tokens, text.hidden_size, layers))
+        attended = queries * heads * (text.query_maxlen**2 + own * tokens**2)
+        rows = queries * (text.query_maxlen + own * tokens)
+        kept.append(_Kept(rows, text.hidden_size, layers, attended))
     if recipe.start.image_rows:
+        rows = queries * vision.patches
         if config.has_mapping and "mapping" in recipe.trained:
-            kept.append((queries * vision.patches, text.hidden_size, config.mapping_layers))
+            attended = rows * heads * (vision.patches + text.query_maxlen)
+            kept.append(_Kept(rows, text.hidden_size, config.mapping_layers, attended))
         if "vision_encoder" in recipe.trained:
-            tokens = queries * (vision.patches + 1)
-            kept.append((tokens, vision.hidden_size, vision.num_hidden_layers))
+            kept.append(
+                _Kept(rows + queries, vision.hidden_size, vision.num_hidden_layers, 0)
+            )  # which has no dropout
     return kept
 
 

@@ -10,9 +10,9 @@ from m2kr.errors import UsageError
 from m2kr.training.measured_steps import Measured, NotMeasured
 from m2kr.training.mix import mixed
 from m2kr.training.plan import plan_training, planned_config
-from m2kr.training.recipe import Share
+from m2kr.training.recipe import Share, Start
 from m2kr.training.recipe_file import load_recipe
-from m2kr.training.step_cost import step_flop
+from m2kr.training.step_cost import memory_bytes, step_flop
 
 NEW = {"start.checkpoint": "null"}
 
@@ -115,3 +115,49 @@ def test_a_source_is_mixed_in_with_its_share(data: Path) -> None:
 def test_a_source_that_nobody_knows_is_no_plan(data: Path) -> None:
     with pytest.raises(UsageError, match=r"(?s)no source 'evqq'.*did you mean 'evqa'"):
         plan_training(tiny_recipe(data={"sources": (Share("evqq"),)}), data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_activations_are_what_torch_keeps(precision: str, dropout: float) -> None:
+    import torch
+
+    from m2kr.training.start import build_model
+    from m2kr.training.trained_parts import set_trained
+
+    start = Start(checkpoint="embedded", dropout=dropout, image_rows=False)
+    recipe = tiny_recipe(
+        start=start,
+        data={"passage_tokens": 96},
+        steps={"batch": 2, "precision": precision},
+        trained=("text_encoder", "text_linear"),
+    )
+    model = build_model(start)
+    trained = {id(each) for group in set_trained(model, recipe).values() for each in group}
+    weights = {each.untyped_storage().data_ptr() for each in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+    half = precision == "bfloat16"
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept.setdefault(storage.data_ptr(), storage)
+        return tensor
+
+    ids = torch.randint(1000, 20_000, (4, 96))
+    with (
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=half),
+    ):
+        model.train()
+        rows = [
+            model.query(ids[:2, :32], torch.ones(2, 32), concat_output_from_vision_encoder=False),
+            model.doc(ids, torch.ones(4, 96)),
+        ]
+    assert rows
+    planned = memory_bytes(recipe, model.config, model, trained, on_cpu=True)
+    expected = planned["activations"] + (planned["gradients"] // 2 if half else 0)
+    counted = sum(each.nbytes() for pointer, each in kept.items() if pointer not in weights)
+    words = model.get_parameter("query_text_encoder.bert_model.embeddings.word_embeddings.weight")
+    expected -= 2 * words.numel() if half else 0  # which autocast doesn't touch
+    assert counted == pytest.approx(expected, rel=0.1)
