@@ -1,7 +1,5 @@
-"""One's own data: five commands from files to a comparison, and other data mixed in against forgetting."""
+"""One's own data, and other data mixed in against forgetting."""
 
-import json
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -12,9 +10,8 @@ from m2kr.errors import M2KRError, MissingError, UsageError
 from m2kr.training.mix import mixed
 from m2kr.training.mixture import Mixture, open_splits
 from m2kr.training.recipe import Recipe, Share
-from tests.conftest import new_cli
 from tests.support.own_folder import write_own
-from tests.support.tiny_training import CHECKPOINT, tiny_recipe
+from tests.support.tiny_training import tiny_recipe
 
 METALS = ("tin", "lead", "zinc", "iron", "gold")
 BIRDS = ("jay", "owl", "rook", "wren", "lark", "kite", "swan", "crane")
@@ -91,60 +88,3 @@ def test_what_cannot_be_mixed(data: Path, mix: str, error: type[M2KRError], word
     with pytest.raises(error, match=words):
         recipe = mixed(of(Share("metals")), mix, data)
         open_splits(recipe, data)
-
-
-@pytest.mark.slow
-def test_five_commands_from_files_to_a_comparison(data: Path, tmp_path: Path) -> None:
-    m2kr = new_cli("m2kr.training.loop", "m2kr.retrievers.preflmr", "transformers")
-    shutil.copytree(data / "birds", tmp_path / "data" / "birds")
-    shutil.copytree(data / "files" / "metals", tmp_path / "metals")
-    shutil.copytree(CHECKPOINT, tmp_path / "start")
-    root = ["--data", "data"]
-
-    m2kr(
-        "import",
-        "metals",
-        "metals",
-        "--from",
-        "beir",
-        "--images",
-        "metals/images",
-        *root,
-        cwd=tmp_path,
-    )
-    short = (
-        "steps.steps=3",
-        "optimiser.warmup=1",
-        "steps.batch=4",
-        "steps.accumulate=1",
-        "data.passage_tokens=24",
-    )
-    changed = [word for value in short for word in ("--set", value)]
-    done = m2kr(
-        *(
-            "train",
-            "fine-tuning",
-            "--set",
-            "start.checkpoint=start",
-            "--set",
-            "data.sources=metals",
-        ),
-        *("--mix", "birds:0.5", "--json", *changed, *root),
-        cwd=tmp_path,
-    )
-    trained = json.loads(done.stdout)
-    for name, checkpoint in (("before", "start"), ("after", trained["checkpoint"])):
-        m2kr(
-            *("eval", "metals,birds", "-r", "preflmr", "--set", f"checkpoint={checkpoint}"),
-            *("--label", name, "--out", "results", *root),
-            cwd=tmp_path,
-        )
-    results = sorted((tmp_path / "results").glob("*.json"))
-    done = m2kr("compare", *results, "--json", *root, cwd=tmp_path)
-
-    assert len(trained["losses"]) == 3
-    facts = json.loads((tmp_path / trained["folder"] / "run.json").read_text(encoding="utf-8"))
-    counts = [each["visits_per_epoch"] for each in facts["data_facts"]["sources"]]
-    assert counts[0] == pytest.approx(counts[1], abs=1)
-    assert len(results) == 4
-    assert all(word in done.stdout for word in ("metals/test", "birds/test", "before", "after"))
