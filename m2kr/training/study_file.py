@@ -232,7 +232,9 @@ def _path(name: str) -> Path:
 
 def _overridden(study: Study, key: str, value: str) -> Study:
     if key in study.grid:
-        values = tuple(part.strip() for part in value.split(",") if part.strip())
+        values = tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+        if not values:
+            raise UsageError(f"--set {key}= gives no value", expected=f"--set {key}=A,B")
         return replace(study, grid={**study.grid, key: values})
     stage, _, rest = key.partition(".")
     if stage in study.stages and rest:
@@ -381,6 +383,18 @@ def _check(study: Study, where: str) -> None:
 
     if (not study.arms and not study.baselines) or not study.evaluations:
         raise InputError("it has nothing to score", where=where, expected="arms and evaluations")
+    if not study.stages and any(not each.retriever for each in study.baselines.values()):
+        raise InputError(
+            "a baseline without retriever is the model that stages start from, and there are none",
+            where=where,
+            expected="retriever: bm25, or stages",
+        )
+    for name, mined in study.mined.items():
+        for key, text in (("k", mined.k), ("margin", mined.margin)):
+            if text and not re.fullmatch(r"\d+" if key == "k" else r"\d*\.?\d+", text):
+                raise InputError(
+                    f"mined.{name}.{key} is '{text}'", where=where, expected="a number"
+                )
     if twice := set(study.grid) & set(study.mined):
         raise InputError(
             f"'{min(twice)}' is a variable and a mined file", where=where, expected="two names"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from m2kr.data.load import load
-from m2kr.errors import MissingError
+from m2kr.errors import M2KRError, MissingError
 from m2kr.evaluation.result import file_word
 from m2kr.hashes import file_sha256
 from m2kr.training.recipe import Recipe
@@ -172,7 +172,16 @@ class StudyPlan:
         settings["name"] = file_word(stage)
         if before is not None:
             settings["start.checkpoint"] = str(before.model)
-        return load_recipe(own if own.is_file() else name, settings)
+        try:
+            return load_recipe(own if own.is_file() else name, settings)
+        except M2KRError as error:
+            place = f"stage {stage} of the study {self.study.name}"
+            raise type(error)(
+                error.what,
+                where=f"{place}, {error.where}" if error.where else place,
+                expected=error.expected,
+                fix=error.fix,
+            ) from error
 
     def _key(self, recipe: Recipe, before: PlannedStage | None) -> str:
         start, negatives, teacher = recipe.start, recipe.negatives, recipe.distillation

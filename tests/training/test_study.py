@@ -144,6 +144,8 @@ def test_the_outcome_has_scores_tests_curves_and_a_figure(
         ("stages.last.recipe", "stage33", "no recipe 'stage33'", "'stage3'"),
         ("grid.steps", ["2", "2"], "grid.steps is ['2', '2']", ""),
         ("evaluations", {}, "nothing to score", ""),
+        ("mined", {"m": {"source": "a", "retriever": "bm25", "k": "x"}}, "mined.m.k is 'x'", ""),
+        ("mined", {"seed": {"source": "a", "retriever": "bm25"}}, "'seed' is a variable and", ""),
     ],
 )
 def test_a_wrong_study_is_refused(
@@ -164,6 +166,12 @@ def test_a_wrong_override_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="no variable 'step'") as error:
         load_study(folder / "toy.yaml", {"step": "1"})
     assert "'steps'" in str(error.value)
+    with pytest.raises(UsageError, match="gives no value"):
+        load_study(folder / "toy.yaml", {"seed": ","})
+    study = load_study(folder / "toy.yaml", {"last.optimiser.lrr": "1"})
+    with pytest.raises(UsageError, match=r"optimiser\.lrr") as error:
+        StudyPlan(study, folder / "out", folder / "data")
+    assert "stage last of the study toy" in str(error.value)
     with pytest.raises(UsageError, match="no study 'inter-step'"):
         load_study("inter-step")
 
