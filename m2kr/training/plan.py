@@ -296,7 +296,7 @@ def _sources(recipe: Recipe, data: Path) -> tuple[tuple[SourceVisits, ...], tupl
 
 def _published(share: Share) -> int | None:
     rows = PUBLISHED.get(normalise(share.source), (None, None))[0]
-    if rows is None or share.split != "train" or share.tasks:
+    if rows is None or share.split != "train" or share.tasks or share.where:
         return None
     return rows if share.take is None else min(rows, share.take)
 

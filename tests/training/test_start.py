@@ -83,6 +83,8 @@ def test_encoders_are_loaded_and_all_else_is_random(bert: Path, clip: Path, tmp_
     assert model.config.mapping_config is not None
     assert model.config.mapping_config.hidden_size == 16
     assert model.query_tokenizer is not None
+    assert model.context_tokenizer is not None
+    assert (model.query_tokenizer.maxlen, model.context_tokenizer.maxlen) == (32, 40)
     # The seed makes the rest, whatever was random before; and it is a checkpoint.
     torch.manual_seed(5)
     again, other = build_model(start), build_model(dataclasses.replace(start, seed=4))
@@ -165,6 +167,9 @@ def test_weights_that_do_not_fit_are_named(bert: Path, clip: Path, tmp_path: Pat
     for start, why in faults.items():
         with pytest.raises(InputError, match=f"(?s){why}"):
             build_model(start)
+    (one / "model.safetensors").rename(one / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"(?s)start.text_weights: .*pickled.*save_pretrained"):
+        build_model(Start(text_weights=str(one)))
     for start in (
         Start(checkpoint=str(tmp_path / "none")),
         Start(text_weights=str(tmp_path / "none")),
