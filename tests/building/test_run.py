@@ -272,15 +272,27 @@ class Killed(BaseException):
     """Stands for a kill between two renames."""
 
 
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """The root of an older build, and the files of a newer one."""
+    older, newer = (tmp_path_factory.mktemp(name) for name in ("older", "newer"))
+    build(ToyBuilder(rows=40), older)
+    build(ToyBuilder(rows=60), newer, seed=1)
+    return older, tree(newer)
+
+
 @pytest.mark.parametrize("replacing", [False, True])
 @pytest.mark.parametrize("step", range(9))
 def test_a_kill_between_any_two_steps_of_publishing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, replacing: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    published: tuple[Path, dict[str, bytes]],
+    step: int,
+    replacing: bool,
 ) -> None:
-    straight, broken = tmp_path / "straight", tmp_path / "broken"
-    build(ToyBuilder(rows=60), straight, seed=1)
+    (older, straight), broken = published, tmp_path / "broken"
     if replacing:
-        build(ToyBuilder(rows=40), broken)
+        shutil.copytree(older, broken)
     calls = 0
 
     def stopping(real):  # type: ignore[no-untyped-def]
@@ -305,7 +317,7 @@ def test_a_kill_between_any_two_steps_of_publishing(
         build(ToyBuilder(rows=60), broken, seed=1)
     monkeypatch.setattr(publish, "publish", real)
     build(ToyBuilder(rows=60), broken, seed=1)
-    assert tree(broken) == tree(straight)
+    assert tree(broken) == straight
     split = m2kr.load("toy", data=broken)
     assert not [f for f in verify(split.folder, split.manifest) if f.problem]
 

@@ -103,6 +103,7 @@ def _installed(words: Sequence[str], cwd: Path | None) -> subprocess.CompletedPr
 
 
 def _serve(server: socket.socket, also: Sequence[str]) -> None:
+    os.fsync = lambda fd: None  # as in conftest.py
     for name in (*IMPORTED, *also):
         importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait
