@@ -43,7 +43,9 @@ LIMIT = 20e9
 _SAMPLE = 1000  # texts that tell how long all are
 _READ = 1000  # texts tokenised at a time
 _BUDGET = 4096  # tokens of a batch
-_TOGETHER = 2  # images of a batch
+_TOGETHER, _TOGETHER_ACCELERATED = 2, 32  # images of a batch
+# What decides a text encoder's states besides its weights.
+_SETTINGS = ("num_attention_heads", "hidden_act", "layer_norm_eps", "pad_token_id")
 
 
 def frozen_layer(recipe: "Recipe", layers: int) -> int | None:
@@ -71,9 +73,6 @@ class FrozenTexts:
 
     Attributes:
         hidden: Width of a state.
-
-    Raises:
-        UsageError: They would take more than `LIMIT` bytes.
     """
 
     def __init__(
@@ -91,10 +90,8 @@ class FrozenTexts:
     ) -> None:
         self._encoder, self.layer, self._tokens = encoder, layer, tokens
         self._width, self._pad = width, pad
-        self.hidden = int(encoder.bert_model.config.hidden_size)
-        some = tokens(np.linspace(0, count - 1, min(count, _SAMPLE), dtype=np.int64).tolist())
-        mean = sum(len(row.ids) for row in some) / len(some)
-        require_room(count * mean * self.hidden * 2, name)
+        bert: Any = encoder.bert_model.config
+        self.hidden = int(bert.hidden_size)
         lengths, digest = [], hashlib.sha256()
         for rows in map(tokens, chunks(range(count), _READ)):
             for row in rows:
@@ -106,6 +103,7 @@ class FrozenTexts:
             "tokens": digest.hexdigest(),
             "weights": _weights(encoder, layer),
             "layer": layer,
+            "settings": [repr(getattr(bert, name)) for name in _SETTINGS],
             "dtype": str(next(encoder.parameters()).dtype),
         }
         self._kept = KeptRows(
@@ -170,7 +168,6 @@ class FrozenImages:
         progress: Told of images made.
 
     Raises:
-        UsageError: They would take more than `LIMIT` bytes.
         MissingError: An image is not there.
     """
 
@@ -196,10 +193,11 @@ class FrozenImages:
                     self._digests[share.number, path] = known or "black"
                     example.setdefault(known or "black", (share.number, row))
         digests = sorted(example)
+        device = model.device.type
+        together = _TOGETHER if device == "cpu" else _TOGETHER_ACCELERATED
         self._item = {digest: number for number, digest in enumerate(digests)}
         vision = model.config.vision_config
         rows, width = 1 + vision.patches, vision.hidden_size
-        require_room(len(digests) * rows * width * 2, "images of the queries")
         own = hashlib.sha256()
         if model.config.use_vision_encoder:
             _update(own, model.query_vision_encoder)
@@ -213,7 +211,7 @@ class FrozenImages:
             return list(both.float().cpu().numpy())
 
         def make(items: range) -> "list[NDArray[np.floating]]":
-            made = spread(run, [*chunks(items, _TOGETHER)], model.device.type)
+            made = spread(run, [*chunks(items, together)], device)
             return [each for part in made for each in part]
 
         key = {
@@ -221,6 +219,7 @@ class FrozenImages:
             "images": hashlib.sha256("".join(digests).encode()).hexdigest(),
             "pixels": inputs.image_settings,
             "network": facts(model.config),
+            "settings": repr(vision),
             "weights": own.hexdigest(),
             "dtype": str(model.dtype),
         }
@@ -265,12 +264,13 @@ class FrozenFeatures:
     ) -> None:
         cache = mixture.shares[0].split.folder.parent / "cache" / "training"
         self._shares, self._pool_of = mixture.shares, mixture.pool_of
-        self.images: FrozenImages | None = None
-        if inputs.sees and "vision_encoder" not in recipe.trained:
-            self.images = FrozenImages(cache, mixture, model, inputs, progress)
         self._queries: dict[int, FrozenTexts] = {}
         self._passages: dict[int, FrozenTexts] = {}
+        sees = inputs.sees and "vision_encoder" not in recipe.trained
         layer = frozen_layer(recipe, model.config.text_config.num_hidden_layers)
+        images = _bytes_of_images(mixture, model) if sees else 0
+        _require_room(images, 0 if layer is None else _bytes_of_texts(mixture, model, inputs))
+        self.images = FrozenImages(cache, mixture, model, inputs, progress) if sees else None
         if layer is None:
             return
         read = partial(FrozenTexts, cache, layer=layer, progress=progress)
@@ -314,15 +314,33 @@ class FrozenFeatures:
         )
 
 
-def require_room(size: float, name: str) -> None:
-    """Refuses what would not fit.
+def _bytes_of_images(mixture: "Mixture", model: "PreFLMR") -> float:
+    """What features of all images take, at most: two paths may lead to the same."""
+    paths = {(s.number, s.image(row)) for s in mixture.shares for row in s.rows.tolist()}
+    vision = model.config.vision_config
+    return 2.0 * len(paths) * (1 + vision.patches) * vision.hidden_size
 
-    Raises:
-        UsageError: More than `LIMIT` bytes.
-    """
-    if size > LIMIT:
+
+def _bytes_of_texts(mixture: "Mixture", model: "PreFLMR", inputs: "ModelInputs") -> float:
+    """What states of all texts take, about: passages are as long as some of them are."""
+    tokens = 0.0
+    for share in mixture.shares:
+        row = inputs.query_tokens([(share.number, int(share.rows[0]))])[0]
+        tokens += len(share.rows) * len(row.ids)
+    for pool in mixture.pools:
+        count = len(mixture.shares[pool].split.passages)
+        rows = np.linspace(0, count - 1, min(count, _SAMPLE), dtype=np.int64).tolist()
+        some = inputs.passage_tokens([(pool, row) for row in rows])
+        tokens += count * sum(len(row.ids) for row in some) / len(some)
+    return 2.0 * tokens * model.config.text_config.hidden_size
+
+
+def _require_room(images: float, texts: float) -> None:
+    """Refuses what would not fit, before anything is computed."""
+    if images + texts > LIMIT:
         raise UsageError(
-            f"data.keep_frozen would keep about {size / 1e9:,.0f} GB of features of the {name}",
+            f"data.keep_frozen would keep about {(images + texts) / 1e9:,.0f} GB: "
+            f"{images / 1e9:,.1f} of images, {texts / 1e9:,.1f} of queries and passages",
             expected=f"at most {LIMIT / 1e9:.0f} GB: it is for sources of some thousand texts and images",
             fix="--set data.keep_frozen=false",
         )
