@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+import m2kr
 from m2kr.errors import InputError, UsageError
+from m2kr.training.recipe import Share
 from m2kr.training.recipe_file import dump_recipe
+from m2kr.training.share_rows import ShareRows
 from m2kr.training.study import run_study
 from m2kr.training.study_file import load_study, study_names
 from m2kr.training.study_outcome import StudyOutcome
@@ -129,6 +132,49 @@ def test_the_outcome_has_scores_tests_curves_and_a_figure(
         assert f"(figures/{name}.png)" in page
         assert (out / "figures" / f"{name}.png").stat().st_size > 5000
         assert (out / "figures" / f"{name}.svg").stat().st_size > 5000
+
+
+def test_what_systems_share_is_computed_once_and_changes_no_score(
+    outcome: tuple[StudyOutcome, list[list[str]]], folder: Path
+) -> None:
+    one = outcome[0].scored[-1]
+    assert one.system.stage is not None
+    checkpoint = str(one.system.stage.model)
+    (plain,) = m2kr.evaluate(
+        SOURCE,
+        "preflmr",
+        split="train",
+        settings={"checkpoint": checkpoint},
+        data=folder / "data",
+        cache=False,
+    )
+    assert plain.run_sha256 == one.results["train"].run_sha256
+
+
+@pytest.mark.parametrize(
+    ("where", "rows"),
+    [(("question_id=q3|q1",), [1, 3]), (("question_id=q3|q1", "question_id=q3"), [3])],
+)
+def test_rows_are_chosen_by_a_column(folder: Path, where: tuple[str, ...], rows: list[int]) -> None:
+    split = m2kr.load(SOURCE, "train", data=folder / "data")
+    chosen = ShareRows(Share(SOURCE, where=where), 0, split, 0)
+    assert chosen.rows.tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("questionid=q3", "did you mean question_id=q3?"),
+        ("question_id", "has no ="),
+        ("question_id=q99", "no row has question_id=q99"),
+        ("pos_item_ids=p1", "there is no column 'pos_item_ids'"),
+    ],
+)
+def test_a_wrong_choice_of_rows_is_refused(folder: Path, where: str, said: str) -> None:
+    split = m2kr.load(SOURCE, "train", data=folder / "data")
+    with pytest.raises(UsageError) as error:
+        ShareRows(Share(SOURCE, where=(where,)), 0, split, 0)
+    assert said in str(error.value)
 
 
 @pytest.mark.parametrize(
