@@ -52,6 +52,7 @@ def name_batch(
     name = f"nan-step-{step + 1:08}"
     told = {key: str(value) for key, value in figures.items()}
     kept = save(step, name=name, batch={"step": step + 1, "figures": told, "visits": visits})
+    folder = team.gather(str(kept.folder) if kept else "")[0]  # whichever process tells it
     what = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
     shown = "; ".join(
         f"visit {visit['visit']}: {visit['source']} query {visit['question_id']!r}, passages "
@@ -61,7 +62,7 @@ def name_batch(
     rest = f"; and {len(visits) - _SHOWN} more visits" if len(visits) > _SHOWN else ""
     raise CheckError(
         f"step {step + 1} has a loss or gradient that is no finite number ({what}): {shown}{rest}",
-        where=str(kept.folder) if kept else None,
+        where=folder,
         expected="finite numbers; the folder holds the weights before the step and all its visits "
         "(batch.json)",
         fix="look at these queries and passages; or lower optimiser.lr, set optimiser.clip, or "

@@ -98,7 +98,8 @@ class Trackio:
 
     def close(self) -> None:
         """Writes what is left."""
-        self._run.finish()
+        with redirect_stdout(sys.stderr):
+            self._run.finish()
 
 
 def open_trackers(
