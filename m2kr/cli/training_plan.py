@@ -53,6 +53,8 @@ def _lines(plan: "TrainingPlan") -> Iterator[str]:
     )
     memory = ", ".join(f"{name} {output.size(size)}" for name, size in plan.memory.items())
     yield f"memory: about {output.size(sum(plan.memory.values()))} a process: {memory}"
+    if plan.gpu_activations != plan.memory["activations"]:
+        yield f"that is on the CPU; on a GPU activations take {output.size(plan.gpu_activations)}"
     flop = ", ".join(f"{name} {size / 1e12:,.2f}" for name, size in plan.flop.items())
     yield f"TFLOP a step: {sum(plan.flop.values()) / 1e12:,.2f}: {flop}"
     for machine, (least, most) in plan.hours.items():
@@ -66,8 +68,8 @@ def _lines(plan: "TrainingPlan") -> Iterator[str]:
     else:
         yield f"no steps were measured here: {plan.measured.why}"
     yield (
-        "memory, TFLOP and the other machines' hours are arithmetic, at passages of full length; "
-        "validation and saving are not counted"
+        "memory (without Python and torch themselves), TFLOP and the other machines' hours are arithmetic, "
+        "at passages of full length; validation and saving are not counted"
     )
     for note in plan.notes:
         yield f"note: {note}"

@@ -83,6 +83,7 @@ class TrainingPlan:
         model: Which sizes are counted, and what is assumed.
         parameters: All, by part, and trained ones by part.
         memory: Bytes by what they are for; activations are an estimate, at passages of full length.
+        gpu_activations: Bytes of them on a GPU, whose attention keeps no matrices.
         flop: Products of a step by part (a multiply-add is 2), at passages of full length.
         hours: By machine, least and most; and of this one, where steps were measured.
         measured: The steps that were made here, or why none were.
@@ -97,6 +98,7 @@ class TrainingPlan:
     model: str
     parameters: dict[str, Any]
     memory: dict[str, int]
+    gpu_activations: int
     flop: dict[str, float]
     hours: dict[str, tuple[float, float]]
     measured: Measured | NotMeasured
@@ -142,6 +144,10 @@ def plan_training(
     epoch = None if None in visits else sum(each or 0 for each in visits)
     flop = step_flop(recipe, config)
     rows, passages = (sum(getattr(s, name) or 0 for s in sources) for name in ("rows", "passages"))
+    on_cpu = device_name(device) == "cpu"
+    memory, gpu_memory = (
+        memory_bytes(recipe, config, model, trained, on_cpu=each) for each in (on_cpu, False)
+    )
     once = once_flop(recipe, config, rows, passages)
     total = sum(flop.values()) * steps.steps + once
     kind = "bfloat16" if steps.precision == "bfloat16" else "float32"
@@ -171,7 +177,8 @@ def plan_training(
         None if not epoch else queries * steps.steps / epoch,
         named,
         _parameters(model, trained),
-        memory_bytes(recipe, config, model, trained, on_cpu=device_name(device) == "cpu"),
+        memory,
+        gpu_memory["activations"],
         flop,
         hours,
         measured,

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from m2kr.errors import UsageError
+from m2kr.errors import MissingError, UsageError
 from m2kr.training.recipe import Recipe
 from m2kr.training.recipe_checks import check_recipe
 from m2kr.training.recipe_values import Origin, override, recipe_from
@@ -53,6 +53,10 @@ def load_recipe(name: str | Path, overrides: Mapping[str, str] | None = None) ->
         InputError: The file is no recipe: the message names the key.
     """
     path = _path(str(name))
+    if not path.is_file() and path.stem in recipe_names():
+        raise MissingError(
+            "there is no such file", where=str(path), fix=f"{path.stem}, the packaged recipe"
+        )
     words = read_yaml(path, "a recipe", "name: ..., data: ...", words=True)
     if path.parent != FOLDER:
         words.setdefault("name", path.stem)
