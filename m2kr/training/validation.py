@@ -36,6 +36,7 @@ from m2kr.evaluation.scoring import require_judgements
 from m2kr.progress import SILENT, Progress
 from m2kr.retrieval.search_split import require_images
 from m2kr.retrievers._late_interaction import LateInteraction
+from m2kr.training.recipe import Distillation
 from m2kr.training.right_passages import RightPassages
 from m2kr.training.share_rows import ShareRows
 
@@ -389,11 +390,12 @@ class _FixedLoss:
                 negatives,
                 uniform=negatives.uniform + negatives.mined,
                 mined=0,
+                file=None,
                 across_ranks=False,
                 groups=1,
             ),
-            distillation=replace(recipe.distillation, kind="none"),
-            steps=replace(steps, batch=1, accumulate=1, seed=_SEED, checkpoint_activations=False),
+            distillation=Distillation(),
+            steps=replace(steps, accumulate=1, seed=_SEED, checkpoint_activations=False),
         )
         self._mixture = Mixture(self._recipe, [split.whole])
         count = min(queries, self._mixture.epoch_visits)

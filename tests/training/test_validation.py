@@ -80,13 +80,19 @@ def test_on_a_whole_split_it_is_the_evaluation_of_the_saved_checkpoint(
 
 
 def test_the_loss_is_of_fixed_visits_whatever_the_seed(data: Path, model: PreFLMR) -> None:
-    values = [
-        Validator(
-            tiny_recipe(steps=steps, validation={"sources": (VALID,), "loss_queries": 9}), data
-        ).validate(model, 0)["loss"]
-        for steps in ({"seed": 1, "batch": 4}, {"seed": 2, "batch": 4}, {"seed": 1, "batch": 9})
-    ]
-    assert values[0] == values[1] != values[2]
+    def loss(seed: int, batch: int, **more: Any) -> float:
+        asked = tiny_recipe(
+            steps={"seed": seed, "batch": batch},
+            validation={"sources": (VALID,), "queries": 3, "loss_queries": 9},
+            **more,
+        )
+        return Validator(asked, data).validate(model, 0)["loss"]
+
+    two = loss(1, 4, negatives={"uniform": 2})
+    # Mined negatives and a teacher are of the training split.
+    mined = {"uniform": 1, "mined": 1, "file": "of-the-training-split.parquet"}
+    assert loss(2, 4, negatives=mined, distillation={"kind": "kl", "file": "teacher.trec"}) == two
+    assert loss(1, 9, negatives={"uniform": 2}) != two
 
 
 def test_samples_are_fixed_and_hold_every_right_passage(data: Path) -> None:
