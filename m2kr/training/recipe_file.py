@@ -93,7 +93,7 @@ def recipe_fingerprint(recipe: Recipe) -> str:
     """
     default = _plain(dataclasses.asdict(Recipe("default")))
     counted = _changed(_plain(dataclasses.asdict(recipe)), default)
-    text = json.dumps(counted, sort_keys=True, ensure_ascii=True)
+    text = json.dumps(_one_number(counted), sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -119,6 +119,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(inner) for inner in value]
     return value
+
+
+def _one_number(value: Any) -> Any:
+    """2.0 as 2: recipes made in Python may say either."""
+    if isinstance(value, dict):
+        return {key: _one_number(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_one_number(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _changed(values: Mapping[str, Any], default: Mapping[str, Any], *path: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import InputError, M2KRError, MissingError, UsageError
-from m2kr.training.recipe import Optimiser, Recipe, Share, Steps
+from m2kr.training.recipe import Data, Optimiser, Recipe, Share, Steps
 from m2kr.training.recipe_checks import check_recipe
 from m2kr.training.recipe_file import (
     FOLDER,
@@ -254,6 +254,9 @@ def test_the_fingerprint_counts_what_changes_the_result() -> None:
         "steps.checkpoint_activations": "true",
     }
     assert recipe_fingerprint(load_recipe("stage3", same)) == recipe_fingerprint(base)
+    whole = Recipe("r", data=Data((Share("a"),)), optimiser=Optimiser(clip=2))
+    again = dataclasses.replace(whole, optimiser=Optimiser(clip=2.0))
+    assert recipe_fingerprint(whole) == recipe_fingerprint(again)
     other = {
         "start.seed": "1",
         "trained": "mapping",
