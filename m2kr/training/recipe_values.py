@@ -267,7 +267,7 @@ def override(words: dict[str, Any], key: str, word: Any, text: str) -> str:
                 expected=f"{path}=...",
             )
         if last:
-            if dataclasses.is_dataclass(hint) and not isinstance(word, Mapping):
+            if dataclasses.is_dataclass(hint):
                 assert isinstance(hint, type)
                 raise UsageError(
                     f"{path} is a section, not one value",

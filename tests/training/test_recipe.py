@@ -210,6 +210,7 @@ def test_what_a_recipe_may_not_say(text: str, why: str, tmp_path: Path) -> None:
         ("optimiser.rl", "1", r"no key optimiser.rl.*did you mean optimiser.lr"),
         ("batch", "1", r"no key batch.*did you mean steps.batch"),
         ("steps", "20", r"steps is a section.*steps.steps"),
+        ("optimiser", "{lr: 1}", r"optimiser is a section.*optimiser.lr"),
         ("optimiser.lr.x", "1", "is one value"),
         ("data.sources.okvqq.weight", "1", r"no source 'okvqq'.*did you mean 'okvqa'"),
         ("data.sources[77].weight", "1", "no source '77'"),
