@@ -107,6 +107,7 @@ class Mixture:
         self._order = VisitOrder(quotas, weights or None, self._seed)
         self.epoch_visits = self._order.epoch_visits
         self.pools = self._distinct_pools()
+        self._require_negatives()
         negatives, distillation = recipe.negatives, recipe.distillation
         self._mined: list[MinedFile | None] = [None] * len(splits)
         if negatives.mined and negatives.file:
@@ -197,6 +198,32 @@ class Mixture:
         starts = accumulate(sizes, initial=0)
         return dict(zip(first.values(), starts, strict=False))
 
+    def _corpus(self, share: int) -> tuple[dict[int, int], int]:
+        """The pools that a share's negatives are drawn from, with where each begins, and their size."""
+        own = self.pool_of[share]
+        pools = self.pools if self._recipe.negatives.pool == "mixture" else {own: 0}
+        last = [*pools][-1]
+        return pools, pools[last] + len(self.shares[last].split.passages)
+
+    def _require_negatives(self) -> None:
+        """Refuses a corpus that is too small for the query with most right passages, before any visit."""
+        count = self._recipe.negatives.uniform + self._recipe.negatives.mined
+        for share in self.shares:
+            row, size = share.most_judged, self._corpus(share.number)[1]
+            left = size - len(share.judged(row))
+            if left < count:
+                raise self._too_few(share, row, count, size, left)
+
+    def _too_few(self, share: ShareRows, row: int, count: int, size: int, left: int) -> InputError:
+        alone = len(self._corpus(share.number)[0]) < len(self.pools)
+        return InputError(
+            f"{count:,} negatives are asked for, but of {size:,} passages only {left:,} are wrong for "
+            f"the query {share.question_id(row)!r}",
+            where=share.split.label,
+            fix="fewer negatives (--set negatives.uniform=…)"
+            + (", or --set negatives.pool=mixture" if alone else ""),
+        )
+
     def _draw_uniform(
         self,
         rng: "np.random.Generator",
@@ -208,9 +235,7 @@ class Mixture:
     ) -> list[Drawn]:
         count = self._recipe.negatives.uniform + self._recipe.negatives.mined - len(drawn) + 1
         own = self.pool_of[share.number]
-        pools = self.pools if self._recipe.negatives.pool == "mixture" else {own: 0}
-        last = list(pools)[-1]
-        size = pools[last] + len(self.shares[last].split.passages)
+        pools, size = self._corpus(share.number)
         taken = {each.row for each in drawn}
 
         def place_of(place: int) -> tuple[int, int]:
@@ -225,13 +250,7 @@ class Mixture:
 
         places = draw_uniform(rng, size, count, refused)
         if len(places) < count:
-            question = share.question_id(row)
-            raise InputError(
-                f"{count} negatives are asked for, but of {size:,} passages only {len(places):,} are "
-                f"wrong for the query {question!r}",
-                where=share.split.label,
-                fix="fewer negatives (--set negatives.uniform=…), or --set negatives.pool=mixture",
-            )
+            raise self._too_few(share, row, count, size, len(places))
         found = (place_of(place) for place in places)
         # A pool that several shares have is the query's own, if that is one of them.
         return [

@@ -92,6 +92,11 @@ class ShareRows:
         """Passages (pool rows) judged with a grade above 0: none of them is a negative."""
         return self._judged[self._starts[row] : self._starts[row + 1]]
 
+    @property
+    def most_judged(self) -> int:
+        """The row visited that has the most of them."""
+        return int(self.rows[np.argmax(np.diff(self._starts)[self.rows])])
+
     def positives(self, row: int) -> "NDArray[np.int32]":
         """Passages (pool rows) that count as right for a query."""
         judged = self.judged(row)

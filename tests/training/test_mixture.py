@@ -259,7 +259,7 @@ def test_impossible_mixtures_are_refused(
     root: Path, shares: tuple[Share, ...], negatives: Negatives | None, words: str
 ) -> None:
     with pytest.raises((UsageError, InputError, m2kr.M2KRError), match=words):
-        mixture(root, *shares, negatives=negatives or Negatives()).visit(0)
+        mixture(root, *shares, negatives=negatives or Negatives())
 
 
 def test_a_recipe_without_data_and_data_without_answers_are_refused(
