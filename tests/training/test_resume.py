@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 from m2kr.errors import CheckError, UsageError
 from m2kr.training.loop import Trained, train
-from m2kr.training.recipe import Recipe, Saving
+from m2kr.training.recipe import Recipe, Saving, Share, Validation
 from m2kr.training.training_state import Identity, RunFolder, read_json
-from tests.support.tiny_training import Stopped, StopsAt, logged, make_source, tiny_recipe
+from tests.support.tiny_training import SOURCE, Stopped, StopsAt, logged, make_source, tiny_recipe
 
 STEPS = 9
 KEPT = 2
@@ -85,6 +85,30 @@ def test_stopped_at_random_steps_it_ends_with_the_same_bits(
 
 def run_json(folder: Path) -> dict[str, Any]:
     return read_json(folder / "run.json")
+
+
+class StopsInValidation(StopsAt):
+    """Ends the work in the validation after some steps."""
+
+    def start(self, name: str, total: int | None, unit: str = "B") -> None:
+        if name != "training" and self._left <= 0:
+            raise Stopped
+
+    def advance(self, name: str, n: int) -> None:
+        self._left -= name == "training" and n == 1
+
+
+@pytest.mark.slow
+def test_a_validation_that_was_cut_off_is_made_up_for(data: Path, tmp_path: Path) -> None:
+    validation = Validation(
+        sources=(Share(SOURCE, "train"),), every=3, queries=3, passages=9, loss_queries=3
+    )
+    recipe = dataclasses.replace(recipe_of("plain"), validation=validation)
+    whole = train(recipe, data=data, out=tmp_path / "whole")
+    for steps in (3, 3, 0):  # the last one in the validation that is made up for
+        with pytest.raises(Stopped):
+            train(recipe, data=data, out=tmp_path / "cut", progress=StopsInValidation(steps))
+    same(train(recipe, data=data, out=tmp_path / "cut"), whole)
 
 
 @pytest.fixture(scope="module")
