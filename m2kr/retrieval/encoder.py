@@ -270,11 +270,15 @@ class EncoderRetriever(RetrieverBase):
             )
         return Run.from_rows(queries.ids.to_pylist(), ids, rows, scores, name=self.name)
 
-    def pair_scores(self, rows: "Sequence[NDArray[np.int64]]") -> "list[NDArray[np.float64]]":
+    def pair_scores(
+        self, rows: "Sequence[NDArray[np.int64]]"
+    ) -> "list[NDArray[np.float64]] | None":
         """See `RetrieverBase.pair_scores`; exact, whatever the search was."""
         from m2kr.search.exact import dense, reference
 
         queries, pool = self._searched, self._documents
+        if queries is None or pool is None or len(queries) != len(rows):
+            return None  # a subclass searched in its own way
         if isinstance(queries, TokenStore) and isinstance(pool, TokenStore):
             return [
                 np.array([reference.maxsim(query, token_rows) for token_rows in pool.take(some)])

@@ -13,6 +13,7 @@ other filters need no other search; and a teacher (see `m2kr.training.teacher`):
 
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -29,10 +30,11 @@ from m2kr._version import __version__
 from m2kr.data.load import Split, load
 from m2kr.data.lookup import values_at
 from m2kr.errors import CheckError, MissingError, UsageError, plainly
+from m2kr.evaluation.judge_file import require_run
 from m2kr.evaluation.result import file_word
 from m2kr.progress import SILENT, Progress, task
 from m2kr.retrieval.cache import cache_folder
-from m2kr.retrieval.own_code import json_settings
+from m2kr.retrieval.own_code import json_settings, own_code
 from m2kr.retrieval.protocol import RetrieverBase, RunContext
 from m2kr.retrieval.replay import RunRetriever
 from m2kr.retrieval.run import Run
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
 
+logger = logging.getLogger("m2kr.training")
+
 DEPTH = 100
 # Why a passage is no negative; the first that holds is given.
 REASONS = (
@@ -71,6 +75,7 @@ REASONS = (
 _KEPT, _POSITIVE, _SAME_TEXT, _ANSWER, _ABOVE, _UNKNOWN = range(len(REASONS))
 _ROWS = 1 << 20  # of a row group, at the most
 _QUERIES = 10_000  # searched with at once
+_PROVED = 8  # of them, whose best passage is scored alone, too
 _SCHEMA = pa.schema(
     [
         ("question_id", pa.string()),
@@ -142,6 +147,7 @@ def mine(
         made = (
             RunRetriever(retriever) if isinstance(retriever, Run) else retrievers.adapted(retriever)
         )
+    require_run(opened, made, False)  # a judge file has no texts
     miner = _Miner(opened, made, k, margin, progress)
     path = Path(out) if out is not None else Path("mined", miner.name)
     if path.suffix != ".parquet":
@@ -377,7 +383,7 @@ class _Miner:
         missing = self._not_retrieved(
             first, last, owners[is_positive], rows[is_positive], run.counts()
         )
-        extra = self._scores_of(first, missing, known)
+        extra = self._scores_of(first, run, rows, missing, known)
         best = np.full(len(run), -np.inf)
         np.maximum.at(best, owners[is_positive] - first, run.flat_scores[is_positive])
         for place, scores in enumerate(extra):
@@ -410,12 +416,11 @@ class _Miner:
         return missing
 
     def _scores_of(
-        self, first: int, missing: "list[Ints]", known: Any
+        self, first: int, run: Run, rows: "Ints", missing: "list[Ints]", known: Any
     ) -> "list[NDArray[np.float64] | None]":
         """Scores of right passages that were not retrieved; None where nobody knows them."""
-        if self._run is None and isinstance(self._retriever, RetrieverBase):
-            scores = self._retriever.pair_scores(missing)
-            return [None] * len(missing) if scores is None else list(scores)
+        if self._run is None:
+            return self._pair_scores(run, rows, missing) or [None] * len(missing)
         if known is None:
             return [None] * len(missing)
         found: list[NDArray[np.float64] | None] = []
@@ -430,6 +435,33 @@ class _Miner:
                 else None
             )
         return found
+
+    def _pair_scores(
+        self, run: Run, rows: "Ints", missing: "list[Ints]"
+    ) -> "list[NDArray[np.float64] | None] | None":
+        """What the retriever says of them, if it says of some ranked passages what its search said."""
+        retriever = self._retriever
+        if not isinstance(retriever, RetrieverBase):
+            return None
+        proved = np.flatnonzero(run.counts())[:_PROVED]
+        asked = list(missing)
+        for place in proved.tolist():
+            asked[place] = np.append(rows[run.offsets[place]], missing[place])
+        with own_code(retriever, f"{type(retriever).__name__}.pair_scores"):
+            scores = retriever.pair_scores(asked)
+        if scores is None:
+            return None
+        made: list[NDArray[np.float64] | None] = [*scores]
+        for place in proved.tolist():
+            if not np.isclose(scores[place][0], run.flat_scores[run.offsets[place]], rtol=1e-4):
+                logger.warning(
+                    "%s scores a passage otherwise when it is asked for it alone, so right passages "
+                    "that it doesn't retrieve have no score",
+                    retriever.name,
+                )
+                return None
+            made[place] = scores[place][1:]
+        return made
 
     def _table(
         self,

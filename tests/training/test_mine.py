@@ -203,6 +203,22 @@ def test_a_reranker_scores_right_passages_too_and_nothing_below_its_depth(
         mine(split, retriever, k=11, out=tmp_path / "deeper.parquet")
 
 
+def test_a_search_that_changes_scores_is_not_believed_on_single_passages(
+    split: m2kr.Split, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Doubled(BM25):
+        def search(self, queries: Any, k: int) -> m2kr.Run:
+            run = super().search(queries, k).to_dict()
+            return m2kr.Run.from_dict(
+                {q: {p: 2 * s for p, s in own.items()} for q, own in run.items()}
+            )
+
+    rows = rows_of(mine(split, Doubled(), k=3, out=tmp_path / "mined.parquet"))
+    assert "scores a passage otherwise" in caplog.text
+    assert all(row["rank"] for row in rows)
+    assert {row["positive_score"] is None for row in rows} == {True, False}
+
+
 def test_chunks_of_queries_make_the_same_file(
     split: m2kr.Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
