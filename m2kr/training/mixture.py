@@ -7,13 +7,13 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from m2kr.data.load import Split, load
+from m2kr.data.load import Split
 from m2kr.errors import InputError, UsageError
 from m2kr.training.batch import Drawn, Visit
 from m2kr.training.draws import Purpose, draw_uniform, generator
 from m2kr.training.mined_file import MinedFile
 from m2kr.training.recipe_checks import check_recipe
-from m2kr.training.share_rows import ShareRows
+from m2kr.training.share_rows import ShareRows, open_share
 from m2kr.training.teacher import Teacher
 from m2kr.training.visit_order import VisitOrder
 
@@ -44,21 +44,10 @@ def open_splits(
         UsageError: The recipe names none, or there is no such source or split.
         MissingError: A source is not built.
     """
-    splits = []
-    for number, share in enumerate(recipe.data.sources):
-        try:
-            split = load(
-                share.source, share.split, edition=share.edition, data=data_root, images=images
-            )
-        except UsageError as error:
-            # There is no --edition where several sources are named.
-            fix = error.fix and error.fix.replace(
-                "--edition ", f"--set data.sources[{number}].edition="
-            )
-            where = f"data.sources[{number}]: {share.source}"
-            raise UsageError(error.what, where=where, expected=error.expected, fix=fix) from error
-        splits.append(split)
-    return splits
+    return [
+        open_share(share, f"data.sources[{number}]", data_root, images)
+        for number, share in enumerate(recipe.data.sources)
+    ]
 
 
 class Mixture:

@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m2kr.data.load import Split, load
 from m2kr.errors import InputError, UsageError
 from m2kr.training.draws import Purpose, generator
 from m2kr.training.recipe_checks import TASKS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import os
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from m2kr.data.load import Split
     from m2kr.training.recipe import Share
 
 
@@ -31,6 +33,36 @@ class Column:
         chunk = int(np.searchsorted(self._ends, row, side="right"))
         values = self._chunks[chunk]
         return values[row - int(self._ends[chunk]) + len(values)].as_py()
+
+
+def open_share(
+    share: "Share",
+    key: str,
+    data: "str | os.PathLike[str] | None" = None,
+    images: "Sequence[str | Path]" = (),
+) -> Split:
+    """A share's split.
+
+    Args:
+        share: Whose.
+        key: What a recipe calls the share, for errors: ``data.sources[0]``.
+        data: Data root.
+        images: Image roots searched before the source's own.
+
+    Raises:
+        UsageError: There is no such source, split or edition, or several editions.
+        MissingError: It is not built.
+    """
+    try:
+        return load(share.source, share.split, edition=share.edition, data=data, images=images)
+    except UsageError as error:
+        fix = error.fix
+        if fix is None and "split" in error.what:
+            fix = f"--set {key}.split=...; or import one: m2kr import ... --split {share.split}"
+        # There is no --edition where several sources are named.
+        fix = fix and fix.replace("--edition ", f"--set {key}.edition=")
+        where = f"{key}: {share.source}"
+        raise UsageError(error.what, where=where, expected=error.expected, fix=fix) from error
 
 
 class ShareRows:
@@ -68,6 +100,7 @@ class ShareRows:
                 f"no query is left to train on: {len(split):,} rows, {self.other_tasks:,} of other "
                 f"tasks, {self.without_positive:,} without a right passage in the pool",
                 where=split.label,
+                expected="queries with right passages (positives in the queries, or m2kr import --qrels)",
             )
         if share.take is not None:
             if not 1 <= share.take <= len(self.rows):

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2kr import atomic
-from m2kr.data.load import Split, load
+from m2kr.data.load import Split
 from m2kr.data.records import Passages, Queries
 from m2kr.errors import UsageError
 from m2kr.evaluation.harness import evaluate_split
@@ -38,7 +38,7 @@ from m2kr.retrieval.search_split import require_images
 from m2kr.retrievers._late_interaction import LateInteraction
 from m2kr.training.recipe import Distillation
 from m2kr.training.right_passages import RightPassages
-from m2kr.training.share_rows import ShareRows
+from m2kr.training.share_rows import ShareRows, open_share
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -285,7 +285,8 @@ class Validator:
     def _opened(
         self, share: "Share", data: "str | PathLike[str] | None", images: "Sequence[str | Path]"
     ) -> SampledSplit:
-        split = load(share.source, share.split, edition=share.edition, data=data, images=images)
+        place = self._recipe.validation.sources.index(share)
+        split = open_share(share, f"validation.sources[{place}]", data, images)
         require_judgements(split)
         if self._recipe.start.image_rows:
             require_images(split, LateInteraction.modalities)

@@ -9,7 +9,9 @@ from m2kr.building.userdata.importer import import_files
 from m2kr.errors import M2KRError, MissingError, UsageError
 from m2kr.training.mix import mixed
 from m2kr.training.mixture import Mixture, open_splits
-from m2kr.training.recipe import Recipe, Share
+from m2kr.training.recipe import Recipe, Share, Start
+from m2kr.training.start import build_model
+from m2kr.training.validation import Validator
 from tests.support.own_folder import write_own
 from tests.support.tiny_training import tiny_recipe
 
@@ -88,3 +90,24 @@ def test_what_cannot_be_mixed(data: Path, mix: str, error: type[M2KRError], word
     with pytest.raises(error, match=words):
         recipe = mixed(of(Share("metals")), mix, data)
         open_splits(recipe, data)
+
+
+def test_errors_name_the_share_and_what_to_set(data: Path, tmp_path: Path) -> None:
+    write_own(tmp_path / "files", ("a",), "b")
+    (tmp_path / "files" / "qrels" / "train.tsv").unlink()
+    images = [tmp_path / "files" / "images"]
+    import_files("lone", layout="beir", folder=tmp_path / "files", images=images, data=data)
+    with pytest.raises(
+        UsageError, match=r"(?s)data.sources\[0\]: lone.*--set data.sources\[0\].split"
+    ):
+        open_splits(of(Share("lone")), data)
+    recipe = of(Share("metals"), validation={"sources": (Share("metals", split="valid"),)})
+    with pytest.raises(UsageError, match=r"validation.sources\[0\]: metals.*'valid'"):
+        Validator(recipe, data)
+
+
+def test_a_runs_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "model" / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(MissingError, match=r"(?s)training run.*run/model"):
+        build_model(Start(checkpoint=str(tmp_path / "run")))

@@ -265,5 +265,6 @@ def missing_error(coverage: Coverage, roots: Sequence[Path]) -> MissingError:
         f"{coverage}; missing: {examples}",
         where=f"image roots: {tried}",
         expected="every img_path below one of the roots",
-        fix="--images DIR to add a root, or --missing-images black|skip (scores then do not compare)",
+        fix="--images DIR to add a root, or m2kr eval --missing-images black|skip (scores then do not "
+        "compare)",
     )

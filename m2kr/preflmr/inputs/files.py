@@ -25,6 +25,13 @@ def local_folder(checkpoint: "str | Path", revision: str | None = None) -> Path:
     if folder.is_dir():
         if revision is not None:
             raise UsageError("a revision is given for a local folder", where=str(folder))
+        if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
+            raise MissingError(
+                "the folder is that of a training run, or of one of its checkpoints",
+                where=str(folder),
+                expected="the model in it",
+                fix=str(folder / "model"),
+            )
         return folder
     if isinstance(checkpoint, Path) or not _is_hub_id(str(checkpoint)):
         raise MissingError(
