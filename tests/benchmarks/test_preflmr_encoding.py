@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support.own_process import WHOLE, cost
+from support.own_process import cost
 
 STEPS = Path(__file__).with_name("preflmr_cost.py")
 
@@ -26,7 +26,7 @@ def test_passages(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_query_preparation_with_images(tmp_path: Path) -> None:
-    found = cost(STEPS, "images", tmp_path, 64 if WHOLE else 32)
+    found = cost(STEPS, "images", tmp_path, 64)
     wall, cpu = (found["plain"][i] / found["ours"][i] for i in (0, 1))
     print(f"queries with images: {wall:.1f} times faster prepared, {cpu:.1f} in processor time")
     assert found["worst_difference"] <= 1e-5
