@@ -1,6 +1,8 @@
 """Errors that tell a user what happened, where, what was expected and what to do next."""
 
 import errno
+import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -147,6 +149,16 @@ def from_system(error: BaseException) -> M2KRError | None:
         )
     if isinstance(error, OSError):
         return _from_os(error)
+    if number := re.search(
+        r"\(os error (\d+)\)", str(error)
+    ):  # safetensors has it in its text alone
+        return _from_os(OSError(int(number[1]), os.strerror(int(number[1]))))
+    if isinstance(error, RuntimeError) and "PytorchStreamWriter failed" in str(error):
+        return M2KRError(
+            f"a file can't be written: {_first_line(error)}",
+            expected="room on the disk, and within the quota",
+            fix="free some space and run the same command again: it goes on",
+        )
     arrow = sys.modules.get("pyarrow")
     if arrow is not None and isinstance(error, arrow.ArrowException):
         return InputError(f"a table can't be read or made: {_first_line(error)}")
