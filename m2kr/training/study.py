@@ -182,7 +182,7 @@ class _Runner:
     def _split(self, name: str, evaluation: Evaluation) -> Split:
         import numpy as np
 
-        from m2kr.training.validation import sample
+        from m2kr.training.sampled_split import sample
 
         if name not in self._splits:
             split = load(evaluation.source, evaluation.split, data=self._data)

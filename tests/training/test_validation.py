@@ -14,8 +14,9 @@ from m2kr.errors import MissingError, UsageError
 from m2kr.preflmr import PreFLMR
 from m2kr.training.batch_encoder import BatchEncoder
 from m2kr.training.recipe import Share
+from m2kr.training.sampled_split import sample
 from m2kr.training.trained_parts import set_trained
-from m2kr.training.validation import Validator, sample
+from m2kr.training.validation import Validator
 from tests.support.tiny_training import CHECKPOINT, SOURCE, make_source, tiny_recipe
 
 VALID = Share(SOURCE, "train")
