@@ -132,6 +132,10 @@ _SYSTEM_FIXES = {
 }
 
 
+# What torch.save says where the disk refuses.
+_TORCH_WRITES = re.compile(r"PytorchStreamWriter failed|unexpected pos \d+ vs \d+|iostream error")
+
+
 def from_system(error: BaseException) -> M2KRError | None:
     """Our error for what the operating system, memory's end or pyarrow raised; None for all else.
 
@@ -153,7 +157,7 @@ def from_system(error: BaseException) -> M2KRError | None:
         r"\(os error (\d+)\)", str(error)
     ):  # safetensors has it in its text alone
         return _from_os(OSError(int(number[1]), os.strerror(int(number[1]))))
-    if isinstance(error, RuntimeError) and "PytorchStreamWriter failed" in str(error):
+    if isinstance(error, RuntimeError) and _TORCH_WRITES.search(str(error)):
         return M2KRError(
             f"a file can't be written: {_first_line(error)}",
             expected="room on the disk, and within the quota",
