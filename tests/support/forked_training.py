@@ -24,9 +24,11 @@ from m2kr.training import loop
 from m2kr.training.recipe import Recipe
 from m2kr.training.recipe_file import dump_recipe
 from m2kr.training.start import build_model
+from tests.support.own_process import WHOLE
 from tests.support.tiny_training import StopsAt, tiny_recipe
 
-STEPS = 18
+_SCALE = 8 if WHOLE else 1  # ten kills need many steps
+STEPS = 30 * _SCALE
 _ACROSS = tiny_recipe(
     steps={"steps": 4, "batch": 2, "accumulate": 2, "precision": "float64"},
     start={"dropout": 0.0},
@@ -34,8 +36,12 @@ _ACROSS = tiny_recipe(
 )
 #: What two processes train, by the name of the folder.
 RECIPES = {
-    "ddp": tiny_recipe(steps={"steps": 6, "batch": 2, "accumulate": 2}, saving={"every": 2}),
-    "fsdp": tiny_recipe(steps={"steps": 6, "batch": 2, "parallel": "fsdp"}, saving={"every": 2}),
+    "ddp": tiny_recipe(
+        steps={"steps": 12 * _SCALE, "batch": 2, "accumulate": 2}, saving={"every": 2}
+    ),
+    "fsdp": tiny_recipe(
+        steps={"steps": 12 * _SCALE, "batch": 2, "parallel": "fsdp"}, saving={"every": 2}
+    ),
     "across": replace(_ACROSS, steps=replace(_ACROSS.steps, chunk=1)),
     "across fsdp": replace(_ACROSS, steps=replace(_ACROSS.steps, parallel="fsdp")),
 }
