@@ -195,7 +195,7 @@ class StudyPlan:
         )
         return digest(
             recipe_fingerprint(same),
-            asdict(recipe.validation),
+            asdict(recipe.validation) if recipe.validation.every else None,  # it is in the log
             [self.fingerprint(s.source, s.split, s.edition) for s in recipe.data.sources],
         )
 
