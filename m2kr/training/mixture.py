@@ -122,7 +122,7 @@ class Mixture:
         positives = share.positives(of_row)
         positive = int(positives[rng.integers(len(positives))])
         passages = [Drawn(share_number, positive, "positive")]
-        judged = {*share.judged(of_row).tolist()}
+        judged = {*share.no_negatives(of_row)}
         texts = {plain(share.texts[each]) for each in judged}
         passages += self._draw_mined(rng, share, of_row, judged, texts)
         passages += self._draw_uniform(rng, share, of_row, judged, texts, passages)
@@ -135,8 +135,7 @@ class Mixture:
     def right(self, visit: Visit) -> "list[int]":
         """Pool rows of all passages that are right for a visit's query, the drawn one among them."""
         row = self.labelled_by(visit.share, visit.row)
-        rows: list[int] = self.shares[visit.share].judged(row).tolist()
-        return rows
+        return self.shares[visit.share].no_negatives(row)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -199,7 +198,7 @@ class Mixture:
         count = self._recipe.negatives.uniform + self._recipe.negatives.mined
         for share in self.shares:
             row, size = share.most_judged, self._corpus(share.number)[1]
-            left = size - len(share.judged(row))
+            left = size - len(share.no_negatives(row))
             if left < count:
                 raise self._too_few(share, row, count, size, left)
 

@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 _MATCHED = 256  # queries whose answers are looked for at once
 
 
+def scored_as(split: "Split") -> "tuple[Ints, Ints] | None":
+    """Pool rows that count as other ones, and those; None where the source has no such passages."""
+    data = split.passages_view.dataset.data
+    if "scored_as" not in data.column_names:
+        return None
+    column = data.column("scored_as")
+    rows = np.flatnonzero(column.is_valid().to_numpy())
+    ids = pa.array(values_at(column, rows), pa.string()).dictionary_encode()
+    others = split.passages_view.row_numbers(ids.dictionary)[ids.indices.to_numpy()]
+    return rows[others >= 0], others[others >= 0]
+
+
 class RightPassages:
     """A split's right passages: all that are judged above 0, whatever the threshold, and their texts.
 
@@ -51,15 +63,12 @@ class RightPassages:
     @cached_property
     def _same_passage(self) -> "Ints | None":
         """Per row of the pool the row that it counts as, where the source has such passages."""
-        data = self._split.passages_view.dataset.data
-        if "scored_as" not in data.column_names:
+        twins = scored_as(self._split)
+        if twins is None:
             return None
-        column = data.column("scored_as")
-        some = np.flatnonzero(column.is_valid().to_numpy())
-        others = pa.array(values_at(column, some), pa.string()).dictionary_encode()
-        rows = self._split.passages_view.row_numbers(others.dictionary)[others.indices.to_numpy()]
-        same = np.arange(len(column))
-        same[some[rows >= 0]] = rows[rows >= 0]
+        rows, others = twins
+        same = np.arange(self._pool)
+        same[rows] = others
         return same
 
     def counted_as(self, rows: "Ints") -> "Ints":

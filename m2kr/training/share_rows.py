@@ -10,6 +10,7 @@ from m2kr.data.load import Split, load
 from m2kr.errors import InputError, UsageError
 from m2kr.training.draws import Purpose, generator
 from m2kr.training.recipe_checks import TASKS
+from m2kr.training.right_passages import scored_as
 
 if TYPE_CHECKING:
     import os
@@ -122,8 +123,27 @@ class ShareRows:
         return int(self._order(around)[place])
 
     def judged(self, row: int) -> "NDArray[np.int32]":
-        """Passages (pool rows) judged with a grade above 0: none of them is a negative."""
+        """Passages (pool rows) judged with a grade above 0."""
         return self._judged[self._starts[row] : self._starts[row + 1]]
+
+    def no_negatives(self, row: int) -> list[int]:
+        """Passages (pool rows) that are no negatives of a query: judged ones, and what counts as them."""
+        judged: list[int] = self.judged(row).tolist()
+        base, twins = self._twins
+        roots = [base.get(each, each) for each in judged] if twins else []
+        return [
+            *dict.fromkeys([*judged, *(twin for root in roots for twin in twins.get(root, ()))])
+        ]
+
+    @cached_property
+    def _twins(self) -> tuple[dict[int, int], dict[int, list[int]]]:
+        """Of pool rows that evaluation counts as another one: that one, and by it all of them."""
+        rows, others = scored_as(self.split) or ((), ())
+        base = dict(zip(map(int, rows), map(int, others), strict=True))
+        twins: dict[int, list[int]] = {}
+        for row, other in base.items():
+            twins.setdefault(other, [other]).append(row)
+        return base, twins
 
     @property
     def most_judged(self) -> int:

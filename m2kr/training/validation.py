@@ -158,7 +158,7 @@ class Validator:
         if self._recipe.start.image_rows:
             require_images(split, LateInteraction.modalities)
         rows = np.arange(len(split))
-        if share.tasks or share.take is not None:
+        if share.tasks or share.where or share.take is not None:
             rows = ShareRows(share, 0, split, SEED).rows.astype(np.int64)
         asked = self._recipe.validation
         if asked.passages is None and len(split.passages_view) > _MANY:
@@ -226,9 +226,9 @@ class Validator:
 
 
 def _labels(shares: "Sequence[Share]", splits: Sequence[Split]) -> list[str]:
-    """A name for each: ``mini/valid``, with tasks, and edition or number where that is not enough."""
+    """A name for each: ``mini/valid``, with its tasks and conditions; edition or number if need be."""
     names = [
-        f"{split.source}/{split.split}" + "".join(f",{task}" for task in share.tasks)
+        f"{split.source}/{split.split}" + "".join(f",{word}" for word in share.tasks + share.where)
         for share, split in zip(shares, splits, strict=True)
     ]
     for more in ([split.edition for split in splits], [str(n + 1) for n in range(len(splits))]):

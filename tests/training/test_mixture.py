@@ -285,3 +285,18 @@ def test_a_recipe_without_data_and_data_without_answers_are_refused(
             continue  # such data can't even be built
         with pytest.raises(InputError, match=words):
             mixture(tmp_path, Share("empty"))
+
+
+def test_what_evaluation_counts_as_a_right_passage_is_no_negative(root: Path) -> None:
+    """E-VQA's pool has passages that share an id, and are scored as one of them."""
+    share = Share("one", where=("question_id=q1",))
+    recipe = Recipe("x", data=Data((share,)), negatives=Negatives(uniform=30))
+    (split,) = open_splits(recipe, root)
+    counts_as = [{2: "p1", 5: "p21", 7: "nobody"}.get(n) for n in range(POOL)]
+    split.__dict__["passages"] = split.passages.add_column("scored_as", counts_as)
+    made = Mixture(recipe, [split])
+    met = visits(made, 30)
+    negatives = {drawn.row for visit in met for drawn in visit.passages[1:]}
+    assert negatives == {*range(POOL)} - {1, 21, 2, 5}
+    assert {visit.passages[0].row for visit in met} == {1, 21}
+    assert {*made.right(met[0])} == {1, 21, 2, 5}

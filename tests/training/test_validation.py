@@ -154,3 +154,11 @@ def test_what_is_missing_is_said_when_it_is_opened(data: Path, tmp_path: Path) -
     (tmp_path / "photos" / "a.jpg").unlink()
     with pytest.raises(MissingError, match=r"a\.jpg"):
         Validator(recipe(sources=(Share("seen", "test"),)), tmp_path)
+
+
+def test_conditions_choose_the_queries_of_retrieval_too(data: Path, model: PreFLMR) -> None:
+    some = Share(SOURCE, "train", where=("question_id=q3|q5|q8",))
+    validator = Validator(recipe(sources=(some,), queries=None, loss_queries=3), data)
+    (facts,) = validator.facts()
+    assert facts["queries"] == 3
+    assert facts["name"] == f"{SOURCE}/train,question_id=q3|q5|q8"
