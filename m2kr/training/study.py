@@ -27,7 +27,14 @@ from m2kr.training.recipe_file import recipe_fingerprint
 from m2kr.training.study_figures import write_figures
 from m2kr.training.study_file import Evaluation, Study
 from m2kr.training.study_outcome import Scored, StudyOutcome, Tested
-from m2kr.training.study_plan import PlannedStage, StudyPlan, System, digest
+from m2kr.training.study_plan import (
+    PlannedStage,
+    StudyPlan,
+    System,
+    digest,
+    known_start,
+    known_system,
+)
 from m2kr.training.study_tables import as_markdown
 
 if TYPE_CHECKING:
@@ -153,9 +160,9 @@ class _Runner:
         if system.stage is not None:
             who: Any = system.stage.key
         elif system.start is not None:
-            who = recipe_fingerprint(Recipe("start", start=system.start.start))
+            who = recipe_fingerprint(Recipe("start", start=known_start(system.start.start)))
         else:
-            who = asdict(baseline) if baseline else None
+            who = known_system(baseline) if baseline else None
         fingerprints = self._plan.fingerprint(evaluation.source, evaluation.split)
         key = digest(system.name, who, asdict(evaluation), fingerprints, self._study.metrics)[:8]
         folder = self._out / "results" / ".".join(map(file_word, (system.name, name, key)))
@@ -207,7 +214,7 @@ class _Runner:
 
         assert system.start is not None
         start = system.start.start
-        folder = self._out / "starts" / digest(asdict(start))[:8]
+        folder = self._out / "starts" / digest(asdict(known_start(start)))[:8]
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
             with atomic.writing(folder) as tmp:

@@ -11,10 +11,11 @@ from typing import Any
 from m2kr.data.load import load
 from m2kr.errors import M2KRError, MissingError
 from m2kr.evaluation.result import file_word
-from m2kr.hashes import file_sha256
-from m2kr.training.recipe import Recipe
+from m2kr.retrievers._models import cached_sha256, files_sha256
+from m2kr.training.recipe import Recipe, Start
 from m2kr.training.recipe_file import load_recipe, recipe_fingerprint
-from m2kr.training.study_file import MinedPassages, Point, Study
+from m2kr.training.start import EMBEDDED
+from m2kr.training.study_file import BaselineSystem, MinedPassages, Point, Study
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +185,10 @@ class StudyPlan:
             ) from error
 
     def _key(self, recipe: Recipe, before: PlannedStage | None) -> str:
-        start, negatives, teacher = recipe.start, recipe.negatives, recipe.distillation
+        negatives, teacher = recipe.negatives, recipe.distillation
+        start = known_start(recipe.start)
         if before is not None:
-            start = replace(start, checkpoint=before.key)
+            start = replace(recipe.start, checkpoint=before.key)
         same = replace(
             recipe,
             start=start,
@@ -205,20 +207,54 @@ class StudyPlan:
         for name, path in self.mined.items():
             if Path(file) == path:
                 return self._mined_key(self.study.mined[name])
-        return file_sha256(Path(file)) if Path(file).is_file() else file
+        return content_sha256(Path(file)) or file
 
     @property
     def _mined_paths(self) -> Mapping[str, str]:
         return {name: str(path) for name, path in self.mined.items()}
 
     def _mined_key(self, mined: MinedPassages) -> str:
-        return digest(asdict(mined), self.fingerprint(mined.source, mined.split))
+        return digest(known_system(mined), self.fingerprint(mined.source, mined.split))
 
 
 def digest(*facts: Any) -> str:
     """Hex digest of JSON values."""
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def content_sha256(path: Path) -> str | None:
+    """Hex digest of a file, or of a folder's weights, settings and tables; None if it is neither."""
+    if path.is_file():
+        return cached_sha256(path)
+    kinds = ("json", "txt", "safetensors", "bin", "parquet")
+    files = [file for kind in kinds for at in ("", "*/") for file in path.glob(f"{at}*.{kind}")]
+    return files_sha256(path, files) if files else None
+
+
+def known_start(start: Start) -> Start:
+    """A start whose folders are known by what they hold: they may be written anew."""
+    return replace(
+        start,
+        checkpoint=_known(start.checkpoint),
+        vision_weights=_known(start.vision_weights),
+        text_weights=_known(start.text_weights),
+    )
+
+
+def known_system(system: MinedPassages | BaselineSystem) -> dict[str, Any]:
+    """What decides a retriever's rankings; files and folders that it names by what they hold."""
+    retriever = system.retriever
+    if retriever.startswith("run:"):
+        retriever = _known(retriever) or retriever
+    settings = {name: _known(value) for name, value in system.set.items()}
+    return asdict(system) | {"retriever": retriever, "set": settings}
+
+
+def _known(word: str | None) -> str | None:
+    if not word or word == EMBEDDED:
+        return word
+    return content_sha256(Path(word.removeprefix("run:")).expanduser()) or word
 
 
 def _run_name(recipe: Recipe) -> str:

@@ -146,13 +146,10 @@ def _letters(outcome: StudyOutcome, evaluation: str) -> dict[str, str]:
     chosen: Any = metrics.get(next(iter(comparison.headlines.values()))) or next(
         iter(metrics.values())
     )
-    short: dict[str, str] = dict(chosen.letters)
-    return {
-        one.system.name: letters
-        for one in outcome.scored
-        for label, letters in short.items()
-        if label == one.system.name or label.endswith(f" {one.system.name}")
-    }
+    # By place: one system's label may end with another's name.
+    last = [one.system.name for one in outcome.scored if one.system.last]
+    labels = zip(last, comparison.systems, strict=True)
+    return {name: chosen.letters[label] for name, label in labels if label in chosen.letters}
 
 
 def _repeat(outcome: StudyOutcome, value: str) -> str:

@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -15,6 +17,7 @@ from m2kr.training.study import run_study
 from m2kr.training.study_file import load_study, study_names
 from m2kr.training.study_outcome import StudyOutcome
 from m2kr.training.study_plan import StudyPlan
+from m2kr.training.study_tables import score_rows
 from tests.support.tiny_training import SOURCE, make_source, tiny_recipe
 
 STUDY = {
@@ -227,3 +230,61 @@ def test_packaged_studies_can_be_planned_without_data(name: str, tmp_path: Path)
     plan = StudyPlan(load_study(name), tmp_path, tmp_path)
     assert plan.systems
     assert len({system.name for system in plan.systems if system.last}) > 1
+
+
+def test_files_and_folders_are_known_by_what_they_hold(tmp_path: Path) -> None:
+    checkpoint, run, mined = tmp_path / "model", tmp_path / "run.parquet", tmp_path / "mined"
+    make_source(tmp_path / "data")
+    for folder in (checkpoint, mined):
+        folder.mkdir()
+    for file in (checkpoint / "config.json", run, mined / "a.parquet"):
+        file.write_bytes(b"before")
+    words = STUDY | {
+        "set": {
+            "start.checkpoint": str(checkpoint),
+            "negatives.file": str(mined),
+            "negatives.mined": "1",
+        },
+        "grid": {"seed": ["0"], "steps": ["2"]},
+        "mined": {"first": {"source": SOURCE, "retriever": f"run:{run}"}},
+    }
+    recipe = dump_recipe(tiny_recipe())
+    (tmp_path / "tiny.yaml").write_text(recipe, encoding="utf-8")
+    study = load_study(write(tmp_path, words))
+
+    def keys() -> list[str]:
+        plan = StudyPlan(study, tmp_path / "out", tmp_path / "data")
+        return [plan.mined["first"].name, *(stage.key for stage in plan.stages)]
+
+    before = keys()
+    assert keys() == before
+    for file, which in (
+        (run, {0}),
+        (checkpoint / "config.json", {1, 2, 3}),
+        (mined / "a.parquet", {1, 2, 3}),
+    ):
+        file.write_bytes(f"after {file.name}".encode())
+        now = keys()
+        assert {n for n, key in enumerate(now) if key != before[n]} == which
+        before = now
+
+
+def test_letters_are_those_of_the_system_though_names_end_alike() -> None:
+    systems, labels = ("full", "not full"), ("preflmr full", "preflmr not full")
+    scored = [
+        SimpleNamespace(
+            system=SimpleNamespace(name=name, last=True),
+            results={"test": SimpleNamespace(value=lambda _: 0.5, metrics={"hit_rate@5": {}})},
+        )
+        for name in systems
+    ]
+    letters = {"hit_rate@5": SimpleNamespace(letters=dict(zip(labels, "ab", strict=True)))}
+    comparison = SimpleNamespace(
+        systems=labels, by_source={"mini/test": letters}, headlines={"mini/test": "hit_rate@5"}
+    )
+    outcome: Any = SimpleNamespace(
+        study=SimpleNamespace(metrics=("hit_rate@5",), tests=()),
+        scored=scored,
+        tests=[SimpleNamespace(evaluation="test", comparison=comparison)],
+    )
+    assert [row[-1] for row in score_rows(outcome, "test")[1]] == ["a", "b"]
