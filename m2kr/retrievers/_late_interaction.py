@@ -104,7 +104,7 @@ class LateInteraction(EncoderRetriever):
         local = Path(self._checkpoint).is_dir()
         longest = ContextTokenizer.from_pretrained(self._folder).maxlen
         return {
-            "checkpoint": Path(self._checkpoint).resolve().name if local else self._checkpoint,
+            "checkpoint": _name_of(Path(self._checkpoint)) if local else self._checkpoint,
             # A hub's snapshots lie in folders named by commit.
             "revision": None if local else self._folder.name,
             **self._hashes(),
@@ -205,3 +205,9 @@ class LateInteraction(EncoderRetriever):
                     yield Query(question, image, instruction)
                 else:
                     yield Query(query_text(question, instruction), image)
+
+
+def _name_of(checkpoint: Path) -> str:
+    """The folder's name; of the ``model`` in a training run's folder, the run's."""
+    folder = checkpoint.resolve()
+    return folder.parent.name if folder.name == "model" else folder.name
