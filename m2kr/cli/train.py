@@ -109,10 +109,12 @@ def command(
 
 
 def _validations(folder: Path) -> "list[dict[str, Any]]":
-    """The validations of a run's log."""
+    """The validations of a run's log; where what they are on was changed, those since."""
     with (folder / "log.jsonl").open(encoding="utf-8") as lines:
         rows = [json_text.loads(line) for line in lines]
-    return [{"step": row["step"], **row["validation"]} for row in rows if "validation" in row]
+    rows = [row for row in rows if "validation" in row]
+    now = rows[-1].get("on") if rows else None
+    return [{"step": row["step"], **row["validation"]} for row in rows if row.get("on") == now]
 
 
 def _show(recipe: "Recipe", trained: "Trained", validation: "Sequence[dict[str, Any]]") -> None:

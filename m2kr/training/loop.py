@@ -173,13 +173,15 @@ def _train(
         from m2kr.training.validation import Validator
 
         validator = Validator(recipe, data, images)
+        run.validation = validator.fingerprint
 
     def validate(step: int) -> None:
         whole = team.whole_model(model)
         if validator is not None and whole is not None:
             began = time.perf_counter()
             values = validator.validate(whole, step, told)
-            row = {"step": step, "validation": values, "seconds": time.perf_counter() - began}
+            row = {"step": step, "validation": values, "on": run.validation}
+            row["seconds"] = time.perf_counter() - began
             record(row, {f"validation/{name}": value for name, value in values.items()})
         team.gather(None)
         encoder.train()

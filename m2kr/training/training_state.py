@@ -107,10 +107,15 @@ class RunFolder:
         folder: The run's.
         identity: What it must have been begun with.
         keep: How many checkpoints stay, besides the best one.
+
+    Attributes:
+        validation: Fingerprint of what is validated on: the log may have that of an earlier session,
+            on other queries or another pool, with which it doesn't compare.
     """
 
     def __init__(self, folder: Path, identity: Identity, keep: int) -> None:
         self.folder = folder
+        self.validation = ""
         self.identity = identity
         self.checkpoints = folder / "checkpoints"
         self._keep = max(1, keep)
@@ -197,7 +202,7 @@ class RunFolder:
 
     def validated(self, step: int) -> bool:
         """Whether the log has a step's validation."""
-        return any("validation" in row and row["step"] == step for row in self.rows())
+        return any(row["step"] == step for row in self._validations())
 
     def best(self, metric: str) -> int | None:
         """The step whose validation is best so far, the earlier of equals; None before the first.
@@ -208,10 +213,16 @@ class RunFolder:
         sign = -1 if metric == "loss" else 1
         values = [
             (sign * row["validation"][metric], -row["step"])
-            for row in self.rows()
-            if metric in row.get("validation", {})
+            for row in self._validations()
+            if metric in row["validation"]
         ]
         return -max(values)[1] if values else None
+
+    def _validations(self) -> Iterator[dict[str, Any]]:
+        """The log's validations on what is validated on now."""
+        for row in self.rows():
+            if "validation" in row and row.get("on", self.validation) == self.validation:
+                yield row
 
     def prune(self, metric: str) -> None:
         """Removes all checkpoints but the last ones and the best by validation."""

@@ -15,11 +15,12 @@ and that many negatives, whatever its seed.
 """
 
 import hashlib
+import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,6 +182,17 @@ class Validator:
             }
             for name, split in zip(self._labels, self._splits, strict=True)
         ]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash (hex) of the queries and pools: values of two validations compare if it is the same."""
+        asked = self._recipe.validation
+        facts = [
+            [asdict(share) for share in asked.sources],
+            [asked.queries, asked.passages, asked.loss_queries],
+            [split.whole.fingerprints for split in self._splits],
+        ]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def validate(
         self, model: "PreFLMR", step: int, progress: Progress = SILENT

@@ -14,7 +14,16 @@ from m2kr.training.mixture import open_splits
 from m2kr.training.recipe import Optimiser, Recipe, Share, Validation
 from m2kr.training.step_errors import enough_memory
 from m2kr.training.trackers import open_trackers
-from tests.support.tiny_training import CHECKPOINT, SOURCE, logged, make_source, tiny_recipe
+from m2kr.training.training_state import Identity, RunFolder
+from tests.support.tiny_training import (
+    CHECKPOINT,
+    SOURCE,
+    Stopped,
+    StopsAt,
+    logged,
+    make_source,
+    tiny_recipe,
+)
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +147,28 @@ def test_tensorboard_shows_the_log(data: Path, tmp_path: Path) -> None:
     events.Reload()
     shown = [(each.step, each.value) for each in events.Scalars("loss")]
     assert shown == [(n, pytest.approx(loss)) for n, loss in enumerate(run.losses, 1)]
+
+
+def test_the_best_checkpoint_is_chosen_among_validations_that_compare(
+    data: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    looked_at = dataclasses.replace(
+        recipe,
+        steps=dataclasses.replace(recipe.steps, steps=2, accumulate=1),
+        validation=Validation(sources=(Share(SOURCE, "train"),), every=1, queries=6, passages=6),
+        saving=dataclasses.replace(recipe.saving, every=1, keep=1),
+    )
+    with pytest.raises(Stopped):
+        train(looked_at, data=data, out=tmp_path, progress=StopsAt(1))
+    harder = dataclasses.replace(looked_at.validation, passages=None)
+    done = train(dataclasses.replace(looked_at, validation=harder), data=data, out=tmp_path)
+    by_step: dict[int, set[str]] = {}
+    for row in logged(done.folder):
+        if "validation" in row:
+            by_step.setdefault(row["step"], set()).add(row["on"])
+    assert [len(by_step[step]) for step in (0, 1, 2)] == [1, 2, 1]
+    run = RunFolder(done.folder, Identity("", "", "", 1, 1, 1), 1)
+    for of, steps in zip((by_step[0], by_step[2]), ({0, 1}, {1, 2}), strict=True):
+        (run.validation,) = of
+        assert run.best("hit_rate@5") in steps
+        assert [run.validated(step) for step in (0, 1, 2)] == [step in steps for step in (0, 1, 2)]
