@@ -97,9 +97,16 @@ def test_validation_is_logged_and_changes_nothing(
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch(
-    data: Path, recipe: Recipe, tmp_path: Path
+    data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = dataclasses.replace(recipe, optimiser=Optimiser(lr=1e15))
+    recipe = dataclasses.replace(recipe, optimiser=Optimiser())
+
+    def set_rates(optimiser: torch.optim.Optimizer, *_: object) -> dict[str, float]:
+        for group in optimiser.param_groups:
+            group["lr"] = 1e15  # no recipe may have it
+        return {}
+
+    monkeypatch.setattr("m2kr.training.loop.set_rates", set_rates)
     with pytest.raises(
         CheckError, match=r"step 2 .* no finite number .*query 'q\d+', passages 'p\d+'"
     ):
