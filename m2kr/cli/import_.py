@@ -141,4 +141,4 @@ def command(
                 f"  missing: {', '.join(each.missing)}; give their folder or archive with --images"
             )
     first = next(iter(built.manifest["splits"]))
-    output.say(f"evaluate: m2kr eval {source} --retriever bm25 --split {first} --data {root}")
+    output.say(f"next: m2kr eval {source} --retriever bm25 --split {first} --data {root}")

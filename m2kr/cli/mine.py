@@ -1,10 +1,15 @@
 """``m2kr mine``."""
 
-from typing import Annotated
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from m2kr.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 EXAMPLES = (
     "m2kr mine mini -r bm25",
@@ -71,9 +76,11 @@ def command(
         return
     counts = facts["counts"]
     queries, name = counts["queries"], facts["retriever"]["name"]
+    fewer = queries * facts["k"] - counts["candidates"]  # bm25 ranks what shares a word, say
     rows = [("negatives", counts["kept"])]
     rows += [(f"left out: {reason}", n) for reason, n in counts["left_out"].items() if n]
     rows += [
+        (f"fewer than {facts['k']} passages ranked: lacking", fewer),
         ("queries without negatives", counts["queries_without_negatives"]),
         ("queries without a right passage", counts["queries_without_positive"]),
         (
@@ -87,4 +94,31 @@ def command(
         [(words, f"{n:,}") for words, n in rows if n or words == "negatives"],
     )
     output.say(f"{path} ({output.size(path.stat().st_size)})")
-    output.say(f"next: m2kr train RECIPE --set negatives.file={path} --set negatives.mined=4")
+    output.say(f"next: {_next(facts, path, edition, data, images or ())}")
+
+
+def _next(
+    facts: "dict[str, Any]",
+    path: Path,
+    edition: str | None,
+    data: Path | None,
+    images: "Sequence[Path]",
+) -> str:
+    """A command that trains with the file."""
+    share = {"source": facts["source"], "split": facts["split"], "edition": edition}
+    source = facts["source"]
+    if edition or facts["split"] != "train":
+        inner = ", ".join(f"{key}: {value}" for key, value in share.items() if value)
+        source = f"[{{{inner}}}]"
+    words = ["m2kr", "train", "fine-tuning"]
+    for setting in (
+        "start.checkpoint=embedded",
+        f"data.sources={source}",
+        "negatives.uniform=0",
+        "negatives.mined=4",
+        f"negatives.file={path}",
+    ):
+        words += ["--set", setting]
+    words += [] if data is None else ["--data", str(data)]
+    words += [word for image in images for word in ("--images", str(image))]
+    return shlex.join(words)

@@ -153,9 +153,8 @@ class Loader:
                 for place, each in enumerate(visit.passages)
                 if pool_of[each.share] == pool_of[visit.share]
             ]
-            if teacher is not None:
-                row = self._mixture.labelled_by(visit.share, visit.row)
-                own[known] = teacher.scores(row, [visit.passages[n].row for n in known])
+            row = self._mixture.labelled_by(visit.share, visit.row)
+            own[known] = teacher.scores(row, [visit.passages[n].row for n in known])
         return torch.from_numpy(scores)
 
     def _positive_keys(self, visits: Sequence[Visit]) -> "Tensor":

@@ -65,18 +65,18 @@ class MinedFile:
         )
 
     @classmethod
-    def of_splits(cls, path: "str | Path", splits: "Sequence[Split]") -> "list[Self | None]":
-        """For each split its mined file; None for one that nothing was mined for.
+    def of_splits(cls, path: "str | Path", splits: "Sequence[Split]") -> "list[Self]":
+        """For each split its mined file.
 
         Args:
             path: A mined file, or a folder with those of several sources.
             splits: Of a mixture.
+
+        Raises:
+            InputError: a split has no file, or two.
         """
         files = files_by_split(Path(path), splits)
-        return [
-            None if file is None else cls.open(file, split)
-            for file, split in zip(files, splits, strict=True)
-        ]
+        return [cls.open(file, split) for file, split in zip(files, splits, strict=True)]
 
     def negatives(self, query: int | str) -> "NDArray[np.int32]":
         """Rows of the split's pool, best first; none for a query that the file has nothing for.

@@ -70,7 +70,7 @@ class Mixture:
         pools: Each distinct pool: number of the first share that has it, and where the pool begins in
             the corpus of all.
         pool_of: For each share the number under which its pool is there.
-        teachers: For each share the scores that are distilled, if there are some; None without a teacher.
+        teachers: For each share the scores that are distilled; None without a teacher.
         epoch_visits: Visits of an epoch: rows times ``repeat``, of all sources together.
 
     Raises:
@@ -100,8 +100,8 @@ class Mixture:
         negatives, distillation = recipe.negatives, recipe.distillation
         self._mined: list[MinedFile | None] = [None] * len(splits)
         if negatives.mined and negatives.file:
-            self._mined = MinedFile.of_splits(negatives.file, splits)
-        self.teachers: list[Teacher | None] | None = None
+            self._mined = [*MinedFile.of_splits(negatives.file, splits)]
+        self.teachers: list[Teacher] | None = None
         if distillation.kind != "none" and distillation.file:
             self.teachers = Teacher.of_splits(distillation.file, splits)
 

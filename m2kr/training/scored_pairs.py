@@ -122,7 +122,7 @@ def row_of_query(split: "Split", query: int | str) -> int:
     return int(query)
 
 
-def files_by_split(path: Path, splits: "Sequence[Split]") -> list[Path | None]:
+def files_by_split(path: Path, splits: "Sequence[Split]") -> list[Path]:
     """Which file is for which split: by source and split, as mined files and runs of ours say.
 
     Args:
@@ -131,7 +131,7 @@ def files_by_split(path: Path, splits: "Sequence[Split]") -> list[Path | None]:
 
     Raises:
         MissingError: there is no such file or folder.
-        InputError: no file is for any split, or two are for one.
+        InputError: a split has no file, or two.
     """
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     made_for = {file: _made_for(file) for file in files}
@@ -158,7 +158,22 @@ def files_by_split(path: Path, splits: "Sequence[Split]") -> list[Path | None]:
             where=str(path),
             fix=f"m2kr mine {splits[0].source} --split {splits[0].split} -r RETRIEVER --out FILE",
         )
-    return chosen
+    lacking = {split.label: split for split, file in zip(splits, chosen, strict=True) if not file}
+    if lacking:
+        there = {split.label for split in splits} - set(lacking)
+        folder = path if path.is_dir() else Path("FOLDER")
+        commands = [
+            f"m2kr mine {split.source} --split {split.split} -r RETRIEVER "
+            f"--out {folder / f'{split.source}.{split.split}.parquet'}"
+            for split in lacking.values()
+        ]
+        raise InputError(
+            f"it is for {', '.join(sorted(there))}, and the mixture also has {', '.join(lacking)}",
+            where=str(path),
+            expected="a folder with a file for each source of the mixture, or only sources that have one",
+            fix="; ".join(commands) + ("" if path.is_dir() else f" ({path.name} in FOLDER, too)"),
+        )
+    return [file for file in chosen if file is not None]
 
 
 def _made_for(path: Path) -> tuple[str, str] | None:

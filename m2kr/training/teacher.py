@@ -47,13 +47,10 @@ class Teacher:
         return cls(Path(path), pairs.provenance, pairs.fingerprint, split, pairs)
 
     @classmethod
-    def of_splits(cls, path: "str | Path", splits: "Sequence[Split]") -> "list[Self | None]":
-        """For each split its teacher; None for one that has none; see `MinedFile.of_splits`."""
+    def of_splits(cls, path: "str | Path", splits: "Sequence[Split]") -> "list[Self]":
+        """For each split its teacher; see `MinedFile.of_splits`."""
         files = files_by_split(Path(path), splits)
-        return [
-            None if file is None else cls.open(file, split)
-            for file, split in zip(files, splits, strict=True)
-        ]
+        return [cls.open(file, split) for file, split in zip(files, splits, strict=True)]
 
     def scores(
         self, query: int | str, passages: "Sequence[int] | Sequence[str] | NDArray[np.integer]"

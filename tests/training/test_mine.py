@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +21,8 @@ from m2kr.retrievers.bm25 import BM25
 from m2kr.retrievers.rerank import Rerank
 from m2kr.training.mine import mine
 from m2kr.training.mined_file import MinedFile
+from m2kr.training.mixture import Mixture, open_splits
+from m2kr.training.recipe_file import load_recipe
 from m2kr.training.right_passages import QueryAnswers, RightPassages
 from m2kr.training.scored_pairs import read_provenance
 
@@ -338,7 +342,19 @@ def test_the_command(split: m2kr.Split, tmp_path: Path, cli: Any) -> None:
         *("--margin", 3),
     ).stdout
     assert "above positive + margin" in shown
-    assert "negatives.file=" in shown
+    (line,) = (line for line in shown.splitlines() if line.startswith("next: "))
+    words = shlex.split(line)[2:]
+    assert words[:2] == ["train", "fine-tuning"]
+    assert words[-2:] == ["--data", str(data)]
+    settings = dict(word.split("=", 1) for word in words if "=" in word)
+    recipe = load_recipe(words[1], settings)
+    mixture = Mixture(recipe, open_splits(recipe, data))
+    drawn = {each.origin for number in range(20) for each in mixture.visit(number).passages}
+    assert "mined" in drawn
+    deep = cli("mine", "wordy", "-r", "bm25", "-k", "10000", "--data", data, cwd=tmp_path).stdout
+    (numbers,) = re.findall(r"(\d+) queries x 10,?000", deep)
+    rows = re.findall(r"^│ (?:negatives|left out|fewer)[^│]*│ +([\d,]+)", deep, flags=re.MULTILINE)
+    assert sum(int(n.replace(",", "")) for n in rows) == int(numbers) * 10_000
 
 
 def test_a_copy_of_a_right_passage_is_right() -> None:

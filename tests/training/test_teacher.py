@@ -150,9 +150,15 @@ def test_a_folder_has_a_file_for_each_source(split: m2kr.Split, path: Path, tmp_
     folder.mkdir()
     (folder / "one.parquet").write_bytes(path.read_bytes())
     mine(other, "bm25", out=folder / "two.parquet")
-    opened = MinedFile.of_splits(folder, [other, third, split])
-    assert [each and each.path.name for each in opened] == ["two.parquet", None, "one.parquet"]
-    assert [t is None for t in Teacher.of_splits(path, [third, split])] == [True, False]
+    for kind in (MinedFile, Teacher):
+        opened = kind.of_splits(folder, [other, split, split])
+        names = [each.path.name for each in opened]
+        assert names == ["two.parquet", "one.parquet", "one.parquet"]
+        for place, there in ((path, "toy/train"), (folder, "toy/train, toy2/train")):
+            with pytest.raises(InputError) as error:
+                kind.of_splits(place, [split, third, *([other] if place == folder else [])])
+            assert f"it is for {there}, and the mixture also has toy3/train" in str(error.value)
+            assert "m2kr mine toy3 --split train -r RETRIEVER --out" in str(error.value)
     with pytest.raises(InputError, match="it is for toy/train, and the mixture has toy3/train"):
         MinedFile.of_splits(path, [third])
     (folder / "three.parquet").write_bytes(path.read_bytes())

@@ -270,7 +270,7 @@ class ImportedBuilder(Builder):
         known = missing = 0
         for n, row in self._rows(split):
             if row is None:
-                ctx.ledger.filter("not judged in this split")
+                ctx.ledger.filter("judged in another split, or in none")
                 continue
             grades = dict(zip(row["pos_item_ids"], row["pos_item_grades"], strict=True))
             lost = {i: grade for i, grade in grades.items() if i not in pool}
