@@ -154,7 +154,10 @@ def test_a_folder_has_a_file_for_each_source(split: m2kr.Split, path: Path, tmp_
         opened = kind.of_splits(folder, [other, split, split])
         names = [each.path.name for each in opened]
         assert names == ["two.parquet", "one.parquet", "one.parquet"]
-        for place, there in ((path, "toy/train"), (folder, "toy/train, toy2/train")):
+        for place, there in (
+            (path, "toy/train (toy)"),
+            (folder, "toy/train (toy), toy2/train (toy2)"),
+        ):
             with pytest.raises(InputError) as error:
                 kind.of_splits(place, [split, third, *([other] if place == folder else [])])
             assert f"it is for {there}, and the mixture also has toy3/train" in str(error.value)
