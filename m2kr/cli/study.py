@@ -35,7 +35,8 @@ def command(
     A stage that several arms begin with is trained once, and what is done is found again, so a study
     that was cut off goes on by the same command. Results go to studies/NAME, with study.json, study.md
     and figures. --set VARIABLE=A,B gives the grid other values, --set KEY=VALUE is for all stages, and
-    --set STAGE.KEY=VALUE for one. --plan lists stages, runs and steps.
+    --set STAGE.KEY=VALUE for one. --plan lists stages, runs and steps. docs/training.md tells of studies of
+    your own; one to start from is m2kr/training/studies/inter-steps-mini.yaml.
     """
     from m2kr import paths
     from m2kr.training.study_file import load_study

@@ -382,7 +382,13 @@ def _check(study: Study, where: str) -> None:
             )
 
     if (not study.arms and not study.baselines) or not study.evaluations:
-        raise InputError("it has nothing to score", where=where, expected="arms and evaluations")
+        raise InputError(
+            "it has nothing to score",
+            where=where,
+            expected="arms: {NAME: [STAGE, ...]} or baselines: {NAME: {retriever: bm25}}, "
+            "and evaluations: {NAME: {source: mini, split: test}}",
+            fix=f"docs/training.md has an example; {FOLDER / 'inter-steps-mini.yaml'} is one to start from",
+        )
     if not study.stages and any(not each.retriever for each in study.baselines.values()):
         raise InputError(
             "a baseline without retriever is the model that stages start from, and there are none",

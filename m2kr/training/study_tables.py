@@ -1,12 +1,12 @@
 """A study's outcome as a page in Markdown, and its plan and scores as rows for tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from m2kr.evaluation.metrics import heading
-from m2kr.training.study_outcome import Scored, StudyOutcome, read_log
+from m2kr.training.study_outcome import StudyOutcome, read_log
 
 if TYPE_CHECKING:
     from m2kr.training.study_plan import PlannedStage, StudyPlan
@@ -47,9 +47,33 @@ def score_rows(
     rows = []
     for name in names:
         same = [one for one in outcome.scored if one.system.name == name]
-        cells = [_cell(same, evaluation, metric, intervals=intervals) for metric in metrics]
+        found = [one.results[evaluation].metrics for one in same]
+        cells = [
+            _cell([of.get(metric, {}) for of in found], intervals=intervals) for metric in metrics
+        ]
         rows.append((name, *cells, *([letters.get(name, "")] if letters else [])))
     return ["system", *map(heading, metrics), *(["letters"] if letters else [])], rows
+
+
+def task_rows(
+    outcome: StudyOutcome, evaluation: str
+) -> tuple[list[str], list[tuple[str, ...]]] | None:
+    """Heads and rows of the first metric by the queries' tasks; None where they have but one, or none."""
+    metric = outcome.study.tested_metric
+    first = outcome.scored[0].results[evaluation].groups.get("task", {})
+    tasks = [task for task, found in first.items() if metric in found["metrics"]]
+    if len(tasks) < 2:
+        return None
+    rows = []
+    for name in dict.fromkeys(one.system.name for one in outcome.scored):
+        same = [one.results[evaluation] for one in outcome.scored if one.system.name == name]
+        cells = [
+            _cell([of.groups["task"][task]["metrics"][metric] for of in same], intervals=True)
+            for task in tasks
+        ]
+        rows.append((name, *cells))
+    heads = [f"{task}, {first[task]['n']:,} queries" for task in tasks]
+    return [f"system, {heading(metric)}", *heads], rows
 
 
 def test_lines(outcome: StudyOutcome, metric: str) -> list[str]:
@@ -86,6 +110,8 @@ def as_markdown(outcome: StudyOutcome, figures: Sequence[Path]) -> str:
         if "letters" in heads:
             said += f" {_LETTERS}"
         parts += [title, _table(heads, rows), said]
+        by_task = task_rows(outcome, name)
+        parts += ["By the queries' task:", _table(*by_task)] if by_task else []
     parts += ["## Figures"] if figures else []
     for figure in figures:
         if figure.suffix == ".png":
@@ -122,8 +148,8 @@ def _stage_rows(
     return ["stages", "steps", "seconds", "loss, first and last tenth", "folder"], rows
 
 
-def _cell(same: Sequence[Scored], evaluation: str, metric: str, *, intervals: bool) -> str:
-    facts = [one.results[evaluation].metrics.get(metric, {}) for one in same]
+def _cell(facts: Sequence[Mapping[str, Any]], *, intervals: bool) -> str:
+    """A score, or of repeats the mean and the range."""
     values = [float(fact["value"]) for fact in facts if fact.get("value") is not None]  # type: ignore[arg-type]
     if not values:
         return "-"

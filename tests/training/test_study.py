@@ -17,7 +17,7 @@ from m2kr.training.study import run_study
 from m2kr.training.study_file import load_study, study_names
 from m2kr.training.study_outcome import StudyOutcome
 from m2kr.training.study_plan import StudyPlan
-from m2kr.training.study_tables import score_rows
+from m2kr.training.study_tables import score_rows, task_rows
 from tests.support.tiny_training import SOURCE, make_source, tiny_recipe
 
 STUDY = {
@@ -192,7 +192,7 @@ def test_a_wrong_choice_of_rows_is_refused(folder: Path, where: str, said: str) 
         ("evaluation", {}, "no key evaluation", "'evaluations'"),
         ("stages.last.recipe", "stage33", "no recipe 'stage33'", "'stage3'"),
         ("grid.steps", ["2", "2"], "grid.steps is ['2', '2']", ""),
-        ("evaluations", {}, "nothing to score", ""),
+        ("evaluations", {}, "nothing to score", "evaluations: {NAME: {source: mini, split: test}}"),
         ("mined", {"m": {"source": "a", "retriever": "bm25", "k": "x"}}, "mined.m.k is 'x'", ""),
         ("mined", {"seed": {"source": "a", "retriever": "bm25"}}, "'seed' is a variable and", ""),
     ],
@@ -288,3 +288,35 @@ def test_letters_are_those_of_the_system_though_names_end_alike() -> None:
         tests=[SimpleNamespace(evaluation="test", comparison=comparison)],
     )
     assert [row[-1] for row in score_rows(outcome, "test")[1]] == ["a", "b"]
+
+
+def test_scores_are_shown_by_task() -> None:
+    def scored(name: str, tasks: dict[str, list[float]]) -> list[Any]:
+        groups = [
+            {
+                task: {"n": 20, "metrics": {"hit_rate@5": {"value": value[n], "low": 0, "high": 1}}}
+                for task, value in tasks.items()
+            }
+            for n in range(2)
+        ]
+        results = [
+            SimpleNamespace(groups={"task": by_task} if by_task else {}) for by_task in groups
+        ]
+        system = SimpleNamespace(name=name)
+        return [SimpleNamespace(system=system, results={"seen": each}) for each in results]
+
+    study = SimpleNamespace(tested_metric="hit_rate@5")
+    both = [
+        *scored("shuffled", {"I2T": [0.0, 0.1], "Q2T": [0.5, 0.5]}),
+        *scored("untrained", {"I2T": [0.05, 0.05], "Q2T": [0.25, 0.75]}),
+    ]
+    assert task_rows(SimpleNamespace(study=study, scored=both), "seen") == (  # type: ignore[arg-type]
+        ["system, R@5", "I2T, 20 queries", "Q2T, 20 queries"],
+        [
+            ("shuffled", ".050 (.000 to .100)", ".500 (.500 to .500)"),
+            ("untrained", ".050 (.050 to .050)", ".500 (.250 to .750)"),
+        ],
+    )
+    for tasks in ({}, {"Q2T": [0.5, 0.5]}):
+        outcome: Any = SimpleNamespace(study=study, scored=scored("one", tasks))
+        assert task_rows(outcome, "seen") is None
