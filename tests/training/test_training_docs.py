@@ -5,7 +5,9 @@ import re
 import runpy
 import shlex
 import shutil
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -14,6 +16,8 @@ from m2kr.cli import options
 from m2kr.cli.main import app
 from m2kr.training.recipe_file import load_recipe, recipe_names
 from m2kr.training.recipe_values import all_keys
+from m2kr.training.study_file import Study, load_study
+from m2kr.training.study_plan import StudyPlan
 from tests.conftest import new_cli
 from tests.support.own_folder import write_own
 from tests.support.tiny_training import CHECKPOINT
@@ -32,11 +36,42 @@ OWN = next(block for block in BLOCKS if "m2kr import metals" in block)
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_a_command_is_one(words: list[str]) -> None:
-    group = typer.main.get_command(app)
-    command = group.commands[words[0]]  # type: ignore[attr-defined]
-    given = command.make_context(words[0], words[1:], resilient_parsing=False).params
+    given = _given(words)
     if words[0] == "train":
         load_recipe(given["recipe"], options.settings(given["set_"]))
+
+
+def test_examples_of_files_can_be_run() -> None:
+    """They name a start and a source that are at hand, and validate on nothing else."""
+    parsed = [_given(words) for words in COMMANDS if words[0] == "train"]
+    examples = [given for given in parsed if any(".file=" in word for word in given["set_"] or ())]
+    assert len(examples) == 2
+    for given in examples:
+        recipe = load_recipe(given["recipe"], options.settings(given["set_"]))
+        assert recipe.start.checkpoint == "embedded"
+        assert [share.source for share in recipe.data.sources] == ["mini"]
+        assert not recipe.validation.every
+
+
+def test_the_example_of_a_study_is_one(tmp_path: Path) -> None:
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+    file = tmp_path / "rates.yaml"
+    file.write_text(example, encoding="utf-8")
+    plan = StudyPlan(load_study(file), tmp_path, tmp_path)
+    assert len(plan.stages) == 18  # of 6 points: align, full after it, full alone
+    assert set(plan.unbuilt) == {"mini"}
+    table = TEXT.partition("## Studies")[2].partition("| Key |")[2].partition("\n\n")[0]
+    keys = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, flags=re.MULTILINE)))
+    assert set(keys) == {field.name for field in fields(Study)} - {"folder"}
+
+
+def _given(words: list[str]) -> dict[str, Any]:
+    group = typer.main.get_command(app)
+    command = group.commands[words[0]]  # type: ignore[attr-defined]
+    params: dict[str, Any] = command.make_context(
+        words[0], words[1:], resilient_parsing=False
+    ).params
+    return params
 
 
 def test_each_recipe_and_study_is_told_of() -> None:
@@ -66,7 +101,7 @@ def test_five_commands_from_files_to_a_comparison(tmp_path: Path) -> None:
     (tmp_path / "metals" / "images").rename(tmp_path / "photos")
     shutil.copytree(CHECKPOINT, tmp_path / "small")
     m2kr("build", "mini", "--limit", "8", "--data", "data", cwd=tmp_path)
-    commands = [shlex.split(line)[1:] for line in OWN.splitlines()]
+    commands = [shlex.split(line)[1:] for line in OWN.replace("\\\n", "").splitlines()]
     assert [words[0] for words in commands] == ["import", "eval", "train", "eval", "compare"]
     short = ("steps.steps=3", "optimiser.warmup=1", "steps.batch=4", "steps.accumulate=1")
     folder = ""
