@@ -150,7 +150,7 @@ def _stage_rows(
 
 def _cell(facts: Sequence[Mapping[str, Any]], *, intervals: bool) -> str:
     """A score, or of repeats the mean and the range."""
-    values = [float(fact["value"]) for fact in facts if fact.get("value") is not None]  # type: ignore[arg-type]
+    values = [float(fact["value"]) for fact in facts if fact.get("value") is not None]
     if not values:
         return "-"
     text = _score(fmean(values))
