@@ -1,6 +1,7 @@
 """``m2kr mine``."""
 
 import shlex
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,9 +54,12 @@ def command(
     from m2kr.cli import output, swapped
     from m2kr.training.mine import mine
     from m2kr.training.scored_pairs import read_provenance
+    from m2kr.training.step_lines import duration
 
     root = paths.data_root(data)
     output.say(f"data root: {root}", json_mode=json)
+    output.say(f"mining {source}/{split} with {retriever}", json_mode=True)
+    began = time.monotonic()
     with swapped.hint(root, "mine", source, "-r", [retriever]), output.Bars() as bars:
         path = mine(
             source,
@@ -70,6 +74,7 @@ def command(
             images=images or (),
             progress=bars,
         )
+    output.say(f"mined in {duration(time.monotonic() - began)}", json_mode=True)
     facts = read_provenance(path) or {}
     if json:
         output.emit({"out": str(path), "bytes": path.stat().st_size, **facts})

@@ -30,9 +30,10 @@ def command(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="stage0, stage1, stage2, stage3, stage3-distilled, fine-tuning; or a .yaml file."
+            help="stage0, stage1, stage2, stage3, stage3-distilled, fine-tuning; or a .yaml file.",
+            show_default=False,
         ),
-    ],
+    ] = "",
     set_: options.Settings = None,
     mix: Annotated[
         str | None,
@@ -77,7 +78,15 @@ def command(
     if plan:
         from m2kr.cli.training_plan import show_plan
 
-        show_plan(chosen, root, images or (), device, json=json)
+        words = ["m2kr", "train", recipe]
+        words += [word for pair in set_ or () for word in ("--set", pair)]
+        words += [word for image in images or () for word in ("--images", str(image))]
+        given = {"--mix": mix, "--data": data}
+        given |= {"--out": out if out != Path("trained") else None}
+        given |= {"--device": device if device != "auto" else None}
+        words += [str(word) for pair in given.items() if pair[1] is not None for word in pair]
+        following = shlex.join(words)
+        show_plan(chosen, root, images or (), device, following=following, json=json)
         return
     from m2kr.training.loop import train
 
@@ -85,7 +94,9 @@ def command(
     if leads:
         output.say(f"data root: {root}", json_mode=json)
     with output.Bars() as bars:
-        more = {"progress": bars} if leads else {}
+        more: dict[str, Any] = {}
+        if leads:
+            more = {"progress": bars, "tell": lambda line: output.say(line, json_mode=True)}
         trained = train(chosen, data=root, images=images or (), out=out, device=device, **more)
     if not leads:
         return
@@ -121,8 +132,12 @@ def _show(recipe: "Recipe", trained: "Trained", validation: "Sequence[dict[str, 
     from m2kr.cli import output
 
     losses = trained.losses
-    body = [
-        ("steps", f"{trained.steps:,}"),
+    begun = json_text.loads((trained.folder / "run.json").read_text(encoding="utf-8"))
+    body = [("steps", f"{trained.steps:,}")]
+    if begun["processes"] > 1:
+        queries = begun["processes"] * begun["batch"] * begun["accumulate"]
+        body += [("processes", f"{begun['processes']:,}"), ("queries a step", f"{queries:,}")]
+    body += [
         ("seconds", f"{trained.seconds:,.1f}"),
         ("loss, first step", f"{losses[0]:.4f}" if losses else "–"),
         ("loss, last step", f"{losses[-1]:.4f}" if losses else "–"),

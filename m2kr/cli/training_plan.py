@@ -1,5 +1,6 @@
 """``m2kr train --plan``: what a training run takes, as tables."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +11,21 @@ if TYPE_CHECKING:
     from m2kr.training.plan import TrainingPlan
     from m2kr.training.recipe import Recipe
 
+_wrapped = textwrap.TextWrapper(
+    80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+)
+
 
 def show_plan(
-    recipe: "Recipe", data: Path, images: Sequence[Path], device: str, *, json: bool
+    recipe: "Recipe",
+    data: Path,
+    images: Sequence[Path],
+    device: str,
+    *,
+    following: str,
+    json: bool,
 ) -> None:
-    """Shows what a recipe takes."""
+    """Shows what a recipe takes, and the command that runs it."""
     from m2kr.training.plan import plan_training
     from m2kr.training.recipe_file import recipe_fingerprint
 
@@ -31,16 +42,19 @@ def show_plan(
         counts = (
             "?" if n is None else f"{about}{n:,}" for n in (one.rows, one.passages, one.visits)
         )
-        state = "here" if one.built else f"not built: {one.fix}"
-        body.append((one.source, one.split, *counts, state))
+        body.append((one.source, one.split, *counts, "here" if one.built else "not built"))
     output.table(heads, body, title=f"{recipe.name}: data")
+    for fix in dict.fromkeys(one.fix for one in plan.sources if one.fix):
+        output.say(f"not built: {fix}")
     output.say(f"model: {plan.model}")
     parts = plan.parameters["by_part"].items()
     rows = [(name, _millions(part["all"]), _millions(part["trained"])) for name, part in parts]
     rows.append(("all", _millions(plan.parameters["all"]), _millions(plan.parameters["trained"])))
     output.table(("part", "parameters, M", "trained, M"), rows)
     for line in _lines(plan):
-        output.say(line)
+        for part in _wrapped.wrap(line):
+            output.say(part)
+    output.say(f"next: {following}")
 
 
 def _lines(plan: "TrainingPlan") -> Iterator[str]:
@@ -51,10 +65,15 @@ def _lines(plan: "TrainingPlan") -> Iterator[str]:
         f"steps: {plan.steps:,} of {plan.queries_per_step:,} queries a process{epochs}; "
         "N processes visit N times as many"
     )
-    memory = ", ".join(f"{name} {output.size(size)}" for name, size in plan.memory.items())
-    yield f"memory: about {output.size(sum(plan.memory.values()))} a process: {memory}"
-    if plan.gpu_activations != plan.memory["activations"]:
-        yield f"that is on the CPU; on a GPU activations take {output.size(plan.gpu_activations)}"
+    activations = {"a GPU": plan.gpu_activations, "this processor": plan.memory["activations"]}
+    for place, size in activations.items():
+        memory = plan.memory | {"activations": size}
+        yield (
+            f"memory a process on {place}: about {output.size(sum(memory.values()))}, "
+            f"of which activations {output.size(size)}"
+        )
+    rest = (f"{name} {output.size(n)}" for name, n in plan.memory.items() if name != "activations")
+    yield f"memory besides activations: {', '.join(rest)}"
     flop = ", ".join(f"{name} {size / 1e12:,.2f}" for name, size in plan.flop.items())
     yield f"TFLOP a step: {sum(plan.flop.values()) / 1e12:,.2f}: {flop}"
     for machine, (least, most) in plan.hours.items():
@@ -62,17 +81,23 @@ def _lines(plan: "TrainingPlan") -> Iterator[str]:
     if isinstance(plan.measured, Measured):
         done = plan.measured
         yield (
-            f"measured on {done.device}: {done.steps} steps of {done.batch} queries, "
+            f"measured on {done.device}: {_count(done.steps, 'step', 'steps')} of "
+            f"{_count(done.batch, 'query', 'queries')}, "
             f"{done.seconds:.2f} s each"
         )
     else:
         yield f"no steps were measured here: {plan.measured.why}"
     yield (
-        "memory (without Python and torch themselves), TFLOP and the other machines' hours are arithmetic, "
-        "at passages of full length; validation and saving are not counted"
+        "memory (without Python and torch themselves), TFLOP and the other machines' hours are "
+        "arithmetic, at passages of full length; validation and saving are not counted"
     )
     for note in plan.notes:
-        yield f"note: {note}"
+        if isinstance(plan.measured, Measured) or note != plan.measured.why:
+            yield f"note: {note}"
+
+
+def _count(number: int, one: str, more: str) -> str:
+    return f"{number:,} {one if number == 1 else more}"
 
 
 def _millions(number: int) -> str:
@@ -80,12 +105,12 @@ def _millions(number: int) -> str:
 
 
 def _hours(least: float, most: float) -> str:
-    if least == most:
-        return _time(most)
-    return f"{_time(least)} to {_time(most)}"
+    first, last = _time(least), _time(most)
+    return first if first == last else f"{first} to {last}"
 
 
 def _time(hours: float) -> str:
     if hours >= 1:
         return f"{hours:,.1f} hours" if hours < 10 else f"{hours:,.0f} hours"
-    return f"{hours * 60:.0f} minutes" if hours * 60 >= 2 else f"{hours * 3600:.0f} seconds"
+    minutes = round(hours * 60)
+    return _count(minutes, "minute", "minutes") if minutes else "less than a minute"

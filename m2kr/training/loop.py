@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,10 +43,18 @@ from m2kr.training.recipe_checks import check_recipe
 from m2kr.training.recipe_file import dump_recipe, recipe_fingerprint
 from m2kr.training.start import build_model
 from m2kr.training.step_errors import enough_memory, name_batch
+from m2kr.training.step_lines import StepLines
 from m2kr.training.stop_signals import StopSignal
 from m2kr.training.trackers import open_trackers
 from m2kr.training.trained_parts import set_trained
-from m2kr.training.training_state import Checkpoint, Identity, RunFolder, weights_sha256
+from m2kr.training.training_state import (
+    MODEL,
+    Checkpoint,
+    Identity,
+    RunFolder,
+    model_files_sha256,
+    weights_sha256,
+)
 
 log = logging.getLogger("m2kr.training")
 
@@ -78,6 +86,7 @@ def train(
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
+    tell: Callable[[str], None] = log.info,
 ) -> Trained:
     """Trains a model, or goes on with a run that was stopped.
 
@@ -92,6 +101,7 @@ def train(
         out: Folder of runs; ``trained`` if None.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``; with several processes each has its own GPU.
         progress: Told of steps.
+        tell: Takes lines for people: where a run goes on, some of its steps, that it is saved.
 
     Raises:
         CheckError: The folder holds another run, or the loss is no finite number: the batch is named.
@@ -104,7 +114,7 @@ def train(
         cards = [team.device] if team.device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(cards))
         return _train(
-            recipe, team, data_root(data), images, Path(out or "trained"), progress, stack
+            recipe, team, data_root(data), images, Path(out or "trained"), progress, tell, stack
         )
 
 
@@ -115,6 +125,7 @@ def _train(
     images: Sequence[str | Path],
     out: Path,
     progress: Progress,
+    tell: Callable[[str], None],
     stack: ExitStack,
 ) -> Trained:
     steps, saving, leads = recipe.steps, recipe.saving, team.rank == 0
@@ -133,6 +144,7 @@ def _train(
         team.world,
         steps.batch,
         steps.accumulate,
+        model_files_sha256(model),
     )
     run = RunFolder(out / f"{recipe.name}.{identity.recipe[:8]}", identity, saving.keep)
     checkpoint: Checkpoint | None = None
@@ -144,8 +156,10 @@ def _train(
         run.cut_log(checkpoint.step if checkpoint else -1)
     checkpoint = team.gather(checkpoint)[0]
     first = checkpoint.step if checkpoint else 0
+    if not leads:
+        tell = log.debug
+    tell(_beginning(first, steps.steps, run.folder))
     if checkpoint:
-        log.info("going on after step %d of %s", first, run.folder)
         model.load_state_dict(PreFLMR.from_pretrained(checkpoint.model, dtype=dtype).state_dict())
 
     # Batches; what frozen parts make of texts and images may be computed here, before they are wrapped.
@@ -204,8 +218,12 @@ def _train(
     # The steps.
     parameters = [each for group in optimiser.param_groups for each in group["params"]]
     queries = steps.batch * steps.accumulate * team.world
+    done = first
+    lines = StepLines(tell, first, steps.steps, queries)
     with (
-        StopSignal.awaited() as stop,
+        StopSignal.awaited(
+            lambda: tell(f"ending step {min(done + 1, steps.steps):,}, then saving")
+        ) as stop,
         closing(loader.steps(first)) as batches,
         task(told, "training", steps.steps, "steps"),
         enough_memory(recipe),
@@ -214,7 +232,7 @@ def _train(
             told.advance("training", first)
         if validates(first) and not team.gather(run.validated(first))[0]:
             validate(first)  # the last session ended before it
-        done, began = first, time.perf_counter()
+        began = time.perf_counter()
         for step, micro_batches in zip(range(first, steps.steps), batches, strict=False):
             _seed_step(steps.seed, step, team.rank)
             rates = set_rates(optimiser, recipe, step)
@@ -238,6 +256,7 @@ def _train(
             if leads:
                 record({"step": done, "visits": done * queries} | figures, figures)
             told.advance("training", 1)
+            lines.step(done, means["loss"])
             saves = validates(done) or _due(saving.every, done) or done == steps.steps
             if saves or stopped:
                 checkpoint = save(done)
@@ -249,7 +268,7 @@ def _train(
                 break
             began = time.perf_counter()
     if stop.number:
-        log.warning("saved after step %d in %s", done, run.folder)
+        tell(f"saved after step {done:,} in {run.folder}")
         signal.raise_signal(stop.number)
     if leads and checkpoint:
         run.publish(checkpoint)
@@ -261,6 +280,17 @@ def _train(
         steps.steps,
         sum(row["seconds"] for row in rows),
     )
+
+
+def _beginning(first: int, steps: int, folder: Path) -> str:
+    if not first:
+        return f"training {steps:,} step{'s' * (steps != 1)} in {folder}"
+    if first == steps and (folder / MODEL).is_dir():
+        return (
+            f"already trained: {folder} "
+            "(nothing was done; --set steps.seed=… or --out trains another)"
+        )
+    return f"going on after step {first:,} of {steps:,} ({folder})"
 
 
 def _seed_step(seed: int, step: int, rank: int) -> None:

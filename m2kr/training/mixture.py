@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from m2kr.data.load import Split
-from m2kr.errors import InputError, UsageError
+from m2kr.errors import InputError, MissingError, UsageError
 from m2kr.training.batch import Drawn, Visit
 from m2kr.training.draws import Purpose, draw_uniform, generator
 from m2kr.training.mined_file import MinedFile
@@ -100,10 +101,12 @@ class Mixture:
         negatives, distillation = recipe.negatives, recipe.distillation
         self._mined: list[MinedFile | None] = [None] * len(splits)
         if negatives.mined and negatives.file:
-            self._mined = [*MinedFile.of_splits(negatives.file, splits)]
+            with _key_named("negatives.file", splits):
+                self._mined = [*MinedFile.of_splits(negatives.file, splits)]
         self.teachers: list[Teacher] | None = None
         if distillation.kind != "none" and distillation.file:
-            self.teachers = Teacher.of_splits(distillation.file, splits)
+            with _key_named("distillation.file", splits):
+                self.teachers = Teacher.of_splits(distillation.file, splits)
 
     def visit(self, number: int) -> Visit:
         """The query and passages of a visit, counted from 0 over all ranks and epochs.
@@ -279,3 +282,22 @@ def _require_common(shares: "Sequence[Share]") -> None:
                 where=f"data.sources: {share.source}",
                 fix="leave the source out, or give it more weight",
             )
+
+
+@contextmanager
+def _key_named(key: str, splits: Sequence[Split]) -> Iterator[None]:
+    """Errors about a file that isn't there name the recipe's key."""
+    try:
+        yield
+    except MissingError as error:
+        raise MissingError(
+            error.what,
+            where=f"{key}: {error.where}",
+            expected="a file of m2kr mine (MINED.parquet in a recipe is a placeholder, to be set)",
+            fix=f"{mine_command(splits[0].source)} and --set {key}=FILE",
+        ) from error
+
+
+def mine_command(source: str) -> str:
+    """The command that makes a mined file."""
+    return f"m2kr mine {source} -r RETRIEVER --out FILE"

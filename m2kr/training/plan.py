@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from m2kr.data.built_sources import BuiltSources
 from m2kr.preflmr.model.presets import PRESETS
-from m2kr.search.exact.search import device_name
 from m2kr.sources import build_command, normalise
 from m2kr.training.measured_steps import Measured, NotMeasured, measure_steps
 from m2kr.training.recipe import Data, Recipe, Share, Start, Steps
@@ -82,7 +81,8 @@ class TrainingPlan:
         epochs: How often the whole mixture is visited; None if a source's rows are unknown.
         model: Which sizes are counted, and what is assumed.
         parameters: All, by part, and trained ones by part.
-        memory: Bytes by what they are for; activations are an estimate, at passages of full length.
+        memory: Bytes on a CPU by what they are for; activations are an estimate, at passages of full
+            length.
         gpu_activations: Bytes of them on a GPU, whose attention keeps no matrices.
         flop: Products of a step by part (a multiply-add is 2), at passages of full length.
         hours: By machine, least and most; and of this one, where steps were measured.
@@ -144,9 +144,8 @@ def plan_training(
     epoch = None if None in visits else sum(each or 0 for each in visits)
     flop = step_flop(recipe, config)
     rows, passages = (sum(getattr(s, name) or 0 for s in sources) for name in ("rows", "passages"))
-    on_cpu = device_name(device) == "cpu"
     memory, gpu_memory = (
-        memory_bytes(recipe, config, model, trained, on_cpu=each) for each in (on_cpu, False)
+        memory_bytes(recipe, config, model, trained, on_cpu=each) for each in (True, False)
     )
     once = once_flop(recipe, config, rows, passages)
     total = sum(flop.values()) * steps.steps + once
@@ -182,8 +181,24 @@ def plan_training(
         flop,
         hours,
         measured,
-        (*assumed, *facts_notes, *_kept_note(once)),
+        (*assumed, *_missing_files(recipe), *facts_notes, *_kept_note(once)),
     )
+
+
+def _missing_files(recipe: Recipe) -> list[str]:
+    """Mined files and teachers that are not here, by key."""
+    from m2kr.training.mixture import mine_command
+
+    wanted = {
+        "negatives.file": recipe.negatives.mined and recipe.negatives.file,
+        "distillation.file": recipe.distillation.kind != "none" and recipe.distillation.file,
+    }
+    how = mine_command(recipe.data.sources[0].source if recipe.data.sources else "SOURCE")
+    return [
+        f"{key} {file} is not here: {how}, --set {key}=FILE"
+        for key, file in wanted.items()
+        if file and not Path(file).exists()
+    ]
 
 
 def _kept_note(once: float) -> tuple[str, ...]:
@@ -210,7 +225,9 @@ def planned_config(start: Start) -> "tuple[PreFLMRConfig, str, tuple[str, ...]]"
         released = {preset.weights: name for name, preset in PRESETS.items() if preset.weights}
         name = released.get(start.checkpoint, "vit-b")
         known = (
-            "" if start.checkpoint in released else f"; sizes of {name} with BERT-base are assumed"
+            ""
+            if start.checkpoint in released
+            else f" (--set start.checkpoint=FOLDER); sizes of {name} with BERT-base are assumed"
         )
         missing = f"start.checkpoint {start.checkpoint} is not here{known}"
         return PRESETS[name].config, start.checkpoint, (missing,)
@@ -295,7 +312,11 @@ def _sources(recipe: Recipe, data: Path) -> tuple[tuple[SourceVisits, ...], tupl
     if recipe.validation.every:
         names = [built.name_of(share.source) for share in recipe.validation.sources]
         lacking = [name for name in dict.fromkeys(names) if name not in built.editions]
-        notes += [f"validation needs {name}: {build_command(name)}" for name in lacking]
+        notes += [f"validation.sources lacks {name}: {build_command(name)}" for name in lacking]
+        if lacking:
+            from m2kr.training.validation import instead_of_validation
+
+            notes.append(f"in place of what isn't built: {instead_of_validation(recipe, data)}")
     if any(fact is None for fact in facts):
         notes.append("rows of sources that aren't built are the published ones, about")
     return tuple(result), tuple(notes)

@@ -105,7 +105,7 @@ def _path(name: str) -> Path:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if key not in known:
         raise UsageError(
-            f"there is no recipe '{name}'",
+            f"there is no recipe '{name}'" if name else "no recipe is named",
             expected=", ".join(known) + ", or a .yaml file of your own",
             fix=f"did you mean '{near[0]}'?" if near else None,
         )

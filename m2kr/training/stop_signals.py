@@ -3,11 +3,11 @@
 import os
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
@@ -19,8 +19,9 @@ class StopSignal:
         number: The signal's; 0 before one came.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell: "Callable[[], None]") -> None:
         self.number = 0
+        self._tell = tell
         self._handlers: dict[int, Any] = {}
 
     def _note(self, number: int, frame: Any) -> None:
@@ -32,7 +33,10 @@ class StopSignal:
                 handler(number, frame)
             else:
                 signal.raise_signal(number)
-        self.number = self.number or number
+        first, self.number = not self.number, self.number or number
+        if first:
+            with suppress(RuntimeError, OSError):  # a line was being written; or nobody reads
+                self._tell()
 
     def _restore(self) -> None:
         for number, handler in self._handlers.items():
@@ -40,9 +44,13 @@ class StopSignal:
 
     @staticmethod
     @contextmanager
-    def awaited() -> "Iterator[StopSignal]":
-        """Notes signals during the block; those that this process ignores stay ignored."""
-        stop = StopSignal()
+    def awaited(tell: "Callable[[], None]" = lambda: None) -> "Iterator[StopSignal]":
+        """Notes signals during the block; those that this process ignores stay ignored.
+
+        Args:
+            tell: Is called at the first one, inside its handler.
+        """
+        stop = StopSignal(tell)
         if threading.current_thread() is threading.main_thread():
             for number in (getattr(signal, name, None) for name in _NAMES):
                 if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):

@@ -44,6 +44,7 @@ class Identity:
         processes: That train together.
         batch: Queries a process and micro-batch.
         accumulate: Micro-batches a step.
+        start_files: SHA-256 of that model's configuration and tokenizers; older runs recorded none.
     """
 
     recipe: str
@@ -52,6 +53,7 @@ class Identity:
     processes: int
     batch: int
     accumulate: int
+    start_files: str = ""
 
     def require(self, recorded: Mapping[str, Any], where: Path) -> None:
         """Refuses to go on from what was recorded of another run.
@@ -60,7 +62,8 @@ class Identity:
             CheckError: Names what differs, as it was and as it is.
         """
         now = dataclasses.asdict(self)
-        differs = [name for name in now if now[name] != recorded.get(name)]
+        older = {"start_files"} - recorded.keys()
+        differs = [name for name in now if name not in older and now[name] != recorded.get(name)]
         if not differs:
             return
         sides = "; ".join(
@@ -70,7 +73,7 @@ class Identity:
         raise CheckError(
             f"this run was begun with other values: {sides}",
             where=str(where),
-            expected="the recipe, data, start weights, processes and batch that it was begun with",
+            expected="the recipe, data, start weights and files, processes and batch that it was begun with",
             fix="go on with those, or train into another folder (--out)",
         )
 
@@ -299,4 +302,24 @@ def weights_sha256(model: torch.nn.Module) -> str:
         whole = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {whole.dtype} {tuple(whole.shape)}\n".encode())
         digest.update(memoryview(whole.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def model_files_sha256(model: "PreFLMR") -> str:
+    """SHA-256 over what a checkpoint holds besides weights: configuration, tokenizers, image sizes."""
+    import hashlib
+    import tempfile
+
+    config = model.config.to_dict() | {
+        "mapping": dataclasses.asdict(model.config)["mapping_config"]
+    }
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("query_tokenizer", "context_tokenizer", "image_processor"):
+            if (settings := getattr(model, part)) is not None:
+                (folder / part).mkdir()
+                settings.save_pretrained(folder / part)
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            digest.update(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n".encode())
     return digest.hexdigest()

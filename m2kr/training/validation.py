@@ -19,7 +19,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,14 +28,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2kr import atomic
-from m2kr.data.load import Split
-from m2kr.errors import UsageError
+from m2kr.data.load import Split, load
+from m2kr.errors import M2KRError, MissingError, UsageError
 from m2kr.evaluation.harness import evaluate_split
 from m2kr.evaluation.metrics import choose
 from m2kr.evaluation.scoring import require_judgements
 from m2kr.progress import SILENT, Progress
 from m2kr.retrieval.search_split import require_images
 from m2kr.retrievers._late_interaction import LateInteraction
+from m2kr.sources import normalise
 from m2kr.training.recipe import Distillation
 from m2kr.training.sampled_split import SEED, SampledSplit, sample
 from m2kr.training.share_rows import ShareRows, open_share
@@ -55,6 +56,7 @@ logger = logging.getLogger("m2kr.training")
 
 _MANY = 200_000  # passages
 _METRICS = ("hit_rate@1", "hit_rate@5", "hit_rate@10")
+_TESTED = ("okvqa",)  # its validation questions are its test's
 
 
 class ModelInMemory(LateInteraction):
@@ -154,7 +156,15 @@ class Validator:
         self, share: "Share", data: "str | PathLike[str] | None", images: "Sequence[str | Path]"
     ) -> SampledSplit:
         place = self._recipe.validation.sources.index(share)
-        split = open_share(share, f"validation.sources[{place}]", data, images)
+        try:
+            split = open_share(share, f"validation.sources[{place}]", data, images)
+        except MissingError as error:
+            raise MissingError(
+                error.what,
+                where="validation.sources",
+                expected=error.expected,
+                fix=f"{instead_of_validation(self._recipe, data)}; or {error.fix}",
+            ) from error
         require_judgements(split)
         if self._recipe.start.image_rows:
             require_images(split, LateInteraction.modalities)
@@ -235,6 +245,19 @@ class Validator:
             atomic.discard(folder)
             self._kept_by = weights
         return folder
+
+
+def instead_of_validation(recipe: "Recipe", data_root: "str | PathLike[str] | None" = None) -> str:
+    """Settings to validate on sources that are trained on and built, or not at all."""
+    names = []
+    for share in recipe.data.sources:
+        if normalise(share.source) not in _TESTED:
+            with suppress(M2KRError):
+                load(share.source, "valid", edition=share.edition, data=data_root)
+                names.append(share.source)
+    never = "--set validation.every=0"
+    chosen = ",".join(dict.fromkeys(names))
+    return f"--set validation.sources={chosen} or {never}" if names else never
 
 
 def _labels(shares: "Sequence[Share]", splits: Sequence[Split]) -> list[str]:

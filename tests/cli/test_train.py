@@ -13,6 +13,7 @@ from support.tiny_training import SOURCE, make_source, tiny_recipe
     ("words", "code", "said"),
     [
         (("stage9",), 2, ("no recipe 'stage9'", "stage0, stage1")),
+        ((), 2, ("no recipe is named", "fine-tuning, stage0, stage1")),
         (("none.yaml",), 3, ("no such file of a recipe",)),
         (
             ("stage3", "--set", "optimiser.rate=1"),
@@ -58,8 +59,12 @@ def test_a_recipe_is_planned_and_trained(cli: Cli, tmp_path: Path) -> None:
     shown = cli(*words, "--plan", cwd=tmp_path).stdout
     assert "this machine, measured" in shown
     assert not (tmp_path / "trained").exists()
-    shown = cli(*words, cwd=tmp_path).stdout
+    assert shlex.join(map(str, ("next: m2kr", *words[:4]))).replace("'", "") in shown
+    assert max(len(line) for line in shown.splitlines() if "m2kr train" not in line) <= 80
+    done = cli(*words, cwd=tmp_path)
+    shown = done.stdout
     assert "loss, first step" in shown
+    assert "step 4 of 4: loss " in done.stderr
     following = [line.removeprefix("next: ") for line in shown.splitlines() if "next: " in line]
     assert following
     assert f"eval {SOURCE} -r preflmr --set checkpoint=trained/tiny." in following[0]

@@ -27,7 +27,9 @@ _THINGS = [
 _PLACES = ["lake", "hill", "wood", "town"]
 
 
-def make_source(data: Path, name: str = SOURCE, *, things: int = 12) -> m2kr.Split:
+def make_source(
+    data: Path, name: str = SOURCE, *, things: int = 12, split: str = "train"
+) -> m2kr.Split:
     """Twelve things at four places each: questions name both, passages tell of them."""
     pairs = [(thing, place) for thing in _THINGS[:things] for place in _PLACES]
     return m2kr.from_records(
@@ -40,7 +42,7 @@ def make_source(data: Path, name: str = SOURCE, *, things: int = 12) -> m2kr.Spl
             for n, (thing, place) in enumerate(pairs)
         ],
         name=name,
-        split="train",
+        split=split,
         data=data,
     )
 

@@ -60,7 +60,9 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
 
 def test_one_process_ended_by_signals(killed: Killed) -> None:
     assert killed.codes["one"] == [-9, 143, 130, *[-9] * (KILLS - 1), 0], killed.said
-    assert killed.said.count("warning: saved after step") == 2
+    assert killed.said.count("\nsaved after step") == 2
+    assert killed.said.count(", then saving\n") == 2
+    assert "\ngoing on after step" in killed.said
     assert "interrupted; the same command goes on where this one stopped" in killed.said
     killed.require_same("whole", "cut")
 

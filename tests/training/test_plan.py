@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 from support.tiny_training import SOURCE, make_source, tiny_recipe
 
-from m2kr.errors import UsageError
+from m2kr.errors import MissingError, UsageError
 from m2kr.training.measured_steps import Measured, NotMeasured
 from m2kr.training.mix import mixed
+from m2kr.training.mixture import Mixture, open_splits
 from m2kr.training.plan import plan_training, planned_config
 from m2kr.training.recipe import Share, Start
 from m2kr.training.recipe_file import load_recipe
 from m2kr.training.step_cost import memory_bytes, step_flop
+from m2kr.training.validation import Validator
 
 NEW = {"start.checkpoint": "null"}
 
@@ -95,6 +97,32 @@ def test_steps_are_measured_where_all_is_here(data: Path) -> None:
     here = plan.hours["this machine, measured"]
     assert here[0] * 3600 == pytest.approx(12 * plan.measured.seconds)
     assert plan.notes == ()
+
+
+def test_what_is_to_be_set_is_named_with_its_key(data: Path) -> None:
+    make_source(data, "held-out", split="valid")
+    recipe = load_recipe(
+        "stage3-distilled", {"data.sources": "held-out", "data.sources.held-out.split": "valid"}
+    )
+    notes = plan_training(recipe, data, seconds=0).notes
+    for setting in ("start.checkpoint=FOLDER", "negatives.file=FILE", "distillation.file=FILE"):
+        assert sum(f"--set {setting}" in note for note in notes) == 1
+    offered = "--set validation.sources=held-out or --set validation.every=0"
+    assert any(note.endswith(offered) for note in notes)
+    with pytest.raises(MissingError) as lacking:
+        Validator(recipe, data)
+    assert lacking.value.where == "validation.sources"
+    assert str(lacking.value.fix).startswith(offered)
+    splits = open_splits(tiny_recipe(), data)
+    for name in ("negatives", "distillation"):
+        values = {"file": "MINED.parquet"} | (
+            {"mined": 1} if name == "negatives" else {"kind": "kl"}
+        )
+        changed = tiny_recipe(**{name: values})
+        with pytest.raises(
+            MissingError, match=rf"(?s)^{name}\.file: MINED.*placeholder.*m2kr mine"
+        ):
+            Mixture(changed, splits)
 
 
 def test_visits_follow_weights(data: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -17,10 +18,19 @@ import torch
 from safetensors.torch import load_file
 
 from m2kr.errors import CheckError, UsageError
+from m2kr.training import step_lines
 from m2kr.training.loop import Trained, train
 from m2kr.training.recipe import Recipe, Saving, Share, Validation
 from m2kr.training.training_state import Identity, RunFolder, read_json
-from tests.support.tiny_training import SOURCE, Stopped, StopsAt, logged, make_source, tiny_recipe
+from tests.support.tiny_training import (
+    CHECKPOINT,
+    SOURCE,
+    Stopped,
+    StopsAt,
+    logged,
+    make_source,
+    tiny_recipe,
+)
 
 STEPS = 9
 KEPT = 2
@@ -191,7 +201,8 @@ def test_it_refuses_other_data_weights_processes_and_checkpoints_of_other_runs(
     known = run_json(folder)
     with pytest.raises(CheckError, match=rf"data {known['data']} there, [0-9a-f]{{64}} now"):
         train(recipe, data=other, out=tmp_path)
-    for name, value in (("processes", 2), ("batch", 5), ("start_weights", "ab"), ("recipe", "cd")):
+    others = {"processes": 2, "batch": 5, "start_weights": "ab", "start_files": "e", "recipe": "cd"}
+    for name, value in others.items():
         (folder / "run.json").write_text(json.dumps(known | {name: value}))
         with pytest.raises(CheckError, match=f"{name.replace('_', ' ')} {value} there"):
             train(recipe, data=data, out=tmp_path)
@@ -202,6 +213,67 @@ def test_it_refuses_other_data_weights_processes_and_checkpoints_of_other_runs(
     shutil.copytree(strange.folder / "checkpoints" / latest.name, latest)
     with pytest.raises(CheckError, match=rf"{latest.name}.*recipe"):
         train(recipe, data=data, out=tmp_path)
+
+
+def test_a_run_that_recorded_no_hash_of_configuration_and_tokenizers_goes_on(
+    finished: Trained, data: Path, tmp_path: Path
+) -> None:
+    folder = cut(finished, tmp_path)
+    for facts in (folder / "run.json", *folder.glob("checkpoints/*/state.json")):
+        known = read_json(facts)
+        assert len(known.pop("start_files")) == 64
+        facts.write_text(json.dumps(known))
+    lines: list[str] = []
+    same(train(recipe_of("plain"), data=data, out=tmp_path, tell=lines.append), finished)
+    assert lines == [f"going on after step {STEPS} of {STEPS} ({folder})"]  # to publish its model
+
+
+def test_other_tokenizers_are_another_start(data: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    shutil.copytree(CHECKPOINT, start)
+    recipe = tiny_recipe(steps={"steps": 2})
+    recipe = dataclasses.replace(
+        recipe, start=dataclasses.replace(recipe.start, checkpoint=str(start))
+    )
+    lines: list[str] = []
+    done = train(recipe, data=data, out=tmp_path, tell=lines.append)
+    assert lines[0] == f"training 2 steps in {done.folder}"
+    assert re.fullmatch(r"step 2 of 2: loss [\d.]+, [\d.,]+ queries/s", lines[2])
+    train(recipe, data=data, out=tmp_path, tell=lines.append)
+    assert lines[3].startswith(f"already trained: {done.folder} (nothing was done")
+    assert len(lines) == 4
+    vocabulary = start / "query_tokenizer" / "vocab.txt"
+    words = vocabulary.read_text(encoding="utf-8").splitlines()
+    words[-1], words[-2] = words[-2], words[-1]
+    vocabulary.write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+    with pytest.raises(CheckError, match="start files"):
+        train(recipe, data=data, out=tmp_path)
+
+
+def test_lines_of_steps_are_told_by_time_and_by_tenths(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, lines = [0.0], list[str]()
+    monkeypatch.setattr(step_lines.time, "monotonic", lambda: now[0])
+    told = step_lines.StepLines(lines.append, 0, 1000, 64)
+    for done in range(1, 1001):
+        now[0] += 2.0
+        told.step(done, 2.41349)
+    assert [line.split()[1] for line in lines] == [
+        "1",
+        *(str(n) for n in range(101, 1000, 100)),
+        "1,000",
+    ]
+    assert lines[1] == "step 101 of 1,000: loss 2.413, 32 queries/s, about 30 min left"
+    quick = step_lines.StepLines(lines.append, 0, 10, 1)
+    slow = step_lines.StepLines(lines.append, 10, 100_000, 1)
+    lines.clear()
+    for done in range(1, 11):
+        now[0] += 1.0
+        quick.step(done, 1.0)
+    assert len(lines) == 2
+    for done in range(11, 23):
+        now[0] += 100.0
+        slow.step(done, 1.0)
+    assert [line.split()[1] for line in lines[2:]] == ["11", "17"]
 
 
 def test_what_does_not_change_the_sums_may_change_between_sessions(
