@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from m2kr.building.userdata.importer import import_files
+from m2kr.data.load import load
 from m2kr.errors import M2KRError, MissingError, UsageError
 from m2kr.training.mix import mixed
 from m2kr.training.mixture import Mixture, open_splits
@@ -111,3 +112,8 @@ def test_a_runs_folder_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "run" / "model" / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(MissingError, match=r"(?s)training run.*run/model"):
         build_model(Start(checkpoint=str(tmp_path / "run")))
+
+
+def test_a_row_of_another_split_is_called_so(data: Path) -> None:
+    listed = load("metals", "train", data=data).manifest["tables"]
+    assert "judged in another split, or in none" in str(listed)

@@ -93,6 +93,7 @@ def test_images_are_counted_checked_and_a_source_can_be_removed(own: Path) -> No
     shown = call("import", "paints", *FILES, *DATA).stdout
     assert "images of test: 4 of 5 found" in shown
     assert "missing: red.jpg" in shown
+    assert "next: m2kr eval paints" in shown
 
     told = json.loads(call("images", "Paints", *DATA, "--json").stdout)
     counts = told["splits"]["test"]
