@@ -135,6 +135,7 @@ FORMAT = typer.Option("--format", help="What is written.")
 _OUT = typer.Option("--out", help="File or folder to write.")
 Out = Annotated[Path, _OUT]
 OutOrNone = Annotated[Path | None, _OUT]
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
 Images = Annotated[
     list[Path] | None,
     typer.Option(

@@ -45,7 +45,7 @@ def command(
     ] = None,
     plan: options.Plan = False,
     images: options.Images = None,
-    out: options.Out = Path("trained"),
+    out: options.OutFolder = Path("trained"),
     data: options.Data = None,
     device: options.Device = "auto",
     json: options.Json = False,

@@ -256,7 +256,7 @@ def _train(
             if leads:
                 record({"step": done, "visits": done * queries} | figures, figures)
             told.advance("training", 1)
-            lines.step(done, means["loss"])
+            lines.step(done, means["loss"], seconds)
             saves = validates(done) or _due(saving.every, done) or done == steps.steps
             if saves or stopped:
                 checkpoint = save(done)

@@ -19,22 +19,24 @@ class StepLines:
 
     def __init__(self, tell: Callable[[str], None], first: int, steps: int, queries: int) -> None:
         self._tell, self._first, self._steps, self._queries = tell, first, steps, queries
-        self._told = first
-        self._began = self._then = time.monotonic()
+        self._told, self._then = first, time.monotonic()
+        self._spent = self._lately = 0.0
 
-    def step(self, done: int, loss: float) -> None:
-        """A step is made; validation and saving before it count as its time."""
+    def step(self, done: int, loss: float, seconds: float) -> None:
+        """A step is made in some seconds; what validation and saving take is not estimated."""
+        self._spent += seconds
+        self._lately += seconds
         now = time.monotonic()
         waited, new = now - self._then, done - self._told
         due = waited >= _SECONDS and (new * 10 >= self._steps or waited >= _MOST_SECONDS)
         if not (due or done in (self._first + 1, self._steps)):
             return
-        rate = self._queries * new / max(waited, 1e-9)
+        rate = self._queries * new / max(self._lately, 1e-9)
         line = f"step {done:,} of {self._steps:,}: loss {loss:.3f}, {_short(rate)} queries/s"
         if done < self._steps:
-            left = (self._steps - done) * (now - self._began) / (done - self._first)
+            left = (self._steps - done) * self._spent / (done - self._first)
             line += f", about {duration(left)} left"
-        self._told, self._then = done, now
+        self._told, self._then, self._lately = done, now, 0.0
         self._tell(line)
 
 

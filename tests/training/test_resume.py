@@ -256,7 +256,7 @@ def test_lines_of_steps_are_told_by_time_and_by_tenths(monkeypatch: pytest.Monke
     told = step_lines.StepLines(lines.append, 0, 1000, 64)
     for done in range(1, 1001):
         now[0] += 2.0
-        told.step(done, 2.41349)
+        told.step(done, 2.41349, 2.0)
     assert [line.split()[1] for line in lines] == [
         "1",
         *(str(n) for n in range(101, 1000, 100)),
@@ -268,11 +268,11 @@ def test_lines_of_steps_are_told_by_time_and_by_tenths(monkeypatch: pytest.Monke
     lines.clear()
     for done in range(1, 11):
         now[0] += 1.0
-        quick.step(done, 1.0)
+        quick.step(done, 1.0, 1.0)
     assert len(lines) == 2
     for done in range(11, 23):
         now[0] += 100.0
-        slow.step(done, 1.0)
+        slow.step(done, 1.0, 100.0)
     assert [line.split()[1] for line in lines[2:]] == ["11", "17"]
 
 
