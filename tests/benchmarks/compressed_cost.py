@@ -3,9 +3,9 @@
     python compressed_cost.py STEP FOLDER PASSAGES
 
 Prints one JSON object. Steps: ``write`` (the corpus into a token store), ``build4``, ``build8`` and
-``build_official`` (CPU seconds, those of one plain pass, peak memory and bytes a token), ``search4``, ``search8`` (CPU seconds a
-query beside those of exact search, in turn; recall of the index, and of its codes scored one and all),
-``search_official`` (CPU seconds a query and recall of the published protocol).
+``build_official`` (CPU seconds, those of one plain pass, peak memory and bytes a token), ``search4``,
+``search8`` (CPU seconds a query beside those of exact search, in turn; recall of the index, and of its
+codes scored one and all), ``search_official`` (CPU seconds a query and recall of the published protocol).
 """
 
 import json
@@ -44,7 +44,7 @@ def write(folder: Path, passages: int) -> dict:
 
 def plain_pass(tokens: int, centroids: int, dim: int) -> float:
     """CPU seconds of numpy's product of all tokens with all centroids, from a part of the tokens."""
-    rng, part = np.random.default_rng(0), 16_384
+    rng, part = np.random.default_rng(0), 2_048
     rows = rng.standard_normal((part, dim), dtype=np.float32)
     columns = rng.standard_normal((dim, centroids), dtype=np.float32)
     costs = []
