@@ -59,7 +59,8 @@ def test_a_recipe_is_planned_and_trained(cli: Cli, tmp_path: Path) -> None:
     shown = cli(*words, "--plan", cwd=tmp_path).stdout
     assert "this machine, measured" in shown
     assert not (tmp_path / "trained").exists()
-    assert shlex.join(map(str, ("next: m2kr", *words[:4]))).replace("'", "") in shown
+    run = ("m2kr", "train", recipe, "--set", "steps.steps=4", "--data", tmp_path / "data")
+    assert f"next: {shlex.join(map(str, run))}" in shown
     assert max(len(line) for line in shown.splitlines() if "m2kr train" not in line) <= 80
     done = cli(*words, cwd=tmp_path)
     shown = done.stdout
