@@ -103,5 +103,5 @@ def _run(study: "Study", folder: Path, root: Path, *, json: bool) -> None:
     for line in lines[:_MOST_TESTS]:
         output.say(line)
     if len(lines) > _MOST_TESTS:
-        output.say(f"and {len(lines) - _MOST_TESTS} more comparisons, in study.md")
+        output.say(f"and {len(lines) - _MOST_TESTS} more comparisons, in study.json")
     output.say(f"study.md, study.json and figures are in {folder.absolute()}")

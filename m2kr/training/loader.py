@@ -13,8 +13,8 @@ from m2kr.preflmr.encode.batching import RowBatch
 from m2kr.progress import SILENT, Progress
 from m2kr.training.batch import TrainingBatch, Visit
 from m2kr.training.frozen_features import FrozenFeatures
-from m2kr.training.mixture import plain
 from m2kr.training.model_inputs import ModelInputs
+from m2kr.training.right_passages import plain
 
 if TYPE_CHECKING:
     from torch import Tensor

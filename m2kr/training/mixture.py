@@ -14,6 +14,7 @@ from m2kr.training.batch import Drawn, Visit
 from m2kr.training.draws import Purpose, draw_uniform, generator
 from m2kr.training.mined_file import MinedFile
 from m2kr.training.recipe_checks import check_recipe
+from m2kr.training.right_passages import plain
 from m2kr.training.share_rows import ShareRows, open_share
 from m2kr.training.teacher import Teacher
 from m2kr.training.visit_order import VisitOrder
@@ -265,11 +266,6 @@ class Mixture:
         count = min(self._recipe.negatives.mined, len(left))
         chosen = rng.permutation(len(left))[:count]
         return [Drawn(share.number, left[place], "mined") for place in chosen]
-
-
-def plain(text: str) -> str:
-    """A text as others are compared with it: texts that differ in case and blanks are the same."""
-    return " ".join(text.split()).casefold()
 
 
 def _require_common(shares: "Sequence[Share]") -> None:

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 _MATCHED = 256  # queries whose answers are looked for at once
 
 
+def plain(text: str) -> str:
+    """A text as others are compared with it: texts that differ in case and blanks are the same."""
+    return " ".join(text.split()).casefold()
+
+
 def scored_as(split: "Split") -> "tuple[Ints, Ints] | None":
     """Pool rows that count as other ones, and those; None where the source has no such passages."""
     data = split.passages_view.dataset.data
@@ -95,7 +100,7 @@ class RightPassages:
         done = 0
         for chunk in self._split.passages_view.dataset.data.column("passage_content").chunks:
             for text in chunk.to_pylist():
-                words = " ".join(text.split()).casefold().encode()
+                words = plain(text).encode()
                 digest = hashlib.blake2b(words, digest_size=8).digest()
                 hashes[done] = int.from_bytes(digest, "little") if words else done
                 done += 1
