@@ -1,0 +1,1 @@
+"""Retrieval-augmented answering: readers answer from retrieved passages, scorers judge the answers."""

@@ -1,0 +1,1 @@
+"""The shipped readers, one a file."""

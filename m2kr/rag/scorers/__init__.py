@@ -1,0 +1,1 @@
+"""Scorers of answers, one rule set a file."""

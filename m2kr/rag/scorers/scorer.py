@@ -1,0 +1,69 @@
+"""What a scorer of answers is, and what it scores against."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class GoldAnswer:
+    """What is accepted as the answer to a question.
+
+    Attributes:
+        question_id: The query's id.
+        question: Its text; BEM and judges read it.
+        answers: The accepted ones as the source has them: every annotator's for OK-VQA, repeated
+            where they agree.
+        question_type: Such as ``String``, ``Numerical``, ``Time`` or ``multi_answer``; None if the source
+            doesn't say.
+        group: The part of the split that it belongs to, such as ``val_unseen_entity``; None if none.
+        value: The number that is right, if it is a number.
+        value_range: The least and the greatest number that count as right.
+    """
+
+    question_id: str
+    question: str
+    answers: tuple[str, ...]
+    question_type: str | None = None
+    group: str | None = None
+    value: float | None = None
+    value_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How one answer was judged.
+
+    Attributes:
+        score: From 0 to 1; None if the scorer can't judge it (BEM without its checkpoint).
+        rule: The rule that decided, in a few words, such as ``exact match`` or ``BEM``.
+        detail: More for the record; plain JSON.
+    """
+
+    score: float | None
+    rule: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+class AnswerScorer(Protocol):
+    """A set of rules.
+
+    Attributes:
+        name: As ``--scorer`` takes it and tables show it.
+    """
+
+    name: str
+
+    def facts(self) -> Mapping[str, Any]:
+        """What decides its scores, as plain JSON; a checkpoint by its digest."""
+        ...
+
+    def score(self, prediction: str, gold: GoldAnswer) -> Verdict:
+        """The verdict on one answer; depends on these two alone."""
+        ...
+
+    def totals(
+        self, verdicts: Sequence[Verdict], golds: Sequence[GoldAnswer]
+    ) -> Mapping[str, float]:
+        """Figures of a whole split that are no plain mean, by name; from 0 to 1. Often none."""
+        ...
