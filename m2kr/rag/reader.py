@@ -48,18 +48,19 @@ class Answer:
         text: The answer, stripped; "" if it gave none.
         score: Higher is surer; comparable within one reader only. A log probability where it has one.
         passage_id: The passage that the answer was read from, where the reader knows it.
-        input_tokens: That the model read, 0 if it is no model.
-        output_tokens: That it wrote.
-        dollars: What was paid for it, 0 where nothing is.
+        input_tokens: That the model read, 0 if it is no model; None if unknown, as where an endpoint
+            doesn't say.
+        output_tokens: That it wrote; None if unknown.
+        dollars: What was paid for it, 0 where nothing is; None if unknown.
         detail: More of it for the record, such as each passage's own answer; plain JSON.
     """
 
     text: str
     score: float = 0.0
     passage_id: str | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
-    dollars: float = 0.0
+    input_tokens: int | None = 0
+    output_tokens: int | None = 0
+    dollars: float | None = 0.0
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
