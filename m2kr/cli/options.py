@@ -123,8 +123,16 @@ Html = Annotated[
     Path | None,
     typer.Option("--html", help="Page to write, for a browser; of a report its folder."),
 ]
-_RUN = typer.Option("--run", help="Run file, of whose passages the query's best are shown.")
+_RUN = typer.Option("--run", help="Run file, whose best passages of each query are taken.")
 RunOrNone = Annotated[Path | None, _RUN]
+Runs = Annotated[list[str] | None, _RUN]
+Scorers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scorer",
+        help="How answers are judged; may be repeated. By default as the source's own evaluation does.",
+    ),
+]
 METRICS = typer.Option(
     "--metrics",
     help="'full' adds nDCG, MAP and precision; or names joined by commas, such as "
