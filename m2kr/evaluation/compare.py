@@ -3,7 +3,7 @@
 import math
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -337,14 +337,39 @@ def _means(
 
 def _compare(systems: Systems, name: str, pieces: Mapping[str, str]) -> MetricComparison:
     """All systems by one metric, on one source or as the mean over several."""
-    strata, tallies = [], _Tallies(len(systems.labels))
+    strata, groups = [], []
     for source, metric in pieces.items():
         scores = systems.scores(source, metric)
         defined = ~np.isnan(scores[:, 0])
         strata.append(scores[defined])
-        tallies.add(scores[defined], systems.groups(source), defined)
+        groups.append(
+            {
+                column: np.array(values, object)[defined].tolist()
+                for column, values in systems.groups(source).items()
+            }
+        )
+    compared = compare_scores(name, systems.labels, strata, groups)
+    return replace(compared, intervals=_intervals(systems, pieces, compared.intervals))
+
+
+def compare_scores(
+    name: str,
+    labels: Sequence[str],
+    strata: "Sequence[NDArray[np.float64]]",
+    groups: Sequence[Mapping[str, Sequence[str]]],
+) -> MetricComparison:
+    """Systems by one metric from the scores of the same queries; see `paired_tests`.
+
+    Args:
+        name: Of the metric.
+        labels: Of the systems.
+        strata: Per source (queries x systems) finite scores.
+        groups: Per source, by column, the value of each of these queries; may be none.
+    """
+    tallies = _Tallies(len(labels))
+    for scores, of_source in zip(strata, groups, strict=True):
+        tallies.add(scores, of_source)
     tests = paired_tests(strata)
-    labels = systems.labels
     p_holm, p_t_holm = holm(tests.p), holm(tests.p_t)
     pairs = []
     for i, (a, b) in enumerate(zip(*np.triu_indices(len(labels), 1), strict=True)):
@@ -373,7 +398,10 @@ def _compare(systems: Systems, name: str, pieces: Mapping[str, str]) -> MetricCo
         name,
         sum(map(len, strata)),
         means,
-        _intervals(systems, pieces, tests.intervals),
+        {
+            label: (float(low), float(high))
+            for label, low, high in zip(labels, *tests.intervals, strict=True)
+        },
         _letters(means, pairs),
         tuple(pairs),
         _median(pair.smallest_difference for pair in pairs),
@@ -390,13 +418,12 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 
 def _intervals(
-    systems: Systems, pieces: Mapping[str, str], of_means: "NDArray[np.float64]"
+    systems: Systems,
+    pieces: Mapping[str, str],
+    of_means: Mapping[str, tuple[float, float]],
 ) -> dict[str, tuple[float, float]]:
     """By system the ends of its interval: on one source those that its result already tells."""
-    intervals = {
-        label: (float(low), float(high))
-        for label, low, high in zip(systems.labels, *of_means, strict=True)
-    }
+    intervals = dict(of_means)
     if len(pieces) == 1:
         ((source, metric),) = pieces.items()
         for label, result in zip(systems.labels, systems.results[source], strict=True):
@@ -434,15 +461,10 @@ class _Tallies:
         self._whole = np.zeros((len(self._first), 3), np.int64)
         self._groups: dict[str, dict[str, NDArray[np.int64]]] = {}
 
-    def add(
-        self,
-        scores: "NDArray[np.float64]",
-        groups: Mapping[str, Sequence[str]],
-        defined: "NDArray[np.bool_]",
-    ) -> None:
-        """Counts a source's (queries x systems) scores; the groups are of all its queries."""
+    def add(self, scores: "NDArray[np.float64]", groups: Mapping[str, Sequence[str]]) -> None:
+        """Counts a source's (queries x systems) scores; the groups are of these queries."""
         values = {
-            column: np.unique(np.array(of, object)[defined].astype(str), return_inverse=True)
+            column: np.unique(np.array(of, object).astype(str), return_inverse=True)
             for column, of in groups.items()
         }
         for i, (a, b) in enumerate(zip(self._first, self._second, strict=True)):

@@ -92,12 +92,13 @@ def _pairs(comparison: "Comparison") -> list[tuple[str, str, "MetricComparison",
                 ranking = metrics[first].ranking
                 two = combinations(ranking, 2) if count <= _MOST_PAIRS else pairwise(ranking)
                 by_names = {(pair.a, pair.b): pair for pair in one.pairs}
-                by_names |= {(pair.b, pair.a): _turned(pair) for pair in one.pairs}
+                by_names |= {(pair.b, pair.a): turned(pair) for pair in one.pairs}
                 shown.append((part, heading(name), one, [by_names[names] for names in two]))
     return shown
 
 
-def _turned(pair: "Pair") -> "Pair":
+def turned(pair: "Pair") -> "Pair":
+    """The same pair with its second system first."""
     return replace(
         pair,
         a=pair.b,
@@ -157,14 +158,14 @@ def _smallest(name: str, one: "MetricComparison") -> str:
     bounded = name == "headline" or name.partition("@")[0] in METRICS
     none = "none: too few queries"
     low, median, high = (
-        none if bounded and value > 1 else _number(value)
+        none if bounded and value > 1 else number_text(value)
         for value in (min(values), float(np.median(values)), max(values))
     )
     return median if low == high else f"{median} ({low} to {high})"
 
 
-def _number(value: float, *, sign: bool = False, digits: int = 3) -> str:
-    """``.312``, ``-.041``, ``+.041``, ``12.300``; ``1.018e+06`` where a metric of one's own is that large."""
+def number_text(value: float, *, sign: bool = False, digits: int = 3) -> str:
+    """A score: ``.312``, ``-.041``, ``+.041``; ``1.018e+06`` where a metric of one's own is that large."""
     text = f"{value:.4g}" if abs(value) >= _LARGE else f"{value:.{digits}f}"
     if not re.search("[1-9]", text):
         text = text.lstrip("-")
@@ -173,37 +174,41 @@ def _number(value: float, *, sign: bool = False, digits: int = 3) -> str:
     return re.sub(r"^([+-]?)0\.", r"\1.", text)
 
 
-def _span(low: float, high: float, *, sign: bool = False) -> str:
+def span_text(low: float, high: float, *, sign: bool = False) -> str:
+    """An interval: ``[.28 .34]``."""
     digits = 3 if sign else 2
-    ends = (_number(end, sign=sign, digits=digits) for end in (low, high))
+    ends = (number_text(end, sign=sign, digits=digits) for end in (low, high))
     return f"[{' '.join(ends)}]"
 
 
-def _chance(p: float | None) -> str:
+def chance_text(p: float | None) -> str:
+    """A p value, never as 0."""
     if p is None:
         return "–"
-    return "<.0001" if p < 0.0001 else _number(p, digits=4)
+    return "<.0001" if p < 0.0001 else number_text(p, digits=4)
 
 
 def _score(name: str, one: "MetricComparison") -> tuple[str, str]:
-    mean = f"{_number(one.means[name])} {one.letters[name]}"
-    return mean, _span(*one.intervals[name])
+    mean = f"{number_text(one.means[name])} {one.letters[name]}"
+    return mean, span_text(*one.intervals[name])
 
 
 def _tally(three: "Tally") -> str:
-    return "/".join(f"{n:,}" for n in three)
+    text = "/".join(f"{n:,}" for n in three)
+    return text if len(text) <= _NAME_WIDTH else text.replace(",", "")  # or it would be folded
 
 
 _NAMES = ("system", "first", "second")
-_PAIR_HEADS = ("difference", "95 % interval", "p", "t", "wins/ties/losses")
+PAIR_HEADS = ("difference", "95 % interval", "p", "t", "wins/ties/losses")
 
 
-def _pair_cells(pair: "Pair") -> list[str]:
+def pair_cells(pair: "Pair") -> list[str]:
+    """Difference, interval, p values and tally, below `PAIR_HEADS`."""
     return [
-        _number(pair.difference, sign=True, digits=4),
-        _span(pair.low, pair.high, sign=True),
-        _chance(pair.p_holm),
-        _chance(pair.p_t_holm),
+        number_text(pair.difference, sign=True, digits=4),
+        span_text(pair.low, pair.high, sign=True),
+        chance_text(pair.p_holm),
+        chance_text(pair.p_t_holm),
         _tally((pair.wins, pair.ties, pair.losses)),
     ]
 
@@ -215,12 +220,12 @@ def as_text(comparison: "Comparison") -> str:
     """Tables of at most 80 columns, with notes."""
     lines: list[str] = []
     for table in _tables(comparison):
-        for columns in _blocks(table):
-            rows = [["", *(head for head, _ in columns)]]
-            for name in table.systems:
-                cells = [_score(name, one) for _, one in columns]
-                rows.append([on_one_line(name), *(f"{mean}\n{span}" for mean, span in cells)])
-            lines += [on_one_line(table.title), *_laid_out(rows), ""]
+        rows = [["", *(head for head, _ in table.columns)]]
+        for name in table.systems:
+            cells = ["\n".join(_score(name, one)) for _, one in table.columns]
+            rows.append([on_one_line(name), *cells])
+        for block in column_blocks(rows):
+            lines += [on_one_line(table.title), *laid_out(block), ""]
     broken_down = {part: _group_columns(of.values()) for part, of in comparison.parts().items()}
     for part, head, one, pairs in _pairs(comparison):
         rows = [["first − second", "diff.", "95 %", "p", "t", "wins/ties/losses"]]
@@ -228,7 +233,7 @@ def as_text(comparison: "Comparison") -> str:
             a, b = on_one_line(pair.a), on_one_line(pair.b)
             both = f"{a} − {b}"
             rows.append(
-                [both if cell_len(both) <= _NAME_WIDTH else f"{a} −\n{b}", *_pair_cells(pair)]
+                [both if cell_len(both) <= _NAME_WIDTH else f"{a} −\n{b}", *pair_cells(pair)]
             )
             if len(pairs) <= _MOST_WITH_GROUPS:
                 rows += [
@@ -237,7 +242,7 @@ def as_text(comparison: "Comparison") -> str:
                     for value, three in pair.groups.get(column, {}).items()
                 ]
         title = on_one_line(f"{part}, {head}: {one.queries:,} queries")
-        lines += [title, *_laid_out(rows), ""]
+        lines += [title, *laid_out(rows), ""]
     for note in notes(comparison):
         lines += textwrap.wrap(on_one_line(note), WIDTH, break_on_hyphens=False)
     return "\n".join(lines)
@@ -257,19 +262,23 @@ def _group_columns(metrics: Iterable["MetricComparison"]) -> list[str]:
     return chosen
 
 
-def _blocks(table: _Table) -> Iterator[Sequence[tuple[str, "MetricComparison"]]]:
-    """The columns of a table, as many at a time as fit."""
-    block: list[tuple[str, MetricComparison]] = []
-    room = WIDTH - _NAME_WIDTH
-    for head, one in table.columns:
-        cells = [part for name in table.systems for part in _score(name, one)]
-        width = 2 + max(map(cell_len, (*cells, *_folded(head))))
-        if block and width > room:
-            yield block
-            block, room = [], WIDTH - _NAME_WIDTH
-        block.append((head, one))
-        room -= width
-    yield block
+def column_blocks(rows: Sequence[Sequence[str]]) -> Iterator[list[list[str]]]:
+    """A table's cells in as many tables as `WIDTH` asks for, each with the first column.
+
+    Args:
+        rows: The heads first; a cell may have several lines.
+    """
+    widths = [
+        2 + max(cell_len(line) for cell in column for line in _folded(cell))
+        for column in zip(*rows, strict=True)
+    ]
+    start, room = 1, WIDTH - _NAME_WIDTH
+    for place in range(1, len(widths)):
+        if widths[place] > room and place > start:
+            yield [[row[0], *row[start:place]] for row in rows]
+            start, room = place, WIDTH - _NAME_WIDTH
+        room -= widths[place]
+    yield [[row[0], *row[start:]] for row in rows]
 
 
 def _folded(text: str) -> list[str]:
@@ -291,8 +300,8 @@ def _cut(line: str) -> Iterator[str]:
     yield line
 
 
-def _laid_out(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows of cells of one line or more as lines of text."""
+def laid_out(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows of cells, the heads first, as lines of text; a cell is folded where it is wide."""
     cells = [list(map(_folded, row)) for row in rows]
     widths = [max(cell_len(line) for row in cells for line in row[i]) for i in range(len(rows[0]))]
     for number, row in enumerate(cells):
@@ -312,26 +321,27 @@ def as_markdown(comparison: "Comparison") -> str:
     blocks = []
     for table in _tables(comparison):
         body = [
-            [_plain(name), *(" ".join(_score(name, one)) for _, one in table.columns)]
+            [markdown_text(name), *(" ".join(_score(name, one)) for _, one in table.columns)]
             for name in table.systems
         ]
-        heads = [_NAMES[0], *(_plain(head) for head, _ in table.columns)]
-        blocks.append(f"**{_plain(table.title)}**\n\n{_markdown(heads, body)}")
+        heads = [_NAMES[0], *(markdown_text(head) for head, _ in table.columns)]
+        blocks.append(f"**{markdown_text(table.title)}**\n\n{markdown_table(heads, body)}")
     for part, head, one, pairs in _pairs(comparison):
-        title = f"**{_plain(part)}, {_plain(head)}**: {one.queries:,} queries"
-        heads = [*_NAMES[1:], *_PAIR_HEADS]
-        body = [[_plain(pair.a), _plain(pair.b), *_pair_cells(pair)] for pair in pairs]
-        blocks.append(f"{title}\n\n{_markdown(heads, body)}")
-    return "\n\n".join([*blocks, *map(_plain, notes(comparison))]) + "\n"
+        title = f"**{markdown_text(part)}, {markdown_text(head)}**: {one.queries:,} queries"
+        heads = [*_NAMES[1:], *PAIR_HEADS]
+        body = [[markdown_text(pair.a), markdown_text(pair.b), *pair_cells(pair)] for pair in pairs]
+        blocks.append(f"{title}\n\n{markdown_table(heads, body)}")
+    return "\n\n".join([*blocks, *map(markdown_text, notes(comparison))]) + "\n"
 
 
-def _plain(text: str) -> str:
+def markdown_text(text: str) -> str:
     """A text that Markdown shows as it is, in one line."""
     return re.sub(r"([\\`*_{}\[\]<>|#~&!])", r"\\\1", " ".join(text.split()))
 
 
-def _markdown(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    rule = ["---" if head in _NAMES else "---:" for head in heads]
+def markdown_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are Markdown already."""
+    rule = ["---:" if place and head not in _NAMES else "---" for place, head in enumerate(heads)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (heads, rule, *body))
 
 
@@ -343,16 +353,14 @@ def as_latex(comparison: "Comparison") -> str:
         body = []
         for name in table.systems:
             cells = [
-                f"{_number(one.means[name])}\\textsuperscript{{{_tex(one.letters[name])}}}"
+                f"{number_text(one.means[name])}\\textsuperscript{{{_tex(one.letters[name])}}}"
                 for _, one in table.columns
             ]
             body.append([_tex(name), *cells])
         blocks.append(_tabular(table.title, "l" + "r" * len(table.columns), heads, body))
     for part, head, one, pairs in _pairs(comparison):
-        heads = [*_NAMES[1:], *map(_tex, _PAIR_HEADS)]
-        body = [
-            [_tex(pair.a), _tex(pair.b), *map(_tex_number, _pair_cells(pair))] for pair in pairs
-        ]
+        heads = [*_NAMES[1:], *map(_tex, PAIR_HEADS)]
+        body = [[_tex(pair.a), _tex(pair.b), *map(_tex_number, pair_cells(pair))] for pair in pairs]
         title = f"{part}, {head}: {one.queries:,} queries"
         blocks.append(_tabular(title, "llrrrrr", heads, body))
     comments = [f"% {' '.join(note.split())}" for note in notes(comparison)]
