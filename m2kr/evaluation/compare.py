@@ -372,7 +372,8 @@ def compare_scores(
     tests = paired_tests(strata)
     p_holm, p_t_holm = holm(tests.p), holm(tests.p_t)
     pairs = []
-    for i, (a, b) in enumerate(zip(*np.triu_indices(len(labels), 1), strict=True)):
+    first, second = (ends.tolist() for ends in np.triu_indices(len(labels), 1))
+    for i, (a, b) in enumerate(zip(first, second, strict=True)):
         wins, ties, losses = tallies.whole[i]
         pairs.append(
             Pair(

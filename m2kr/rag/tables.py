@@ -1,8 +1,9 @@
 """Tables of what a reader's answers came to: no retrieval, what was retrieved, and the oracle."""
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -189,7 +190,7 @@ class AnswerTable:
 def _parts(of_arms: ArmScores) -> Iterator[ArmsPart]:
     answered = of_arms.rows >= 0
     whole = np.flatnonzero(answered.all(axis=0))
-    everywhere = answered.all(axis=1)
+    everywhere = np.asarray(answered.all(axis=1))
     count = len(of_arms.question_ids)
     if len(whole):
         title = f"All {count:,} questions"
@@ -242,9 +243,11 @@ def _mean_of_tasks(
         for i, label in enumerate(labels):
             by_task = [_cell(stratum[:, i]) for stratum in strata]
             judged = sum(cell.judged for cell in by_task)
+            low, high = compared.intervals.get(label, (None, None))
             of_scorer[label] = ArmCell(
                 _mean_of([cell.value for cell in by_task]),
-                *compared.intervals.get(label, (None, None)),
+                low,
+                high,
                 judged,
                 sum(cell.not_judged for cell in by_task),
                 _mean_of([cell.least for cell in by_task]),
@@ -343,8 +346,9 @@ def _figures(
 
 
 def _opened(scorer: str) -> "AnswerScorer | None":
-    from m2kr.rag.scorers.registry import open_scorer
-
+    open_scorer: Callable[..., AnswerScorer] = import_module(
+        "m2kr.rag.scorers.registry"
+    ).open_scorer
     try:
         return open_scorer(scorer, {})
     except M2KRError:  # it needs a checkpoint, or is of one's own: its figures have no intervals
