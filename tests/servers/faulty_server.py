@@ -13,6 +13,8 @@ they were added.
 import hashlib
 import os
 import re
+import socket
+import struct
 import threading
 import time
 from collections.abc import Mapping
@@ -50,6 +52,7 @@ class Fault:
         if_range: False goes on in a changed file as if it were the same.
         chunked: Chunked encoding instead of a Content-Length.
         unsized: Neither: the end of the connection is the end of the body.
+        reset: Break the connection before the answer, as by a crash.
     """
 
     method: str | None = None
@@ -69,6 +72,7 @@ class Fault:
     if_range: bool = True
     chunked: bool = False
     unsized: bool = False
+    reset: bool = False
 
 
 @dataclass(frozen=True)
@@ -263,6 +267,11 @@ class _Handler(BaseHTTPRequestHandler):
         request = Request(self.command, self.path, CaseInsensitiveDict(self.headers), sent)
         fault = owner.take(request)
         owner.pause(fault.delay)
+        if fault.reset:
+            self.close_connection = True
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            return
         if fault.slow_head:
             self.close_connection = True
             self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")

@@ -89,25 +89,40 @@ def _look_up(host: str, port: int | None) -> list[str]:
     return [str(entry[4][0]) for entry in entries]
 
 
-def mount(session: requests.Session, prefix: str = "", *, guarded: bool = False) -> None:
+def mount(
+    session: requests.Session,
+    prefix: str = "",
+    *,
+    guarded: bool = False,
+    answer_seconds: float | None = None,
+    connections: int = 10,
+) -> None:
     """Makes a session's connections ours.
 
     Args:
         session: The session.
         prefix: The addresses that begin so; all if empty.
         guarded: Addresses that are not public are refused, by `PrivateAddress`.
+        answer_seconds: For the head of an answer, in place of `ANSWER_SECONDS`.
+        connections: Kept open to a host.
     """
     for scheme in (prefix,) if prefix else ("http://", "https://"):
-        session.mount(scheme, _Guarded() if guarded else _Adapter())
+        adapter = (_Guarded if guarded else _Adapter)(pool_maxsize=connections)
+        if answer_seconds is not None:
+            kind = type("_Own", (_InTime,), {"seconds": answer_seconds})
+            adapter.poolmanager.pool_classes_by_scheme = _pools(kind)
+        session.mount(scheme, adapter)
 
 
 class _InTime:
     """A connection that is cut where the head of an answer doesn't come: each byte resets a timeout."""
 
     sock: Any
+    seconds: float | None = None
 
     def getresponse(self) -> Any:
-        timer = threading.Timer(ANSWER_SECONDS, self._cut, [self.sock])
+        seconds = ANSWER_SECONDS if self.seconds is None else self.seconds
+        timer = threading.Timer(seconds, self._cut, [self.sock])
         timer.daemon = True
         timer.start()
         try:

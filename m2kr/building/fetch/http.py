@@ -211,15 +211,15 @@ def refusal(response: requests.Response) -> Failure:
     if status in {404, 410}:
         return Failure(f"HTTP {status}: not there (any more)", status=status)
     again = status in _AGAIN or status >= 500
-    wait = _retry_after(response.headers.get("Retry-After")) if again else None
+    wait = retry_after(response.headers.get("Retry-After")) if again else None
     return Failure(f"HTTP {status} {response.reason or ''}".strip(), again=again, wait=wait)
 
 
-def _retry_after(value: str | None) -> float | None:
+def retry_after(value: str | None) -> float | None:
     """Seconds to wait by a Retry-After header, which is a number of them or a date."""
     if value is None:
         return None
-    if re.fullmatch(r"\s*\d{1,9}\s*", value):
+    if re.fullmatch(r"\s*\d{1,9}(\.\d{1,9})?\s*", value):
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
