@@ -20,16 +20,26 @@ class ModelSource:
 
     Args:
         model: As the user named it.
+        revision: A hub id's branch, tag or commit; by default its main branch.
+
+    Raises:
+        UsageError: A revision of a folder, which has none.
 
     Attributes:
-        model: The same.
+        model: As it was given.
         local: Whether it is a folder.
         load_from: What a library's ``from_pretrained`` is given.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, revision: str | None = None) -> None:
         folder = Path(model).expanduser()
-        self.model, self.local = model, folder.is_dir()
+        self.model, self.local, self._revision = model, folder.is_dir(), revision
+        if self.local and revision is not None:
+            raise UsageError(
+                f"the model is a folder, and a folder has no revision '{revision}'",
+                where=model,
+                fix="leave out the revision, or give a hub id",
+            )
         self._folder = folder.resolve() if self.local else folder
         self.load_from = str(self._folder) if self.local else model
         self._commit: str | None = None
@@ -88,11 +98,12 @@ class ModelSource:
             if self.local:
                 self._files  # noqa: B018 - their stamps, before anything is read
             else:
-                require_on_hub(self.load_from, what)
-            refuse_code(self.load_from, self.local)
+                require_on_hub(self.load_from, what, self._revision)
+            refuse_code(self.load_from, self.local, self._revision)
             # Said outright: transformers asks at the terminal where it isn't.
             with loading():
-                yield {"local_files_only": self.local, "trust_remote_code": False}
+                how = {"local_files_only": self.local, "trust_remote_code": False}
+                yield how if self._revision is None else how | {"revision": self._revision}
         except M2KRError:
             raise
         except Exception as error:  # whatever a library raises for a file that is no such thing
@@ -111,7 +122,7 @@ class ModelSource:
         self._commit = getattr(config, "_commit_hash", None)
 
 
-def require_on_hub(name: str, what: str) -> None:
+def require_on_hub(name: str, what: str, revision: str | None = None) -> None:
     """Asks the hub for a model once: libraries ask file by file, and for minutes where it can't be reached.
 
     Raises:
@@ -129,12 +140,14 @@ def require_on_hub(name: str, what: str) -> None:
     hub_logging: Any = logging
     files = ("config.json", "modules.json")
     try:
-        if any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
+        if any(
+            isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in files
+        ):
             return
         verbosity = hub_logging.get_verbosity()
         hub_logging.set_verbosity_error()
         try:
-            hf_hub_download(name, files[0])
+            hf_hub_download(name, files[0], revision=revision)
         finally:
             hub_logging.set_verbosity(verbosity)
     except EntryNotFoundError as error:
@@ -153,7 +166,7 @@ def require_on_hub(name: str, what: str) -> None:
     )
 
 
-def refuse_code(source: str, local: bool) -> None:
+def refuse_code(source: str, local: bool, revision: str | None = None) -> None:
     """Refuses a model that is made by Python files of its own: they would never be run.
 
     Raises:
@@ -166,6 +179,7 @@ def refuse_code(source: str, local: bool) -> None:
             source,
             name,
             local_files_only=local,
+            revision=revision,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
