@@ -77,7 +77,10 @@ class Bars:
             task = self._tasks[name]
             self._progress.advance(task, n)
             state = self._progress.tasks[self._progress.task_ids.index(task)]
-            self._progress.update(task, amount=_amount(state.completed, state.fields["unit"]))
+            amount = _amount(state.completed, state.fields["unit"])
+            if state.fields["unit"] == "answers" and state.speed:
+                amount += f", {state.speed:,.1f}/s"
+            self._progress.update(task, amount=amount)
 
     def done(self, name: str) -> None:
         """A task is complete and leaves the screen."""
@@ -135,4 +138,6 @@ def size(n: float | None) -> str:
 
 
 def _amount(n: float, unit: str) -> str:
+    if unit == "microdollars":
+        return f"${n / 1e6:,.4f}"
     return size(n) if unit == "B" else f"{n:,.0f} {unit}"

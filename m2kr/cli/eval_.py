@@ -37,17 +37,8 @@ def command(
     metrics: options.Metrics = "default",
     set_: options.Settings = None,
     images: options.Images = None,
-    missing_images: Annotated[
-        Literal["error", "black", "skip"],
-        typer.Option("--missing-images", help="What to do where no root has an image."),
-    ] = "error",
-    missing_queries: Annotated[
-        Literal["error", "empty"],
-        typer.Option(
-            "--missing-queries",
-            help="What queries that a run lacks lead to; 'empty' counts them as not found.",
-        ),
-    ] = "error",
+    missing_images: options.MissingImages = "error",
+    missing_queries: options.MissingQueries = "error",
     ties: Annotated[
         Literal["m2kr", "trec", "trec9"],
         typer.Option(

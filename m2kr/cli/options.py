@@ -72,6 +72,18 @@ Instruction = Annotated[
 _K = typer.Option("--k", "-k", min=1, help="Passages a query.", show_default=False)
 K = Annotated[int, _K]
 KOrNone = Annotated[int | None, _K]
+Ks = Annotated[str, _K]
+MissingImages = Annotated[
+    Literal["error", "black", "skip"],
+    typer.Option("--missing-images", help="What to do where no root has an image."),
+]
+MissingQueries = Annotated[
+    Literal["error", "empty"],
+    typer.Option(
+        "--missing-queries",
+        help="What queries that a run lacks lead to; 'empty' counts them as not found.",
+    ),
+]
 Nbits = Annotated[
     int | None,
     typer.Option("--nbits", help="Bits a dimension of the index; 4, official 8."),

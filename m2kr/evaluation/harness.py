@@ -219,7 +219,7 @@ def evaluate_split(
         versions=versions(),
         search=searched.how,
         experiment={
-            **_describe_split(split),
+            **describe_split(split),
             **made_by,
             "label": label,
             "missing_queries": missing_queries,
@@ -321,7 +321,7 @@ def _notes(run: Run, searched: SplitSearch, ties: Ties) -> list[str]:
     return notes
 
 
-def _describe_split(split: Split) -> dict[str, Any]:
+def describe_split(split: Split) -> dict[str, Any]:
     """Which data: where they lie, what they are, and which images go with them."""
     return {
         "source": split.source,

@@ -20,7 +20,7 @@ RAG_FORMAT = "m2kr-rag-1"
 NONE, RETRIEVED, ORACLE = "none", "retrieved", "oracle"
 ARMS = (NONE, RETRIEVED, ORACLE)
 SCORE, RULE, DETAIL = "score:", "rule:", "detail:"
-_ENDING = ".records.parquet"
+RECORDS_ENDING = ".records.parquet"
 _AT_ONCE = 8192  # rows of a row group
 
 
@@ -164,7 +164,8 @@ class RagResult:
         k: Passages that were asked for, ascending; the oracle has at most the last.
         arms: One object an arm and k, in the order of the records: ``arm``, ``k``, ``questions`` that were
             asked, ``empty`` answers, and the sums of ``input_tokens``, ``output_tokens``, ``seconds``
-            and ``dollars``. An answer that two arms share counts in both.
+            and ``dollars``, each None where a part of it isn't known. An answer that two arms share
+            counts in both.
         scorers: By name the facts that decide the scores.
         totals: By scorer one object an arm and k, in the same order: ``arm``, ``k``, ``judged``,
             ``not_judged``, ``mean`` over those judged (None if none is), and ``figures`` of the whole arm
@@ -182,6 +183,7 @@ class RagResult:
         notes: What must be said beside the scores, in sentences.
         files: File name of the ``records`` beside the saved result.
         path: The JSON that it was loaded from or saved as; None if it was not. Not saved.
+        table: The records of a result that was not saved. Not saved.
     """
 
     source: str
@@ -204,6 +206,7 @@ class RagResult:
     notes: Sequence[str] = field(default_factory=list)
     files: Mapping[str, str] = field(default_factory=dict)
     path: Path | None = field(default=None, compare=False)
+    table: "pa.Table | None" = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
@@ -235,6 +238,8 @@ class RagResult:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        if self.table is not None:
+            return self.table if columns is None else self.table.select(list(columns))
         path = self.records_path
         if path is None or not path.is_file():
             raise MissingError(
@@ -256,13 +261,13 @@ class RagResult:
     @property
     def records_path(self) -> Path | None:
         """Where the records lie; None of a result that was not saved."""
-        name = Path(self.files.get("records", "")).name or self.name + _ENDING
+        name = Path(self.files.get("records", "")).name or self.name + RECORDS_ENDING
         return self.path.with_name(name) if self.path else None
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the records, as JSON values."""
         facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        del facts["path"]
+        del facts["path"], facts["table"]
         return {"format": RAG_FORMAT} | facts
 
     def save(self, path: Path) -> "RagResult":
@@ -279,8 +284,8 @@ class RagResult:
             InputError: it is no result of a reader.
         """
         path = Path(path).expanduser()
-        if path.name.endswith(_ENDING):
-            path = path.with_name(path.name.removesuffix(_ENDING) + ".json")
+        if path.name.endswith(RECORDS_ENDING):
+            path = path.with_name(path.name.removesuffix(RECORDS_ENDING) + ".json")
         if not path.is_file():
             raise MissingError(
                 "there is no such result", where=str(path), fix="m2kr rag SOURCE --reader READER"
@@ -373,7 +378,7 @@ def _require_form(facts: Mapping[str, Any]) -> None:
     for scorer, rows in facts["totals"].items():
         _require(isinstance(rows, list) and all(isinstance(row, dict) for row in rows), scorer)
     _require(all(isinstance(note, str) for note in facts["notes"]), "notes")
-    _require("path" not in facts, "path")
+    _require(not {"path", "table"} & facts.keys(), "path")
 
 
 def _require(right: bool, name: str) -> None:

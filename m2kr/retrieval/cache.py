@@ -145,17 +145,17 @@ def encoder_identity(kind: type) -> list[list[Any]] | None:
             if "version" in vars(base):
                 identity.append([base.__qualname__, base.version])  # type: ignore[attr-defined]
             continue
-        source = _source_sha256(base)
+        source = source_sha256(base)
         if source is None:
             return None
         identity.append([base.__qualname__, source])
     return identity or None
 
 
-def _source_sha256(kind: type) -> str | None:
-    """Hash of the file that a class is written in, and of the neighbours that it imports."""
+def source_sha256(made: Any) -> str | None:
+    """Hash of the file that a class or function is written in, and of the neighbours that it imports."""
     try:
-        file = inspect.getsourcefile(kind)
+        file = inspect.getsourcefile(made)
         files = _with_neighbours(Path(file).resolve()) if file else {}
     except (TypeError, OSError):
         return None
