@@ -1,16 +1,20 @@
 """``m2kr compare``."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from m2kr.cli import options
+
+if TYPE_CHECKING:
+    from m2kr.evaluation.compare import Comparison
 
 EXAMPLES = (
     "m2kr compare results",
     "m2kr compare results/mini.test.bm25.*.json results/mini.test.fusion.*.json",
     "m2kr compare results --metrics hit_rate@1,hit_rate@5 --format latex > table.tex",
     "m2kr compare results --format csv > pairs.csv",
+    "m2kr compare 'results/*.rag.*.json'",
 )
 
 
@@ -33,11 +37,21 @@ def command(
 
     By default each source's headline metric and those that eval shows; 'full' is all that the results
     have. --format json is what --json prints; csv has a row for each pair.
+
+    Results of m2kr rag are compared by what the answers scored: a table of readers by retrievers, and
+    the same tests. Their metrics are scorers, as okvqa or okvqa@5.
     """
     from m2kr import api
     from m2kr.cli import output
+    from m2kr.rag.given_results import given_answers
+    from m2kr.rag.grid import AnswerGrid, compare_answers
 
-    compared = api.compare(systems, metrics=metrics, data=data)
+    answers = given_answers(systems, "m2kr compare")
+    compared: Comparison | AnswerGrid
+    if answers:
+        compared = compare_answers(answers, metrics=metrics)
+    else:
+        compared = api.compare(systems, metrics=metrics, data=data)
     if json or format_ == "json":
         output.emit(compared.as_dict())
         return

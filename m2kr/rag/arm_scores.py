@@ -51,7 +51,7 @@ class ArmScores:
         rows: (questions x arms) the records' row numbers; -1 where a question has no answer there.
         scores: By scorer (questions x arms); NaN where there is no answer or it could not be judged.
         groups: By column of `GROUPINGS` that has two values or more: each question's.
-        usage: Per arm the mean of tokens, seconds and dollars a question; None where one is unknown.
+        usage: Per arm the mean of tokens, seconds and dollars a question; None if any answer's are unknown.
     """
 
     arms: tuple[Arm, ...]
@@ -144,8 +144,8 @@ def _spread(table: pa.Table, name: str, rows: "NDArray[np.int64]") -> "NDArray[n
 
 
 def _mean(table: pa.Table, name: str, rows: "NDArray[np.int64]") -> float | None:
-    value = pc.mean(table.column(name).take(pa.array(rows[rows >= 0]))).as_py()
-    return None if value is None else float(value)
+    values = table.column(name).take(pa.array(rows[rows >= 0]))
+    return float(pc.mean(values).as_py()) if len(values) and not values.null_count else None
 
 
 def _groups(table: pa.Table, rows: "NDArray[np.int64]") -> dict[str, list[str]]:

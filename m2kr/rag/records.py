@@ -327,7 +327,7 @@ def load_rag_results(*paths: str | Path) -> list[RagResult]:
             files[path.resolve()] = None
             continue
         several = path.glob("*.json") if path.is_dir() else path.parent.glob(path.name)
-        matches = [file.resolve() for file in sorted(several) if _is_rag_result(file)]
+        matches = [file.resolve() for file in sorted(several) if is_rag_result(file)]
         if not matches:
             raise MissingError(
                 "there is no result of a reader",
@@ -338,7 +338,8 @@ def load_rag_results(*paths: str | Path) -> list[RagResult]:
     return [RagResult.load(file) for file in files]
 
 
-def _is_rag_result(file: Path) -> bool:
+def is_rag_result(file: Path) -> bool:
+    """Whether a file is a result of a reader, of this version or another."""
     if file.suffix != ".json" or not file.is_file():
         return False
     with plainly(file):
