@@ -56,7 +56,7 @@ class Expense:
 
 
 @dataclass(slots=True)
-class Spending:
+class Outlay:
     """What was spent.
 
     Attributes:
@@ -98,7 +98,7 @@ class Budget:
     dollars: float | None = None
     tokens: int | None = None
     requests: int | None = None
-    spent: Spending = field(default_factory=Spending, init=False)
+    spent: Outlay = field(default_factory=Outlay, init=False)
 
     def __post_init__(self) -> None:
         self._change = threading.Condition()
@@ -198,7 +198,7 @@ class Budget:
         )
 
 
-def describe_spent(spent: Spending) -> str:
+def describe_spent(spent: Outlay) -> str:
     """What was spent, in one line; what is not known is said, never taken for 0."""
     parts = [f"{spent.requests:,} requests"]
     parts.append(f"{spent.input_tokens:,} tokens read and {spent.output_tokens:,} written")
