@@ -1,0 +1,147 @@
+"""Infoseek: names by their aliases, dates by their forms, numbers within a range."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from m2kr.rag.scorers.answer_numbers import Range, answer_range
+from m2kr.rag.scorers.plain_answer import first_same
+from m2kr.rag.scorers.scorer import GoldAnswer, Verdict
+
+TOLERANCE = 0.1
+_OVERLAP = 0.5
+_ROUNDING = 1e-9  # relative: 0.9 x 7 and 6.3 are one bound
+UNSEEN = ("unseen_question", "unseen_entity")
+
+
+class InfoseekScorer:
+    """1 or 0 by the type of the question.
+
+    - ``String``: any alias, and ``Time``: any accepted form of the date, exactly, after the official
+      cleaning (`m2kr.rag.scorers.plain_answer.plain_answer`). ``1990-12-20`` is not ``1990 12 20``.
+    - ``Numerical``: a number is right within the accepted range, bounds included; a range (the first two
+      numbers of an answer, if they ascend) if it lies within it, or if the two have an intersection over
+      union of 0.5 or more. The accepted range is the source's, which need not lie around its value;
+      without one, the value ± 10 %, of a gold answer in words likewise (``5.5 metres``, ``6.5-7.0``).
+      How numbers are read: `m2kr.rag.scorers.answer_numbers.answer_numbers`.
+
+    A question without a type is numerical if it has a value or a range. An answer without a number is
+    wrong, not 0 as for the official scorer; a range whose bounds are the wrong way round, as 10 % around a
+    number below 0 may come, is turned.
+    """
+
+    name = "infoseek"
+
+    def facts(self) -> Mapping[str, Any]:
+        """As of `AnswerScorer.facts`."""
+        return {"name": self.name, "tolerance": TOLERANCE, "overlap": _OVERLAP}
+
+    def score(self, prediction: str, gold: GoldAnswer) -> Verdict:
+        """As of `AnswerScorer.score`."""
+        if not prediction.strip():
+            return Verdict(0.0, "no answer")
+        accepted = accepted_range(gold)
+        if accepted is not None:
+            return _numerical(prediction, accepted)
+        same = first_same(prediction, gold.answers)
+        what = "date" if _kind(gold) == "time" else "alias"
+        if same is None:
+            return Verdict(0.0, f"no accepted {what}")
+        return Verdict(1.0, what, {"answer": same})
+
+    def totals(
+        self, verdicts: Sequence[Verdict], golds: Sequence[GoldAnswer]
+    ) -> Mapping[str, float]:
+        """Accuracy over all questions, over each part, and the harmonic mean of the two parts.
+
+        ``accuracy`` is what the PreFLMR paper reports on M2KR's split; ``harmonic_mean`` of
+        ``unseen_question`` and ``unseen_entity`` is the official overall score, 0 if one of them is 0.
+        What a split has no questions of is left out.
+        """
+        parts: dict[str, list[float]] = {}
+        for verdict, gold in zip(verdicts, golds, strict=True):
+            if verdict.score is not None:
+                for part in ("accuracy", unseen_part(gold.group)):
+                    parts.setdefault(part, []).append(verdict.score)
+        means = {
+            part: sum(parts[part]) / len(parts[part])
+            for part in ("accuracy", *UNSEEN)
+            if part in parts
+        }
+        if all(part in means for part in UNSEEN):
+            means["harmonic_mean"] = harmonic_mean(*(means[part] for part in UNSEEN))
+        return means
+
+
+def harmonic_mean(first: float, second: float) -> float:
+    """Of two shares; 0 if one of them is 0."""
+    return 2 * first * second / (first + second) if first and second else 0.0
+
+
+def unseen_part(group: str | None) -> str:
+    """Which of `UNSEEN` a part of a split is; empty if it is neither.
+
+    Example:
+        >>> unseen_part("val_unseen_entity")
+        'unseen_entity'
+    """
+    return next((part for part in UNSEEN if (group or "").endswith(part)), "")
+
+
+def accepted_range(gold: GoldAnswer) -> Range | None:
+    """The numbers that are right, bounds included; None if the question asks for no number."""
+    kind = _kind(gold)
+    if kind in ("string", "time") and gold.answers:
+        return None
+    if gold.value_range is not None:
+        return min(gold.value_range), max(gold.value_range)
+    if gold.value is not None:
+        return _around(gold.value, gold.value)
+    if kind != "numerical":
+        return None
+    ranges = (answer_range(answer) for answer in gold.answers)
+    named = next((numbers for numbers in ranges if numbers is not None), None)
+    if named is None or named[0] < named[1]:
+        return named
+    return _around(*named)
+
+
+def _around(low: float, high: float) -> Range:
+    ends = [number * factor for number in (low, high) for factor in (1 - TOLERANCE, 1 + TOLERANCE)]
+    return min(ends), max(ends)
+
+
+def _kind(gold: GoldAnswer) -> str:
+    kind = (gold.question_type or "").strip().casefold()
+    return "numerical" if kind.startswith("num") else kind
+
+
+def _numerical(prediction: str, accepted: Range) -> Verdict:
+    said = answer_range(prediction)
+    detail: dict[str, Any] = {"accepted": list(accepted)}
+    if said is None:
+        return Verdict(0.0, "no number", detail)
+    if said[0] == said[1]:
+        detail["number"] = said[0]
+        return Verdict(float(_within(said, accepted)), "number", detail)
+    overlap = range_overlap(said, accepted)
+    detail |= {"range": list(said), "overlap": overlap}
+    if _within(said, accepted):
+        return Verdict(1.0, "range within", detail)
+    return Verdict(float(overlap >= _OVERLAP - _ROUNDING), "range overlap", detail)
+
+
+def _within(said: Range, accepted: Range) -> bool:
+    slack = _ROUNDING * max(map(abs, accepted))
+    return accepted[0] - slack <= said[0] and said[1] <= accepted[1] + slack
+
+
+def range_overlap(first: Range, second: Range) -> float:
+    """Intersection over union of two ranges (their lengths); 0 where both are points.
+
+    Example:
+        >>> range_overlap((0, 3), (1, 4))
+        0.5
+    """
+    shared = min(first[1], second[1]) - max(first[0], second[0])
+    union = (first[1] - first[0]) + (second[1] - second[0]) - max(shared, 0)
+    return max(shared, 0) / union if union > 0 else 0.0

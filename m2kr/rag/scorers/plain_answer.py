@@ -1,0 +1,49 @@
+"""Answers as they are compared: SQuAD's normalisation, and when two are the same."""
+
+import re
+import string
+import unicodedata
+from collections.abc import Iterable
+
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+# What a typographer or a phone writes in place of the ASCII signs, which are left out.
+_TYPOGRAPHIC = str.maketrans("", "", "‘’‛ʼ′“”„‟″‐‑‒–—―−…")
+
+
+def plain_answer(text: str) -> str:
+    """A text as SQuAD's evaluation compares it, such as ``eiffel tower`` for ``The "Eiffel" tower!``.
+
+    Lower case, no ASCII punctuation, no articles, blanks of any sort and line ends as one blank. Ours
+    beside that: case is folded (``Straße`` is ``STRASSE``), texts that Unicode calls equivalent are
+    equal (a letter and its accent, composed or not), and curly quotes, dashes and ellipses go as the
+    ASCII signs do. Of ASCII text it is SQuAD's own result.
+
+    Example:
+        >>> plain_answer("  The “Eiffel”\\ntower! ")
+        'eiffel tower'
+    """
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    bare = folded.translate(_NO_PUNCTUATION).translate(_TYPOGRAPHIC)
+    return " ".join(_ARTICLES.sub(" ", bare).split())
+
+
+def is_same_answer(prediction: str, answer: str) -> bool:
+    """Whether two texts are the same answer.
+
+    Where the normalisation leaves nothing of either (``the``, ``?``), the texts themselves decide, and
+    a blank is never an answer: so an empty prediction is right nowhere.
+    """
+    plain = plain_answer(prediction)
+    if plain or plain_answer(answer):
+        return plain == plain_answer(answer)
+    return bool(prediction.strip()) and _bare(prediction) == _bare(answer)
+
+
+def first_same(prediction: str, answers: Iterable[str]) -> str | None:
+    """The first accepted answer that a prediction is, None if it is none of them."""
+    return next((answer for answer in answers if is_same_answer(prediction, answer)), None)
+
+
+def _bare(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
