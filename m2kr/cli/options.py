@@ -81,7 +81,8 @@ MissingQueries = Annotated[
     Literal["error", "empty"],
     typer.Option(
         "--missing-queries",
-        help="What queries that a run lacks lead to; 'empty' counts them as not found.",
+        help="What queries that a run or a file of answers lacks lead to; 'empty' counts them as not "
+        "found, or wrong.",
     ),
 ]
 Nbits = Annotated[

@@ -33,10 +33,20 @@ def bootstrap_interval(
     Returns:
         Lower and upper end; NaN if no score is defined.
     """
+    means = bootstrap_means(values, resamples=resamples, seed=seed)
+    if means is None:
+        return float("nan"), float("nan")
+    return percentile_interval(means, level)
+
+
+def bootstrap_means(
+    values: "NDArray[np.float64]", *, resamples: int = RESAMPLES, seed: int = 0
+) -> "NDArray[np.float64] | None":
+    """The means of resamples as of `bootstrap_interval`; None if no score is defined."""
     distinct, counts = np.unique(values[~np.isnan(values)], return_counts=True)
     total = int(counts.sum())
     if not total:
-        return float("nan"), float("nan")
+        return None
     rng = np.random.default_rng(seed)
     step = max(1, _CELLS // len(distinct))
     means = [
@@ -44,6 +54,11 @@ def bootstrap_interval(
         / total
         for at in range(0, resamples, step)
     ]
+    return np.concatenate(means)
+
+
+def percentile_interval(means: "NDArray[np.float64]", level: float = 0.95) -> tuple[float, float]:
+    """The middle part of resampled figures that holds ``level`` of them: lower and upper end."""
     tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)

@@ -28,6 +28,7 @@ COMMANDS = (
     "reproduce",
     "export",
     "check-retriever",
+    "score-answers",
     "search",
     "demo",
     "list",

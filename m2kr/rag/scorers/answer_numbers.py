@@ -6,7 +6,9 @@ import unicodedata
 
 Range = tuple[float, float]
 
-_MINUS = str.maketrans(dict.fromkeys("−﹣－⁻‐‑", "-") | dict.fromkeys("–—‒―", "–") | dict.fromkeys("～〜", "~"))
+_MINUS = str.maketrans(
+    dict.fromkeys("−﹣－⁻‐‑", "-") | dict.fromkeys("–—‒―", "–") | dict.fromkeys("～〜", "~")
+)
 _THIN = "\u00a0\u2007\u2008\u2009\u202f"  # blanks that are written between groups of digits
 _NUMBER = re.compile(
     rf"""
@@ -55,26 +57,40 @@ _DEVIATION = re.compile(r"(?<=[\w%])\s?±.*", re.DOTALL)
 _LOOK_BACK = 40  # characters that tell a number's sign
 _LONGEST = 300  # digits; a number that is longer is none of an answer's
 
-_UNITS = (
+_TO_NINETEEN = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+)
+_UNITS = _TO_NINETEEN.split()
+_TO_NINETY = "twenty thirty forty fifty sixty seventy eighty ninety"
 _WORDS = {word: float(n) for n, word in enumerate(_UNITS)}
-_WORDS |= {word: 10.0 * n for n, word in enumerate(_TENS, 2)}
-_BEFORE = frozenset("about around approximately roughly nearly almost over under between from".split())
+_WORDS |= {word: 10.0 * n for n, word in enumerate(_TO_NINETY.split(), 2)}
+_BEFORE = frozenset(
+    (
+        "about",
+        "around",
+        "approximately",
+        "roughly",
+        "nearly",
+        "almost",
+        "over",
+        "under",
+        "between",
+        "from",
+    )
+)
 _MOST_WORDS_AFTER = 2
 
 
 def answer_numbers(text: str) -> tuple[float, ...]:
     """The numbers that an answer names, in its order.
 
-    - ``1,234,567.8``, ``12,34,567``, ``1.234.567``, ``1.234,5``, ``1'234``, ``1 234 567``: groups of digits. One
-      group after a point (``1.234``) is a decimal fraction, one after a plain blank (``1 234``) a number
+    - ``1,234,567.8``, ``12,34,567``, ``1.234.567``, ``1.234,5``, ``1'234``, ``1 234 567``: groups of digits.
+      One group after a point (``1.234``) is a decimal fraction, one after a plain blank (``1 234``) a number
       of its own; after a blank that doesn't break it is a group.
     - ``1,5``, ``0,125``: a comma before one or two digits, or after a single 0, is a decimal comma.
-    - ``-5``, ``−5``, ``–5``, ``minus 5``, ``-$5``: a sign is one only at the beginning of a word, and not after a
-      number: ``1990-2005`` and ``5 -10`` are two numbers each, neither below 0.
+    - ``-5``, ``−5``, ``–5``, ``minus 5``, ``-$5``: a sign is one only at the beginning of a word, and not
+      after a number: ``1990-2005`` and ``5 -10`` are two numbers each, neither below 0.
     - ``1.5e6``, ``1.5 x 10^6``, ``10⁶``; ``1.5 million``, ``2-3 thousand`` (both), ``5k``.
     - ``½``, ``2½``, ``3 1/2``, ``3/4``: proper fractions alone; ``24/7`` is two numbers.
     - Units, currencies, per cent, ``about``, ordinals' endings and other words are passed over; so are digits
@@ -138,15 +154,19 @@ def _digits(text: str, *, within_words: bool) -> tuple[float, ...]:
     end, unscaled = 0, False
     for match in _NUMBER.finditer(text):
         before = text[max(0, match.start() - _LOOK_BACK) : match.start()]
-        if before[-1:].isalpha() and not within_words or len(match[0]) > _LONGEST:
+        if (before[-1:].isalpha() and not within_words) or len(match[0]) > _LONGEST:
             continue
         value = _value(match[0])
         if _is_negative(before):
             value = -value
         scale = _scale(text[match.end() :], match[0])
         # As of "2-3 million".
-        if numbers and unscaled and scale > 1 and _JOINED.fullmatch(
-            text[end : match.start()].rstrip("$€£¥")
+        if (
+            numbers
+            and unscaled
+            and scale > 1
+            and numbers[-1] <= value
+            and _JOINED.fullmatch(text[end : match.start()].rstrip("$€£¥"))
         ):
             numbers[-1] *= scale
         if math.isfinite(value * scale):

@@ -1,13 +1,13 @@
 """Exact match: an answer is right if it is one of the accepted ones after SQuAD's normalisation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from m2kr.rag.scorers.plain_answer import first_same
-from m2kr.rag.scorers.scorer import GoldAnswer, Verdict
+from m2kr.rag.scorers.scorer import GoldAnswer, MeanScorer, Verdict
 
 
-class ExactMatchScorer:
+class ExactMatchScorer(MeanScorer):
     """1 for any of the accepted answers, else 0.
 
     See `m2kr.rag.scorers.plain_answer.plain_answer` for what is the same. The prediction is taken as a
@@ -26,9 +26,3 @@ class ExactMatchScorer:
         if accepted is None:
             return Verdict(0.0, "no match" if prediction.strip() else "no answer")
         return Verdict(1.0, "exact match", {"answer": accepted})
-
-    def totals(
-        self, verdicts: Sequence[Verdict], golds: Sequence[GoldAnswer]
-    ) -> Mapping[str, float]:
-        """None beside the mean."""
-        return {}

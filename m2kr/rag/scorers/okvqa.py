@@ -2,20 +2,20 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from m2kr.rag.scorers.scorer import GoldAnswer, Verdict
+from m2kr.rag.scorers.scorer import GoldAnswer, MeanScorer, Verdict
 
-_SIGNS = ";/[]\"{}()=+\\_-><@`,?!"
+_SIGNS = ';/[]"{}()=+\\_-><@`,?!'
 # Where a sign stands beside a blank it goes; elsewhere a blank takes its place.
 _NUMBER_WITH_COMMA = re.compile(r"\d,\d")
 _FULL_STOP = re.compile(r"\.(?!\d)")
-_MOST_FULL_STOPS = 32  # the official call gives a flag (re.UNICODE, which is 32) in place of a count
-_NUMBERS = {
-    word: str(number)
-    for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
-} | {"none": "0"}
+_MOST_FULL_STOPS = (
+    32  # the official call gives a flag (re.UNICODE, which is 32) in place of a count
+)
+_TO_TEN = "zero one two three four five six seven eight nine ten"
+_NUMBERS = {word: str(number) for number, word in enumerate(_TO_TEN.split())} | {"none": "0"}
 _ARTICLES = frozenset(("a", "an", "the"))
 _ENOUGH = 3  # annotators who said the same, for full marks
 
@@ -29,17 +29,17 @@ _CONTRACTED = """
     they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's
     where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
     wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
-""".split()
+"""
 _CONTRACTIONS = {
     form[:place] + form[place + 1 :]: form
-    for form in _CONTRACTED
+    for form in _CONTRACTED.split()
     for place, sign in enumerate(form)
     if sign == "'"
 } | {"somebody'd": "somebodyd"}  # the wrong way round, in the official table
 
 
-class OkvqaScorer:
-    """Soft accuracy: the mean over annotators of min(1, others who gave this answer / 3).
+class OkvqaScorer(MeanScorer):
+    r"""Soft accuracy: the mean over annotators of min(1, others who gave this answer / 3).
 
     With n annotators, m of whom gave the answer: ``(m min(1, (m - 1)/3) + (n - m) min(1, m/3)) / n``; of
     ten, 0.3 for one, 0.6 for two, 0.9 for three and 1 for four. The same holds for any number of them: but
@@ -49,11 +49,11 @@ class OkvqaScorer:
     Line ends and tabs are blanks and outer blanks go. Only if the annotators then differ, the answer and
     theirs are cleaned:
 
-    - A sign (``; / [ ] " { } ( ) = + \\ _ - > < @ ` , ? !``) that stands beside a blank anywhere in the text
+    - A sign (``; / [ ] " { } ( ) = + \ _ - > < @ ` , ? !``) that stands beside a blank anywhere in the text
       goes everywhere in it, as do all of them where a comma lies between digits; others become a blank.
     - Full stops go that no digit follows, the first 32 of them.
-    - Lower case; ``none`` and ``zero`` to ``ten`` as digits; no ``a``, ``an``, ``the``; contractions get their
-      apostrophe (``dont``; but ``somebody'd`` loses it, and ``lets`` gets none), word by word.
+    - Lower case; ``none`` and ``zero`` to ``ten`` as digits; no ``a``, ``an``, ``the``; contractions get
+      their apostrophe (``dont``; but ``somebody'd`` loses it, and ``lets`` gets none), word by word.
 
     So where all annotators agree to the letter, ``Pear`` is not ``pear``: the official rule. An annotator
     who gave no answer counts as one of them, and an answer of which nothing is left is theirs.
@@ -79,12 +79,6 @@ class OkvqaScorer:
         score = leave_one_out(matches, len(answers))
         return Verdict(score, f"{matches} of {len(answers)} annotators", detail)
 
-    def totals(
-        self, verdicts: Sequence[Verdict], golds: Sequence[GoldAnswer]
-    ) -> Mapping[str, float]:
-        """None beside the mean."""
-        return {}
-
 
 def leave_one_out(matches: int, annotators: int) -> float:
     """Soft accuracy of an answer that some of the annotators gave.
@@ -102,8 +96,8 @@ def cleaned_vqa_answer(text: str) -> str:
     """An answer after the official clean-up; see `OkvqaScorer`.
 
     Example:
-        >>> cleaned_vqa_answer("The two-door cars, dont")
-        '2 door cars don\\'t'
+        >>> cleaned_vqa_answer("The two-door cars, maybe")
+        '2 door cars maybe'
     """
     everywhere = _NUMBER_WITH_COMMA.search(text) is not None
     table = {

@@ -12,7 +12,7 @@ _TYPOGRAPHIC = str.maketrans("", "", "‘’‛ʼ′“”„‟″‐‑‒–�
 
 
 def plain_answer(text: str) -> str:
-    """A text as SQuAD's evaluation compares it, such as ``eiffel tower`` for ``The "Eiffel" tower!``.
+    r"""A text as SQuAD's evaluation compares it, such as ``eiffel tower`` for ``The "Eiffel" tower!``.
 
     Lower case, no ASCII punctuation, no articles, blanks of any sort and line ends as one blank. Ours
     beside that: case is folded (``Straße`` is ``STRASSE``), texts that Unicode calls equivalent are
@@ -20,7 +20,7 @@ def plain_answer(text: str) -> str:
     ASCII signs do. Of ASCII text it is SQuAD's own result.
 
     Example:
-        >>> plain_answer("  The “Eiffel”\\ntower! ")
+        >>> plain_answer("  The “Eiffel”\ntower! ")
         'eiffel tower'
     """
     folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())

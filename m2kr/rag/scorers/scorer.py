@@ -13,7 +13,7 @@ class GoldAnswer:
         question_id: The query's id.
         question: Its text; BEM and judges read it.
         answers: The accepted ones as the source has them: every annotator's for OK-VQA, repeated
-            where they agree.
+            where they agree, and blank where an annotator gave none.
         question_type: Such as ``String``, ``Numerical``, ``Time`` or ``multi_answer``; None if the source
             doesn't say.
         group: The part of the split that it belongs to, such as ``val_unseen_entity``; None if none.
@@ -67,3 +67,25 @@ class AnswerScorer(Protocol):
     ) -> Mapping[str, float]:
         """Figures of a whole split that are no plain mean, by name; from 0 to 1. Often none."""
         ...
+
+
+class MeanScorer:
+    """A scorer whose figures are means alone; the subclass sets ``name`` and writes `score`."""
+
+    name = ""
+
+    def facts(self) -> Mapping[str, Any]:
+        """As of `AnswerScorer.facts`: the name."""
+        return {"name": self.name}
+
+    def score(self, prediction: str, gold: GoldAnswer) -> Verdict:
+        """As of `AnswerScorer.score`."""
+        raise NotImplementedError
+
+    def totals(
+        self,
+        verdicts: Sequence[Verdict],  # noqa: ARG002
+        golds: Sequence[GoldAnswer],  # noqa: ARG002
+    ) -> Mapping[str, float]:
+        """As of `AnswerScorer.totals`: none."""
+        return {}

@@ -1,11 +1,11 @@
 """Token F1: how many words an answer shares with an accepted one, as SQuAD's evaluation counts them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from m2kr.rag.scorers.plain_answer import is_same_answer, plain_answer
-from m2kr.rag.scorers.scorer import GoldAnswer, Verdict
+from m2kr.rag.scorers.scorer import GoldAnswer, MeanScorer, Verdict
 
 
 def token_f1(prediction: str, answer: str) -> float:
@@ -25,7 +25,7 @@ def token_f1(prediction: str, answer: str) -> float:
     return 2 * shared / (len(words) + len(accepted))
 
 
-class TokenF1Scorer:
+class TokenF1Scorer(MeanScorer):
     """The highest F1 over the accepted answers."""
 
     name = "token_f1"
@@ -44,9 +44,3 @@ class TokenF1Scorer:
         if not score:
             return Verdict(0.0, "no shared word")
         return Verdict(score, "token F1", {"answer": best})
-
-    def totals(
-        self, verdicts: Sequence[Verdict], golds: Sequence[GoldAnswer]
-    ) -> Mapping[str, float]:
-        """None beside the mean."""
-        return {}

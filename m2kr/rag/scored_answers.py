@@ -1,0 +1,221 @@
+"""Answers that were scored: verdicts by question, and figures with intervals."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from m2kr import atomic
+from m2kr.errors import UsageError
+from m2kr.evaluation.significance import bootstrap_interval, bootstrap_means, percentile_interval
+from m2kr.rag.scorers.infoseek import UNSEEN, unseen_part
+from m2kr.rag.scorers.scorer import AnswerScorer, GoldAnswer, Verdict
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Figure = dict[str, float | int | None]
+_MOST_GROUPS = 40
+_ENDINGS = (".jsonl", ".parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredAnswers:
+    """Answers to the same questions, judged by one scorer.
+
+    Attributes:
+        scorer: Its name.
+        facts: What decides its scores.
+        golds: What was scored against.
+        answers: Per question its answer.
+        verdicts: Per question its verdict.
+        totals: The scorer's figures of the whole that are no plain mean.
+    """
+
+    scorer: str
+    facts: Mapping[str, Any]
+    golds: Sequence[GoldAnswer]
+    answers: Sequence[str]
+    verdicts: Sequence[Verdict]
+    totals: Mapping[str, float]
+
+    @property
+    def scores(self) -> "NDArray[np.float64]":
+        """Per question its score; NaN where the scorer could not judge."""
+        return np.array([np.nan if v.score is None else v.score for v in self.verdicts], float)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON: the mean, the totals, the groups, what was not judged, and by which rules."""
+        scores = self.scores
+        rules: dict[str, int] = {}
+        for verdict in self.verdicts:
+            rules[verdict.rule] = rules.get(verdict.rule, 0) + 1
+        return {
+            "facts": dict(self.facts),
+            "score": figure(scores),
+            "bounds": self.bounds(),
+            "totals": {name: self._total(name, scores) for name in self.totals},
+            "groups": {
+                column: {value: figure(scores[rows]) for value, rows in values.items()}
+                for column, values in self._groups().items()
+            },
+            "rules": dict(sorted(rules.items())),
+        }
+
+    def bounds(self) -> dict[str, float | int] | None:
+        """The means if all that was not judged is wrong, and if it is right; None where all is judged."""
+        scores = self.scores
+        unjudged = int(np.isnan(scores).sum())
+        if not unjudged:
+            return None
+        return {
+            "unjudged": unjudged,
+            "all_wrong": float(np.nan_to_num(scores, nan=0.0).mean()),
+            "all_right": float(np.nan_to_num(scores, nan=1.0).mean()),
+        }
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """A row a question, plain JSON."""
+        for gold, answer, verdict in zip(self.golds, self.answers, self.verdicts, strict=True):
+            yield {
+                "question_id": gold.question_id,
+                "answer": answer,
+                "score": verdict.score,
+                "rule": verdict.rule,
+                "detail": dict(verdict.detail),
+                "answers": list(gold.answers),
+                "value": gold.value,
+                "value_range": list(gold.value_range) if gold.value_range else None,
+                "question_type": gold.question_type,
+                "group": gold.group,
+                "question": gold.question,
+                "scorer": self.scorer,
+            }
+
+    def _groups(self) -> "dict[str, dict[str, NDArray[np.int64]]]":
+        """By column the places of the questions of each value, of few."""
+        columns = {
+            "group": [gold.group for gold in self.golds],
+            "question_type": [gold.question_type for gold in self.golds],
+        }
+        groups = {}
+        for column, values in columns.items():
+            places: dict[str, list[int]] = {}
+            for place, value in enumerate(values):
+                places.setdefault("(none)" if value is None else value, []).append(place)
+            if 1 < len(places) <= _MOST_GROUPS or (len(places) == 1 and "(none)" not in places):
+                groups[column] = {
+                    value: np.array(rows, np.int64) for value, rows in sorted(places.items())
+                }
+        return groups
+
+    def _total(self, name: str, scores: "NDArray[np.float64]") -> Figure:
+        """A figure of the scorer's with an interval, where it is known how it comes from scores."""
+        of_part = {
+            part: np.array([unseen_part(g.group) == part for g in self.golds], bool)
+            for part in UNSEEN
+        }
+        low: float | None = None
+        high: float | None = None
+        n = int((~np.isnan(scores)).sum())
+        if name == "accuracy":
+            low, high = bootstrap_interval(scores)
+        elif name in of_part:
+            n = int((~np.isnan(scores[of_part[name]])).sum())
+            low, high = bootstrap_interval(scores[of_part[name]])
+        elif name == "harmonic_mean":
+            first, second = (
+                bootstrap_means(scores[rows], seed=seed)
+                for seed, rows in enumerate(of_part.values())
+            )
+            if first is not None and second is not None:
+                sums = np.where(first + second > 0, first + second, 1.0)
+                low, high = percentile_interval(2 * first * second / sums)
+                n = int((~np.isnan(scores[of_part[UNSEEN[0]] | of_part[UNSEEN[1]]])).sum())
+        return {"value": self.totals[name], "low": low, "high": high, "n": n}
+
+
+def score_answers(
+    answers: Mapping[str, str], golds: Mapping[str, GoldAnswer], scorer: AnswerScorer
+) -> ScoredAnswers:
+    """Judges an answer for each gold answer.
+
+    Args:
+        answers: By question; those without a gold answer are passed over.
+        golds: By question, in the order that the verdicts will have.
+        scorer: Who judges.
+
+    Raises:
+        UsageError: a question has no answer; see `m2kr.rag.answers_file.AnswersFile.of_questions`.
+    """
+    lacking = [question for question in golds if question not in answers]
+    if lacking:
+        raise UsageError(
+            f"{len(lacking):,} questions have no answer, such as {lacking[0]!r}",
+            expected="an answer for each, which may be empty",
+        )
+    said = [answers[question] for question in golds]
+    of = list(golds.values())
+    verdicts = [scorer.score(answer, gold) for answer, gold in zip(said, of, strict=True)]
+    return ScoredAnswers(
+        scorer.name, scorer.facts(), of, said, verdicts, dict(scorer.totals(verdicts, of))
+    )
+
+
+def figure(scores: "NDArray[np.float64]") -> Figure:
+    """The mean of those that are defined, its 95 % interval, and how many they are."""
+    n = int((~np.isnan(scores)).sum())
+    if not n:
+        return {"value": None, "low": None, "high": None, "n": 0}
+    low, high = bootstrap_interval(scores)
+    return {"value": float(np.nanmean(scores)), "low": low, "high": high, "n": n}
+
+
+def require_verdicts_file(path: Path, answers: Path) -> None:
+    """Refuses a name that verdicts can't be written to, before anything is scored.
+
+    Raises:
+        UsageError: it doesn't end in ``.jsonl`` or ``.parquet``, or is the file of the answers.
+    """
+    if path.suffix.lower() not in _ENDINGS:
+        raise UsageError(
+            "not the name of a file of verdicts",
+            where=str(path),
+            expected=" or ".join(_ENDINGS),
+        )
+    if path.resolve() == answers.resolve():
+        raise UsageError("it is the file of the answers", where=str(path), expected="another name")
+    atomic.require_parent(path)
+
+
+def save_verdicts(scored: Sequence[ScoredAnswers], path: Path) -> Path:
+    """Writes a row for each question and scorer: JSON lines, or Parquet by the name's ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = (row for one in scored for row in one.rows())
+    with atomic.writing(path) as aside, atomic.create(aside) as file:
+        if path.suffix.lower() == ".jsonl":
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        else:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            listed = [row | {"detail": json.dumps(row["detail"])} for row in rows]
+            pq.write_table(pa.Table.from_pylist(listed, _schema()), file, compression="zstd")
+    return path
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    numbers, texts = ("score", "value"), pa.list_(pa.string())
+    names = (
+        *("question_id", "answer", "score", "rule", "detail", "answers", "value", "value_range"),
+        *("question_type", "group", "question", "scorer"),
+    )
+    kinds = {"answers": texts, "value_range": pa.list_(pa.float64())}
+    kinds |= dict.fromkeys(numbers, pa.float64())
+    return pa.schema([(name, kinds.get(name, pa.string())) for name in names])
