@@ -8,7 +8,7 @@ from m2kr.errors import CheckError, InputError
 from m2kr.rag.answering import Answering, in_batches
 from m2kr.rag.kept_answers import KeptAnswer
 from m2kr.rag.records import Record
-from m2kr.rag.scorers.scorer import AnswerScorer, GoldAnswer, Verdict
+from m2kr.rag.scorers.scorer import AnswerScorer, GoldAnswer, SlowScorer, Verdict
 
 _AT_ONCE = 1024  # answers in memory
 _REMEMBERED = 200_000  # verdicts
@@ -48,6 +48,16 @@ class Judging:
         for some in in_batches(places, _AT_ONCE):
             keys = [key for place in some if (key := answering.keys[place][number])]
             kept = answering.store.get(keys)
+            for scorer in self._scorers:
+                if isinstance(scorer, SlowScorer):
+                    scorer.prepare(
+                        [
+                            (kept[key].answer.text, questions.golds[questions.ids[place]])
+                            for place, key in zip(some, keys, strict=True)
+                            if key in kept
+                        ],
+                        answering.store,
+                    )
             for place, key in zip(some, keys, strict=True):
                 if key not in kept:
                     raise CheckError(

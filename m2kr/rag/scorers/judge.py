@@ -4,15 +4,20 @@ import json
 import logging
 import re
 import threading
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from pathlib import Path
+from typing import Any, Self
 
 import orjson
 
 from m2kr.evaluation.result import json_sha256
 from m2kr.rag.chat_client import ChatClient, ChatConfig, Message, chat_config
-from m2kr.rag.scorers.scorer import GoldAnswer, Verdict
+from m2kr.rag.kept_answers import AnswerStore
+from m2kr.rag.reader import Answer
+from m2kr.rag.scorers.scorer import GoldAnswer, MeanScorer, Verdict
 
 log = logging.getLogger("m2kr.rag.scorers.judge")
 
@@ -43,46 +48,24 @@ class JudgeConfig(ChatConfig):
 
     Attributes:
         tries: How often it is asked until it gives a verdict.
+        kept: File of verdicts, where `JudgeScorer.prepare` is given none; by default in the user's folder
+            of caches.
     """
 
     max_tokens: int = 256
     logprobs: bool = False
     tries: int = 3
+    kept: str | None = None
 
 
-class VerdictStore(Protocol):
-    """Where verdicts are kept by key, as plain JSON."""
-
-    def get(self, key: str) -> Mapping[str, Any] | None:
-        """What is kept, or None."""
-        ...
-
-    def put(self, key: str, value: Mapping[str, Any]) -> None:
-        """Keeps it at once."""
-        ...
-
-
-class VerdictsInMemory:
-    """Keeps verdicts as long as the process lives."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Mapping[str, Any]] = {}
-
-    def get(self, key: str) -> Mapping[str, Any] | None:
-        """As of `VerdictStore.get`."""
-        return self._kept.get(key)
-
-    def put(self, key: str, value: Mapping[str, Any]) -> None:
-        """As of `VerdictStore.put`."""
-        self._kept[key] = value
-
-
-class JudgeScorer:
+class JudgeScorer(MeanScorer):
     """Asks a model whether an answer says the same as an accepted one.
+
+    A verdict is kept as it comes: the same model is asked once about a question, its accepted answers
+    and an answer.
 
     Args:
         config: The server, the model, what it may cost.
-        kept: Verdicts that were given before, and where new ones go.
 
     Raises:
         UsageError: A setting can't be used.
@@ -90,19 +73,19 @@ class JudgeScorer:
 
     name = "judge"
 
-    def __init__(self, config: JudgeConfig, kept: VerdictStore | None = None) -> None:
+    def __init__(self, config: JudgeConfig) -> None:
         self._config = config
         self._client = ChatClient(config)
-        self._kept: VerdictStore = kept if kept is not None else VerdictsInMemory()
+        self._verdicts: dict[bytes, Mapping[str, Any]] = {}
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, str], kept: VerdictStore | None = None) -> Self:
+    def from_settings(cls, settings: Mapping[str, str]) -> Self:
         """A judge by ``--set judge.KEY=VALUE`` strings, without ``judge.``; see `JudgeConfig`.
 
         Raises:
             UsageError: A setting is not known or can't be used.
         """
-        return cls(chat_config(JudgeConfig, settings, "scorer judge"), kept)
+        return cls(chat_config(JudgeConfig, settings, "scorer judge"))
 
     def facts(self) -> Mapping[str, Any]:
         """As of `AnswerScorer.facts`: model, server, sampling, the prompt's version and hash."""
@@ -115,59 +98,67 @@ class JudgeScorer:
         Raises:
             M2KRError: The server can't be asked, or the budget is used up.
         """
-        return self._score(prediction, gold, threading.Event())
-
-    def prepare(self, answers: Sequence[tuple[str, GoldAnswer]]) -> None:
-        """Asks for the verdicts of several answers at once, so that `score` finds them kept.
-
-        Raises:
-            M2KRError: As of `score`; the verdicts that were given are kept.
-        """
-        distinct: dict[str, tuple[str, GoldAnswer]] = {}
-        for prediction, gold in answers:
-            distinct.setdefault(self._key(prediction, gold), (prediction, gold))
-        todo = [
-            pair
-            for key, pair in distinct.items()
-            if pair[0].strip() and _accepted(pair[1]) and self._kept.get(key) is None
-        ]
-
-        def work(pair: tuple[str, GoldAnswer], stop: threading.Event) -> tuple[str, dict[str, Any]]:
-            return self._key(*pair), self._asked(*pair, stop)
-
-        for _, (key, value) in self._client.run(work, todo):
-            self._kept.put(key, value)
-
-    def totals(
-        self,
-        verdicts: Sequence[Verdict],  # noqa: ARG002
-        golds: Sequence[GoldAnswer],  # noqa: ARG002
-    ) -> Mapping[str, float]:
-        """As of `AnswerScorer.totals`: none."""
-        return {}
-
-    def _score(self, prediction: str, gold: GoldAnswer, stop: threading.Event) -> Verdict:
         if not prediction.strip():
             return Verdict(0.0, "no answer")
         if not _accepted(gold):
             return Verdict(None, "no accepted answer")
         key = self._key(prediction, gold)
-        kept = self._kept.get(key)
-        if kept is None:
-            kept = self._asked(prediction, gold, stop)
-            self._kept.put(key, kept)
-        correct = kept["correct"]
+        if key not in self._verdicts:
+            self.prepare([(prediction, gold)])
+        kept = self._verdicts[key]
         detail = {name: value for name, value in kept.items() if name != "correct"}
-        if correct is None:
+        if kept["correct"] is None:
             return Verdict(None, NO_VERDICT, detail)
-        return Verdict(float(correct), "judge", detail)
+        return Verdict(float(kept["correct"]), "judge", detail)
 
-    def _key(self, prediction: str, gold: GoldAnswer) -> str:
-        return json_sha256({"judge": self.facts(), "asked": _material(prediction, gold)})
+    def prepare(
+        self, answers: Sequence[tuple[str, GoldAnswer]], store: AnswerStore | None = None
+    ) -> None:
+        """Gets the verdicts on several answers, several at a time; `score` then has them.
 
-    def _asked(self, prediction: str, gold: GoldAnswer, stop: threading.Event) -> dict[str, Any]:
+        Args:
+            answers: Answers and what they are judged by; equal ones are asked about once.
+            store: Where verdicts are kept; `JudgeConfig.kept` if None.
+
+        Raises:
+            M2KRError: As of `score`; the verdicts that were given are kept.
+        """
+        todo = {
+            key: (prediction, gold)
+            for prediction, gold in answers
+            if prediction.strip() and _accepted(gold)
+            if (key := self._key(prediction, gold)) not in self._verdicts
+        }
+        if not todo:
+            return
+        with ExitStack() as stack:
+            kept = store or stack.enter_context(AnswerStore(self._own_file()))
+            for key, found in kept.get(todo).items():
+                self._verdicts[key] = found.answer.detail
+                del todo[key]
+            keys = list(todo)
+            begun = time.perf_counter()
+            for number, verdict in self._client.run(self._ask, list(todo.values())):
+                now = time.perf_counter()
+                kept.put(keys[number], _as_answer(verdict), now - begun)
+                self._verdicts[keys[number]], begun = verdict, now
+
+    def _own_file(self) -> Path:
+        if self._config.kept:
+            return Path(self._config.kept).expanduser()
+        import platformdirs
+
+        folder = Path(platformdirs.user_cache_dir("m2kr", appauthor=False))
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / "verdicts.sqlite"
+
+    def _key(self, prediction: str, gold: GoldAnswer) -> bytes:
+        asked = {"judge": self.facts(), "asked": _material(prediction, gold)}
+        return bytes.fromhex(json_sha256(asked))
+
+    def _ask(self, pair: tuple[str, GoldAnswer], stop: threading.Event) -> dict[str, Any]:
         """The verdict and what it took, as plain JSON."""
-        material = json.dumps(_material(prediction, gold), ensure_ascii=False)
+        material = json.dumps(_material(*pair), ensure_ascii=False)
         messages: list[Message] = [
             {"role": "system", "content": SYSTEM},
             {"role": "user", "content": material},
@@ -233,3 +224,15 @@ def _material(prediction: str, gold: GoldAnswer) -> dict[str, Any]:
     if gold.value_range is not None:
         material["accepted_range"] = list(gold.value_range)
     return material
+
+
+def _as_answer(verdict: Mapping[str, Any]) -> Answer:
+    """A verdict in the form that answers are kept in."""
+    tokens = verdict["input_tokens"], verdict["output_tokens"]
+    return Answer(
+        str(verdict["correct"]),
+        input_tokens=tokens[0],
+        output_tokens=tokens[1],
+        dollars=verdict["dollars"],
+        detail=verdict,
+    )

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from m2kr.rag.kept_answers import AnswerStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +92,19 @@ class MeanScorer:
     ) -> Mapping[str, float]:
         """As of `AnswerScorer.totals`: none."""
         return {}
+
+
+@runtime_checkable
+class SlowScorer(Protocol):
+    """A scorer that gains where it is told of several answers before it is asked about each."""
+
+    def prepare(
+        self, answers: Sequence[tuple[str, GoldAnswer]], store: "AnswerStore | None" = None
+    ) -> None:
+        """Gets the verdicts that ``score`` will be asked for.
+
+        Args:
+            answers: Answers and what they are judged by.
+            store: Where verdicts that cost something are kept; the scorer's own place if None.
+        """
+        ...

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from servers.chat_server import Ask, ChatServer, last_text
 from servers.faulty_server import Fault
 
 from m2kr.errors import UpstreamError
-from m2kr.rag.scorers.judge import JudgeScorer, VerdictsInMemory, parse_verdict
+from m2kr.rag.scorers.judge import JudgeScorer, parse_verdict
 from m2kr.rag.scorers.scorer import GoldAnswer
 
 
@@ -29,9 +30,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
         yield started
 
 
-def judge(server: ChatServer, kept: Any = None, **settings: str) -> JudgeScorer:
+@pytest.fixture(autouse=True)
+def caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def judge(server: ChatServer, **settings: str) -> JudgeScorer:
     given = {"model": "tiny", "base_url": server.base, "backoff": "0.01"}
-    return JudgeScorer.from_settings(given | settings, kept)
+    return JudgeScorer.from_settings(given | settings)
 
 
 def gold(*answers: str, question: str = "What is it?", **more: Any) -> GoldAnswer:
@@ -47,16 +53,15 @@ def test_right_and_wrong(server: ChatServer) -> None:
 
 
 def test_the_same_question_gold_and_answer_are_asked_once(server: ChatServer) -> None:
-    kept = VerdictsInMemory()
-    for judging in (judge(server, kept), judge(server, kept, concurrency="2", timeout="9")):
+    for judging in (judge(server), judge(server, concurrency="2", timeout="9")):
         judging.score("badger", gold("badger", "a badger"))
         judging.score(" badger ", gold("a badger", "badger", "badger"))
         judging.prepare([("badger", gold("badger", "a badger"))] * 9)
     assert len(server.asks) == 1
-    judge(server, kept).score("badger", gold("badger", "a badger", question="Who is it?"))
-    judge(server, kept).score("badger", gold("badger"))
-    judge(server, kept).score("fox", gold("badger"))
-    judge(server, kept, model="other").score("fox", gold("badger"))
+    judge(server).score("badger", gold("badger", "a badger", question="Who is it?"))
+    judge(server).score("badger", gold("badger"))
+    judge(server).score("fox", gold("badger"))
+    judge(server, model="other").score("fox", gold("badger"))
     assert len(server.asks) == 5
 
 
@@ -89,14 +94,13 @@ def test_a_number_is_judged_by_its_range(server: ChatServer) -> None:
 
 def test_garbage_is_asked_about_again_and_then_no_verdict() -> None:
     with ChatServer(lambda _: "It depends.") as server:
-        kept = VerdictsInMemory()
-        verdict = judge(server, kept).score("badger", gold("badger"))
+        verdict = judge(server).score("badger", gold("badger"))
         assert (verdict.score, verdict.rule) == (None, "judge gave no verdict")
         assert verdict.detail["reply"] == "It depends."
         assert verdict.detail["input_tokens"] == 300
         assert len(server.asks) == 3
         assert "no verdict" in last_text(server.asks[1])
-        assert judge(server, kept).score("badger", gold("badger")) == verdict
+        assert judge(server).score("badger", gold("badger")) == verdict
         assert len(server.asks) == 3
 
 
@@ -109,13 +113,12 @@ def test_a_second_reply_may_be_a_verdict() -> None:
 
 
 def test_verdicts_before_an_error_are_kept(server: ChatServer) -> None:
-    kept = VerdictsInMemory()
     server.fail(server.PATH, Fault(), times=3)
     server.fail(server.PATH, Fault(status=400))
     pairs = [(f"a{n}", gold("a1")) for n in range(9)]
     with pytest.raises(UpstreamError):
-        judge(server, kept, concurrency="1").prepare(pairs)
-    judge(server, kept).prepare(pairs)
+        judge(server, concurrency="1").prepare(pairs)
+    judge(server).prepare(pairs)
     assert len(server.asks) == 9
 
 
