@@ -64,7 +64,12 @@ def command(
     from m2kr.errors import UsageError
     from m2kr.rag.answers_file import read_answers
     from m2kr.rag.gold import gold_answers, read_gold_file
-    from m2kr.rag.scored_answers import require_verdicts_file, save_verdicts, score_answers
+    from m2kr.rag.scored_answers import (
+        judges_agreement,
+        require_verdicts_file,
+        save_verdicts,
+        score_answers,
+    )
     from m2kr.rag.scorers.registry import (
         default_scorers,
         is_scorer_setting,
@@ -127,6 +132,8 @@ def command(
         "missing_answers": lacking,
         "empty_answers": sum(not answer.strip() for answer in answers.values()),
     }
+    if agreement := judges_agreement(scored):
+        facts["agreement"] = agreement
     if out is not None:
         facts["verdicts"] = str(save_verdicts(scored, out))
     if json:
@@ -152,6 +159,7 @@ def _some(
 
 def _show(scored: "list[ScoredAnswers]", facts: Mapping[str, Any]) -> None:
     from m2kr.cli import output
+    from m2kr.rag.agreement import describe_agreement
     from m2kr.report.tables import INTERVALS, interval
     from m2kr.sources import verdict
 
@@ -192,6 +200,7 @@ def _show(scored: "list[ScoredAnswers]", facts: Mapping[str, Any]) -> None:
         notes.append("the build is partial: a part of the questions")
     if facts.get("comparable"):
         notes.append(f"{facts['source']}: {verdict(facts['comparable'])}")
+    notes += map(describe_agreement, facts.get("agreement", ()))
     for note in notes:
         output.say(note)
     if "verdicts" in facts:

@@ -6,6 +6,8 @@ from typing import Any
 
 from m2kr.errors import InputError
 
+# Name of the scorer that is a model.
+JUDGE = "judge"
 # A score from here on counts as right.
 RIGHT = 0.5
 _DRAWS = 10_000
@@ -154,3 +156,19 @@ def agreement_table(
             {"judge": judge, "scorer": scorer, "judged": agreement.judged} | asdict(agreement)
         )
     return table
+
+
+def describe_agreement(row: Mapping[str, Any]) -> str:
+    """A row of `agreement_table` in one line."""
+    judge, scorer, judged = row["judge"], row["scorer"], row["judged"]
+    left = f"; {row['not_judged']:,} answers not judged by both" if row["not_judged"] else ""
+    if not judged:
+        return f"{judge} and {scorer}: no answer was judged by both{left}"
+    kappa = "kappa undefined: all verdicts are the same"
+    if row["kappa"] is not None:
+        kappa = f"kappa {row['kappa']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    return (
+        f"{judge} and {scorer} agree on {row['observed']:.1%} of {judged:,} distinct answers, {kappa}; right "
+        f"by both {row['both']:,}, {judge} alone {row['first_only']:,}, {scorer} alone "
+        f"{row['second_only']:,}, neither {row['neither']:,}{left}"
+    )

@@ -11,8 +11,9 @@ import numpy as np
 from m2kr import atomic
 from m2kr.errors import UsageError
 from m2kr.evaluation.significance import bootstrap_interval, bootstrap_means, percentile_interval
+from m2kr.rag.agreement import JUDGE, agreement_table
 from m2kr.rag.scorers.infoseek import UNSEEN, unseen_part
-from m2kr.rag.scorers.scorer import AnswerScorer, GoldAnswer, Verdict
+from m2kr.rag.scorers.scorer import AnswerScorer, GoldAnswer, SlowScorer, Verdict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -159,10 +160,26 @@ def score_answers(
         )
     said = [answers[question] for question in golds]
     of = list(golds.values())
+    if isinstance(scorer, SlowScorer):
+        scorer.prepare(list(zip(said, of, strict=True)))
     verdicts = [scorer.score(answer, gold) for answer, gold in zip(said, of, strict=True)]
     return ScoredAnswers(
         scorer.name, scorer.facts(), of, said, verdicts, dict(scorer.totals(verdicts, of))
     )
+
+
+def judges_agreement(scored: Sequence[ScoredAnswers]) -> list[dict[str, Any]]:
+    """How far a model's verdicts agree with each other scorer's, as of `agreement_table`; often none."""
+    names = [one.scorer for one in scored]
+    others = [name for name in names if name != JUDGE]
+    if JUDGE not in names or not others:
+        return []
+    columns: dict[str, list[Any]] = {
+        "question_id": [gold.question_id for gold in scored[0].golds],
+        "answer": list(scored[0].answers),
+    }
+    columns |= {f"score:{one.scorer}": [v.score for v in one.verdicts] for one in scored}
+    return agreement_table(columns, JUDGE, others)
 
 
 def figure(scores: "NDArray[np.float64]") -> Figure:

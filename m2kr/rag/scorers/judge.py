@@ -90,7 +90,12 @@ class JudgeScorer(MeanScorer):
     def facts(self) -> Mapping[str, Any]:
         """As of `AnswerScorer.facts`: model, server, sampling, the prompt's version and hash."""
         prompt = {"version": PROMPT_VERSION, "sha256": json_sha256([SYSTEM, AGAIN])}
-        return {**self._client.facts(), "prompt": prompt, "tries": self._config.tries}
+        return {
+            "name": self.name,
+            **self._client.facts(),
+            "prompt": prompt,
+            "tries": self._config.tries,
+        }
 
     def score(self, prediction: str, gold: GoldAnswer) -> Verdict:
         """As of `AnswerScorer.score`: 1 or 0; None where the judge gave no verdict.

@@ -12,6 +12,9 @@ from servers.chat_server import Ask, ChatServer, last_text
 from servers.faulty_server import Fault
 
 from m2kr.errors import UpstreamError
+from m2kr.rag.agreement import describe_agreement
+from m2kr.rag.scored_answers import judges_agreement, score_answers
+from m2kr.rag.scorers.exact_match import ExactMatchScorer
 from m2kr.rag.scorers.judge import JudgeScorer, parse_verdict
 from m2kr.rag.scorers.scorer import GoldAnswer
 
@@ -75,6 +78,21 @@ def test_many_are_asked_at_a_time_and_then_known() -> None:
         scores = [judging.score(*pair).score for pair in pairs]
         assert scores == [float(n % 10 == n % 5) for n in range(40)]
         assert len(server.asks) == asked == 10
+
+
+def test_answers_that_are_scored_are_judged_several_at_a_time_and_compared_with_rules() -> None:
+    golds = {f"q{n}": GoldAnswer(f"q{n}", "What?", (f"a{n}",)) for n in range(20)}
+    answers = {f"q{n}": f"a{n}" if n % 2 else f"A{n}!" for n in range(20)}
+    with ChatServer(by_the_book, delay=0.02) as server:
+        scored = [score_answers(answers, golds, one) for one in (judge(server), ExactMatchScorer())]
+        assert server.most > 1
+    [row] = judges_agreement(scored)
+    assert (row["both"], row["second_only"], row["judged"]) == (10, 10, 20)
+    assert row["kappa"] == 0  # exact match, which ignores case and points, calls all right
+    assert describe_agreement(row).startswith(
+        "judge and exact_match agree on 50.0% of 20 distinct answers, kappa 0.000 ["
+    )
+    assert judges_agreement(scored[1:]) == []
 
 
 def test_nothing_is_asked_about_no_answer_or_without_gold(server: ChatServer) -> None:
