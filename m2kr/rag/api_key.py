@@ -14,7 +14,7 @@ from m2kr.errors import UsageError
 _SHOWN = "[key]"
 # What is shorter is a placeholder such as EMPTY, and may be a word of an answer.
 _SECRET = 8
-_PLACEHOLDER = re.compile(r"\b(?:sk|pk|rk|gsk|xai|hf|key)[-_][A-Za-z0-9*_\-]{6,}|(?<=Bearer )\S+")
+_PLACEHOLDER = re.compile(r"\b(?:sk|gsk|xai|hf)[-_][A-Za-z0-9*_\-]{6,}|(?<=Bearer )\S+")
 
 
 class ApiKey(requests.auth.AuthBase):

@@ -40,6 +40,8 @@ Message = dict[str, Any]
 ADDRESS = "OPENAI_BASE_URL"
 _LARGEST = 8 << 20
 _AGAIN = {408, 409, 425, 429}
+# So many first answers without a text are a wrong setting, not chance.
+_HOPELESS = 3
 # What servers say with 429 where waiting doesn't help.
 _USED_UP = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 _FILTERED = ("content_filter", "content_policy", "responsibleaipolicyviolation")
@@ -221,6 +223,7 @@ class ChatClient:
         self._reached = False
         self._free_at = 0.0
         self._model: str | None = None
+        self._texts = self._cut = 0
 
     @property
     def server(self) -> str:
@@ -281,7 +284,7 @@ class ChatClient:
             ) from None
         except NoAnswer as error:
             raise UpstreamError(f"the model {error}", where=self.server) from None
-        self._note_model(completion.detail.get("model"))
+        self._note(completion)
         return completion
 
     def run(
@@ -474,11 +477,12 @@ class ChatClient:
         expense.asked = False
         used_up = status == 429 and any(mark.encode() in lowered for mark in _USED_UP)
         again = (status in _AGAIN or 500 <= status < 600) and status != 501 and not used_up
+        reason = f"HTTP {status}" + (f": {words}" if words else "")
+        if again and wait and wait > self._policy.retry_after_cap:
+            raise Failure(f"{reason}; asks to wait {wait:,.0f} s")
         if again and wait:
             with self._lock:
-                pause = min(wait, self._policy.retry_after_cap)
-                self._free_at = max(self._free_at, time.monotonic() + pause)
-        reason = f"HTTP {status}" + (f": {words}" if words else "")
+                self._free_at = max(self._free_at, time.monotonic() + wait)
         raise Failure(reason, again=again, wait=wait if again else None, status=status)
 
     def _said(self, data: bytes) -> str:
@@ -516,18 +520,32 @@ class ChatClient:
             return "--set images=false for a model that reads text alone"
         return None
 
-    def _note_model(self, model: object) -> None:
-        """Says where the server's word on who answers changes."""
-        if not isinstance(model, str):
-            return
+    def _note(self, completion: Completion) -> None:
+        """Says where the server's word on who answers changes.
+
+        Raises:
+            UpstreamError: All answers so far went into reasoning.
+        """
+        model = completion.detail.get("model")
         with self._lock:
-            before, self._model = self._model, model
-        if before is not None and before != model:
+            before, self._model = self._model, model or self._model
+            self._texts += completion.missing != "cut"
+            self._cut += completion.missing == "cut"
+            hopeless = not self._texts and self._cut >= _HOPELESS
+        if None not in (before, model) and before != model:
             log.warning(
                 "%s: answers come from %s now, and came from %s before: they may not compare",
                 self.server,
                 model,
                 before,
+            )
+        if hopeless:
+            raise UpstreamError(
+                f"the first {_HOPELESS} answers have no text: the model spent its "
+                f"{self.config.max_tokens} tokens on reasoning",
+                where=self.server,
+                fix=f"--set max_tokens={max(2048, 8 * self.config.max_tokens)}, or less reasoning "
+                """(--set extra='{"reasoning_effort": "low"}' where the server knows it)""",
             )
 
 

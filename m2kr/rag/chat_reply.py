@@ -89,6 +89,8 @@ def read_reply(reply: Mapping[str, Any]) -> Completion:
     if not isinstance(message, dict):
         raise Failure("answered with a choice without a message", again=True)
     finish = choice.get("finish_reason")
+    if finish == "error" or choice.get("error"):
+        raise Failure("answered with an error inside", again=True)
     detail: dict[str, Any] = {}
     for key in ("model", "system_fingerprint"):
         if isinstance(reply.get(key), str) and reply[key]:

@@ -102,6 +102,9 @@ PASSING = {
     "slow": Fault(delay=2.0),
     "slow head": Fault(slow_head=0.05),
     "drips": Fault(drip=1, drip_seconds=0.02),
+    "choice, error inside": Fault(
+        body=b'{"choices": [{"message": {"content": "a b"}, "finish_reason": "error"}]}'
+    ),
     "200, error inside": Fault(body=b'{"error": {"code": 503, "message": "no capacity"}}'),
 }
 
@@ -121,6 +124,12 @@ def test_the_servers_pause_is_kept_by_all_requests(server: ChatServer) -> None:
     begun = time.monotonic()
     assert asking.complete(ASK).text
     assert time.monotonic() - begun > 0.4
+
+
+def test_a_pause_of_hours_is_not_waited_for(server: ChatServer) -> None:
+    server.fail(server.PATH, Fault(status=429, headers={"Retry-After": "36000"}))
+    with pytest.raises(UpstreamError, match="asks to wait 36,000 s"):
+        client(server).complete(ASK)
 
 
 def test_after_some_attempts_it_is_given_up_with_the_servers_words(server: ChatServer) -> None:

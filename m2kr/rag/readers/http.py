@@ -3,13 +3,12 @@
 import base64
 import hashlib
 import io
-import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from m2kr.errors import InputError, M2KRError, UpstreamError, UsageError
+from m2kr.errors import InputError, M2KRError, UsageError
 from m2kr.rag.budget import describe_spent
 from m2kr.rag.chat_client import ChatClient, ChatConfig, Message, chat_config
 from m2kr.rag.prompts import ChatPrompt
@@ -17,11 +16,6 @@ from m2kr.rag.reader import Answer, ReaderBase, ReadRequest, RetrievedPassage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-log = logging.getLogger("m2kr.rag.readers.http")
-
-# So many first answers without a text are a wrong setting, not chance.
-_HOPELESS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +67,6 @@ class HttpReader(ReaderBase):
         self._prompt = ChatPrompt.from_file(config.prompt) if config.prompt else ChatPrompt()
         self.sees_images = config.images
         self.batch = 4 * config.concurrency
-        self._lock = threading.Lock()
-        self._texts = self._without_text = 0
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, str]) -> Self:
@@ -121,7 +113,6 @@ class HttpReader(ReaderBase):
         try:
             messages, digest = self._messages(request)
             said = self._client.complete(messages, image=digest is not None, stop=stop)
-            self._judge_text(said.missing)
         except M2KRError as error:
             raise _at_question(error, request.question_id) from None
         detail = dict(said.detail)
@@ -129,7 +120,7 @@ class HttpReader(ReaderBase):
             detail["missing"] = said.missing
         if digest:
             detail["image_sha256"] = digest
-        if said.logprob is None:
+        if said.logprob is None and self._config.logprobs:
             detail["logprob"] = None
         return Answer(
             said.text,
@@ -139,21 +130,6 @@ class HttpReader(ReaderBase):
             dollars=said.dollars,
             detail=detail,
         )
-
-    def _judge_text(self, missing: str | None) -> None:
-        """Stops where every answer so far went into reasoning."""
-        with self._lock:
-            self._texts += missing != "cut"
-            self._without_text += missing == "cut"
-            hopeless = not self._texts and self._without_text >= _HOPELESS
-        if hopeless:
-            raise UpstreamError(
-                f"the first {_HOPELESS} answers have no text: the model spent {self._config.max_tokens} "
-                "tokens on reasoning",
-                where=self._client.server,
-                fix=f"--set max_tokens={max(2048, 8 * self._config.max_tokens)}, or less reasoning "
-                """(--set extra='{"reasoning_effort": "low"}' where the server knows it)""",
-            )
 
     def _messages(self, request: ReadRequest) -> tuple[list[Message], str | None]:
         """Messages, and the digest of the image's bytes as sent."""
