@@ -23,13 +23,8 @@ from m2kr import locks
 from m2kr.evaluation.cost import processor
 from m2kr.evaluation.result import versions
 from m2kr.paths import data_root
-from m2kr.preflmr.encode.device_workers import compile_modules
-from m2kr.preflmr.preflmr import PreFLMR
-from m2kr.progress import SILENT, Progress, task
-from m2kr.training.batch_encoder import BatchEncoder
-from m2kr.training.loader import Loader
-from m2kr.training.mixture import Mixture, open_splits
-from m2kr.training.objective import Objective, StepLosses
+from m2kr.progress import SILENT, Progress
+from m2kr.progress import task as steps_shown
 from m2kr.training.optimiser import (
     clip_gradients,
     make_optimiser,
@@ -40,21 +35,13 @@ from m2kr.training.optimiser import (
 from m2kr.training.parallel import Team, joined
 from m2kr.training.recipe import Recipe
 from m2kr.training.recipe_checks import check_recipe
-from m2kr.training.recipe_file import dump_recipe, recipe_fingerprint
-from m2kr.training.start import build_model
+from m2kr.training.retriever_task import RetrieverTask
 from m2kr.training.step_errors import enough_memory, name_batch
 from m2kr.training.step_lines import StepLines
 from m2kr.training.stop_signals import StopSignal
 from m2kr.training.trackers import open_trackers
-from m2kr.training.trained_parts import set_trained
-from m2kr.training.training_state import (
-    MODEL,
-    Checkpoint,
-    Identity,
-    RunFolder,
-    model_files_sha256,
-    weights_sha256,
-)
+from m2kr.training.training_state import MODEL, Checkpoint, RunFolder
+from m2kr.training.training_task import LoopRecipe, TaskKind
 
 log = logging.getLogger("m2kr.training")
 
@@ -65,7 +52,8 @@ class Trained:
 
     Attributes:
         folder: The run's.
-        checkpoint: Its model after the last step, in the official layout.
+        checkpoint: Its model after the last step, in the official layout; a reader's adapter is the best
+            by validation.
         losses: Of each step, the mean over its queries.
         steps: How many there were.
         seconds: That they took, without validation and saving.
@@ -88,7 +76,7 @@ def train(
     progress: Progress = SILENT,
     tell: Callable[[str], None] = log.info,
 ) -> Trained:
-    """Trains a model, or goes on with a run that was stopped.
+    """Trains a PreFLMR model, or goes on with a run that was stopped.
 
     ``OUT/NAME.FINGERPRINT/`` holds the recipe, the log, checkpoints and the trained model; the same
     call goes on from the last checkpoint there, and gives the run back if it is finished. Under
@@ -109,17 +97,31 @@ def train(
         KeyboardInterrupt: By Ctrl-C; like every signal, it ends the step and saves first.
     """
     check_recipe(recipe)
+    return train_task(RetrieverTask, recipe, data, images, out, device, progress, tell)
+
+
+def train_task(
+    kind: TaskKind,
+    recipe: LoopRecipe,
+    data: str | os.PathLike[str] | None = None,
+    images: Sequence[str | Path] = (),
+    out: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+    tell: Callable[[str], None] = log.info,
+) -> Trained:
+    """Trains whatever ``kind`` makes of a recipe; all else is as of `train`."""
     with ExitStack() as stack:
         team = stack.enter_context(joined(recipe.steps.parallel, device))
         cards = [team.device] if team.device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(cards))
-        return _train(
-            recipe, team, data_root(data), images, Path(out or "trained"), progress, tell, stack
-        )
+        folder = Path(out or "trained")
+        return _train(kind, recipe, team, data_root(data), images, folder, progress, tell, stack)
 
 
 def _train(
-    recipe: Recipe,
+    kind: TaskKind,
+    recipe: LoopRecipe,
     team: Team,
     data: Path,
     images: Sequence[str | Path],
@@ -131,27 +133,17 @@ def _train(
     steps, saving, leads = recipe.steps, recipe.saving, team.rank == 0
 
     # What is trained, and on what.
-    dtype = torch.float64 if steps.precision == "float64" else torch.float32
-    model = build_model(recipe.start, team.device, dtype)
-    mixture = Mixture(recipe, open_splits(recipe, data, images))
-    objective = Objective(recipe, team.rank, team.world)
+    task = kind(recipe, team, data, images)
+    model = task.model
 
     # The run's folder, and how far it came.
-    identity = Identity(
-        recipe_fingerprint(recipe),
-        mixture.fingerprint,
-        weights_sha256(model),
-        team.world,
-        steps.batch,
-        steps.accumulate,
-        model_files_sha256(model),
-    )
+    identity = task.identity()
     run = RunFolder(out / f"{recipe.name}.{identity.recipe[:8]}", identity, saving.keep)
     checkpoint: Checkpoint | None = None
     if leads:
         stack.enter_context(locks.hold(run.folder / ".lock", f"the run {run.folder}", wait=False))
         machine = {"device": str(team.device), "processor": processor(), "versions": versions()}
-        run.begin(dump_recipe(recipe), {"data_facts": mixture.facts(), "machine": machine})
+        run.begin(task.recipe_text(), {"data_facts": task.facts(), "machine": machine})
         checkpoint = run.latest()
         run.cut_log(checkpoint.step if checkpoint else -1)
     checkpoint = team.gather(checkpoint)[0]
@@ -160,19 +152,12 @@ def _train(
         tell = log.debug
     tell(_beginning(first, steps.steps, run.folder))
     if checkpoint:
-        model.load_state_dict(PreFLMR.from_pretrained(checkpoint.model, dtype=dtype).state_dict())
-
-    # Batches; what frozen parts make of texts and images may be computed here, before they are wrapped.
-    told = progress if leads else SILENT
-    loader = Loader(recipe, mixture, model, team.rank, team.world, progress=told)
+        task.load(checkpoint.model)
 
     # The parameters that change, and how.
-    set_trained(model, recipe)
-    if steps.compile:
-        compile_modules([model])
-    encoder = team.wrap(BatchEncoder(model, recipe)).train()
-    groups = set_trained(model, recipe)
-    optimiser = make_optimiser(groups, recipe)
+    told = progress if leads else SILENT
+    module = team.wrap(task.module(told)).train()
+    optimiser = make_optimiser(task.groups(), recipe)
     if checkpoint:
         restore_optimiser(optimiser, model, team, checkpoint.state()["optimiser"])
 
@@ -182,11 +167,8 @@ def _train(
         team.gather(None)  # all go on when it is on the disk
         return kept
 
-    validator = None
-    if recipe.validation.every and leads:
-        from m2kr.training.validation import Validator
-
-        validator = Validator(recipe, data, images)
+    validator = task.validator() if recipe.validation.every and leads else None
+    if validator is not None:
         run.validation = validator.fingerprint
 
     def validate(step: int) -> None:
@@ -198,11 +180,16 @@ def _train(
             row["seconds"] = time.perf_counter() - began
             record(row, {f"validation/{name}": value for name, value in values.items()})
         team.gather(None)
-        encoder.train()
+        module.train()
 
     def validates(step: int) -> bool:
         every = recipe.validation.every
         return _due(every, step) or (every > 0 and step == steps.steps)
+
+    def tired() -> bool:
+        """Whether too many validations brought nothing better."""
+        best = run.since_best(recipe.validation.metric) if task.patience and leads else -1
+        return bool(task.patience and team.gather(best)[0] >= task.patience)
 
     # What is told of a step.
     settings = asdict(recipe) | asdict(identity)
@@ -224,8 +211,8 @@ def _train(
         StopSignal.awaited(
             lambda: tell(f"ending step {min(done + 1, steps.steps):,}, then saving")
         ) as stop,
-        closing(loader.steps(first)) as batches,
-        task(told, "training", steps.steps, "steps"),
+        closing(task.batches(first)) as batches,
+        steps_shown(told, "training", steps.steps, "steps"),
         enough_memory(recipe),
     ):
         if first:
@@ -233,20 +220,21 @@ def _train(
         if validates(first) and not team.gather(run.validated(first))[0]:
             validate(first)  # the last session ended before it
         began = time.perf_counter()
-        for step, micro_batches in zip(range(first, steps.steps), batches, strict=False):
+        left = range(first, first if tired() else steps.steps)
+        for step, micro_batches in zip(left, batches, strict=False):
             _seed_step(steps.seed, step, team.rank)
             rates = set_rates(optimiser, recipe, step)
-            losses: list[StepLosses] = []
+            losses: list[dict[str, float]] = []
             for number, batch in enumerate(micro_batches):
                 last = number == len(micro_batches) - 1
-                with team.accumulating(encoder, last=last), _autocast(recipe, team.device):
+                with team.accumulating(module, last=last), _autocast(recipe, team.device):
                     here = batch.to(team.device)
-                    losses.append(objective.backward(encoder, here, 1 / steps.accumulate))
+                    losses.append(task.backward(module, here, 1 / steps.accumulate))
             norm = clip_gradients(parameters, recipe.optimiser.clip)
             means, stopped = _means(team, losses, stop)
             if not all(map(math.isfinite, (*means.values(), norm))):
                 figures = means | {"grad_norm": norm}
-                name_batch(mixture, team, micro_batches, losses, step, figures, save)
+                name_batch(task.described, team, micro_batches, losses, step, figures, save)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
 
@@ -264,20 +252,25 @@ def _train(
                 validate(done)
             if leads and saves:
                 run.prune(recipe.validation.metric)
-            if stopped:
+            if stopped or (validates(done) and tired()):
                 break
             began = time.perf_counter()
     if stop.number:
         tell(f"saved after step {done:,} in {run.folder}")
         signal.raise_signal(stop.number)
     if leads and checkpoint:
-        run.publish(checkpoint)
+        best = run.best_checkpoint(recipe.validation.metric) if task.patience else None
+        if best and best.step < done:
+            tell(
+                f"the best {recipe.validation.metric} was after step {best.step:,}, of {done:,} made"
+            )
+        run.publish(best or checkpoint)
     rows = [row for row in run.rows() if "loss" in row]
     return Trained(
         run.folder,
         run.folder / "model",
         tuple(row["loss"] for row in rows),
-        steps.steps,
+        done,
         sum(row["seconds"] for row in rows),
     )
 
@@ -299,13 +292,15 @@ def _seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int.from_bytes(hashlib.blake2b(words, digest_size=8).digest()) >> 1)
 
 
-def _autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
+def _autocast(recipe: LoopRecipe, device: torch.device) -> AbstractContextManager[object]:
     if recipe.steps.precision != "bfloat16":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def _means(team: Team, losses: Sequence[StepLosses], stop: StopSignal) -> tuple[StepLosses, bool]:
+def _means(
+    team: Team, losses: Sequence[dict[str, float]], stop: StopSignal
+) -> tuple[dict[str, float], bool]:
     """Losses over all micro-batches of all processes; and whether one of them shall stop."""
     sums = [sum(own[name] for own in losses) for name in losses[0]]
     *totals, stopped = team.total([*sums, float(stop.number > 0)])

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from m2kr.training.recipe import Recipe
 from m2kr.training.schedule import lr_factor
+from m2kr.training.training_task import LoopRecipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from m2kr.training.parallel import Team
 
 
-def make_optimiser(groups: "Mapping[str, list[nn.Parameter]]", recipe: Recipe) -> torch.optim.AdamW:
+def make_optimiser(
+    groups: "Mapping[str, list[nn.Parameter]]", recipe: LoopRecipe
+) -> torch.optim.AdamW:
     """AdamW over groups of parameters, each with its peak learning rate as ``peak``.
 
     Args:
@@ -36,7 +38,7 @@ def make_optimiser(groups: "Mapping[str, list[nn.Parameter]]", recipe: Recipe) -
     )
 
 
-def set_rates(optimiser: torch.optim.Optimizer, recipe: Recipe, step: int) -> dict[str, float]:
+def set_rates(optimiser: torch.optim.Optimizer, recipe: LoopRecipe, step: int) -> dict[str, float]:
     """Sets a step's learning rates; gives ``lr``, and ``mapping_lr`` where the recipe has one.
 
     Args:

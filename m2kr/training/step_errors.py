@@ -6,20 +6,19 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from m2kr.errors import CheckError, M2KRError
+from m2kr.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from m2kr.training.batch import TrainingBatch, Visit
-    from m2kr.training.mixture import Mixture
     from m2kr.training.parallel import Team
-    from m2kr.training.recipe import Recipe
+    from m2kr.training.training_task import LoopRecipe
 
 _SHOWN = 3
 
 
 def name_batch(
-    mixture: "Mixture",
+    described: Callable[[Any], list[dict[str, Any]]],
     team: "Team",
-    batches: "Sequence[TrainingBatch]",
+    batches: Sequence[Any],
     losses: Sequence[Mapping[str, float]],
     step: int,
     figures: Mapping[str, float],
@@ -28,7 +27,7 @@ def name_batch(
     """Saves what the step began with and the batch's visits, and raises.
 
     Args:
-        mixture: Tells which queries and passages the visits are of.
+        described: Tells a batch's visits: which queries and passages they are of.
         team: The step's processes, all of which call this.
         batches: The step's micro-batches here.
         losses: Of each.
@@ -44,10 +43,10 @@ def name_batch(
         for batch, own in zip(batches, losses, strict=True)
         if not all(map(math.isfinite, own.values()))
     ]
-    theirs = team.gather([_described(mixture, visit) for batch in broken for visit in batch.visits])
+    theirs = team.gather([visit for batch in broken for visit in described(batch)])
     visits = [visit for own in theirs for visit in own]
     if not visits:  # the losses are finite, the gradients are not
-        theirs = team.gather([_described(mixture, v) for batch in batches for v in batch.visits])
+        theirs = team.gather([visit for batch in batches for visit in described(batch)])
         visits = [visit for own in theirs for visit in own]
     name = f"nan-step-{step + 1:08}"
     told = {key: str(value) for key, value in figures.items()}
@@ -70,29 +69,8 @@ def name_batch(
     )
 
 
-def _described(mixture: "Mixture", visit: "Visit") -> dict[str, Any]:
-    split = mixture.shares[visit.share].split
-    return {
-        "visit": visit.number,
-        "source": split.label,
-        "row": visit.row,
-        "question_id": split.queries_view.ids[visit.row].as_py(),
-        "passages": [
-            {
-                "source": mixture.shares[drawn.share].split.label,
-                "row": drawn.row,
-                "passage_id": mixture.shares[drawn.share]
-                .split.passages_view.ids[drawn.row]
-                .as_py(),
-                "origin": drawn.origin,
-            }
-            for drawn in visit.passages
-        ],
-    }
-
-
 @contextmanager
-def enough_memory(recipe: "Recipe") -> Iterator[None]:
+def enough_memory(recipe: "LoopRecipe") -> Iterator[None]:
     """Says what to lower where memory is not enough."""
     try:
         yield
@@ -104,12 +82,26 @@ def enough_memory(recipe: "Recipe") -> Iterator[None]:
             or "allocate memory" in said
         ):
             raise
-        steps = recipe.steps
-        chunk = max(1, (steps.chunk or steps.batch) // 2)
+        where, fix = _sizes(recipe)
         raise M2KRError(
             f"the memory is not enough for a step: {said.strip().splitlines()[0] if said else kind}",
-            where=f"steps.batch {steps.batch}, steps.chunk {steps.chunk}, "
-            f"data.passage_tokens {recipe.data.passage_tokens}",
-            fix=f"--set steps.chunk={chunk} gives the same gradient with less memory, so does "
-            "--set steps.checkpoint_activations=true; else fewer passage_tokens or negatives",
+            where=where,
+            fix=fix,
         ) from error
+
+
+def _sizes(recipe: "LoopRecipe") -> tuple[str, str]:
+    """What decides a step's memory, and what lowers it."""
+    steps, again = recipe.steps, "--set steps.checkpoint_activations=true"
+    if not isinstance(recipe, Recipe):
+        fix = f"{again} gives the same gradient with less memory; else shorter inputs"
+        if steps.batch > 1:
+            fix = f"--set steps.batch=1 with more steps.accumulate, or {fix}"
+        return f"steps.batch {steps.batch}", fix
+    chunk = max(1, (steps.chunk or steps.batch) // 2)
+    return (
+        f"steps.batch {steps.batch}, steps.chunk {steps.chunk}, "
+        f"data.passage_tokens {recipe.data.passage_tokens}",
+        f"--set steps.chunk={chunk} gives the same gradient with less memory, so does "
+        f"{again}; else fewer passage_tokens or negatives",
+    )

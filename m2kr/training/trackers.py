@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from m2kr.errors import MissingError
-from m2kr.training.recipe import Recipe
+from m2kr.training.training_task import LoopRecipe
 
 
 class Tracker(Protocol):
@@ -103,7 +103,7 @@ class Trackio:
 
 
 def open_trackers(
-    recipe: Recipe, folder: Path, step: int, settings: Mapping[str, Any]
+    recipe: LoopRecipe, folder: Path, step: int, settings: Mapping[str, Any]
 ) -> list[Tracker]:
     """The recipe's trackers.
 

@@ -221,6 +221,18 @@ class RunFolder:
         ]
         return -max(values)[1] if values else None
 
+    def since_best(self, metric: str) -> int:
+        """How many validations came after the best one."""
+        steps = {row["step"] for row in self._validations() if metric in row["validation"]}
+        best = self.best(metric)
+        return 0 if best is None else sum(step > best for step in steps)
+
+    def best_checkpoint(self, metric: str) -> Checkpoint | None:
+        """The one that `best` names, if it is there and sound."""
+        step = self.best(metric)
+        folder = self.checkpoints / f"step-{step or 0:08}"
+        return None if step is None or _fault(folder) else Checkpoint(folder, step)
+
     def _validations(self) -> Iterator[dict[str, Any]]:
         """The log's validations on what is validated on now."""
         for row in self.rows():
