@@ -2,19 +2,20 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from m2kr.errors import M2KRError
 from m2kr.training.recipe import Recipe, Share
 from m2kr.training.recipe_values import Origin
+from m2kr.training.training_task import LoopRecipe
 
 PARTS = ("text_encoder", "text_linear", "vision_projection", "mapping", "vision_encoder")
 TASKS = ("I2T", "Q2T", "IQ2T")
 _LARGEST = 2**63 - 1
 
 
-class _Range(NamedTuple):
+class Bounds(NamedTuple):
     """Bounds of a number; the lower one is excluded where ``above``."""
 
     least: float
@@ -23,48 +24,53 @@ class _Range(NamedTuple):
     below: bool = False
 
     def words(self) -> str:
+        """For people."""
         low = f"more than {self.least:g}" if self.above else f"{self.least:g} or more"
         if self.most == _LARGEST:
             return f"a number, {low}"
         return f"a number, {low}, and {'less than' if self.below else 'at most'} {self.most:,g}"
 
     def holds(self, value: float) -> bool:
+        """Whether a number is inside."""
         if value < self.least or value > self.most:
             return False
         return not (self.above and value == self.least) and not (self.below and value == self.most)
 
 
-_COUNT, _NONE_OR_MORE, _POSITIVE = _Range(1), _Range(0), _Range(0, above=True)
-_RANGES = {
-    "start.dropout": _Range(0, 1, below=True),
-    "start.seed": _NONE_OR_MORE,
-    "text_layers": _COUNT,
-    "data.passage_tokens": _Range(3, 131_072),
-    "negatives.uniform": _NONE_OR_MORE,
-    "negatives.mined": _NONE_OR_MORE,
-    "negatives.groups": _COUNT,
-    "distillation.weight": _Range(0, 1, above=True),
-    "distillation.temperature": _POSITIVE,
-    "optimiser.lr": _Range(0, 1000, above=True),
-    "optimiser.mapping_lr": _Range(0, 1000, above=True),
-    "optimiser.weight_decay": _NONE_OR_MORE,
-    "optimiser.betas": _Range(0, 1, below=True),
-    "optimiser.eps": _POSITIVE,
-    "optimiser.warmup": _NONE_OR_MORE,
-    "optimiser.clip": _POSITIVE,
-    "steps.steps": _COUNT,
-    "steps.batch": _COUNT,
-    "steps.accumulate": _COUNT,
-    "steps.chunk": _COUNT,
-    "steps.seed": _NONE_OR_MORE,
-    "validation.every": _NONE_OR_MORE,
-    "validation.queries": _COUNT,
-    "validation.passages": _COUNT,
-    "validation.loss_queries": _NONE_OR_MORE,
-    "saving.every": _NONE_OR_MORE,
-    "saving.keep": _COUNT,
+COUNT, NONE_OR_MORE, POSITIVE = Bounds(1), Bounds(0), Bounds(0, above=True)
+#: Of what all recipes of the loop have.
+COMMON_RANGES = {
+    "optimiser.lr": Bounds(0, 1000, above=True),
+    "optimiser.mapping_lr": Bounds(0, 1000, above=True),
+    "optimiser.weight_decay": NONE_OR_MORE,
+    "optimiser.betas": Bounds(0, 1, below=True),
+    "optimiser.eps": POSITIVE,
+    "optimiser.warmup": NONE_OR_MORE,
+    "optimiser.clip": POSITIVE,
+    "steps.steps": COUNT,
+    "steps.batch": COUNT,
+    "steps.accumulate": COUNT,
+    "steps.chunk": COUNT,
+    "steps.seed": NONE_OR_MORE,
+    "validation.every": NONE_OR_MORE,
+    "saving.every": NONE_OR_MORE,
+    "saving.keep": COUNT,
 }
-_SHARE_RANGES = {"weight": _POSITIVE, "repeat": _COUNT, "take": _COUNT}
+_RANGES = COMMON_RANGES | {
+    "start.dropout": Bounds(0, 1, below=True),
+    "start.seed": NONE_OR_MORE,
+    "text_layers": COUNT,
+    "data.passage_tokens": Bounds(3, 131_072),
+    "negatives.uniform": NONE_OR_MORE,
+    "negatives.mined": NONE_OR_MORE,
+    "negatives.groups": COUNT,
+    "distillation.weight": Bounds(0, 1, above=True),
+    "distillation.temperature": POSITIVE,
+    "validation.queries": COUNT,
+    "validation.passages": COUNT,
+    "validation.loss_queries": NONE_OR_MORE,
+}
+_SHARE_RANGES = {"weight": POSITIVE, "repeat": COUNT, "take": COUNT}
 
 
 def check_recipe(recipe: Recipe, origin: Origin | None = None) -> None:
@@ -83,7 +89,7 @@ def check_recipe(recipe: Recipe, origin: Origin | None = None) -> None:
 
 
 def _faults(recipe: Recipe, origin: Origin) -> Iterator[M2KRError]:
-    yield from _ranges(recipe, origin)
+    yield from common_faults(recipe, _RANGES, origin)
     yield from _names(recipe, origin)
     for path, shares in (
         ("data.sources", recipe.data.sources),
@@ -97,23 +103,40 @@ def _faults(recipe: Recipe, origin: Origin) -> Iterator[M2KRError]:
     yield from _steps(recipe, origin)
 
 
-def _ranges(recipe: Recipe, origin: Origin) -> Iterator[M2KRError]:
-    for path, bounds in _RANGES.items():
+def common_faults(
+    recipe: LoopRecipe, ranges: Mapping[str, Bounds], origin: Origin
+) -> Iterator[M2KRError]:
+    """What may be wrong with any recipe: numbers, the name, the warm-up.
+
+    Args:
+        recipe: To be looked at.
+        ranges: Bounds by dotted key.
+        origin: Where its values are from.
+    """
+    for path, bounds in ranges.items():
         value: object = recipe
         for name in path.split("."):
             value = getattr(value, name)
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and not bounds.holds(number):
                 yield origin.error(f"{path} is {number:,}", path, expected=bounds.words())
-
-
-def _names(recipe: Recipe, origin: Origin) -> Iterator[M2KRError]:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", recipe.name):
         yield origin.error(
             f"name is {recipe.name!r:.100}",
             "name",
             expected="letters, digits, '.', '_' and '-': folders are called so",
         )
+    steps, warmup = recipe.steps.steps, recipe.optimiser.warmup
+    if warmup > steps:
+        yield origin.error(
+            f"optimiser.warmup {warmup:,} is longer than the training, steps.steps {steps:,}",
+            "optimiser.warmup",
+            "steps.steps",
+            expected=f"at most {steps:,} steps to the peak: --set optimiser.warmup=0",
+        )
+
+
+def _names(recipe: Recipe, origin: Origin) -> Iterator[M2KRError]:
     if not recipe.trained:
         yield origin.error(
             "trained is empty: nothing would change", "trained", expected=", ".join(PARTS)
@@ -376,20 +399,13 @@ def _distillation(recipe: Recipe, origin: Origin) -> Iterator[M2KRError]:
 
 
 def _steps(recipe: Recipe, origin: Origin) -> Iterator[M2KRError]:
-    steps, warmup = recipe.steps, recipe.optimiser.warmup
+    steps = recipe.steps
     if steps.chunk is not None and steps.chunk > steps.batch:
         yield origin.error(
             f"steps.chunk {steps.chunk} is more than steps.batch {steps.batch}",
             "steps.chunk",
             "steps.batch",
             expected="a part of the batch, or null",
-        )
-    if warmup > steps.steps:
-        yield origin.error(
-            f"optimiser.warmup {warmup:,} is longer than the training, steps.steps {steps.steps:,}",
-            "optimiser.warmup",
-            "steps.steps",
-            expected=f"at most {steps.steps:,} steps to the peak: --set optimiser.warmup=0",
         )
     if recipe.validation.every and not recipe.validation.sources:
         yield origin.error(

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from m2kr.errors import MissingError, UsageError
 from m2kr.training.recipe import Recipe
 from m2kr.training.recipe_checks import check_recipe
 from m2kr.training.recipe_values import Origin, override, recipe_from
+from m2kr.training.training_task import LoopRecipe
 from m2kr.yaml_files import parse_yaml, read_yaml
 
 FOLDER = Path(__file__).with_name("recipes")
@@ -52,55 +53,89 @@ def load_recipe(name: str | Path, overrides: Mapping[str, str] | None = None) ->
         MissingError: There is no such file.
         InputError: The file is no recipe: the message names the key.
     """
-    path = _path(str(name))
-    if not path.is_file() and path.stem in recipe_names():
-        raise MissingError(
-            "there is no such file", where=str(path), fix=f"{path.stem}, the packaged recipe"
-        )
-    words = read_yaml(path, "a recipe", "name: ..., data: ...", words=True)
-    if path.parent != FOLDER:
-        words.setdefault("name", path.stem)
-    origin = Origin(str(path) if path.parent != FOLDER else f"the recipe {path.stem}", {})
-    given: dict[str, str] = {}
-    for key, value in (overrides or {}).items():
-        text = f"{key}={value}"
-        word = parse_yaml(value, f"--set {text}", words=True) if value.strip() else ""
-        given[override(words, key, word, text)] = text
-    origin = dataclasses.replace(origin, overrides=given)
+    path = recipe_path(str(name), recipe_names(), FOLDER)
+    words, origin = recipe_words(path, overrides or {}, Recipe, FOLDER)
     start = words.get("start")
-    if isinstance(start, dict) and "start.checkpoint" in given:
+    if isinstance(start, dict) and "start.checkpoint" in origin.overrides:
         for size in _SIZES:
-            if f"start.{size}" not in given:
+            if f"start.{size}" not in origin.overrides:
                 start.pop(size, None)
-    recipe = recipe_from(words, origin)
+    recipe = recipe_from(words, origin, Recipe)
     check_recipe(recipe, origin)
     return recipe
 
 
-def dump_recipe(recipe: Recipe) -> str:
+def recipe_words(
+    path: Path, overrides: Mapping[str, str], kind: type, folder: Path
+) -> tuple[dict[str, Any], Origin]:
+    """What a recipe's file says, with overrides in place; and where it is from, for errors.
+
+    Args:
+        path: As of `recipe_path`.
+        overrides: Values by dotted key.
+        kind: The recipe's dataclass.
+        folder: Of packaged recipes, which say their names.
+
+    Raises:
+        UsageError: An override names no key.
+        MissingError: There is no such file.
+        InputError: It is no recipe.
+    """
+    words = read_yaml(path, "a recipe", "name: ..., data: ...", words=True)
+    packaged = path.parent == folder
+    if not packaged:
+        words.setdefault("name", path.stem)
+    given: dict[str, str] = {}
+    origin = Origin(f"the recipe {path.stem}" if packaged else str(path), given)
+    for key, value in overrides.items():
+        text = f"{key}={value}"
+        word = parse_yaml(value, f"--set {text}", words=True) if value.strip() else ""
+        given[override(words, key, word, text, kind)] = text
+    return words, origin
+
+
+def dump_recipe(recipe: LoopRecipe) -> str:
     """The YAML that `load_recipe` reads back as this recipe, with all of its values."""
     words = _plain(dataclasses.asdict(recipe))
     text: str = yaml.safe_dump(words, sort_keys=False, allow_unicode=True, width=100)
     return text
 
 
-def recipe_fingerprint(recipe: Recipe) -> str:
+def recipe_fingerprint(recipe: LoopRecipe) -> str:
     """Hex digest over what decides a run's result, in the values that aren't defaults.
 
     Not counted are names and stage, validation and saving, and how the same sums are spread or speeded up:
-    ``checkpoint_activations``, ``parallel``, ``compile``. Data, files and start weights count by the
+    ``checkpoint_activations``, ``parallel``, ``compile``. Of another kind of recipe, whose run ends with its
+    best checkpoint, the validation counts. Data, files and start weights count by the
     names that the recipe gives them; their contents are the mixture's fingerprint, and the checkpoint's.
     """
-    default = _plain(dataclasses.asdict(Recipe("default")))
-    counted = _changed(_plain(dataclasses.asdict(recipe)), default)
+    kind: Any = type(recipe)
+    default = _plain(dataclasses.asdict(kind("default")))
+    left_out = {*_NOT_COUNTED} - (set() if kind is Recipe else {("validation",)})
+    counted = _changed(_plain(dataclasses.asdict(recipe)), default, left_out)
     text = json.dumps(_one_number(counted), sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _path(name: str) -> Path:
+def recipe_path(name: str, known: Sequence[str], folder: Path) -> Path:
+    """The file of a packaged recipe, or one's own.
+
+    Args:
+        name: A recipe's, or a file's that ends in .yaml or .yml.
+        known: The packaged ones.
+        folder: Where they are.
+
+    Raises:
+        UsageError: There is none of that name; suggests the nearest.
+        MissingError: There is no such file.
+    """
     if name.lower().endswith((".yaml", ".yml")):
-        return Path(name)
-    known = recipe_names()
+        path = Path(name)
+        if not path.is_file() and path.stem in known:
+            raise MissingError(
+                "there is no such file", where=str(path), fix=f"{path.stem}, the packaged recipe"
+            )
+        return path
     key = name.strip().lower().replace("_", "-").replace(" ", "-")
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if key not in known:
@@ -109,7 +144,7 @@ def _path(name: str) -> Path:
             expected=", ".join(known) + ", or a .yaml file of your own",
             fix=f"did you mean '{near[0]}'?" if near else None,
         )
-    return FOLDER / f"{key}.yaml"
+    return folder / f"{key}.yaml"
 
 
 def _plain(value: Any) -> Any:
@@ -130,12 +165,19 @@ def _one_number(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _changed(values: Mapping[str, Any], default: Mapping[str, Any], *path: str) -> dict[str, Any]:
+def _changed(
+    values: Mapping[str, Any],
+    default: Mapping[str, Any],
+    left_out: Collection[tuple[str, ...]],
+    *path: str,
+) -> dict[str, Any]:
     changed = {}
     for key, value in values.items():
-        if (*path, key) in _NOT_COUNTED or value == default[key]:
+        if (*path, key) in left_out or value == default[key]:
             continue
         changed[key] = (
-            _changed(value, default[key], *path, key) if isinstance(value, dict) else value
+            _changed(value, default[key], left_out, *path, key)
+            if isinstance(value, dict)
+            else value
         )
     return changed

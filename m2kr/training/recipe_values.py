@@ -7,7 +7,7 @@ import re
 import types
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from m2kr.errors import InputError, M2KRError, UsageError
 from m2kr.sources import normalise
@@ -47,22 +47,30 @@ class Origin:
         return InputError(what, where=self.file or None, expected=expected, fix=fix)
 
 
-def recipe_from(words: Mapping[str, Any], origin: Origin) -> Recipe:
+R = TypeVar("R")
+
+
+def recipe_from(words: Mapping[str, Any], origin: Origin, kind: type[R]) -> R:
     """A recipe of a YAML's words (`m2kr.yaml_files.parse_yaml` with ``words``).
+
+    Args:
+        words: The file's.
+        origin: Where they are from.
+        kind: The recipe's dataclass.
 
     Raises:
         InputError: A key is unknown, or a value is of another type.
         UsageError: Likewise of an override.
     """
-    made: Recipe = _Reader(origin).section(words, Recipe, "")
+    made: R = _Reader(origin, kind).section(words, kind, "")
     return made
 
 
 class _Reader:
     """Reads values by the types of the fields that they are for."""
 
-    def __init__(self, origin: Origin) -> None:
-        self._origin = origin
+    def __init__(self, origin: Origin, recipe: type) -> None:
+        self._origin, self._recipe = origin, recipe
 
     def section(self, words: Any, kind: type, path: str) -> Any:
         if words in _NULL:
@@ -77,7 +85,7 @@ class _Reader:
                     f"there is no key {inner}",
                     inner,
                     expected=f"{path or 'a recipe'} has {', '.join(hints)}",
-                    fix=nearest_key(str(key), kind, path),
+                    fix=nearest_key(str(key), kind, path, self._recipe),
                 )
             values[key] = self.value(word, hints[key], inner)
         for field in dataclasses.fields(kind):
@@ -184,14 +192,14 @@ def fields_of(kind: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def nearest_key(key: str, kind: type, path: str = "") -> str | None:
+def nearest_key(key: str, kind: type, path: str = "", recipe: type = Recipe) -> str | None:
     """What a mistyped key may have meant: the nearest of its section, or the one of that name elsewhere."""
     name = normalise(key)
     here = {normalise(each): each for each in fields_of(kind)}
     if near := difflib.get_close_matches(name, here, n=1, cutoff=0.5):
         return f"did you mean {path + '.' if path else ''}{here[near[0]]}?"
     everywhere: dict[str, list[str]] = {}
-    for each in all_keys():
+    for each in all_keys(recipe):
         everywhere.setdefault(normalise(each.rpartition(".")[2]), []).append(each)
     if near := difflib.get_close_matches(name, everywhere, n=1, cutoff=0.7):
         return f"did you mean {' or '.join(everywhere[near[0]])}?"
@@ -212,7 +220,7 @@ def all_keys(kind: type = Recipe, path: str = "") -> list[str]:
     return keys
 
 
-def override(words: dict[str, Any], key: str, word: Any, text: str) -> str:
+def override(words: dict[str, Any], key: str, word: Any, text: str, recipe: type = Recipe) -> str:
     """Sets one value of a recipe's words by its dotted key.
 
     ``data.sources.okvqa.weight`` and ``data.sources[1].weight`` name one source's; a list of names in
@@ -223,6 +231,7 @@ def override(words: dict[str, Any], key: str, word: Any, text: str) -> str:
         key: Such as ``optimiser.lr``.
         word: The value.
         text: ``key=value`` as it was given, for errors.
+        recipe: The dataclass that has the keys.
 
     Returns:
         The path that was set, as errors name it.
@@ -231,7 +240,7 @@ def override(words: dict[str, Any], key: str, word: Any, text: str) -> str:
         UsageError: There is no such key, or no such source, or several.
     """
     place: Any = words
-    kind: Any = Recipe
+    kind: Any = recipe
     path = ""
     parts = re.sub(r"\[(\d+)\]", r".\1", key).split(".")
     for number, part in enumerate(parts):
@@ -256,7 +265,7 @@ def override(words: dict[str, Any], key: str, word: Any, text: str) -> str:
                 f"there is no key {inner}",
                 where=f"--set {text}",
                 expected=f"{path or 'a recipe'} has {', '.join(fields_of(kind))}",
-                fix=nearest_key(part, kind, path),
+                fix=nearest_key(part, kind, path, recipe),
             )
         path = inner
         section = dataclasses.is_dataclass(hint) or _is_shares(hint)

@@ -44,6 +44,9 @@ from m2kr.training.share_rows import ShareRows, open_share
 if TYPE_CHECKING:
     from os import PathLike
 
+    import torch
+    from torch import nn
+
     from m2kr.data.records import Passages, Queries
     from m2kr.preflmr import PreFLMR
     from m2kr.preflmr.encode.encoder import Encoder
@@ -222,7 +225,7 @@ class Validator:
         """
         values: dict[str, float] = {"step": float(step)}
         by_name: dict[str, list[float]] = {}
-        with _unchanged(model), _asked_as_trained(model, self._recipe):
+        with unchanged(model, model.device), _asked_as_trained(model, self._recipe):
             kept = self._rows_of(passage_weights_sha256(model))
             for number, split in enumerate(self._splits):
                 retriever = ModelInMemory(model, self._recipe)
@@ -322,7 +325,7 @@ class _FixedLoss:
 
 
 @contextmanager
-def _unchanged(model: "PreFLMRModel") -> Iterator[None]:
+def unchanged(model: "nn.Module", device: "torch.device") -> Iterator[None]:
     """Evaluation mode and no gradients; afterwards random states and modes are what they were."""
     import random
 
@@ -330,7 +333,7 @@ def _unchanged(model: "PreFLMRModel") -> Iterator[None]:
 
     training = [part for part in model.modules() if part.training]
     states = random.getstate(), np.random.get_state()
-    cuda = [model.device.index or 0] if model.device.type == "cuda" else []
+    cuda = [device.index or 0] if device.type == "cuda" else []
     model.eval()
     try:
         with torch.random.fork_rng(devices=cuda), torch.no_grad():

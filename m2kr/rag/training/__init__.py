@@ -1,0 +1,1 @@
+"""Training of readers: adapters that learn to answer from passages that a retriever found."""
