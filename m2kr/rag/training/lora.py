@@ -47,6 +47,11 @@ class LoraLinear(nn.Module):
             torch.zeros(base.out_features, lora.r, device=device, dtype=dtype)
         )
 
+    @property
+    def weight(self) -> nn.Parameter:
+        """The layer's own, whose type T5 asks for."""
+        return self.base.weight
+
     def forward(self, hidden: "Tensor") -> "Tensor":
         """The layer's output with the update."""
         out: Tensor = self.base(hidden)
