@@ -13,6 +13,7 @@ from m2kr.cli import options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from m2kr.rag.training.reader_recipe import ReaderRecipe
     from m2kr.training.loop import Trained
     from m2kr.training.recipe import Recipe
 
@@ -21,6 +22,7 @@ EXAMPLES = (
     "m2kr train stage1 --set start.vision=vit-l --set steps.batch=4",
     "m2kr train fine-tuning --set data.sources=okvqa --set optimiser.lr=1e-5",
     "m2kr train my_recipe.yaml --mix m2kr:0.5",
+    "m2kr train reader-okvqa --set data.run=results/okvqa.train.preflmr.1a2b3c4d.json",
     "torchrun --nproc-per-node 4 -m m2kr train stage3 --set start.checkpoint=trained/…/model",
 )
 _EVALUATED = 3  # sources that the next commands name
@@ -30,7 +32,8 @@ def command(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="stage0, stage1, stage2, stage3, stage3-distilled, fine-tuning; or a .yaml file.",
+            help="stage0, stage1, stage2, stage3, stage3-distilled, fine-tuning; reader-okvqa, "
+            "reader-infoseek, reader-evqa; or a .yaml file.",
             show_default=False,
         ),
     ] = "",
@@ -50,34 +53,37 @@ def command(
     device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
-    """Train a PreFLMR model by a recipe; the same command goes on where a run stopped.
+    """Train a PreFLMR model, or a reader, by a recipe; the same command goes on where a run stopped.
 
     A recipe is a YAML file: start weights, trained parts, data, negatives, losses, optimiser, steps.
     --set KEY=VALUE changes a value of it (optimiser.lr=1e-4, data.sources=okvqa,evqa,
     data.sources.okvqa.weight=2). Ctrl-C and SIGTERM save first.
 
     The run goes to OUT/NAME.FINGERPRINT: recipe.yaml, log.jsonl, checkpoints, and the model in the
-    official layout. --plan says rows, parameters, memory and hours, from arithmetic and some seconds
-    of real steps, and trains nothing.
+    official layout; a reader's is a LoRA adapter in peft's. --plan says rows, parameters, memory and
+    hours, from arithmetic and some seconds of real steps (of a reader no hours), and trains nothing.
     """
     from importlib.util import find_spec
 
     from m2kr import paths
     from m2kr.cli import output
-    from m2kr.errors import missing_dependency
+    from m2kr.errors import UsageError, missing_dependency
+    from m2kr.rag.training.reader_recipe import ReaderRecipe
+    from m2kr.rag.training.reader_recipe_file import load_reader_recipe, trains_a_reader
     from m2kr.training.mix import mixed
     from m2kr.training.recipe_file import load_recipe
 
-    chosen = load_recipe(recipe, options.settings(set_))
+    load: Any = load_reader_recipe if trains_a_reader(recipe) else load_recipe
+    chosen: Recipe | ReaderRecipe = load(recipe, options.settings(set_))
     for package in ("torch", "transformers", "safetensors"):
         if find_spec(package) is None:
             raise missing_dependency(package, "models", "training")
     root = paths.data_root(data)
     if mix is not None:
+        if isinstance(chosen, ReaderRecipe):
+            raise UsageError("a reader is trained on one source", where=f"--mix {mix}")
         chosen = mixed(chosen, mix, root)
     if plan:
-        from m2kr.cli.training_plan import show_plan
-
         words = ["m2kr", "train", recipe]
         words += [word for pair in set_ or () for word in ("--set", pair)]
         words += [word for image in images or () for word in ("--images", str(image))]
@@ -85,11 +91,9 @@ def command(
         given |= {"--out": out if out != Path("trained") else None}
         given |= {"--device": device if device != "auto" else None}
         words += [str(word) for pair in given.items() if pair[1] is not None for word in pair]
-        following = shlex.join(words)
-        show_plan(chosen, root, images or (), device, following=following, json=json)
+        _plan(chosen, root, images or (), device, shlex.join(words), json)
         return
-    from m2kr.training.loop import train
-
+    train = _training(chosen)
     leads = os.environ.get("RANK", "0") == "0"
     if leads:
         output.say(f"data root: {root}", json_mode=json)
@@ -119,6 +123,36 @@ def command(
         output.say(f"next: {line}")
 
 
+def _plan(
+    recipe: "Recipe | ReaderRecipe",
+    data: Path,
+    images: "Sequence[Path]",
+    device: str,
+    following: str,
+    json: bool,
+) -> None:
+    from m2kr.cli.training_plan import show_plan, show_reader_plan
+    from m2kr.training.recipe import Recipe
+
+    if isinstance(recipe, Recipe):
+        show_plan(recipe, data, images, device, following=following, json=json)
+    else:
+        show_reader_plan(recipe, data, images, following=following, json=json)
+
+
+def _training(recipe: "Recipe | ReaderRecipe") -> Any:
+    """What trains by a recipe of this kind."""
+    from m2kr.training.recipe import Recipe
+
+    if isinstance(recipe, Recipe):
+        from m2kr.training.loop import train
+
+        return train
+    from m2kr.rag.training.reader_task import train_reader
+
+    return train_reader
+
+
 def _validations(folder: Path) -> "list[dict[str, Any]]":
     """The validations of a run's log; where what they are on was changed, those since."""
     with (folder / "log.jsonl").open(encoding="utf-8") as lines:
@@ -128,7 +162,9 @@ def _validations(folder: Path) -> "list[dict[str, Any]]":
     return [{"step": row["step"], **row["validation"]} for row in rows if row.get("on") == now]
 
 
-def _show(recipe: "Recipe", trained: "Trained", validation: "Sequence[dict[str, Any]]") -> None:
+def _show(
+    recipe: "Recipe | ReaderRecipe", trained: "Trained", validation: "Sequence[dict[str, Any]]"
+) -> None:
     from m2kr.cli import output
 
     losses = trained.losses
@@ -155,11 +191,18 @@ def _show(recipe: "Recipe", trained: "Trained", validation: "Sequence[dict[str, 
 
 
 def _next(
-    recipe: "Recipe", trained: "Trained", data: Path | None, images: "Sequence[Path]"
+    recipe: "Recipe | ReaderRecipe",
+    trained: "Trained",
+    data: Path | None,
+    images: "Sequence[Path]",
 ) -> "list[str]":
     """Commands that say what the trained model is worth."""
+    from m2kr.training.recipe import Recipe
+
     roots = [] if data is None else ["--data", str(data)]
     roots += [word for image in images for word in ("--images", str(image))]
+    if not isinstance(recipe, Recipe):
+        return [shlex.join(_answering(recipe, trained) + roots)]
     lines = []
     for share in recipe.data.sources[:_EVALUATED]:
         which = [] if share.edition is None else ["--edition", share.edition]
@@ -167,3 +210,12 @@ def _next(
         words = ("m2kr", "eval", share.source, "-r", "preflmr", "--set", setting, *which, *roots)
         lines.append(shlex.join(words))
     return lines
+
+
+def _answering(recipe: "ReaderRecipe", trained: "Trained") -> list[str]:
+    """The command that answers a source's test questions with a trained adapter."""
+    told = recipe.data
+    run = ["--run", "RETRIEVER_OR_FILE", "--k", str(told.top)] if told.run else []
+    words = ["m2kr", "rag", told.source, *run, "--reader", "blip2"]
+    words += ["--set", f"model={recipe.reader.model}", "--set", f"adapter={trained.checkpoint}"]
+    return words + (["--edition", told.edition] if told.edition else [])

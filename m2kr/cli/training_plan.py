@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from m2kr.cli import output
 
 if TYPE_CHECKING:
+    from m2kr.rag.training.reader_recipe import ReaderRecipe
     from m2kr.training.plan import TrainingPlan
     from m2kr.training.recipe import Recipe
 
@@ -54,6 +55,44 @@ def show_plan(
     for line in _lines(plan):
         for part in _wrapped.wrap(line):
             output.say(part)
+    output.say(f"next: {following}")
+
+
+def show_reader_plan(
+    recipe: "ReaderRecipe", data: Path, images: Sequence[Path], *, following: str, json: bool
+) -> None:
+    """Shows what is known of a reader's training, what isn't, and the command that runs it."""
+    from m2kr.rag.training.reader_plan import plan_reader
+    from m2kr.training.recipe_file import recipe_fingerprint
+
+    plan = plan_reader(recipe, data, images)
+    if json:
+        facts = {"data": str(data), "fingerprint": recipe_fingerprint(recipe)}
+        output.emit(facts | plan)
+        return
+    output.say(f"data root: {data}")
+    body = []
+    for name in ("questions", "validated"):
+        if (facts := plan[name]) is not None:
+            counts = (facts[key] for key in ("questions", "without_answer", "without_passages"))
+            body.append((name, facts["split"], *(f"{n:,}" for n in counts)))
+    heads = ("", "split", "questions", "without answer", "without passages")
+    output.table(heads, body, title=f"{recipe.name}: {recipe.data.source}")
+    lines = [
+        f"steps: {plan['steps']:,} of {_count(plan['questions_per_step'], 'question', 'questions')} "
+        f"in {_count(plan['inputs_per_step'], 'input', 'inputs')}, {plan['epochs']:,.2f} epochs"
+    ]
+    if (part := plan["targets_in_passages"]) is not None:
+        lines.append(f"of the first inputs, {part:.0%} hold the answer that they are to give")
+    if plan["trained"] is not None:
+        lines.append(
+            f"model: {plan['model']}, {_millions(plan['parameters'])} M parameters, of which "
+            f"{_millions(plan['trained'])} M are trained, on {plan['adapted_layers']:,} layers"
+        )
+    lines += [f"note: {note}" for note in plan["notes"]]
+    for line in lines:
+        for text in _wrapped.wrap(line):
+            output.say(text)
     output.say(f"next: {following}")
 
 

@@ -18,7 +18,19 @@ from m2kr.training.recipe import Optimiser, Saving, Steps
 SOURCE = "tiny-reading"
 COLOURS = ("red", "green", "blue", "white", "black", "brown")
 THINGS = ("hat", "cup", "door", "boat")
-WORDS = ("question", "knowledge", "answer", ":", ".", "the", "is", "what", "colour", *COLOURS, *THINGS)
+WORDS = (
+    "question",
+    "knowledge",
+    "answer",
+    ":",
+    ".",
+    "the",
+    "is",
+    "what",
+    "colour",
+    *COLOURS,
+    *THINGS,
+)
 
 
 def make_reading(root: Path) -> Path:
@@ -28,7 +40,9 @@ def make_reading(root: Path) -> Path:
     pairs = [(thing, colour) for colour in COLOURS for thing in THINGS]
     (root / "photos").mkdir(parents=True)
     for n, colour in enumerate(COLOURS):
-        Image.new("RGB", (16, 16), (40 * n, 250 - 40 * n, 99)).save(root / "photos" / f"{colour}.png")
+        Image.new("RGB", (16, 16), (40 * n, 250 - 40 * n, 99)).save(
+            root / "photos" / f"{colour}.png"
+        )
     queries = []
     for n, (thing, colour) in enumerate(pairs):
         other = COLOURS[(n + 1) % 6]
@@ -47,7 +61,8 @@ def make_reading(root: Path) -> Path:
         passages, queries, name=SOURCE, split="train", data=root / "data", images=root / "photos"
     )
     ranked = {
-        f"q{n}": {f"p{(n + 4 * k) % len(pairs)}": 9.0 - k for k in range(6)} for n in range(len(pairs))
+        f"q{n}": {f"p{(n + 4 * k) % len(pairs)}": 9.0 - k for k in range(6)}
+        for n in range(len(pairs))
     }
     return Run.from_dict(ranked, name="tiny").save(root / "train.parquet")
 

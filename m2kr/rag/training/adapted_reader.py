@@ -75,15 +75,7 @@ class ReaderInputs:
     """
 
     def __init__(self, source: LocalModel, recipe: "ReaderRecipe") -> None:
-        config = source.config()
-        self.sees = config.model_type == "blip-2"
-        self._encodes = (config.text_config if self.sees else config).is_encoder_decoder
-        if self.sees and not self._encodes:
-            raise UsageError(
-                f"the model is a BLIP-2 with a '{config.text_config.model_type}'",
-                where="reader.model",
-                expected="one with a T5, such as Salesforce/blip2-flan-t5-xl",
-            )
+        self.sees, self._encodes = kind_of(source.config())
         self._processor: Any = source.open_processor() if self.sees else None
         self.tokenizer = self._processor.tokenizer if self._processor else source.open_tokenizer()
         self._recipe = recipe
@@ -173,6 +165,48 @@ def _filled(rows: Sequence[Sequence[int]], value: int) -> "Tensor":
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
 
 
+def kind_of(config: Any) -> tuple[bool, bool]:
+    """Whether a model sees images, and whether an encoder reads the input.
+
+    Raises:
+        UsageError: It is of a kind that isn't trained here.
+    """
+    sees = config.model_type == "blip-2"
+    encodes = bool((config.text_config if sees else config).is_encoder_decoder)
+    if sees and not encodes:
+        raise UsageError(
+            f"the model is a BLIP-2 with a '{config.text_config.model_type}'",
+            where="reader.model",
+            expected="one with a T5, such as Salesforce/blip2-flan-t5-xl",
+        )
+    return sees, encodes
+
+
+def reader_class(config: Any, *, auto: bool = False) -> Any:
+    """The class of transformers' that a configuration's model is trained as.
+
+    Args:
+        config: The model's.
+        auto: The one that opens files, in place of the model's own.
+
+    Raises:
+        UsageError: It is of a kind that isn't trained here.
+    """
+    import transformers
+
+    sees, encodes = kind_of(config)
+    if sees:
+        return transformers.Blip2ForConditionalGeneration
+    kind = transformers.AutoModelForSeq2SeqLM if encodes else transformers.AutoModelForCausalLM
+    if type(config) not in kind._model_mapping:
+        raise UsageError(
+            f"a '{config.model_type}' is not trained here",
+            where="reader.model",
+            expected="a BLIP-2 with a T5, a sequence-to-sequence or a causal language model",
+        )
+    return kind if auto else kind._model_mapping[type(config)]
+
+
 class AdaptedReader(nn.Module):
     """The model with adapters; all else of it is frozen.
 
@@ -184,14 +218,9 @@ class AdaptedReader(nn.Module):
 
     def __init__(self, source: LocalModel, recipe: "ReaderRecipe", dtype: torch.dtype) -> None:
         super().__init__()
-        import transformers
-
         config = source.config()
-        self.sees = config.model_type == "blip-2"
-        self.encodes = (config.text_config if self.sees else config).is_encoder_decoder
-        kind = "AutoModelForSeq2SeqLM" if self.encodes else "AutoModelForCausalLM"
-        kind = "Blip2ForConditionalGeneration" if self.sees else kind
-        self.model = source.open_model(getattr(transformers, kind))
+        self.sees, self.encodes = kind_of(config)
+        self.model = source.open_model(reader_class(config, auto=True))
         if dtype == torch.float64:
             self.model.to(dtype)
         self._lora, self._name = recipe.lora, recipe.reader.model

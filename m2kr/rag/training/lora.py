@@ -48,15 +48,16 @@ class LoraLinear(nn.Module):
         )
 
     @property
-    def weight(self) -> nn.Parameter:
+    def weight(self) -> "Tensor":
         """The layer's own, whose type T5 asks for."""
         return self.base.weight
 
     def forward(self, hidden: "Tensor") -> "Tensor":
         """The layer's output with the update."""
         out: Tensor = self.base(hidden)
-        more = self.dropout(hidden.to(self.lora_A.weight.dtype))
-        return out + (self.lora_B(self.lora_A(more)) * self._scale).to(out.dtype)
+        more: Tensor = self.dropout(hidden.to(self.lora_A.weight.dtype))
+        more = (self.lora_B(self.lora_A(more)) * self._scale).to(out.dtype)
+        return out + more
 
 
 def add_lora(model: nn.Module, lora: "Lora", dtype: torch.dtype = torch.float32) -> list[str]:

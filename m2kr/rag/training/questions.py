@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2kr.data.load import Split, load
-from m2kr.errors import InputError, M2KRError, UsageError
+from m2kr.errors import InputError, M2KRError, MissingError, UsageError
 from m2kr.evaluation.rankings import open_run
 from m2kr.rag.reader import RetrievedPassage
 from m2kr.rag.training.targets import target_answer
@@ -273,6 +273,13 @@ def _same_but(
 def _open_run(key: str, path: str | None, split: Split) -> "Run | None":
     if path is None:
         return None
+    if not Path(path).exists() and not any(each in path for each in "*?["):
+        raise MissingError(
+            "there is no such run",
+            where=f"{key}: {path}",
+            expected="a run or result (RUN.parquet in a recipe is a placeholder, to be set)",
+            fix=run_command(split.source, split.split, key),
+        )
     with _named(key):
         return open_run(Path(path), split)
 
@@ -289,6 +296,6 @@ def _named(key: str) -> Iterator[None]:
         ) from error
 
 
-def run_command(source: str, split: str) -> str:
+def run_command(source: str, split: str, key: str = "data.run") -> str:
     """The command that makes a run for a split."""
-    return f"m2kr eval {source} --split {split} -r RETRIEVER, and --set data.run=FILE"
+    return f"m2kr eval {source} --split {split} -r RETRIEVER, and --set {key}=FILE"

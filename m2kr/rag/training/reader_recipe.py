@@ -229,13 +229,6 @@ def _faults(recipe: ReaderRecipe, origin: Origin) -> Iterator[M2KRError]:
             "validation.split",
             expected="another split, or null: some of its questions are held out of training",
         )
-    if looks.patience is not None and not looks.every:
-        yield origin.error(
-            f"validation.patience is {looks.patience}, but validation.every is 0",
-            "validation.patience",
-            "validation.every",
-            expected="validation.every: 500, say, or patience: null",
-        )
     for key, wrong, right in (
         ("steps.chunk", steps.chunk is not None, "null; accumulate spreads a step's questions"),
         ("steps.compile", steps.compile, "false"),

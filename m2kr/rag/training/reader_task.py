@@ -81,7 +81,7 @@ class ReaderTask:
         precision = recipe.steps.precision
         self._source = LocalModel(
             recipe.reader.model,
-            "training a reader",
+            "reader model",
             revision=recipe.reader.revision,
             dtype="bfloat16" if precision == "bfloat16" else "float32",
             device=str(team.device),
@@ -100,7 +100,7 @@ class ReaderTask:
         return Identity(
             recipe_fingerprint(self.recipe),
             json_sha256(parts),
-            json_sha256({k: v for k, v in facts.items() if k not in ("dtype", "transformers")}),
+            json_sha256({key: facts.get(key) for key in ("files_sha256", "revision")}),
             self._team.world,
             steps.batch,
             steps.accumulate,

@@ -78,9 +78,10 @@ class ReaderValidator:
                 with torch.autocast(device.type, torch.bfloat16, enabled=half):
                     losses.append(float(batch_loss(self._recipe, model(batch), batch)))
                     answer = self.answer(model, batch)
-                verdict = self._scorer.score(answer, self._golds[visit.question_id])
-                if verdict.score is not None:
-                    scores.append(verdict.score)
+                gold = self._golds.get(visit.question_id)
+                score = None if gold is None else self._scorer.score(answer, gold).score
+                if score is not None:
+                    scores.append(score)
                 progress.advance("validating", 1)
         if not scores:
             raise UsageError(
