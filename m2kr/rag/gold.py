@@ -1,5 +1,6 @@
 """Gold answers: of a built split, or of a file of one's own."""
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,10 @@ from m2kr.rag.scorers.scorer import GoldAnswer
 if TYPE_CHECKING:
     from m2kr.data.load import Split
 
+log = logging.getLogger("m2kr.rag")
+
 ANNOTATORS = 10  # of every OK-VQA question; builds leave blank answers out
+_MOST_FEWER = 0.01  # of the questions; upstream 36 of 140,550 answers are blank
 _AT_ONCE = 4096
 _COLUMNS = (
     *("question_id", "question", "answers", "question_type", "answer_eval"),
@@ -47,12 +51,21 @@ def gold_answers(split: "Split") -> dict[str, GoldAnswer]:
     group = _group_column(split, table.column_names)
     if group and group not in names:
         names.append(group)
-    golds = {}
+    golds, fewer = dict[str, GoldAnswer](), 0
     for batch in table.table.select(names).to_batches(max_chunksize=_AT_ONCE):
         for row in batch.to_pylist():
             gold = _of_split_row(row, group, split.source)
             if gold is not None:
                 golds[gold.question_id] = gold
+                fewer += len(row["answers"]) < ANNOTATORS
+    if split.source == "okvqa" and fewer > _MOST_FEWER * len(golds):
+        log.warning(
+            "%s: %s of %s questions have fewer than ten answers; soft accuracy takes the others for "
+            "annotators who gave none, and is too low if equal answers were left out",
+            split.label,
+            f"{fewer:,}",
+            f"{len(golds):,}",
+        )
     return golds
 
 
@@ -90,7 +103,7 @@ class GoldFile:
     Attributes:
         golds: By id, in its order.
         without: Ids of questions without a gold answer.
-        form: ``vqa``, ``infoseek`` or ``own``.
+        form: ``okvqa``, ``infoseek`` or ``own``.
     """
 
     golds: Mapping[str, GoldAnswer]
@@ -116,10 +129,10 @@ def read_gold_file(path: Path, *, types: Path | None = None) -> GoldFile:
     file = read_rows(path)
     form = _form_of(file)
     kinds = _types(types) if types is not None else {}
-    id_column = "question_id" if form == "vqa" else "data_id" if form == "infoseek" else None
+    id_column = "question_id" if form == "okvqa" else "data_id" if form == "infoseek" else None
     read: _GoldReader = (
         _of_annotation
-        if form == "vqa"
+        if form == "okvqa"
         else _of_infoseek
         if form == "infoseek"
         else _OwnRows(file).gold
@@ -160,7 +173,7 @@ def _form_of(file: RowFile) -> str:
     if file.wrapper == "annotations" or (
         isinstance(first, list) and first and isinstance(first[0], dict) and "answer" in first[0]
     ):
-        return "vqa"
+        return "okvqa"
     return "own"
 
 

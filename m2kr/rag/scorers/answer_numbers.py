@@ -35,7 +35,8 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 _SCIENTIFIC = re.compile(r"(?:\s?[x×·*]\s?)?10\s?(?:\^|\*\*)\s?\(?([-+]?\d+)\)?$")
-_SIGN = re.compile(r"(?:^|(?<=[\s(\[{=<>≈~:/$€£¥,;]))[-–]\s?[$€£¥]?$|^[-–][$€£¥]?$")
+_SIGN = re.compile(r"(?:^|(?<=[\s(\[{=<>≈~:/$€£¥,;]))[-–](?:\s?[$€£¥])?$")
+_MINUS_APART = re.compile(r"(?<![\d\s])(?<!\d\s)−\s+(?=\d)")
 _NEGATIVE = re.compile(r"\b(?:minus|negative)\s$", re.IGNORECASE)
 _SCALE = re.compile(
     r"[\s-]?(hundred|thousand|million|billion|trillion|mln|mn|bn|dozen)s?\b", re.IGNORECASE
@@ -50,7 +51,7 @@ _SCALES = {
     "trillion": 1e12,
 }
 _JOINED = re.compile(r"\s?(?:[-–~]|to|and|or|until|through|\.{2,3}|…)\s?", re.IGNORECASE)
-_FRACTION = re.compile(r"(?<![\w/.,⁄])(?:(\d+)[\s-])?(\d+)\s?[/⁄]\s?(\d+)(?![\d/⁄]|[.,]\d)")
+_FRACTION = re.compile(r"(?<![\w/.,⁄])(?:(\d+)(?:\s+|-))?(\d+)\s?[/⁄]\s?(\d+)(?![\d/⁄]|[.,]\d)")
 _SUPERSCRIPTS = re.compile("(10\\s?)?([⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
 _ASIDE = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
 _DEVIATION = re.compile(r"(?<=[\w%])\s?±.*", re.DOTALL)
@@ -136,7 +137,7 @@ def _plain(text: str) -> str:
         f" {unicodedata.normalize('NFKC', c)}"
         if unicodedata.decomposition(c).startswith("<fraction>")
         else c
-        for c in text.translate(_MINUS)
+        for c in _MINUS_APART.sub("-", text).translate(_MINUS)
     )
     text = _FRACTION.sub(_as_decimal, _DEVIATION.sub("", text))
     return re.sub(r"[^\S\u00a0\u2007\u2008\u2009\u202f]+", " ", text).strip()
