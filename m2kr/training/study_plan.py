@@ -23,7 +23,7 @@ class PlannedStage:
     """One training run.
 
     Attributes:
-        key: Of all that decides its result: recipe, data, and the stages before it.
+        key: Of all that decides its result: recipe, data, also of validation, and the stages before it.
         stage: Its name in the study.
         recipe: Its recipe, which starts from the stage before it.
         folder: Where it is trained.
@@ -185,7 +185,9 @@ class StudyPlan:
             ) from error
 
     def _key(self, recipe: Recipe, before: PlannedStage | None) -> str:
-        negatives, teacher = recipe.negatives, recipe.distillation
+        negatives, teacher, validation = recipe.negatives, recipe.distillation, recipe.validation
+        trained_on = recipe.data.sources
+        validated_on = validation.sources if validation.every else ()
         start = known_start(recipe.start)
         if before is not None:
             start = replace(recipe.start, checkpoint=before.key)
@@ -197,8 +199,8 @@ class StudyPlan:
         )
         return digest(
             recipe_fingerprint(same),
-            asdict(recipe.validation) if recipe.validation.every else None,  # it is in the log
-            [self.fingerprint(s.source, s.split, s.edition) for s in recipe.data.sources],
+            asdict(validation) if validation.every else None,  # it is in the log
+            [self.fingerprint(s.source, s.split, s.edition) for s in (*trained_on, *validated_on)],
         )
 
     def _file_id(self, file: str | None) -> str | None:

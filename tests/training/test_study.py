@@ -1,6 +1,8 @@
 """Studies: files that are read and refused, stages that are shared, and what is found again."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -244,6 +246,7 @@ def test_files_and_folders_are_known_by_what_they_hold(tmp_path: Path) -> None:
             "start.checkpoint": str(checkpoint),
             "negatives.file": str(mined),
             "negatives.mined": "1",
+            "validation.sources": "asked",
         },
         "grid": {"seed": ["0"], "steps": ["2"]},
         "mined": {"first": {"source": SOURCE, "retriever": f"run:{run}"}},
@@ -258,6 +261,14 @@ def test_files_and_folders_are_known_by_what_they_hold(tmp_path: Path) -> None:
 
     before = keys()
     assert keys() == before
+    make_source(tmp_path / "data", "asked", split="valid", things=3)
+    assert keys() == before  # no step validates on it
+    study = replace(study, set=study.set | {"validation.every": "1"})
+    validated = keys()
+    shutil.rmtree(tmp_path / "data" / "asked")
+    make_source(tmp_path / "data", "asked", split="valid", things=4)
+    before = keys()  # values of the log are of other queries
+    assert all(a != b for a, b in zip(before[1:], validated[1:], strict=True))
     for file, which in (
         (run, {0}),
         (checkpoint / "config.json", {1, 2, 3}),
