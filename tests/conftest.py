@@ -1,5 +1,6 @@
 """Fixtures that several folders of tests share."""
 
+import gc
 import itertools
 import os
 import subprocess
@@ -32,6 +33,17 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest file first: begun last, it would keep one core busy and the others idle."""
     items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
+def pytest_collection_finish() -> None:
+    """Torch, transformers and all tests stay: no collection need look through them again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """As it was: libraries that count what is left at the end find nothing."""
+    gc.unfreeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -47,7 +47,8 @@ IMPORTED_FOR = {
     "index": ("torch",),
 }
 PROGRAM = Path(sys.executable).with_name("m2kr")
-_OURS = frozenset({"PYTEST_CURRENT_TEST"})
+# What pytest and libraries set in the process of the tests as they go; no command of ours reads it.
+_THEIRS = ("PYTEST_", "TORCHINDUCTOR_", "TRITON_CACHE_", "KMP_")
 
 
 class CommandLine:
@@ -95,7 +96,7 @@ class CommandLine:
 
 
 def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in _OURS}
+    return {name: value for name, value in os.environ.items() if not name.startswith(_THEIRS)}
 
 
 def _installed(words: Sequence[str], cwd: Path | None) -> subprocess.CompletedProcess[str]:
