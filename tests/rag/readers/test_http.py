@@ -192,12 +192,12 @@ ECHOES = (
 )  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("echo", ECHOES)
+@settings(max_examples=3, deadline=None)
 @given(
     key=st.text(
         st.sampled_from("abcdefghijkLMNOPQRST0123456789-_./+=%\"'\\{}$"), min_size=20, max_size=60
     ).filter(lambda text: len(set(text)) > 6),
-    echo=st.sampled_from(ECHOES),
 )
 def test_a_key_is_in_nothing_that_is_written_or_printed(key: str, echo: Any) -> None:
     written = io.StringIO()
