@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -198,7 +198,10 @@ class Answering:
                 if passages is None:
                     line.append(None)
                     continue
-                key = answer_key(self.facts, row["question"], image, passages)
+                shown = passages
+                if not getattr(self.reader, "sees_scores", True):
+                    shown = tuple(replace(passage, score=0.0) for passage in passages)
+                key = answer_key(self.facts, row["question"], image, shown)
                 asked.setdefault(key, _Asked(place, row, passages))
                 line.append(key)
             keys.append(line)

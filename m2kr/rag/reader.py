@@ -106,11 +106,17 @@ class Reader(Protocol):
 
 
 class ReaderBase:
-    """A reader that answers one question at a time; the subclass sets ``name`` and writes `answer`."""
+    """A reader that answers one question at a time; the subclass sets ``name`` and writes `answer`.
+
+    Attributes:
+        sees_scores: Whether its answers depend on the passages' scores. If not, the same passages with
+            other scores have the same answer, and it isn't asked twice (nor paid twice).
+    """
 
     name: str = ""
     sees_images: bool = True
     batch: int = 1
+    sees_scores: bool = True
 
     def facts(self) -> Mapping[str, Any]:
         """As of `Reader.facts`: the name alone."""

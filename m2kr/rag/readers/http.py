@@ -60,6 +60,7 @@ class HttpReader(ReaderBase):
     """
 
     name = "http"
+    sees_scores = False
 
     def __init__(self, config: HttpConfig) -> None:
         self._config = config
