@@ -23,26 +23,30 @@ def plain_answer(text: str) -> str:
         >>> plain_answer("  The “Eiffel”\ntower! ")
         'eiffel tower'
     """
-    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
-    bare = folded.translate(_NO_PUNCTUATION).translate(_TYPOGRAPHIC)
-    return " ".join(_ARTICLES.sub(" ", bare).split())
+    return " ".join(_ARTICLES.sub(" ", _unpunctuated(text)).split())
 
 
 def is_same_answer(prediction: str, answer: str) -> bool:
     """Whether two texts are the same answer.
 
-    Where the normalisation leaves nothing of either (``the``, ``?``), the texts themselves decide, and
-    a blank is never an answer: so an empty prediction is right nowhere.
+    Where the normalisation leaves nothing of either (``A.``, ``?``), they are compared with their articles,
+    then as they are, and a blank is never an answer: so an empty prediction is right nowhere.
     """
-    plain = plain_answer(prediction)
-    if plain or plain_answer(answer):
-        return plain == plain_answer(answer)
-    return bool(prediction.strip()) and _bare(prediction) == _bare(answer)
+    for form in (plain_answer, _unpunctuated, _bare):
+        one, other = form(prediction), form(answer)
+        if one or other:
+            return one == other
+    return False
 
 
 def first_same(prediction: str, answers: Iterable[str]) -> str | None:
     """The first accepted answer that a prediction is, None if it is none of them."""
     return next((answer for answer in answers if is_same_answer(prediction, answer)), None)
+
+
+def _unpunctuated(text: str) -> str:
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    return " ".join(folded.translate(_NO_PUNCTUATION).translate(_TYPOGRAPHIC).split())
 
 
 def _bare(text: str) -> str:
