@@ -413,15 +413,13 @@ def _weights(asked: _Asked, passages: Sequence[_Passage]) -> dict[str, float]:
 def _support(
     asked: _Asked, sentence: _Sentence, passage: _Passage, weights: Mapping[str, float]
 ) -> float:
-    """The share of the question's weight that a sentence has; what its passage's title has counts for less."""
+    """The share of the question's weight that a sentence has; its passage's title helps it."""
     total = sum(weights.values()) or 1.0
     score = 0.0
     for word, kin in asked.words.items():
         if word in sentence.stems:
             score += weights[word]
-        elif not kin.isdisjoint(sentence.stems):
-            score += 0.8 * weights[word]
-        elif not kin.isdisjoint(passage.title_stems):
+        elif not kin.isdisjoint(sentence.stems | passage.title_stems):
             score += 0.8 * weights[word]
     label = sum(
         weights[word]
@@ -449,13 +447,13 @@ def _nearness(
     for word, kin in asked.words.items():
         places = [i for i, t in enumerate(tokens) if t.stem in kin and not first <= i <= last]
         weight = weights[word] * (0.2 if word in title else 1.0)
-        if (
-            asked.kind == "date" and word == asked.last
-        ):  # of "began in 1812 and ended in 1815" one counts
-            weight *= 1.6
+        if asked.kind == "date" and word == asked.last:
+            weight *= 2.0  # of "began in 1812 and ended in 1815" one date is right
         total += weights[word]
         if places:
-            near += weight / min((first - i if i < first else i - last) for i in places) ** 0.5
+            # What is said of a word follows it more often than not.
+            steps = min((first - i if i < first else i - last + 1) for i in places)
+            near += weight / steps**0.5
     return near / (total or 1.0)
 
 

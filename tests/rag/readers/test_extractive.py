@@ -11,8 +11,8 @@ HALL = (
     "title: Town hall of Lindau section title: history content: The Town hall of Lindau is a narrow house "
     "of yellow brick in Lindau, Bavaria, Germany. It was built between 1422 and 1436 by the mason Ulrich "
     "Kern. Its tower is 31 metres high and holds four bells. Fish was sold under its arches, because the "
-    "market square was often flooded. Area: 1,250 sq m. Chief use: museum, library (since 1998). The clock is "
-    "called the Old Lady."
+    "market square was often flooded. Area: 1,250 sq m. Chief use: museum, library (since 1998). The "
+    "clock is called the Old Lady."
 )
 QUESTIONS = {
     "what is the name of this building?": "Town hall of Lindau",
