@@ -19,6 +19,7 @@ from m2kr.rag.record_files import (
     plain_name,
     read_rows,
 )
+from m2kr.rag.scorers.evqa import EVQA_TYPES
 from m2kr.rag.scorers.scorer import GoldAnswer
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class GoldFile:
     Attributes:
         golds: By id, in its order.
         without: Ids of questions without a gold answer.
-        form: ``okvqa``, ``infoseek`` or ``own``.
+        form: ``okvqa``, ``infoseek``, ``evqa`` (by its question types) or ``own``.
     """
 
     golds: Mapping[str, GoldAnswer]
@@ -116,6 +117,7 @@ def read_gold_file(path: Path, *, types: Path | None = None) -> GoldFile:
 
     Rows of one's own have ``question_id``, ``answers`` (a list, its JSON text, or one answer), or ``answer``,
     and, where they know them, ``question``, ``question_type``, ``group``, ``value`` and ``value_range``.
+    Rows of E-VQA's CSV files, known by their question types, part answers by ``|``; ids must be added.
     Files are those that `m2kr.rag.record_files.read_rows` reads; VQA's may be zipped.
 
     Args:
@@ -160,6 +162,8 @@ def read_gold_file(path: Path, *, types: Path | None = None) -> GoldFile:
         )
     if types is not None and not kinds.keys() & golds.keys():
         raise InputError("it has the type of no question", where=str(types), fix=f"types of {path}")
+    if form == "own" and any(gold.question_type in EVQA_TYPES for gold in golds.values()):
+        form = "evqa"
     for question in without:
         del golds[question]
     return GoldFile(golds, frozenset(without), form)
@@ -280,6 +284,9 @@ class _OwnRows:
         if name is None:
             return []
         value = placed.row.get(name)
+        kind = _text(placed, self._type) if self._type else None
+        if isinstance(value, str) and kind in EVQA_TYPES:
+            return [part.strip() for part in value.split("|") if part.strip()]
         if isinstance(value, str) and self._file.flat:
             if value.lstrip().startswith("["):
                 value = self._listed(placed, name, value)

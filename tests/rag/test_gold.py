@@ -219,3 +219,21 @@ def test_no_such_file_a_folder_and_an_unknown_ending(tmp_path: Path) -> None:
             path.write_text("x")
         with pytest.raises(M2KRError, match=r"\.jsonl"):
             read_gold_file(path)
+
+
+def test_evqas_csv_with_ids_added(tmp_path: Path) -> None:
+    path = tmp_path / "test.csv"
+    path.write_text(
+        "question_id,question,answer,question_type,dataset_name\n"
+        "e1,how tall?,30 cm; in June|1 foot,templated,inaturalist\n"
+        'e2,which colours?,"red&&blue|red&&pale blue",multi_answer,landmarks\n'
+        "e3,who?,|,2_hop,landmarks\n",
+        encoding="utf-8",
+    )
+    gold = read_gold_file(path)
+    assert gold.form == "evqa"
+    assert gold.golds["e1"].answers == ("30 cm; in June", "1 foot")
+    assert gold.golds["e2"] == GoldAnswer(
+        "e2", "which colours?", ("red&&blue", "red&&pale blue"), "multi_answer"
+    )
+    assert gold.without == {"e3"}

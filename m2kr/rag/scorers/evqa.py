@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NEEDS_BEM = "needs BEM"
 _SINGLE_HOP = ("templated", "automatic")
-_TYPES = (*_SINGLE_HOP, "multi_answer", "2_hop")
+EVQA_TYPES = (*_SINGLE_HOP, "multi_answer", "2_hop")
 _PUNCTUATION = str.maketrans("", "", string.punctuation + "‘’´")
 _FILLERS = re.compile(r"\b(?:the answer is|a|an|the)\b")
 _T5_SPAN = "<extra_id_0> "
@@ -179,7 +179,7 @@ class EvqaScorer:
 
 
 def _has_members(reference: str, gold: GoldAnswer) -> bool:
-    if gold.question_type in _TYPES:
+    if gold.question_type in EVQA_TYPES:
         return gold.question_type == "multi_answer"
     return "&&" in reference
 
