@@ -65,15 +65,15 @@ def templates() -> Environment:
     return environment
 
 
-def render(template: str, script: str | None = None, **values: Any) -> str:
+def render(template: str, *scripts: str, **values: Any) -> str:
     """A page.
 
     Args:
         template: Name of a template that extends ``base.html``.
-        script: File of the one script that the page's policy lets run, whatever its texts hold.
+        scripts: Files that make up the one script that the page's policy lets run, whatever its texts hold.
         values: What the template shows.
     """
-    code = (TEMPLATES / script).read_text(encoding="utf-8") if script else ""
+    code = "".join((TEMPLATES / script).read_text(encoding="utf-8") for script in scripts)
     return templates().get_template(template).render(script=code, **values) + "\n"
 
 

@@ -34,7 +34,7 @@ logger = logging.getLogger("m2kr.report")
 
 MARKER = "m2kr-report.json"
 FORMAT = "m2kr-report-1"
-_PAGE = "index.html"
+INDEX = "index.html"
 _MOST_GROUPS = 40  # values of a column that its table shows
 
 
@@ -59,7 +59,7 @@ def require_report_folder(folder: Path) -> None:
                 "this is no folder, as a report is, with an index.html in it",
                 where=str(folder),
                 expected="a folder to write",
-                fix=f"--html {folder.parent if folder.name == _PAGE and folder.parent.name else 'report'}",
+                fix=f"--html {folder.parent if folder.name == INDEX and folder.parent.name else 'report'}",
             )
         atomic.require_parent(folder if target == folder.absolute() else target)
 
@@ -67,7 +67,7 @@ def require_report_folder(folder: Path) -> None:
 def _is_ours(path: Path) -> bool:
     """Whether a report's folder has something of this name; of data alone it may be anybody's."""
     data = path.name.isdecimal() and path.is_dir()
-    return (path.name in (_PAGE, MARKER) or data) and (path.parent / MARKER).is_file()
+    return (path.name in (INDEX, MARKER) or data) and (path.parent / MARKER).is_file()
 
 
 def write_report(
@@ -101,7 +101,7 @@ def write_report(
     target = Path(folder).resolve()
     require_report_folder(Path(folder))
     summary = Summary.of(results)
-    with plainly(target), _replacing(target) as aside:
+    with plainly(target), replacing_folder(target) as aside:
         aside.mkdir()
         files = DataFiles(aside)
         browsers = [
@@ -110,7 +110,7 @@ def write_report(
         ]
         tests = [_tests(column, progress) for column in summary.columns]
         write_page(aside, summary, browsers, tests)
-    return target / _PAGE
+    return target / INDEX
 
 
 def write_page(
@@ -128,19 +128,30 @@ def write_page(
             `write_queries` says; or a ``fault`` where there is none.
         tests: Per column the systems' significance letters, or why there are none.
     """
-    facts = fitted(_facts(summary, browsers, tests))
     title = "Results" if len(summary.columns) > 1 else f"Results on {summary.columns[0].label}"
+    facts = _facts(summary, browsers, tests)
+    write_index(folder, facts, "report.js", title=title, noun="query", nouns="queries", one="system")
+
+
+def write_index(folder: Path, facts: Mapping[str, Any], script: str, **words: str) -> None:
+    """Writes the page itself and what marks its folder as a report.
+
+    Args:
+        folder: It exists, and has the data that the page reads.
+        facts: What the page's script shows.
+        script: File of the templates that shows it, after ``page.js``.
+        words: The page's ``title``, what it lists (``noun`` and ``nouns``), and ``one`` of those compared.
+    """
     style = (html.TEMPLATES / "report.css").read_text(encoding="utf-8")
-    page = html.render(
-        "report.html", "report.js", title=title, style=style, data=as_script(facts).decode()
-    )
-    write_synced(folder / _PAGE, page.encode())
+    data = as_script(fitted(facts)).decode()
+    page = html.render("report.html", "page.js", script, style=style, data=data, **words)
+    write_synced(folder / INDEX, page.encode())
     write_synced(folder / MARKER, as_script({"format": FORMAT, "m2kr": __version__}) + b"\n")
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A free place for a new folder, which takes the place of an old one when it is complete."""
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """A free place for a new report, which takes the place of an old one when it is complete."""
     aside = target.with_name(f".{target.name}.tmp-{os.getpid()}")
     old = target.with_name(f".{target.name}.old-{os.getpid()}")
     atomic.discard(aside)
