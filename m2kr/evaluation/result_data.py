@@ -1,8 +1,8 @@
 """The split that a result was made on, found again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from m2kr import paths
 from m2kr.data.load import Split, load
@@ -11,11 +11,33 @@ from m2kr.errors import CheckError, InputError, M2KRError, MissingError, UsageEr
 if TYPE_CHECKING:
     from os import PathLike
 
-    from m2kr.evaluation.result import Result
+
+class MadeOnSplit(Protocol):
+    """A result of any kind: it tells on which split it was made."""
+
+    @property
+    def source(self) -> str:
+        """Source name."""
+
+    @property
+    def split(self) -> str:
+        """Split name."""
+
+    @property
+    def edition(self) -> str:
+        """Edition."""
+
+    @property
+    def fingerprints(self) -> Mapping[str, str | None]:
+        """Of the split."""
+
+    @property
+    def experiment(self) -> Mapping[str, Any]:
+        """What was done: ``data``, where the split lay, and ``images``, the roots that were used."""
 
 
 def open_split(
-    result: "Result",
+    result: MadeOnSplit,
     *,
     data: "str | PathLike[str] | None" = None,
     images: Sequence[str | Path] = (),

@@ -1,9 +1,8 @@
 """Tables of what a reader's answers came to: no retrieval, what was retrieved, and the oracle."""
 
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from m2kr.evaluation.significance import bootstrap_interval
 from m2kr.rag.arm_scores import Arm, ArmScores
 from m2kr.rag.figure_intervals import figure_intervals, recorded_verdicts, resamples_of
 from m2kr.rag.records import NONE, ORACLE
+from m2kr.rag.scorers.registry import open_scorer
 from m2kr.sources import verdict as comparable_note
 
 if TYPE_CHECKING:
@@ -154,6 +154,16 @@ class AnswerTable:
             dict(result.counts),
             tuple(_notes(result, of_arms)),
         )
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """Names of the scorers; the first is the one whose differences are shown."""
+        return tuple(self.parts[0].cells)
+
+    def cell(self, scorer: str, arm: str) -> ArmCell | None:
+        """An arm's score on as many questions as it was asked: of the first part that has it."""
+        cells = (part.cells.get(scorer, {}).get(arm) for part in self.parts)
+        return next((cell for cell in cells if cell is not None), None)
 
     def __str__(self) -> str:
         return as_text(self)
@@ -346,9 +356,6 @@ def _figures(
 
 
 def _opened(scorer: str) -> "AnswerScorer | None":
-    open_scorer: Callable[..., AnswerScorer] = import_module(
-        "m2kr.rag.scorers.registry"
-    ).open_scorer
     try:
         return open_scorer(scorer, {})
     except M2KRError:  # it needs a checkpoint, or is of one's own: its figures have no intervals
@@ -431,7 +438,7 @@ def as_text(table: AnswerTable) -> str:
     for title, rows in _tables(table, whole=False):
         for block in column_blocks(rows):
             lines += [*textwrap.wrap(on_one_line(title), WIDTH), *laid_out(block), ""]
-    further = list(table.parts[0].cells)[1:] if table.parts else []
+    further = table.scorers[1:]
     left = (
         [f"Differences and breakdowns by {', '.join(further)}: in --json and the report."]
         if further
@@ -500,7 +507,7 @@ def shown_pairs(part: ArmsPart, scorer: str) -> Iterator[Pair]:
 def _breakdowns(
     table: AnswerTable, *, whole: bool
 ) -> Iterator[tuple[str, str, Mapping[str, Mapping[str, Any]]]]:
-    scorers = list(table.parts[0].cells)[: None if whole else 1] if table.parts else []
+    scorers = table.scorers[: None if whole else 1]
     for column, values in table.breakdown.items():
         largest = sorted(values, key=lambda value: (-values[value]["n"], value))[:_MOST_VALUES]
         for scorer in scorers:

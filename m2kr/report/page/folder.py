@@ -130,10 +130,12 @@ def write_page(
     """
     title = "Results" if len(summary.columns) > 1 else f"Results on {summary.columns[0].label}"
     facts = _facts(summary, browsers, tests)
-    write_index(folder, facts, "report.js", title=title, noun="query", nouns="queries", one="system")
+    write_report_page(
+        folder, facts, "report.js", title=title, noun="query", nouns="queries", one="system"
+    )
 
 
-def write_index(folder: Path, facts: Mapping[str, Any], script: str, **words: str) -> None:
+def write_report_page(folder: Path, facts: Mapping[str, Any], script: str, **words: str) -> None:
     """Writes the page itself and what marks its folder as a report.
 
     Args:

@@ -1,7 +1,7 @@
 """One split's queries, rankings and passages as data of a page: written in blocks, read when looked at."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,8 @@ LISTED = 2048  # queries in a file of what the list shows
 RANKED = 256  # queries in a file of rankings
 _POSITIVES = 5  # right passages shown of a query
 _TEXT_BYTES = 1 << 18  # of texts in a file
-_LONGEST = 2_000  # characters shown of a text
-_ANSWERS = 100  # shown of a query
+LONGEST = 2_000  # characters shown of a text
+MOST_ANSWERS = 100  # shown of a query
 _MOST_VALUES = 60  # of a column that queries can be filtered by
 _OTHERS = "(others)"
 _FILTERS = ("task", "question_type")  # besides the source's groups
@@ -87,14 +87,14 @@ def write_queries(
     if len(queries) > MOST:
         queries = Queries(queries.dataset.select(range(MOST)))
     count = len(queries)
-    paths = _column(queries, "img_path")
+    paths = query_column(queries, "img_path")
     expected = len(set(paths) - {None})
     thumbnails = Thumbnails(split.images, files, folder, expected, progress)
     images = thumbnails.numbers(paths)
-    positives, judged = _positives(split, queries)
+    positives, judged = right_passage_rows(split, queries)
     answers = [row or [] for row in queries.column("answers")]
     tops = _tops(split, queries, judged, answers, runs, progress)
-    passages = _Passages(split, files, folder, thumbnails)
+    passages = PagePassages(split, files, folder, thumbnails)
     with task(progress, "queries", count):
         for start in range(0, count, RANKED):
             block = slice(start, min(start + RANKED, count))
@@ -105,7 +105,7 @@ def write_queries(
             progress.advance("queries", block.stop - start)
     starts = passages.close()
     thumbnails.close()
-    filters, codes = _filters(split, queries)
+    filters, codes = value_filters(filter_columns(split, queries))
     instructions = {text: n for n, text in enumerate(dict.fromkeys(queries.column("instruction")))}
     of_query = [instructions[text] for text in queries.column("instruction")]
     for start in range(0, count, LISTED):
@@ -116,7 +116,9 @@ def write_queries(
                 fit(each) for each in queries.dataset.data.column("question")[block].to_pylist()
             ],
             "instruction": of_query[block],
-            "answers": [[fit(each.strip()) for each in row[:_ANSWERS]] for row in answers[block]],
+            "answers": [
+                [fit(each.strip()) for each in row[:MOST_ANSWERS]] for row in answers[block]
+            ],
             "image": images[block],
             "judged": judged[block],
             "filters": {name: values[block] for name, values in codes.items()},
@@ -145,7 +147,7 @@ def write_queries(
     }
 
 
-def _column(queries: Queries, name: str) -> list[Any]:
+def query_column(queries: Queries, name: str) -> list[Any]:
     """A column as a list, Nones where the table has none of that name."""
     if name not in queries.dataset.column_names:
         return [None] * len(queries)
@@ -226,7 +228,9 @@ def _rounded(scores: "NDArray[np.float64]") -> "NDArray[np.float32]":
         return np.where(np.isfinite(rounded), rounded, scores).astype(np.float32)
 
 
-def _positives(split: "Split", queries: Queries) -> "tuple[list[NDArray[np.int64]], list[int]]":
+def right_passage_rows(
+    split: "Split", queries: Queries
+) -> "tuple[list[NDArray[np.int64]], list[int]]":
     """Per query the pool's rows of its first right passages, and what it is judged by.
 
     That is 1 by right passages (also where having none counts as missed), 2 by answers alone, 0 by
@@ -265,7 +269,7 @@ def _first_met(
     return met
 
 
-class _Passages:
+class PagePassages:
     """The passages of a page, numbered in the order met; each text is written once."""
 
     def __init__(
@@ -305,9 +309,9 @@ class _Passages:
         if not self._waiting:
             self._waiting = {name: [] for name in ("id", "title", "text", "image", "length")}
             self._starts.append(self._count)
-        cut = len(text) > _LONGEST
+        cut = len(text) > LONGEST
         self.cut += cut
-        shown = text[:_LONGEST] if cut else text
+        shown = text[:LONGEST] if cut else text
         for name, value in (
             ("id", passage_id),
             ("title", title),
@@ -333,7 +337,7 @@ class _Passages:
 
 
 def _mark_answers(
-    passages: _Passages, tops: _Tops, answers: Sequence[Sequence[str]], block: slice
+    passages: PagePassages, tops: _Tops, answers: Sequence[Sequence[str]], block: slice
 ) -> None:
     """Marks the passages that hold an answer, as pseudo recall finds them; a blank one marks nothing."""
     for query in range(block.start, block.stop):
@@ -351,7 +355,7 @@ def _mark_answers(
 
 
 def _hits(
-    passages: _Passages,
+    passages: PagePassages,
     tops: _Tops,
     positives: "Sequence[NDArray[np.int64]]",
     block: slice,
@@ -367,11 +371,17 @@ def _hits(
     }
 
 
-def _filters(split: "Split", queries: Queries) -> tuple[list[dict[str, Any]], dict[str, list[int]]]:
-    """Columns to filter queries by: name and values; and each query's value as a place among them."""
+def value_filters(
+    columns: Iterable[tuple[str, list[str], bool]],
+) -> tuple[list[dict[str, Any]], dict[str, list[int]]]:
+    """Columns to filter queries by: name and values; and each query's value as a place among them.
+
+    Args:
+        columns: Names, each query's values, and whether scores are broken down by them.
+    """
     filters: list[dict[str, Any]] = []
     codes: dict[str, list[int]] = {}
-    for name, values, is_group in _filter_columns(split, queries):
+    for name, values, is_group in columns:
         if is_group:  # whose scores the page shows by the largest of its values
             largest = {value for value, _ in Counter(values).most_common(_MOST_VALUES)}
             if len(largest) < len(set(values)):
@@ -384,14 +394,14 @@ def _filters(split: "Split", queries: Queries) -> tuple[list[dict[str, Any]], di
     return filters, codes
 
 
-def _filter_columns(split: "Split", queries: Queries) -> Iterator[tuple[str, list[str], bool]]:
-    """Names, values, and whether scores are broken down by them."""
-    parts = zip(_column(queries, "question"), _column(queries, "img_path"), strict=True)
+def filter_columns(split: "Split", queries: Queries) -> Iterator[tuple[str, list[str], bool]]:
+    """A split's columns for `value_filters`."""
+    parts = zip(query_column(queries, "question"), query_column(queries, "img_path"), strict=True)
     yield "query has", [_given(question, path) for question, path in parts], False
     groups = split.manifest.get("groups", ())
     for name in dict.fromkeys((*groups, *_FILTERS)):
         if name in queries.dataset.column_names:
-            values = _column(queries, name)
+            values = query_column(queries, name)
             told = ["(none)" if value is None else str(value) for value in values]
             yield name, told, name in groups
 

@@ -366,10 +366,10 @@ function showSystem(place) {
 }
 
 function retrieved(row, passage, hit) {
-  return passageNode(passage, marked(passage.text, row.answers), hit && {
+  return passageNode(passage, marked(passage.text, row.answers), hit ? {
     rank: hit.rank, value: hit.score, right: hit.mark & 1,
     badges: [hit.mark & 1 && ["right", "right"], hit.mark & 2 && ["answer", "answer"]].filter(Boolean),
-  });
+  } : {});
 }
 
 async function drawDetail() {
