@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from m2kr.errors import CheckError, InputError
+from m2kr.rag.answer_notes import AnswerNotes
 from m2kr.rag.answering import Answering, in_batches
 from m2kr.rag.kept_answers import KeptAnswer
 from m2kr.rag.records import Record
@@ -29,8 +30,14 @@ class Judging:
     def __init__(self, answering: Answering, scorers: Sequence[AnswerScorer]) -> None:
         self._answering, self._scorers = answering, scorers
         self._known: dict[tuple[str, str, str], Verdict] = {}
+        self._notes = AnswerNotes()
         self.arms: list[dict[str, Any]] = []
         self.totals: dict[str, list[dict[str, Any]]] = {one.name: [] for one in scorers}
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be said of the answers beside their scores; see `AnswerNotes`."""
+        return self._notes.sentences()
 
     def judge(self, number: int, write: Callable[[Record], None]) -> None:
         """Judges one arm.
@@ -68,6 +75,7 @@ class Judging:
                 gold = questions.golds[questions.ids[place]]
                 by_scorer = self._verdicts(kept[key].answer.text, gold)
                 sums.add(kept[key])
+                self._notes.add(key, kept[key].answer)
                 golds.append(gold)
                 for name, verdict in by_scorer.items():
                     verdicts[name].append(verdict)

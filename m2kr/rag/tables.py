@@ -23,9 +23,10 @@ from m2kr.evaluation.comparison_tables import (
     turned,
 )
 from m2kr.evaluation.significance import bootstrap_interval
+from m2kr.rag.agreement import JUDGE, agreement_table, describe_agreement
 from m2kr.rag.arm_scores import Arm, ArmScores
 from m2kr.rag.figure_intervals import figure_intervals, recorded_verdicts, resamples_of
-from m2kr.rag.records import NONE, ORACLE
+from m2kr.rag.records import NONE, ORACLE, SCORE
 from m2kr.rag.scorers.registry import open_scorer
 from m2kr.sources import verdict as comparable_note
 
@@ -422,6 +423,11 @@ def _notes(result: "RagResult", of_arms: ArmScores) -> Iterator[str]:
             "Intervals of figures that are no plain mean: "
             f"{resamples_of(len(of_arms.question_ids)):,} resamples of the questions."
         )
+    others = [name for name in result.scorers if name != JUDGE]
+    if JUDGE in result.scorers and others:
+        columns = ["question_id", "answer", *(SCORE + name for name in result.scorers)]
+        table = agreement_table(result.records(columns).to_pydict(), JUDGE, others)
+        yield from (f"{describe_agreement(row)}." for row in table)
     if result.comparable:
         yield f"{result.source}: {comparable_note(result.comparable)}"
     if result.partial:
