@@ -1,13 +1,16 @@
 """Cohen's kappa against cases worked by hand, and the properties that it has on any verdicts."""
 
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.tiny_rag import made_rag_result
 
 from m2kr.errors import InputError
 from m2kr.rag.agreement import agreement_table, cohen_kappa
+from m2kr.rag.tables import AnswerTable
 
 
 def verdicts(
@@ -117,3 +120,16 @@ def test_the_table_counts_an_answer_to_a_question_once() -> None:
     assert second["kappa"] == 1
     with pytest.raises(InputError, match="score:bem"):
         agreement_table(records, "judge", ["bem"])
+
+
+def test_a_judges_agreement_stands_beside_the_scores(tmp_path: Path) -> None:
+    judged = made_rag_result(tmp_path, scorers=("judge", "exact_match", "okvqa"))
+    lines = [note for note in AnswerTable.of(judged).notes if " agree on " in note]
+    assert [line.partition(" agree")[0] for line in lines] == [
+        "judge and exact_match",
+        "judge and okvqa",
+    ]
+    assert "kappa 1.000 [" in lines[0]
+    assert "judge and exact_match agree on 100.0%" in str(AnswerTable.of(judged)).replace("\n", " ")
+    plain = AnswerTable.of(made_rag_result(tmp_path, scorers=("exact_match", "okvqa")))
+    assert not any(" agree on " in note for note in plain.notes)
