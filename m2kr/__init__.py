@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from m2kr.errors import M2KRError
     from m2kr.evaluation.fusion_weights import learn_weights
     from m2kr.evaluation.result import Result
+    from m2kr.rag.pipeline import answer_questions
+    from m2kr.rag.records import RagResult
     from m2kr.retrieval.encoder import EncoderRetriever
     from m2kr.retrieval.protocol import Modalities, Retriever
     from m2kr.retrieval.run import Run
@@ -29,6 +31,7 @@ _PUBLIC = {
     "ImageStore": "m2kr.data.images.store",
     "M2KRError": "m2kr.errors",
     "Modalities": "m2kr.retrieval.protocol",
+    "RagResult": "m2kr.rag.records",
     "Rerank": "m2kr.retrievers.rerank",
     "Result": "m2kr.evaluation.result",
     "Results": "m2kr.api",
@@ -36,6 +39,7 @@ _PUBLIC = {
     "Run": "m2kr.retrieval.run",
     "Source": "m2kr.sources",
     "Split": "m2kr.data.load",
+    "answer_questions": "m2kr.rag.pipeline",
     "compare": "m2kr.api",
     "as_search_model": "m2kr.retrievers._search_model",
     "evaluate": "m2kr.api",
@@ -49,6 +53,7 @@ __all__ = [
     "ImageStore",
     "M2KRError",
     "Modalities",
+    "RagResult",
     "Rerank",
     "Result",
     "Results",
@@ -57,6 +62,7 @@ __all__ = [
     "Source",
     "Split",
     "__version__",
+    "answer_questions",
     "as_search_model",
     "compare",
     "evaluate",

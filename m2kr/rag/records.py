@@ -178,7 +178,8 @@ class RagResult:
         comparable: Why scores don't compare with published ones; empty where they do.
         versions: Of Python, the platform and the packages in use.
         experiment: What was done, as JSON values; it names the files.
-        bounds: By k the share of the questions with an accepted answer in the first k passages; see
+        bounds: By k (as text) the share of the questions with an accepted answer in the run's first k
+            passages: ``value``, ``low``, ``high``, ``n``, and the same of whole ``words``; see
             `m2kr.rag.answer_in_passage`.
         notes: What must be said beside the scores, in sentences.
         files: File name of the ``records`` beside the saved result.

@@ -28,6 +28,7 @@ COMMANDS = (
     "reproduce",
     "export",
     "check-retriever",
+    "rag",
     "score-answers",
     "search",
     "demo",

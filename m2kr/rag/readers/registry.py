@@ -16,6 +16,7 @@ _READERS = {
     "hf": ("hf", "HfReader"),
     "http": ("http", "HttpReader"),
 }
+_BY_STRINGS = frozenset(("http",))  # their ``from_settings`` reads strings itself
 
 
 def reader_names() -> tuple[str, ...]:
@@ -44,6 +45,9 @@ def open_reader(spec: str, settings: Mapping[str, object] | None = None) -> Read
         given = ({"model": model.strip()} if colon else {}) | dict(settings or {})
         module, kind = _READERS[known]
         factory = getattr(importlib.import_module(f"m2kr.rag.readers.{module}"), kind)
+        if known in _BY_STRINGS:
+            opened: Reader = factory.from_settings({key: str(v) for key, v in given.items()})
+            return opened
         arguments, attributes = split_off(factory, given, f"reader {known}")
         made: Reader = factory(**arguments)
         for key, value in attributes.items():
