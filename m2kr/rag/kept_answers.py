@@ -161,8 +161,12 @@ class AnswerStore:
             patient: Wait for a sign of life from those on other hosts, too: seconds for each.
         """
         with _told(self.path):
-            owners = self._db.execute("SELECT DISTINCT owner FROM asking").fetchall()
-        for (owner,) in owners:
+            claims = self._db.execute("SELECT DISTINCT owner FROM asking").fetchall()
+        # A process may have been killed before its first claim, or after its last.
+        prefix, suffix = f".{self.path.name}.", ".lock"
+        markers = self.path.parent.glob(f"{prefix}*{suffix}")
+        names = (marker.name.removeprefix(prefix).removesuffix(suffix) for marker in markers)
+        for owner in {owner for (owner,) in claims} | {name for name in names if "." not in name}:
             end = time.monotonic() + _GLANCE
             if owner == self._owner:
                 continue

@@ -76,7 +76,8 @@ def adapted_reader(given: object) -> Reader:
     Raises:
         InputError: it can't answer.
     """
-    if type(given).__module__.partition(".")[0] == "m2kr" and isinstance(given, Reader):
+    ours = type(given).__module__.partition(".")[0] == "m2kr" and type(given) is not ReaderBase
+    if ours and isinstance(given, Reader):
         return given
     return OwnReader(given, f"reader {getattr(given, 'name', type(given).__name__)}")
 
