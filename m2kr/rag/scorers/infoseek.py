@@ -1,6 +1,7 @@
 """Infoseek: names by their aliases, dates by their forms, numbers within a range."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from m2kr.rag.scorers.answer_numbers import Range, answer_range
@@ -77,6 +78,7 @@ def harmonic_mean(first: float, second: float) -> float:
     return 2 * first * second / (first + second) if first and second else 0.0
 
 
+@lru_cache
 def unseen_part(group: str | None) -> str:
     """Which of `UNSEEN` a part of a split is; empty if it is neither.
 

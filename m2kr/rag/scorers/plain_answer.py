@@ -4,11 +4,12 @@ import re
 import string
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 
+_SHORT = 200  # characters of a text that is remembered
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-# What a typographer or a phone writes in place of the ASCII signs, which are left out.
-_TYPOGRAPHIC = str.maketrans("", "", "‘’‛ʼ′“”„‟″‐‑‒–—―−…")
+# With what a typographer or a phone writes in place of the ASCII signs.
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation + "‘’‛ʼ′“”„‟″‐‑‒–—―−…")
 
 
 def plain_answer(text: str) -> str:
@@ -23,7 +24,7 @@ def plain_answer(text: str) -> str:
         >>> plain_answer("  The “Eiffel”\ntower! ")
         'eiffel tower'
     """
-    return " ".join(_ARTICLES.sub(" ", _unpunctuated(text)).split())
+    return _plain_once(text) if len(text) <= _SHORT else _plain(text)
 
 
 def is_same_answer(prediction: str, answer: str) -> bool:
@@ -44,10 +45,22 @@ def first_same(prediction: str, answers: Iterable[str]) -> str | None:
     return next((answer for answer in answers if is_same_answer(prediction, answer)), None)
 
 
+def _plain(text: str) -> str:
+    return " ".join(_ARTICLES.sub(" ", _unpunctuated(text)).split())
+
+
+_plain_once = lru_cache(1 << 16)(_plain)
+
+
 def _unpunctuated(text: str) -> str:
-    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
-    return " ".join(folded.translate(_NO_PUNCTUATION).translate(_TYPOGRAPHIC).split())
+    return " ".join(_folded(text).translate(_NO_PUNCTUATION).split())
 
 
 def _bare(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    return " ".join(_folded(text).split())
+
+
+def _folded(text: str) -> str:
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
