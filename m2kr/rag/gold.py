@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ _COLUMNS = (
 _TYPE_NAMES = ("question_type", "type")
 _GROUP_NAMES = ("group", "data_split")
 _SEVERAL = ";|\n"
+_POINTED = re.compile(r"-?\d+\.\d+(?:e[-+]?\d+)?")
 _GoldReader = Callable[[str, PlacedRow, str | None], GoldAnswer]
 
 
@@ -81,9 +83,10 @@ def _of_split_row(row: Mapping[str, Any], group: str | None, source: str) -> Gol
     if source == "okvqa":
         answers += [""] * (ANNOTATORS - len(answers)) if answers else []
     else:
-        answers = list(dict.fromkeys((*answers, *(row.get("answer_eval") or ()))))
-    bounds = tuple(row.get("wikidata_range") or ())
-    value = row.get("wikidata_value")
+        answers += [form for form in row.get("answer_eval") or () if form not in answers]
+    # Frames write NaN where there is no number.
+    bounds = [number for number in row.get("wikidata_range") or () if _is_number(number)]
+    value = row.get("wikidata_value") if _is_number(row.get("wikidata_value")) else None
     if not any(map(str.strip, answers)) and value is None:
         return None
     return GoldAnswer(
@@ -104,7 +107,8 @@ class GoldFile:
     Attributes:
         golds: By id, in its order.
         without: Ids of questions without a gold answer.
-        form: ``okvqa``, ``infoseek``, ``evqa`` (by its question types) or ``own``.
+        form: Whose form it has, for the scorers: ``okvqa``, ``infoseek`` (also rows of one's own with a value
+            or a range), ``evqa`` (by its question types) or ``own``.
     """
 
     golds: Mapping[str, GoldAnswer]
@@ -142,7 +146,10 @@ def read_gold_file(path: Path, *, types: Path | None = None) -> GoldFile:
     golds: dict[str, GoldAnswer] = {}
     without: list[str] = []
     twice: list[str] = []
-    for question, placed in ids_of(file, id_column):
+    rows = list(ids_of(file, id_column))
+    if types is not None and not any(question in kinds for question, _ in rows):
+        raise InputError("it has the type of no question", where=str(types), fix=f"types of {path}")
+    for question, placed in rows:
         if question in golds:
             twice.append(question)
             continue
@@ -160,12 +167,12 @@ def read_gold_file(path: Path, *, types: Path | None = None) -> GoldFile:
             where=str(path),
             expected="one row a question",
         )
-    if types is not None and not kinds.keys() & golds.keys():
-        raise InputError("it has the type of no question", where=str(types), fix=f"types of {path}")
     if form == "own" and any(gold.question_type in EVQA_TYPES for gold in golds.values()):
         form = "evqa"
     for question in without:
         del golds[question]
+    if form == "own" and any(g.value is not None or g.value_range for g in golds.values()):
+        form = "infoseek"
     return GoldFile(golds, frozenset(without), form)
 
 
@@ -231,6 +238,13 @@ def _of_infoseek(question: str, placed: PlacedRow, kind: str | None) -> GoldAnsw
             ) from None
     else:
         texts = _texts(accepted, placed, "answer_eval")
+        if kind is None and len(texts) == 2 and all(map(_POINTED.fullmatch, texts)):
+            raise InputError(
+                f"field 'answer_eval' is {texts!r:.60}: the range of a number, or two texts?",
+                where=placed.where,
+                expected="the question's type, Numerical or String",
+                fix="--set types=infoseek_val_qtype.jsonl",
+            )
         if (kind or "").casefold().startswith("num") and len(texts) == 2:
             try:
                 bounds, texts = _bounds(texts), []
@@ -329,6 +343,10 @@ class _OwnRows:
                 where=placed.where,
                 expected="two numbers, such as [27.9, 34.1]",
             ) from None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _pair(bounds: Sequence[float]) -> tuple[float, float] | None:

@@ -50,7 +50,7 @@ class RowFile:
         rows: In its order.
         flat: Its cells are text alone, an empty one None: CSV and TSV.
         pairs: It is an object of texts or numbers by id, each row's field is ``answer``.
-        wrapper: The key that the list of rows stood under, if there was one.
+        wrapper: The key that the rows stood under, if there was one.
     """
 
     path: Path
@@ -155,12 +155,11 @@ def _from_json(path: Path, raw: bytes) -> RowFile:
             ) from error
         return RowFile(path, _filled(path, rows))
     wrapper = ""
-    if isinstance(value, dict):
-        lists = [k for k in _WRAPPERS if isinstance(value.get(k), list) and _objects(value[k])]
+    if isinstance(value, dict) and _is_id_column(value) is None:
+        lists = [k for k in _WRAPPERS if _is_rows(value.get(k))]
         if len(lists) > 1:
             raise InputError(
-                f"{' and '.join(map(repr, lists))} are both lists of rows: which one counts can't be "
-                "told",
+                f"{' and '.join(map(repr, lists))} both hold rows: which one counts can't be told",
                 where=str(path),
                 fix=f"jq '.{lists[0]}' OLD.json > NEW.json",
             )
@@ -231,8 +230,11 @@ def _is_id_column(names: Iterable[str]) -> str | None:
     return next((name for name in names if plain_name(name) in known), None)
 
 
-def _objects(items: Sequence[Any]) -> bool:
-    return bool(items) and all(isinstance(item, dict) for item in items)
+def _is_rows(value: Any) -> bool:
+    """Whether a value is a list of objects, or an object of answers by id."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(item, dict) for item in value)
+    return isinstance(value, dict) and not {"answer", "prediction"} & value.keys()
 
 
 def _placed(path: Path, n: int, item: Any) -> PlacedRow:

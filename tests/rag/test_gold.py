@@ -13,7 +13,7 @@ from support.release_fixture import made, write_release
 
 import m2kr
 from m2kr.errors import InputError, M2KRError, MissingError
-from m2kr.rag.gold import gold_answers, read_gold_file
+from m2kr.rag.gold import _of_split_row, gold_answers, read_gold_file
 from m2kr.rag.scorers.scorer import GoldAnswer
 
 
@@ -59,6 +59,25 @@ def test_mini_is_in_groups_by_form(mini_root: Path) -> None:
     assert golds["okvqa/cat/young"] == GoldAnswer(
         "okvqa/cat/young", "What are the young of this animal called?", ("kitten",), None, "okvqa"
     )
+
+
+def test_numbers_that_frames_write_for_none(release: Path) -> None:
+    split = m2kr.load("infoseek", "test", data=release)
+    nan = float("nan")
+    row = split.query("infoseek_val_00000022") | {
+        "wikidata_value": nan,
+        "wikidata_range": [nan, nan],
+    }
+    gold = _of_split_row(row, "data_split", "infoseek")
+    assert gold is not None
+    assert (gold.value, gold.value_range) == (None, None)
+
+
+def test_annotators_who_agree_stay_several(tmp_path: Path) -> None:
+    said = ["pear"] * 6 + ["fig"] * 4
+    queries = [{"id": "1", "question": "?", "positives": ["p"], "answers": said}]
+    split = m2kr.from_records({"p": "a pear"}, queries, name="own", data=tmp_path)
+    assert gold_answers(split)["1"].answers == tuple(said)
 
 
 def test_a_source_of_ones_own(tmp_path: Path) -> None:
@@ -116,6 +135,8 @@ def test_infoseeks_names_dates_and_types(tmp_path: Path) -> None:
     assert golds["n"].answers == ("7",)
     assert golds["t"].value_range is None
     assert golds["t"].question_type == "Time"
+    with pytest.raises(InputError, match="the range of a number, or two texts"):
+        read_gold_file(tmp_path / "val.jsonl")
     others = lines(tmp_path / "others.jsonl", {"data_id": "x", "question_type": "Time"})
     with pytest.raises(InputError, match="type of no question"):
         read_gold_file(tmp_path / "val.jsonl", types=others)
@@ -170,12 +191,13 @@ def test_rows_of_ones_own(tmp_path: Path) -> None:
         gold = read_gold_file(tmp_path / name)
         assert dict(gold.golds) == expected, name
         assert gold.without == {"3"}, name
-        assert gold.form == "own"
+        assert gold.form == "infoseek"  # for one is a number
     columns = pa.table(
         {"question_id": ["1"], "answers": [["pear", "pears"]], "question_type": ["String"], "group": ["g"]}
     )  # fmt: skip
     pq.write_table(columns, tmp_path / "gold.parquet")
     assert gold_of(tmp_path / "gold.parquet") == {"1": expected["1"]}
+    assert read_gold_file(tmp_path / "gold.parquet").form == "own"
 
 
 @pytest.mark.parametrize(

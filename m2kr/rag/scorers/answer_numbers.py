@@ -55,6 +55,7 @@ _FRACTION = re.compile(r"(?<![\w/.,⁄])(?:(\d+)(?:\s+|-))?(\d+)\s?[/⁄]\s?(\d+
 _SUPERSCRIPTS = re.compile("(10\\s?)?([⁺⁻]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
 _ASIDE = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
 _DEVIATION = re.compile(r"(?<=[\w%])\s?±.*", re.DOTALL)
+_READ = 4000  # characters of an answer
 _LOOK_BACK = 40  # characters that tell a number's sign
 _LONGEST = 300  # digits; a number that is longer is none of an answer's
 
@@ -97,6 +98,7 @@ def answer_numbers(text: str) -> tuple[float, ...]:
     - Units, currencies, per cent, ``about``, ordinals' endings and other words are passed over; so are digits
       within a word (``km2``, ``CO2``) where there are others, raised ones (``km²``), what follows ``±``, and
       what stands in brackets after a number (``324 m (1,063 ft)``).
+    - Of a long answer the first 4,000 characters are read.
     - Words, where there are no digits and the answer is little else: ``seven``, ``about twenty-one years``,
       ``two million``, ``five and a half metres``, ``twenty to thirty``.
 
@@ -104,7 +106,7 @@ def answer_numbers(text: str) -> tuple[float, ...]:
         >>> answer_numbers("between 1,200 and 1.5 thousand km²")
         (1200.0, 1500.0)
     """
-    plain = _plain(text)
+    plain = _plain_signs(text[:_READ])
     outside = _ASIDE.sub(" ", plain)
     for part, within_words in ((outside, False), (plain, False), (plain, True)):
         if numbers := _digits(part, within_words=within_words):
@@ -128,7 +130,7 @@ def answer_range(text: str) -> Range | None:
     return (first, more[0]) if more and more[0] >= first else (first, first)
 
 
-def _plain(text: str) -> str:
+def _plain_signs(text: str) -> str:
     """The text with signs, fractions and powers in the few forms that are read."""
     text = _SUPERSCRIPTS.sub(
         lambda m: f"10^{unicodedata.normalize('NFKC', m[2])}" if m[1] else " ", text

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from m2kr.rag.scorers.plain_answer import first_same
-from m2kr.rag.scorers.scorer import GoldAnswer, MeanScorer, Verdict
+from m2kr.rag.scorers.scorer import NO_GOLD, GoldAnswer, MeanScorer, Verdict
 
 
 class ExactMatchScorer(MeanScorer):
@@ -22,6 +22,8 @@ class ExactMatchScorer(MeanScorer):
 
     def score(self, prediction: str, gold: GoldAnswer) -> Verdict:
         """As of `AnswerScorer.score`."""
+        if not any(map(str.strip, gold.answers)):
+            return Verdict(None, NO_GOLD)
         accepted = first_same(prediction, gold.answers)
         if accepted is None:
             return Verdict(0.0, "no match" if prediction.strip() else "no answer")

@@ -6,7 +6,7 @@ from typing import Any
 
 from m2kr.rag.scorers.answer_numbers import Range, answer_range
 from m2kr.rag.scorers.plain_answer import first_same
-from m2kr.rag.scorers.scorer import GoldAnswer, Verdict
+from m2kr.rag.scorers.scorer import NO_GOLD, GoldAnswer, Verdict
 
 TOLERANCE = 0.1
 _OVERLAP = 0.5
@@ -38,9 +38,11 @@ class InfoseekScorer:
 
     def score(self, prediction: str, gold: GoldAnswer) -> Verdict:
         """As of `AnswerScorer.score`."""
+        accepted = accepted_range(gold)
+        if accepted is None and not any(map(str.strip, gold.answers)):
+            return Verdict(None, NO_GOLD)
         if not prediction.strip():
             return Verdict(0.0, "no answer")
-        accepted = accepted_range(gold)
         if accepted is not None:
             return _numerical(prediction, accepted)
         same = first_same(prediction, gold.answers)

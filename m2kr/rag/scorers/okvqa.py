@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from m2kr.rag.scorers.scorer import GoldAnswer, MeanScorer, Verdict
+from m2kr.rag.scorers.scorer import NO_GOLD, GoldAnswer, MeanScorer, Verdict
 
 _SIGNS = ';/[]"{}()=+\\_-><@`,?!'
 # Where a sign stands beside a blank it goes; elsewhere a blank takes its place.
@@ -73,6 +73,8 @@ class OkvqaScorer(MeanScorer):
         if cleaned:
             said, answers = cleaned_vqa_answer(said), list(map(cleaned_vqa_answer, answers))
         matches = answers.count(said)
+        if not answers:
+            return Verdict(None, NO_GOLD)
         detail = {"annotators": len(answers), "matches": matches, "cleaned": cleaned}
         if len(answers) < 2:
             return Verdict(None, "one annotator leaves no others to agree with", detail)

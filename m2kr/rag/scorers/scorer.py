@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from m2kr.rag.kept_answers import AnswerStore
 
+NO_GOLD = "no accepted answer"  # the rule of verdicts on questions that have none
+
 
 @dataclass(frozen=True, slots=True)
 class GoldAnswer:

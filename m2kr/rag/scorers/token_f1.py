@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from m2kr.rag.scorers.plain_answer import is_same_answer, plain_answer
-from m2kr.rag.scorers.scorer import GoldAnswer, MeanScorer, Verdict
+from m2kr.rag.scorers.scorer import NO_GOLD, GoldAnswer, MeanScorer, Verdict
 
 
 def token_f1(prediction: str, answer: str) -> float:
@@ -36,6 +36,8 @@ class TokenF1Scorer(MeanScorer):
 
     def score(self, prediction: str, gold: GoldAnswer) -> Verdict:
         """As of `AnswerScorer.score`."""
+        if not any(map(str.strip, gold.answers)):
+            return Verdict(None, NO_GOLD)
         if not prediction.strip():
             return Verdict(0.0, "no answer")
         scores = {answer: token_f1(prediction, answer) for answer in gold.answers}

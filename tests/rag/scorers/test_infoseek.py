@@ -315,6 +315,7 @@ NO_SIGNS = str.maketrans("", "", string.punctuation)
 
 @given(TEXTS, st.lists(TEXTS, min_size=1, max_size=4), st.randoms())
 def test_names_equal_the_public_formula(said: str, answers: list[str], random: Any) -> None:
+    answers = [*answers, "plum"]
     clean = naive_clean(said)
     expected = any(naive_clean(answer) == clean for answer in answers)
     if not clean:  # where the official cleaning leaves nothing: with articles, or as they are
