@@ -160,21 +160,21 @@ def _some(
 def _show(scored: "list[ScoredAnswers]", facts: Mapping[str, Any]) -> None:
     from m2kr.cli import output
     from m2kr.rag.agreement import describe_agreement
-    from m2kr.report.tables import INTERVALS, interval
+    from m2kr.report.tables import INTERVALS
     from m2kr.sources import verdict
 
     body: list[tuple[str, str, str, str]] = []
     notes = [INTERVALS]
     for one in scored:
         told = one.as_dict()
-        body.append((one.scorer, "all", f"{told['score']['n']:,}", interval(told["score"])))
+        body.append((one.scorer, "all", f"{told['score']['n']:,}", _score(told["score"])))
         body += [
             ("", name.replace("_", " "), f"{total['n']:,}", _total(total))
             for name, total in told["totals"].items()
             if name not in ("accuracy", "unseen_question", "unseen_entity")
         ]
         groups = [
-            ("", f"  {value}", f"{score['n']:,}", interval(score))
+            ("", f"  {value}", f"{score['n']:,}", _score(score))
             for values in told["groups"].values()
             for value, score in values.items()
         ]
@@ -183,8 +183,8 @@ def _show(scored: "list[ScoredAnswers]", facts: Mapping[str, Any]) -> None:
             notes.append(f"{one.scorer}: {len(groups)} groups; --json has all of them")
         if bounds := told["bounds"]:
             notes.append(
-                f"{one.scorer}: {bounds['unjudged']:,} answers could not be judged, and are not in the "
-                f"score: over all it lies between {bounds['all_wrong']:.3f} (all of them wrong) and "
+                f"{one.scorer}: {bounds['unjudged']:,} answers could not be judged, so the score lies "
+                f"between {bounds['all_wrong']:.3f} (all of them wrong) and "
                 f"{bounds['all_right']:.3f} (all right)"
             )
     title = facts.get("gold") or f"{facts['source']}/{facts['split']} ({facts['edition']})"
@@ -205,6 +205,14 @@ def _show(scored: "list[ScoredAnswers]", facts: Mapping[str, Any]) -> None:
         output.say(note)
     if "verdicts" in facts:
         output.say(f"verdicts: {facts['verdicts']}")
+
+
+def _score(score: Mapping[str, Any]) -> str:
+    from m2kr.report.tables import interval
+
+    if "least" in score:
+        return " to ".join(f"{score[end]:.3f}".removeprefix("0") for end in ("least", "most"))
+    return interval(score)
 
 
 def _total(total: Mapping[str, Any]) -> str:

@@ -183,12 +183,19 @@ def judges_agreement(scored: Sequence[ScoredAnswers]) -> list[dict[str, Any]]:
 
 
 def figure(scores: "NDArray[np.float64]") -> Figure:
-    """The mean of those that are defined, its 95 % interval, and how many they are."""
+    """The mean, its 95 % interval, and how many were judged.
+
+    Where some were not, there is no mean but its bounds, ``least`` and ``most``: what a scorer can judge is
+    no sample of the rest (exact matches are all right, BEM's share is what is left).
+    """
     n = int((~np.isnan(scores)).sum())
+    if n < len(scores):
+        least, most = (float(np.nan_to_num(scores, nan=end).mean()) for end in (0.0, 1.0))
+        return {"value": None, "low": None, "high": None, "n": n, "least": least, "most": most}
     if not n:
         return {"value": None, "low": None, "high": None, "n": 0}
     low, high = bootstrap_interval(scores)
-    return {"value": float(np.nanmean(scores)), "low": low, "high": high, "n": n}
+    return {"value": float(scores.mean()), "low": low, "high": high, "n": n}
 
 
 def require_verdicts_file(path: Path, answers: Path) -> None:

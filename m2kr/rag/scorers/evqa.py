@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from m2kr.rag.scorers.bem import Bem
 
 NEEDS_BEM = "needs BEM"
+_NO_GOLD = "no accepted answer"
 _SINGLE_HOP = ("templated", "automatic")
 EVQA_TYPES = (*_SINGLE_HOP, "multi_answer", "2_hop")
 _PUNCTUATION = str.maketrans("", "", string.punctuation + "‘’´")
@@ -126,7 +127,7 @@ class EvqaScorer:
             {part.strip() for each in gold.answers for part in each.split("|")} - {""}
         )
         if not references:
-            return Verdict(None, "no gold answer")
+            return Verdict(None, _NO_GOLD)
         if not prediction.strip():
             return Verdict(0.0, "empty answer")
         overlaps = [0.0]
@@ -154,28 +155,20 @@ class EvqaScorer:
     def totals(
         self, verdicts: Sequence[Verdict], golds: Sequence[GoldAnswer]
     ) -> Mapping[str, float]:
-        """Bounds where BEM is wanting, and the mean over single-hop questions where there are others.
+        """``single_hop``: the mean over templated and automatic questions, where there are others, too.
 
-        ``all_unjudged_wrong`` and ``all_unjudged_right`` are the least and the greatest mean that BEM could
-        give; they leave out questions without a gold answer, as every figure does.
+        It is the figure that most papers report. There is none where an answer couldn't be judged.
         """
         rows = [
-            (verdict, gold)
+            (verdict.score, gold.question_type in _SINGLE_HOP)
             for verdict, gold in zip(verdicts, golds, strict=True)
-            if verdict.score is not None or verdict.rule == NEEDS_BEM
+            if verdict.rule != _NO_GOLD
         ]
-        totals: dict[str, float] = {}
-        scores = [verdict.score for verdict, _ in rows]
-        open_ones = scores.count(None)
-        if open_ones:
-            right = sum(score for score in scores if score is not None)
-            totals["all_unjudged_wrong"] = right / len(scores)
-            totals["all_unjudged_right"] = (right + open_ones) / len(scores)
-            return totals
-        single = [verdict.score for verdict, gold in rows if gold.question_type in _SINGLE_HOP]
-        if 0 < len(single) < len(rows):
-            totals["single_hop"] = sum(score or 0.0 for score in single) / len(single)
-        return totals
+        scores = [score for score, single in rows if single and score is not None]
+        singles = sum(single for _, single in rows)
+        if not 0 < len(scores) == singles < len(rows):
+            return {}
+        return {"single_hop": sum(scores) / len(scores)}
 
 
 def _has_members(reference: str, gold: GoldAnswer) -> bool:
