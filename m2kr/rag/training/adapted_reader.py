@@ -93,7 +93,7 @@ class ReaderInputs:
         """The batch of some questions.
 
         Args:
-            visits: Questions, passages and targets.
+            visits: TrainingQuestions, passages and targets.
             images: Of the questions; not looked at by a model that sees none.
         """
         with self._lock:

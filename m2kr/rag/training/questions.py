@@ -50,8 +50,8 @@ class QuestionVisit:
     targets: tuple[str, ...]
 
 
-class Questions:
-    """Questions that have answers and passages, of one split.
+class TrainingQuestions:
+    """TrainingQuestions that have answers and passages, of one split.
 
     Args:
         split: Whose.
@@ -198,7 +198,7 @@ class Questions:
 
 
 def images_of(
-    questions: Questions, visits: Sequence[QuestionVisit], seen: bool
+    questions: TrainingQuestions, visits: Sequence[QuestionVisit], seen: bool
 ) -> "list[Image | None]":
     """The questions' images, if they are to be seen.
 
@@ -215,7 +215,7 @@ def images_of(
 
 def open_questions(
     recipe: "ReaderRecipe", data: Path, images: Sequence[str | Path] = ()
-) -> tuple[Questions, Questions | None]:
+) -> tuple[TrainingQuestions, TrainingQuestions | None]:
     """The questions that are trained on, and those that are validated on.
 
     Args:
@@ -230,7 +230,7 @@ def open_questions(
     with _named("data"):
         split = load(told.source, told.split, edition=told.edition, data=data, images=images)
     run = _open_run("data.run", told.run, split)
-    trained, held = Questions(split, run, recipe, seed), None
+    trained, held = TrainingQuestions(split, run, recipe, seed), None
     if looks.every and looks.split is None:
         if len(trained.rows) <= looks.questions:
             raise UsageError(
@@ -240,16 +240,18 @@ def open_questions(
                 fix="--set validation.questions=… or validation.every=0",
             )
         mixed = generator(_FIXED, Purpose.TAKE, 1).permutation(trained.rows)
-        held = Questions(split, run, recipe, _FIXED, np.sort(mixed[: looks.questions]))
+        held = TrainingQuestions(split, run, recipe, _FIXED, np.sort(mixed[: looks.questions]))
         trained = _same_but(trained, run, recipe, np.sort(mixed[looks.questions :]))
     elif looks.every and looks.split is not None:
         with _named("validation"):
             other = load(told.source, looks.split, edition=told.edition, data=data, images=images)
         its_run = _open_run("validation.run", looks.run, other)
-        held = Questions(other, its_run, recipe, _FIXED)
+        held = TrainingQuestions(other, its_run, recipe, _FIXED)
         if len(held.rows) > looks.questions:
             mixed = generator(_FIXED, Purpose.TAKE, 1).permutation(held.rows)
-            held = Questions(other, its_run, recipe, _FIXED, np.sort(mixed[: looks.questions]))
+            held = TrainingQuestions(
+                other, its_run, recipe, _FIXED, np.sort(mixed[: looks.questions])
+            )
     if told.take is not None:
         if told.take > len(trained.rows):
             raise UsageError(
@@ -262,10 +264,10 @@ def open_questions(
 
 
 def _same_but(
-    whole: Questions, run: "Run | None", recipe: "ReaderRecipe", rows: "NDArray[np.int64]"
-) -> Questions:
+    whole: TrainingQuestions, run: "Run | None", recipe: "ReaderRecipe", rows: "NDArray[np.int64]"
+) -> TrainingQuestions:
     """Some of the questions, with the counts of all."""
-    part = Questions(whole.split, run, recipe, recipe.steps.seed, rows)
+    part = TrainingQuestions(whole.split, run, recipe, recipe.steps.seed, rows)
     part.without_answer, part.without_passages = whole.without_answer, whole.without_passages
     return part
 

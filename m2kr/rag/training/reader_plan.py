@@ -13,7 +13,7 @@ from m2kr.rag.readers.local_model import LocalModel
 from m2kr.rag.training.questions import open_questions, run_command
 
 if TYPE_CHECKING:
-    from m2kr.rag.training.questions import Questions
+    from m2kr.rag.training.questions import TrainingQuestions
     from m2kr.rag.training.reader_recipe import ReaderRecipe
 
 _LOOKED_AT = 1_000  # visits
@@ -74,7 +74,7 @@ def plan_reader(
     }
 
 
-def _answerable(questions: "Questions") -> float:
+def _answerable(questions: "TrainingQuestions") -> float:
     visits = [questions.visit(n) for n in range(min(_LOOKED_AT, len(questions.rows)))]
     found = [
         target.lower() in passage.text.lower()

@@ -219,6 +219,7 @@ def _faults(recipe: ReaderRecipe, origin: Origin) -> Iterator[M2KRError]:
             "training and validation differ in whether passages are read: one of data.run and "
             "validation.run is missing",
             "validation.run",
+            "validation.split",
             "data.run",
             expected=f"a run for {data.source} {looks.split}: m2kr eval {data.source} --split "
             f"{looks.split}",

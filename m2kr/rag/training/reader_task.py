@@ -14,7 +14,7 @@ from m2kr.progress import SILENT, Progress
 from m2kr.rag.readers.local_model import LocalModel
 from m2kr.rag.training.adapted_reader import AdaptedReader, ReaderBatch, ReaderInputs
 from m2kr.rag.training.answer_loss import batch_loss
-from m2kr.rag.training.questions import Questions, QuestionVisit, images_of, open_questions
+from m2kr.rag.training.questions import QuestionVisit, TrainingQuestions, images_of, open_questions
 from m2kr.rag.training.reader_recipe import ReaderRecipe, check_reader_recipe
 from m2kr.training.loop import Trained, log, train_task
 from m2kr.training.recipe_file import dump_recipe, recipe_fingerprint
@@ -184,7 +184,7 @@ class ReaderTask:
         return self._inputs.batch(visits, images_of(self._questions, visits, self._inputs.sees))
 
 
-def _look_for_images(questions: Questions | None) -> None:
+def _look_for_images(questions: TrainingQuestions | None) -> None:
     """Forgotten images are told before the first step, not after an hour."""
     if questions is None or questions.split.images is None:
         return

@@ -22,7 +22,7 @@ from m2kr.rag.training.questions import images_of
 from m2kr.training.validation import unchanged
 
 if TYPE_CHECKING:
-    from m2kr.rag.training.questions import Questions
+    from m2kr.rag.training.questions import TrainingQuestions
     from m2kr.rag.training.reader_recipe import ReaderRecipe
 
 
@@ -39,7 +39,7 @@ class ReaderValidator:
     """
 
     def __init__(
-        self, recipe: "ReaderRecipe", questions: "Questions", inputs: ReaderInputs
+        self, recipe: "ReaderRecipe", questions: "TrainingQuestions", inputs: ReaderInputs
     ) -> None:
         self._recipe, self._questions, self._inputs = recipe, questions, inputs
         self._golds = gold_answers(questions.split)
