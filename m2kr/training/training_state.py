@@ -210,6 +210,8 @@ class RunFolder:
     def best(self, metric: str) -> int | None:
         """The step whose validation is best so far, the earlier of equals; None before the first.
 
+        What training began with is no step of it.
+
         Args:
             metric: Higher is better; lower, if it is the loss.
         """
@@ -217,7 +219,7 @@ class RunFolder:
         values = [
             (sign * row["validation"][metric], -row["step"])
             for row in self._validations()
-            if metric in row["validation"]
+            if metric in row["validation"] and row["step"]
         ]
         return -max(values)[1] if values else None
 

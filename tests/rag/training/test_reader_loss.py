@@ -32,7 +32,9 @@ def loss_and_gradients(task: ReaderTask, numbers: list[int]) -> tuple[float, lis
     task.model.zero_grad()
     loss = batch_loss(task.recipe, task.model(batch), batch)
     loss.backward()
-    return float(loss.detach()), [p.grad.clone() for p in task.groups()["lora"] if p.grad is not None]
+    return float(loss.detach()), [
+        p.grad.clone() for p in task.groups()["lora"] if p.grad is not None
+    ]
 
 
 @pytest.mark.parametrize("kind", ["blip2", "t5", "llama"])
