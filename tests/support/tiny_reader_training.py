@@ -73,10 +73,10 @@ def tiny_reader_recipe(model: Path, run: Path | None, **changes: Any) -> ReaderR
         name="tiny-reader",
         reader=ReaderStart(str(model)),
         lora=Lora(r=4, alpha=16, dropout=0.1),
-        data=ReaderData(source=SOURCE, run=None if run is None else str(run)),
+        data=ReaderData(source=SOURCE, run=None if run is None else str(run), target_tokens=3),
         optimiser=Optimiser(lr=1e-2, weight_decay=0.05, clip=5.0),
         steps=Steps(steps=6, batch=2, accumulate=2),
-        validation=ReaderValidation(questions=4, scorer="exact_match"),
+        validation=ReaderValidation(questions=2, scorer="exact_match"),
         saving=Saving(every=2),
     )
     for section, values in changes.items():

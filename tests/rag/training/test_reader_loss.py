@@ -48,7 +48,9 @@ def test_a_batch_of_different_lengths_is_the_mean_of_its_questions(
         changes["reader"] = {"model": str(model)}
     if kind == "llama":
         changes["lora"] = {"dropout": 0.0, "targets": ("q_proj", "v_proj")}
-    task = reading.task(loss={"kind": loss, "temperature": 2.0}, **changes)
+    task = reading.task(
+        loss={"kind": loss, "temperature": 2.0}, data={"target_tokens": 6}, **changes
+    )
     # Different lengths of questions and targets, with and without an image, and other numbers of inputs.
     longer = {"hat": "hat of the door", "cup": "cup"}
     of_row = task._questions.as_visit
