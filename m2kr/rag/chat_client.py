@@ -9,9 +9,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import orjson
@@ -22,7 +23,7 @@ from m2kr._version import __version__
 from m2kr.building.fetch.addresses import mount
 from m2kr.building.fetch.http import body_blocks, cause, must_decode, retry_after
 from m2kr.building.fetch.retry import Failure, Policy, Stopped, persist
-from m2kr.errors import UpstreamError, UsageError
+from m2kr.errors import M2KRError, UpstreamError, UsageError
 from m2kr.rag.api_key import ApiKey
 from m2kr.rag.budget import Budget, Expense, Prices
 from m2kr.rag.chat_reply import Completion, NoAnswer, parse_reply, read_reply, usage_of
@@ -85,6 +86,8 @@ class ChatConfig:
         price_in: Dollars per million tokens read.
         price_out: Dollars per million tokens written.
     """
+
+    prefix: ClassVar[str] = ""  # of these settings on the command line
 
     model: str
     base_url: str | None = None
@@ -197,8 +200,9 @@ class ChatClient:
 
     def __init__(self, config: ChatConfig) -> None:
         self.config = config
-        self._key = ApiKey(config.key_env)
-        self._url = _completions_url(config, self._key)
+        with _naming_settings(config.prefix):
+            self._key = ApiKey(config.key_env)
+            self._url = _completions_url(config, self._key)
         if self._key.within(config.model + (config.extra or "")):
             raise UsageError("a setting holds the key", fix="leave it to the environment variable")
         self.budget = Budget(
@@ -255,7 +259,12 @@ class ChatClient:
             UpstreamError: The server refuses it, can't be reached, or gives no usable answer.
             Stopped: ``stop`` was set.
         """
-        stop = stop or threading.Event()
+        with _naming_settings(self.config.prefix):
+            return self._complete(messages, image, stop or threading.Event())
+
+    def _complete(
+        self, messages: Sequence[Message], image: bool, stop: threading.Event
+    ) -> Completion:
         body = orjson.dumps(self._body(messages))
         size = sum(_text_bytes(message) for message in messages)
 
@@ -517,7 +526,7 @@ class ChatClient:
         if status == 413 or "context" in words or "too long" in words:
             return "fewer passages (--k), or a smaller image"
         if "image" in words:
-            return "--set images=false for a model that reads text alone"
+            return "--set images=false, if it reads text alone"
         return None
 
     def _note(self, completion: Completion) -> None:
@@ -622,5 +631,20 @@ def chat_config(kind: type[Config], settings: Mapping[str, str], where: str) -> 
                 expected="the key in an environment variable",
                 fix="export OPENAI_API_KEY=..., or another variable and --set key_env=ITS_NAME",
             )
-    given, _ = split_off(kind, settings, where)
-    return kind(**given)
+    with _naming_settings(kind.prefix):
+        given, _ = split_off(kind, settings, where)
+        return kind(**given)
+
+
+@contextmanager
+def _naming_settings(prefix: str) -> Iterator[None]:
+    """Commands in the errors of a ``with`` block name settings as they are set: ``judge.model``."""
+    try:
+        yield
+    except M2KRError as error:
+        if not prefix or not error.fix:
+            raise
+        fix = error.fix.replace("--set ", f"--set {prefix}")
+        raise type(error)(
+            error.what, where=error.where, expected=error.expected, fix=fix
+        ) from error.__cause__

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import orjson
 
@@ -51,6 +51,8 @@ class JudgeConfig(ChatConfig):
         kept: File of verdicts, where `JudgeScorer.prepare` is given none; by default in the user's folder
             of caches.
     """
+
+    prefix: ClassVar[str] = "judge."
 
     max_tokens: int = 256
     logprobs: bool = False

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from servers.chat_server import Ask, ChatServer, last_text
 from servers.faulty_server import Fault
 
-from m2kr.errors import UpstreamError
+from m2kr.errors import UpstreamError, UsageError
 from m2kr.rag.agreement import describe_agreement
+from m2kr.rag.budget import BudgetSpent
 from m2kr.rag.scored_answers import judges_agreement, score_answers
 from m2kr.rag.scorers.exact_match import ExactMatchScorer
 from m2kr.rag.scorers.judge import JudgeScorer, parse_verdict
@@ -188,3 +189,15 @@ def test_facts_have_model_and_prompt_and_change_with_them(server: ChatServer) ->
     # A change of the prompt is a new PROMPT_VERSION, and this hash then another one.
     assert facts["prompt"]["sha256"].startswith("4420ba9ccfb2")
     assert judge(server, max_tokens="9").facts() != facts
+
+
+def test_errors_name_the_judges_settings(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(UsageError, match=r"--set judge\.model=VALUE"):
+        JudgeScorer.from_settings({})
+    with pytest.raises(UsageError, match=r"--set judge\.base_url=ADDRESS"):
+        JudgeScorer.from_settings({"model": "m"})
+    with pytest.raises(BudgetSpent, match=r"--set judge\.budget=DOLLARS"):
+        judge(server, request_budget="0").score("badger", gold("badger"))
