@@ -359,5 +359,11 @@ def _with_records(
     ):
         for number in range(len(answering.arms)):
             judging.judge(number, writer.write)
-    done = replace(result, arms=judging.arms, totals=judging.totals, files={"records": path.name})
+    done = replace(
+        result,
+        arms=judging.arms,
+        totals=judging.totals,
+        notes=[*result.notes, *judging.notes],
+        files={"records": path.name},
+    )
     return done.save(folder / f"{result.name}.json")

@@ -1,0 +1,83 @@
+"""The reader and the judge over HTTP in the pipeline: kept, resumed, compared, and no key anywhere."""
+
+import json
+from pathlib import Path
+
+import pytest
+from servers.chat_server import Ask, ChatServer, last_text
+from servers.faulty_server import FOREVER, Fault
+from support.tiny_rag import COLOURS, tiny_rag_source, tiny_run
+
+from m2kr.errors import UpstreamError
+from m2kr.rag.pipeline import RagResults, answer_questions
+from m2kr.rag.tables import AnswerTable
+
+KEY = "planted-Key-0b5e94711"
+
+
+def reply(ask: Ask) -> str:
+    """As reader the colour of the first passage, as judge whether it is an accepted one."""
+    text = last_text(ask)
+    if text.startswith("{"):
+        material = json.loads(text)
+        return json.dumps({"correct": material["answer"] in material["accepted_answers"]})
+    words = text.split("Question:")[0].replace(".", " ").split()
+    return next((word for word in words if word in COLOURS), "unknown")
+
+
+def ask(server: ChatServer, folder: Path, **more: str) -> RagResults:
+    settings = {"base_url": server.base, "backoff": "0.01", "key_env": "PLANTED"}
+    settings |= {f"judge.{key}": value for key, value in settings.items()} | {"judge.model": "tiny"}
+    return answer_questions(
+        tiny_rag_source(folder / "data"),
+        "http:tiny",
+        run=tiny_run(folder / "run.parquet"),
+        k="1,3",
+        scorers=["exact_match", "judge"],
+        settings=settings | more,
+        out=folder / "out",
+    )
+
+
+def test_a_run_is_kept_resumed_judged_and_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANTED", KEY)
+    with ChatServer(reply, key=KEY) as server:
+        server.fail(server.PATH, *[Fault()] * 10, Fault(status=400, body=KEY.encode()))
+        with pytest.raises(UpstreamError, match=r"HTTP 400: \[key\]"):
+            ask(server, tmp_path)
+        server.model = "tiny-2"
+        [result] = ask(server, tmp_path)
+        # Per question one request without and one each with 1 and 3 passages; the oracle's are those of
+        # k = 1 for every other, which a reader that sees no scores isn't asked again.
+        reads = [last_text(one) for one in server.asks if not last_text(one).startswith("{")]
+        assert len(reads) == len(set(reads)) == 8 * 3 + 4
+        judged = [last_text(one) for one in server.asks if last_text(one).startswith("{")]
+        assert len(judged) == len(set(judged))
+        count = len(server.requests)
+        [again] = ask(server, tmp_path)
+        assert len(server.requests) == count
+        assert again.totals == result.totals
+    exact, judge = (result.totals[name] for name in ("exact_match", "judge"))
+    assert [row["mean"] for row in exact] == [row["mean"] for row in judge]
+    assert judge[-1]["mean"] == 1.0
+    text = " ".join(str(AnswerTable.of(result)).split())
+    assert "judge and exact_match agree on 100.0%" in text
+    assert "the answers come from 2 models" in text
+    for file in [*tmp_path.rglob("*")]:
+        assert not file.is_file() or KEY.encode() not in file.read_bytes(), file
+
+
+def test_answers_stay_where_the_judge_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANTED", KEY)
+    with ChatServer(reply) as server, ChatServer(reply) as other:
+        other.fail(other.PATH, Fault(status=403), times=FOREVER)
+        with pytest.raises(UpstreamError, match="403"):
+            ask(server, tmp_path, **{"judge.base_url": other.base})
+        count = len(server.asks)
+        [result] = ask(server, tmp_path, **{"judge.base_url": server.base})
+        assert all(last_text(one).startswith("{") for one in server.asks[count:])
+    assert result.counts["asked"] == 8
