@@ -415,26 +415,40 @@ def _chosen(
             for place, cell in of_source.items()
             if (missing := _not_judged(cell, *names[name]))
         ]
-        if lacking and chosen[name]:
+        reason = f"it could not judge all answers ({', '.join(lacking)})" if lacking else ""
+        if several := _of_several_kinds(cells, names[name][0]):
+            reason = f"one name, but not the same judge ({several})"
+        if reason and chosen[name]:
             raise InputError(
-                f"{name} could not judge all answers, so they can't be compared by it: "
-                + ", ".join(lacking),
-                expected="a verdict on each answer",
+                f"answers can't be compared by {name}: {reason}",
+                expected="a verdict on each answer, by the same scorer",
+                fix="m2kr rag … --scorer NAME, which asks no kept answer anew",
             )
-        if lacking:
+        if reason:
             del chosen[name]
-            said.append(
-                f"{name} is left out: it could not judge all answers ({', '.join(lacking)})"
-            )
+            said.append(f"{name} is left out: {reason}")
     if not chosen:
         raise InputError(
-            "no scorer could judge all answers: " + "; ".join(said),
-            expected="a verdict on each answer",
+            "no scorer judged all answers alike: " + "; ".join(said),
+            expected="a verdict on each answer, by the same scorer",
         )
     ordered = [name for name in names if name in chosen]
     first = names[ordered[0]][0]
     headline = next((n for n in ordered if names[n] == (first, usual)), ordered[-1])
     return {name: names[name] for name in ordered}, headline, said
+
+
+def _of_several_kinds(cells: Mapping[str, Mapping[tuple[str, str], _Cell]], scorer: str) -> str:
+    """What sets apart the scorers of one name that judged these, such as two models; empty if nothing."""
+    placed = [(place, cell) for of_source in cells.values() for place, cell in of_source.items()]
+    facts = [dict(cell.result.scorers[scorer]) for _, cell in placed]
+    if len(set(map(_canonical, facts))) < 2:
+        return ""
+    told = {
+        f"{_system(*place)}: {_what_differs(own, facts)}"
+        for (place, _), own in zip(placed, facts, strict=True)
+    }
+    return ", ".join(sorted(told))
 
 
 def _not_judged(cell: _Cell, scorer: str, k: int) -> int:

@@ -1,5 +1,6 @@
 """Readers by retrievers on the same questions."""
 
+import dataclasses
 import json
 
 import pyarrow.compute as pc
@@ -157,3 +158,19 @@ def test_readers_of_one_name_are_told_apart_by_what_differs(tmp_path):
     same = [replace(result, reader=results[0].reader) for result in results]
     with pytest.raises(CheckError, match=r"differ in exact_match of 2 questions"):
         compare_answers(same)
+
+
+def test_two_models_of_one_name_are_not_one_scorer(four):
+    """Numbers of two BEMs have been published under one name."""
+
+    def judged_by(result, model):
+        return dataclasses.replace(
+            result, scorers={"exact_match": {"name": "exact_match", "model": model}}
+        )
+
+    compare_answers([judged_by(result, "a") for result in four])
+    mixed = [judged_by(result, "ab"[n % 2]) for n, result in enumerate(four)]
+    with pytest.raises(InputError, match=r"not the same judge.*fusion: model=b"):
+        compare_answers(mixed)
+    with pytest.raises(InputError, match="not the same judge"):
+        compare_answers(mixed, metrics="exact_match")

@@ -131,7 +131,6 @@ class Bem:
         """Which BEM it is, by the digest of weights and vocabulary, and how it is read."""
         return {
             "sha256": self._sha256,
-            "files": dict(self._checkpoint.files),
             "segments": self._segments,
             "activation": self._activation,
             "max_tokens": self._positions,

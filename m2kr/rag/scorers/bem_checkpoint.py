@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2kr.errors import InputError, MissingError
-from m2kr.hashes import file_sha256
 from m2kr.preflmr.inputs import local_files, wordpiece
 from m2kr.rag.scorers.bem_names import bert_layers, bert_shapes, bert_tensors
 
@@ -38,7 +37,6 @@ class BemCheckpoint:
         activation: As config.json names it.
         tokens: The vocabulary in the order of ids.
         tokenizer_config: Keys of tokenizer_config.json.
-        files: SHA-256 of the weights' files, by name.
     """
 
     tensors: "Mapping[str, Tensor]"
@@ -48,7 +46,6 @@ class BemCheckpoint:
     activation: str
     tokens: tuple[str, ...]
     tokenizer_config: Mapping[str, Any]
-    files: Mapping[str, str]
 
     def sha256(self) -> str:
         """The digest of weights and vocabulary: the same under all names and in all file formats."""
@@ -105,7 +102,6 @@ def read_bem_checkpoint(folder: Path) -> BemCheckpoint:
         str(config.get("hidden_act", "gelu")),
         tuple(vocabulary),
         local_files.read_object(tokenizer_config) if local_files.present(tokenizer_config) else {},
-        {path.name: file_sha256(path) for path in paths},
     )
 
 

