@@ -87,7 +87,9 @@ def command(
             fix=f"m2kr score-answers {file} SOURCE",
         )
     if out is not None:
-        require_verdicts_file(out, file)
+        require_verdicts_file(
+            out, file, *(Path(chosen[k]) for k in ("gold", "types") if k in chosen)
+        )
     if source is None:
         gold = read_gold_file(
             Path(chosen["gold"]), types=Path(chosen["types"]) if "types" in chosen else None
@@ -181,6 +183,11 @@ def _show(scored: "list[ScoredAnswers]", facts: Mapping[str, Any]) -> None:
         body += groups[:_MOST_LINES]
         if len(groups) > _MOST_LINES:
             notes.append(f"{one.scorer}: {len(groups)} groups; --json has all of them")
+        if told["undefined"]:
+            notes.append(
+                f"{one.scorer}: {told['undefined']:,} questions have no accepted answer that it can use, "
+                "and are not scored"
+            )
         if bounds := told["bounds"]:
             notes.append(
                 f"{one.scorer}: {bounds['unjudged']:,} answers could not be judged, so the score lies "

@@ -13,7 +13,7 @@ from m2kr.errors import UsageError
 from m2kr.evaluation.significance import bootstrap_interval, bootstrap_means, percentile_interval
 from m2kr.rag.agreement import JUDGE, agreement_table
 from m2kr.rag.scorers.infoseek import UNSEEN, unseen_part
-from m2kr.rag.scorers.scorer import AnswerScorer, GoldAnswer, SlowScorer, Verdict
+from m2kr.rag.scorers.scorer import UNDEFINED, AnswerScorer, GoldAnswer, SlowScorer, Verdict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,19 +48,29 @@ class ScoredAnswers:
         """Per question its score; NaN where the scorer could not judge."""
         return np.array([np.nan if v.score is None else v.score for v in self.verdicts], float)
 
+    @property
+    def defined(self) -> "NDArray[np.bool_]":
+        """Per question whether it can have a score: it has an accepted answer that the scorer can use."""
+        return np.array(
+            [v.score is not None or v.rule not in UNDEFINED for v in self.verdicts], bool
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON: the mean, the totals, the groups, what was not judged, and by which rules."""
-        scores = self.scores
+        scores, defined = self.scores, self.defined
         rules: dict[str, int] = {}
         for verdict in self.verdicts:
             rules[verdict.rule] = rules.get(verdict.rule, 0) + 1
         return {
             "facts": dict(self.facts),
-            "score": figure(scores),
+            "score": figure(scores[defined]),
             "bounds": self.bounds(),
+            "undefined": int((~defined).sum()),
             "totals": {name: self._total(name, scores) for name in self.totals},
             "groups": {
-                column: {value: figure(scores[rows]) for value, rows in values.items()}
+                column: {
+                    value: figure(scores[rows][defined[rows]]) for value, rows in values.items()
+                }
                 for column, values in self._groups().items()
             },
             "rules": dict(sorted(rules.items())),
@@ -68,7 +78,7 @@ class ScoredAnswers:
 
     def bounds(self) -> dict[str, float | int] | None:
         """The means if all that was not judged is wrong, and if it is right; None where all is judged."""
-        scores = self.scores
+        scores = self.scores[self.defined]
         unjudged = int(np.isnan(scores).sum())
         if not unjudged:
             return None
@@ -198,11 +208,11 @@ def figure(scores: "NDArray[np.float64]") -> Figure:
     return {"value": float(scores.mean()), "low": low, "high": high, "n": n}
 
 
-def require_verdicts_file(path: Path, answers: Path) -> None:
+def require_verdicts_file(path: Path, *read: Path) -> None:
     """Refuses a name that verdicts can't be written to, before anything is scored.
 
     Raises:
-        UsageError: it doesn't end in ``.jsonl`` or ``.parquet``, or is the file of the answers.
+        UsageError: it doesn't end in ``.jsonl`` or ``.parquet``, or is a file that is read.
     """
     if path.suffix.lower() not in _ENDINGS:
         raise UsageError(
@@ -210,8 +220,8 @@ def require_verdicts_file(path: Path, answers: Path) -> None:
             where=str(path),
             expected=" or ".join(_ENDINGS),
         )
-    if path.resolve() == answers.resolve():
-        raise UsageError("it is the file of the answers", where=str(path), expected="another name")
+    if path.resolve() in [file.resolve() for file in read]:
+        raise UsageError("it is a file that is read", where=str(path), expected="another name")
     atomic.require_parent(path)
 
 

@@ -108,7 +108,7 @@ def test_what_is_not_understood(cli: Cli, mini_root: Path, answers: Path, tmp_pa
     wrong = cli("score-answers", answers, "mini", *common, "--set", "golds=x", code=2).stderr
     assert "no setting 'golds'" in wrong
     wrong = cli("score-answers", answers, "mini", *common, "--out", answers, code=2).stderr
-    assert "file of the answers" in wrong
+    assert "a file that is read" in wrong
     cli("score-answers", tmp_path / "none.jsonl", "mini", *common, code=3)
     cli("score-answers", answers, "--set", f"gold={tmp_path / 'none.json'}", code=3)
     cli("score-answers", answers, "mini", "--data", tmp_path, code=3)

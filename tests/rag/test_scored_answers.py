@@ -76,6 +76,14 @@ def test_what_can_not_be_judged_is_never_0() -> None:
     assert strings == unknown | {"n": 0, "least": 0.0, "most": 1.0}
 
 
+def test_questions_without_a_usable_answer_are_left_out_and_counted() -> None:
+    golds = {"1": GOLDS["1"], "2": GoldAnswer("2", "?", (), "Numerical", None, 7.0)}
+    told = score_answers({"1": "pear", "2": "7"}, golds, ExactMatchScorer()).as_dict()
+    assert (told["score"]["value"], told["score"]["n"], told["undefined"]) == (1.0, 1, 1)
+    assert told["bounds"] is None
+    assert told["groups"]["question_type"]["Numerical"]["n"] == 0
+
+
 def test_every_question_needs_an_answer() -> None:
     with pytest.raises(UsageError, match="1 questions have no answer"):
         score_answers({"1": "pear"}, {"1": GOLDS["1"], "2": GOLDS["2"]}, ExactMatchScorer())
@@ -116,10 +124,12 @@ class Unsure2(Unsure):
 def test_verdicts_never_overwrite_the_answers(tmp_path: Path) -> None:
     answers = tmp_path / "a.jsonl"
     answers.write_text("{}")
-    with pytest.raises(UsageError, match="file of the answers"):
+    with pytest.raises(UsageError, match="a file that is read"):
         require_verdicts_file(tmp_path / "." / "a.jsonl", answers)
     with pytest.raises(UsageError, match=r"\.jsonl or \.parquet"):
         require_verdicts_file(tmp_path / "v.csv", answers)
+    with pytest.raises(UsageError, match="a file that is read"):
+        require_verdicts_file(tmp_path / "gold.jsonl", answers, tmp_path / "gold.jsonl")
     require_verdicts_file(tmp_path / "v.jsonl", answers)
 
 

@@ -24,13 +24,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from m2kr.errors import UsageError
-from m2kr.rag.scorers.scorer import GoldAnswer, Verdict
+from m2kr.rag.scorers.scorer import NO_GOLD, GoldAnswer, Verdict
 
 if TYPE_CHECKING:
     from m2kr.rag.scorers.bem import Bem
 
 NEEDS_BEM = "needs BEM"
-_NO_GOLD = "no accepted answer"
 _SINGLE_HOP = ("templated", "automatic")
 EVQA_TYPES = (*_SINGLE_HOP, "multi_answer", "2_hop")
 _PUNCTUATION = str.maketrans("", "", string.punctuation + "‘’´")
@@ -127,7 +126,7 @@ class EvqaScorer:
             {part.strip() for each in gold.answers for part in each.split("|")} - {""}
         )
         if not references:
-            return Verdict(None, _NO_GOLD)
+            return Verdict(None, NO_GOLD)
         if not prediction.strip():
             return Verdict(0.0, "empty answer")
         overlaps = [0.0]
@@ -162,7 +161,7 @@ class EvqaScorer:
         rows = [
             (verdict.score, gold.question_type in _SINGLE_HOP)
             for verdict, gold in zip(verdicts, golds, strict=True)
-            if verdict.rule != _NO_GOLD
+            if verdict.rule != NO_GOLD
         ]
         scores = [score for score, single in rows if single and score is not None]
         singles = sum(single for _, single in rows)

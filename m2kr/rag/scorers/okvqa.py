@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from m2kr.rag.scorers.scorer import NO_GOLD, GoldAnswer, MeanScorer, Verdict
+from m2kr.rag.scorers.scorer import NO_GOLD, ONE_ANNOTATOR, GoldAnswer, MeanScorer, Verdict
 
 _SIGNS = ';/[]"{}()=+\\_-><@`,?!'
 # Where a sign stands beside a blank it goes; elsewhere a blank takes its place.
@@ -77,7 +77,7 @@ class OkvqaScorer(MeanScorer):
             return Verdict(None, NO_GOLD)
         detail = {"annotators": len(answers), "matches": matches, "cleaned": cleaned}
         if len(answers) < 2:
-            return Verdict(None, "one annotator leaves no others to agree with", detail)
+            return Verdict(None, ONE_ANNOTATOR, detail)
         score = leave_one_out(matches, len(answers))
         return Verdict(score, f"{matches} of {len(answers)} annotators", detail)
 

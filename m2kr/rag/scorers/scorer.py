@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from m2kr.rag.kept_answers import AnswerStore
 
-NO_GOLD = "no accepted answer"  # the rule of verdicts on questions that have none
+# Rules of verdicts without a score on questions that have none, whatever is answered.
+NO_GOLD = "no accepted answer"
+ONE_ANNOTATOR = "one annotator leaves no others to agree with"
+UNDEFINED = frozenset((NO_GOLD, ONE_ANNOTATOR))
 
 
 @dataclass(frozen=True, slots=True)
