@@ -1,5 +1,6 @@
 """A page of readers' answers: a report's folder with scores, plots, and every question."""
 
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from m2kr.progress import SILENT, Progress
 from m2kr.rag.arm_scores import ArmScores
 from m2kr.rag.grid import USUAL_K, AnswerGrid, compare_answers
 from m2kr.rag.page_questions import ShownArm, write_questions
-from m2kr.rag.records import RETRIEVED
+from m2kr.rag.records import ARMS, RETRIEVED
 from m2kr.rag.tables import AnswerTable
 from m2kr.report.page.data_files import DataFiles
 from m2kr.report.page.folder import (
@@ -132,7 +133,12 @@ def _column(
         "questions": max(table.parts[0].questions for table in tables),
         "scorers": list(dict.fromkeys(name for result in results for name in result.scorers)),
         "tables": [
-            _table(table, name) for table, name in zip(tables, _names(results), strict=True)
+            _table(table, name)
+            | {
+                "reader": result.reader["name"],
+                "retriever": (result.retriever or {}).get("name"),
+            }
+            for result, table, name in zip(results, tables, _names(results), strict=True)
         ],
         "grid": _grid(grid),
         "arms": [
@@ -140,7 +146,7 @@ def _column(
                 "label": arm.label,
                 "kind": (of := arm.scores.arms[arm.arm]).kind,
                 "k": of.k,
-                "table": next(i for i, result in enumerate(results) if result is arm.result),
+                "reader": arm.reader,
             }
             for arm in shown
         ],
@@ -180,18 +186,32 @@ def _names(results: "Sequence[RagResult]") -> list[str]:
 
 
 def _shown(results: "Sequence[RagResult]") -> list[ShownArm]:
-    """The arms whose answers are shown: of many results with one k alone."""
-    shown: list[ShownArm] = []
-    for result, name in zip(results, _names(results), strict=True):
+    """The arms whose answers are shown: of many results with one k alone, and each reader's others once."""
+    readers = list(dict.fromkeys(map(_reader_facts, results)))
+    placed: dict[tuple[int, str, int, int], ShownArm] = {}
+    for number, (result, name) in enumerate(zip(results, _names(results), strict=True)):
         scores = ArmScores.of(result)
+        reader = readers.index(_reader_facts(result))
         ks = [arm.k for arm in scores.arms if arm.kind == RETRIEVED]
         usual = USUAL_K if USUAL_K in ks else max(ks, default=0)
         for place, arm in enumerate(scores.arms):
-            if arm.kind == RETRIEVED and len(results) > _FEW and arm.k != usual:
+            retrieved = arm.kind == RETRIEVED
+            if retrieved and len(results) > _FEW and arm.k != usual:
                 continue
-            label = arm.label if len(results) == 1 else f"{name}, {arm.label}"
-            shown.append(ShownArm(label, result, scores, place))
-    return shown
+            if len(results) == 1:
+                label = arm.label
+            elif retrieved:
+                label = f"{name} @{arm.k}"
+            else:
+                label = f"{result.reader['name']}, {arm.label}"
+            key = (reader, arm.kind, number if retrieved else 0, arm.k if retrieved else 0)
+            placed.setdefault(key, ShownArm(label, result, scores, place, reader))
+    order = sorted(placed, key=lambda key: (key[0], ARMS.index(key[1]), *key[2:]))
+    return [placed[key] for key in order]
+
+
+def _reader_facts(result: "RagResult") -> str:
+    return json.dumps([result.reader["name"], result.reader.get("facts")], sort_keys=True)
 
 
 def _table(table: AnswerTable, name: str) -> dict[str, Any]:

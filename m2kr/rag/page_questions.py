@@ -50,12 +50,14 @@ class ShownArm:
         result: The result.
         scores: Its scores.
         arm: Its place among their arms.
+        reader: A number that arms of the same reader share.
     """
 
     label: str
     result: "RagResult"
     scores: ArmScores
     arm: int
+    reader: int = 0
 
 
 def write_questions(

@@ -101,19 +101,22 @@ function againstK(column) {
   const series = column.tables.map((table, result) => {
     const cells = table.parts[0]?.cells[scorer] ?? {}, whole = label => cells[label] ?? table.parts[1]?.cells[scorer]?.[label];
     const of = kind => table.arms.filter(arm => arm.kind === kind).map(arm => [arm, whole(arm.label)]).filter(([, cell]) => cell && cell.value !== null);
-    return {result, label: table.label, points: of("retrieved").map(([arm, cell]) => [arm.k, cell]), none: of("none")[0]?.[1], oracle: of("oracle")[0]?.[1],
+    return {result, label: table.label, reader: table.reader, retriever: table.retriever, points: of("retrieved").map(([arm, cell]) => [arm.k, cell]), none: of("none")[0]?.[1], oracle: of("oracle")[0]?.[1],
       bounds: table.arms.filter(arm => arm.label in table.answer_in_passages).map(arm => [arm.k, table.answer_in_passages[arm.label]])};
   }).filter(one => one.points.length && !state.off.has(one.result));
   if (!series.length) return null;
   const ks = [...new Set(series.flatMap(one => one.points.map(([k]) => k)))].sort((a, b) => a - b);
-  const width = narrow.matches ? 360 : 640, height = 350, left = 34, right = width - 160, top = 14, bottom = 306;
+  const several = column.tables.length > 1, oneReader = new Set(column.tables.map(table => table.reader)).size === 1;
+  const width = narrow.matches ? 360 : 680, height = 350, left = 34, right = width - (several && !narrow.matches ? 220 : 160), top = 14, bottom = 306;
   const x = k => ks.length < 2 ? (left + right) / 2 : left + 14 + (right - left - 28) * Math.log(k / ks[0]) / Math.log(ks.at(-1) / ks[0]);
   const all = series.flatMap(one => [...one.points.map(([, cell]) => cell.high), one.none?.value, one.oracle?.value, ...one.bounds.map(([, value]) => value)]).filter(value => value !== undefined);
   const end = niceEnd(Math.max(...all)), y = value => bottom - (bottom - top) * value / end;
-  const several = column.tables.length > 1, items = [], drawn = [];
+  const items = [], drawn = [], levels = new Set();
+  const named = one => oneReader && column.tables.filter(table => table.retriever === one.retriever).length === 1 ? one.retriever : one.label;
   const path = points => points.map(([k, value], place) => `${place ? "L" : "M"}${x(k).toFixed(1)} ${y(value).toFixed(1)}`).join("");
   const level = (one, value, words, dash) => {
-    if (value === undefined) return;
+    if (value === undefined || levels.has(`${words} ${value}`)) return;
+    levels.add(`${words} ${value}`); // which results of one reader share
     drawn.push(svg("g", {class: `line c${one.result % 12}`}, svg("path", {d: `M${left} ${y(value)}H${right}`, "stroke-dasharray": dash, class: "level"}), svg("title", {}, words)));
     items.push({system: one.result, name: words, x: right, y: y(value)});
   };
@@ -123,19 +126,19 @@ function againstK(column) {
       ks.length > 1 && svg("path", {class: "band", d: `${path(upper)}${path(lower).replace("M", "L")}Z`}),
       svg("path", {d: path(one.points.map(([k, cell]) => [k, cell.value])), "stroke-dasharray": DASHES[Math.floor(one.result / 4) % 3]}),
       one.points.map(([k, cell]) => [svg("line", {class: "whisk", x1: x(k), x2: x(k), y1: y(cell.low), y2: y(cell.high)}), mark(one.result, x(k), y(cell.value))]), svg("title", {}, one.label)));
-    items.push({system: one.result, name: several ? one.label : "retrieved", x: x(one.points.at(-1)[0]) + 6, y: y(one.points.at(-1)[1].value)});
-    level(one, one.none?.value, several ? `${one.label}: none` : "no retrieval", "2 4");
-    level(one, one.oracle?.value, several ? `${one.label}: oracle` : "oracle", "8 4");
+    items.push({system: one.result, name: several ? named(one) : "retrieved", x: x(one.points.at(-1)[0]) + 6, y: y(one.points.at(-1)[1].value)});
+    level(one, one.none?.value, several && !oneReader ? `${one.reader}, no retrieval` : "no retrieval", "2 4");
+    level(one, one.oracle?.value, several && !oneReader ? `${one.reader}, oracle` : "oracle", "8 4");
     if (one.bounds.length) {
       drawn.push(svg("g", {class: "bound"}, svg("path", {d: path(one.bounds)}), one.bounds.map(([k, value]) => svg("circle", {cx: x(k), cy: y(value), r: 2.5})), svg("title", {}, "answer in passages")));
       if (!several) items.push({system: "-", name: "answer in passages", x: x(one.bounds.at(-1)[0]) + 4, y: y(one.bounds.at(-1)[1])});
     }
   }
-  return figure("Score against K", [h("bdi", {}, scorer), "; whiskers: 95 % intervals; K: passages that the reader was given."],
+  return figure("Score against K", [h("bdi", {}, scorer), "; whiskers: 95 % intervals; K: passages that the reader was given", series.some(one => one.bounds.length) ? "; grey dots: how often an accepted answer is in them." : "."],
     [drawing(width, height, "Score by the number of passages",
       [0, .25, .5, .75, 1].map(share => share * end).map(value => [svg("line", {class: "grid", x1: left, x2: right, y1: y(value), y2: y(value)}), text(left - 8, y(value) + 4, tick(value), {"text-anchor": "end", class: "tick"})]),
       ks.map(k => text(x(k), bottom + 20, k, {"text-anchor": "middle", class: "tick"})), text((left + right) / 2, bottom + 38, "K", {"text-anchor": "middle", class: "tick"}),
-      drawn, labels(items, right + 18, top, bottom)),
+      drawn, labels(items, right + 18, top, bottom, several && !narrow.matches ? 26 : 18)),
     several && h("ul", {class: "legend"}, column.tables.map((table, result) => h("li", {}, h("button", {type: "button", "aria-pressed": String(!state.off.has(result)), "data-system": result,
       onclick: () => { state.off.has(result) ? state.off.delete(result) : state.off.add(result); drawPlots(result); }}, svg("svg", {viewBox: "0 0 14 14", "aria-hidden": "true"}, mark(result, 7, 7)), h("bdi", {}, table.label)))))]);
 }
@@ -231,7 +234,7 @@ function fresh(source) {
   const usual = retrieved.find(([arm]) => arm.k === 5) ?? retrieved.at(-1) ?? [null, 0];
   return {scorer: scorerOf(source.column), a: usual[1], shown: [usual[1]]};
 }
-const partner = kind => { const arms = browser.source.arms, of = arms[browser.a].table; const place = arms.findIndex(arm => arm.kind === kind && arm.table === of); return place < 0 ? undefined : place; };
+const partner = kind => { const arms = browser.source.arms, of = arms[browser.a].reader; const place = arms.findIndex(arm => arm.kind === kind && arm.reader === of); return place < 0 ? undefined : place; };
 const drawKey = () => {};
 const FINDS = [
   ["all", "all questions"], ["helped", "helped by retrieval"], ["hurt", "hurt by retrieval"], ["oracle", "oracle wrong"],

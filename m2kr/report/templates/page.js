@@ -63,7 +63,7 @@ function niceEnd(value) {
 }
 
 // Ends of lines labelled beside them, moved apart where they would overlap.
-function labels(items, x, top, bottom) {
+function labels(items, x, top, bottom, most = 18) {
   const gap = 15;
   const sorted = [...items].sort((a, b) => a.y - b.y);
   sorted.forEach((item, place) => { item.at = Math.max(item.y, place ? sorted[place - 1].at + gap : top); });
@@ -71,7 +71,7 @@ function labels(items, x, top, bottom) {
   for (const item of sorted.reverse()) { item.at = Math.min(item.at, limit); limit = item.at - gap; }
   return sorted.map(item => [
     svg("path", {class: "leader", d: `M${item.x} ${item.y}L${x - 4} ${item.at}`}),
-    text(x, item.at + 4, shortened(item.name, 18), {class: `name c${item.system % 12}`}),
+    text(x, item.at + 4, shortened(item.name, most), {class: `name c${item.system % 12}`}),
   ]);
 }
 const shortened = (words, most) => words.length > most ? words.slice(0, most - 1) + "…" : words;
