@@ -22,7 +22,7 @@ def test_no_accepted_answer(scorer: str, answers: tuple[str, ...], said: str) ->
     assert verdict.rule == NO_GOLD
 
 
-@pytest.mark.parametrize("scorer", ["okvqa", "infoseek", "exact_match", "token_f1"])
+@pytest.mark.parametrize("scorer", ["okvqa", "infoseek", "evqa", "exact_match", "token_f1"])
 def test_facts_say_who_judged(scorer: str) -> None:
     opened = open_scorer(scorer, {})
     assert opened.facts()["name"] == opened.name == scorer
