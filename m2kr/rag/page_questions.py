@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from m2kr.data.load import Split
     from m2kr.rag.records import RagResult
-    from m2kr.rag.scorers.scorer import GoldAnswer
+    from m2kr.rag.scorer import GoldAnswer
     from m2kr.report.page.data_files import DataFiles
 
 _LONGEST_DETAIL = 1_500  # characters

@@ -27,14 +27,14 @@ from m2kr.rag.agreement import JUDGE, agreement_table, describe_agreement
 from m2kr.rag.arm_scores import Arm, ArmScores
 from m2kr.rag.figure_intervals import figure_intervals, recorded_verdicts, resamples_of
 from m2kr.rag.records import NONE, ORACLE, SCORE
-from m2kr.rag.scorers.registry import open_scorer
+from m2kr.rag.scorer_registry import open_scorer
 from m2kr.sources import verdict as comparable_note
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from m2kr.rag.records import RagResult
-    from m2kr.rag.scorers.scorer import AnswerScorer
+    from m2kr.rag.scorer import AnswerScorer
 
 TABLE_FORMAT = "m2kr-rag-table-1"
 _MOST_VALUES = 12  # of a column, in tables for people; the dict has all

@@ -11,7 +11,7 @@ from m2kr.errors import InputError
 from m2kr.evaluation.comparison_tables import WIDTH
 from m2kr.rag.figure_intervals import figure_intervals
 from m2kr.rag.records import ORACLE, RETRIEVED, RagResult
-from m2kr.rag.scorers.scorer import GoldAnswer, Verdict
+from m2kr.rag.scorer import GoldAnswer, Verdict
 from m2kr.rag.tables import AnswerTable, shown_pairs
 
 NONE_RIGHT = {0, 1, 2, 3, 4, 5, 6, 7}  # of 10 questions

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from support.tiny_bem import save_bem
 
 from m2kr.errors import M2KRError, MissingError, UsageError
+from m2kr.rag.scorer import NO_GOLD, GoldAnswer, Verdict
 from m2kr.rag.scorers.bem import Bem
 from m2kr.rag.scorers.evqa import EvqaScorer
-from m2kr.rag.scorers.scorer import NO_GOLD, GoldAnswer, Verdict
 
 
 def gold(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from m2kr.rag.scorers.registry import open_scorer
-from m2kr.rag.scorers.scorer import NO_GOLD, GoldAnswer
+from m2kr.rag.scorer import NO_GOLD, GoldAnswer
+from m2kr.rag.scorer_registry import open_scorer
 
 BLANK: tuple[tuple[str, ...], ...] = ((), ("",), ("", " "))
 
