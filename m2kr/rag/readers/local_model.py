@@ -17,7 +17,7 @@ from m2kr.hashes import file_sha256
 from m2kr.retrievers._model_source import ModelSource
 from m2kr.retrievers._models import cached_sha256, files_sha256, pick_device, require_packages
 
-EXTRA = "models"
+EXTRA, _MORE = "models", "rag"
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -165,7 +165,7 @@ class LocalModel:
 
     def _from_gguf(self, name: str, cache: Path | None) -> Path:
         """The folder with the weights of a GGUF file in safetensors, made if it isn't there."""
-        require_packages(("gguf", "accelerate"), EXTRA, "a model in GGUF")
+        require_packages(("gguf", "accelerate"), _MORE, "a model in GGUF")
         path = Path(self._original.load_from) / name
         if not self._original.local or not path.is_file() or path.name != name:
             raise MissingError(
@@ -305,7 +305,7 @@ def _no_gguf(path: Path, error: Exception) -> InputError:
 
 
 def _adapter_folder(adapter: Path) -> Path:
-    require_packages(("peft",), EXTRA, "an adapter")
+    require_packages(("peft",), _MORE, "an adapter")
     folder = Path(adapter).expanduser()
     if not (folder / "adapter_config.json").is_file():
         raise MissingError(
