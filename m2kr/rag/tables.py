@@ -167,14 +167,14 @@ class AnswerTable:
         return next((cell for cell in cells if cell is not None), None)
 
     def __str__(self) -> str:
-        return as_text(self)
+        return _as_text(self)
 
     def __repr__(self) -> str:
         return f"AnswerTable of {self.label} on {self.source}: print() shows it"
 
     def to_markdown(self) -> str:
         """The tables in Markdown."""
-        return as_markdown(self)
+        return _as_markdown(self)
 
     _repr_markdown_ = to_markdown
 
@@ -438,7 +438,7 @@ def _notes(result: "RagResult", of_arms: ArmScores) -> Iterator[str]:
 # Text for a terminal.
 
 
-def as_text(table: AnswerTable) -> str:
+def _as_text(table: AnswerTable) -> str:
     """Tables of at most 80 columns, with notes; a number is never cut."""
     lines: list[str] = []
     for title, rows in _tables(table, whole=False):
@@ -574,7 +574,7 @@ def _amount(value: float | None) -> str:
 # Markdown.
 
 
-def as_markdown(table: AnswerTable) -> str:
+def _as_markdown(table: AnswerTable) -> str:
     """The same tables and notes in Markdown."""
     blocks = []
     for title, rows in _tables(table, whole=True):
