@@ -1,7 +1,8 @@
-"""What must be said beside scores of answers that a server gave."""
+"""What must be said beside scores where a server gave answers or verdicts."""
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 from m2kr.rag.reader import Answer
 
@@ -47,3 +48,35 @@ class AnswerNotes:
             if self._kinds[kind]:
                 told.append(f"{self._kinds[kind]:,} of {len(self._seen):,} answers {words}.")
         return told
+
+
+class VerdictCosts:
+    """Sums what verdicts took that say it in their detail, as those of a judge do."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, dict[str, float | None]] = {}
+
+    def add(self, scorer: str, detail: Mapping[str, Any]) -> None:
+        """Counts a verdict."""
+        if "input_tokens" not in detail:
+            return
+        sums = self._sums.setdefault(
+            scorer, {"verdicts": 0, "input_tokens": 0, "output_tokens": 0, "dollars": 0.0}
+        )
+        for name, value in sums.items():
+            more = 1 if name == "verdicts" else detail.get(name)
+            sums[name] = None if value is None or more is None else value + more
+
+    def sentences(self) -> list[str]:
+        """One for each such scorer."""
+        return [
+            f"{scorer}: {sums['verdicts']:,} verdicts took {_number(sums['input_tokens'])} tokens in, "
+            f"{_number(sums['output_tokens'])} out, {_number(sums['dollars'], '$')}."
+            for scorer, sums in self._sums.items()
+        ]
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    if value is None:
+        return "unknown dollars" if unit else "an unknown number of"
+    return f"{unit}{value:,.4f}" if unit else f"{value:,}"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from m2kr.errors import CheckError, InputError
-from m2kr.rag.answer_notes import AnswerNotes
+from m2kr.rag.answer_notes import AnswerNotes, VerdictCosts
 from m2kr.rag.answering import Answering, in_batches
 from m2kr.rag.kept_answers import KeptAnswer
 from m2kr.rag.records import Record
@@ -30,14 +30,14 @@ class Judging:
     def __init__(self, answering: Answering, scorers: Sequence[AnswerScorer]) -> None:
         self._answering, self._scorers = answering, scorers
         self._known: dict[tuple[str, str, str], Verdict] = {}
-        self._notes = AnswerNotes()
+        self._notes, self._costs = AnswerNotes(), VerdictCosts()
         self.arms: list[dict[str, Any]] = []
         self.totals: dict[str, list[dict[str, Any]]] = {one.name: [] for one in scorers}
 
     @property
     def notes(self) -> list[str]:
-        """What must be said of the answers beside their scores; see `AnswerNotes`."""
-        return self._notes.sentences()
+        """What must be said of answers and verdicts beside the scores; see `AnswerNotes`."""
+        return [*self._notes.sentences(), *self._costs.sentences()]
 
     def judge(self, number: int, write: Callable[[Record], None]) -> None:
         """Judges one arm.
@@ -108,6 +108,7 @@ class Judging:
                 if len(self._known) >= _REMEMBERED:
                     self._known.clear()
                 self._known[key] = _checked(scorer.score(text, gold), scorer.name, gold)
+                self._costs.add(scorer.name, self._known[key].detail)
             found[scorer.name] = self._known[key]
         return found
 

@@ -199,8 +199,10 @@ class AnswerStore:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         with _told(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
+            if self._db.in_transaction:  # an interrupt came just as one had begun
+                self._db.execute("ROLLBACK")
             try:
+                self._db.execute("BEGIN IMMEDIATE")
                 yield
                 self._db.execute("COMMIT")
             except BaseException:

@@ -9,7 +9,9 @@ from servers.faulty_server import FOREVER, Fault
 from support.tiny_rag import COLOURS, tiny_rag_source, tiny_run
 
 from m2kr.errors import UpstreamError
+from m2kr.rag.kept_answers import AnswerStore
 from m2kr.rag.pipeline import RagResults, answer_questions
+from m2kr.rag.reader import Answer
 from m2kr.rag.tables import AnswerTable
 
 KEY = "planted-Key-0b5e94711"
@@ -65,6 +67,7 @@ def test_a_run_is_kept_resumed_judged_and_compared(
     text = " ".join(str(AnswerTable.of(result)).split())
     assert "judge and exact_match agree on 100.0%" in text
     assert "the answers come from 2 models" in text
+    assert f"judge: {len(judged)} verdicts took {len(judged) * 100:,} tokens in" in text
     for file in [*tmp_path.rglob("*")]:
         assert not file.is_file() or KEY.encode() not in file.read_bytes(), file
 
@@ -81,3 +84,12 @@ def test_answers_stay_where_the_judge_fails(
         [result] = ask(server, tmp_path, **{"judge.base_url": server.base})
         assert all(last_text(one).startswith("{") for one in server.asks[count:])
     assert result.counts["asked"] == 8
+
+
+def test_an_interrupt_just_after_a_transaction_began_spoils_nothing(tmp_path: Path) -> None:
+    with AnswerStore(tmp_path / "answers.sqlite") as store:
+        store.claim([b"a"])
+        store._db.execute("BEGIN IMMEDIATE")
+        store.give_up([b"a"])
+        store.put(b"a", Answer("x"), 1.0)
+        assert store.get([b"a"])[b"a"].answer.text == "x"
