@@ -88,27 +88,17 @@ def command(
 
 
 def _with_path(result: Any) -> dict[str, Any]:
-    from m2kr.rag.tables import AnswerTable
-
-    table = AnswerTable.of(result).as_dict()
-    return {**result.as_dict(), "path": str(result.path), "table": table}
+    return {**result.as_dict(), "path": str(result.path)}
 
 
 def _show(results: "RagResults") -> None:
     """Results as tables for people, and what this call took."""
     from m2kr.cli import output
-    from m2kr.errors import M2KRError
-    from m2kr.rag.grid import compare_answers
     from m2kr.rag.tables import AnswerTable
 
     for result in results:
         output.say(str(AnswerTable.of(result)))
         output.say("")
-    if len(results) > 1:
-        try:
-            output.say(f"{compare_answers(results)}\n")
-        except M2KRError as error:  # each has its own table all the same
-            output.say(f"no table of readers by retrievers: {error.what}\n")
     spent = results.spent
     paid = f", ${spent.dollars:.4f}" if spent.dollars else ""
     output.say(

@@ -50,7 +50,7 @@ class UsedRun:
         return {"name": self.name, "file": self.file, "sha256": self.sha256}
 
 
-def use_run(
+def open_run(
     given: str | Path | Run,
     split: "Split",
     k: int,

@@ -58,6 +58,7 @@ def save_llama(folder: Path, *, context: int = 256, chat: bool = True) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,
+        initializer_range=0.5,  # so that every token counts
         max_position_embeddings=context,
         pad_token_id=0,
         bos_token_id=None,
@@ -186,6 +187,7 @@ def save_qwen2_vl(folder: Path) -> Path:
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
             "num_key_value_heads": 2,
+            "initializer_range": 0.5,
             "max_position_embeddings": 512,
             "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
             "pad_token_id": 0,
@@ -202,6 +204,7 @@ def save_qwen2_vl(folder: Path) -> Path:
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,
         },
+        initializer_range=0.5,
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
@@ -252,6 +255,7 @@ def save_smolvlm(folder: Path) -> Path:
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
             "num_key_value_heads": 2,
+            "initializer_range": 0.5,
             "max_position_embeddings": 512,
             "pad_token_id": 0,
             "bos_token_id": None,
@@ -259,6 +263,7 @@ def save_smolvlm(folder: Path) -> Path:
         },
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=2,
+        initializer_range=0.5,
         pad_token_id=0,
     )
     torch.manual_seed(4)

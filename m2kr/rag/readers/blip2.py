@@ -94,10 +94,11 @@ class Blip2Reader(ReaderBase):
             device=device,
         )
         config = self._model.config()
-        if config.model_type != "blip-2" or not config.text_config.is_encoder_decoder:
+        inner: Any = getattr(config, "text_config", None)
+        if config.model_type != "blip-2" or not inner.is_encoder_decoder:
             raise UsageError(
                 f"the model is a '{config.model_type}'"
-                + (f" with a '{config.text_config.model_type}'" * (config.model_type == "blip-2")),
+                + (f" with a '{inner.model_type}'" if config.model_type == "blip-2" else ""),
                 where=model,
                 expected="a BLIP-2 with a T5, such as Salesforce/blip2-flan-t5-xl",
                 fix="--reader hf reads other models",

@@ -7,6 +7,7 @@ import copy
 import importlib.util
 import inspect
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,6 @@ from m2kr.errors import InputError, MissingError, UsageError, one_line
 from m2kr.hashes import file_sha256
 from m2kr.retrievers._model_source import ModelSource
 from m2kr.retrievers._models import cached_sha256, files_sha256, pick_device, require_packages
-
-EXTRA, _MORE = "models", "rag"
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -53,7 +52,7 @@ class LocalModel:
         device: str = "auto",
         cache: Path | None = None,
     ) -> None:
-        require_packages(("torch", "transformers"), EXTRA, needed_for)
+        require_packages(("torch", "transformers"), "models", needed_for)
         self._what, self._dtype, self._device = needed_for, dtype, device
         self._original, self._gguf_file = ModelSource(model, revision), gguf_file
         self._source = self._original
@@ -165,7 +164,7 @@ class LocalModel:
 
     def _from_gguf(self, name: str, cache: Path | None) -> Path:
         """The folder with the weights of a GGUF file in safetensors, made if it isn't there."""
-        require_packages(("gguf", "accelerate"), _MORE, "a model in GGUF")
+        require_packages(("gguf", "accelerate"), "readers", "a model in GGUF")
         path = Path(self._original.load_from) / name
         if not self._original.local or not path.is_file() or path.name != name:
             raise MissingError(
@@ -285,27 +284,23 @@ def _convert_gguf(path: Path, folder: Path) -> None:
         folder.mkdir()
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    except OSError as error:
-        if isinstance(error, FileNotFoundError | PermissionError) or error.errno:
+    except Exception as error:
+        if (
+            isinstance(error, OSError) and error.errno is not None
+        ):  # the disk, not the file's content
             raise
-        raise _no_gguf(path, error) from error
-    except (ValueError, KeyError, RuntimeError, NotImplementedError, IndexError) as error:
-        raise _no_gguf(path, error) from error
+        raise InputError(
+            f"the GGUF file can't be read: {one_line(error)}",
+            where=str(path),
+            expected="a whole file of an architecture that transformers reads, such as Llama or Qwen2",
+        ) from error
     finally:
         if shown:
             bars.enable_progress_bar()
 
 
-def _no_gguf(path: Path, error: Exception) -> InputError:
-    return InputError(
-        f"the GGUF file can't be read: {one_line(error)}",
-        where=str(path),
-        expected="a whole file of an architecture that transformers reads, such as Llama or Qwen2",
-    )
-
-
 def _adapter_folder(adapter: Path) -> Path:
-    require_packages(("peft",), _MORE, "an adapter")
+    require_packages(("peft",), "readers", "an adapter")
     folder = Path(adapter).expanduser()
     if not (folder / "adapter_config.json").is_file():
         raise MissingError(
@@ -321,9 +316,11 @@ def _merged(model: Any, folder: Path) -> Any:
     from peft import PeftModel
 
     try:
-        adapted: Any = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
-        # peft itself only warns of weights that have no place, and leaves an adapter that does nothing.
-        loaded = adapted.load_adapter(str(folder), "default")
+        with warnings.catch_warnings():
+            # peft only warns of weights that have no place, and leaves an adapter that does nothing.
+            warnings.simplefilter("ignore")
+            adapted: Any = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+            loaded = adapted.load_adapter(str(folder), "default")
     except (ValueError, RuntimeError, KeyError, OSError, TypeError) as error:
         raise InputError(
             f"the adapter can't be put on this model: {one_line(error)}", where=str(folder)

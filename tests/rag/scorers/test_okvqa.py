@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2kr.rag.scorer import GoldAnswer
 from m2kr.rag.scorers.okvqa import OkvqaScorer, cleaned_vqa_answer, leave_one_out
+from m2kr.rag.scorers.scorer import GoldAnswer
 
 SCORER = OkvqaScorer()
 
