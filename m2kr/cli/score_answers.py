@@ -24,6 +24,8 @@ _SETTINGS = {
     "types": "a file of their question types",
     "id": "the column of question ids",
     "answer": "the column of answers",
+    "arm": "of records of m2kr rag, the arm",
+    "k": "and its number of passages",
 }
 _MOST_LINES = 12  # of the groups of a scorer
 
@@ -55,7 +57,8 @@ def command(
     (question_id, data_id, qid; answer, prediction), or by --set id=COLUMN and --set answer=COLUMN. A
     JSON object of answers by id will do. --set gold=FILE takes VQA's annotations and Infoseek's JSON
     lines as they are (--set types=FILE: its question types), or rows with question_id, answers,
-    question_type, group, value, value_range.
+    question_type, group, value, value_range. Of the records that m2kr rag writes, --set arm=retrieved and
+    --set k=5 take one experiment.
 
     --out writes a row for each question and scorer: .jsonl or .parquet.
     """
@@ -123,7 +126,10 @@ def command(
             )
     scorers = [open_scorer(name, chosen) for name in names]
     answers, lacking = read_answers(
-        file, id_column=chosen.get("id"), answer_column=chosen.get("answer")
+        file,
+        id_column=chosen.get("id"),
+        answer_column=chosen.get("answer"),
+        only={key: chosen[key] for key in ("arm", "k") if key in chosen},
     ).of_questions(_some(golds, facts), without, missing=missing_queries)
     scored = [score_answers(answers, golds, one) for one in scorers]
     facts |= {

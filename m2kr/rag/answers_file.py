@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,7 +76,11 @@ class AnswersFile:
 
 
 def read_answers(
-    path: Path, *, id_column: str | None = None, answer_column: str | None = None
+    path: Path,
+    *,
+    id_column: str | None = None,
+    answer_column: str | None = None,
+    only: Mapping[str, str] | None = None,
 ) -> AnswersFile:
     """The answers in a file; see `m2kr.rag.record_files.read_rows` for its forms.
 
@@ -84,12 +88,15 @@ def read_answers(
         path: The file.
         id_column: The column of the questions' ids; by its name if absent.
         answer_column: The column of the answers; by its name if absent.
+        only: Values of columns; other rows are passed over: of records of m2kr rag an ``arm`` and a ``k``.
 
     Raises:
         MissingError: there is no such file.
         InputError: it can't be read, or can be read in two ways; a question is answered twice.
     """
     file = read_rows(path)
+    for name, value in (only or {}).items():
+        file = _rows_with(file, name, value)
     column = column_of(file, "answer", ANSWER_NAMES, answer_column)
     if column is None:
         raise InputError(
@@ -111,11 +118,30 @@ def read_answers(
             f"{len(twice):,} questions are answered more than once: {first_ids(list(twice))}",
             where=str(path),
             expected="one answer to each question",
-            fix="keep the rows of one experiment (one arm, one k)"
-            if {"arm", "k"} <= set(file.columns)
-            else None,
+            fix=_one_arm(file) if {"arm", "k"} <= set(file.columns) else None,
         )
     return AnswersFile(path, answers)
+
+
+def _rows_with(file: RowFile, name: str, value: str) -> RowFile:
+    column_of(file, name, (), name)
+    rows = [placed for placed in file.rows if str(placed.row.get(name)) == value]
+    if not rows:
+        values = dict.fromkeys(str(placed.row.get(name)) for placed in file.rows)
+        raise InputError(
+            f"no row has {value!r} as its {name!r}",
+            where=str(file.path),
+            expected="one of " + ", ".join(values)[:300],
+        )
+    return replace(file, rows=rows)
+
+
+def _one_arm(file: RowFile) -> str:
+    """How to choose one of the experiments in records of m2kr rag."""
+    pairs = dict.fromkeys((str(p.row.get("arm")), str(p.row.get("k"))) for p in file.rows)
+    (arm, k), *_ = reversed(pairs)
+    there = ", ".join(f"{arm} {k}" for arm, k in pairs)[:300]
+    return f"--set arm={arm} --set k={k}   (there are {there})"
 
 
 def _answer(file: RowFile, column: str, placed: PlacedRow) -> str | None:

@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
 from m2kr.building.formats.archives import members
+from m2kr.building.formats.gzip import open_gzip
 from m2kr.building.userdata.readers import file_kind, record_file
 from m2kr.errors import InputError, MissingError, plainly
-from m2kr.packed import open_unpacked
+from m2kr.packed import is_gzip
 from m2kr.unicode_halves import loads, mended_text
 
 # Names of columns, the most telling first; case and punctuation don't matter.
@@ -103,7 +104,7 @@ def read_rows(path: Path) -> RowFile:
 def _quick_lines(path: Path) -> list[PlacedRow] | None:
     """Objects a line; None if any is something else, which the slow reader then says."""
     rows = []
-    with contextlib.suppress(ValueError, OSError, EOFError), open_unpacked(path) as file:
+    with contextlib.suppress(ValueError), _opened_bytes(path) as file:
         for n, line in enumerate(file, 1):
             if not line.isspace():
                 item = loads(line.removeprefix(_BOM) if n == 1 else line)
@@ -121,7 +122,7 @@ def _filled(path: Path, rows: Sequence[PlacedRow]) -> Sequence[PlacedRow]:
 
 
 def _whole(path: Path) -> bytes:
-    with open_unpacked(path) as file:
+    with _opened_bytes(path) as file:
         raw = file.read(_MOST_BYTES + 1)
     if len(raw) > _MOST_BYTES:
         raise InputError(
@@ -130,6 +131,10 @@ def _whole(path: Path) -> bytes:
             fix="jq -c '.[]' OLD.json > NEW.jsonl",
         )
     return raw
+
+
+def _opened_bytes(path: Path) -> BinaryIO:
+    return open_gzip(path) if is_gzip(path) else path.open("rb")
 
 
 def _zipped(path: Path) -> bytes:
@@ -155,6 +160,12 @@ def _from_json(path: Path, raw: bytes) -> RowFile:
             ) from error
         return RowFile(path, _filled(path, rows))
     wrapper = ""
+    if isinstance(value, dict) and str(value.get("format", "")).startswith("m2kr-rag-"):
+        raise InputError(
+            "this is a result of m2kr rag; its answers are in the table of records",
+            where=str(path),
+            fix=f"m2kr score-answers {path.with_suffix('')}.records.parquet … --set arm=… --set k=…",
+        )
     if isinstance(value, dict) and _is_id_column(value) is None:
         lists = [k for k in _WRAPPERS if _is_rows(value.get(k))]
         if len(lists) > 1:

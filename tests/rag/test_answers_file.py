@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2kr.errors import CheckError, InputError
+from m2kr.errors import CheckError, InputError, M2KRError
 from m2kr.rag.answers_file import AnswersFile, answer_text, read_answers
 
 ANSWERS = {"1": "pear", "2": "a fig, or two", "3": "", "b/4": "naïve\nline"}
@@ -145,6 +145,7 @@ def test_what_is_no_answer_is_refused(value: Any) -> None:
         ("a.json", '{"question_id": {"0": 1}, "answer": {"0": "x"}}', 'orient="records"'),
         ("a.json", '{"answers": {"0": "x"}, "question_id": {"0": 1}}', 'orient="records"'),
         ("a.json", '{"question_id": [1, 2], "answer": ["x"]}', "different lengths"),
+        ("a.json", '{"format": "m2kr-rag-1", "arms": []}', "table of records"),
         ("a.csv", "question_id,answer\n1,a,b\n", "line 2"),
         ("a.csv", "1,pear\n2,fig\n", "no column is known to hold the answers"),
         ("a.txt", "pear\nfig\n", "'.txt' are not read"),
@@ -160,10 +161,33 @@ def test_one_error_that_says_what_and_where(
     assert str(tmp_path) in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["a.json.gz", "a.jsonl.gz", "a.csv.gz"])
+@pytest.mark.parametrize("keep", [12, 40, -3])
+def test_damaged_archives(tmp_path: Path, name: str, keep: int) -> None:
+    raw = gzip.compress(jsonl(ROWS).encode())
+    with pytest.raises(M2KRError, match="a.js|a.csv"):
+        read_answers(write(tmp_path / name, raw[:keep]))
+    with pytest.raises(M2KRError):
+        read_answers(write(tmp_path / name, raw[:20] + b"\xff\x00" + raw[22:]))
+
+
 def test_records_of_several_arms_are_told(tmp_path: Path) -> None:
-    rows = [{"question_id": 1, "arm": arm, "k": 1, "answer": "x"} for arm in ("none", "oracle")]
-    with pytest.raises(InputError, match="one arm, one k"):
-        read_answers(write(tmp_path / "a.jsonl", jsonl(rows)))
+    rows = [
+        {"question_id": 1, "arm": arm, "k": k, "answer": f"{arm} {k}"}
+        for arm, k in (("none", 0), ("retrieved", 1), ("retrieved", 5))
+    ]
+    path = write(tmp_path / "a.jsonl", jsonl(rows))
+    with pytest.raises(InputError) as raised:
+        read_answers(path)
+    assert "--set arm=retrieved --set k=5   (there are none 0, retrieved 1, retrieved 5)" in str(
+        raised.value
+    )
+    chosen = read_answers(path, only={"arm": "retrieved", "k": "5"})
+    assert dict(chosen.answers) == {"1": "retrieved 5"}
+    with pytest.raises(InputError, match="one of none, retrieved"):
+        read_answers(path, only={"arm": "oracle"})
+    with pytest.raises(InputError, match="no column is called 'depth'"):
+        read_answers(path, only={"depth": "5"})
 
 
 def file(**answers: str | None) -> AnswersFile:
