@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.errors import CheckError, InputError, M2KRError
@@ -165,7 +165,7 @@ def test_one_error_that_says_what_and_where(
 @pytest.mark.parametrize("keep", [12, 40, -3])
 def test_damaged_archives(tmp_path: Path, name: str, keep: int) -> None:
     raw = gzip.compress(jsonl(ROWS).encode())
-    with pytest.raises(M2KRError, match="a.js|a.csv"):
+    with pytest.raises(M2KRError, match=r"a\.(js|csv)"):
         read_answers(write(tmp_path / name, raw[:keep]))
     with pytest.raises(M2KRError):
         read_answers(write(tmp_path / name, raw[:20] + b"\xff\x00" + raw[22:]))
@@ -217,6 +217,7 @@ def test_missing_unknown_and_null() -> None:
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.text("ab/é 1", min_size=1).filter(str.strip), TEXT, min_size=1))
 def test_json_forms_give_back_what_was_written(answers: dict[str, str]) -> None:
     import tempfile

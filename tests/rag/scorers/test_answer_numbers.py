@@ -3,7 +3,7 @@
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.rag.scorers.answer_numbers import answer_numbers, answer_range
@@ -158,12 +158,14 @@ def test_the_first_two_numbers_are_a_range_if_they_ascend() -> None:
     assert answer_range("no idea") is None
 
 
+@settings(max_examples=40)
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e12, max_value=1e12))
 def test_what_python_writes_is_read(number: float) -> None:
     assert answer_numbers(repr(number)) == (number,)
     assert answer_numbers(f"about {number!r} m") == (number,)
 
 
+@settings(max_examples=40)
 @given(st.integers(0, 10**15))
 def test_groups_of_thousands_are_read(number: int) -> None:
     assert answer_numbers(f"{number:,}") == (number,)
@@ -172,6 +174,7 @@ def test_groups_of_thousands_are_read(number: int) -> None:
         assert answer_numbers(f"{number:,}".replace(",", " ")) == (number,)
 
 
+@settings(max_examples=40)
 @given(
     st.integers(1, 10**6), st.integers(1, 10**6), st.sampled_from(["-", "–", " - ", " to ", "~"])
 )

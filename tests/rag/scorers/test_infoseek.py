@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.rag.gold import read_gold_file
@@ -261,6 +261,7 @@ def test_questions_after_a_number_that_is_right_are_scored() -> None:
     assert SCORER.totals(verdicts, golds)["accuracy"] == 3 / 4
 
 
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.sampled_from([ENTITY, QUESTION]), st.sampled_from([0.0, 1.0]))),
     st.randoms(),
@@ -294,6 +295,7 @@ def naive_number(said: str, low: float, high: float) -> int:
     return int(union > 0 and shared / union >= 0.5)
 
 
+@settings(max_examples=40)
 @given(
     st.integers(0, 40), st.integers(0, 40), st.integers(0, 40), st.integers(0, 40),
     st.sampled_from(["{0}", "{0}-{1}", "from {0} to {1} m", "{0}.5", "about {0}", "none"]),
@@ -313,6 +315,7 @@ TEXTS = st.lists(PIECES, max_size=5).map("".join)
 NO_SIGNS = str.maketrans("", "", string.punctuation)
 
 
+@settings(max_examples=40)
 @given(TEXTS, st.lists(TEXTS, min_size=1, max_size=4), st.randoms())
 def test_names_equal_the_public_formula(said: str, answers: list[str], random: Any) -> None:
     answers = [*answers, "plum"]

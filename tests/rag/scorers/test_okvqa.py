@@ -4,7 +4,7 @@ import re
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.rag.scorers.okvqa import OkvqaScorer, cleaned_vqa_answer, leave_one_out
@@ -229,12 +229,14 @@ PIECES = st.sampled_from(
 TEXTS = st.lists(PIECES, max_size=6).map("".join)
 
 
+@settings(max_examples=40)
 @given(TEXTS, st.lists(TEXTS, min_size=2, max_size=12))
 def test_equals_the_public_formula(prediction: str, answers: list[str]) -> None:
     answers = [*answers, prediction] if len(answers) % 2 else answers
     assert score(prediction, *answers) == pytest.approx(naive_score(prediction, answers))
 
 
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from(["pear", "Pear", "fig", "a fig"]), min_size=2), st.randoms())
 def test_the_order_of_annotators_is_nothing(answers: list[str], random: object) -> None:
     shuffled = list(answers)
@@ -242,6 +244,7 @@ def test_the_order_of_annotators_is_nothing(answers: list[str], random: object) 
     assert score("fig", *shuffled) == score("fig", *answers)
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 15), st.integers(0, 15))
 def test_leave_one_out_is_between_0_and_1_and_rises(annotators: int, matches: int) -> None:
     matches = min(matches, annotators)
