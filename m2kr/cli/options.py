@@ -72,7 +72,9 @@ Instruction = Annotated[
 _K = typer.Option("--k", "-k", min=1, help="Passages a query.", show_default=False)
 K = Annotated[int, _K]
 KOrNone = Annotated[int | None, _K]
-Ks = Annotated[str, _K]
+Ks = Annotated[
+    str, typer.Option("--k", "-k", metavar="K,K,...", help="Passages a question, several numbers.")
+]
 MissingImages = Annotated[
     Literal["error", "black", "skip"],
     typer.Option("--missing-images", help="What to do where no root has an image."),

@@ -1,5 +1,6 @@
 """``m2kr rag``."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ from m2kr.cli import options
 
 if TYPE_CHECKING:
     from m2kr.rag.pipeline import RagResults
+    from m2kr.rag.records import RagResult
 
 EXAMPLES = (
     "m2kr rag mini --run bm25 --reader extractive",
@@ -68,7 +70,7 @@ def command(
             run=run,
             split=split,
             k=k,
-            scorers=scorer,
+            scorers=[name for one in scorer or () for name in one.split(",")],
             settings=options.settings(set_),
             edition=edition,
             data=root,
@@ -79,26 +81,38 @@ def command(
             progress=bars,
         )
     if json:
-        output.emit({"data": str(root), "results": [_with_path(result) for result in results]})
+        output.emit({"data": str(root), "results": [_as_dict(result) for result in results]})
         return
     _show(results)
     output.say(f"results and records are in {out.absolute()}:")
     for result in results:
         output.say(f"  {result.name}.json")
+    files = [str(result.path) for result in results]
+    output.say(f"next: {shlex.join(['m2kr', 'report', *files, '--html', 'answers'])}")
 
 
-def _with_path(result: Any) -> dict[str, Any]:
-    return {**result.as_dict(), "path": str(result.path)}
+def _as_dict(result: "RagResult") -> dict[str, Any]:
+    from m2kr.rag.tables import AnswerTable
+
+    table = AnswerTable.of(result).as_dict()
+    return {**result.as_dict(), "path": str(result.path), "table": table}
 
 
 def _show(results: "RagResults") -> None:
     """Results as tables for people, and what this call took."""
     from m2kr.cli import output
+    from m2kr.errors import M2KRError
+    from m2kr.rag.grid import compare_answers
     from m2kr.rag.tables import AnswerTable
 
     for result in results:
         output.say(str(AnswerTable.of(result)))
         output.say("")
+    if len(results) > 1:
+        try:
+            output.say(f"{compare_answers(results)}\n")
+        except M2KRError as error:  # such as a scorer that could not judge: results are saved
+            output.say(f"not compared with each other: {error}\n")
     spent = results.spent
     paid = f", ${spent.dollars:.4f}" if spent.dollars else ""
     output.say(
