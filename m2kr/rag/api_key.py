@@ -44,7 +44,9 @@ class ApiKey(requests.auth.AuthBase):
                 f"${variable} holds something that can't be a key (not shown)",
                 expected="printable ASCII without blanks or line breaks",
             )
-        self._forms = sorted(_written_forms(self._value), key=len, reverse=True)
+        forms = sorted(_written_forms(self._value), key=len, reverse=True)
+        # Upper and lower case alike: some servers write headers in one of them.
+        self._forms = re.compile("|".join(map(re.escape, forms)), re.I) if forms else None
 
     def __bool__(self) -> bool:
         return bool(self._value)
@@ -68,10 +70,7 @@ class ApiKey(requests.auth.AuthBase):
     def clean(self, value: Any) -> Any:
         """Plain JSON with the key taken out of every string, keys of objects included."""
         if isinstance(value, str):
-            if len(self._value) >= _SECRET:
-                for form in self._forms:
-                    value = value.replace(form, _SHOWN)
-            return value
+            return self._forms.sub(_SHOWN, value) if self._forms else value
         if isinstance(value, list):
             return [self.clean(item) for item in value]
         if isinstance(value, dict):
@@ -94,15 +93,15 @@ class ApiKey(requests.auth.AuthBase):
 
 
 def _written_forms(key: str) -> set[str]:
-    """The key as a server may write it in an answer: plain, in an address, in JSON, in base64."""
+    """The key as a server may write it in an answer: plain, in an address, in JSON, in hex, in base64."""
     if len(key) < _SECRET:
         return set()
-    encoded = (base64.b64encode(key.encode()), base64.urlsafe_b64encode(key.encode()))
-    return {
-        key,
-        key[::-1],
-        quote(key, safe=""),
-        quote_plus(key),
-        json.dumps(key)[1:-1],
-        *(form.decode().rstrip("=") for form in encoded),
-    }
+    forms = {key, key[::-1], quote(key, safe=""), quote_plus(key), json.dumps(key)[1:-1]}
+    forms.add(key.encode().hex())
+    for before in range(3):  # bytes that may stand before it, as in "Bearer ..."
+        encoded = base64.b64encode(bytes(before) + key.encode()).decode()
+        # Without the characters at its ends that hold bits of others.
+        inner = encoded[4 if before else 0 : len(encoded) - 4]
+        if len(inner) > _SECRET:  # what is shorter may stand in any text
+            forms |= {inner, inner.replace("+", "-").replace("/", "_")}
+    return forms

@@ -39,6 +39,7 @@ Message = dict[str, Any]
 
 # The environment variable that says where the server is, as other clients have it.
 ADDRESS = "OPENAI_BASE_URL"
+_KEY_ENV = "OPENAI_API_KEY"
 _LARGEST = 8 << 20
 _AGAIN = {408, 409, 425, 429}
 # So many first answers without a text are a wrong setting, not chance.
@@ -91,7 +92,7 @@ class ChatConfig:
 
     model: str
     base_url: str | None = None
-    key_env: str = "OPENAI_API_KEY"
+    key_env: str = _KEY_ENV
     allow_http: bool = False
     max_tokens: int = 64
     max_tokens_name: str = "max_tokens"
@@ -113,6 +114,12 @@ class ChatConfig:
     def __post_init__(self) -> None:
         if not self.model.strip():
             raise UsageError("no model is named", fix="--set model=NAME")
+        if self.model.startswith("//"):
+            raise UsageError(
+                "an address is given where the model's name belongs (not shown)",
+                expected="http:MODEL, and the address by a setting",
+                fix="--reader http:MODEL --set base_url=ADDRESS",
+            )
         for name, least, most in (
             ("max_tokens", 1, 10**6),
             ("temperature", 0, 2),
@@ -202,6 +209,12 @@ class ChatClient:
         self.config = config
         with _naming_settings(config.prefix):
             self._key = ApiKey(config.key_env)
+            if not self._key and config.key_env not in {"", _KEY_ENV}:
+                raise UsageError(
+                    "the environment variable that key_env names is not set (not shown: the name may be "
+                    "the key itself)",
+                    fix="export it, or leave key_env out",
+                )
             self._url = _completions_url(config, self._key)
         if self._key.within(config.model + (config.extra or "")):
             raise UsageError("a setting holds the key", fix="leave it to the environment variable")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 
 import orjson
 
+from m2kr.errors import UsageError
 from m2kr.evaluation.result import json_sha256
 from m2kr.rag.chat_client import ChatClient, ChatConfig, Message, chat_config
 from m2kr.rag.kept_answers import AnswerStore
@@ -58,6 +59,11 @@ class JudgeConfig(ChatConfig):
     logprobs: bool = False
     tries: int = 3
     kept: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.tries <= 100:
+            raise UsageError("the setting 'tries' can't be this", expected="from 1 to 100")
 
 
 class JudgeScorer(MeanScorer):

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import pickle
+import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,6 +170,9 @@ ECHOES = (
     lambda key: Fault(status=500, body=json.dumps({"detail": [{key: key}]}).encode()),
     lambda key: Fault(status=403, body=base64.b64encode(key.encode())),
     lambda key: Fault(status=404, body=f"no {key[:-2]}".encode()),
+    lambda key: Fault(status=400, body=f"{key.lower()} {key.upper()} {key.encode().hex()}".encode()),
+    lambda key: Fault(status=400, body=base64.b64encode(f"Bearer {key}".encode())),
+    lambda key: Fault(status=400, body=base64.urlsafe_b64encode(f"Basic {key}".encode())),
     lambda key: Fault(status=302, headers={"Location": f"http://localhost:1/{key}?k={key}"}),
     lambda key: Fault(body=f"<html>{key}</html>".encode(), headers={"Content-Type": key}),
     lambda key: Fault(body=json.dumps({"error": {"code": 400, "message": key}}).encode()),
@@ -229,8 +233,13 @@ def test_a_key_is_in_nothing_that_is_written_or_printed(key: str, echo: Any) -> 
         root.removeHandler(handler)
         root.setLevel(before)
     text = "\n".join([*shown, written.getvalue()])
-    for form in (key, key[::-1], key[:-2], json.dumps(key)[1:-1]):
-        assert form not in text
+    for form in (key, key[::-1], key[:-2], json.dumps(key)[1:-1], key.encode().hex()):
+        assert form.lower() not in text.lower()
+    for word in re.findall(r"[A-Za-z0-9+/_-]{20,}", text):  # base64, from whatever byte on
+        for start in range(4):
+            part = word[start:].replace("-", "+").replace("_", "/")
+            decoded = base64.b64decode(part[: len(part) // 4 * 4])
+            assert key[3:-3].encode() not in decoded
 
 
 def test_a_key_object_shows_its_variable_alone(monkeypatch: pytest.MonkeyPatch) -> None:
