@@ -24,6 +24,7 @@ from m2kr.evaluation.comparison_tables import (
 )
 from m2kr.rag.arm_scores import ArmScores
 from m2kr.rag.records import NONE, ORACLE
+from m2kr.rag.tables import counted
 from m2kr.sources import verdict as comparable_note
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class AnswerGrid:
             for reader in self.readers:
                 names = [self.systems.get((reader, column)) for column in self.columns]
                 rows.append([on_one_line(reader), *(_cell_text(compared, name) for name in names)])
-            yield f"{source}, {metric}: {compared.queries:,} questions", rows
+            yield f"{source}, {metric}: {counted(compared.queries)}", rows
 
 
 def _cell_text(compared: MetricComparison, system: str | None) -> str:
@@ -167,7 +168,7 @@ def compare_answers(
         _require_same_data(source, group)
         cells[source] = _cells(group, readers, retrievers, notes)
         _require_same_questions(source, cells[source])
-        notes += _without_fewer(source, cells[source])
+        notes += _without_others(source, cells[source])
     placed = {
         place: _system(*place) for place in dict.fromkeys(p for c in cells.values() for p in c)
     }
@@ -353,17 +354,18 @@ def _require_same_questions(source: str, cells: Mapping[tuple[str, str], _Cell])
             )
 
 
-def _without_fewer(source: str, cells: dict[tuple[str, str], _Cell]) -> list[str]:
-    """Takes oracles of fewer questions out, and says so."""
-    most = max(len(cell.asked()) for cell in cells.values())
-    fewer = {place: cell for place, cell in cells.items() if len(cell.asked()) < most}
+def _without_others(source: str, cells: dict[tuple[str, str], _Cell]) -> list[str]:
+    """Takes oracles that were asked other questions out, and says so."""
+    asked = {place: cell.asked() for place, cell in cells.items()}
+    most = max(asked, key=lambda place: (place[1] != WITH_ORACLE, len(asked[place])))
     said = []
-    for place, cell in fewer.items():
-        del cells[place]
-        said.append(
-            f"{source}: {_system(*place)} is left out: it was asked {len(cell.asked()):,} of "
-            f"{most:,} questions. The table of its own result tests it on those."
-        )
+    for place, questions in asked.items():
+        if questions != asked[most]:
+            del cells[place]
+            said.append(
+                f"{source}: {_system(*place)} is left out: it was asked {len(questions & asked[most]):,} of "
+                f"{counted(len(asked[most]))}. The table of its own result tests it on those."
+            )
     return said
 
 

@@ -24,7 +24,7 @@ from m2kr.evaluation.comparison_tables import (
 )
 from m2kr.evaluation.significance import bootstrap_interval
 from m2kr.rag.agreement import JUDGE, agreement_table, describe_agreement
-from m2kr.rag.arm_scores import Arm, ArmScores
+from m2kr.rag.arm_scores import NO_VALUE, Arm, ArmScores
 from m2kr.rag.figure_intervals import figure_intervals, recorded_verdicts, resamples_of
 from m2kr.rag.records import NONE, ORACLE, SCORE
 from m2kr.rag.scorers.registry import open_scorer
@@ -204,14 +204,23 @@ def _parts(of_arms: ArmScores) -> Iterator[ArmsPart]:
     everywhere = np.asarray(answered.all(axis=1))
     count = len(of_arms.question_ids)
     if len(whole):
-        title = f"All {count:,} questions"
+        title = f"All {counted(count)}" if count > 1 else "One question"
         yield _part(of_arms, title, whole, np.ones(count, bool))
     if len(whole) < len(of_arms.arms) and everywhere.any():
-        title = f"{everywhere.sum():,} of {count:,} questions: those that all arms were asked"
+        title = f"{everywhere.sum():,} of {counted(count)}: those that all arms were asked"
         yield _part(of_arms, title, np.arange(len(of_arms.arms)), everywhere)
+    if not len(whole) and not everywhere.any():  # no two arms can be set side by side
+        for arm, label in enumerate(of_arms.labels):
+            title = f"{label} alone: {counted(int(answered[:, arm].sum()))}"
+            yield _part(of_arms, title, np.array([arm]), answered[:, arm])
     tasks = of_arms.groups.get("task")
-    if tasks:
+    if tasks and NO_VALUE not in tasks:
         yield from _mean_of_tasks(of_arms, np.array(tasks, object), everywhere)
+
+
+def counted(questions: int) -> str:
+    """``1 question``, ``2,000 questions``."""
+    return f"{questions:,} question" + ("" if questions == 1 else "s")
 
 
 def _part(
@@ -267,6 +276,8 @@ def _mean_of_tasks(
         cells[name] = _lettered(of_scorer, compared)
         pairs[name] = _pairs_of(compared, labels)
     title = f"Mean of {len(names)} tasks"
+    if not kept.all():
+        title += f", over the {counted(int(kept.sum()))} that all arms were asked"
     yield ArmsPart(title, int(kept.sum()), tuple(labels), cells, pairs, is_mean=True)
 
 

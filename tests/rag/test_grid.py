@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -104,6 +105,19 @@ def test_an_oracle_of_fewer_questions_is_left_out_and_named(four):
     grid = compare_answers(four[:2])
     assert "oracle" not in grid.columns
     assert any("19 of 20" in note for note in grid.comparison.notes)
+
+
+def test_an_oracle_of_other_questions_is_never_paired_with_them(tmp_path):
+    result = made_rag_result(tmp_path, n=4, k=(1,))
+
+    def keep(table):
+        odd = pc.is_in(table.column("question_id"), value_set=pa.array(["q1", "q3"]))
+        return pc.equal(pc.equal(table.column("arm"), "oracle"), odd)  # the others have q0 and q2
+
+    only(result, keep)
+    grid = compare_answers([result])
+    assert grid.columns == ("no retrieval", "bm25")
+    assert any("0 of 2 questions" in note for note in grid.comparison.notes)
 
 
 def test_other_data_are_refused(four, tmp_path):

@@ -117,6 +117,24 @@ def test_arms_of_fewer_questions_are_shown_on_the_same_ones(tmp_path):
     assert fewer.cells["exact_match"]["oracle"].value == 1.0
 
 
+def test_arms_of_other_questions_stand_alone(tmp_path):
+    result = made_rag_result(tmp_path, n=10, k=(1,), right=by_hand)
+    path = result.records_path
+    table = pq.read_table(path)
+    kept = [
+        (int(one[1:]) % 3) == ("none", "retrieved", "oracle").index(arm)
+        for arm, one in zip(
+            table.column("arm").to_pylist(), table.column("question_id").to_pylist(), strict=True
+        )
+    ]
+    pq.write_table(table.filter(kept), path)
+    table = AnswerTable.of(result)
+    assert [part.arms for part in table.parts] == [("no retrieval",), ("retrieved@1",), ("oracle",)]
+    assert table.cell("exact_match", "no retrieval").value == 0.75  # of 0, 3, 6 and 9
+    assert not any(pairs for part in table.parts for pairs in part.pairs.values())
+    assert "alone: 4 questions" in str(table)
+
+
 def test_records_in_another_order_give_the_same_table(tmp_path):
     result = made_rag_result(tmp_path, n=40)
     before = AnswerTable.of(result).as_dict()
