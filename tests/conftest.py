@@ -4,6 +4,7 @@ import gc
 import itertools
 import os
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -35,10 +36,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name != "test_readme.py")
 
 
+# Whatever is imported for the tests stays. The asserts that pytest rewrites are kept for its next session,
+# also where Python is told to write no bytecode.
+gc.disable()
+_WRITES_NO_BYTECODE, sys.dont_write_bytecode = sys.dont_write_bytecode, False
+
+
 def pytest_collection_finish() -> None:
-    """Torch, transformers and all tests stay: no collection need look through them again."""
+    """Torch, transformers and all tests stay: no collection of garbage need look through them again."""
+    sys.dont_write_bytecode = _WRITES_NO_BYTECODE
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:

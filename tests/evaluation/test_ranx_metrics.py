@@ -11,8 +11,6 @@ from m2kr.evaluation.judgements import JudgedRun
 from m2kr.evaluation.metrics import parse
 from m2kr.retrieval.run import Run
 
-ranx = pytest.importorskip("ranx")
-
 
 @pytest.fixture(scope="module")
 def data():
@@ -52,6 +50,7 @@ def judge(ranking, qrels):
     ],
 )
 def test_ours_equal_ranx(data, ours, theirs):
+    ranx = pytest.importorskip("ranx")
     ranking, qrels = data
     expected = ranx.evaluate(ranx.Qrels(qrels), ranx.Run(ranking), theirs, return_mean=False)
     chosen = parse(ours)

@@ -13,7 +13,6 @@ from m2kr.retrieval.batches import Batch
 from m2kr.retrievers import adapted, create
 from m2kr.retrievers._mteb import mteb_retriever
 
-mteb = pytest.importorskip("mteb", reason="mteb is not installed: pip install 'm2kr[mteb]'")
 pytestmark = pytest.mark.slow  # the import alone takes seconds
 _WORDS = "tin lead copper gold melts at degrees the of river stone fish red green blue bark"
 WORDS = _WORDS.split()
@@ -21,6 +20,13 @@ RNG = np.random.default_rng(3)
 PASSAGES = {f"p{i}": " ".join(RNG.choice(WORDS, 6)) for i in range(40)}
 QUERIES = {f"q{i}": " ".join(RNG.choice(WORDS, 3)) for i in range(12)}
 QRELS = {q: {f"p{j}": 1 for j in RNG.choice(40, 2, replace=False)} for q in QUERIES}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported() -> None:
+    """Where these tests run, not in every process that collects them."""
+    global mteb
+    mteb = pytest.importorskip("mteb", reason="mteb is not installed: pip install 'm2kr[mteb]'")
 
 
 @pytest.fixture

@@ -14,13 +14,19 @@ from m2kr.instructions import join_question
 from m2kr.retrieval.batches import Batch
 from m2kr.retrievers import adapted, create
 
-st = pytest.importorskip(
-    "sentence_transformers",
-    reason="sentence-transformers is not installed: pip install 'm2kr[sentence-transformers]'",
-)
 pytestmark = pytest.mark.slow  # the import alone takes seconds
 TEXTS = ["Lima is the capital of Peru.", "", "stripes, black and white", "ice"]
 IMAGES = [None, Image.new("RGB", (40, 24), "red"), Image.linear_gradient("L").convert("RGB"), None]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported() -> None:
+    """Where these tests run, not in every process that collects them."""
+    global st
+    st = pytest.importorskip(
+        "sentence_transformers",
+        reason="sentence-transformers is not installed: pip install 'm2kr[sentence-transformers]'",
+    )
 
 
 def dense(**options: Any):
