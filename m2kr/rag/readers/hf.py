@@ -340,10 +340,11 @@ class HfReader(ReaderBase):
 
         model, inputs = self._loaded, self._inputs(prompts)
         if prompts[0].image is None:
-            inputs.pop("token_type_ids", None)
             inputs, model = inputs.to(model.device), _without_sight(model)
         else:
             inputs = inputs.to(model.device, dtype=model.dtype)
+        if "token_type_ids" not in inspect.signature(model.forward).parameters:
+            inputs.pop("token_type_ids", None)  # some tokenizers make them for every model
         config = greedy(model, self._max_tokens)
         with torch.inference_mode():
             out = model.generate(**inputs, generation_config=config)

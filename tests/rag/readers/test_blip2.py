@@ -185,7 +185,7 @@ def test_without_image_and_without_passages(folder: Path, enumerated: Enumerated
     tokens = enumerated.processor.tokenizer(prompt(None), return_tensors="pt")
     with torch.inference_mode():
         logits = enumerated.model.language_model(
-            **tokens, decoder_input_ids=torch.zeros((1, 1), dtype=torch.long)
+            input_ids=tokens["input_ids"], decoder_input_ids=torch.zeros((1, 1), dtype=torch.long)
         ).logits
     assert said.score == pytest.approx(float(torch.log_softmax(logits[0, 0], -1).max()), abs=1e-4)
     assert said.passage_id is None
