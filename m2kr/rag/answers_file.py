@@ -13,8 +13,11 @@ from m2kr.unicode_halves import mended_text
 
 ANSWER_NAMES = (
     *("prediction", "pred", "predicted_answer", "predicted", "model_answer", "answer"),
-    *("response", "output", "generated_answer", "generated_text", "generated", "generation"),
+    *("pred_answer", "predict", "response", "output", "model_output", "generated_answer"),
+    *("generated_text", "generated", "generation", "completion"),
 )
+# LLaVA's files of answers have it; beside a better name it is the question's.
+VAGUE_ANSWER_NAMES = ("text",)
 MissingAnswers = Literal["error", "empty"]
 _MOST_WHOLE = 1e15  # beyond it a float has no digits after the point
 
@@ -97,7 +100,9 @@ def read_answers(
     file = read_rows(path)
     for name, value in (only or {}).items():
         file = _rows_with(file, name, value)
-    column = column_of(file, "answer", ANSWER_NAMES, answer_column)
+    column = column_of(file, "answer", ANSWER_NAMES, answer_column) or column_of(
+        file, "answer", VAGUE_ANSWER_NAMES, None
+    )
     if column is None:
         raise InputError(
             "no column is known to hold the answers, of "

@@ -78,6 +78,13 @@ def test_columns_that_are_named(tmp_path: Path) -> None:
         read_answers(path, id_column="key", answer_column="replies")
 
 
+def test_text_is_the_answer_where_nothing_better_is(tmp_path: Path) -> None:
+    rows = [{"question_id": 1, "prompt": "what?", "text": "pear", "answer_id": "x"}]
+    assert dict(read_answers(write(tmp_path / "a.jsonl", jsonl(rows))).answers) == {"1": "pear"}
+    rows = [{"question_id": 1, "text": "what?", "answer": "pear"}]
+    assert dict(read_answers(write(tmp_path / "b.jsonl", jsonl(rows))).answers) == {"1": "pear"}
+
+
 def test_two_columns_that_could_be_it_are_refused_with_both(tmp_path: Path) -> None:
     rows = [{"question_id": "1", "answer": "x", "prediction": "x"}]
     assert dict(read_answers(write(tmp_path / "a.jsonl", jsonl(rows))).answers) == {"1": "x"}
@@ -134,7 +141,7 @@ def test_what_is_no_answer_is_refused(value: Any) -> None:
         ("a.jsonl", '{"question_id": 1.5, "answer": "x"}\n', "field 'question_id' is 1.5"),
         ("a.jsonl", '{"question_id": true, "answer": "x"}\n', "field 'question_id' is True"),
         ("a.jsonl", '{"question_id": " ", "answer": "x"}\n', "field 'question_id'"),
-        ("a.jsonl", '{"question_id": 1, "text": "x"}\n', "--set answer=COLUMN"),
+        ("a.jsonl", '{"question_id": 1, "said": "x"}\n', "--set answer=COLUMN"),
         ("a.jsonl", '{"answer": "x"}\n', "--set id=COLUMN"),
         ("a.json", "{}", "no row"),
         ("a.json", '"pear"', "one str"),

@@ -21,6 +21,7 @@ _NUMBER = re.compile(
       | [1-9]\d{{0,2}}(?:['’][0-9]{{3}})+(?!\d)(?:\.\d+)?     # 1'234'567
       | [1-9]\d{{0,2}}(?:[{_THIN}]\d{{3}})+(?!\d)(?:[.,]\d+)? # 1 234 with a blank that doesn't break
       | [1-9]\d{{0,2}}(?:[ ]\d{{3}}){{2,}}(?!\d)              # 1 234 567 with plain ones
+      | [1-9]\d{{0,2}}[ ]0\d\d(?![\d.,])                        # 2 000
       | \d+,\d{{1,2}}(?![\d,])                                # 1,5
       | 0,\d+(?![\d,])                                        # 0,125
       | \d+(?:,\d+)+                                          # what else has commas is without them
@@ -89,7 +90,7 @@ def answer_numbers(text: str) -> tuple[float, ...]:
 
     - ``1,234,567.8``, ``12,34,567``, ``1.234.567``, ``1.234,5``, ``1'234``, ``1 234 567``: groups of digits.
       One group after a point (``1.234``) is a decimal fraction, one after a plain blank (``1 234``) a number
-      of its own; after a blank that doesn't break it is a group.
+      of its own, unless it begins with 0 (``2 000``); after a blank that doesn't break it is a group.
     - ``1,5``, ``0,125``: a comma before one or two digits, or after a single 0, is a decimal comma.
     - ``-5``, ``−5``, ``–5``, ``minus 5``, ``-$5``: a sign is one only at the beginning of a word, and not
       after a number: ``1990-2005`` and ``5 -10`` are two numbers each, neither below 0.
