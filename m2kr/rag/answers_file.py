@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from m2kr.errors import CheckError, InputError
-from m2kr.rag.record_files import PlacedRow, RowFile, column_of, first_ids, ids_of, read_rows
+from m2kr.rag.record_files import (
+    PlacedRow,
+    RowFile,
+    column_of,
+    first_ids,
+    read_row_file,
+    rows_by_id,
+)
 from m2kr.unicode_halves import mended_text
 
 ANSWER_NAMES = (
@@ -85,7 +92,7 @@ def read_answers(
     answer_column: str | None = None,
     only: Mapping[str, str] | None = None,
 ) -> AnswersFile:
-    """The answers in a file; see `m2kr.rag.record_files.read_rows` for its forms.
+    """The answers in a file; see `m2kr.rag.record_files.read_row_file` for its forms.
 
     Args:
         path: The file.
@@ -97,7 +104,7 @@ def read_answers(
         MissingError: there is no such file.
         InputError: it can't be read, or can be read in two ways; a question is answered twice.
     """
-    file = read_rows(path)
+    file = read_row_file(path)
     for name, value in (only or {}).items():
         file = _rows_with(file, name, value)
     column = column_of(file, "answer", ANSWER_NAMES, answer_column) or column_of(
@@ -113,7 +120,7 @@ def read_answers(
         )
     answers: dict[str, str | None] = {}
     twice: Counter[str] = Counter()
-    for question, placed in ids_of(file, id_column):
+    for question, placed in rows_by_id(file, id_column):
         if question in answers:
             twice[question] += 1
             continue

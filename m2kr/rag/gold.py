@@ -14,11 +14,11 @@ from m2kr.rag.answers_file import answer_text
 from m2kr.rag.record_files import (
     PlacedRow,
     RowFile,
+    bare_name,
     column_of,
     first_ids,
-    ids_of,
-    plain_name,
-    read_rows,
+    read_row_file,
+    rows_by_id,
 )
 from m2kr.rag.scorers.evqa import EVQA_TYPES
 from m2kr.rag.scorers.scorer import GoldAnswer
@@ -122,7 +122,7 @@ def read_gold_file(path: Path, *, types: Path | None = None) -> GoldFile:
     Rows of one's own have ``question_id``, ``answers`` (a list, its JSON text, or one answer), or ``answer``,
     and, where they know them, ``question``, ``question_type``, ``group``, ``value`` and ``value_range``.
     Rows of E-VQA's CSV files, known by their question types, part answers by ``|``; ids must be added.
-    Files are those that `m2kr.rag.record_files.read_rows` reads; VQA's may be zipped.
+    Files are those that `m2kr.rag.record_files.read_row_file` reads; VQA's may be zipped.
 
     Args:
         path: The file.
@@ -132,7 +132,7 @@ def read_gold_file(path: Path, *, types: Path | None = None) -> GoldFile:
         MissingError: there is no such file.
         InputError: it can't be read, or a question is there twice.
     """
-    file = read_rows(path)
+    file = read_row_file(path)
     form = _form_of(file)
     kinds = _types(types) if types is not None else {}
     id_column = "question_id" if form == "okvqa" else "data_id" if form == "infoseek" else None
@@ -146,7 +146,7 @@ def read_gold_file(path: Path, *, types: Path | None = None) -> GoldFile:
     golds: dict[str, GoldAnswer] = {}
     without: list[str] = []
     twice: list[str] = []
-    rows = list(ids_of(file, id_column))
+    rows = list(rows_by_id(file, id_column))
     if types is not None and not any(question in kinds for question, _ in rows):
         raise InputError("it has the type of no question", where=str(types), fix=f"types of {path}")
     for question, placed in rows:
@@ -189,13 +189,13 @@ def _form_of(file: RowFile) -> str:
 
 
 def _types(path: Path) -> dict[str, str]:
-    file = read_rows(path)
+    file = read_row_file(path)
     column = column_of(file, "question_type", _TYPE_NAMES, None)
     if column is None:
         raise InputError(
             "no column holds question types", where=str(path), expected="one called question_type"
         )
-    pairs = ((question, _text(placed, column)) for question, placed in ids_of(file))
+    pairs = ((question, _text(placed, column)) for question, placed in rows_by_id(file))
     return {question: kind for question, kind in pairs if kind}
 
 
@@ -267,7 +267,7 @@ class _OwnRows:
 
     def __init__(self, file: RowFile) -> None:
         self._file = file
-        names = {plain_name(name): name for name in file.columns}
+        names = {bare_name(name): name for name in file.columns}
         self._answers = names.get("answers") or names.get("answer")
         self._question = names.get("question")
         self._type = column_of(file, "question_type", _TYPE_NAMES, None)

@@ -66,7 +66,7 @@ class RowFile:
         return list(dict.fromkeys(name for placed in self.rows for name in placed.row))
 
 
-def read_rows(path: Path) -> RowFile:
+def read_row_file(path: Path) -> RowFile:
     """The rows of a file: JSON lines, JSON, CSV, TSV (plain or gzip), Parquet, or a zip of one JSON file.
 
     JSON is a list of objects, an object that holds such a list, one of objects, texts or numbers by id,
@@ -237,8 +237,8 @@ def _from_object(path: Path, value: dict[str, Any]) -> RowFile:
 
 
 def _is_id_column(names: Iterable[str]) -> str | None:
-    known = {plain_name(name) for name in ID_NAMES}
-    return next((name for name in names if plain_name(name) in known), None)
+    known = {bare_name(name) for name in ID_NAMES}
+    return next((name for name in names if bare_name(name) in known), None)
 
 
 def _is_rows(value: Any) -> bool:
@@ -275,7 +275,7 @@ def _lines(path: Path, raw: bytes) -> list[PlacedRow] | None:
     return rows
 
 
-def plain_name(name: str) -> str:
+def bare_name(name: str) -> str:
     """A column's name without case and punctuation."""
     return "".join(c for c in name if c.isalnum()).lower()
 
@@ -304,9 +304,9 @@ def column_of(file: RowFile, role: str, names: Sequence[str], chosen: str | None
                 expected="one of " + ", ".join(map(repr, columns))[:300],
             )
         return chosen
-    known = [plain_name(name) for name in names]
-    present = [name for name in columns if plain_name(name) in known]
-    present.sort(key=lambda name: known.index(plain_name(name)))
+    known = [bare_name(name) for name in names]
+    present = [name for name in columns if bare_name(name) in known]
+    present.sort(key=lambda name: known.index(bare_name(name)))
     for rival in present[1:]:
         for placed in file.rows:
             both = placed.row.get(present[0]), placed.row.get(rival)
@@ -340,7 +340,7 @@ def row_id(value: object, where: str, name: str) -> str:
     )
 
 
-def ids_of(file: RowFile, chosen: str | None = None) -> Iterator[tuple[str, PlacedRow]]:
+def rows_by_id(file: RowFile, chosen: str | None = None) -> Iterator[tuple[str, PlacedRow]]:
     """The rows with their ids.
 
     Raises:
