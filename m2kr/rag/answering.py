@@ -126,6 +126,8 @@ class Answering:
         spent: Counts what this process does.
         keys: By question and arm what the answer is kept under; None where the arm doesn't ask.
         right: By question the passages that the oracle gives.
+        images: By question the digest of its image, or what is given in its place; None if there is none or
+            the reader sees none.
     """
 
     questions: Questions
@@ -138,6 +140,7 @@ class Answering:
     spent: Spending
     keys: list[list[bytes | None]] = field(default_factory=list)
     right: list[tuple[str, ...]] = field(default_factory=list)
+    images: list[str | None] = field(default_factory=list)
 
     def answer_all(self) -> None:
         """Asks what isn't kept yet; afterwards all of it is.
@@ -149,7 +152,7 @@ class Answering:
         """
         label = f"{self.reader.name} + {self.run.name}" if self.run else self.reader.name
         count = len(self.questions.ids)
-        self.keys, self.right = [], []
+        self.keys, self.right, self.images = [], [], []
         self.progress.start(label, count * len(self.arms), "answers")
         self.store.free_claims_of_the_dead()
         waiting: list[tuple[Sequence[int], set[bytes]]] = []
@@ -190,6 +193,8 @@ class Answering:
         keys: list[list[bytes | None]] = []
         for place, row in zip(places, rows, strict=True):
             image = self._image_digest(row)
+            if not again:
+                self.images.append(image)
             line: list[bytes | None] = []
             for arm in self.arms:
                 passages = self._passages(arm, place, row, texts)

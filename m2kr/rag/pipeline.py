@@ -1,10 +1,11 @@
 """Readers asked on a split: without passages, with a run's, with the right ones; judged and recorded."""
 
 import difflib
+import importlib.metadata
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from m2kr.data.load import Split, load
 from m2kr.errors import InputError, UsageError, plainly
 from m2kr.evaluation.harness import describe_split
 from m2kr.evaluation.result import versions
+from m2kr.fingerprint import images_part
 from m2kr.progress import Progress
 from m2kr.progress_bars import bars
 from m2kr.rag.answer_in_passage import answers_in_passages
@@ -296,6 +298,9 @@ def _result(
     no_right = sum(
         row[number] is None for row in answering.keys for number, _ in enumerate(answering.arms)
     )
+    images = None
+    if answering.reader.sees_images:
+        images = images_part(zip(questions.ids, answering.images, strict=True))
     notes = list(run.notes) if run else []
     if seen and seen["found"] < seen["total"]:
         given = (
@@ -321,20 +326,30 @@ def _result(
             "no_right_passage": no_right,
         },
         images=seen,
-        fingerprints=split.fingerprints,
+        fingerprints={**split.fingerprints, "images": images},
         partial=bool(split.manifest["partial"]),
         comparable=str(split.manifest.get("comparable", UNKNOWN)),
-        versions=versions(),
+        versions=versions() | _installed(),
         experiment={
             **describe_split(split),
             "reader": reader["facts"],
             "run": {"name": run.name, "sha256": run.sha256} if run else None,
             "k": ks,
             "scorers": judged_by,
+            "seen_images": images,
         },
         bounds=_bounds(questions, run, ks),
         notes=notes,
     )
+
+
+def _installed() -> dict[str, str]:
+    """Versions of packages that readers use, loaded or not: kept answers need none of them."""
+    found = {}
+    for name in ("torch", "transformers", "peft"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _bounds(questions: Questions, run: UsedRun | None, ks: Sequence[int]) -> dict[str, Any]:

@@ -173,7 +173,8 @@ class RagResult:
         counts: ``questions`` of the split; ``asked``; ``no_gold`` that have no accepted answer and
             ``no_right_passage`` that the oracle has none for: neither is asked there.
         images: ``policy``, ``total``, ``found`` and three ``missing``; None if the reader sees none.
-        fingerprints: Of the split; see `m2kr.fingerprint`.
+        fingerprints: Of the split (see `m2kr.fingerprint`), and ``images`` of the images that the reader was
+            shown, by content; None if it sees none.
         partial: Whether the build was limited.
         comparable: Why scores don't compare with published ones; empty where they do.
         versions: Of Python, the platform and the packages in use.

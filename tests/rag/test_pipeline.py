@@ -104,11 +104,17 @@ def test_the_command_asks_each_thing_once_and_again_gives_the_same_files(
     assert (first["bounds"]["1"]["value"], first["bounds"]["1"]["n"]) == (0.5, N)
     files = {p: p.read_bytes() for p in (tmp_path / "out").glob("*.[jp]*")}
     assert len(files) == 2
+    shown = call(*words, "--run", "random", "--set", "random.seed=3").stdout
+    assert "counting + random" in shown
+    assert "next: m2kr report" in shown
+    for path in set((tmp_path / "out").glob("*.[jp]*")) - {*files}:
+        path.unlink()
+    calls = log.read_text(encoding="utf-8").splitlines()
     shown = call(*words).stdout
     assert "oracle" in shown
     assert f"{4 * N} answers were kept" in shown
     assert files == {p: p.read_bytes() for p in (tmp_path / "out").glob("*.[jp]*")}
-    assert len(log.read_text(encoding="utf-8").splitlines()) == 4 * N
+    assert log.read_text(encoding="utf-8").splitlines() == calls
     loaded = m2kr.RagResult.load(first["path"])
     rows = loaded.records().to_pylist()
     assert [row["arm"] for row in rows] == ["none"] * N + ["retrieved"] * 2 * N + ["oracle"] * N
@@ -195,6 +201,7 @@ def test_an_image_that_changes_is_asked_anew_and_one_that_is_not_looked_at_is_no
     again = Looks()
     ask(split, again, out, k=1)
     assert len(again.calls) == 2  # the one question, without and with its passage
+    assert len(list(out.glob("*.json"))) == 2  # what was answered before is still there
     (photos / "1.png").write_bytes(b"broken")
     ask(split, Copies(), out, k=1)  # looks at none
     with pytest.raises(InputError, match="image"):
@@ -441,6 +448,7 @@ def forked(work: Callable[[], object]) -> int:
     pid = os.fork()
     if pid:
         return pid
+    signal.alarm(60)  # of a child that stands still no test waits for ever
     code = 1
     try:
         work()
