@@ -215,7 +215,11 @@ def _next(
 def _answering(recipe: "ReaderRecipe", trained: "Trained") -> list[str]:
     """The command that answers a source's test questions with a trained adapter."""
     told = recipe.data
+    begun = json_text.loads((trained.folder / "run.json").read_text(encoding="utf-8"))
+    sees = begun["data_facts"]["sees_images"]
     run = ["--run", "RETRIEVER_OR_FILE", "--k", str(told.top)] if told.run else []
-    words = ["m2kr", "rag", told.source, *run, "--reader", "blip2"]
-    words += ["--set", f"model={recipe.reader.model}", "--set", f"adapter={trained.checkpoint}"]
+    reader = "blip2" if sees else f"hf:{recipe.reader.model}"
+    words = ["m2kr", "rag", told.source, *run, "--reader", reader]
+    words += ["--set", f"model={recipe.reader.model}"] if sees else []
+    words += ["--set", f"adapter={trained.checkpoint}"]
     return words + (["--edition", told.edition] if told.edition else [])

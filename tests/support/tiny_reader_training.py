@@ -85,3 +85,21 @@ def tiny_reader_recipe(model: Path, run: Path | None, **changes: Any) -> ReaderR
             value = dataclasses.replace(getattr(recipe, section), **values)
         recipe = dataclasses.replace(recipe, **{section: value})
     return recipe
+
+
+def calm(model: Path, folder: Path) -> Path:
+    """A tiny T5, or a BLIP-2 with one, with smaller weights and no dropout: it learns fast."""
+    import torch
+    import transformers
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model)
+    sees = config.model_type == "blip-2"
+    text = config.text_config if sees else config
+    text.dropout_rate, text.initializer_factor = 0.0, 1.0
+    torch.manual_seed(2)
+    kind = "Blip2ForConditionalGeneration" if sees else "T5ForConditionalGeneration"
+    getattr(transformers, kind)(config).save_pretrained(folder)
+    reads = transformers.Blip2Processor if sees else transformers.AutoTokenizer
+    reads.from_pretrained(model).save_pretrained(folder)
+    return folder

@@ -14,6 +14,7 @@ import typer
 
 from m2kr.cli import options
 from m2kr.cli.main import app
+from m2kr.rag.training.reader_recipe_file import load_reader_recipe, trains_a_reader
 from m2kr.training.recipe_file import load_recipe, recipe_names
 from m2kr.training.recipe_values import all_keys
 from m2kr.training.study_file import Study, load_study
@@ -38,7 +39,8 @@ OWN = next(block for block in BLOCKS if "m2kr import metals" in block)
 def test_a_command_is_one(words: list[str]) -> None:
     given = _given(words)
     if words[0] == "train":
-        load_recipe(given["recipe"], options.settings(given["set_"]))
+        load = load_reader_recipe if trains_a_reader(given["recipe"]) else load_recipe
+        load(given["recipe"], options.settings(given["set_"]))
 
 
 def test_examples_of_files_can_be_run() -> None:

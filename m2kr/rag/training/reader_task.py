@@ -116,6 +116,7 @@ class ReaderTask:
             "trained": self._questions.facts(),
             "validated": None if self._held is None else self._held.facts(),
             "adapted_layers": len(self.model.adapted),
+            "sees_images": self._inputs.sees,
         }
 
     def load(self, folder: Path) -> None:

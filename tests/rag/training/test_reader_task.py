@@ -20,6 +20,7 @@ from m2kr.retrieval.run import Run
 from m2kr.training.loop import Trained
 from m2kr.training.recipe_file import dump_recipe
 from tests.rag.training.conftest import Reading
+from tests.support.tiny_reader_training import calm
 from tests.support.tiny_training import Stopped, StopsAt, logged
 
 
@@ -216,20 +217,6 @@ def test_it_learns_to_say_what_the_passage_says(reading: Reading, tmp_path: Path
     assert (right, wrong) == (8, 8)
 
 
-def calm(model: Path, folder: Path) -> Path:
-    """The tiny model with smaller weights and no dropout, which learns fast."""
-    from transformers import Blip2ForConditionalGeneration, Blip2Processor
-
-    whole = Blip2ForConditionalGeneration.from_pretrained(model)
-    text = whole.config.text_config
-    text.dropout_rate, text.initializer_factor = 0.0, 1.0
-    torch.manual_seed(2)
-    made = Blip2ForConditionalGeneration(whole.config)
-    made.save_pretrained(folder)
-    Blip2Processor.from_pretrained(model).save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.slow
 def test_peft_opens_the_adapter_and_computes_the_same(trained: Trained, reading: Reading) -> None:
     peft = pytest.importorskip("peft")
@@ -309,20 +296,36 @@ def test_killed_and_ended_by_signals_it_ends_with_the_same_bits(
 def test_readers_of_texts_alone_are_trained_too(
     kind: str, reading: Reading, tmp_path: Path
 ) -> None:
+    from m2kr.rag.readers.hf import HfReader
     from tests.support.tiny_readers import save_llama, save_t5
 
-    model = {"t5": save_t5, "llama": save_llama}[kind](tmp_path / "model")
+    folder = tmp_path / "model"
+    model = save_t5(folder) if kind == "t5" else save_llama(folder, chat=False)
     targets = ("q", "v") if kind == "t5" else ("q_proj", "v_proj")
-    recipe = reading.recipe(
-        reader={"model": str(model)},
-        lora={"targets": targets},
-        steps={"steps": 12},
-        validation={"every": 6},
-    )
+    changes: dict[str, Any] = {
+        "reader": {"model": str(model)},
+        "lora": {"targets": targets},
+        "steps": {"steps": 12},
+        "validation": {"every": 6},
+    }
+    recipe = reading.recipe(**changes)
     done = train_reader(recipe, data=reading.data, out=tmp_path / "runs", device="cpu")
     assert sum(done.losses[-4:]) < sum(done.losses[:4])
     config = json.loads((done.checkpoint / "adapter_config.json").read_text())
     assert config["task_type"] == {"t5": "SEQ_2_SEQ_LM", "llama": "CAUSAL_LM"}[kind]
+    line = tmp_path / "line.yaml"  # as docs/training.md has it
+    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    line.write_text("system" + page.partition("```text\nsystem")[2].partition("```")[0])
+    reader = HfReader(str(model), adapter=done.checkpoint, prompt=line, device="cpu", max_tokens=3)
+    task = reading.task(**changes)
+    task.load(done.checkpoint)
+    task.model.eval()
+    for row in task._questions.rows[:6].tolist():
+        passages = task._questions.top(row)[:1]
+        with torch.no_grad():
+            batch = task._batch([task._questions.as_visit(row, passages)])
+            ours = task.validator().answer(task.model, batch)
+        assert ours == reader.answer(None, task._questions.split[row]["question"], passages).text
 
 
 def test_two_processes_meet_the_visits_of_one(reading: Reading) -> None:
