@@ -85,7 +85,9 @@ class Budget:
 
     A request is counted before it is made, as dear as it can be: a token has at least one byte, an
     answer ends at ``max_tokens``; an image counts as four times what the dearest request so far had
-    (the first goes alone, to know it). So the budget is never exceeded, and a little of it stays.
+    (the first goes alone, to know it). A server that takes more than this, by a prompt of its own or by
+    reasoning beyond ``max_tokens``, is known by its first answer. So the budget isn't exceeded, and a
+    little of it stays.
 
     Attributes:
         prices: Of tokens.
@@ -104,6 +106,7 @@ class Budget:
         self._change = threading.Condition()
         self._open: list[Expense] = []
         self._image = _IMAGE
+        self._more_in = self._most_out = 0
         self._image_known = False
         if self.prices.dollars(0, 0) is not None:
             self.spent.dollars = self.spent.dollars_at_most = 0.0
@@ -128,8 +131,8 @@ class Budget:
             while True:
                 if stop.is_set():
                     raise Stopped
-                tokens = text_bytes + _TEMPLATE + (self._image if image else 0)
-                expense = Expense(tokens, output_bound, image)
+                tokens = text_bytes + _TEMPLATE + self._more_in + (self._image if image else 0)
+                expense = Expense(tokens, max(output_bound, self._most_out), image)
                 lacking = self._lacking(expense)
                 alone = image and not self._image_known and self._limited
                 if not (self._open and (lacking or alone)):
@@ -157,7 +160,10 @@ class Budget:
             read, written = expense.input_tokens or 0, expense.output_tokens or 0
             spent.input_tokens += read
             spent.output_tokens += written
-            if expense.image:
+            self._most_out = max(self._most_out, written)
+            if not expense.image:
+                self._more_in = max(self._more_in, self._more_in + read - expense.input_bound)
+            else:
                 self._image = max(4 * read, self._image if self._image_known else 0)
                 self._image_known = True
         elif expense.asked:

@@ -369,6 +369,13 @@ def test_images_are_taken_for_dear_after_the_first_is_known() -> None:
         assert 90_000 <= spent.tokens_at_most <= 200_000
 
 
+def test_a_server_that_takes_more_than_was_asked_for_is_known_by_its_first_answer() -> None:
+    with ChatServer(usage=(5_000, 2_000)) as server:
+        with pytest.raises(BudgetSpent):
+            list(run(client(server, token_budget=30_000, concurrency=1), 20))
+        assert 3 <= len(server.asks) <= 4
+
+
 def test_half_answers_count_as_dear_as_they_can_be(server: ChatServer) -> None:
     server.fail(server.PATH, Fault(truncate=30), Fault(status=503))
     asking = client(server)
