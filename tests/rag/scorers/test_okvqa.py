@@ -1,12 +1,16 @@
 """OK-VQA's soft accuracy: each rule worked by hand, and against the public formula written out."""
 
+import os
 import re
 import unicodedata
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m2kr.rag.gold import read_gold_file
 from m2kr.rag.scorers.okvqa import OkvqaScorer, cleaned_vqa_answer, leave_one_out
 from m2kr.rag.scorers.scorer import GoldAnswer
 
@@ -251,3 +255,27 @@ def test_leave_one_out_is_between_0_and_1_and_rises(annotators: int, matches: in
     values = [leave_one_out(m, annotators) for m in range(matches + 1)]
     assert values == sorted(values)
     assert 0 <= values[0] <= values[-1] <= 1
+
+
+# --- upstream's own annotations ----------------------------------------------------------------------
+
+SAMPLES = os.environ.get("M2KR_UPSTREAM_SAMPLES")
+
+
+@pytest.mark.skipif(not SAMPLES, reason="M2KR_UPSTREAM_SAMPLES names no folder of upstream's files")
+def test_upstreams_own_annotations_score_as_the_public_formula_has_it() -> None:
+    path = Path(str(SAMPLES)) / "okvqa" / "mscoco_val2014_annotations.json.zip"
+    golds = list(read_gold_file(path).golds.values())
+    assert len(golds) == 5046
+    best = []
+    for n, gold in enumerate(golds):
+        other = golds[n - 1].answers[0]
+        for said in (gold.answers[0], gold.answers[-1], f"The {gold.answers[5].title()}.", other):
+            if n % 10 == 0 and "'" not in cleaned_vqa_answer(
+                said
+            ):  # a few contractions are in its table
+                expected = naive_score(said, list(gold.answers))
+                assert SCORER.score(said, gold).score == pytest.approx(expected), (said, gold)
+        frequent = Counter(gold.answers).most_common(1)[0][0]
+        best.append(SCORER.score(frequent, gold).score)
+    assert 0.98 < sum(filter(None, best)) / len(best) < 1
