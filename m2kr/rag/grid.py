@@ -3,7 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from m2kr.evaluation.comparison_tables import (
     number_text,
     span_text,
 )
+from m2kr.evaluation.significance import bootstrap_interval
 from m2kr.rag.arm_scores import ArmScores
 from m2kr.rag.records import NONE, ORACLE
 from m2kr.rag.tables import counted
@@ -491,4 +492,7 @@ def _compared(
         for column, values in first.scores.groups.items()
     }
     matrix = _matrix(cells, placed, scorer, k)
-    return compare_scores(name, list(placed.values()), [matrix], [groups])
+    compared = compare_scores(name, list(placed.values()), [matrix], [groups])
+    # As the tables of the results have them: one number has one interval.
+    spans = [bootstrap_interval(scores) for scores in matrix.T]
+    return replace(compared, intervals=dict(zip(placed.values(), spans, strict=True)))

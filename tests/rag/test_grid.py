@@ -11,6 +11,7 @@ from support.tiny_rag import made_rag_result
 
 from m2kr.errors import CheckError, InputError, UsageError
 from m2kr.rag.grid import compare_answers
+from m2kr.rag.tables import AnswerTable
 
 
 def shares(none, retrieved, oracle=1.0):
@@ -72,6 +73,13 @@ def test_the_order_of_results_changes_no_number(four):
         return {frozenset((p.a, p.b)): (p.p, p.p_holm) for p in compared.pairs}, compared.letters
 
     assert numbers(four) == numbers(four[::-1])
+
+
+def test_a_number_has_the_interval_that_its_results_table_has(four):
+    compared = compare_answers(four).comparison.by_source["tinyrag/test"]["exact_match@5"]
+    for result in four:
+        cell = AnswerTable.of(result).cell("exact_match", "retrieved@5")
+        assert compared.intervals[result.label] == (cell.low, cell.high)
 
 
 def test_one_result_alone_has_its_arms(four):
