@@ -16,8 +16,12 @@ from support.command_line import CommandLine
 from m2kr.building import registry
 from m2kr.building.build import build
 
-# No deadlines: a busy machine is no defect. In CI the same examples each time: new ones are for us to find.
-settings.register_profile("m2kr", deadline=None, derandomize=bool(os.environ.get("CI")))
+# No deadlines: a busy machine is no defect. In CI the same examples each time, and fewer: new ones are for us
+# to find.
+IN_CI = bool(os.environ.get("CI"))
+settings.register_profile(
+    "m2kr", deadline=None, derandomize=IN_CI, max_examples=50 if IN_CI else 100
+)
 settings.load_profile("m2kr")
 
 # Before any library loads Triton: without a GPU its interpreter runs the kernels' tests.
@@ -57,7 +61,7 @@ def pytest_unconfigure() -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """In CI: where the time goes, by folder; processes at work beside each other add up."""
-    if not os.environ.get("CI"):
+    if not IN_CI:
         return
     seconds: Counter[str] = Counter()
     tests: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Writes ``docs/recipe-keys.md``, a table of every key of a recipe, from `m2kr.training.recipe`.
+"""Writes ``docs/recipe-keys.md`` and ``docs/reader-recipe-keys.md``, tables of every key of a recipe.
 
 ``recipe_keys.py [--check]``: with ``--check`` nothing is written, and a page that is not as it would be
 fails.
@@ -11,23 +11,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from m2kr.rag.training.reader_recipe import ReaderRecipe
 from m2kr.training.recipe import Recipe, Share
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "recipe-keys.md"
+READER_PAGE = PAGE.with_name("reader-recipe-keys.md")
 _ATTRIBUTE = re.compile(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", re.MULTILINE)
 
 
 def page() -> str:
-    """The page's text."""
+    """The text of ``PAGE``."""
+    return _page("a recipe", "m2kr/training/recipe.py", Recipe)
+
+
+def reader_page() -> str:
+    """The text of ``READER_PAGE``."""
+    return _page("a reader's recipe", "m2kr/rag/training/reader_recipe.py", ReaderRecipe)
+
+
+def _page(what: str, file: str, kind: type) -> str:
     lines = [
-        "# Every key of a recipe",
+        f"# Every key of {what}",
         "",
-        "Written by `tools/recipe_keys.py` from `m2kr/training/recipe.py`. `--set KEY=VALUE` changes one, a",
+        f"Written by `tools/recipe_keys.py` from `{file}`. `--set KEY=VALUE` changes one, a",
         "`.yaml` file several; what neither says has the default, – is `null`. See [training](training.md).",
         "",
         "| Key | Default | Meaning |",
         "|---|---|---|",
-        *_rows(Recipe, ""),
+        *_rows(kind, ""),
     ]
     return "\n".join(lines) + "\n"
 
@@ -64,12 +75,11 @@ def _default(field: "dataclasses.Field[Any]") -> str:
 
 def main() -> None:
     """Writes or checks the page."""
-    text = page()
-    if sys.argv[1:] == ["--check"]:
-        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
-            sys.exit(f"{PAGE} is not as {Path(__file__).name} writes it; run it")
-        return
-    PAGE.write_text(text, encoding="utf-8")
+    for path, text in ((PAGE, page()), (READER_PAGE, reader_page())):
+        if sys.argv[1:] != ["--check"]:
+            path.write_text(text, encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            sys.exit(f"{path} is not as {Path(__file__).name} writes it; run it")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ __all__ = [
     "complain",
     "console",
     "emit",
+    "hours",
     "not_shown_yet",
     "prepare_streams",
     "printable",
@@ -122,6 +123,20 @@ def console(*, stderr: bool = False) -> "Console":
 def say(text: str, *, json_mode: bool = False) -> None:
     """A line for people: on stdout, or on stderr where stdout carries JSON."""
     console(stderr=json_mode).print(text, soft_wrap=True)
+
+
+def hours(least: float, most: float) -> str:
+    """A time between two, in the unit of the longer one: ``4 to 14 hours``, ``1 to 6 minutes``."""
+    if most * 60 < 0.5:
+        return "less than a minute"
+    if most < 1:
+        low, high = (f"{max(1, round(time * 60))}" for time in (least, most))
+        unit = "minute"
+    else:
+        low, high = (f"{time:,.{1 if most < 10 else 0}f}" for time in (least, most))
+        unit = "hour"
+    span = low if low == high else f"{low} to {high}"
+    return f"{span} {unit if span == '1' else f'{unit}s'}"
 
 
 def complain(error: object) -> None:

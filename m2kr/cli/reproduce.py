@@ -180,7 +180,7 @@ def _show_plan(plan: "Plan", target: "Target") -> None:
     disk = _size(totals["disk_bytes"])
     output.say(f"disk: {disk} more, for token embeddings (float16) and an index of 8 bits")
     for machine, hours in totals["hours"].items():
-        parts = [f"{what} {_hours(*span)}" for what, span in hours.items()]
+        parts = [f"{what} {output.hours(*span)}" for what, span in hours.items()]
         output.say(f"{machine}: {', '.join(parts)}")
     if totals["hours"]:
         output.say("hours are arithmetic, not measured; official search takes its index besides")
@@ -196,9 +196,3 @@ def _about(size: int | None) -> str:
 
 def _flop(flop: float | None) -> str:
     return "?" if flop is None else f"{flop / 1e15:.1f} PFLOP"
-
-
-def _hours(least: float, most: float) -> str:
-    if most < 1:
-        return f"{max(1, round(least * 60))} to {max(1, round(most * 60))} minutes"
-    return f"{least:.1f} to {most:.1f} hours" if most < 10 else f"{least:.0f} to {most:.0f} hours"

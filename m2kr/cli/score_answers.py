@@ -10,7 +10,7 @@ from m2kr.cli import options
 
 if TYPE_CHECKING:
     from m2kr.rag.scored_answers import ScoredAnswers
-    from m2kr.rag.scorers.scorer import GoldAnswer
+    from m2kr.rag.scorer import GoldAnswer
 
 EXAMPLES = (
     "m2kr score-answers answers.jsonl okvqa",
@@ -73,7 +73,7 @@ def command(
         save_verdicts,
         score_answers,
     )
-    from m2kr.rag.scorers.registry import (
+    from m2kr.rag.scorer_registry import (
         default_scorers,
         is_scorer_setting,
         open_scorer,

@@ -116,7 +116,7 @@ def _lines(plan: "TrainingPlan") -> Iterator[str]:
     flop = ", ".join(f"{name} {size / 1e12:,.2f}" for name, size in plan.flop.items())
     yield f"TFLOP a step: {sum(plan.flop.values()) / 1e12:,.2f}: {flop}"
     for machine, (least, most) in plan.hours.items():
-        yield f"{machine}: {_hours(least, most)}"
+        yield f"{machine}: {output.hours(least, most)}"
     if isinstance(plan.measured, Measured):
         done = plan.measured
         yield (
@@ -141,15 +141,3 @@ def _count(number: int, one: str, more: str) -> str:
 
 def _millions(number: int) -> str:
     return f"{number / 1e6:,.2f}"
-
-
-def _hours(least: float, most: float) -> str:
-    first, last = _time(least), _time(most)
-    return first if first == last else f"{first} to {last}"
-
-
-def _time(hours: float) -> str:
-    if hours >= 1:
-        return f"{hours:,.1f} hours" if hours < 10 else f"{hours:,.0f} hours"
-    minutes = round(hours * 60)
-    return _count(minutes, "minute", "minutes") if minutes else "less than a minute"

@@ -13,7 +13,7 @@ from m2kr.evaluation.answer_ranks import AnswersInTexts
 from m2kr.evaluation.significance import bootstrap_interval
 from m2kr.rag.gold import gold_answers
 from m2kr.rag.record_files import first_ids
-from m2kr.rag.scorers.scorer import GoldAnswer
+from m2kr.rag.scorer import GoldAnswer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from m2kr.data.load import Split
-    from m2kr.rag.scorers.scorer import GoldAnswer
+    from m2kr.rag.scorer import GoldAnswer
 
 _AT_ONCE = 64  # questions whose texts are in memory
 _POLL = 0.2  # seconds between looks at what another process asks for
@@ -59,7 +59,7 @@ class Spending:
 
 
 @dataclass(frozen=True)
-class Questions:
+class AskedQuestions:
     """The questions of a split that have an accepted answer, in its order.
 
     Attributes:
@@ -130,7 +130,7 @@ class Answering:
             the reader sees none.
     """
 
-    questions: Questions
+    questions: AskedQuestions
     reader: Reader
     facts: Mapping[str, Any]
     run: UsedRun | None

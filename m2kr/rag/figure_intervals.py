@@ -9,7 +9,7 @@ import numpy as np
 
 from m2kr.evaluation.significance import RESAMPLES
 from m2kr.rag.records import DETAIL, RULE, SCORE
-from m2kr.rag.scorers.scorer import AnswerScorer, GoldAnswer, Verdict
+from m2kr.rag.scorer import AnswerScorer, GoldAnswer, Verdict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

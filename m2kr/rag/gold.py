@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from m2kr.building.userdata.readers import parse_json
 from m2kr.errors import InputError
 from m2kr.rag.answers_file import answer_text
+from m2kr.rag.question_kinds import EVQA_TYPES
 from m2kr.rag.record_files import (
     PlacedRow,
     RowFile,
@@ -20,8 +21,7 @@ from m2kr.rag.record_files import (
     read_row_file,
     rows_by_id,
 )
-from m2kr.rag.scorers.evqa import EVQA_TYPES
-from m2kr.rag.scorers.scorer import GoldAnswer
+from m2kr.rag.scorer import GoldAnswer
 
 if TYPE_CHECKING:
     from m2kr.data.load import Split

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from m2kr.data.load import Split
     from m2kr.data.records import Queries
     from m2kr.rag.records import RagResult
-    from m2kr.rag.scorers.scorer import GoldAnswer
+    from m2kr.rag.scorer import GoldAnswer
 
 _VERSION = 2  # of the log's form
 _AT_ONCE = 256  # questions whose texts are in memory

@@ -9,7 +9,7 @@ from m2kr.rag.answer_notes import AnswerNotes, VerdictCosts
 from m2kr.rag.answering import Answering, in_batches
 from m2kr.rag.kept_answers import KeptAnswer
 from m2kr.rag.records import Record
-from m2kr.rag.scorers.scorer import AnswerScorer, GoldAnswer, SlowScorer, Verdict
+from m2kr.rag.scorer import AnswerScorer, GoldAnswer, SlowScorer, Verdict
 
 _AT_ONCE = 1024  # answers in memory
 _REMEMBERED = 200_000  # verdicts

@@ -29,11 +29,12 @@ from m2kr.report.page.queries import (
 from m2kr.report.page.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from numpy.typing import NDArray
 
     from m2kr.data.load import Split
     from m2kr.rag.records import RagResult
-    from m2kr.rag.scorers.scorer import GoldAnswer
+    from m2kr.rag.scorer import GoldAnswer
     from m2kr.report.page.data_files import DataFiles
 
 _LONGEST_DETAIL = 1_500  # characters
@@ -82,7 +83,7 @@ def write_questions(
         What was left out, as `m2kr.report.page.queries.write_queries` says.
     """
     rows = _asked(split, arms)
-    queries = Queries(split.queries_view.dataset.select(rows[:MOST]))
+    queries = Queries(_rows_of(split.queries, rows[:MOST]))
     ids = queries.ids.to_pylist()
     tables = _Records(arms, ids)
     golds = gold_answers(split)
@@ -129,6 +130,14 @@ def write_questions(
         "texts_cut": passages.cut,
         "faults": [],
     }
+
+
+def _rows_of(table: "Dataset", rows: Sequence[int]) -> "Dataset":
+    """Some rows as a table in memory, without a bar of the library's own."""
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    return Dataset(InMemoryTable(table.data.table.take(pa.array(rows, pa.int64()))))
 
 
 def _asked(split: "Split", arms: Sequence[ShownArm]) -> list[int]:

@@ -19,17 +19,17 @@ from m2kr.fingerprint import images_part
 from m2kr.progress import Progress
 from m2kr.progress_bars import bars
 from m2kr.rag.answer_in_passage import answers_in_passages
-from m2kr.rag.answering import Answering, Questions, Spending
+from m2kr.rag.answering import Answering, AskedQuestions, Spending
 from m2kr.rag.arms import DEFAULT_K, arms_for, parsed_k
 from m2kr.rag.gold import gold_answers
 from m2kr.rag.judging import Judging
 from m2kr.rag.kept_answers import STORE_NAME, AnswerStore
 from m2kr.rag.own_reader import adapted_reader, checked_facts
-from m2kr.rag.readers.registry import open_reader, reader_names
+from m2kr.rag.reader_registry import open_reader, reader_names
 from m2kr.rag.records import RECORDS_ENDING, RagResult, RecordsWriter
-from m2kr.rag.scorers.registry import default_scorers, is_scorer_setting, open_scorer, scorer_name
-from m2kr.rag.scorers.scorer import AnswerScorer
-from m2kr.rag.used_run import UsedRun, open_run
+from m2kr.rag.scorer import AnswerScorer
+from m2kr.rag.scorer_registry import default_scorers, is_scorer_setting, open_scorer, scorer_name
+from m2kr.rag.used_run import UsedRun, use_run
 from m2kr.retrieval.protocol import Modalities
 from m2kr.retrieval.run import Run
 from m2kr.retrieval.search_split import MissingQueries, require_images
@@ -95,13 +95,13 @@ def answer_questions(
 
     Args:
         source: Source name, or an opened split.
-        reader: A name (see `m2kr.rag.readers.registry.open_reader`), ``file.py:Class``,
+        reader: A name (see `m2kr.rag.reader_registry.open_reader`), ``file.py:Class``,
             ``package.module:Class``, an object that answers, or several.
         run: A run, a run file (patterns and results as of ``run:FILE``) or a retriever's name, which then
             searches; or several. Without one there are two arms.
         split: Split of the source.
         k: Numbers of passages.
-        scorers: Names (see `m2kr.rag.scorers.registry.open_scorer`) or scorers; by default those of the
+        scorers: Names (see `m2kr.rag.scorer_registry.open_scorer`) or scorers; by default those of the
             source.
         settings: By name, strings: those without a point in their name are the readers', and so are
             ``reader.KEY``; ``NAME.KEY`` are of the reader or scorer NAME.
@@ -148,7 +148,7 @@ def answer_questions(
             for one in given_readers
         ]
         facts = [checked_facts(one.facts(), f"reader {one.name}") for one in readers]
-        questions = Questions(split_, gold_answers(split_))
+        questions = AskedQuestions(split_, gold_answers(split_))
         if not questions.ids:
             raise InputError(
                 f"none of its {len(split_):,} questions has an accepted answer",
@@ -165,7 +165,7 @@ def answer_questions(
         }
         folder = _folder(out, stack)
         runs: list[UsedRun | None] = [
-            open_run(
+            use_run(
                 one,
                 split_,
                 ks[-1],
@@ -352,7 +352,7 @@ def _installed() -> dict[str, str]:
     return found
 
 
-def _bounds(questions: Questions, run: UsedRun | None, ks: Sequence[int]) -> dict[str, Any]:
+def _bounds(questions: AskedQuestions, run: UsedRun | None, ks: Sequence[int]) -> dict[str, Any]:
     """As `RagResult.bounds`."""
     if run is None:
         return {}

@@ -11,7 +11,7 @@ from m2kr import atomic
 from m2kr.errors import InputError, MissingError, plainly
 from m2kr.evaluation.result import file_word, json_sha256
 from m2kr.rag.reader import Answer
-from m2kr.rag.scorers.scorer import GoldAnswer, Verdict
+from m2kr.rag.scorer import GoldAnswer, Verdict
 
 if TYPE_CHECKING:
     import pyarrow as pa

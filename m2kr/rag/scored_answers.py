@@ -12,8 +12,8 @@ from m2kr import atomic
 from m2kr.errors import UsageError
 from m2kr.evaluation.significance import bootstrap_interval, bootstrap_means, percentile_interval
 from m2kr.rag.agreement import JUDGE, agreement_table
-from m2kr.rag.scorers.infoseek import UNSEEN, unseen_part
-from m2kr.rag.scorers.scorer import UNDEFINED, AnswerScorer, GoldAnswer, SlowScorer, Verdict
+from m2kr.rag.question_kinds import UNSEEN, unseen_part
+from m2kr.rag.scorer import UNDEFINED, AnswerScorer, GoldAnswer, SlowScorer, Verdict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -27,14 +27,14 @@ from m2kr.rag.agreement import JUDGE, agreement_table, describe_agreement
 from m2kr.rag.arm_scores import NO_VALUE, Arm, ArmScores
 from m2kr.rag.figure_intervals import figure_intervals, recorded_verdicts, resamples_of
 from m2kr.rag.records import NONE, ORACLE, SCORE
-from m2kr.rag.scorers.registry import open_scorer
+from m2kr.rag.scorer_registry import open_scorer
 from m2kr.sources import verdict as comparable_note
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from m2kr.rag.records import RagResult
-    from m2kr.rag.scorers.scorer import AnswerScorer
+    from m2kr.rag.scorer import AnswerScorer
 
 TABLE_FORMAT = "m2kr-rag-table-1"
 _MOST_VALUES = 12  # of a column, in tables for people; the dict has all
@@ -167,14 +167,14 @@ class AnswerTable:
         return next((cell for cell in cells if cell is not None), None)
 
     def __str__(self) -> str:
-        return as_text(self)
+        return _as_text(self)
 
     def __repr__(self) -> str:
         return f"AnswerTable of {self.label} on {self.source}: print() shows it"
 
     def to_markdown(self) -> str:
         """The tables in Markdown."""
-        return as_markdown(self)
+        return _as_markdown(self)
 
     _repr_markdown_ = to_markdown
 
@@ -449,7 +449,7 @@ def _notes(result: "RagResult", of_arms: ArmScores) -> Iterator[str]:
 # Text for a terminal.
 
 
-def as_text(table: AnswerTable) -> str:
+def _as_text(table: AnswerTable) -> str:
     """Tables of at most 80 columns, with notes; a number is never cut."""
     lines: list[str] = []
     for title, rows in _tables(table, whole=False):
@@ -585,7 +585,7 @@ def _amount(value: float | None) -> str:
 # Markdown.
 
 
-def as_markdown(table: AnswerTable) -> str:
+def _as_markdown(table: AnswerTable) -> str:
     """The same tables and notes in Markdown."""
     blocks = []
     for title, rows in _tables(table, whole=True):

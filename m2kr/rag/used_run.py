@@ -50,7 +50,7 @@ class UsedRun:
         return {"name": self.name, "file": self.file, "sha256": self.sha256}
 
 
-def open_run(
+def use_run(
     given: str | Path | Run,
     split: "Split",
     k: int,

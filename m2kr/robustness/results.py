@@ -1,10 +1,14 @@
-"""A result with its ablations and bands."""
+"""A result with its ablations, queries without one of their parts or with another's, and its bands."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from m2kr.errors import M2KRError
 from m2kr.evaluation.metrics import heading
-from m2kr.robustness.ablations import ablate as run_ablations
+from m2kr.evaluation.paired_tests import holm
+from m2kr.progress import task
 from m2kr.robustness.bands import Recipe, measure_bands, moved
 
 if TYPE_CHECKING:
@@ -22,7 +26,7 @@ def with_robustness(baseline: "Baseline", recipe: Recipe, *, ablate: bool, bands
     result, done = baseline.result, {}
     if ablate:
         done["ablate"] = True
-        result = replace(result, ablations=run_ablations(baseline))
+        result = replace(result, ablations=_ablations(baseline))
     if bands:
         done["bands"] = True
         measured = measure_bands(baseline, recipe)
@@ -48,3 +52,29 @@ def band_notes(result: "Result", bands: "Mapping[str, Any]") -> list[str]:
             "(m2kr check-retriever looks for the cause)"
         )
     return notes
+
+
+def _ablations(baseline: "Baseline") -> dict[str, Any]:
+    """What each ablation does to the scores, as `Result.ablations` has it.
+
+    Each difference has a 95 % interval and a p value, adjusted over the ablations (Holm) in ``p_holm``.
+    What the retriever doesn't read, the split doesn't have, or the retriever fails on, is ``skipped``,
+    which says why.
+    """
+    changes = baseline.changes(matters=True)
+    rows: dict[str, dict[str, Any]] = {}
+    with task(baseline.progress, "ablate", len(changes), "searches"):
+        for change in changes:
+            why = baseline.unread(change)
+            try:
+                found = {} if why else baseline.compare(baseline.ask(change), test=True)
+            except M2KRError as error:
+                why = error.what
+            rows[change.name] = {"skipped": why} if why else found
+            baseline.progress.advance("ablate", 1)
+    for name in baseline.tested:
+        metrics = [row["metrics"][name] for row in rows.values() if name in row.get("metrics", {})]
+        tested = [metric for metric in metrics if "p" in metric]
+        for metric, p in zip(tested, holm(np.array([m["p"] for m in tested])), strict=True):
+            metric["p_holm"] = float(p)
+    return rows

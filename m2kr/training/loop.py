@@ -259,7 +259,7 @@ def _train(
         tell(f"saved after step {done:,} in {run.folder}")
         signal.raise_signal(stop.number)
     if leads and checkpoint:
-        best = run.best_checkpoint(recipe.validation.metric) if task.patience else None
+        best = run.best_checkpoint(recipe.validation.metric) if task.ends_with_best else None
         if best and best.step < done:
             tell(
                 f"the best {recipe.validation.metric} was after step {best.step:,}, of {done:,} made"

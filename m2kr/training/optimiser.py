@@ -1,10 +1,10 @@
-"""AdamW: its groups, its state by the parameters' names, clipping."""
+"""AdamW: its groups, learning rates, its state by the parameters' names, clipping."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from m2kr.training.schedule import lr_factor
 from m2kr.training.training_task import LoopRecipe
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from m2kr.training.parallel import Team
+    from m2kr.training.recipe import Optimiser
 
 
 def make_optimiser(
@@ -47,7 +48,7 @@ def set_rates(optimiser: torch.optim.Optimizer, recipe: LoopRecipe, step: int) -
         step: Steps done before.
     """
     values = recipe.optimiser
-    factor = lr_factor(values, step, recipe.steps.steps)
+    factor = _lr_factor(values, step, recipe.steps.steps)
     for group in optimiser.param_groups:
         group["lr"] = group["peak"] * factor
     rates = {"lr": values.lr * factor}
@@ -102,3 +103,24 @@ def clip_gradients(parameters: "list[nn.Parameter]", most: float | None) -> floa
         ]
         norm = torch.linalg.vector_norm(torch.stack(norms))
     return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+
+def _lr_factor(optimiser: "Optimiser", step: int, steps: int) -> float:
+    """What a step's learning rate is of the peak.
+
+    The warm-up rises linearly and reaches the peak with its last step; after it, ``linear`` and
+    ``cosine`` fall so that the step after the last would have 0.
+
+    Args:
+        optimiser: The schedule and its warm-up.
+        step: Steps done before this one.
+        steps: Of the whole run.
+    """
+    if step < optimiser.warmup:
+        return (step + 1) / optimiser.warmup
+    if optimiser.schedule == "constant":
+        return 1.0
+    part = (step - optimiser.warmup) / max(1, steps - optimiser.warmup)
+    if optimiser.schedule == "linear":
+        return max(0.0, 1 - part)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, part)))

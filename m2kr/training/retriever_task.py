@@ -38,6 +38,7 @@ class RetrieverTask:
     """
 
     patience: int | None = None
+    ends_with_best = False
 
     def __init__(
         self, recipe: "Recipe", team: "Team", data: Path, images: Sequence[str | Path]

@@ -85,13 +85,14 @@ class TrainingTask(Protocol):
         recipe: As given.
         model: All parameters, under the names by which the optimiser's state is kept; has
             ``save_pretrained(folder)``, which writes what `load` reads.
-        patience: Validations without a better one after which training ends, and the best checkpoint is
-            the run's model; None trains all steps, and the last one is.
+        patience: Validations without a better one after which training ends; None trains all steps.
+        ends_with_best: Whether the run's model is the best checkpoint by validation, not the last.
     """
 
     recipe: Any
     model: Any
     patience: int | None
+    ends_with_best: bool
 
     def identity(self) -> "Identity":
         """What must be the same for a run to go on; asked for before anything is loaded or trained."""

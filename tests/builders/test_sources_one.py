@@ -164,11 +164,8 @@ def test_verify_finds_nothing(editions: dict[str, Built], edition: str) -> None:
     assert problems == []
 
 
-@pytest.mark.parametrize(
-    "name",
-    # Each worker of a second job costs seconds to start.
-    ["evqa", *(pytest.param(n, marks=pytest.mark.slow) for n in SOURCES if n != "evqa")],
-)
+@pytest.mark.slow  # each worker of a second job costs seconds to start
+@pytest.mark.parametrize("name", SOURCES)
 def test_two_jobs_give_the_same_bytes(server: FaultyServer, tmp_path: Path, name: str) -> None:
     alone = make(server, tmp_path / "alone", name)
     both = make(server, tmp_path / "both", name, jobs=2)

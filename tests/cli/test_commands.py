@@ -142,7 +142,7 @@ def test_build_again_limit_and_json(cli: Cli, tmp_path: Path, mini_root: Path) -
     shutil.copytree(mini_root, tmp_path / "d")
     again = only_json(cli("build", "mini", "--json", "--data", tmp_path / "d").stdout)
     assert not again["built"][0]["fresh"]
-    args = ("build", "mini", "--limit", "20", "--offline", "--jobs", "2", "--data", tmp_path / "d")
+    args = ("build", "mini", "--limit", "20", "--offline", "--data", tmp_path / "d")
     assert "mini-limit20" in cli(*args).stdout
     refused = cli("eval", "mini", "-r", "random", "--data", tmp_path / "d", code=2)
     assert "several editions" in refused.stderr

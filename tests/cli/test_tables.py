@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 
+from m2kr.cli import output
+
 # What colours a terminal's text or moves its cursor.
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 TABLE_LINES = "│┃┏┡└├━─"
@@ -69,3 +71,19 @@ def test_eval_names_the_retrievers(cli: Cli) -> None:
     text = " ".join(cli("eval", "--help").stdout.replace("│", " ").split())
     assert "bm25, dense_text" in text
     assert "preflmr, random" in text
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "said"),
+    [
+        (4.2, 14.3, "4 to 14 hours"),
+        (0.5, 1.7, "0.5 to 1.7 hours"),
+        (1200, 3000, "1,200 to 3,000 hours"),
+        (2.51, 2.51, "2.5 hours"),
+        (0.01, 0.1, "1 to 6 minutes"),
+        (0.01, 0.016, "1 minute"),
+        (0, 0.001, "less than a minute"),
+    ],
+)
+def test_a_time_between_two_is_in_one_unit(least: float, most: float, said: str) -> None:
+    assert output.hours(least, most) == said

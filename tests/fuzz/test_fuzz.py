@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.own_process import WHOLE
 
 sys.path.insert(0, str(Path(__file__).parent))
 from targets import SEEDS, TARGETS, one
 
 FUZZ = Path(__file__).with_name("fuzz.py")
-SECONDS = 10
+SECONDS = 60 if WHOLE else 5
 
 
 @pytest.mark.parametrize("name", TARGETS)

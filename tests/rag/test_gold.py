@@ -14,7 +14,7 @@ from support.release_fixture import made, write_release
 import m2kr
 from m2kr.errors import InputError, M2KRError, MissingError
 from m2kr.rag.gold import _of_split_row, gold_answers, read_gold_file
-from m2kr.rag.scorers.scorer import GoldAnswer
+from m2kr.rag.scorer import GoldAnswer
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from m2kr.errors import CheckError, InputError, M2KRError, MissingError, UsageEr
 from m2kr.progress import SILENT
 from m2kr.rag.kept_answers import STORE_NAME
 from m2kr.rag.reader import Answer, ReaderBase
-from m2kr.rag.scorers.scorer import Verdict
+from m2kr.rag.scorer import Verdict
 
 N = 8
 

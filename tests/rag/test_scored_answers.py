@@ -13,10 +13,10 @@ from m2kr.errors import CheckError, UsageError
 from m2kr.evaluation.significance import bootstrap_interval
 from m2kr.rag.answer_in_passage import answers_in_passages
 from m2kr.rag.scored_answers import require_verdicts_file, save_verdicts, score_answers
+from m2kr.rag.scorer import GoldAnswer, MeanScorer, Verdict
+from m2kr.rag.scorer_registry import default_scorers, open_scorer, scorer_name, scorer_names
 from m2kr.rag.scorers.exact_match import ExactMatchScorer
 from m2kr.rag.scorers.infoseek import InfoseekScorer
-from m2kr.rag.scorers.registry import default_scorers, open_scorer, scorer_name, scorer_names
-from m2kr.rag.scorers.scorer import GoldAnswer, MeanScorer, Verdict
 
 GROUPS = ("val_unseen_entity", "val_unseen_question")
 GOLDS = {

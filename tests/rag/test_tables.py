@@ -1,6 +1,7 @@
 """Tables of answers, against numbers worked out by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,7 +12,7 @@ from m2kr.errors import InputError
 from m2kr.evaluation.comparison_tables import WIDTH
 from m2kr.rag.figure_intervals import figure_intervals
 from m2kr.rag.records import ORACLE, RETRIEVED, RagResult
-from m2kr.rag.scorers.scorer import GoldAnswer, Verdict
+from m2kr.rag.scorer import GoldAnswer, Verdict
 from m2kr.rag.tables import AnswerTable, shown_pairs
 
 NONE_RIGHT = {0, 1, 2, 3, 4, 5, 6, 7}  # of 10 questions
@@ -184,6 +185,27 @@ def test_it_fits_eighty_columns_whatever_names_are(tmp_path):
     assert "\x1b" not in text
     rows = [line for line in table.to_markdown().splitlines() if line.startswith("| ")]
     assert rows and "<" not in table.to_markdown().replace("\\<", "")
+
+
+def test_infoseeks_harmonic_mean_has_an_interval(tmp_path):
+    result = made_rag_result(
+        tmp_path, n=40, k=(1,), scorers=("infoseek",), right=lambda a, k, i: float(i % 4 < 2)
+    )
+    table = pq.read_table(result.records_path)
+    place = table.schema.get_field_index("group")
+    parts = [
+        "val_unseen_question" if int(one[1:]) < 20 else "val_unseen_entity"
+        for one in table.column("question_id").to_pylist()
+    ]
+    pq.write_table(table.set_column(place, "group", [parts]), result.records_path)
+    figures = {"unseen_question": 0.5, "unseen_entity": 0.5, "harmonic_mean": 0.5}
+    totals = {"infoseek": [{**row, "figures": figures} for row in result.totals["infoseek"]]}
+    told = AnswerTable.of(replace(result, totals=totals))
+    one = told.figures["infoseek"]["harmonic_mean"]["oracle"]
+    assert one["value"] == 0.5
+    # 10 of 20 in each part: the standard error of such a harmonic mean is about .08.
+    assert 0.25 < one["low"] < 0.42 and 0.58 < one["high"] < 0.7
+    assert "harmonic mean" in str(told)
 
 
 class Harmonic:

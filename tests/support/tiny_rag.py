@@ -19,7 +19,7 @@ from m2kr.rag.records import (
     RecordsWriter,
     rag_name,
 )
-from m2kr.rag.scorers.scorer import GoldAnswer, Verdict
+from m2kr.rag.scorer import GoldAnswer, Verdict
 
 COLOURS = ("red", "green", "blue", "black", "white", "grey")
 THINGS = ("cat", "dog", "cup", "car", "hat", "map", "pen", "box")

@@ -17,18 +17,6 @@ from tests.support.photo_source import CHECKPOINT, photo_loader, photo_recipe, p
 TRAINED = ("text_linear", "vision_projection", "mapping")
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    photo_source(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model() -> PreFLMR:
-    return PreFLMR.from_pretrained(CHECKPOINT)
-
-
 @pytest.mark.parametrize(
     ("trained", "text_layers", "layer"),
     [

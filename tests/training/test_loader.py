@@ -21,19 +21,7 @@ from m2kr.training.mine import mine
 from m2kr.training.mixture import Mixture
 from m2kr.training.model_inputs import FIXED_INSTRUCTION
 from m2kr.training.recipe import Distillation, Negatives, Start, Steps
-from tests.support.photo_source import CHECKPOINT, photo_loader, photo_recipe, photo_source
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    photo_source(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model() -> PreFLMR:
-    return PreFLMR.from_pretrained(CHECKPOINT)
+from tests.support.photo_source import photo_loader, photo_recipe, photo_source
 
 
 def same(one: TrainingBatch, two: TrainingBatch) -> bool:

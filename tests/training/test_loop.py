@@ -21,16 +21,8 @@ from tests.support.tiny_training import (
     Stopped,
     StopsAt,
     logged,
-    make_source,
     tiny_recipe,
 )
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    make_source(root)
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -13,20 +13,13 @@ from safetensors.torch import load_file
 
 from m2kr.training.loop import train
 from tests.support import training_combinations as combinations
-from tests.support.tiny_training import logged, make_source
+from tests.support.tiny_training import logged
 
 TESTS = Path(__file__).parent.parent
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform == "win32", reason="gloo and signals"),
 ]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    make_source(root)
-    return root
 
 
 def launched(data: Path, out: Path, *tasks: str) -> subprocess.Popen[str]:

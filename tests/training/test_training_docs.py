@@ -88,6 +88,8 @@ def test_every_key_of_a_recipe_is_in_the_table() -> None:
     tool = runpy.run_path(str(ROOT / "tools" / "recipe_keys.py"))
     page = tool["PAGE"].read_text(encoding="utf-8")
     assert page == tool["page"](), "run tools/recipe_keys.py"
+    reader = tool["READER_PAGE"].read_text(encoding="utf-8")
+    assert reader == tool["reader_page"](), "run tools/recipe_keys.py"
     listed = re.findall(r"^\| `([\w.]+)` \|", page, flags=re.MULTILINE)
     known = {re.sub(r"sources\.(\w+)$", r"sources.NAME.\1", key) for key in all_keys()}
     assert known - set(listed) == {

@@ -17,16 +17,9 @@ from m2kr.training.recipe import Share
 from m2kr.training.sampled_split import sample
 from m2kr.training.trained_parts import set_trained
 from m2kr.training.validation import Validator
-from tests.support.tiny_training import CHECKPOINT, SOURCE, make_source, tiny_recipe
+from tests.support.tiny_training import CHECKPOINT, SOURCE, tiny_recipe
 
 VALID = Share(SOURCE, "train")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    make_source(root)
-    return root
 
 
 @pytest.fixture

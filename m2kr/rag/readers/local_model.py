@@ -18,6 +18,8 @@ from m2kr.hashes import file_sha256
 from m2kr.retrievers._model_source import ModelSource
 from m2kr.retrievers._models import cached_sha256, files_sha256, pick_device, require_packages
 
+EXTRA, _MORE = "models", "rag"
+
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -52,7 +54,7 @@ class LocalModel:
         device: str = "auto",
         cache: Path | None = None,
     ) -> None:
-        require_packages(("torch", "transformers"), "models", needed_for)
+        require_packages(("torch", "transformers"), EXTRA, needed_for)
         self._what, self._dtype, self._device = needed_for, dtype, device
         self._original, self._gguf_file = ModelSource(model, revision), gguf_file
         self._source = self._original
@@ -164,7 +166,7 @@ class LocalModel:
 
     def _from_gguf(self, name: str, cache: Path | None) -> Path:
         """The folder with the weights of a GGUF file in safetensors, made if it isn't there."""
-        require_packages(("gguf", "accelerate"), "readers", "a model in GGUF")
+        require_packages(("gguf", "accelerate"), _MORE, "a model in GGUF")
         path = Path(self._original.load_from) / name
         if not self._original.local or not path.is_file() or path.name != name:
             raise MissingError(
@@ -300,7 +302,7 @@ def _convert_gguf(path: Path, folder: Path) -> None:
 
 
 def _adapter_folder(adapter: Path) -> Path:
-    require_packages(("peft",), "readers", "an adapter")
+    require_packages(("peft",), _MORE, "an adapter")
     folder = Path(adapter).expanduser()
     if not (folder / "adapter_config.json").is_file():
         raise MissingError(

@@ -24,14 +24,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from m2kr.errors import UsageError
-from m2kr.rag.scorers.scorer import NO_GOLD, GoldAnswer, Verdict
+from m2kr.rag.question_kinds import EVQA_SINGLE_HOP, EVQA_TYPES
+from m2kr.rag.scorer import NO_GOLD, GoldAnswer, Verdict
 
 if TYPE_CHECKING:
     from m2kr.rag.scorers.bem import Bem
 
 NEEDS_BEM = "needs BEM"
-_SINGLE_HOP = ("templated", "automatic")
-EVQA_TYPES = (*_SINGLE_HOP, "multi_answer", "2_hop")
 _PUNCTUATION = str.maketrans("", "", string.punctuation + "‘’´")
 _FILLERS = re.compile(r"\b(?:the answer is|a|an|the)\b")
 _T5_SPAN = "<extra_id_0> "
@@ -159,7 +158,7 @@ class EvqaScorer:
         It is the figure that most papers report. There is none where an answer couldn't be judged.
         """
         rows = [
-            (verdict.score, gold.question_type in _SINGLE_HOP)
+            (verdict.score, gold.question_type in EVQA_SINGLE_HOP)
             for verdict, gold in zip(verdicts, golds, strict=True)
             if verdict.rule != NO_GOLD
         ]

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from m2kr.rag.scorer import NO_GOLD, GoldAnswer, MeanScorer, Verdict
 from m2kr.rag.scorers.plain_answer import first_same
-from m2kr.rag.scorers.scorer import NO_GOLD, GoldAnswer, MeanScorer, Verdict
 
 
 class ExactMatchScorer(MeanScorer):

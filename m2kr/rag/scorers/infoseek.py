@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from m2kr.rag.question_kinds import UNSEEN, unseen_part
+from m2kr.rag.scorer import NO_GOLD, GoldAnswer, Verdict
 from m2kr.rag.scorers.answer_numbers import Range, answer_range
 from m2kr.rag.scorers.plain_answer import first_same
-from m2kr.rag.scorers.scorer import NO_GOLD, GoldAnswer, Verdict
 
 TOLERANCE = 0.1
 _OVERLAP = 0.5
 _ROUNDING = 1e-9  # relative: 0.9 x 7 and 6.3 are one bound
-UNSEEN = ("unseen_question", "unseen_entity")
 
 
 class InfoseekScorer:
@@ -81,16 +81,6 @@ def harmonic_mean(first: float, second: float) -> float:
 
 
 @lru_cache
-def unseen_part(group: str | None) -> str:
-    """Which of `UNSEEN` a part of a split is; empty if it is neither.
-
-    Example:
-        >>> unseen_part("val_unseen_entity")
-        'unseen_entity'
-    """
-    return next((part for part in UNSEEN if (group or "").endswith(part)), "")
-
-
 def accepted_range(gold: GoldAnswer) -> Range | None:
     """The numbers that are right, bounds included; None if the question asks for no number."""
     kind = _kind(gold)

@@ -18,7 +18,7 @@ from m2kr.evaluation.result import json_sha256
 from m2kr.rag.chat_client import ChatClient, ChatConfig, Message, chat_config
 from m2kr.rag.kept_answers import AnswerStore
 from m2kr.rag.reader import Answer
-from m2kr.rag.scorers.scorer import GoldAnswer, MeanScorer, Verdict
+from m2kr.rag.scorer import GoldAnswer, MeanScorer, Verdict
 
 log = logging.getLogger("m2kr.rag.scorers.judge")
 

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from m2kr.rag.scorers.scorer import NO_GOLD, ONE_ANNOTATOR, GoldAnswer, MeanScorer, Verdict
+from m2kr.rag.scorer import NO_GOLD, ONE_ANNOTATOR, GoldAnswer, MeanScorer, Verdict
 
 _SIGNS = ';/[]"{}()=+\\_-><@`,?!'
 # Where a sign stands beside a blank it goes; elsewhere a blank takes its place.

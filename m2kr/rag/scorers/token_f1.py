@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from m2kr.rag.scorer import NO_GOLD, GoldAnswer, MeanScorer, Verdict
 from m2kr.rag.scorers.plain_answer import is_same_answer, plain_answer
-from m2kr.rag.scorers.scorer import NO_GOLD, GoldAnswer, MeanScorer, Verdict
 
 
 def token_f1(prediction: str, answer: str) -> float:

@@ -22,8 +22,8 @@ class ReaderStart:
     """The model that is adapted; its own weights never change.
 
     Attributes:
-        model: Folder or hub id: a BLIP-2 (with T5 or another language model), a sequence-to-sequence model
-            such as T5, or a causal language model; the latter two read no images.
+        model: Folder or hub id: a BLIP-2 with a T5; or a sequence-to-sequence or causal language model,
+            which is shown no images.
         revision: Of a hub id.
     """
 

@@ -72,6 +72,8 @@ class ReaderTask:
         images: Image roots searched before the source's own.
     """
 
+    ends_with_best = True
+
     def __init__(
         self, recipe: ReaderRecipe, team: "Team", data: Path, images: Sequence[str | Path]
     ) -> None:

@@ -15,7 +15,7 @@ from m2kr.progress import SILENT, Progress, task
 from m2kr.rag.gold import gold_answers
 from m2kr.rag.readers.joint import paper_scores
 from m2kr.rag.readers.local_model import greedy, written_tokens
-from m2kr.rag.scorers.registry import default_scorers, open_scorer
+from m2kr.rag.scorer_registry import default_scorers, open_scorer
 from m2kr.rag.training.adapted_reader import AdaptedReader, ReaderBatch, ReaderInputs
 from m2kr.rag.training.answer_loss import batch_loss
 from m2kr.rag.training.questions import images_of

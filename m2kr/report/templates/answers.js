@@ -369,7 +369,7 @@ function makeBrowser() {
         h("details", {class: "filters", open: !narrow.matches}, h("summary", {}, "Filters"),
           h("div", {class: "grid-of-two"},
             select("Show", FINDS, browser.find, value => { browser.find = value; changed(); }, {id: "find"}),
-            retrieved.length > 1 && select("with", retrieved, browser.a, value => { browser.a = Number(value); changed(); }, {id: "with"}),
+            retrieved.length > 1 && select("with", retrieved, browser.a, value => { browser.a = Number(value); browser.shown = [browser.a]; redrawn(); }, {id: "with"}),
             source.scorers.length > 1 && select("judged by", source.scorers.map(name => [name, name]), browser.scorer, value => { browser.scorer = value; redrawn(); }, {id: "judge"}),
             filterSelects(source, changed))),
         h("p", {id: "found", class: "soft", role: "status"}),

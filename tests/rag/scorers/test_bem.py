@@ -371,6 +371,50 @@ def test_scores_are_those_of_transformers(types: int, tmp_path: Path) -> None:
     assert score == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
+def test_a_folder_that_transformers_wrote_scores_as_its_published_example(tmp_path: Path) -> None:
+    """Tokenizer and all, as the model card of kortukov/answer-equivalence-bem reads it."""
+    import torch
+    from transformers import (
+        AutoTokenizer,
+        BertConfig,
+        BertForSequenceClassification,
+        BertTokenizerFast,
+    )
+
+    config = BertConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        num_labels=2,
+        initializer_range=0.3,
+    )
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    vocabulary = {token: n for n, token in enumerate(VOCABULARY)}
+    BertTokenizerFast(vocab=vocabulary, model_max_length=64).save_pretrained(tmp_path)
+    bem, tokenizer = Bem.open(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    scores = []
+    for candidate, reference, question in TRIPLES:
+        inputs = tokenizer(
+            text=f"[CLS] {candidate} [SEP]",
+            text_pair=f"{reference} [SEP] {question} [SEP]",
+            add_special_tokens=False,
+            padding="max_length",
+            truncation=True,
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            expected = float(model(**inputs).logits.softmax(-1)[0, 1])
+        scores.append(bem.probability(candidate, reference, question))
+        assert scores[-1] == pytest.approx(expected, abs=1e-6)
+    assert max(scores) - min(scores) > 0.01
+
+
 def test_the_names_of_real_checkpoints_have_their_places() -> None:
     from m2kr.rag.scorers.bem_names import bert_name
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from support.tiny_bem import save_bem
 
 from m2kr.errors import M2KRError, MissingError, UsageError
+from m2kr.rag.scorer import NO_GOLD, GoldAnswer, Verdict
 from m2kr.rag.scorers.bem import Bem
 from m2kr.rag.scorers.evqa import EvqaScorer
-from m2kr.rag.scorers.scorer import GoldAnswer, Verdict
 
 
 def gold(
@@ -123,7 +123,7 @@ def test_only_questions_for_several_answers_have_sets() -> None:
 
 def test_a_question_without_gold_answers_is_not_judged() -> None:
     for answers in ((), ("",), (" | ",)):
-        assert PLAIN.score("Lima", gold(*answers)) == Verdict(None, "no accepted answer")
+        assert PLAIN.score("Lima", gold(*answers)) == Verdict(None, NO_GOLD)
 
 
 # The authors' steps one after the other, the contractions' apostrophes included.

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m2kr.rag.scorer import GoldAnswer
 from m2kr.rag.scorers.exact_match import ExactMatchScorer
 from m2kr.rag.scorers.plain_answer import is_same_answer, plain_answer
-from m2kr.rag.scorers.scorer import GoldAnswer
 from m2kr.rag.scorers.token_f1 import TokenF1Scorer, token_f1
 
 EXACT, F1 = ExactMatchScorer(), TokenF1Scorer()

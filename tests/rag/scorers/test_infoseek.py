@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.rag.gold import read_gold_file
+from m2kr.rag.scorer import GoldAnswer, Verdict
 from m2kr.rag.scorers.infoseek import InfoseekScorer, accepted_range, harmonic_mean, range_overlap
-from m2kr.rag.scorers.scorer import GoldAnswer, Verdict
 
 SCORER = InfoseekScorer()
 

@@ -15,9 +15,9 @@ from m2kr.errors import UpstreamError, UsageError
 from m2kr.rag.agreement import describe_agreement
 from m2kr.rag.budget import BudgetSpent
 from m2kr.rag.scored_answers import judges_agreement, score_answers
+from m2kr.rag.scorer import GoldAnswer
 from m2kr.rag.scorers.exact_match import ExactMatchScorer
 from m2kr.rag.scorers.judge import JudgeScorer, parse_verdict
-from m2kr.rag.scorers.scorer import GoldAnswer
 
 
 def by_the_book(ask: Ask) -> str:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from m2kr.rag.scorers.registry import open_scorer
-from m2kr.rag.scorers.scorer import NO_GOLD, GoldAnswer
+from m2kr.rag.scorer import NO_GOLD, GoldAnswer
+from m2kr.rag.scorer_registry import open_scorer
 
 BLANK: tuple[tuple[str, ...], ...] = ((), ("",), ("", " "))
 
@@ -22,7 +22,7 @@ def test_no_accepted_answer(scorer: str, answers: tuple[str, ...], said: str) ->
     assert verdict.rule == NO_GOLD
 
 
-@pytest.mark.parametrize("scorer", ["okvqa", "infoseek", "exact_match", "token_f1"])
+@pytest.mark.parametrize("scorer", ["okvqa", "infoseek", "evqa", "exact_match", "token_f1"])
 def test_facts_say_who_judged(scorer: str) -> None:
     opened = open_scorer(scorer, {})
     assert opened.facts()["name"] == opened.name == scorer

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2kr.rag.gold import read_gold_file
+from m2kr.rag.scorer import GoldAnswer
 from m2kr.rag.scorers.okvqa import OkvqaScorer, cleaned_vqa_answer, leave_one_out
-from m2kr.rag.scorers.scorer import GoldAnswer
 
 SCORER = OkvqaScorer()
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
+from m2kr.rag.training.reader_recipe import ReaderStart
 from m2kr.rag.training.reader_task import ReaderTask, train_reader
 from m2kr.retrieval.run import Run
 from m2kr.training.loop import Trained
@@ -266,13 +267,16 @@ def test_validation_answers_as_the_reader_does(trained: Trained, reading: Readin
 
 
 @pytest.mark.slow
-def test_killed_and_ended_by_signals_it_ends_with_the_same_bits(
+def test_killed_it_ends_with_the_same_bits_and_two_processes_are_as_one(
     reading: Reading, tmp_path: Path
 ) -> None:
-    recipe = reading.recipe(steps={"steps": 24}, saving={"every": 3})
+    recipe = reading.recipe(steps={"steps": 24}, saving={"every": 3}, lora={"dropout": 0.0})
+    model = calm(reading.model, tmp_path / "model")  # without dropout
+    recipe = dataclasses.replace(recipe, reader=ReaderStart(str(model)))
     file = tmp_path / "own.yaml"
     file.write_text(dump_recipe(recipe), encoding="utf-8")
-    whole = train_reader(recipe, data=reading.data, out=tmp_path / "whole", device="cpu")
+    how: dict[str, Any] = {"data": reading.data, "device": "cpu"}
+    whole = train_reader(recipe, out=tmp_path / "whole", **how)
     words = [sys.executable, "-m", "tests.support.forked_reader", str(tmp_path / "cut")]
     words.append("SIGKILL,SIGTERM,SIGKILL")
     done = subprocess.run(
@@ -283,12 +287,21 @@ def test_killed_and_ended_by_signals_it_ends_with_the_same_bits(
         text=True,
         check=True,
     )
-    out, codes = done.stdout.splitlines()
+    out, codes, together, two = done.stdout.splitlines()
     assert json.loads(codes) == [-signal.SIGKILL, 143, -signal.SIGKILL, 0], done.stderr
-    told = json.loads(out)
-    assert tuple(told["losses"]) == whole.losses
+    assert json.loads(two) == [0, 0], done.stderr
+    assert tuple(json.loads(out)["losses"]) == whole.losses
     (folder,) = (tmp_path / "cut").glob("tiny-reader.*")
     same(dataclasses.replace(whole, folder=folder, checkpoint=folder / "model"), whole)
+    steps = dataclasses.replace(recipe.steps, steps=4, precision="float64")
+    looks = dataclasses.replace(recipe.validation, every=2)
+    recipe = dataclasses.replace(recipe, steps=steps, validation=looks)
+    one = train_reader(recipe, out=tmp_path / "one", **how)
+    told = json.loads(together)
+    assert told["losses"] == pytest.approx(one.losses, rel=1e-6)
+    theirs = load_file(Path(told["checkpoint"]) / "adapter_model.safetensors")
+    for name, each in weights(one).items():
+        torch.testing.assert_close(theirs[name], each, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow

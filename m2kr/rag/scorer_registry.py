@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from m2kr.errors import UsageError
-from m2kr.rag.scorers.scorer import AnswerScorer
+from m2kr.rag.scorer import AnswerScorer
 
 # Name -> module and class.
 _SCORERS = {
