@@ -1,7 +1,7 @@
 """Encyclopedic-VQA's rules: exact match first, sets for several answers, then BEM.
 
 They follow the evaluation that E-VQA's authors publish (encyclopedic_vqa/evaluation_utils.py in
-google-research), from whose results these differ in no verdict that both give:
+google-research):
 
 - An answer is right if it is right by any of the references, which ``|`` separates.
 - Texts are compared in lower case, without punctuation, without the words a, an, the and "the answer is",
@@ -15,11 +15,13 @@ google-research), from whose results these differ in no verdict that both give:
 
 What the authors leave open or fail at is settled so: an empty answer is wrong, and BEM isn't asked; a
 reference of which nothing is left, such as the letter "A", is compared with its articles, where theirs
-stops with an error; where the question's type is unknown, ``&&`` makes a reference one of several members.
+stops with an error; texts that Unicode calls equivalent are equal; where the question's type is unknown,
+``&&`` makes a reference one of several members.
 """
 
 import re
 import string
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -51,7 +53,7 @@ def evqa_normalised(text: str) -> str:
         >>> evqa_normalised("The answer is: Two metres.")
         '2 metres'
     """
-    text = text.lower().strip()
+    text = unicodedata.normalize("NFC", text).lower().strip()
     if text.startswith(_T5_SPAN):
         text = text.replace(_T5_SPAN, "")
     text = _FILLERS.sub(" ", text.translate(_PUNCTUATION))

@@ -58,6 +58,7 @@ ONE_ANSWER = [
     ("red fox", ("fox red",), OPEN),
     ("fox", ("foxes",), OPEN),
     ("Café", ("cafe",), OPEN),
+    ("Cafe\u0301", ("caf\u00e9",), RIGHT),
     ("1 foot", ("30 cm|1 foot",), RIGHT),
     ("30 cm|1 foot", ("30 cm|1 foot",), OPEN),
     ("1 foot", ("30 cm", "a yard", "one foot"), RIGHT),
