@@ -346,6 +346,10 @@ class HfReader(ReaderBase):
         if "token_type_ids" not in inspect.signature(model.forward).parameters:
             inputs.pop("token_type_ids", None)  # some tokenizers make them for every model
         config = greedy(model, self._max_tokens)
+        # The end of a turn may be the tokenizer's alone, and not in the model's own configuration.
+        ends = config.eos_token_id
+        ends = {*(ends if isinstance(ends, list) else [ends]), self._tokenizer.eos_token_id}
+        config.eos_token_id = sorted(ends - {None}) or None
         with torch.inference_mode():
             out = model.generate(**inputs, generation_config=config)
         read = inputs["attention_mask"].sum(1).tolist()

@@ -1,5 +1,6 @@
 """Models of transformers as readers: kinds of models, padding, what is too long."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -173,3 +174,15 @@ def test_settings_that_are_wrong_are_refused(folders: Path, tmp_path: Path) -> N
     ):
         with pytest.raises(MissingError):
             HfReader.from_settings(settings)
+
+
+def test_an_answer_ends_at_the_tokenizers_end_of_a_turn(tmp_path: Path) -> None:
+    folder = tiny_readers.save_llama(tmp_path / "llama")
+    plain = HfReader(str(folder), max_tokens=8, device="cpu").answer(None, QUESTION, PASSAGES)
+    first = plain.text.split()[0]
+    settings = folder / "tokenizer_config.json"
+    facts = json.loads(settings.read_text(encoding="utf-8"))
+    facts["eos_token"] = first
+    settings.write_text(json.dumps(facts), encoding="utf-8")
+    said = HfReader(str(folder), max_tokens=8, device="cpu").answer(None, QUESTION, PASSAGES)
+    assert (said.text, said.output_tokens) == ("", 1)
