@@ -91,7 +91,7 @@ def test_the_interval_holds_the_true_kappa_as_often_as_it_says() -> None:
     assert 88 <= hits <= 100
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30), st.randoms())
 def test_order_and_sides_do_not_matter(pairs: list[tuple[bool, bool]], draw: random.Random) -> None:
     def of(rows: list[tuple[bool, bool]], side: int = 0) -> float | None:

@@ -197,7 +197,7 @@ ECHOES = (
 
 
 @pytest.mark.parametrize("echo", ECHOES)
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(
     key=st.text(
         st.sampled_from("abcdefghijkLMNOPQRST0123456789-_./+=%\"'\\{}$"), min_size=20, max_size=60
