@@ -156,6 +156,11 @@ class TrainingQuestions:
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the questions."""
+        return [self._ids[row] for row in self.rows.tolist()]
+
     def facts(self) -> dict[str, Any]:
         """What is visited, as JSON."""
         return {

@@ -22,6 +22,7 @@ from m2kr.rag.training.questions import images_of
 from m2kr.training.validation import unchanged
 
 if TYPE_CHECKING:
+    from m2kr.rag.scorers.scorer import GoldAnswer
     from m2kr.rag.training.questions import TrainingQuestions
     from m2kr.rag.training.reader_recipe import ReaderRecipe
 
@@ -42,7 +43,9 @@ class ReaderValidator:
         self, recipe: "ReaderRecipe", questions: "TrainingQuestions", inputs: ReaderInputs
     ) -> None:
         self._recipe, self._questions, self._inputs = recipe, questions, inputs
-        self._golds = gold_answers(questions.split)
+        golds = gold_answers(questions.split)
+        ids = questions.ids
+        self._golds = {name: golds[name] for name in ids if name in golds}
         name = recipe.validation.scorer or default_scorers(questions.split.source)[0]
         self._scorer = open_scorer(name, {})
 
@@ -55,7 +58,7 @@ class ReaderValidator:
     def validate(
         self, model: AdaptedReader, step: int, progress: Progress = SILENT
     ) -> dict[str, float]:
-        """``score``, the mean of those questions that the scorer judges, and ``loss``.
+        """``score``, the mean over questions, how many there were (``scored``), and ``loss``.
 
         Args:
             model: With its adapter.
@@ -63,7 +66,7 @@ class ReaderValidator:
             progress: Told of questions.
 
         Raises:
-            UsageError: The scorer judges none of the answers.
+            UsageError: The scorer can't judge an answer: a mean of the others would be too high.
         """
         device = next(model.parameters()).device
         scores: list[float] = []
@@ -78,16 +81,14 @@ class ReaderValidator:
                 with torch.autocast(device.type, torch.bfloat16, enabled=half):
                     losses.append(float(batch_loss(self._recipe, model(batch), batch)))
                     answer = self.answer(model, batch)
-                gold = self._golds.get(visit.question_id)
-                score = None if gold is None else self._scorer.score(answer, gold).score
-                if score is not None:
-                    scores.append(score)
+                if (gold := self._golds.get(visit.question_id)) is not None:
+                    scores.append(self._judged(answer, gold))
                 progress.advance("validating", 1)
         if not scores:
             raise UsageError(
-                f"the scorer '{self._scorer.name}' can judge none of {len(rows):,} answers",
-                where="validation.scorer",
-                expected="another one, such as exact_match",
+                f"none of {len(rows):,} questions has an answer to be judged by",
+                where=self._questions.split.label,
+                fix="--set validation.every=0",
             )
         return {
             "step": float(step),
@@ -95,6 +96,17 @@ class ReaderValidator:
             "scored": float(len(scores)),
             "loss": sum(losses) / len(losses),
         }
+
+    def _judged(self, answer: str, gold: "GoldAnswer") -> float:
+        verdict = self._scorer.score(answer, gold)
+        if verdict.score is None:
+            raise UsageError(
+                f"the scorer '{self._scorer.name}' can't judge the answer to '{gold.question_id}' "
+                f"({verdict.rule})",
+                where="validation.scorer",
+                expected="one that judges every answer, such as exact_match",
+            )
+        return verdict.score
 
     def answer(self, model: AdaptedReader, batch: ReaderBatch) -> str:
         """The answer to a batch of one question."""

@@ -187,6 +187,10 @@ def test_what_a_model_lacks_is_said(reading: Reading, tmp_path: Path) -> None:
         reading.task(reader={"model": str(tmp_path / "none")})
     with pytest.raises(UsageError, match="scorer"):
         reading.task(validation={"every": 1, "scorer": "nothing"}).validator()
+    # Without BEM those that it can judge are the right ones: their mean would be 1.
+    task = reading.task(validation={"every": 1, "scorer": "evqa"})
+    with pytest.raises(UsageError, match="can't judge the answer to"):
+        task.validator().validate(task.model, 0)
 
 
 @pytest.mark.slow
