@@ -22,7 +22,7 @@ from m2kr.rag.training.questions import images_of
 from m2kr.training.validation import unchanged
 
 if TYPE_CHECKING:
-    from m2kr.rag.scorers.scorer import GoldAnswer
+    from m2kr.rag.scorer import GoldAnswer
     from m2kr.rag.training.questions import TrainingQuestions
     from m2kr.rag.training.reader_recipe import ReaderRecipe
 
