@@ -165,10 +165,12 @@ class Bem:
         return ids
 
     def _cut(self, parts: list[list[int]]) -> int:
-        over = max(0, sum(map(len, parts)) + len(parts) + 1 - self._positions)
-        for _ in range(over):
+        before = sum(map(len, parts))
+        for part in parts:
+            del part[self._positions :]  # soon done with an answer of a million words
+        while sum(map(len, parts)) + len(parts) + 1 > self._positions:
             max(parts, key=len).pop()
-        return over
+        return before - sum(map(len, parts))
 
     def _equivalent(self, ids: list[int], segments: list[int]) -> float:
         import torch
