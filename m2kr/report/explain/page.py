@@ -88,7 +88,7 @@ def page(
     """
     return html.render(
         "explain.html",
-        script="explain.js",
+        "explain.js",
         title=title,
         items=facts,
         panels=panels,
