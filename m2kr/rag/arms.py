@@ -1,5 +1,6 @@
 """The arms of an experiment: without passages, with the first k of a run, and with the right ones."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,15 +41,17 @@ def parsed_k(given: str | int | Iterable[int]) -> tuple[int, ...]:
     words: list[Any] = (
         given.split(",")
         if isinstance(given, str)
-        else [given]
-        if isinstance(given, int)
         else [*given]
+        if isinstance(given, Iterable)
+        else [given]
     )
     numbers = set()
     for word in words:
         text = str(word).strip()
-        if isinstance(word, bool) or not (text.isascii() and text.isdigit() and int(text)):
-            raise UsageError(f"k is {word!r}", expected="whole numbers above 0, such as 1,3,5,10")
+        if isinstance(word, bool) or not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
+            raise UsageError(
+                f"k is {word!r:.40}", expected="whole numbers above 0, such as 1,3,5,10"
+            )
         numbers.add(int(text))
     if not numbers:
         raise UsageError("there is no k", expected="whole numbers above 0, such as 1,3,5,10")

@@ -2,7 +2,6 @@
 
 import http.cookiejar
 import ipaddress
-import json
 import logging
 import os
 import queue
@@ -21,7 +20,7 @@ import urllib3.exceptions
 
 from m2kr._version import __version__
 from m2kr.building.fetch.addresses import mount
-from m2kr.building.fetch.http import body_blocks, cause, must_decode, retry_after
+from m2kr.building.fetch.http import body_blocks, cause, must_decode, open_session, retry_after
 from m2kr.building.fetch.retry import Failure, Policy, Stopped, persist
 from m2kr.errors import M2KRError, UpstreamError, UsageError
 from m2kr.rag.api_key import ApiKey
@@ -231,7 +230,7 @@ class ChatClient:
             read_timeout=config.timeout,
             slow_seconds=config.timeout,
         )
-        self._session = requests.Session()
+        self._session = open_session()
         # Unencrypted requests go to nobody in between: a proxy would read the key.
         self._session.trust_env = self._url.startswith("https:")
         self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
@@ -400,6 +399,8 @@ class ChatClient:
     def _parsed(self, data: bytes, media: str) -> dict[str, Any]:
         try:
             reply: dict[str, Any] = self._key.clean(parse_reply(data))
+        except RecursionError:
+            raise Failure("answered with JSON that is nested too deeply", again=True) from None
         except Failure as failure:
             kind = media.partition(";")[0].strip().lower()
             if kind and "json" not in kind and failure.again:
@@ -438,6 +439,10 @@ class ChatClient:
             except requests.exceptions.SSLError as error:
                 expense.asked = False
                 raise Failure(cause(error)) from None
+            except (ValueError, urllib3.exceptions.LocationParseError):
+                # Of requests' own errors those of an address are a ValueError, too.
+                expense.asked = False
+                raise Failure("the server's address, or the proxy's, can't be used") from None
             except requests.RequestException as error:
                 inner = getattr(error.args[0] if error.args else None, "reason", None)
                 gone = isinstance(
@@ -445,16 +450,21 @@ class ChatClient:
                 )
                 expense.asked = not gone
                 raise Failure(cause(error), again=True, unreachable=gone) from None
-            target = self._session.get_redirect_target(response)
-            if target is None:
+            try:
+                target = self._session.get_redirect_target(response)
+                there = None if target is None else urljoin(url, target)
+            except ValueError:
+                response.close()
+                expense.asked = False
+                raise Failure("redirects to what is no address") from None
+            if there is None:
                 return response
             response.close()
             expense.asked = False
-            url = self._redirected(url, target, response.status_code)
+            url = self._redirected(url, there, response.status_code)
         raise Failure("redirects in a circle")
 
-    def _redirected(self, url: str, target: str, status: int) -> str:
-        there = urljoin(url, target)
+    def _redirected(self, url: str, there: str, status: int) -> str:
         try:
             before, after = urlsplit(url), urlsplit(there)
             same = (before.scheme, before.netloc) == (after.scheme, after.netloc)
@@ -518,7 +528,10 @@ class ChatClient:
             if isinstance(said, dict) and said.get(name):
                 said = said[name]
         if not isinstance(said, str):
-            said = json.dumps(said, ensure_ascii=False)
+            try:
+                said = orjson.dumps(said).decode()
+            except TypeError:  # nested too deeply
+                said = data[:20_000].decode("utf-8", "replace")
         return self._key.words(said)
 
     def _hint(self, status: int, words: str) -> str | None:

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from m2kr.errors import CheckError, InputError
 from m2kr.rag.answer_notes import AnswerNotes, VerdictCosts
 from m2kr.rag.answering import Answering, in_batches
 from m2kr.rag.kept_answers import KeptAnswer
+from m2kr.rag.own_reader import checked_facts
 from m2kr.rag.records import Record
 from m2kr.rag.scorer import AnswerScorer, GoldAnswer, SlowScorer, Verdict
 
@@ -115,12 +117,15 @@ class Judging:
 
 def _checked(verdict: object, scorer: str, gold: GoldAnswer) -> Verdict:
     """Refuses a verdict that is none: a scorer may be the user's own."""
-    if isinstance(verdict, Verdict):
+    if isinstance(verdict, Verdict) and isinstance(verdict.rule, str):
         score = verdict.score
         if score is None or (
             isinstance(score, int | float) and math.isfinite(score) and 0 <= score <= 1
         ):
-            return verdict
+            if not verdict.detail:
+                return verdict
+            where = f"scorer {scorer}, question '{gold.question_id}'"
+            return replace(verdict, detail=checked_facts(verdict.detail, f"{where}: detail"))
     raise InputError(
         f"the verdict is {verdict!r:.200}",
         where=f"scorer {scorer}, question '{gold.question_id}'",

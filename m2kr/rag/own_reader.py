@@ -20,7 +20,7 @@ from m2kr.retrieval.own_code import (
     user_attribute,
 )
 from m2kr.retrievers._settings import arguments, split_off
-from m2kr.unicode_halves import mended_text
+from m2kr.unicode_halves import mended_json, mended_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -244,7 +244,7 @@ def checked_facts(facts: object, where: str) -> dict[str, Any]:
         if not isinstance(facts, Mapping):
             raise TypeError(f"they are of type {type(facts).__name__}")
         text = json.dumps(dict(facts), allow_nan=False, sort_keys=True)
-        plain: dict[str, Any] = json.loads(text)
+        plain: dict[str, Any] = json.loads(mended_json(text.encode()))
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"its facts can't be written as JSON: {error}",

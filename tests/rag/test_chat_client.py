@@ -94,6 +94,7 @@ PASSING = {
     "no message": Fault(body=b'{"choices": [{"index": 0}]}'),
     "content a number": Fault(body=b'{"choices": [{"message": {"content": 3}}]}'),
     "deep": Fault(body=b"[" * 100_000),
+    "deep, and whole": Fault(body=b'{"x": ' + b"[" * 900 + b"]" * 900 + b"}"),
     "half body": Fault(truncate=40),
     "half body, chunked": Fault(truncate=40, chunked=True),
     "half body, unsized": Fault(truncate=40, unsized=True),
@@ -216,6 +217,38 @@ def test_redirects_on_the_same_server_are_followed(server: ChatServer) -> None:
     server.fail(server.PATH, Fault(status=307, headers={"Location": server.PATH}), times=9)
     with pytest.raises(UpstreamError, match="circle"):
         client(server).complete(ASK)
+
+
+@pytest.mark.parametrize("there", ["http://[::1", "http://a:99999999/", "\xff\xfe"])
+def test_redirects_to_what_is_no_address_are_one_error(server: ChatServer, there: str) -> None:
+    server.fail(server.PATH, Fault(status=307, headers={"Location": there}))
+    with pytest.raises(UpstreamError, match="no address"):
+        client(server).complete(ASK)
+
+
+def test_an_endless_body_of_a_redirect_is_not_read(server: ChatServer) -> None:
+    there = {"Location": server.PATH}
+    server.fail(server.PATH, Fault(status=307, headers=there, body=b"x" * 4096, endless=True))
+    assert client(server, timeout=3).complete(ASK).text == "a badger"
+
+
+def test_a_deep_error_is_told(server: ChatServer) -> None:
+    deep = b'{"error": ' + b"[" * 900 + b"]" * 900 + b"}"
+    server.fail(server.PATH, Fault(status=400, body=deep))
+    with pytest.raises(UpstreamError, match=r"HTTP 400: \{.error.: \[\["):
+        client(server).complete(ASK)
+
+
+def test_names_that_no_server_can_have_are_one_error_at_once(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for base in (f"http://{'a' * 80}.org/v1", "http://exa mple/v1"):
+        with pytest.raises(UpstreamError, match="the server's address, or the proxy's"):
+            client(server, base_url=base).complete(ASK)
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:unique-4711@ba d:x")
+    with pytest.raises(UpstreamError, match="the server's address, or the proxy's") as failed:
+        client(server, base_url="https://example.org/v1").complete(ASK)
+    assert "4711" not in str(failed.value)
 
 
 def choice(content: Any = None, finish: str | None = "stop", **message: Any) -> dict[str, Any]:

@@ -366,11 +366,23 @@ def test_what_a_scorer_cant_judge_is_null_and_no_mean_is_made_of_it(
     assert {row["detail:doubts"] for row in rows} == {'{"a": 1}'}
 
     class Wrong(Doubts):
-        def score(self, prediction, gold):
-            return 2.0
+        def __init__(self, verdict):
+            self.verdict = verdict
 
-    with pytest.raises(InputError, match="doubts"):
-        ask(split, Copies(), tmp_path, k=1, scorers=Wrong())
+        def score(self, prediction, gold):
+            return self.verdict
+
+    for wrong in (2.0, Verdict(2.0, "x"), Verdict(1.0, None), Verdict(1.0, "x", {"a": object()})):
+        with pytest.raises(InputError, match="doubts"):
+            ask(split, Copies(), tmp_path, k=1, scorers=Wrong(wrong))
+
+
+def test_halves_of_characters_in_details_spoil_no_record(split: m2kr.Split, tmp_path: Path) -> None:
+    def half(image, question, passages):
+        return Answer("red", detail={"a": "x\ud800", "b\ud83d": 2**70})
+
+    rows = ask(split, half, tmp_path, k=1)[0].records().to_pylist()
+    assert json.loads(rows[0]["detail"]) == {"a": "x\ufffd", "b\ufffd": 2**70}
 
 
 def test_settings_reach_whom_they_name_and_others_are_refused(data: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -46,9 +46,17 @@ def headers_for(url: str) -> dict[str, str]:
     return headers
 
 
+class _Session(requests.Session):
+    """Looks at no redirect: requests would read its body first, however long, also if it doesn't follow."""
+
+    def resolve_redirects(self, *_: Any, **__: Any) -> Iterator[Any]:
+        """None."""
+        return iter(())
+
+
 def open_session() -> requests.Session:
-    """A session whose connections end in time."""
-    session = requests.Session()
+    """A session whose connections end in time, and which leaves redirects alone."""
+    session = _Session()
     mount(session)
     return session
 
