@@ -29,14 +29,17 @@ _NUMBER = re.compile(
       | (?<![\w.,])\.\d+
       )
       (?:
-        [eE][-+]?\d{{1,3}}(?!\w)
+        [eE][-+]?\d{{1,3}}(?!\d)
       | \s?[x×·*]\s?10\s?(?:\^|\*\*)\s?\(?[-+]?\d{{1,3}}\)?
       )?
     """,
     re.VERBOSE,
 )
 _SCIENTIFIC = re.compile(r"(?:\s?[x×·*]\s?)?10\s?(?:\^|\*\*)\s?\(?([-+]?\d+)\)?$")
-_SIGN = re.compile(r"(?:^|(?<=[\s(\[{=<>≈~:/$€£¥,;]))[-–](?:\s?[$€£¥])?$")
+_SIGN = re.compile(r"(?:^|(?<=[^\w.)\]}°]))[-–](?:\s?[$€£¥₹])?$")
+_AFTER_NUMBER = (
+    f"$€£¥₹%°'\"’”′″* {_THIN}"  # signs of units, and what closes a quotation or emphasis
+)
 _MINUS_APART = re.compile(r"(?<![\d\s])(?<!\d\s)−\s+(?=\d)")
 _NEGATIVE = re.compile(r"\b(?:minus|negative)\s$", re.IGNORECASE)
 _SCALE = re.compile(
@@ -93,7 +96,8 @@ def answer_numbers(text: str) -> tuple[float, ...]:
       of its own, unless it begins with 0 (``2 000``); after a blank that doesn't break it is a group.
     - ``1,5``, ``0,125``: a comma before one or two digits, or after a single 0, is a decimal comma.
     - ``-5``, ``−5``, ``–5``, ``minus 5``, ``-$5``: a sign is one only at the beginning of a word, and not
-      after a number: ``1990-2005`` and ``5 -10`` are two numbers each, neither below 0.
+      after a number and its unit's sign: ``1990-2005``, ``5 -10`` and ``5 €–10 €`` are two numbers each,
+      neither below 0; ``−40–−20`` are two below 0.
     - ``1.5e6``, ``1.5 x 10^6``, ``10⁶``; ``1.5 million``, ``2-3 thousand`` (both), ``5k``.
     - ``½``, ``2½``, ``3 1/2``, ``3/4``: proper fractions alone; ``24/7`` is two numbers.
     - Units, currencies, per cent, ``about``, ordinals' endings and other words are passed over; so are digits
@@ -101,7 +105,7 @@ def answer_numbers(text: str) -> tuple[float, ...]:
       what stands in brackets after a number (``324 m (1,063 ft)``).
     - Of a long answer the first 4,000 characters are read.
     - Words, where there are no digits and the answer is little else: ``seven``, ``about twenty-one years``,
-      ``two million``, ``five and a half metres``, ``twenty to thirty``.
+      ``two million``, ``five and a half metres``, ``twenty to thirty``, ``minus five``.
 
     Example:
         >>> answer_numbers("between 1,200 and 1.5 thousand km²")
@@ -134,7 +138,7 @@ def answer_range(text: str) -> Range | None:
 def _plain_signs(text: str) -> str:
     """The text with signs, fractions and powers in the few forms that are read."""
     text = _SUPERSCRIPTS.sub(
-        lambda m: f"10^{unicodedata.normalize('NFKC', m[2])}" if m[1] else " ", text
+        lambda m: f"10^{unicodedata.normalize('NFKC', m[2])}" if m[1] else "°", text
     )
     text = "".join(
         f" {unicodedata.normalize('NFKC', c)}"
@@ -170,7 +174,7 @@ def _digits(text: str, *, within_words: bool) -> tuple[float, ...]:
             and unscaled
             and scale > 1
             and numbers[-1] <= value
-            and _JOINED.fullmatch(text[end : match.start()].rstrip("$€£¥"))
+            and _JOINED.fullmatch(text[end : match.start()].rstrip("$€£¥₹"))
         ):
             numbers[-1] *= scale
         if math.isfinite(value * scale):
@@ -183,7 +187,7 @@ def _is_negative(before: str) -> bool:
     if _NEGATIVE.search(before):
         return True
     sign = _SIGN.search(before)
-    return sign is not None and not before[: sign.start()].rstrip()[-1:].isdigit()
+    return sign is not None and not before[: sign.start()].rstrip(_AFTER_NUMBER)[-1:].isdigit()
 
 
 def _value(number: str) -> float:
@@ -202,8 +206,10 @@ def _value(number: str) -> float:
 def _scale(after: str, number: str) -> float:
     if after[:1] == "k" and not after[1:2].isalnum() and number[-1].isdigit():
         return _SCALES["k"]
-    word = _SCALE.match(after)
-    return _SCALES[word[1].lower()] if word else 1.0
+    scale, end = 1.0, 0
+    while word := _SCALE.match(after, end):  # "thousand million"
+        scale, end = scale * _SCALES[word[1].lower()], word.end()
+    return scale
 
 
 def _in_words(text: str) -> tuple[float, ...]:
@@ -211,6 +217,9 @@ def _in_words(text: str) -> tuple[float, ...]:
     words = re.findall(r"[^\W\d_]+", text.lower())
     while words and words[0] in _BEFORE:
         words = words[1:]
+    if words and words[0] in ("minus", "negative"):
+        number = _leading_number(words[1:])
+        return (-number[0],) if number and len(number[1]) <= _MOST_WORDS_AFTER else ()
     numbers: list[float] = []
     while len(numbers) < 2 and (parsed := _leading_number(words)):
         number, words = parsed

@@ -53,7 +53,7 @@ def evqa_normalised(text: str) -> str:
         >>> evqa_normalised("The answer is: Two metres.")
         '2 metres'
     """
-    text = unicodedata.normalize("NFC", text).lower().strip()
+    text = unicodedata.normalize("NFC", text).lower().replace("\n", " ").replace("\t", " ").strip()
     if text.startswith(_T5_SPAN):
         text = text.replace(_T5_SPAN, "")
     text = _FILLERS.sub(" ", text.translate(_PUNCTUATION))

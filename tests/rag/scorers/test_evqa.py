@@ -54,6 +54,7 @@ ONE_ANSWER = [
     ("don“t", ("dont",), OPEN),  # these marks aren't among the authors'
     ("under_score", ("underscore",), RIGHT),
     ("<extra_id_0> Lima", ("lima",), RIGHT),
+    ("<extra_id_0>\nLima", ("lima",), RIGHT),
     ("extra_id_0 lima", ("lima",), OPEN),
     ("red fox", ("fox red",), OPEN),
     ("fox", ("foxes",), OPEN),
