@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from m2kr.evaluation.significance import RESAMPLES
+from m2kr.evaluation.significance import RESAMPLES, bootstrap_means, percentile_interval
 from m2kr.rag.records import DETAIL, RULE, SCORE
-from m2kr.rag.scorer import AnswerScorer, GoldAnswer, Verdict
+from m2kr.rag.scorer import AnswerScorer, GoldAnswer, PartsScorer, Verdict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,45 +20,76 @@ _VISITS = 2_000_000  # verdicts that an arm's resamples look at in all
 _LEAST = 200
 
 
-def resamples_of(questions: int) -> int:
-    """How many resamples are drawn: fewer of many questions, which vary less."""
-    return max(_LEAST, min(RESAMPLES, _VISITS // max(1, questions)))
-
-
 def figure_intervals(
     scorer: AnswerScorer,
     verdicts: Sequence[Verdict],
     golds: Sequence[GoldAnswer],
-    *,
-    seed: int = 0,
 ) -> dict[str, tuple[float, float, float]]:
     """Value and 95 % percentile bootstrap interval of each of a scorer's figures, over questions.
+
+    Of a `PartsScorer` each part is resampled by itself; of others all questions are, and figures that a
+    resample leaves undefined aren't counted. Equal in any order of the questions.
 
     Args:
         scorer: Whose figures they are.
         verdicts: Of one arm.
         golds: Of the same questions.
-        seed: Of the draws: arms of the same questions are resampled alike.
 
     Returns:
-        By figure its value, and the interval's ends; of resamples that leave a figure undefined, such as
-        one without a question of some group, nothing is counted.
+        By figure its value, and the interval's ends.
     """
     values = scorer.totals(verdicts, golds)
     if not values:
         return {}
-    rng = np.random.default_rng(seed)
+    drawn = (
+        _of_parts(scorer, verdicts, golds)
+        if isinstance(scorer, PartsScorer)
+        else _resampled(scorer, verdicts, golds)
+    )
+    return {
+        name: (float(value), *percentile_interval(np.asarray(drawn.get(name) or [value], float)))
+        for name, value in values.items()
+    }
+
+
+def _of_parts(
+    scorer: PartsScorer, verdicts: Sequence[Verdict], golds: Sequence[GoldAnswer]
+) -> dict[str, list[float]]:
+    """The figures of resampled parts, each of its own size; a part's own are those of its mean."""
+    scores = {part: np.array(own) for part, own in scorer.scores_of_parts(verdicts, golds).items()}
     drawn: dict[str, list[float]] = defaultdict(list)
-    for _ in range(resamples_of(len(verdicts))):
-        places = rng.integers(0, len(verdicts), len(verdicts)).tolist()
+    means = {
+        part: bootstrap_means(scores[part], seed=seed) for seed, part in enumerate(sorted(scores))
+    }
+    known = {part: of_part for part, of_part in means.items() if of_part is not None}
+    for row in range(RESAMPLES):
+        for name, value in scorer.figures({p: float(m[row]) for p, m in known.items()}).items():
+            drawn[name].append(value)
+    for part, of_part in scores.items():
+        own = bootstrap_means(of_part)
+        if part in drawn and own is not None:
+            drawn[part] = own.tolist()
+    return drawn
+
+
+def _resampled(
+    scorer: AnswerScorer, verdicts: Sequence[Verdict], golds: Sequence[GoldAnswer]
+) -> dict[str, list[float]]:
+    """The figures of resampled questions; of a resample that leaves one undefined it has none."""
+    order = sorted(range(len(golds)), key=lambda place: golds[place].question_id)
+    rng = np.random.default_rng(0)
+    drawn: dict[str, list[float]] = defaultdict(list)
+    for _ in range(_resamples_of(len(order))):
+        places = [order[i] for i in rng.integers(0, len(order), len(order)).tolist()]
         resampled = scorer.totals([verdicts[i] for i in places], [golds[i] for i in places])
         for name, value in resampled.items():
             drawn[name].append(value)
-    intervals = {}
-    for name, value in values.items():
-        low, high = np.quantile(drawn[name] or [value], [0.025, 0.975])
-        intervals[name] = (float(value), float(low), float(high))
-    return intervals
+    return drawn
+
+
+def _resamples_of(questions: int) -> int:
+    """How many resamples are drawn: fewer of many questions, which vary less."""
+    return max(_LEAST, min(RESAMPLES, _VISITS // max(1, questions)))
 
 
 def recorded_verdicts(

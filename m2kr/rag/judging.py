@@ -136,10 +136,16 @@ def _checked(verdict: object, scorer: str, gold: GoldAnswer) -> Verdict:
 def _total(verdicts: Iterable[Verdict]) -> dict[str, Any]:
     scores = [verdict.score for verdict in verdicts]
     judged = [score for score in scores if score is not None]
+    missing = len(scores) - len(judged)
+    if not scores:
+        return {"judged": 0, "not_judged": 0, "mean": None, "least": None, "most": None}
+    least = math.fsum(judged) / len(scores)
     return {
         "judged": len(judged),
-        "not_judged": len(scores) - len(judged),
-        "mean": math.fsum(judged) / len(judged) if judged else None,
+        "not_judged": missing,
+        "mean": None if missing else least,
+        "least": least,
+        "most": math.fsum([*judged, missing]) / len(scores),
     }
 
 

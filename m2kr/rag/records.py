@@ -168,8 +168,9 @@ class RagResult:
             counts in both.
         scorers: By name the facts that decide the scores.
         totals: By scorer one object an arm and k, in the same order: ``arm``, ``k``, ``judged``,
-            ``not_judged``, ``mean`` over those judged (None if none is), and ``figures`` of the whole arm
-            by name, such as a harmonic mean.
+            ``not_judged``, ``mean`` (None where one was not judged: those that were are no sample of the
+            rest), ``least`` and ``most`` (it if those were all wrong, and if they were right), and
+            ``figures`` of the whole arm by name, such as a harmonic mean.
         counts: ``questions`` of the split; ``asked``; ``no_gold`` that have no accepted answer and
             ``no_right_passage`` that the oracle has none for: neither is asked there.
         images: ``policy``, ``total``, ``found`` and three ``missing``; None if the reader sees none.

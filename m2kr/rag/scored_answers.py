@@ -1,6 +1,7 @@
 """Answers that were scored: verdicts by question, and figures with intervals."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,17 @@ import numpy as np
 
 from m2kr import atomic
 from m2kr.errors import UsageError
-from m2kr.evaluation.significance import bootstrap_interval, bootstrap_means, percentile_interval
+from m2kr.evaluation.significance import bootstrap_interval
 from m2kr.rag.agreement import JUDGE, agreement_table
-from m2kr.rag.question_kinds import UNSEEN, unseen_part
-from m2kr.rag.scorer import UNDEFINED, AnswerScorer, GoldAnswer, SlowScorer, Verdict
+from m2kr.rag.figure_intervals import figure_intervals
+from m2kr.rag.scorer import (
+    UNDEFINED,
+    AnswerScorer,
+    GoldAnswer,
+    PartsScorer,
+    SlowScorer,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +41,8 @@ class ScoredAnswers:
         golds: What was scored against.
         answers: Per question its answer.
         verdicts: Per question its verdict.
-        totals: The scorer's figures of the whole that are no plain mean.
+        totals: The scorer's figures of the whole: ``value``, ``low`` and ``high`` of its 95 % interval, and
+            ``n`` answers.
     """
 
     scorer: str
@@ -41,7 +50,7 @@ class ScoredAnswers:
     golds: Sequence[GoldAnswer]
     answers: Sequence[str]
     verdicts: Sequence[Verdict]
-    totals: Mapping[str, float]
+    totals: Mapping[str, Figure]
 
     @property
     def scores(self) -> "NDArray[np.float64]":
@@ -66,7 +75,7 @@ class ScoredAnswers:
             "score": figure(scores[defined]),
             "bounds": self.bounds(),
             "undefined": int((~defined).sum()),
-            "totals": {name: self._total(name, scores) for name in self.totals},
+            "totals": {name: dict(total) for name, total in self.totals.items()},
             "groups": {
                 column: {
                     value: figure(scores[rows][defined[rows]]) for value, rows in values.items()
@@ -84,8 +93,8 @@ class ScoredAnswers:
             return None
         return {
             "unjudged": unjudged,
-            "all_wrong": float(np.nan_to_num(scores, nan=0.0).mean()),
-            "all_right": float(np.nan_to_num(scores, nan=1.0).mean()),
+            "all_wrong": _mean(np.nan_to_num(scores, nan=0.0)),
+            "all_right": _mean(np.nan_to_num(scores, nan=1.0)),
         }
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -123,31 +132,6 @@ class ScoredAnswers:
                 }
         return groups
 
-    def _total(self, name: str, scores: "NDArray[np.float64]") -> Figure:
-        """A figure of the scorer's with an interval, where it is known how it comes from scores."""
-        of_part = {
-            part: np.array([unseen_part(g.group) == part for g in self.golds], bool)
-            for part in UNSEEN
-        }
-        low: float | None = None
-        high: float | None = None
-        n = int((~np.isnan(scores)).sum())
-        if name == "accuracy":
-            low, high = bootstrap_interval(scores)
-        elif name in of_part:
-            n = int((~np.isnan(scores[of_part[name]])).sum())
-            low, high = bootstrap_interval(scores[of_part[name]])
-        elif name == "harmonic_mean":
-            first, second = (
-                bootstrap_means(scores[rows], seed=seed)
-                for seed, rows in enumerate(of_part.values())
-            )
-            if first is not None and second is not None:
-                sums = np.where(first + second > 0, first + second, 1.0)
-                low, high = percentile_interval(2 * first * second / sums)
-                n = int((~np.isnan(scores[of_part[UNSEEN[0]] | of_part[UNSEEN[1]]])).sum())
-        return {"value": self.totals[name], "low": low, "high": high, "n": n}
-
 
 def score_answers(
     answers: Mapping[str, str], golds: Mapping[str, GoldAnswer], scorer: AnswerScorer
@@ -174,8 +158,24 @@ def score_answers(
         scorer.prepare(list(zip(said, of, strict=True)))
     verdicts = [scorer.score(answer, gold) for answer, gold in zip(said, of, strict=True)]
     return ScoredAnswers(
-        scorer.name, scorer.facts(), of, said, verdicts, dict(scorer.totals(verdicts, of))
+        scorer.name, scorer.facts(), of, said, verdicts, _totals(scorer, verdicts, of)
     )
+
+
+def _totals(
+    scorer: AnswerScorer, verdicts: Sequence[Verdict], golds: Sequence[GoldAnswer]
+) -> dict[str, Figure]:
+    judged = sum(verdict.score is not None for verdict in verdicts)
+    parts = scorer.scores_of_parts(verdicts, golds) if isinstance(scorer, PartsScorer) else {}
+    return {
+        name: {
+            "value": value,
+            "low": low,
+            "high": high,
+            "n": len(parts[name]) if name in parts else judged,
+        }
+        for name, (value, low, high) in figure_intervals(scorer, verdicts, golds).items()
+    }
 
 
 def judges_agreement(scored: Sequence[ScoredAnswers]) -> list[dict[str, Any]]:
@@ -200,12 +200,16 @@ def figure(scores: "NDArray[np.float64]") -> Figure:
     """
     n = int((~np.isnan(scores)).sum())
     if n < len(scores):
-        least, most = (float(np.nan_to_num(scores, nan=end).mean()) for end in (0.0, 1.0))
+        least, most = (_mean(np.nan_to_num(scores, nan=end)) for end in (0.0, 1.0))
         return {"value": None, "low": None, "high": None, "n": n, "least": least, "most": most}
     if not n:
         return {"value": None, "low": None, "high": None, "n": 0}
     low, high = bootstrap_interval(scores)
-    return {"value": float(scores.mean()), "low": low, "high": high, "n": n}
+    return {"value": _mean(scores), "low": low, "high": high, "n": n}
+
+
+def _mean(scores: "NDArray[np.float64]") -> float:
+    return math.fsum(scores) / len(scores)  # the same in any order
 
 
 def require_verdicts_file(path: Path, *read: Path) -> None:

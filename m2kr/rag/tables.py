@@ -25,7 +25,7 @@ from m2kr.evaluation.comparison_tables import (
 from m2kr.evaluation.significance import bootstrap_interval
 from m2kr.rag.agreement import JUDGE, agreement_table, describe_agreement
 from m2kr.rag.arm_scores import NO_VALUE, Arm, ArmScores
-from m2kr.rag.figure_intervals import figure_intervals, recorded_verdicts, resamples_of
+from m2kr.rag.figure_intervals import figure_intervals, recorded_verdicts
 from m2kr.rag.records import NONE, ORACLE, SCORE
 from m2kr.rag.scorer_registry import open_scorer
 from m2kr.sources import verdict as comparable_note
@@ -427,13 +427,6 @@ def _notes(result: "RagResult", of_arms: ArmScores) -> Iterator[str]:
                 f"{name} could not judge some answers ({told}): such an arm has no score, but bounds, if "
                 "those are all wrong or all right; it is not tested."
             )
-    if any(row.get("figures") for rows in result.totals.values() for row in rows) and resamples_of(
-        len(of_arms.question_ids)
-    ):
-        yield (
-            "Intervals of figures that are no plain mean: "
-            f"{resamples_of(len(of_arms.question_ids)):,} resamples of the questions."
-        )
     others = [name for name in result.scorers if name != JUDGE]
     if JUDGE in result.scorers and others:
         columns = ["question_id", "answer", *(SCORE + name for name in result.scorers)]

@@ -361,9 +361,20 @@ def test_what_a_scorer_cant_judge_is_null_and_no_mean_is_made_of_it(
         (row["mean"], row["judged"], row["not_judged"], row["figures"])
         for row in result.totals["doubts"]
     ] == [(None, 0, N, {"share": 0}), (1, N, 0, {"share": 1}), (1, N, 0, {"share": 1})]
+    ends = [(row["least"], row["most"]) for row in result.totals["doubts"]]
+    assert ends == [(0, 1), (1, 1), (1, 1)]
     rows = result.records().to_pylist()
     assert [row["score:doubts"] for row in rows] == [None] * N + [1.0] * 2 * N
     assert {row["detail:doubts"] for row in rows} == {'{"a": 1}'}
+
+    class Half(Doubts):
+        def score(self, prediction, gold):
+            return Verdict(1.0 if gold.question_id == first else None, "exact")
+
+    first = rows[0]["question_id"]
+    half = ask(split, Copies(), tmp_path, run=all_of(["p0"]), k=1, scorers=[Half()])[0]
+    for row in half.totals["doubts"]:
+        assert (row["mean"], row["least"], row["most"], row["judged"]) == (None, 1 / N, 1, 1)
 
     class Wrong(Doubts):
         def __init__(self, verdict):

@@ -25,7 +25,8 @@ def test_a_result_reads_back_as_it_was_saved_and_a_score_that_is_undefined_stays
     rows = loaded.records(["question_id", "score:exact_match"]).to_pylist()
     assert {r["score:exact_match"] for r in rows if r["question_id"] == "q3"} == {None}
     assert loaded.totals["exact_match"][0] == {
-        "arm": "none", "k": 0, "judged": 39, "not_judged": 1, "mean": 0.0, "figures": {},
+        "arm": "none", "k": 0, "judged": 39, "not_judged": 1, "mean": None,
+        "least": 0.0, "most": 1 / 40, "figures": {},
     }  # fmt: skip
     other = made_rag_result(tmp_path, retriever="random")
     assert other.name != made.name

@@ -54,8 +54,39 @@ def test_infoseeks_figures_have_intervals_that_hold_them() -> None:
     assert set(told) == {"accuracy", "unseen_entity", "unseen_question", "harmonic_mean"}
     for total in told.values():
         assert total["low"] < total["value"] < total["high"]
+    scores = np.array([float(n % 4 > 0) for n in range(60)])
+    assert (told["accuracy"]["low"], told["accuracy"]["high"]) == bootstrap_interval(scores)
     parts = [told[name]["value"] for name in ("unseen_entity", "unseen_question")]
     assert told["harmonic_mean"]["value"] == pytest.approx(2 / sum(1 / part for part in parts))
+
+
+class Soft(MeanScorer):
+    """Scores of many values, and a figure of its own."""
+
+    name = "soft"
+
+    def score(self, prediction: str, gold: GoldAnswer) -> Verdict:
+        return Verdict(int(gold.question_id) % 7 / 10, "rule")
+
+    def totals(
+        self, verdicts: Sequence[Verdict], golds: Sequence[GoldAnswer]
+    ) -> Mapping[str, float]:
+        return {"above": sum((v.score or 0) > 0.4 for v in verdicts) / len(golds)}
+
+
+@pytest.mark.parametrize("scorer", [Soft(), InfoseekScorer()])
+def test_no_digit_depends_on_the_order_of_the_questions(scorer: MeanScorer) -> None:
+    one = score_answers(SAID, GOLDS, scorer).as_dict()
+    for order in (reversed(GOLDS), sorted(GOLDS, key=lambda i: (int(i) * 37) % 61)):
+        assert score_answers(SAID, {i: GOLDS[i] for i in order}, scorer).as_dict() == one
+
+
+def test_a_figure_of_a_scorer_of_ones_own_has_an_interval() -> None:
+    told = score_answers(SAID, GOLDS, Soft()).as_dict()["totals"]["above"]
+    assert (told["value"], told["n"]) == (16 / 60, 60)
+    # The standard error is about .057.
+    assert told["low"] == pytest.approx(0.155, abs=0.04)
+    assert told["high"] == pytest.approx(0.38, abs=0.04)
 
 
 class Unsure(MeanScorer):

@@ -199,6 +199,8 @@ def _total(arm: str, k: int, scorer: str, records: Sequence[Record]) -> Mapping[
         "k": k,
         "judged": len(scores),
         "not_judged": len(verdicts) - len(scores),
-        "mean": sum(scores) / len(scores) if scores else None,
+        "mean": sum(scores) / len(scores) if len(scores) == len(verdicts) else None,
+        "least": sum(scores) / len(verdicts),
+        "most": (sum(scores) + len(verdicts) - len(scores)) / len(verdicts),
         "figures": {},
     }

@@ -218,8 +218,8 @@ def _in_words(text: str) -> tuple[float, ...]:
     while words and words[0] in _BEFORE:
         words = words[1:]
     if words and words[0] in ("minus", "negative"):
-        number = _leading_number(words[1:])
-        return (-number[0],) if number and len(number[1]) <= _MOST_WORDS_AFTER else ()
+        below = _leading_number(words[1:])
+        return (-below[0],) if below and len(below[1]) <= _MOST_WORDS_AFTER else ()
     numbers: list[float] = []
     while len(numbers) < 2 and (parsed := _leading_number(words)):
         number, words = parsed

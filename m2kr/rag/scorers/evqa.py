@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from m2kr.errors import UsageError
 from m2kr.rag.question_kinds import EVQA_SINGLE_HOP, EVQA_TYPES
-from m2kr.rag.scorer import NO_GOLD, GoldAnswer, Verdict
+from m2kr.rag.scorer import NO_GOLD, GoldAnswer, PartsScorer, Verdict
 
 if TYPE_CHECKING:
     from m2kr.rag.scorers.bem import Bem
@@ -60,7 +60,7 @@ def evqa_normalised(text: str) -> str:
     return " ".join(_SAME.get(word, word) for word in text.split())
 
 
-class EvqaScorer:
+class EvqaScorer(PartsScorer):
     """E-VQA's score of an answer, 0 or 1; None where it takes BEM and there is none.
 
     Args:
@@ -160,15 +160,16 @@ class EvqaScorer:
         It is the figure that most papers report. There is none where an answer couldn't be judged.
         """
         rows = [
-            (verdict.score, gold.question_type in EVQA_SINGLE_HOP)
+            gold.question_type in EVQA_SINGLE_HOP
             for verdict, gold in zip(verdicts, golds, strict=True)
             if verdict.rule != NO_GOLD
         ]
-        scores = [score for score, single in rows if single and score is not None]
-        singles = sum(single for _, single in rows)
-        if not 0 < len(scores) == singles < len(rows):
-            return {}
-        return {"single_hop": sum(scores) / len(scores)}
+        judged = len(self.scores_of_parts(verdicts, golds).get("single_hop", ()))
+        return super().totals(verdicts, golds) if 0 < judged == sum(rows) < len(rows) else {}
+
+    def parts(self, gold: GoldAnswer) -> Sequence[str]:
+        """As of `PartsScorer.parts`."""
+        return ("single_hop",) if gold.question_type in EVQA_SINGLE_HOP else ()
 
 
 def _has_members(reference: str, gold: GoldAnswer) -> bool:

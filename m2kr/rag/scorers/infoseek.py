@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 from m2kr.rag.question_kinds import UNSEEN, unseen_part
-from m2kr.rag.scorer import NO_GOLD, GoldAnswer, Verdict
+from m2kr.rag.scorer import NO_GOLD, GoldAnswer, PartsScorer, Verdict
 from m2kr.rag.scorers.answer_numbers import Range, answer_range
 from m2kr.rag.scorers.plain_answer import first_same
 
@@ -14,7 +14,7 @@ _OVERLAP = 0.5
 _ROUNDING = 1e-9  # relative: 0.9 x 7 and 6.3 are one bound
 
 
-class InfoseekScorer:
+class InfoseekScorer(PartsScorer):
     """1 or 0 by the type of the question.
 
     - ``String``: any alias, and ``Time``: any accepted form of the date, exactly, after the official
@@ -51,28 +51,22 @@ class InfoseekScorer:
             return Verdict(0.0, f"no accepted {what}")
         return Verdict(1.0, what, {"answer": same})
 
-    def totals(
-        self, verdicts: Sequence[Verdict], golds: Sequence[GoldAnswer]
-    ) -> Mapping[str, float]:
+    def parts(self, gold: GoldAnswer) -> Sequence[str]:
+        """As of `PartsScorer.parts`: ``accuracy`` has all, the unseen parts their own."""
+        part = unseen_part(gold.group)
+        return ("accuracy", part) if part else ("accuracy",)
+
+    def figures(self, means: Mapping[str, float]) -> Mapping[str, float]:
         """Accuracy over all questions, over each part, and the harmonic mean of the two parts.
 
         ``accuracy`` is what the PreFLMR paper reports on M2KR's split; ``harmonic_mean`` of
         ``unseen_question`` and ``unseen_entity`` is the official overall score, 0 if one of them is 0.
         What a split has no questions of is left out.
         """
-        parts: dict[str, list[float]] = {}
-        for verdict, gold in zip(verdicts, golds, strict=True):
-            if verdict.score is not None:
-                for part in ("accuracy", unseen_part(gold.group)):
-                    parts.setdefault(part, []).append(verdict.score)
-        means = {
-            part: sum(parts[part]) / len(parts[part])
-            for part in ("accuracy", *UNSEEN)
-            if part in parts
-        }
+        told = {part: means[part] for part in ("accuracy", *UNSEEN) if part in means}
         if all(part in means for part in UNSEEN):
-            means["harmonic_mean"] = harmonic_mean(*(means[part] for part in UNSEEN))
-        return means
+            told["harmonic_mean"] = harmonic_mean(*(means[part] for part in UNSEEN))
+        return told
 
 
 def harmonic_mean(first: float, second: float) -> float:
