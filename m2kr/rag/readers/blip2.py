@@ -29,6 +29,7 @@ from m2kr.retrievers._settings import split_off
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
 _CANDIDATES = 64  # of one passage, in the decoder at a time
 _SHOWN = 5  # candidates in an answer's detail
@@ -257,19 +258,8 @@ class Blip2Reader(ReaderBase):
 
     def _sight(self, image: "Image") -> Any:
         """The image as the language model is shown it: 1 x Q x D."""
-        import torch
-
-        model = self._loaded
         pixels = self._processor.image_processor(images=image, return_tensors="pt")["pixel_values"]
-        vision = model.vision_model(pixel_values=pixels.to(model.device, model.dtype))[0]
-        asked = model.qformer(
-            query_embeds=model.query_tokens.expand(len(vision), -1, -1),
-            encoder_hidden_states=vision,
-            encoder_attention_mask=torch.ones(
-                vision.shape[:-1], dtype=torch.long, device=vision.device
-            ),
-        )[0]
-        return model.language_projection(asked.to(vision.dtype))
+        return image_tokens(self._loaded, pixels)
 
     def _beams_of(
         self, states: Sequence[tuple[Any, Any]]
@@ -334,3 +324,18 @@ class Blip2Reader(ReaderBase):
             )
             sums.append(scores.masked_fill(~counted, 0).sum(1).cpu().numpy())
         return np.concatenate(sums)
+
+
+def image_tokens(model: Any, pixels: "Tensor") -> "Tensor":
+    """What BLIP-2's language model is shown of images: (N x Q x D) of pixels (N x 3 x H x W)."""
+    import torch
+
+    vision = model.vision_model(pixel_values=pixels.to(model.device, model.dtype))[0]
+    attended = torch.ones(vision.shape[:-1], dtype=torch.long, device=vision.device)
+    asked = model.qformer(
+        query_embeds=model.query_tokens.expand(len(vision), -1, -1),
+        encoder_hidden_states=vision,
+        encoder_attention_mask=attended,
+    )[0]
+    tokens: Tensor = model.language_projection(asked.to(vision.dtype))
+    return tokens

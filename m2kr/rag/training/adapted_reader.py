@@ -12,6 +12,7 @@ from torch import nn
 from m2kr.errors import UsageError
 from m2kr.rag.prompts import fit_passages, paper_prompt
 from m2kr.rag.reader import RetrievedPassage
+from m2kr.rag.readers.blip2 import image_tokens
 from m2kr.rag.readers.joint import document_log_probabilities
 from m2kr.rag.readers.local_model import LocalModel, special_tokens
 from m2kr.rag.training.lora import add_lora, restore_adapter, save_adapter
@@ -275,17 +276,7 @@ class AdaptedReader(nn.Module):
 
     @torch.no_grad()
     def _sight(self, pixels: "Tensor") -> "Tensor":
-        model = self.model
-        vision = model.vision_model(pixel_values=pixels.to(model.dtype))[0]
-        asked = model.qformer(
-            query_embeds=model.query_tokens.expand(len(vision), -1, -1),
-            encoder_hidden_states=vision,
-            encoder_attention_mask=torch.ones(
-                vision.shape[:-1], dtype=torch.long, device=vision.device
-            ),
-        )[0]
-        out: Tensor = model.language_projection(asked.to(vision.dtype))
-        return out
+        return image_tokens(self.model, pixels)
 
     def train(self, mode: bool = True) -> Self:
         """Training mode for the language model, whose dropout counts; what sees drops nothing."""
