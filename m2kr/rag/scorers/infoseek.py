@@ -22,7 +22,8 @@ class InfoseekScorer(PartsScorer):
     - ``Numerical``: a number is right within the accepted range, bounds included; a range (the first two
       numbers of an answer, if they ascend) if it lies within it, or if the two have an intersection over
       union of 0.5 or more. The accepted range is the source's, which need not lie around its value;
-      without one, the value ± 10 %, of a gold answer in words likewise (``5.5 metres``, ``6.5-7.0``).
+      without one, the value ± 10 %; without that, those of the gold answers in words, any of them
+      (``5.5 metres`` ± 10 %, ``6.5-7.0`` as it is).
       How numbers are read: `m2kr.rag.scorers.answer_numbers.answer_numbers`.
 
     A question without a type is numerical if it has a value or a range. An answer without a number is
@@ -38,12 +39,12 @@ class InfoseekScorer(PartsScorer):
 
     def score(self, prediction: str, gold: GoldAnswer) -> Verdict:
         """As of `AnswerScorer.score`."""
-        accepted = accepted_range(gold)
-        if accepted is None and not any(map(str.strip, gold.answers)):
+        accepted = accepted_ranges(gold)
+        if not accepted and not any(map(str.strip, gold.answers)):
             return Verdict(None, NO_GOLD)
         if not prediction.strip():
             return Verdict(0.0, "no answer")
-        if accepted is not None:
+        if accepted:
             return _numerical(prediction, accepted)
         same = first_same(prediction, gold.answers)
         what = "date" if _kind(gold) == "time" else "alias"
@@ -75,22 +76,24 @@ def harmonic_mean(first: float, second: float) -> float:
 
 
 @lru_cache
-def accepted_range(gold: GoldAnswer) -> Range | None:
-    """The numbers that are right, bounds included; None if the question asks for no number."""
+def accepted_ranges(gold: GoldAnswer) -> tuple[Range, ...]:
+    """The numbers that are right, bounds included; none if the question asks for no number.
+
+    There are several only where gold answers in words name different ones.
+    """
     kind = _kind(gold)
     if kind in ("string", "time") and gold.answers:
-        return None
+        return ()
     if gold.value_range is not None:
-        return min(gold.value_range), max(gold.value_range)
+        return ((min(gold.value_range), max(gold.value_range)),)
     if gold.value is not None:
-        return _around(gold.value, gold.value)
+        return (_around(gold.value, gold.value),)
     if kind != "numerical":
-        return None
-    ranges = (answer_range(answer) for answer in gold.answers)
-    named = next((numbers for numbers in ranges if numbers is not None), None)
-    if named is None or named[0] < named[1]:
-        return named
-    return _around(*named)
+        return ()
+    named = {numbers for answer in gold.answers if (numbers := answer_range(answer)) is not None}
+    return tuple(
+        sorted(numbers if numbers[0] < numbers[1] else _around(*numbers) for numbers in named)
+    )
 
 
 def _around(low: float, high: float) -> Range:
@@ -103,11 +106,15 @@ def _kind(gold: GoldAnswer) -> str:
     return "numerical" if kind.startswith("num") else kind
 
 
-def _numerical(prediction: str, accepted: Range) -> Verdict:
+def _numerical(prediction: str, ranges: Sequence[Range]) -> Verdict:
     said = answer_range(prediction)
-    detail: dict[str, Any] = {"accepted": list(accepted)}
     if said is None:
-        return Verdict(0.0, "no number", detail)
+        return Verdict(0.0, "no number", {"accepted": list(ranges[0])})
+    return max((_in_range(said, accepted) for accepted in ranges), key=lambda v: v.score or 0.0)
+
+
+def _in_range(said: Range, accepted: Range) -> Verdict:
+    detail: dict[str, Any] = {"accepted": list(accepted)}
     if said[0] == said[1]:
         detail["number"] = said[0]
         return Verdict(float(_within(said, accepted)), "number", detail)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from m2kr.rag.gold import read_gold_file
 from m2kr.rag.scorer import GoldAnswer, Verdict
-from m2kr.rag.scorers.infoseek import InfoseekScorer, accepted_range, harmonic_mean, range_overlap
+from m2kr.rag.scorers.infoseek import InfoseekScorer, accepted_ranges, harmonic_mean, range_overlap
 
 SCORER = InfoseekScorer()
 
@@ -139,7 +139,7 @@ def test_the_accepted_range_is_the_sources_and_not_around_the_value() -> None:
     skewed = number(100, 104, 103)
     assert SCORER.score("100", skewed).score == 1
     assert SCORER.score("105", skewed).score == 0  # within 10 % of the value, outside of the range
-    assert accepted_range(skewed) == (100, 104)
+    assert accepted_ranges(skewed) == ((100, 104),)
 
 
 def test_ten_percent_around_a_value_without_a_range() -> None:
@@ -171,14 +171,17 @@ def test_numbers_of_gold_answers_in_words() -> None:
     def gold(*answers: str) -> GoldAnswer:
         return GoldAnswer("q", "?", answers, "Numerical")
 
-    assert accepted_range(gold("five and a half metres", "5.5 metres")) == pytest.approx(
-        (4.95, 6.05)
-    )
-    assert accepted_range(gold("40 to 50 years")) == (40, 50)
+    (once,) = accepted_ranges(gold("five and a half metres", "5.5 metres"))
+    assert once == pytest.approx((4.95, 6.05))
+    assert accepted_ranges(gold("40 to 50 years")) == ((40, 50),)
     assert SCORER.score("45", gold("40 to 50 years")).score == 1
     assert SCORER.score("6", gold("five and a half metres")).score == 1
+    # Any of several, in whatever order.
+    for answers in (("5 m", "16 ft", "many"), ("many", "16 ft", "5 m")):
+        scores = [SCORER.score(said, gold(*answers)).score for said in ("5", "16", "10", "15-17")]
+        assert scores == [1, 1, 0, 1]
     # Nothing to compare with: the texts decide.
-    assert accepted_range(gold("several")) is None
+    assert accepted_ranges(gold("several")) == ()
     assert SCORER.score("Several!", gold("several")).score == 1
     assert SCORER.score("3", gold("several")).score == 0
 
