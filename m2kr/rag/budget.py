@@ -34,7 +34,7 @@ class Prices:
         return (input_tokens * self.tokens_in + output_tokens * self.tokens_out) / 1e6
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # two requests are never one, however alike
 class Expense:
     """One request.
 

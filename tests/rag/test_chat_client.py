@@ -13,7 +13,7 @@ from servers.chat_server import ChatServer, last_text
 from servers.faulty_server import FOREVER, Fault
 
 from m2kr.errors import M2KRError, UpstreamError, UsageError
-from m2kr.rag.budget import BudgetSpent
+from m2kr.rag.budget import Budget, BudgetSpent
 from m2kr.rag.chat_client import ChatClient, ChatConfig, chat_config
 
 ASK = [{"role": "user", "content": "What animal is this?"}]
@@ -387,6 +387,17 @@ def test_tokens_that_nobody_counted_use_the_budget_up_too() -> None:
         with pytest.raises(BudgetSpent, match=r"2,000 tokens(.|\n)*without a word on their tokens"):
             list(run(client(server, token_budget=2000), 100))
         assert 0 < len(server.asks) < 2000 / 64
+
+
+def test_requests_that_are_alike_are_settled_each_for_itself() -> None:
+    budget, stop = Budget(), threading.Event()
+    with budget.request(100, 10, image=False, stop=stop) as first:
+        first.asked = True
+        with budget.request(100, 10, image=False, stop=stop) as second:
+            second.asked = True  # and the server's word on its tokens never came
+        first.input_tokens, first.output_tokens = 20, 3
+    assert (budget.spent.requests, budget.spent.unknown) == (2, 1)
+    assert budget.spent.tokens_at_most == 174 + 23
 
 
 def test_images_are_taken_for_dear_after_the_first_is_known() -> None:
