@@ -158,7 +158,7 @@ def _some(
 
     if not golds:
         raise MissingError(
-            "no question has a gold answer",
+            "no question has an accepted answer",
             where=facts.get("gold") or f"{facts['source']}/{facts['split']}",
             expected="questions with answers",
         )
@@ -203,7 +203,7 @@ def _show(scored: "list[ScoredAnswers]", facts: Mapping[str, Any]) -> None:
     title = facts.get("gold") or f"{facts['source']}/{facts['split']} ({facts['edition']})"
     output.table(("scorer", "questions", "n", "score"), body, title=str(title))
     for count, what in (
-        (facts["without_gold_answers"], "questions have no gold answer, and are not scored"),
+        (facts["without_gold_answers"], "questions have no accepted answer, and are not scored"),
         (facts["missing_answers"], "questions have no answer in the file: counted as wrong"),
         (facts["empty_answers"] - facts["missing_answers"], "answers are empty"),
     ):

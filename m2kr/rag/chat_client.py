@@ -248,6 +248,12 @@ class ChatClient:
         host = "localhost" if _is_loopback(parts.hostname or "") else parts.hostname
         return f"{host}{parts.path.removesuffix('/chat/completions')}"
 
+    @property
+    def _address(self) -> str:
+        """The server as errors name it, port included: a wrong one is a usual reason."""
+        parts = urlsplit(self._url)
+        return f"{parts.netloc}{parts.path.removesuffix('/chat/completions')}"
+
     def facts(self) -> dict[str, Any]:
         """What decides answers: model, server, sampling. Neither key nor budget, nor how patient we are."""
         return {"model": self.config.model, "server": self.server, **self.config.sampling()}
@@ -291,20 +297,20 @@ class ChatClient:
             completion = persist(
                 attempt,
                 self._policy,
-                log=partial(log.warning, "%s: %s", self.server),
+                log=partial(log.warning, "%s: %s", self._address),
                 stop=stop,
                 offline=lambda: not self._reached,
             )
         except Failure as failure:
             raise UpstreamError(
                 failure.reason,
-                where=self.server,
+                where=self._address,
                 fix="the same command goes on from here when the server answers again"
                 if failure.status == 0
                 else self._hint(failure.status, failure.reason),
             ) from None
         except NoAnswer as error:
-            raise UpstreamError(f"the model {error}", where=self.server) from None
+            raise UpstreamError(f"the model {error}", where=self._address) from None
         self._note(completion)
         return completion
 
@@ -570,7 +576,7 @@ class ChatClient:
         if None not in (before, model) and before != model:
             log.warning(
                 "%s: answers come from %s now, and came from %s before: they may not compare",
-                self.server,
+                self._address,
                 model,
                 before,
             )
@@ -578,7 +584,7 @@ class ChatClient:
             raise UpstreamError(
                 f"the first {_HOPELESS} answers have no text: the model spent its "
                 f"{self.config.max_tokens} tokens on reasoning",
-                where=self.server,
+                where=self._address,
                 fix=f"--set max_tokens={max(2048, 8 * self.config.max_tokens)}, or less reasoning "
                 """(--set extra='{"reasoning_effort": "low"}' where the server knows it)""",
             )

@@ -1,11 +1,14 @@
 """Which of some named files are results of readers: the commands of results take both kinds."""
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
 from m2kr.errors import UsageError
 from m2kr.evaluation.result_files import is_result
 from m2kr.rag.records import RagResult, is_rag_result, load_rag_results
+
+log = logging.getLogger(__name__)
 
 _BESIDE = ".records.parquet"
 
@@ -48,7 +51,15 @@ def _is_of_answers(path: Path) -> bool:
     files = [file for file in files if file.is_file() and file.suffix == ".json"]
     of_readers = [file for file in files if is_rag_result(file)]
     if path.is_dir():
-        return bool(of_readers) and not any(is_result(f) for f in files if f not in of_readers)
+        if of_readers and any(is_result(f) for f in files if f not in of_readers):
+            log.warning(
+                "%s: %d of its results are of readers, and passed over: '%s' names those",
+                path,
+                len(of_readers),
+                path / "*.rag.*.json",
+            )
+            return False
+        return bool(of_readers)
     if of_readers and len(of_readers) < len(files):
         raise UsageError(
             f"the pattern names {len(of_readers)} results of readers and {len(files) - len(of_readers)} "

@@ -391,7 +391,12 @@ def _chosen(
         raise UsageError(
             "no number of passages is common to all of them",
             expected="one k that all have: "
-            + "; ".join(f"{_called(c.result)} {', '.join(map(str, c.arms))}" for c in every),
+            + "; ".join(
+                f"{_called(c.result)} {', '.join(map(str, c.arms))}"
+                for c in every
+                if -1 not in c.arms
+            ),
+            fix="name those that share one, or m2kr rag … --k K, which asks no kept answer anew",
         )
     usual = USUAL_K if USUAL_K in ks else ks[-1]
     names = {f"{scorer}@{k}" if k else scorer: (scorer, k) for scorer in scorers for k in ks}

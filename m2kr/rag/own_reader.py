@@ -57,10 +57,21 @@ def open_own_reader(spec: str, settings: Mapping[str, object] | None = None) -> 
         )
     remember_home(factory, home)
     where = f"reader {spec}"
-    if not isinstance(factory, type) and set(_ASKED) <= set(arguments(factory)):
-        if settings:
-            raise UsageError("a function has no settings", where=where, expected="a class for them")
-        return OwnReader(factory, where)
+    if not isinstance(factory, type):
+        named = arguments(factory)
+        takes = {key for key, argument in named.items() if argument.default is argument.empty}
+        if set(_ASKED) <= set(named):
+            if settings:
+                raise UsageError(
+                    "a function has no settings", where=where, expected="a class for them"
+                )
+            return OwnReader(factory, where)
+        if takes & set(_ASKED):
+            raise InputError(
+                f"the function takes no {' and no '.join(a for a in _ASKED if a not in named)}",
+                where=where,
+                expected=f"{name}({', '.join(_ASKED)})",
+            )
     given, attributes = split_off(factory, settings or {}, where)
     with own_code(factory, f"making {name}({', '.join(given)})"):
         made = factory(**given)

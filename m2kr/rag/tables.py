@@ -408,13 +408,12 @@ def _notes(result: "RagResult", of_arms: ArmScores) -> Iterator[str]:
     counts = result.counts
     if counts.get("no_gold"):
         yield (
-            f"{counts['no_gold']:,} questions have no accepted answer: they were not asked and count "
-            "nowhere."
+            f"Without an accepted answer: {counted(counts['no_gold'])}, not asked and counted nowhere."
         )
     if counts.get("no_right_passage"):
         yield (
-            f"{counts['no_right_passage']:,} questions have no right passage: the oracle was not asked "
-            "them."
+            f"Without a right passage: {counted(counts['no_right_passage'])}, which the oracle was not "
+            "asked."
         )
     for name, scores in of_arms.scores.items():
         missing = {
@@ -531,7 +530,7 @@ def _legends(table: AnswerTable) -> Iterator[str]:
     if table.in_passages:
         yield (
             "Answer in passages: the share of the questions with an accepted answer in the passages, "
-            "which a reader that only copies can't exceed."
+            "on no more of which a reader that only copies can be wholly right."
         )
     for column, values in table.breakdown.items():
         if len(values) > _MOST_VALUES:

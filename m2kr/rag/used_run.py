@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2kr.errors import CheckError, UsageError
+from m2kr.errors import CheckError, MissingError, UsageError
 from m2kr.progress import SILENT, Progress
 from m2kr.retrieval.cache import cache_folder
 from m2kr.retrieval.replay import RunRetriever
@@ -124,7 +124,14 @@ def _retriever(spec: str, settings: Mapping[str, str] | None) -> Any:
     if not spec.startswith(_REPLAY):
         path = Path(spec).expanduser()
         named = spec.strip().lower().replace("-", "_") in names() or ":" in spec
-        if path.exists() or any(path.parent.glob(path.name)) or not named:
+        there = path.exists() or any(path.parent.glob(path.name))
+        if not there and not named and spec == path.stem:
+            raise MissingError(
+                "there is no such run file, and no retriever of that name",
+                where=spec,
+                expected=f"a run file, or one of {', '.join(names())}",
+            )
+        if there or not named:
             spec = _REPLAY + spec
     if spec == _REPLAY:
         raise UsageError("no run is named", expected="--run FILE, or a retriever's name")

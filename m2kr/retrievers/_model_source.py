@@ -154,8 +154,10 @@ def require_on_hub(name: str, what: str, revision: str | None = None) -> None:
         if not isinstance(error, LocalEntryNotFoundError):
             return  # the model is there, and has no such file
         reason = "the hub can't be reached, and nothing of it is cached"
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        # A name that is none, a model that is not there or closed.
+    except HFValidationError:
+        reason = "not of the form OWNER/NAME"
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        # A model that is not there or closed.
         reason = one_line(error)
     else:
         return

@@ -32,7 +32,7 @@ def test_table_json_and_verdicts(cli: Cli, mini_root: Path, answers: Path, tmp_p
     assert "exact_match" in shown
     assert "token_f1" in shown
     assert "95 % bootstrap intervals" in shown
-    assert "have no gold answer, and are not scored" in shown
+    assert "have no accepted answer, and are not scored" in shown
     assert "not comparable with published numbers" in shown
     out = tmp_path / "verdicts.jsonl"
     done = cli("score-answers", *common, "--scorer", "EM", "--out", out, "--json")

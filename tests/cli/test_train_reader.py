@@ -47,6 +47,9 @@ def test_a_reader_is_planned_trained_and_asked(cli: Cli, tmp_path: Path) -> None
     plan = json.loads(without.stdout)
     assert plan["targets_in_passages"] is None
     assert "data.run RUN.parquet is not here" in plan["notes"][0]
+    pattern = f"data.run={str(run)[:-4]}*"
+    plan = json.loads(cli(*words, "--plan", "--set", pattern, "--json", cwd=tmp_path).stdout)
+    assert plan["targets_in_passages"] is not None
     gone = json.loads(
         cli(*words, "--plan", "--set", "reader.model=/none", "--json", cwd=tmp_path).stdout
     )

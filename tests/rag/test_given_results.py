@@ -32,10 +32,11 @@ def test_a_folder_a_pattern_and_files(folder):
     assert given_answers([folder / "nothing-here.json"], "m2kr compare") == []
 
 
-def test_both_kinds(folder, tmp_path):
+def test_both_kinds(folder, tmp_path, caplog):
     made_result("bm25", {"hit_rate@5": [0.0, 1.0]}).save(tmp_path)
     made_rag_result(tmp_path, n=10)
     assert given_answers([tmp_path], "m2kr compare") == []  # its results of retrieval, as before
+    assert "1 of its results are of readers" in caplog.text
     with pytest.raises(UsageError, match="other files"):
         given_answers([tmp_path / "*.json"], "m2kr compare")
     with pytest.raises(UsageError, match="not scored alike"):

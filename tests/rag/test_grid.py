@@ -138,8 +138,9 @@ def test_other_data_are_refused(four, tmp_path):
 
 def test_no_common_k_and_unknown_scorers_are_refused(four, tmp_path):
     deep = made_rag_result(tmp_path / "deep", reader="crow", n=20, k=(10,))
-    with pytest.raises(UsageError, match="no number of passages"):
+    with pytest.raises(UsageError, match="no number of passages") as failed:
         compare_answers([four[0], deep])
+    assert "-1" not in str(failed.value)  # no retrieval and the oracle have no k
     with pytest.raises(UsageError, match="no result was scored by bleu"):
         compare_answers(four, metrics="bleu")
     assert list(

@@ -51,6 +51,9 @@ class Raises:
 def answer(image, question, passages):
     return question
 
+def two(image, question):
+    return question
+
 def made(beams: int = 1):
     return Set(beams)
 
@@ -101,6 +104,7 @@ def test_facts_have_settings_and_source_and_no_secret(file: Path) -> None:
         ("Facts", InputError, "JSON"),
         ("Raises", RetrieverError, "not today"),
         ("NOTHING", InputError, "NOTHING"),
+        ("two", InputError, "takes no passages"),
         ("Absent", InputError, "Bare"),
     ],
 )

@@ -434,6 +434,8 @@ def test_runs_are_held_against_the_split(split: m2kr.Split, data: Path, tmp_path
             ask(split, reader, tmp_path, run=run)
     with pytest.raises(MissingError):
         ask(split, reader, tmp_path, run=tmp_path / "none.trec")
+    with pytest.raises(MissingError, match=r"no retriever of that name(.|\n)*bm25"):
+        ask(split, reader, tmp_path, run="bm26")
     with pytest.raises(UsageError, match="k is"):
         ask(split, reader, tmp_path, k="1,x")
     assert not reader.calls

@@ -55,7 +55,8 @@ class LocalModel:
         cache: Path | None = None,
     ) -> None:
         require_packages(("torch", "transformers"), EXTRA, needed_for)
-        self._what, self._dtype, self._device = needed_for, dtype, device
+        self._what = f"model of {needed_for}"
+        self._dtype, self._device = dtype, device
         self._original, self._gguf_file = ModelSource(model, revision), gguf_file
         self._source = self._original
         self._adapter = None if adapter is None else _adapter_folder(adapter)
@@ -119,7 +120,9 @@ class LocalModel:
         """Its tokenizer."""
         from transformers import AutoTokenizer
 
-        with self._source.loading(f"tokenizer of {self._what}", "a folder with its files") as how:
+        with self._source.loading(
+            f"tokenizer for the {self._what}", "a folder with its files"
+        ) as how:
             return AutoTokenizer.from_pretrained(self._source.load_from, **how)
 
     def open_processor(self) -> Any:
@@ -130,7 +133,9 @@ class LocalModel:
         library: Any = transformers
         names: Any = processing_auto
         name = names.PROCESSOR_MAPPING_NAMES.get(self.config().model_type, "AutoProcessor")
-        with self._source.loading(f"processor of {self._what}", "a folder with its files") as how:
+        with self._source.loading(
+            f"processor for the {self._what}", "a folder with its files"
+        ) as how:
             if importlib.util.find_spec("torchvision") is None:
                 kind = getattr(library, name)
                 if "video_processor" in inspect.signature(kind.__init__).parameters:

@@ -277,10 +277,15 @@ def _same_but(
     return part
 
 
+def is_missing(path: str) -> bool:
+    """Whether there is no file of that name; a pattern is for `open_run` to look up."""
+    return not Path(path).exists() and not any(each in path for each in "*?[")
+
+
 def _open_run(key: str, path: str | None, split: Split) -> "Run | None":
     if path is None:
         return None
-    if not Path(path).exists() and not any(each in path for each in "*?["):
+    if is_missing(path):
         raise MissingError(
             "there is no such run",
             where=f"{key}: {path}",

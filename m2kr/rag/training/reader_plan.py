@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from m2kr.errors import MissingError
 from m2kr.rag.readers.local_model import LocalModel
-from m2kr.rag.training.questions import open_questions, run_command
+from m2kr.rag.training.questions import is_missing, open_questions, run_command
 
 if TYPE_CHECKING:
     from m2kr.rag.training.questions import TrainingQuestions
@@ -45,7 +45,7 @@ def plan_reader(
             ("data.run", recipe.data.run, recipe.data.split),
             ("validation.run", looks.run if looks.every else None, looks.split or ""),
         )
-        if path is not None and not Path(path).exists()
+        if path is not None and is_missing(path)
     }
     for key, (path, split) in missing.items():
         how = run_command(recipe.data.source, split, key)
@@ -95,7 +95,7 @@ def _model(recipe: "ReaderRecipe", notes: list[str]) -> dict[str, int | None]:
     unknown: dict[str, int | None] = dict.fromkeys(("parameters", "trained", "adapted_layers"))
     try:
         config = LocalModel(
-            name, "reader model", revision=recipe.reader.revision, dtype="float32"
+            name, "the reader", revision=recipe.reader.revision, dtype="float32"
         ).config()
     except MissingError as error:
         notes.append(

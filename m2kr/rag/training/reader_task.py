@@ -83,7 +83,7 @@ class ReaderTask:
         precision = recipe.steps.precision
         self._source = LocalModel(
             recipe.reader.model,
-            "reader model",
+            "the reader",
             revision=recipe.reader.revision,
             dtype="bfloat16" if precision == "bfloat16" else "float32",
             device=str(team.device),

@@ -183,7 +183,7 @@ def test_training_ends_where_nothing_gets_better_and_the_best_is_kept(
 def test_what_a_model_lacks_is_said(reading: Reading, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"(?s)no linear layer 'q_proj'.*k, .*q, .*v"):
         reading.task(lora={"targets": ("q", "q_proj")})
-    with pytest.raises(MissingError, match="reader model"):
+    with pytest.raises(MissingError, match="model of the reader"):
         reading.task(reader={"model": str(tmp_path / "none")})
     with pytest.raises(UsageError, match="scorer"):
         reading.task(validation={"every": 1, "scorer": "nothing"}).validator()
