@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from m2kr.errors import InputError
-from m2kr.rag.records import ARMS, NONE, ORACLE, SCORE
+from m2kr.rag.records import ARMS, NONE, ORACLE, RULE, SCORE
+from m2kr.rag.scorer import UNDEFINED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,6 +51,7 @@ class ArmScores:
         question_ids: Sorted, so that equal records in another order give equal numbers.
         rows: (questions x arms) the records' row numbers; -1 where a question has no answer there.
         scores: By scorer (questions x arms); NaN where there is no answer or it could not be judged.
+        defined: By scorer whether a question has an accepted answer that it can use; no other counts.
         groups: By column of `GROUPINGS` that has two values or more: each question's.
         usage: Per arm the mean of tokens, seconds and dollars a question; None if any answer's are unknown.
     """
@@ -58,6 +60,7 @@ class ArmScores:
     question_ids: tuple[str, ...]
     rows: "NDArray[np.int64]"
     scores: "Mapping[str, NDArray[np.float64]]"
+    defined: "Mapping[str, NDArray[np.bool_]]"
     groups: Mapping[str, Sequence[str]]
     usage: Sequence[Mapping[str, float | None]]
 
@@ -70,7 +73,14 @@ class ArmScores:
             InputError: They are damaged: an answer is there twice, a score is no share, an arm is unknown.
         """
         names = list(result.scorers)
-        columns = ["question_id", "arm", "k", *_SUMS, *GROUPINGS, *(SCORE + n for n in names)]
+        columns = [
+            "question_id",
+            "arm",
+            "k",
+            *_SUMS,
+            *GROUPINGS,
+            *(kind + n for n in names for kind in (SCORE, RULE)),
+        ]
         table = result.records(columns)
         where = str(result.records_path)
         ids = table.column("question_id").combine_chunks()
@@ -103,6 +113,7 @@ class ArmScores:
             tuple(distinct.take(order).to_pylist()),
             rows,
             scores,
+            {name: _defined(table, RULE + name, rows) for name in names},
             _groups(table, rows),
             [
                 {name: _mean(table, name, rows[:, number]) for name in _SUMS}
@@ -141,6 +152,14 @@ def _spread(table: pa.Table, name: str, rows: "NDArray[np.int64]") -> "NDArray[n
         return np.full(rows.shape, np.nan)
     spread: NDArray[np.float64] = np.where(rows >= 0, values[rows], np.nan)
     return spread
+
+
+def _defined(table: pa.Table, name: str, rows: "NDArray[np.int64]") -> "NDArray[np.bool_]":
+    """Per question whether no answer's rule says that the question has no score, whatever is answered."""
+    undefined = pc.is_in(table.column(name), pa.array(sorted(UNDEFINED))).to_numpy()
+    if not len(undefined):
+        return np.ones(len(rows), bool)
+    return ~np.asarray((undefined[rows] & (rows >= 0)).any(axis=1))
 
 
 def _mean(table: pa.Table, name: str, rows: "NDArray[np.int64]") -> float | None:

@@ -461,11 +461,16 @@ def _of_several_kinds(cells: Mapping[str, Mapping[tuple[str, str], _Cell]], scor
 
 def _not_judged(cell: _Cell, scorer: str, k: int) -> int:
     scores = cell.column(scorer, k)
-    return 0 if scores is None else int(np.isnan(scores[_answered(cell)]).sum())
+    counting = _counting(cell, scorer)
+    if not counting.any():
+        return len(counting)
+    return 0 if scores is None else int(np.isnan(scores[counting]).sum())
 
 
-def _answered(cell: _Cell) -> "NDArray[np.bool_]":
-    return np.asarray((cell.scores.rows[:, list(cell.arms.values())] >= 0).all(axis=1))
+def _counting(cell: _Cell, scorer: str) -> "NDArray[np.bool_]":
+    """The questions that were answered and that the scorer can score."""
+    answered = (cell.scores.rows[:, list(cell.arms.values())] >= 0).all(axis=1)
+    return np.asarray(answered & cell.scores.defined[scorer])
 
 
 def _matrix(
@@ -479,7 +484,7 @@ def _matrix(
     for place in placed:
         cell = cells[place]
         arm = cell.arms.get(k, cell.arms.get(-1, 0))
-        columns.append(cell.scores.scores[scorer][_answered(cell), arm])
+        columns.append(cell.scores.scores[scorer][_counting(cell, scorer), arm])
     return np.stack(columns, axis=1)
 
 
@@ -491,9 +496,9 @@ def _compared(
     k: int,
 ) -> MetricComparison:
     first = cells[next(iter(placed))]
-    answered = _answered(first)
+    counting = _counting(first, scorer)
     groups = {
-        column: [value for value, kept in zip(values, answered, strict=True) if kept]
+        column: [value for value, kept in zip(values, counting, strict=True) if kept]
         for column, values in first.scores.groups.items()
     }
     matrix = _matrix(cells, placed, scorer, k)

@@ -11,7 +11,7 @@ from m2kr.rag.answering import Answering, in_batches
 from m2kr.rag.kept_answers import KeptAnswer
 from m2kr.rag.own_reader import checked_facts
 from m2kr.rag.records import Record
-from m2kr.rag.scorer import AnswerScorer, GoldAnswer, SlowScorer, Verdict
+from m2kr.rag.scorer import UNDEFINED, AnswerScorer, GoldAnswer, SlowScorer, Verdict
 
 _AT_ONCE = 1024  # answers in memory
 _REMEMBERED = 200_000  # verdicts
@@ -134,7 +134,7 @@ def _checked(verdict: object, scorer: str, gold: GoldAnswer) -> Verdict:
 
 
 def _total(verdicts: Iterable[Verdict]) -> dict[str, Any]:
-    scores = [verdict.score for verdict in verdicts]
+    scores = [v.score for v in verdicts if v.score is not None or v.rule not in UNDEFINED]
     judged = [score for score in scores if score is not None]
     missing = len(scores) - len(judged)
     if not scores:

@@ -170,7 +170,8 @@ class RagResult:
         totals: By scorer one object an arm and k, in the same order: ``arm``, ``k``, ``judged``,
             ``not_judged``, ``mean`` (None where one was not judged: those that were are no sample of the
             rest), ``least`` and ``most`` (it if those were all wrong, and if they were right), and
-            ``figures`` of the whole arm by name, such as a harmonic mean.
+            ``figures`` of the whole arm by name, such as a harmonic mean. Questions without an accepted
+            answer that the scorer can use are in none of them.
         counts: ``questions`` of the split; ``asked``; ``no_gold`` that have no accepted answer and
             ``no_right_passage`` that the oracle has none for: neither is asked there.
         images: ``policy``, ``total``, ``found`` and three ``missing``; None if the reader sees none.

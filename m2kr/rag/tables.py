@@ -229,10 +229,11 @@ def _part(
     labels = [of_arms.labels[arm] for arm in arms]
     cells, pairs = {}, {}
     for name, scores in of_arms.scores.items():
-        chosen = scores[questions][:, arms]
+        scored = questions & of_arms.defined[name]
+        chosen = scores[scored][:, arms]
         of_scorer = {label: _cell(chosen[:, i]) for i, label in enumerate(labels)}
         groups = {
-            column: [value for value, kept in zip(values, questions, strict=True) if kept]
+            column: [value for value, kept in zip(values, scored, strict=True) if kept]
             for column, values in of_arms.groups.items()
         }
         compared = _compared(name, labels, [chosen], [groups])
@@ -257,7 +258,8 @@ def _mean_of_tasks(
     cells: dict[str, Mapping[str, ArmCell]] = {}
     pairs: dict[str, Sequence[Pair]] = {}
     for name, scores in of_arms.scores.items():
-        strata = [scores[kept & (tasks == task)][:, arms] for task in names]
+        scored = kept & of_arms.defined[name]
+        strata = [scores[scored & (tasks == task)][:, arms] for task in names]
         compared = _compared(name, labels, strata, [{}] * len(strata))
         of_scorer = {}
         for i, label in enumerate(labels):
@@ -307,7 +309,7 @@ def _compared(
 ) -> MetricComparison:
     """Tests of the arms whose answers were all judged; maybe none."""
     judged = [i for i in range(len(labels)) if not any(np.isnan(s[:, i]).any() for s in strata)]
-    if not judged:
+    if not judged or not all(map(len, strata)):
         return MetricComparison(name, 0, {}, {}, {}, (), None)
     kept = [labels[i] for i in judged]
     return compare_scores(name, kept, [stratum[:, judged] for stratum in strata], groups)
@@ -356,7 +358,8 @@ def _figures(
         for number, label in enumerate(of_arms.labels):
             rows = of_arms.rows[:, number]
             rows = rows[rows >= 0]
-            if np.isnan(of_arms.scores[scorer][of_arms.rows[:, number] >= 0, number]).any():
+            asked = (of_arms.rows[:, number] >= 0) & of_arms.defined[scorer]
+            if np.isnan(of_arms.scores[scorer][asked, number]).any():
                 continue  # of those judged alone: such a figure would say too much
             spans = (
                 figure_intervals(opened, *recorded_verdicts(result, scorer, rows)) if opened else {}
@@ -384,7 +387,9 @@ def _breakdown(of_arms: ArmScores) -> dict[str, dict[str, dict[str, Any]]]:
                 "n": int(chosen.sum()),
                 "scores": {
                     name: {
-                        label: _cell(scores[chosen & (of_arms.rows[:, i] >= 0), i]).value
+                        label: _cell(
+                            scores[chosen & (of_arms.rows[:, i] >= 0) & of_arms.defined[name], i]
+                        ).value
                         for i, label in enumerate(of_arms.labels)
                     }
                     for name, scores in of_arms.scores.items()
@@ -416,8 +421,14 @@ def _notes(result: "RagResult", of_arms: ArmScores) -> Iterator[str]:
             "asked."
         )
     for name, scores in of_arms.scores.items():
+        defined = of_arms.defined[name]
+        if unusable := int((~defined).sum()):
+            yield (
+                f"{unusable:,} questions have no accepted answer that {name} can use: they do not count "
+                "there."
+            )
         missing = {
-            label: int((np.isnan(scores[:, i]) & (of_arms.rows[:, i] >= 0)).sum())
+            label: int((np.isnan(scores[:, i]) & (of_arms.rows[:, i] >= 0) & defined).sum())
             for i, label in enumerate(of_arms.labels)
         }
         if any(missing.values()):

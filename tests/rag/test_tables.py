@@ -11,8 +11,9 @@ from support.tiny_rag import made_rag_result
 from m2kr.errors import InputError
 from m2kr.evaluation.comparison_tables import WIDTH
 from m2kr.rag.figure_intervals import figure_intervals
-from m2kr.rag.records import ORACLE, RETRIEVED, RagResult
-from m2kr.rag.scorer import GoldAnswer, Verdict
+from m2kr.rag.grid import compare_answers
+from m2kr.rag.records import ORACLE, RETRIEVED, RULE, SCORE, RagResult
+from m2kr.rag.scorer import ONE_ANNOTATOR, GoldAnswer, Verdict
 from m2kr.rag.tables import AnswerTable, shown_pairs
 
 NONE_RIGHT = {0, 1, 2, 3, 4, 5, 6, 7}  # of 10 questions
@@ -232,3 +233,33 @@ def test_intervals_of_a_harmonic_mean():
     assert value == 0.5
     # Half of 50 in each part: the standard error of such a harmonic mean is .05.
     assert low == pytest.approx(0.4, abs=0.03) and high == pytest.approx(0.6, abs=0.03)
+
+
+def test_questions_that_a_scorer_cannot_use_count_nowhere(tmp_path):
+    """One annotator leaves none to agree with: no verdict, whatever is answered, and no bounds."""
+    result = made_rag_result(tmp_path, n=40, k=(1,), right=lambda a, k, i: float(a != "none"))
+    table = pq.read_table(result.records_path)
+    unusable = [int(one[1:]) % 4 == 0 for one in table.column("question_id").to_pylist()]
+    for name, without in (
+        (SCORE + "exact_match", None),
+        (RULE + "exact_match", ONE_ANNOTATOR),
+    ):
+        values = [
+            without if gone else value
+            for gone, value in zip(unusable, table.column(name).to_pylist(), strict=True)
+        ]
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(name), [values])
+    pq.write_table(table, result.records_path)
+    told = AnswerTable.of(result)
+    cells = told.parts[0].cells["exact_match"]
+    assert {arm: (c.value, c.judged, c.not_judged) for arm, c in cells.items()} == {
+        "no retrieval": (0, 30, 0),
+        "retrieved@1": (1, 30, 0),
+        "oracle": (1, 30, 0),
+    }
+    assert [(p.wins, p.ties) for p in told.parts[0].pairs["exact_match"]].count((30, 0)) == 2
+    assert any(note.startswith("10 questions have no accepted answer that") for note in told.notes)
+    (by_metric,) = compare_answers([result]).comparison.by_source.values()
+    compared = by_metric["exact_match@1"]
+    assert (compared.queries, min(compared.means.values())) == (30, 0)
