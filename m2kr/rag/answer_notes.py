@@ -40,7 +40,7 @@ class AnswerNotes:
                 f"compare: {models}."
             )
         for kind, words in (
-            ("refused", "were refused by the model or a filter, and count as empty"),
+            ("refused", "were refused by the model, a filter or the server, and count as empty"),
             ("cut", "have no text, since max_tokens went into reasoning, and count as empty"),
             ("length", "were cut at max_tokens"),
             ("unknown", "came without a word on their tokens, so that sums of them are unknown"),

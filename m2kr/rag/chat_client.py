@@ -1,6 +1,8 @@
 """Asks a server of chat completions: again where that may help, never beyond a budget."""
 
+import base64
 import http.cookiejar
+import io
 import ipaddress
 import logging
 import os
@@ -11,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import orjson
@@ -43,6 +45,8 @@ _LARGEST = 8 << 20
 _AGAIN = {408, 409, 425, 429}
 # So many first answers without a text are a wrong setting, not chance.
 _HOPELESS = 3
+# What may lie in the question: too long, or an image that the server can't read.
+_REFUSED = {400, 413, 422}
 # What servers say with 429 where waiting doesn't help.
 _USED_UP = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 _FILTERED = ("content_filter", "content_policy", "responsibleaipolicyviolation")
@@ -80,6 +84,8 @@ class ChatConfig:
         timeout: Seconds for one answer.
         attempts: Before a request is given up.
         backoff: Seconds before the second attempt; doubles with every further one, to a minute.
+        refused: What a request leads to that the server refuses for its content, such as one that is longer
+            than the model's context: ``error``, or ``empty``, an answer without a text.
         budget: Dollars that one command may spend; needs the prices.
         token_budget: Tokens, read and written, that one command may spend.
         request_budget: Requests that one command may make, repeated ones included.
@@ -104,6 +110,7 @@ class ChatConfig:
     timeout: float = 120.0
     attempts: int = 8
     backoff: float = 1.0
+    refused: Literal["error", "empty"] = "error"
     budget: float | None = None
     token_budget: int | None = None
     request_budget: int | None = None
@@ -285,23 +292,17 @@ class ChatClient:
     ) -> Completion:
         body = orjson.dumps(self._body(messages))
         size = sum(_text_bytes(message) for message in messages)
-
-        def attempt() -> Completion:
-            stop.wait(max(0.0, self._free_at - time.monotonic()))
-            with self.budget.request(
-                size, self.config.max_tokens, image=image, stop=stop
-            ) as expense:
-                return self._attempt(body, expense)
-
         try:
-            completion = persist(
-                attempt,
-                self._policy,
-                log=partial(log.warning, "%s: %s", self._address),
-                stop=stop,
-                offline=lambda: not self._reached,
-            )
+            completion = self._persist(body, size, image, stop)
         except Failure as failure:
+            if (
+                self.config.refused == "empty"
+                and failure.status in _REFUSED
+                and self._answers_another(image, stop)
+            ):
+                detail = {"refusal": failure.reason[:500]}
+                nothing = self.budget.prices.dollars(0, 0)
+                return Completion("", None, 0, 0, nothing, missing="refused", detail=detail)
             raise UpstreamError(
                 failure.reason,
                 where=self._address,
@@ -313,6 +314,49 @@ class ChatClient:
             raise UpstreamError(f"the model {error}", where=self._address) from None
         self._note(completion)
         return completion
+
+    def _persist(self, body: bytes, size: int, image: bool, stop: threading.Event) -> Completion:
+        """What a body of so many bytes of text is answered with, sooner or later.
+
+        Raises:
+            Failure: It isn't.
+            NoAnswer: The answer can't be used.
+        """
+
+        def attempt() -> Completion:
+            stop.wait(max(0.0, self._free_at - time.monotonic()))
+            with self.budget.request(
+                size, self.config.max_tokens, image=image, stop=stop
+            ) as expense:
+                return self._attempt(body, expense)
+
+        return persist(
+            attempt,
+            self._policy,
+            log=partial(log.warning, "%s: %s", self._address),
+            stop=stop,
+            offline=lambda: not self._reached,
+        )
+
+    def _answers_another(self, image: bool, stop: threading.Event) -> bool:
+        """Whether the server answers something short right now: then a refused question is at fault.
+
+        Raises:
+            BudgetSpent: Asking could exceed the budget.
+            Stopped: ``stop`` was set.
+        """
+        text = "What colour is this?" if image else "What colour is the sky?"
+        content: Any = text
+        if image:
+            picture = {"type": "image_url", "image_url": {"url": _grey_image()}}
+            content = [picture, {"type": "text", "text": text}]
+        body = orjson.dumps(self._body([{"role": "user", "content": content}]))
+        try:
+            # The budget learns nothing of images from so small a one.
+            self._persist(body, len(text) + 4096 * image, False, stop)
+        except (Failure, NoAnswer):
+            return False
+        return True
 
     def run(
         self, work: Callable[[Item, threading.Event], Result], items: Sequence[Item]
@@ -555,11 +599,12 @@ class ChatClient:
             return "--set logprobs=false"
         if "temperature" in words:
             return "--set temperature=none"
+        empty = "--set refused=empty counts such questions as answered with nothing"
         if status == 413 or "context" in words or "too long" in words:
-            return "fewer passages (--k), or a smaller image"
+            return f"fewer passages (--k), or a smaller image; {empty}"
         if "image" in words:
-            return "--set images=false, if it reads text alone"
-        return None
+            return f"--set images=false, if it reads text alone; {empty}"
+        return empty if status in _REFUSED else None
 
     def _note(self, completion: Completion) -> None:
         """Says where the server's word on who answers changes.
@@ -624,6 +669,15 @@ def _completions_url(config: ChatConfig, key: ApiKey) -> str:
         )
     path = parts.path.rstrip("/").removesuffix("/chat/completions") or "/v1"
     return f"{parts.scheme}://{parts.netloc}{path}/chat/completions"
+
+
+def _grey_image() -> str:
+    """The address of a small image that any model of images can look at."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "grey").save(file, "png")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _is_loopback(host: str) -> bool:

@@ -4,14 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from servers import faulty_server
 from servers.chat_server import Ask, ChatServer, last_text
-from servers.faulty_server import FOREVER, Fault
+from servers.faulty_server import FOREVER, Fault, Request
 from support.tiny_rag import COLOURS, tiny_rag_source, tiny_run
 
 from m2kr.errors import UpstreamError
 from m2kr.rag.kept_answers import AnswerStore
 from m2kr.rag.pipeline import RagResults, answer_questions
 from m2kr.rag.reader import Answer
+from m2kr.rag.readers.http import HttpReader
 from m2kr.rag.tables import AnswerTable
 
 KEY = "planted-Key-0b5e94711"
@@ -93,3 +96,58 @@ def test_an_interrupt_just_after_a_transaction_began_spoils_nothing(tmp_path: Pa
         store.give_up([b"a"])
         store.put(b"a", Answer("x"), 1.0)
         assert store.get([b"a"])[b"a"].answer.text == "x"
+
+
+class Picky(ChatServer):
+    """Refuses requests whose body has some bytes."""
+
+    refused = b"zebra"
+
+    def answer(self, request: Request, fault: Fault) -> faulty_server.Answer:
+        if self.refused in request.body:
+            said = b'{"error": {"message": "maximum context length is 8 tokens"}}'
+            return faulty_server.Answer(400, {"Content-Type": "application/json"}, said)
+        return super().answer(request, fault)
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_a_question_that_is_refused_is_an_error_or_an_empty_answer(
+    monkeypatch: pytest.MonkeyPatch, *, image: bool
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    picture = Image.new("RGB", (40, 30)) if image else None
+    with Picky() as server:
+        settings = {"model": "tiny", "base_url": server.base, "price_in": "1", "price_out": "1"}
+        strict = HttpReader.from_settings(settings)
+        with pytest.raises(UpstreamError, match="refused=empty counts"):
+            strict.answer(picture, "a zebra?", ())
+        lenient = HttpReader.from_settings(settings | {"refused": "empty"})
+        assert lenient.facts() == strict.facts()
+        for _ in range(2):
+            said = lenient.answer(picture, "a zebra?", ())
+            assert (said.text, said.input_tokens, said.dollars) == ("", 0, 0)
+            assert said.detail["missing"] == "refused"
+            assert "maximum context length" in said.detail["refusal"]
+        assert [last_text(one)[:11] for one in server.asks] == ["What colour"] * 2
+        assert lenient.answer(picture, "a horse?", ()).text == "a badger"
+        server.refused = b'"model"'  # now it's not the questions
+        with pytest.raises(UpstreamError, match="maximum context length"):
+            lenient.answer(picture, "a horse?", ())
+
+
+def test_refused_questions_are_counted_below_the_table_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANTED", KEY)
+    with Picky(reply) as server:
+        server.refused = b"Passage 3"
+        with pytest.raises(UpstreamError, match="question q"):
+            ask(server, tmp_path)
+        [result] = ask(server, tmp_path, refused="empty")
+        count = len(server.requests)
+        assert [again.totals for again in ask(server, tmp_path)] == [result.totals]
+        assert len(server.requests) == count
+    empty = {(arm["arm"], arm["k"]): arm["empty"] for arm in result.arms}
+    assert empty[("retrieved", 3)] == 8
+    assert empty[("none", 0)] == empty[("retrieved", 1)] == 0
+    assert any("or the server, and count as empty" in note for note in result.notes)
