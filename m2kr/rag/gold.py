@@ -346,7 +346,7 @@ class _OwnRows:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, float) and math.isfinite(value)
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _pair(bounds: Sequence[float]) -> tuple[float, float] | None:

@@ -71,6 +71,11 @@ def test_numbers_that_frames_write_for_none(release: Path) -> None:
     gold = _of_split_row(row, "data_split", "infoseek")
     assert gold is not None
     assert (gold.value, gold.value_range) == (None, None)
+    whole = _of_split_row(
+        row | {"wikidata_value": 31, "wikidata_range": [28, 34]}, "data_split", "infoseek"
+    )
+    assert whole is not None
+    assert (whole.value, whole.value_range) == (31, (28, 34))
 
 
 def test_annotators_who_agree_stay_several(tmp_path: Path) -> None:
