@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from m2kr.errors import InputError, UsageError
+from m2kr.errors import InputError, UsageError, one_line
 from m2kr.rag.prompts import ChatPrompt, fit_passages
 from m2kr.rag.reader import Answer, ReaderBase, ReadRequest, RetrievedPassage
 from m2kr.rag.readers.local_model import (
@@ -332,7 +332,15 @@ class HfReader(ReaderBase):
         texts = [prompt.text for prompt in prompts]
         if prompts[0].image is None:
             return self._tokenizer(texts, **how)
-        return self._processor(images=[[prompt.image] for prompt in prompts], text=texts, **how)
+        try:
+            return self._processor(images=[[prompt.image] for prompt in prompts], text=texts, **how)
+        except ValueError as error:  # such as Qwen's of an image 200 times as wide as high
+            sizes = ", ".join(f"{p.image.width} x {p.image.height}" for p in prompts if p.image)
+            raise InputError(
+                f"the model's processor can't read an image of {sizes}: {one_line(error)}",
+                expected="an image of a form that this model takes",
+                fix="--set image=none for answers without images, or another image",
+            ) from error
 
     def _written(self, prompts: Sequence[_Prompted]) -> list[_Written]:
         """What the model writes to some prompts, all of them with an image or none."""

@@ -16,7 +16,7 @@ from m2kr import atomic, locks, paths
 from m2kr.errors import InputError, MissingError, UsageError, one_line
 from m2kr.hashes import file_sha256
 from m2kr.retrievers._model_source import ModelSource
-from m2kr.retrievers._models import cached_sha256, files_sha256, pick_device, require_packages
+from m2kr.retrievers._models import ModelFiles, cached_sha256, pick_device, require_packages
 
 EXTRA, _MORE = "models", "rag"
 
@@ -59,7 +59,7 @@ class LocalModel:
         self._dtype, self._device = dtype, device
         self._original, self._gguf_file = ModelSource(model, revision), gguf_file
         self._source = self._original
-        self._adapter = None if adapter is None else _adapter_folder(adapter)
+        self._adapter = None if adapter is None else _adapter_files(adapter)
         if gguf_file is not None:
             self._source = ModelSource(str(self._from_gguf(gguf_file, cache)))
 
@@ -96,10 +96,7 @@ class LocalModel:
             path = Path(self._original.load_from) / self._gguf_file
             facts = {"model": self._gguf_file, "files_sha256": cached_sha256(path)}
         if self._adapter is not None:
-            files = [path for path in self._adapter.iterdir() if path.suffix != ".md"]
-            facts["adapter_sha256"] = files_sha256(
-                self._adapter, [path for path in files if path.is_file()]
-            )
+            facts["adapter_sha256"] = self._adapter.sha256()
         return {**facts, "dtype": self.dtype, "transformers": transformers.__version__}
 
     def config(self) -> Any:
@@ -166,7 +163,8 @@ class LocalModel:
                 expected=f"the weights of a {type(model).__name__}",
             )
         if self._adapter is not None:
-            model = _merged(model, self._adapter)
+            model = _merged(model, self._adapter.folder)
+            self._adapter.require_unchanged()
         return model.eval().to(device)
 
     def _from_gguf(self, name: str, cache: Path | None) -> Path:
@@ -306,7 +304,7 @@ def _convert_gguf(path: Path, folder: Path) -> None:
             bars.enable_progress_bar()
 
 
-def _adapter_folder(adapter: Path) -> Path:
+def _adapter_files(adapter: Path) -> ModelFiles:
     require_packages(("peft",), _MORE, "an adapter")
     folder = Path(adapter).expanduser()
     if not (folder / "adapter_config.json").is_file():
@@ -315,7 +313,8 @@ def _adapter_folder(adapter: Path) -> Path:
             where=str(folder),
             expected="a folder that peft wrote, with adapter_config.json and its weights",
         )
-    return folder.resolve()
+    folder = folder.resolve()
+    return ModelFiles(folder, (path for path in folder.iterdir() if path.suffix != ".md"))
 
 
 def _merged(model: Any, folder: Path) -> Any:

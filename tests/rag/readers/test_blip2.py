@@ -273,6 +273,11 @@ def test_an_adapter_is_merged_and_one_of_another_model_refused(
     assert plain.facts() != ours.facts()
 
     config = tmp_path / "adapter" / "adapter_config.json"
+    late = Blip2Reader(str(folder), adapter=tmp_path / "adapter", **how)
+    late.facts()  # what answers are kept by must be what gives them
+    config.write_text(config.read_text().replace('"lora_alpha": 32', '"lora_alpha": 16'), "utf-8")
+    with pytest.raises(InputError, match="written while it was in use"):
+        late.answer(image, QUESTION, ())
     config.write_text(config.read_text().replace("(q|v)", "(q|v|k)"), encoding="utf-8")
     with pytest.raises(InputError, match="adapter"):
         Blip2Reader(str(folder), adapter=tmp_path / "adapter", **how).answer(image, QUESTION, ())

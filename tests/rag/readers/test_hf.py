@@ -144,6 +144,12 @@ def test_a_model_without_a_chat_template_answers_in_a_line(folders: Path, tmp_pa
     assert "\n" not in reader.answer(None, QUESTION, PASSAGES).text
 
 
+def test_an_image_that_a_processor_refuses_is_one_error(folders: Path) -> None:
+    reader = HfReader(saved(folders, "qwen2-vl"), max_tokens=2, device="cpu")
+    with pytest.raises(InputError, match=r"300 x 1: .*aspect ratio"):
+        reader.answer(Image.new("RGB", (300, 1)), QUESTION, ())
+
+
 def test_a_template_without_a_systems_turn_gets_it_from_the_user(tmp_path: Path) -> None:
     folder = tiny_readers.save_llama(tmp_path / "strict")
     template = folder / "chat_template.jinja"
