@@ -138,9 +138,12 @@ Html = Annotated[
     Path | None,
     typer.Option("--html", help="Page to write, for a browser; of a report its folder."),
 ]
-_RUN = typer.Option("--run", help="Run file, whose best passages of each query are taken.")
-RunOrNone = Annotated[Path | None, _RUN]
-Runs = Annotated[list[str] | None, _RUN]
+_RUN = "Run file, whose best passages of each query are taken"
+RunOrNone = Annotated[Path | None, typer.Option("--run", help=f"{_RUN}.")]
+Runs = Annotated[
+    list[str] | None,
+    typer.Option("--run", help=f"{_RUN}; or a retriever's name, which then searches."),
+]
 Scorers = Annotated[
     list[str] | None,
     typer.Option(

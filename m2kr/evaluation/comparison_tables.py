@@ -282,10 +282,11 @@ def column_blocks(rows: Sequence[Sequence[str]]) -> Iterator[list[list[str]]]:
 
 
 def _folded(text: str) -> list[str]:
-    """A cell's lines, none longer than a name may be."""
+    """A cell's lines, none longer than a name may be; a minus at an end stays with the word before it."""
+    glued = text.replace(" −\n", "\0−\n")
     return [
-        part
-        for line in text.split("\n")
+        part.replace("\0", " ")
+        for line in glued.split("\n")
         for word_line in textwrap.wrap(line, _NAME_WIDTH, drop_whitespace=False) or [""]
         for part in _cut(word_line.rstrip())
     ]

@@ -67,6 +67,13 @@ def test_every_cell_is_a_system(four):
     }
 
 
+def test_a_minus_stays_with_the_name_before_it(tmp_path):
+    of_18 = made_rag_result(tmp_path, reader="extractive", n=20)  # "extractive, oracle"
+    lines = str(compare_answers([of_18])).splitlines()
+    assert any(line.startswith("oracle −") for line in lines)
+    assert not any(line.strip() == "−" for line in lines)
+
+
 def test_the_order_of_results_changes_no_number(four):
     def numbers(results):
         compared = compare_answers(results).comparison.by_source["tinyrag/test"]["exact_match@5"]
