@@ -51,6 +51,8 @@ def _forked(work: Callable[[], object]) -> int:
     pid = os.fork()
     if pid == 0:
         code = 1
+        # Whatever runs the tests may ignore it, as a shell does for what it starts in the background.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             work()
             code = 0
