@@ -70,8 +70,9 @@ def usage_of(reply: Mapping[str, Any]) -> tuple[int | None, int | None]:
 
 
 def _count(value: object) -> int | None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return value if whole and 0 <= value < _MOST_TOKENS else None  # type: ignore[operator,return-value]
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value < _MOST_TOKENS else None
 
 
 def read_reply(reply: Mapping[str, Any]) -> Completion:
