@@ -1,1 +1,1 @@
-"""The leaderboard: submissions, their validation and recomputation. Grows with its own issue."""
+"""The leaderboard: submissions, their checks and recomputation, boards, the ledger of claims, its site."""

@@ -1,0 +1,39 @@
+"""What the harness found of a submission's runs."""
+
+from dataclasses import dataclass
+
+from m2kr.evaluation.result import Result
+
+from .system_card import SubmittedRun, SystemCard
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRun:
+    """A run with the scores that the harness computed of it.
+
+    Attributes:
+        submitted: What was handed in.
+        result: The harness's own, on the known data: metrics, intervals, groups, per-query scores.
+        verified: Whether the data are known: two independent builds agree. Only such runs are ranked.
+        notes: Anomalies, in sentences for readers of the board.
+    """
+
+    submitted: SubmittedRun
+    result: Result
+    verified: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredSubmission:
+    """A submission that was checked and recomputed.
+
+    Attributes:
+        card: What its submitter says.
+        sha256: Of the submission.
+        runs: In the order of the card's.
+    """
+
+    card: SystemCard
+    sha256: str
+    runs: tuple[ScoredRun, ...]
