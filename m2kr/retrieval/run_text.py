@@ -59,6 +59,7 @@ _EXPECTED = (
     "finite"
 )
 _MARKS = (b"\t", b",", b";")
+_MIXED = f"some lines' tags end in {ESCAPED} (their ids are percent-encoded) and others' don't"
 
 
 def escape_id(text: str) -> str:
@@ -154,6 +155,7 @@ class _Block:
         columns: All cells, where four columns have no names.
         pointed: The third of three columns is written with decimal points, as ranks rarely are.
         tag: Of these lines.
+        escaped: Their ids were percent-encoded.
     """
 
     queries: pa.Array
@@ -163,6 +165,7 @@ class _Block:
     columns: tuple[list[bytes], ...] = ()
     pointed: bool = False
     tag: str = ""
+    escaped: bool = False
 
 
 def read_run_text(path: Path) -> "RunRows":
@@ -322,7 +325,10 @@ def _parse(data: bytes, form: _Form) -> _Block | None:
     roles, tag, escaped = form.roles, "", form.escaped
     if form.trec:
         tags = set(columns[5])
-        escaped = any(tag.endswith(ESCAPED.encode()) for tag in tags)
+        escapes = {tag.endswith(ESCAPED.encode()) for tag in tags}
+        if len(escapes) > 1:
+            raise ValueError(_MIXED)
+        escaped = True in escapes
         tag = min(tags).decode()
     ranks = _whole_numbers(columns[roles["rank"]]) if "rank" in roles else None
     scores = _numbers(columns[roles["score"]]) if "score" in roles else None
@@ -332,7 +338,8 @@ def _parse(data: bytes, form: _Form) -> _Block | None:
         tag = _unescape(tag.removesuffix(ESCAPED))
     nameless = tuple(columns) if form.width == 4 and not form.header else ()
     pointed = form.width == 3 and b"." in b"".join(columns[2])
-    return _Block(_strings(queries), _strings(passages), ranks, scores, nameless, pointed, tag)
+    ids = _strings(queries), _strings(passages)
+    return _Block(*ids, ranks, scores, nameless, pointed, tag, escaped)
 
 
 def _columns(data: bytes, form: _Form) -> list[list[bytes]]:
@@ -444,6 +451,8 @@ def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _assembled(form: _Form, blocks: list[_Block], path: Path) -> "RunRows":
     """The run of all blocks, once it is known what their columns are."""
+    if len({block.escaped for block in blocks}) > 1:
+        raise InputError(_MIXED, expected="all of them, or none")
     queries = pa.concat_arrays([block.queries for block in blocks])
     passages = pa.concat_arrays([block.passages for block in blocks])
     ranks = [block.ranks for block in blocks if block.ranks is not None]

@@ -84,6 +84,15 @@ def test_escaping_is_said_in_the_tag(tmp_path):
     assert Run.load(tmp_path / "y.trec").query_ids == ("a%20b",)
 
 
+@pytest.mark.parametrize("lines", [1, 200_000])
+def test_lines_with_the_mark_and_lines_without_are_refused(tmp_path, lines):
+    # A long file is read in blocks, of which each would be of one kind.
+    marked = "".join(f"q Q0 a%20{i} 1 {i}.0 t+pct\n" for i in range(lines))
+    (tmp_path / "x.trec").write_text(marked + "r Q0 a%20b 1 2.0 t\n")
+    with pytest.raises(InputError, match="others' don't"):
+        Run.load(tmp_path / "x.trec")
+
+
 def test_three_and_seven_columns_and_odd_blanks_are_read(tmp_path):
     expected = Run.from_dict({"q": {"a": 2.0, "b": 1.5}, "r": {"a": 1.0}})
     texts = {
