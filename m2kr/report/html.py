@@ -51,10 +51,14 @@ class InlineImage:
 
 
 @cache
-def templates() -> Environment:
-    """The templates; all that they show is escaped."""
+def templates(*folders: Path) -> Environment:
+    """The templates; all that they show is escaped.
+
+    Args:
+        folders: With templates of another part, searched before those of reports.
+    """
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader([*folders, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -73,8 +77,20 @@ def render(template: str, *scripts: str, **values: Any) -> str:
         scripts: Files that make up the one script that the page's policy lets run, whatever its texts hold.
         values: What the template shows.
     """
-    code = "".join((TEMPLATES / script).read_text(encoding="utf-8") for script in scripts)
-    return templates().get_template(template).render(script=code, **values) + "\n"
+    return render_from((), template, *scripts, **values)
+
+
+def render_from(folders: tuple[Path, ...], template: str, *scripts: str, **values: Any) -> str:
+    """The same with templates and scripts of another part; see `templates`."""
+    code = "".join(template_text(script, *folders) for script in scripts)
+    return templates(*folders).get_template(template).render(script=code, **values) + "\n"
+
+
+def template_text(name: str, *folders: Path) -> str:
+    """A file of the templates as it is, such as a script or a style; see `templates`."""
+    environment = templates(*folders)
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
 
 
 def _fit(value: Any) -> Any:

@@ -1,0 +1,74 @@
+"""What every page of the site is made from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from m2kr.report import html
+
+from ..boards import Board, BoardEntry
+from ..claims import Claim
+
+STYLE = "assets/site.css"
+_TEMPLATES = Path(__file__).parent / "templates"
+_STYLES = ("report.css", "site.css")
+
+
+@dataclass(frozen=True, slots=True)
+class SiteContext:
+    """The boards and claims of a site, and how its pages are written.
+
+    Attributes:
+        boards: All of them; one without a source is a mean.
+        claims: The ledger.
+    """
+
+    boards: Sequence[Board]
+    claims: Sequence[Claim]
+
+    def page(
+        self, path: str, template: str, *scripts: str, title: str, **values: Any
+    ) -> tuple[str, bytes]:
+        """A page, by its path in the site.
+
+        Args:
+            path: Such as ``boards/okvqa.test.html``; links on it begin with its way to the root.
+            template: One that extends ``page.html``; all that it shows is escaped.
+            scripts: Files of the templates that make up the one script that may run.
+            title: Of the window.
+            values: What the template shows.
+        """
+        text = html.render_from(
+            (_TEMPLATES,),
+            template,
+            *scripts,
+            title=title,
+            root="../" * path.count("/"),
+            here=path,
+            style=STYLE,
+            **values,
+        )
+        return path, text.encode()
+
+    def single_boards(self) -> list[Board]:
+        """Those of one source, by key; means are left out."""
+        return sorted((board for board in self.boards if board.source), key=lambda one: one.key)
+
+    def entries_by_system(self) -> dict[str, list[BoardEntry]]:
+        """All entries by their system's name; the newest version first."""
+        systems: dict[str, list[BoardEntry]] = {}
+        for board in self.single_boards():
+            for row in board.rows:
+                systems.setdefault(row.entry.card.name, []).append(row.entry)
+        newest_first = {
+            name: sorted(entries, key=lambda e: (e.date, e.card.version), reverse=True)
+            for name, entries in systems.items()
+        }
+        return dict(sorted(newest_first.items()))
+
+
+def site_style() -> tuple[str, bytes]:
+    """The style of all pages, by its path in the site."""
+    texts = (html.template_text(name, _TEMPLATES) for name in _STYLES)
+    return STYLE, "".join(texts).encode()

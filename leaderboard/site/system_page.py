@@ -1,0 +1,171 @@
+"""A page for each system: its card, its scores everywhere, its history, and how to verify it."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..boards import Board, BoardEntry
+from .board_page import zero_shot_in_words
+from .claim_rows import claim_groups, source_title
+from .context import SiteContext
+from .downloads import system_bibtex
+from .figures import MetricHead, ranks_in_words, score_cell
+from .recomputed import RecomputedScores
+
+# Costs in the order of columns: heading, and how a number is shown.
+_COSTS = {
+    "seconds_per_query": ("s per query", "{:.3g}"),
+    "cpu_seconds_per_query": ("CPU s per query", "{:.3g}"),
+    "encode_seconds": ("encoding, s", "{:,.0f}"),
+    "index_seconds": ("index, s", "{:,.0f}"),
+    "bytes_per_passage": ("bytes per passage", "{:,.0f}"),
+    "peak_host_bytes": ("peak memory", "size"),
+    "peak_device_bytes": ("peak device memory", "size"),
+}
+
+
+def system_pages(site: SiteContext) -> Iterator[tuple[str, bytes]]:
+    """``systems/<name>.html``."""
+    scores = RecomputedScores(site.boards)
+    claimed = {
+        claim.id: {score.entry.card.name for score in scores.of(claim)} for claim in site.claims
+    }
+    boards = site.single_boards()
+    for name, entries in site.entries_by_system().items():
+        claims = [claim for claim in site.claims if name in claimed[claim.id]]
+        values = _page_of(entries, boards)
+        yield site.page(
+            f"systems/{name}.html", "system.html", claims=claim_groups(claims, scores), **values
+        )
+
+
+def _page_of(entries: Sequence[BoardEntry], boards: Sequence[Board]) -> dict[str, Any]:
+    """What the page of a system shows; its card is that of the newest version."""
+    newest = entries[0]
+    card = newest.card
+    current = [e for e in entries if e.card.version == card.version]
+    scores = list(_scores(card.name, card.version, boards))
+    notes = [(_where(e), note) for e in _in_order(current) for note in e.scored.notes]
+    costs = [_cost_row(e) for e in _in_order(current) if e.scored.submitted.cost]
+    heads, history = _history(entries)
+    return {
+        "title": card.title,
+        "card": card,
+        "parameters": _parameters(card.parameters),
+        "notes": notes,
+        "scores": scores,
+        "about": _about(newest),
+        "links": [(kind, card.links[kind]) for kind in sorted(card.links)],
+        "cost_heads": [head for head, _ in _COSTS.values()],
+        "costs": costs,
+        "runs": [
+            {
+                "where": _where(e),
+                "depth": f"{e.scored.submitted.k:,}",
+                "sha256": e.scored.result.run_sha256,
+            }
+            for e in _in_order(current)
+        ],
+        "submission_sha256": newest.submission_sha256,
+        "verify": shlex.join(["m2kr", "submit", "check", f"submissions/{card.name}"]),
+        "harness": newest.harness,
+        "commit": newest.commit,
+        "history_heads": heads,
+        "history": history,
+        "bibtex": system_bibtex(card),
+    }
+
+
+def _in_order(entries: Sequence[BoardEntry]) -> list[BoardEntry]:
+    return sorted(entries, key=_where)
+
+
+def _where(entry: BoardEntry) -> str:
+    result = entry.scored.result
+    return f"{source_title(result.source)}, {result.split}"
+
+
+def _scores(name: str, version: str, boards: Sequence[Board]) -> Iterator[dict[str, Any]]:
+    for board in boards:
+        for row in board.rows:
+            card = row.entry.card
+            if (card.name, card.version) != (name, version):
+                continue
+            head = MetricHead.of(board.headline)
+            yield {
+                "where": _where(row.entry),
+                "href": f"boards/{board.key}.html",
+                "edition": board.edition,
+                "heading": head.heading,
+                "doc": head.doc,
+                "figure": score_cell(row.entry.scored.result.metrics, board.headline),
+                "rank": _rank(row.ranks, board),
+                "zero_shot": zero_shot_in_words(card.zero_shot.get(board.source)),
+                "status": row.entry.status if board.verified else "unverified data",
+            }
+
+
+def _rank(ranks: Mapping[str, tuple[int, int]], board: Board) -> str:
+    own = ranks.get(board.headline)
+    return f"{ranks_in_words(own)} of {len(board.rows)}" if own else "not ranked"
+
+
+def _about(entry: BoardEntry) -> list[tuple[str, str]]:
+    card = entry.card
+    about = [
+        ("Folder", card.name),
+        ("Version", card.version),
+        ("Authors", ", ".join(card.authors)),
+        ("Licence", card.licence),
+        ("Kind", card.kind),
+        ("Reads of a query", " and ".join(card.query_modalities)),
+        ("Reads of a passage", " and ".join(card.passage_modalities)),
+        ("Parameters", _parameters(card.parameters)),
+        ("Hardware", card.hardware),
+        ("Runs made with m2kr", card.m2kr_version),
+    ]
+    return [(name, value) for name, value in about if value]
+
+
+def _parameters(count: int | None) -> str:
+    """A number of weights as people say it."""
+    if count is None:
+        return "number of parameters not stated"
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= size:
+            return f"{count / size:.3g}{unit} parameters"
+    return f"{count} parameters" if count else "no parameters"
+
+
+def _cost_row(entry: BoardEntry) -> dict[str, Any]:
+    cost = entry.scored.submitted.cost
+    cells = [_cost(cost.get(name), form) for name, (_, form) in _COSTS.items()]
+    return {"where": _where(entry), "cells": cells, "device": cost.get("device") or "–"}
+
+
+def _cost(value: Any, form: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "–"
+    if form == "size":
+        for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+            if value >= size:
+                return f"{value / size:.1f} {unit}"
+        return f"{value} bytes"
+    return form.format(value)
+
+
+def _history(entries: Sequence[BoardEntry]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Sources as heads, and a row for each version with its headline scores."""
+    sources = sorted({_where(e) for e in entries})
+    versions: dict[tuple[str, str, str], dict[str, BoardEntry]] = {}
+    for entry in entries:
+        key = (entry.card.version, entry.date, entry.harness)
+        versions.setdefault(key, {})[_where(entry)] = entry
+    rows = []
+    for (version, date, harness), own in versions.items():
+        figures = []
+        for source in sources:
+            result = own[source].scored.result if source in own else None
+            figures.append(score_cell(result.metrics, result.headline) if result else None)
+        rows.append({"version": version, "date": date, "harness": harness, "figures": figures})
+    return sources, rows

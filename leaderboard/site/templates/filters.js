@@ -1,0 +1,23 @@
+"use strict";
+// Hides the numbers that don't meet all filters, and the sections that have none left.
+const form = document.querySelector("[data-filters]");
+const selects = [...form.querySelectorAll("[data-filter]")], words = form.querySelector("[data-filter-words]");
+const rows = [...document.querySelectorAll("tr[data-protocol]")].map(row => ({row, text: row.textContent.toLowerCase()}));
+const sections = [...document.querySelectorAll("[data-section]")], found = document.querySelector("[data-found]");
+
+function filter() {
+  const asked = words.value.toLowerCase().split(/\s+/).filter(Boolean);
+  let left = 0;
+  for (const {row, text} of rows) {
+    const shown = selects.every(select => !select.value || row.dataset[select.dataset.filter] === select.value)
+      && asked.every(word => text.includes(word));
+    row.hidden = !shown;
+    left += shown;
+  }
+  for (const section of sections) section.hidden = !section.querySelector("tbody tr:not([hidden])");
+  found.textContent = `${left} of ${rows.length} numbers`;
+}
+form.addEventListener("input", filter);
+form.addEventListener("submit", event => event.preventDefault());
+form.addEventListener("reset", () => setTimeout(filter));
+filter();
