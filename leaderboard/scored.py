@@ -1,6 +1,6 @@
 """What the harness found of a submission's runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from m2kr.evaluation.result import Result
 
@@ -16,12 +16,15 @@ class ScoredRun:
         result: The harness's own, on the known data: metrics, intervals, groups, per-query scores.
         verified: Whether the data are known: two independent builds agree. Only such runs are ranked.
         notes: Anomalies, in sentences for readers of the board.
+        sketch: Eight bytes a query of the split, in its order, by which a board finds runs that are nearly
+            the same; see `m2kr_leaderboard.anomalies.run_sketch`. Empty where it isn't known.
     """
 
     submitted: SubmittedRun
     result: Result
     verified: bool
     notes: tuple[str, ...] = ()
+    sketch: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ and `checked_rows` refuses what is no run: the same for every format.
 import gzip
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -63,18 +64,35 @@ def save_rows(run: RunRows, path: Path) -> Path:
 
 def load_rows(path: Path) -> RunRows:
     """Reads a run file; see `Run.load`."""
+    with plainly(path), _of_file(path):
+        return checked_rows(unchecked_rows(path))
+
+
+def unchecked_rows(path: Path) -> RunRows:
+    """Reads a run file as it is: scores that are not finite, repeated passages and queries stay.
+
+    Raises:
+        MissingError: no such file.
+        InputError: a line or column is not as it should be; names file and line.
+    """
     with plainly(path):
         if not path.is_file():
             raise MissingError("there is no such run file", where=str(path))
-        try:
-            form = _format_by_name(path) or _format_by_content(path)
-            return checked_rows(form.read(path))
-        except InputError as error:
-            if error.where:
-                raise
-            raise InputError(
-                error.what, where=str(path), expected=error.expected, fix=error.fix
-            ) from error
+        with _of_file(path):
+            return (_format_by_name(path) or _format_by_content(path)).read(path)
+
+
+@contextmanager
+def _of_file(path: Path) -> Iterator[None]:
+    """Has errors name the file."""
+    try:
+        yield
+    except InputError as error:
+        if error.where:
+            raise
+        raise InputError(
+            error.what, where=str(path), expected=error.expected, fix=error.fix
+        ) from error
 
 
 def _write_parquet(run: RunRows, file: IO[bytes], _: Path) -> None:
