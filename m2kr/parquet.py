@@ -37,6 +37,7 @@ class ParquetReader:
         rows: How many there are.
         groups: Row groups.
         schema: Of the columns, as they are without this module.
+        unpacked: Bytes that the rows read by `batches` take once every text is written out.
 
     Raises:
         InputError: It is no Parquet file, or claims to hold what such a small file can't.
@@ -60,6 +61,7 @@ class ParquetReader:
             ) from error
         self.rows: int = self._meta.num_rows
         self.groups: int = self._meta.num_row_groups
+        self.unpacked = 0
         self._coded: Any = None
         self._check_schema()
 
@@ -111,7 +113,7 @@ class ParquetReader:
             InputError: it is damaged, or a bomb.
         """
         names = list(self.schema.names) if columns is None else list(columns)
-        unpacked = 0
+        self.unpacked = 0
         for number in range(self.groups):
             coded = self._check_group(number, names, rows=rows)
             chosen = self._opened(coded).iter_batches(
@@ -123,8 +125,8 @@ class ParquetReader:
                     if batch is None:
                         break
                     batch = _in_utf8(batch)
-                    unpacked += _bytes(batch)
-                    self._check_bytes(unpacked)
+                    self.unpacked += _bytes(batch)
+                    self._check_bytes(self.unpacked)
                 except _errors() as error:
                     raise self._refusal(f"the file is damaged: {error}") from error
                 yield from self._paced(batch) if coded else [batch]

@@ -37,6 +37,8 @@ _MTEB_META = "mteb_model_meta"
 _JSON_EXPECTED = "{query: {passage: score}}, plain or in MTEB's {subset: {split: ...}}"
 _MAX_JSON_BYTES = 1 << 30
 _PIECE = 1 << 20
+# A long id is stored once, however many rows have it: a small file would take gigabytes.
+_FREE_BYTES, _ROW_BYTES = 256 << 20, 1000
 
 
 def save_rows(run: RunRows, path: Path) -> Path:
@@ -121,7 +123,15 @@ def _read_parquet(path: Path) -> RunRows:
         chosen = [names[i] for i in _roles(names).values()]
         kept = pa.schema([file.schema.field(i) for i in _roles(names).values()])
         _check_types(kept)
-        batches = [_plain(batch, kept) for batch in file.batches(chosen, rows=1 << 16)]
+        most = max(_FREE_BYTES, _ROW_BYTES * file.rows)
+        batches = []
+        for batch in file.batches(chosen, rows=1 << 16):
+            if file.unpacked > most:
+                raise InputError(
+                    f"its {file.rows:,} rows hold more than {most:,} bytes of ids",
+                    expected=f"ids of less than {_ROW_BYTES} bytes on average",
+                )
+            batches.append(_plain(batch, kept))
         if MINED in file.metadata:  # scored, but not retrieved
             batches = [batch.filter(pc.is_valid(batch.column("rank"))) for batch in batches]
         table = pa.Table.from_batches(batches, kept)
