@@ -24,6 +24,7 @@ DOWNLOADS = {
     "data/m2kr-leaderboard.bib": "BibTeX of m2kr, the paper, the sources and all systems",
 }
 _LINKS = ("paper", "page", "code", "model")  # which of a system's links a citation gives
+_METRIC_FIELDS = ("value", "low", "high", "n")
 _PAPER = {
     "title": "{PreFLMR}: Scaling Up Fine-Grained Late-Interaction Multi-modal Retrievers",
     "author": "Lin, Weizhe and Mei, Jingbiao and Chen, Jinghong and Byrne, Bill",
@@ -108,6 +109,8 @@ def _results_json(boards: Sequence[Board]) -> str:
     }
     content = {
         "format": "m2kr-leaderboard-1",
+        "metric_fields": _METRIC_FIELDS,
+        "group_fields": ["n", "headline"],
         "boards": [_board(board) for board in boards],
         "systems": [_system(cards[key]) for key in sorted(cards)],
     }
@@ -125,21 +128,24 @@ def _board(board: Board) -> dict[str, Any]:
         "verified_data": board.verified,
         "smallest_difference": dict(board.smallest_difference),
         "notes": list(board.notes),
-        "rows": [_row(row) for row in board.rows],
+        "rows": [_row(row, board.headline) for row in board.rows],
     }
 
 
-def _row(row: BoardRow) -> dict[str, Any]:
+def _row(row: BoardRow, headline: str) -> dict[str, Any]:
     result = row.entry.scored.result
     return {
         "system": row.entry.card.name,
         "version": row.entry.card.version,
         "status": row.entry.status,
         "ranks": {name: list(ranks) for name, ranks in row.ranks.items()},
-        "metrics": {name: dict(score) for name, score in result.metrics.items()},
+        "metrics": {
+            name: [score.get(part) for part in _METRIC_FIELDS]
+            for name, score in result.metrics.items()
+        },
         "groups": {
             column: {
-                value: {"n": group["n"], "metrics": _values(group["metrics"])}
+                value: [group["n"], group["metrics"].get(headline, {}).get("value")]
                 for value, group in groups.items()
             }
             for column, groups in result.groups.items()
@@ -151,11 +157,6 @@ def _row(row: BoardRow) -> dict[str, Any]:
         "commit": row.entry.commit,
         "date": row.entry.date,
     }
-
-
-def _values(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Of groups the values alone, without intervals."""
-    return {name: score["value"] for name, score in metrics.items()}
 
 
 def _system(entry: BoardEntry) -> dict[str, Any]:

@@ -19,7 +19,8 @@ for (const table of document.querySelectorAll("table[data-sort]")) {
       const sign = order === "ascending" ? 1 : -1;
       const rows = [...table.tBodies[0].rows].map(row => {
         const cell = row.cells[column];
-        const number = cell.dataset.value === undefined ? null : Number(cell.dataset.value);
+        const shown = cell.dataset.value ?? (head.classList.contains("n") ? cell.textContent : "");
+        const number = shown.trim() && Number.isFinite(Number(shown)) ? Number(shown) : null;
         return {row, number, words: cell.textContent};
       });
       const numbers = rows.some(({number}) => number !== null);
