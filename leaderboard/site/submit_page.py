@@ -82,5 +82,7 @@ def verified_table() -> tuple[list[str], list[list[str]]]:
 
 
 def _checks() -> list[tuple[str, str]]:
-    """Names of the checks, and what each is for."""
-    return []
+    """Names of the checks on runs, and what each asks for."""
+    from ..checks import RUN_CHECKS
+
+    return [(check.name, check.doc) for check in RUN_CHECKS.values()]
