@@ -54,6 +54,8 @@ def _page_of(entries: Sequence[BoardEntry], boards: Sequence[Board]) -> dict[str
         "parameters": _parameters(card.parameters),
         "notes": notes,
         "scores": scores,
+        "all_heads": [_where(e) for e in _in_order(current)],
+        "all_metrics": _all_metrics(_in_order(current)),
         "about": _about(newest),
         "links": [(kind, card.links[kind]) for kind in sorted(card.links)],
         "cost_heads": [head for head, _ in _COSTS.values()],
@@ -67,7 +69,7 @@ def _page_of(entries: Sequence[BoardEntry], boards: Sequence[Board]) -> dict[str
             for e in _in_order(current)
         ],
         "submission_sha256": newest.submission_sha256,
-        "verify": shlex.join(["m2kr", "submit", "check", f"submissions/{card.name}"]),
+        "verify": shlex.join(["m2kr", "submit", "check", f"leaderboard/submissions/{card.name}"]),
         "harness": newest.harness,
         "commit": newest.commit,
         "history_heads": heads,
@@ -103,6 +105,16 @@ def _scores(name: str, version: str, boards: Sequence[Board]) -> Iterator[dict[s
                 "zero_shot": zero_shot_in_words(card.zero_shot.get(board.source)),
                 "status": row.entry.status if board.verified else "unverified data",
             }
+
+
+def _all_metrics(entries: Sequence[BoardEntry]) -> list[dict[str, Any]]:
+    """A row for each metric, with the scores on every source."""
+    scores = [entry.scored.result.metrics for entry in entries]
+    names = dict.fromkeys(name for own in scores for name in own)
+    return [
+        {"head": MetricHead.of(name), "figures": [score_cell(own, name) for own in scores]}
+        for name in names
+    ]
 
 
 def _rank(ranks: Mapping[str, tuple[int, int]], board: Board) -> str:

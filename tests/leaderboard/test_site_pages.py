@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -257,6 +258,14 @@ def test_recomputed_scores_stand_beside_claims_of_the_same(site: Path) -> None:
     assert "PreFLMR ViT-L" in (site / "systems" / "preflmr-vit-l.html").read_text("utf-8")
 
 
+def test_a_site_may_be_empty(tmp_path: Path) -> None:
+    site = build_site([], [], tmp_path / "site")
+    assert set(read(site)) >= {"claims.html", "submit.html"}
+    board = dataclasses.replace(made_board([made_entry("mine")]), rows=[])
+    text = read(build_site([board], [], site))["boards/okvqa.test.html"].text
+    assert "No run of it has been submitted yet." in text
+
+
 def test_unverified_data_stand_beside_nothing(tmp_path: Path, claims: list[Claim]) -> None:
     entry = made_entry("preflmr-vit-l", headline="pseudo_recall@5")
     for board in (
@@ -292,7 +301,13 @@ def test_a_system_page_has_all_that_its_submitter_says(read_site: dict[str, Read
         "reproduced",
     ):
         assert words in text, words
-    for words in ("r" * 64, "s" * 64, "c" * 40, "2026-11-01", "m2kr submit check submissions/mine"):
+    for words in (
+        "r" * 64,
+        "s" * 64,
+        "c" * 40,
+        "2026-11-01",
+        "m2kr submit check leaderboard/submissions/mine",
+    ):
         assert words in text, words
     hostile = read_site["systems/hostile.html"].text
     assert "measured by the submitter" in hostile and "3.0 GiB" in hostile and "0.0123" in hostile

@@ -17,6 +17,7 @@ function filter() {
   for (const section of sections) section.hidden = !section.querySelector("tbody tr:not([hidden])");
   found.textContent = `${left} of ${rows.length} numbers`;
 }
+form.hidden = false;
 form.addEventListener("input", filter);
 form.addEventListener("submit", event => event.preventDefault());
 form.addEventListener("reset", () => setTimeout(filter));
