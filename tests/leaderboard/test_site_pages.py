@@ -274,7 +274,7 @@ def test_unverified_data_stand_beside_nothing(tmp_path: Path, claims: list[Claim
         made_board([entry], split="valid"),
     ):
         site = build_site([board], claims, tmp_path / "site")
-        assert "Recomputed here" not in (site / "claims.html").read_text("utf-8")
+        assert "Recomputed under this name" not in (site / "claims.html").read_text("utf-8")
 
 
 def test_a_board_says_what_its_data_are(read_site: dict[str, ReadPage]) -> None:
