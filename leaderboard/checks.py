@@ -9,17 +9,18 @@ import difflib
 import logging
 import math
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from m2kr.errors import M2KRError, UsageError, plainly
+from m2kr.errors import InputError, M2KRError, UsageError, plainly
 from m2kr.evaluation.metrics import parse
 from m2kr.packed import open_unpacked
 from m2kr.parquet import ParquetReader
@@ -323,7 +324,7 @@ def _too_long(path: Path, rows: int) -> str:
     """Whether a text file has too many lines or bytes, without keeping it."""
     lines = size = 0
     with open_unpacked(path) as file:
-        while part := file.read(_BLOCK):
+        while part := _part(file, path):
             lines, size = lines + part.count(b"\n"), size + len(part)
             if lines > rows + 1 or size > max(_BLOCK, rows * _LINE):
                 return (
@@ -332,11 +333,31 @@ def _too_long(path: Path, rows: int) -> str:
     return ""
 
 
+def _part(file: IO[bytes], path: Path) -> bytes:
+    try:
+        return file.read(_BLOCK)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"it can't be unpacked: {error}", where=str(path)) from error
+
+
 @_run_check("readable", "file")
 def _is_readable(case: RunCase) -> Iterator[Problem]:
     """The file is a run in Parquet or TREC's form, whole, that can be read in one way alone."""
-    del case  # reading tells
-    yield from ()
+    # Whether it is whole, reading tells. Text of other forms would be read, too.
+    if case.path.name.endswith(".parquet") or not case.path.is_file():
+        return
+    with suppress(M2KRError), open_unpacked(case.path) as file:
+        cells = next(
+            (line.split() for line in _part(file, case.path).split(b"\n") if line.strip()), []
+        )
+        if cells and (len(cells) < 6 or cells[1] not in (b"Q0", b"q0", b"0")):
+            yield Problem(
+                "readable",
+                f"{case.submitted.file}:1",
+                "its first line is not one of TREC's",
+                "qid Q0 docid rank score tag, parted by blanks or tabs",
+                _WRITE,
+            )
 
 
 @_run_check("one-reading", "rows")
@@ -422,7 +443,7 @@ def _is_deep_enough(case: RunCase) -> Iterator[Problem]:
     assert rows is not None
     longest = int(rows.counts().max(initial=0))
     pool = len(case.passages)
-    least = min(case.submitted.k, SHALLOWEST, pool)
+    least = min(SHALLOWEST, pool)
     if longest < least:
         yield Problem(
             "deep-enough",
