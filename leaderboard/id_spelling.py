@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _LONGEST = 80  # characters of an id that a message shows
+_MOST_FOLDED = 1_000_000  # ids; more would take minutes and gigabytes for the sake of a message
 # Letters of other scripts that look like Latin ones, and the marks that look like a hyphen or apostrophe.
 _LOOKS = str.maketrans(
     "АВЕЅІЈКМНОРСТУХԌԚԜаеорсухіјѕԁԛԝһӏνοραικΑΒΕΖΗΙΚΜΝΟΡΤΥΧⅼıɑɡօոս‐‑‒–—−ʼ’‘",
@@ -66,7 +67,7 @@ class KnownIds:
         """A known id that is like one that isn't, and in what they differ; empty if none is like it."""
         if self._plain is None:
             self._plain = {}
-            for chunk in self._ids.chunks:
+            for chunk in self._ids.chunks if len(self._ids) <= _MOST_FOLDED else ():
                 for known in chunk.to_pylist():
                     self._plain.setdefault(_folded(known, _STEPS), known)
         known = self._plain.get(_folded(unknown, _STEPS))

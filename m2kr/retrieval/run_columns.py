@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -162,11 +163,22 @@ def rows_of_columns(
         _compare_ranks(owners, scores, ranks, where)
     query_ids = coded.dictionary.to_pylist()
     counts = np.bincount(owners, minlength=len(query_ids)).tolist()
-    for place, query_id in empty:
-        query_ids.insert(place, query_id)
-        counts.insert(place, 0)
+    query_ids, counts = _with_empty(query_ids, counts, empty)
     offsets = row_offsets(np.array(counts, np.int64))
     return RunRows(tuple(query_ids), offsets, codes, vocabulary, scores, name, metadata or {})
+
+
+def _with_empty(
+    query_ids: list[str], counts: list[int], empty: Iterable[tuple[int, str]]
+) -> tuple[list[str], list[int]]:
+    """All queries and their numbers of rows, in one pass: a stranger's file may name millions."""
+    merged: list[tuple[str, int]] = []
+    rest = zip(query_ids, counts, strict=True)
+    for place, query_id in empty:
+        merged += islice(rest, min(len(counts), max(0, place - len(merged))))
+        merged.append((query_id, 0))
+    merged += rest
+    return [query_id for query_id, _ in merged], [count for _, count in merged]
 
 
 def _compare_ranks(

@@ -1,4 +1,5 @@
 import gzip
+import json
 import logging
 import random
 import tracemalloc
@@ -227,3 +228,15 @@ def test_a_long_id_in_every_row_is_refused_before_it_takes_memory(tmp_path):
     del text, ids
     with pytest.raises(InputError, match="140 rows hold more than"):
         Run.load(tmp_path / "x.parquet")
+
+
+def test_a_file_that_names_many_empty_queries_is_read_in_one_pass(tmp_path):
+    run = Run.from_dict({"a": {"p": 1.0}, "b": {}, "c": {"p": 1.0}, "d": {}, "e": {}})
+    run.save(tmp_path / "x.parquet")
+    assert Run.load(tmp_path / "x.parquet").query_ids == ("a", "b", "c", "d", "e")
+    # Where a stranger's file has them at the front, or beyond the end: a minute, if each moved all others.
+    empty = [[10**30 * (i % 2), f"q{i}"] for i in range(200_000)]
+    facts = json.dumps({"name": "x", "metadata": {}, "empty": empty}).encode()
+    table = pq.read_table(tmp_path / "x.parquet").replace_schema_metadata({b"m2kr.run": facts})
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert len(Run.load(tmp_path / "x.parquet")) == 200_002

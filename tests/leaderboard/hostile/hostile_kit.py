@@ -22,6 +22,10 @@ from support.toys import ToySplit, toy_split
 
 from m2kr.export.judge import write_judge_file
 from m2kr.retrieval.run import Run
+from m2kr_leaderboard.recompute import recompute
+from m2kr_leaderboard.scored import ScoredSubmission
+from m2kr_leaderboard.submission import Submission
+from m2kr_leaderboard.system_card import SubmittedRun, SystemCard, TrainingData
 
 NAME = "spoiled"
 SPLITS = {"alpha": 3, "beta": 4}  # seeds
@@ -340,3 +344,12 @@ def params(cases: Mapping[str, Case], by_default: int = 3) -> list[Any]:
         marks = [pytest.mark.slow] if seen[case.checks] > by_default else []
         made.append(pytest.param(case, id=name, marks=marks))
     return made
+
+
+def scored_unseen(folder: Path, data: Path) -> ScoredSubmission:
+    """What the scorer makes of a submission at whose form no door has looked."""
+    facts = Folder(folder).card
+    del facts["format"]
+    facts["training_data"] = tuple(TrainingData(**one) for one in facts["training_data"])
+    facts["runs"] = tuple(SubmittedRun(**run) for run in facts["runs"])
+    return recompute(Submission(folder, SystemCard(**facts), "0" * 64), data)

@@ -1,6 +1,7 @@
 """Runs that are none, or of something else, and files that only look like runs."""
 
 import gzip
+import json
 import random
 import struct
 import unicodedata
@@ -556,3 +557,16 @@ def a_memory_bomb_of_one_long_id(folder: Folder) -> None:
     ids = pa.DictionaryArray.from_arrays(pa.array([0] * 250, pa.int32()), [text])
     table = pa.table({"q_id": ["alpha-q0"] * 250, "doc_id": ids, "score": [1.0] * 250})
     folder.run_file(ALPHA).write_bytes(of_table(table))
+
+
+@refused("every-query-once")
+def empty_queries_by_the_hundred_thousand(folder: Folder) -> None:
+    """Queries without results take no rows: our files keep them beside the table."""
+    rows = ranking("alpha")
+    queries, passages, scores = map(list, zip(*rows, strict=True))
+    empty = [[0, f"q{i}"] for i in range(200_000)]
+    facts = json.dumps({"empty": empty, "metadata": {}, "name": "x"}).encode()
+    table = pa.table({"q_id": queries, "doc_id": passages, "score": scores})
+    folder.run_file(ALPHA).write_bytes(
+        of_table(table.replace_schema_metadata({b"m2kr.run": facts}))
+    )

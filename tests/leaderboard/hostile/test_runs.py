@@ -4,24 +4,13 @@ from pathlib import Path
 
 import hostile_runs  # noqa: F401 - it fills CASES
 import pytest
-from hostile_kit import CASES, RIGHT, Case, Folder, Place, copy_of, params, plain
+from hostile_kit import CASES, RIGHT, Case, Place, copy_of, params, plain, scored_unseen
 from support.plain_scores import KNOWN, ranked, rows_of, value
 
 from m2kr_leaderboard.problems import SubmissionRefused
-from m2kr_leaderboard.recompute import recompute
 from m2kr_leaderboard.scored import ScoredSubmission
-from m2kr_leaderboard.submission import Submission
-from m2kr_leaderboard.system_card import SubmittedRun, SystemCard, TrainingData
 
 RUNS = {name: case for name, case in CASES.items() if case.spoil.__module__ == "hostile_runs"}
-
-
-def scored(folder: Path, data: Path) -> ScoredSubmission:
-    facts = Folder(folder).card
-    del facts["format"]
-    facts["training_data"] = tuple(TrainingData(**one) for one in facts["training_data"])
-    facts["runs"] = tuple(SubmittedRun(**run) for run in facts["runs"])
-    return recompute(Submission(folder, SystemCard(**facts), "0" * 64), data)
 
 
 def require_right(folder: Path, submission: ScoredSubmission) -> None:
@@ -38,7 +27,7 @@ def require_right(folder: Path, submission: ScoredSubmission) -> None:
 
 
 def test_the_harness_scores_as_plain_loops_do(place: Place) -> None:
-    require_right(place.valid, scored(place.valid, place.data))
+    require_right(place.valid, scored_unseen(place.valid, place.data))
 
 
 @pytest.mark.parametrize("case", params(RUNS))
@@ -48,7 +37,7 @@ def test_a_hostile_run_is_refused_or_scored_rightly(
     folder = copy_of(place.valid, tmp_path)
     case.spoil(folder)
     try:
-        done = scored(folder.path, place.data)
+        done = scored_unseen(folder.path, place.data)
     except SubmissionRefused as refused:
         assert set(case.checks) & {RIGHT, *(problem.check for problem in refused.problems)}, refused
         assert all(problem.fix for problem in refused.problems)
