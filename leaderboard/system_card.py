@@ -1,7 +1,8 @@
 """What a submitter says of a system: the file ``system.yaml`` of a submission."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 FORMAT = "m2kr-submission-1"
@@ -93,3 +94,27 @@ class SystemCard:
     runs: tuple[SubmittedRun, ...]
     links: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+
+
+def card_as_yaml(card: SystemCard) -> str:
+    """A card as `read_card` reads it."""
+
+    def lines(value: Any, indent: str) -> list[str]:
+        if isinstance(value, Mapping):
+            made = []
+            for key, inner in value.items():
+                block = lines(inner, indent + "  ")
+                inline = len(block) == 1 and not isinstance(inner, Mapping | list | tuple)
+                made += [f"{indent}{key}: {block[0]}"] if inline else [f"{indent}{key}:", *block]
+                if isinstance(inner, Mapping | list | tuple) and not inner:
+                    made[-1] = f"{indent}{key}: " + ("{}" if isinstance(inner, Mapping) else "[]")
+            return made
+        if isinstance(value, list | tuple):
+            made = []
+            for inner in value:
+                block = lines(inner, indent + "  ")
+                made += [f"{indent}- {block[0].lstrip()}", *block[1:]]
+            return made
+        return [json.dumps(value, ensure_ascii=False)]
+
+    return "\n".join(lines({"format": FORMAT} | asdict(card), "")) + "\n"

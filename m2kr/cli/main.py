@@ -42,6 +42,7 @@ from m2kr.cli import (
     search,
     show,
     study,
+    submit,
     train,
     verify,
 )
@@ -193,6 +194,7 @@ PANELS: dict[str, dict[str, Any]] = {
         "score-answers": score_answers,
     },
     "Training": {"train": train, "mine": mine, "study": study},
+    "Leaderboard": {"submit": submit},
     "Search": {"search": search, "index": index, "model": model},
     "Help": {"demo": demo, "doctor": doctor},
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 import atheris
 
 sys.path.insert(0, str(Path(__file__).parent))
-with atheris.instrument_imports(include=["m2kr", "m2kr_builders"]):
+with atheris.instrument_imports(include=["m2kr", "m2kr_builders", "m2kr_leaderboard"]):
     from targets import SEEDS, TARGETS, one
 
     from m2kr.building import registry

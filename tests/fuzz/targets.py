@@ -1,8 +1,9 @@
-"""What is fuzzed: every parser of upstream bytes, each as a function of bytes that must not surprise.
+"""What is fuzzed: every parser of strangers' bytes, each as a function of bytes that must not surprise.
 
 A target may raise `M2KRError` (one clear message) or tell faults to a ledger; anything else is a defect.
 """
 
+import contextlib
 import gzip
 import io
 import itertools
@@ -26,6 +27,9 @@ from m2kr.building.release.tables import find_table
 from m2kr.building.spec import BuildContext
 from m2kr.errors import M2KRError
 from m2kr.instructions import templates_of
+from m2kr.retrieval.run import Run
+from m2kr_leaderboard.card_reader import read_card
+from m2kr_leaderboard.submission import opened_submission
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="m2kr-fuzz-"))
 MOST = 20_000  # rows taken of one input
@@ -260,6 +264,31 @@ def release(data: bytes) -> None:
         accounted(ctx, rows)
 
 
+def submission_card(data: bytes) -> None:
+    """The card of a submission to the leaderboard."""
+    path = SCRATCH / "system.yaml"
+    path.write_bytes(data)
+    read_card(path)
+
+
+def submission_archive(data: bytes) -> None:
+    """A packed submission."""
+    path = SCRATCH / "spoiled.zip"
+    path.write_bytes(data)
+    with opened_submission(path):
+        pass
+
+
+def run_file(data: bytes) -> None:
+    """A run in the forms that the leaderboard takes; lines are packed first, too."""
+    packed = gzip.compress(data, 1)
+    for name, content in (("a.parquet", data), ("a.trec.gz", data), ("a.trec.gz", packed)):
+        path = SCRATCH / name
+        path.write_bytes(content)
+        with contextlib.suppress(M2KRError):
+            Run.load(path)
+
+
 def _ignore(_: object) -> None:
     """A fault was told."""
 
@@ -287,6 +316,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         wit,
         iglue,
         release,
+        submission_card,
+        submission_archive,
+        run_file,
     )
 }
 SEEDS: dict[str, list[bytes]] = {
@@ -344,6 +376,16 @@ SEEDS: dict[str, list[bytes]] = {
         b'"caption_reference_description": "c", "page_url": "http://w/wiki/P", "wit_ix": "wit-test_2"}\n'
     ],
     "release": [],
+    "submission_card": [
+        b"format: m2kr-submission-1\nname: a\ntitle: A\nauthors: [B]\nparameters: 1\nlinks: {paper: "
+        b"'https://example.org'}\nzero_shot: {mini: true}\nruns:\n- {source: mini, split: test, k: 100, "
+        b"scores: {hit_rate@5: 0.5}, cost: {device: CPU}}\n"
+    ],
+    "submission_archive": [zipped(b"name: a\n", "spoiled/system.yaml")],
+    "run_file": [
+        b"q Q0 a%20b 1 2.5 t+pct\nq Q0 c 2 1 t+pct\n",
+        b"q_id\tdoc_id\tscore\nq\ta\t1.5\n",
+    ],
 }
 
 

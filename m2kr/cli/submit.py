@@ -1,0 +1,78 @@
+"""``m2kr submit``: Hand in systems to the leaderboard: check, pack."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from m2kr.cli import options, output
+
+if TYPE_CHECKING:
+    from m2kr_leaderboard.scored import ScoredSubmission
+
+Handed = Annotated[Path, typer.Argument(help="A submission: a folder, or what was packed of it.")]
+
+
+def check(
+    path: Handed,
+    data: options.Data = None,
+    json: options.Json = False,
+) -> None:
+    """Check a submission as the leaderboard does: its card, its files, its runs, and its scores.
+
+    All faults are told at once, each with what to do; nothing is written, and nothing of the submission
+    is executed.
+    """
+    from m2kr_leaderboard.recompute import recompute
+    from m2kr_leaderboard.submission import opened_submission
+
+    with output.Bars() as bars, opened_submission(path) as submission:
+        scored = recompute(submission, data, progress=bars)
+    if json:
+        output.emit(_facts(scored))
+        return
+    heads = ("source", "split", "metric", "score", "n")
+    rows = []
+    for run in scored.runs:
+        for name in run.result.shown:
+            facts = run.result.metrics[name]
+            value = facts["value"]
+            shown = "–" if value is None else f"{value:.4f}"
+            rows.append((run.submitted.source, run.submitted.split, name, shown, f"{facts['n']:,}"))
+    output.table(heads, rows, title=f"{scored.card.title} {scored.card.version}: all checks hold")
+    for run in scored.runs:
+        for note in run.notes if run.verified else ("unverified data: not ranked", *run.notes):
+            output.say(f"{run.submitted.source}/{run.submitted.split}: {note}")
+
+
+def _facts(scored: "ScoredSubmission") -> dict[str, object]:
+    return {
+        "name": scored.card.name,
+        "version": scored.card.version,
+        "sha256": scored.sha256,
+        "runs": [
+            {
+                "source": run.submitted.source,
+                "split": run.submitted.split,
+                "verified": run.verified,
+                "metrics": {name: facts["value"] for name, facts in run.result.metrics.items()},
+                "notes": list(run.notes),
+            }
+            for run in scored.runs
+        ],
+    }
+
+
+def pack_submission(
+    path: Annotated[Path, typer.Argument(help="A submission's folder.")], out: options.Out
+) -> None:
+    """Pack a submission into one file: equal submissions make equal files."""
+    from m2kr_leaderboard.pack import pack
+
+    output.say(f"packed {pack(path, out)}")
+
+
+SUBCOMMANDS = {
+    "check": (check, ("m2kr submit check my-system",)),
+    "pack": (pack_submission, ("m2kr submit pack my-system --out my-system.zip",)),
+}
