@@ -1,11 +1,18 @@
 """Boards: the systems of one source and split that were scored on the same data."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
+from .groups import significance_ranks
 from .scored import ScoredRun
 from .system_card import SystemCard
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Status = Literal["recomputed", "reproduced"]
 
@@ -76,3 +83,70 @@ class Board:
     rows: Sequence[BoardRow]
     smallest_difference: Mapping[str, float]
     notes: Sequence[str] = ()
+
+
+def make_boards(entries: Iterable[BoardEntry]) -> list[Board]:
+    """The boards of some systems' runs: one for each source, split and data, by key.
+
+    A board of unverified data has no ranks; its key ends in the begin of the data's fingerprint.
+    """
+    by_data: dict[tuple[str, str, str, str, bool], list[BoardEntry]] = {}
+    for entry in entries:
+        run = entry.scored.submitted
+        key = (run.source, run.split, run.edition, run.fingerprint, entry.scored.verified)
+        by_data.setdefault(key, []).append(entry)
+    verified = {key[:2] for key in sorted(by_data) if key[4]}
+    boards: list[Board] = []
+    for key, of_data in sorted(by_data.items()):
+        name = f"{key[0]}.{key[1]}"
+        first = not any(board.key == name for board in boards)
+        if not (first and (key[4] or key[:2] not in verified)):
+            name += f".{key[3].partition(':')[2][:8]}"
+        boards.append(_board(name, of_data))
+    return sorted(boards, key=lambda board: board.key)
+
+
+def _board(key: str, entries: Sequence[BoardEntry]) -> Board:
+    submitted, result = entries[0].scored.submitted, entries[0].scored.result
+    metrics = list(dict.fromkeys(m for e in entries for m in e.scored.result.metrics))
+    ordered = sorted(entries, key=lambda e: _place(e, result.headline))
+    verified = all(entry.scored.verified for entry in entries)
+    ranks: list[dict[str, tuple[int, int]]] = [{} for _ in ordered]
+    smallest: dict[str, float] = {}
+    for metric in metrics if verified else ():
+        having = [i for i, e in enumerate(ordered) if metric in e.scored.result.scores]
+        if not having:
+            continue
+        table = np.stack([_per_query(ordered[i], result.query_ids, metric) for i in having], 1)
+        of_metric, least = significance_ranks(table)
+        for i, rank in zip(having, of_metric, strict=True):
+            ranks[i][metric] = rank
+        if not math.isnan(least):
+            smallest[metric] = least
+    return Board(
+        key=key,
+        source=submitted.source,
+        split=submitted.split,
+        edition=submitted.edition,
+        fingerprint=submitted.fingerprint,
+        headline=result.headline,
+        metrics=metrics,
+        verified=verified,
+        rows=[BoardRow(entry, rank) for entry, rank in zip(ordered, ranks, strict=True)],
+        smallest_difference=smallest,
+        notes=(result.comparable,) if result.comparable else (),
+    )
+
+
+def _place(entry: BoardEntry, headline: str) -> tuple[float, str, str]:
+    value = entry.scored.result.value(headline)
+    return (-value if value is not None else 1.0, entry.card.name, entry.card.version)
+
+
+def _per_query(entry: BoardEntry, query_ids: Sequence[str], metric: str) -> "NDArray[np.float64]":
+    """Scores in the order of the board's first system."""
+    result = entry.scored.result
+    if tuple(result.query_ids) == tuple(query_ids):
+        return result.scores[metric]
+    places = {query: place for place, query in enumerate(result.query_ids)}
+    return result.scores[metric][[places[query] for query in query_ids]]

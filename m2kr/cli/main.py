@@ -30,6 +30,7 @@ from m2kr.cli import (
     import_,
     index,
     info,
+    leaderboard,
     list_,
     merge,
     mine,
@@ -194,7 +195,7 @@ PANELS: dict[str, dict[str, Any]] = {
         "score-answers": score_answers,
     },
     "Training": {"train": train, "mine": mine, "study": study},
-    "Leaderboard": {"submit": submit},
+    "Leaderboard": {"submit": submit, "leaderboard": leaderboard},
     "Search": {"search": search, "index": index, "model": model},
     "Help": {"demo": demo, "doctor": doctor},
 }

@@ -29,8 +29,13 @@ def check(
     with output.Bars() as bars, opened_submission(path) as submission:
         scored = recompute(submission, data, progress=bars)
     if json:
-        output.emit(_facts(scored))
+        output.emit(scored_facts(scored))
         return
+    show_scored(scored)
+
+
+def show_scored(scored: "ScoredSubmission") -> None:
+    """A submission's scores as a board has them, and what must be said of them."""
     heads = ("source", "split", "metric", "score", "n")
     rows = []
     for run in scored.runs:
@@ -45,7 +50,8 @@ def check(
             output.say(f"{run.submitted.source}/{run.submitted.split}: {note}")
 
 
-def _facts(scored: "ScoredSubmission") -> dict[str, object]:
+def scored_facts(scored: "ScoredSubmission") -> dict[str, object]:
+    """The same for ``--json``."""
     return {
         "name": scored.card.name,
         "version": scored.card.version,

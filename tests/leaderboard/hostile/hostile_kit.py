@@ -335,15 +335,21 @@ class Place:
     valid: Path
 
 
-def params(cases: Mapping[str, Case], by_default: int = 3) -> list[Any]:
-    """Cases as parameters of a test: of each kind of refusal a few by default, all with the slow ones."""
-    seen: dict[tuple[str, ...], int] = {}
-    made = []
+def few(cases: Mapping[str, Case], most: int = 6) -> list[Any]:
+    """Some cases of each kind of refusal, as parameters of a test."""
+    seen: dict[tuple[str, ...], list[Any]] = {}
     for name, case in cases.items():
-        seen[case.checks] = seen.get(case.checks, 0) + 1
-        marks = [pytest.mark.slow] if seen[case.checks] > by_default else []
-        made.append(pytest.param(case, id=name, marks=marks))
-    return made
+        seen.setdefault(case.checks, []).append(pytest.param(case, id=name))
+    return [one for of_kind in seen.values() for one in of_kind[:: -(-len(of_kind) // most)]]
+
+
+def params(cases: Mapping[str, Case]) -> list[Any]:
+    """All cases as parameters of a test; by default only a few of each kind are run."""
+    default = {param.id for param in few(cases, 3)}
+    return [
+        pytest.param(case, id=name, marks=[] if name in default else [pytest.mark.slow])
+        for name, case in cases.items()
+    ]
 
 
 def scored_unseen(folder: Path, data: Path) -> ScoredSubmission:
