@@ -246,7 +246,7 @@ class _CardReader:
             source = self._text(fields.get("source"), f"{where}.source", TITLE)
             split = fields.get("split")
             word = None
-            if split is not None and not _is_nothing(split):
+            if split is not None and not _is_nothing(split) and split.value != "":
                 word = self._text(split, f"{where}.split", TITLE)
             data.append(TrainingData(source or "", word or ""))
         return tuple(data)

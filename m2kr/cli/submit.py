@@ -1,5 +1,6 @@
-"""``m2kr submit``: Hand in systems to the leaderboard: check, pack."""
+"""``m2kr submit``: Hand in systems to the leaderboard: init, check, pack."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,31 @@ if TYPE_CHECKING:
     from m2kr_leaderboard.scored import ScoredSubmission
 
 Handed = Annotated[Path, typer.Argument(help="A submission: a folder, or what was packed of it.")]
+
+
+def init(
+    results: Annotated[
+        list[str], typer.Argument(help="Results of one system, one for each source and split.")
+    ],
+    out: options.Out,
+    set_: options.Settings = None,
+) -> None:
+    """Make a submission of results: their runs, and a card with what they know of themselves.
+
+    Settings are fields of the card: title, version, authors (parted by semicolons), contact, licence,
+    kind (single-stage, re-rank, fusion), parameters, training_data (okvqa:train,a crawl; or none),
+    zero_shot, query_modalities, passage_modalities, hardware, note, links.paper, links.code, links.model,
+    links.page; k cuts the rankings. What nobody says stays empty in system.yaml, to be filled in.
+    """
+    from m2kr_leaderboard.init import init_submission
+
+    folder, lacking = init_submission(results, out, options.settings(set_))
+    output.say(f"made {folder}: system.yaml, runs/")
+    if lacking:
+        output.say("to be filled in, by hand or by --set KEY=VALUE:")
+        for fault in lacking:
+            output.say(fault)
+    output.say(f"next: m2kr submit check {shlex.quote(str(folder))}")
 
 
 def check(
@@ -79,6 +105,12 @@ def pack_submission(
 
 
 SUBCOMMANDS = {
+    "init": (
+        init,
+        (
+            "m2kr submit init 'results/mini.test.bm25.*.json' --out my-system --set authors='Ada Lovelace'",
+        ),
+    ),
     "check": (check, ("m2kr submit check my-system",)),
     "pack": (pack_submission, ("m2kr submit pack my-system --out my-system.zip",)),
 }
