@@ -143,8 +143,8 @@ class _CardReader:
         if not isinstance(node.value, str):
             self.fault(node, key, f"it is {_shown(node)}", "one text")
             return None
-        if _is_nothing(node):
-            self.fault(node, key, "it is empty", "a text")
+        if _is_nothing(node) or node.value == "":
+            self.fault(node, key, "it is empty", "a text", f"fill it in, in {CARD}")
             return None
         return node.value
 
@@ -182,7 +182,8 @@ class _CardReader:
             self.fault(node, key, f"it is {_shown(node)}", "a list")
             return []
         if not least <= len(node.value) <= most:
-            self.fault(node, key, f"it has {len(node.value):,} entries", f"{least} to {most}")
+            what = f"it has {len(node.value):,} entries" if node.value else "it is empty"
+            self.fault(node, key, what, f"{least} to {most} entries")
             return []
         return node.value
 

@@ -1,6 +1,6 @@
 """Scoring many submissions: those that m2kr brings along, and others."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +8,13 @@ from m2kr._version import __version__
 from m2kr.progress import SILENT, Progress
 
 from .boards import BoardEntry
+from .card_reader import read_card
+from .id_spelling import spelling_difference
 from .problems import Problem, SubmissionRefused
 from .recompute import recompute
 from .scored import ScoredSubmission
 from .submission import opened_submission
-from .system_card import CARD
+from .system_card import CARD, SystemCard
 
 _PACKAGED = Path(__file__).parent / "submissions"
 
@@ -27,27 +29,51 @@ def score_all(
 ) -> list[ScoredSubmission]:
     """Checks and scores submissions; of one name and version the last counts.
 
+    A title that could be taken for that of another system, here or among those that m2kr brings along, is
+    refused.
+
     Raises:
         MissingError: There is nothing of such a name.
         SubmissionRefused: Some have faults; all faults of all of them.
     """
     problems: list[Problem] = []
     scored: dict[tuple[str, str], ScoredSubmission] = {}
+    titles = _known_titles()
     for path in paths:
+        faults: Sequence[Problem] = ()
         try:
             with opened_submission(path) as submission:
                 one = recompute(submission, data, progress=progress)
         except SubmissionRefused as refused:
-            name = (
-                path.name if path.name.isascii() and path.name.isprintable() else ascii(path.name)
-            )
-            before = f"{name[:80]}/" if len(paths) > 1 else ""
-            problems += [replace(p, where=before + p.where) for p in refused.problems]
+            faults = refused.problems
         else:
             scored[one.card.name, one.card.version] = one
+            faults = _confusable(one.card, titles)
+            titles[one.card.name] = one.card.title
+        name = path.name if path.name.isascii() and path.name.isprintable() else ascii(path.name)
+        before = f"{name[:80]}/" if len(paths) > 1 else ""
+        problems += [replace(fault, where=before + fault.where) for fault in faults]
     if problems:
         raise SubmissionRefused(problems)
     return [scored[key] for key in sorted(scored)]
+
+
+def _known_titles() -> dict[str, str]:
+    cards = [read_card(folder / CARD) for folder in packaged_submissions()]
+    return {card.name: card.title for card in cards}
+
+
+def _confusable(card: SystemCard, titles: Mapping[str, str]) -> list[Problem]:
+    """Whether a title is another system's, or differs from it only in what nobody sees."""
+    for name, title in titles.items():
+        if name == card.name:
+            continue
+        differs = spelling_difference(card.title, title)
+        if card.title == title or differs:
+            only = f", and differs only in {' and '.join(differs)}" if differs else ""
+            what = f"the title {card.title!a} is like {title!a} of {name}{only}"
+            return [Problem("own-title", f"{CARD}, title", what, "another", f"change it in {CARD}")]
+    return []
 
 
 def as_entries(scored: Iterable[ScoredSubmission]) -> list[BoardEntry]:

@@ -102,6 +102,29 @@ def test_ci_and_the_site_refuse_it_too(
     assert listing(tmp_path) == before or case.checks == (RIGHT,)
 
 
+@pytest.mark.parametrize(
+    "title",
+    [
+        "A system to spoil",
+        "a System to spoil",
+        "A syst\u0435m to spoil",  # a Cyrillic е
+        "\uff21 system to spoil",
+        "A  system  to spoil",
+    ],
+)
+def test_a_title_that_is_like_anothers_is_refused(
+    title: str, place: Place, alone: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(place.valid, tmp_path)
+    other = Folder(folder.path.rename(folder.path.with_name("other")))
+    other.set("name", "other")
+    other.set("title", title)
+    words = ["leaderboard", "validate", str(place.valid), str(other.path), "--data"]
+    done = CliRunner().invoke(app, [*words, str(place.data)])
+    assert done.exit_code == 1
+    assert "[own-title]" in done.output and "other/system.yaml" in done.output
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="memory of a child is not told here")
 def test_bombs_take_little_memory(place: Place, alone: Path, tmp_path: Path) -> None:
