@@ -7,12 +7,13 @@ from pathlib import Path
 from m2kr._version import __version__
 from m2kr.progress import SILENT, Progress
 
-from .boards import BoardEntry
+from .boards import BoardEntry, Status
 from .card_reader import read_card
 from .id_spelling import spelling_difference
 from .problems import Problem, SubmissionRefused
 from .recompute import recompute
-from .scored import ScoredSubmission
+from .reproduced import is_reproduced
+from .scored import ScoredRun, ScoredSubmission
 from .submission import opened_submission
 from .system_card import CARD, SystemCard
 
@@ -79,7 +80,11 @@ def _confusable(card: SystemCard, titles: Mapping[str, str]) -> list[Problem]:
 def as_entries(scored: Iterable[ScoredSubmission]) -> list[BoardEntry]:
     """What a board shows of submissions that this version scored; without a date, so that builds agree."""
     return [
-        BoardEntry(one.card, run, "recomputed", one.sha256, __version__, "", "")
+        BoardEntry(one.card, run, _status(one.card, run), one.sha256, __version__, "", "")
         for one in scored
         for run in one.runs
     ]
+
+
+def _status(card: SystemCard, run: ScoredRun) -> Status:
+    return "reproduced" if is_reproduced(card, run.submitted) else "recomputed"
