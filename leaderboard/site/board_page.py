@@ -29,22 +29,23 @@ def board_pages(site: SiteContext) -> Iterator[tuple[str, bytes]]:
             f"boards/{board.key}.html",
             "board.html",
             "sort.js",
-            title=_heading(board),
-            heading=_heading(board),
+            title=board_heading(board),
+            heading=board_heading(board),
             board=board,
             facts=source_facts().get(board.source, SourceFacts()),
             about=_about(board),
             headline_heading=MetricHead.of(board.headline).heading,
-            columns=_columns(board),
+            columns=board_columns(board),
             rest=[MetricHead.of(name) for name in board.metrics],
-            rows=_rows(board),
+            rows=board_rows(board),
             groups=_groups(board),
             smallest=_smallest(board),
             claims=claim_groups(claims, scores),
         )
 
 
-def _heading(board: Board) -> str:
+def board_heading(board: Board) -> str:
+    """What a board is called."""
     return f"{source_title(board.source)}, {board.split}" if board.source else "Mean of all sources"
 
 
@@ -64,7 +65,7 @@ def _about(board: Board) -> list[tuple[str, str]]:
     return [(name, value) for name, value in about if value]
 
 
-def _columns(board: Board) -> list[MetricHead]:
+def board_columns(board: Board) -> list[MetricHead]:
     """The metrics that the first table has: the headline, and those that reports show."""
     shown = [
         name
@@ -75,8 +76,9 @@ def _columns(board: Board) -> list[MetricHead]:
     return [MetricHead.of(name) for name in dict.fromkeys([board.headline, *shown])]
 
 
-def _rows(board: Board) -> list[dict[str, Any]]:
-    columns = [head.name for head in _columns(board)]
+def board_rows(board: Board) -> list[dict[str, Any]]:
+    """What tables show of each system, in the order of the board."""
+    columns = [head.name for head in board_columns(board)]
     best = {name: _best(board, name) if board.verified else None for name in board.metrics}
     rows = []
     for row in board.rows:

@@ -14,12 +14,14 @@ from ..claims import Claim
 from .board_page import board_pages
 from .context import SiteContext, site_style
 from .downloads import download_files
+from .index_page import index_pages
 from .ledger_page import ledger_pages
 from .submit_page import submit_pages
 from .system_page import system_pages
 
 MARKER = "m2kr-leaderboard-site"
 _PARTS: tuple[Callable[[SiteContext], Iterator[tuple[str, bytes]]], ...] = (
+    index_pages,
     board_pages,
     system_pages,
     ledger_pages,

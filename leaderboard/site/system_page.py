@@ -51,7 +51,7 @@ def _page_of(entries: Sequence[BoardEntry], boards: Sequence[Board]) -> dict[str
     return {
         "title": card.title,
         "card": card,
-        "parameters": _parameters(card.parameters),
+        "parameters": parameters_in_words(card.parameters),
         "notes": notes,
         "scores": scores,
         "all_heads": [_where(e) for e in _in_order(current)],
@@ -132,14 +132,14 @@ def _about(entry: BoardEntry) -> list[tuple[str, str]]:
         ("Kind", card.kind),
         ("Reads of a query", " and ".join(card.query_modalities)),
         ("Reads of a passage", " and ".join(card.passage_modalities)),
-        ("Parameters", _parameters(card.parameters)),
+        ("Parameters", parameters_in_words(card.parameters)),
         ("Hardware", card.hardware),
         ("Runs made with m2kr", card.m2kr_version),
     ]
     return [(name, value) for name, value in about if value]
 
 
-def _parameters(count: int | None) -> str:
+def parameters_in_words(count: int | None) -> str:
     """A number of weights as people say it."""
     if count is None:
         return "number of parameters not stated"

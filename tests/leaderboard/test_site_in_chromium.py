@@ -22,6 +22,7 @@ HOSTILE = (
 LONG = "Aünbrokenword" * 6
 SYSTEMS = 300 if os.environ.get("M2KR_WHOLE") else 60
 PAGES = (
+    "index.html",
     "claims.html",
     "boards/okvqa.test.html",
     "boards/mini.test.html",

@@ -1,8 +1,8 @@
 "use strict";
-// Hides the numbers that don't meet all filters, and the sections that have none left.
+// Hides the rows that don't meet all filters, and the sections that have none left.
 const form = document.querySelector("[data-filters]");
 const selects = [...form.querySelectorAll("[data-filter]")], words = form.querySelector("[data-filter-words]");
-const rows = [...document.querySelectorAll("tr[data-protocol]")].map(row => ({row, text: row.textContent.toLowerCase()}));
+const rows = [...document.querySelectorAll("[data-section] tbody tr")].map(row => ({row, text: row.textContent.toLowerCase()}));
 const sections = [...document.querySelectorAll("[data-section]")], found = document.querySelector("[data-found]");
 
 function filter() {
@@ -15,7 +15,7 @@ function filter() {
     left += shown;
   }
   for (const section of sections) section.hidden = !section.querySelector("tbody tr:not([hidden])");
-  found.textContent = `${left} of ${rows.length} numbers`;
+  found.textContent = `${left} of ${rows.length} ${found.dataset.found}`;
 }
 form.hidden = false;
 form.addEventListener("input", filter);
