@@ -110,7 +110,9 @@ _FILES: dict[Path, dict[str, bytes]] = {}
 
 def ranking_of(source: str) -> list[Row]:
     """Some of a run's rows, made once."""
-    return _RANKINGS.setdefault(source, ranking(source, depth=20))
+    if source not in _RANKINGS:
+        _RANKINGS[source] = ranking(source, depth=8)
+    return _RANKINGS[source]
 
 
 def _files(ground: Ground) -> dict[str, bytes]:
