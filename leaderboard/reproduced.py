@@ -11,7 +11,7 @@ REPRODUCED = Path(__file__).parent / "data" / "reproduced.csv"
 
 
 @dataclass(frozen=True, slots=True)
-class Reproduction:
+class ReproducedRun:
     """That a maintainer ran a system, and its rankings came out the same.
 
     Attributes:
@@ -36,10 +36,10 @@ class Reproduction:
 
 
 @cache
-def load_reproductions() -> tuple[Reproduction, ...]:
+def load_reproductions() -> tuple[ReproducedRun, ...]:
     """All rows of the file."""
     with REPRODUCED.open(encoding="utf-8", newline="") as file:
-        return tuple(Reproduction(**row) for row in csv.DictReader(file))
+        return tuple(ReproducedRun(**row) for row in csv.DictReader(file))
 
 
 def is_reproduced(card: SystemCard, run: SubmittedRun) -> bool:

@@ -18,6 +18,12 @@ from .submission import opened_submission
 from .system_card import CARD, SystemCard
 
 _PACKAGED = Path(__file__).parent / "submissions"
+# Two systems may be called BM25; none may seem to be another's.
+_DECEPTIVE = {
+    "invisible characters",
+    "compatibility forms of characters",
+    "letters that look alike",
+}
 
 
 def packaged_submissions() -> list[Path]:
@@ -30,33 +36,44 @@ def score_all(
 ) -> list[ScoredSubmission]:
     """Checks and scores submissions; of one name and version the last counts.
 
-    A title that could be taken for that of another system, here or among those that m2kr brings along, is
-    refused.
+    Those that m2kr brings along come last in time: where another has a fault, they need no score. A title
+    with letters that only look like those of another system's title is refused.
 
     Raises:
         MissingError: There is nothing of such a name.
         SubmissionRefused: Some have faults; all faults of all of them.
     """
-    problems: list[Problem] = []
+    faults: dict[Path, Sequence[Problem]] = {}
     scored: dict[tuple[str, str], ScoredSubmission] = {}
     titles = _known_titles()
-    for path in paths:
-        faults: Sequence[Problem] = ()
+    for path in reversed(paths):
+        if faults and path.parent == _PACKAGED:
+            break
         try:
             with opened_submission(path) as submission:
                 one = recompute(submission, data, progress=progress)
         except SubmissionRefused as refused:
-            faults = refused.problems
-        else:
-            scored[one.card.name, one.card.version] = one
-            faults = _confusable(one.card, titles)
-            titles[one.card.name] = one.card.title
-        name = path.name if path.name.isascii() and path.name.isprintable() else ascii(path.name)
-        before = f"{name[:80]}/" if len(paths) > 1 else ""
-        problems += [replace(fault, where=before + fault.where) for fault in faults]
-    if problems:
-        raise SubmissionRefused(problems)
+            faults[path] = refused.problems
+            continue
+        if confusable := _confusable(one.card, titles):
+            faults[path] = confusable
+        titles[one.card.name] = one.card.title
+        scored.setdefault((one.card.name, one.card.version), one)
+    if faults:
+        raise SubmissionRefused(
+            [
+                replace(fault, where=_before(path, paths) + fault.where)
+                for path in paths
+                for fault in faults.get(path, ())
+            ]
+        )
     return [scored[key] for key in sorted(scored)]
+
+
+def _before(path: Path, paths: Sequence[Path]) -> str:
+    """What stands before a place in one of several submissions."""
+    name = path.name if path.name.isascii() and path.name.isprintable() else ascii(path.name)
+    return f"{name[:80]}/" if len(paths) > 1 else ""
 
 
 def _known_titles() -> dict[str, str]:
@@ -65,14 +82,16 @@ def _known_titles() -> dict[str, str]:
 
 
 def _confusable(card: SystemCard, titles: Mapping[str, str]) -> list[Problem]:
-    """Whether a title is another system's, or differs from it only in what nobody sees."""
+    """Whether a title differs from another system's only in what nobody sees."""
     for name, title in titles.items():
         if name == card.name:
             continue
         differs = spelling_difference(card.title, title)
-        if card.title == title or differs:
-            only = f", and differs only in {' and '.join(differs)}" if differs else ""
-            what = f"the title {card.title!a} is like {title!a} of {name}{only}"
+        if not _DECEPTIVE.isdisjoint(differs):
+            what = (
+                f"the title {card.title!a} is like {title!a} of {name}, and differs only in "
+                + " and ".join(differs)
+            )
             return [Problem("own-title", f"{CARD}, title", what, "another", f"change it in {CARD}")]
     return []
 
