@@ -36,7 +36,7 @@ class ReproducedRun:
 
 
 @cache
-def load_reproductions() -> tuple[ReproducedRun, ...]:
+def reproduced_runs() -> tuple[ReproducedRun, ...]:
     """All rows of the file."""
     with REPRODUCED.open(encoding="utf-8", newline="") as file:
         return tuple(ReproducedRun(**row) for row in csv.DictReader(file))
@@ -47,5 +47,5 @@ def is_reproduced(card: SystemCard, run: SubmittedRun) -> bool:
     key = (card.name, card.version, run.source, run.split, run.run_sha256)
     return any(
         (one.system, one.version, one.source, one.split, one.run_sha256) == key
-        for one in load_reproductions()
+        for one in reproduced_runs()
     )
