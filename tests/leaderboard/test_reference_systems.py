@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from m2kr_leaderboard.reproduced import is_reproduced, load_reproductions
+from m2kr_leaderboard.reproduced import is_reproduced, reproduced_runs
 from m2kr_leaderboard.scoring import packaged_submissions, score_all
 from m2kr_leaderboard.submission import open_submission
 
@@ -38,8 +38,8 @@ def test_what_was_reproduced_is_a_run_that_was_handed_in() -> None:
         for card in (open_submission(folder).card for folder in packaged_submissions())
         for run in card.runs
     }
-    assert load_reproductions()
-    for one in load_reproductions():
+    assert reproduced_runs()
+    for one in reproduced_runs():
         key = (one.system, one.version, one.source, one.split, one.run_sha256)
         assert key in runs, f"{one.system} was handed in anew: run it again, or take the row away"
         assert is_reproduced(*runs[key])
