@@ -9,6 +9,7 @@ from m2kr.cli import options, output
 from m2kr.cli.submit import scored_facts, show_scored
 
 if TYPE_CHECKING:
+    from m2kr_leaderboard.boards import Board, BoardRow
     from m2kr_leaderboard.scored import ScoredSubmission
 
 Submissions = Annotated[
@@ -33,10 +34,29 @@ def build_pages(
 
     given = list(submissions or ())
     with output.Bars() as bars:
-        scored = score_all([*packaged_submissions(), *given], data, progress=bars)
+        packaged = packaged_submissions()
+        scored = score_all([*packaged, *given], data, progress=bars)
         boards = make_boards(as_entries(scored))
         path = build_site(boards, load_claims(), out, progress=bars)
-    output.say(f"{len(boards)} boards: open {path / 'index.html'}")
+    brought = {folder.name for folder in packaged}
+    for board in boards:
+        for row in board.rows:
+            if row.entry.card.name not in brought:
+                output.say(_place(board, row))
+    count = f"{len(boards)} board" + ("" if len(boards) == 1 else "s")
+    output.say(f"{count}: open {path / 'index.html'}")
+
+
+def _place(board: "Board", row: "BoardRow") -> str:
+    """Where a system stands on a board, in a line."""
+    value = row.entry.scored.result.value(board.headline)
+    score = "undefined" if value is None else f"{value:.4f}"
+    words = f"{row.entry.card.title} on {board.key}: {board.headline} {score}"
+    if board.headline not in row.ranks:
+        return f"{words}, not ranked: the data are unverified"
+    best, worst = row.ranks[board.headline]
+    rank = f"{best}" if best == worst else f"{best}–{worst}"
+    return f"{words}, rank {rank} of {len(board.rows)}"
 
 
 def validate(
