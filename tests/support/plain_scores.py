@@ -38,7 +38,8 @@ def rows_of(file: Path) -> list[tuple[str, str, float]]:
         columns = [table.column(name).to_pylist() for name in names]
         return [(_text(q), _text(p), float(s)) for q, p, s in zip(*columns, strict=True)]
     rows = []
-    text = gzip.decompress(file.read_bytes()).decode("utf-8-sig")
+    # What is no UTF-8 may stand in columns that mean nothing.
+    text = gzip.decompress(file.read_bytes()).decode("utf-8-sig", errors="surrogateescape")
     for line in text.replace("\r", "\n").split("\n"):
         if cells := line.split():
             query, _, passage, _, score, tag, *_ = cells
