@@ -17,7 +17,7 @@ from .checks import RunCase, check_run, check_scores
 from .problems import Problem, SubmissionRefused
 from .scored import ScoredRun, ScoredSubmission
 from .submission import Submission
-from .system_card import SystemCard
+from .system_card import CARD, SystemCard
 
 
 def recompute(
@@ -57,7 +57,8 @@ def recompute(
             progress.advance("runs", 1)
     if problems:
         raise SubmissionRefused(problems)
-    return ScoredSubmission(card, submission.sha256, tuple(scored))
+    raw = (submission.folder / CARD).read_bytes()
+    return ScoredSubmission(card, submission.sha256, tuple(scored), card_bytes=raw)
 
 
 def _score(case: RunCase, card: SystemCard) -> list[Problem]:

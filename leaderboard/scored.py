@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from m2kr._version import __version__
 from m2kr.evaluation.result import Result
 
 from .system_card import SubmittedRun, SystemCard
@@ -35,8 +36,16 @@ class ScoredSubmission:
         card: What its submitter says.
         sha256: Of the submission.
         runs: In the order of the card's.
+        harness: Version of m2kr that scored it.
+        commit: Of its source code; empty where unknown, or not kept.
+        date: Of scoring, as ``2026-12-01``; empty of what isn't kept.
+        card_bytes: The card as it was handed in.
     """
 
     card: SystemCard
     sha256: str
     runs: tuple[ScoredRun, ...]
+    harness: str = __version__
+    commit: str = ""
+    date: str = ""
+    card_bytes: bytes = field(default=b"", repr=False)

@@ -4,17 +4,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from m2kr._version import __version__
 from m2kr.progress import SILENT, Progress
 
-from .boards import BoardEntry, Status
+from .boards import BoardEntry, Status, make_boards
 from .card_reader import read_card
 from .id_spelling import spelling_difference
 from .problems import Problem, SubmissionRefused
 from .recompute import recompute
 from .reproduced import is_reproduced
+from .results import ResultStore
 from .scored import ScoredRun, ScoredSubmission
-from .submission import opened_submission
+from .submission import Submission, opened_submission
 from .system_card import CARD, SystemCard
 
 _PACKAGED = Path(__file__).parent / "submissions"
@@ -32,9 +32,15 @@ def packaged_submissions() -> list[Path]:
 
 
 def score_all(
-    paths: Sequence[Path], data: Path | None = None, progress: Progress = SILENT
+    paths: Sequence[Path],
+    data: Path | None = None,
+    progress: Progress = SILENT,
+    store: ResultStore | None = None,
 ) -> list[ScoredSubmission]:
     """Checks and scores submissions; of one name and version the last counts.
+
+    What the store has of the very same submission, by this version of m2kr, is taken from there; a version
+    that it has with other content is refused.
 
     Those that m2kr brings along come last in time: where another has a fault, they need no score. A title
     with letters that only look like those of another system's title is refused.
@@ -51,7 +57,12 @@ def score_all(
             break
         try:
             with opened_submission(path) as submission:
-                one = recompute(submission, data, progress=progress)
+                others = store.other_contents(submission) if store else []
+                if others:
+                    raise SubmissionRefused([_other_content(submission, others)])
+                one = (store and store.find(submission)) or recompute(
+                    submission, data, progress=progress
+                )
         except SubmissionRefused as refused:
             faults[path] = refused.problems
             continue
@@ -76,6 +87,19 @@ def _before(path: Path, paths: Sequence[Path]) -> str:
     return f"{name[:80]}/" if len(paths) > 1 else ""
 
 
+def _other_content(submission: Submission, others: Sequence[str]) -> Problem:
+    """A version is one thing: its scores were published."""
+    card = submission.card
+    return Problem(
+        "own-version",
+        f"{CARD}, version",
+        f"version {card.version} of {card.name} was scored with other content: {others[0]}…, and not "
+        f"{submission.sha256[:12]}…",
+        "another version for other runs or another card",
+        f"change the version in {CARD}",
+    )
+
+
 def _known_titles() -> dict[str, str]:
     cards = [read_card(folder / CARD) for folder in packaged_submissions()]
     return {card.name: card.title for card in cards}
@@ -97,12 +121,43 @@ def _confusable(card: SystemCard, titles: Mapping[str, str]) -> list[Problem]:
 
 
 def as_entries(scored: Iterable[ScoredSubmission]) -> list[BoardEntry]:
-    """What a board shows of submissions that this version scored; without a date, so that builds agree."""
+    """What a board shows of submissions that were scored."""
     return [
-        BoardEntry(one.card, run, _status(one.card, run), one.sha256, __version__, "", "")
+        BoardEntry(
+            *(one.card, run, _status(one.card, run), one.sha256),
+            *(one.harness, one.commit, one.date),
+        )
         for one in scored
         for run in one.runs
     ]
+
+
+def places(
+    scored: Iterable[ScoredSubmission], data: Path | None = None, progress: Progress = SILENT
+) -> dict[str, list[dict[str, str]]]:
+    """Where submissions would stand among those that m2kr brings along: by their hash, on each board.
+
+    Args:
+        scored: The submissions; one that m2kr brings along in another version gives way to it.
+        data: As for `recompute.recompute`.
+        progress: Told of the runs that are scored.
+    """
+    new = list(scored)
+    names = {one.card.name for one in new}
+    known = [path for path in packaged_submissions() if path.name not in names]
+    others = score_all(known, data, progress, ResultStore())
+    found: dict[str, list[dict[str, str]]] = {one.sha256: [] for one in new}
+    for board in make_boards(as_entries([*others, *new])):
+        for row in board.rows:
+            if row.entry.submission_sha256 in found:
+                best, worst = row.ranks.get(board.headline, (0, 0))
+                rank = "none: unverified data"
+                if best:
+                    rank = str(best) if best == worst else f"{best} to {worst}"
+                found[row.entry.submission_sha256].append(
+                    {"board": board.key, "rank": rank, "systems": str(len(board.rows))}
+                )
+    return found
 
 
 def _status(card: SystemCard, run: ScoredRun) -> Status:

@@ -9,7 +9,7 @@ from m2kr.progress import SILENT, Progress
 from m2kr.report.page.data_files import write_synced
 from m2kr.report.page.folder import replacing_folder
 
-from ..boards import Board
+from ..boards import Board, BoardEntry
 from ..claims import Claim
 from .board_page import board_pages
 from .context import SiteContext, site_style
@@ -31,7 +31,12 @@ _PARTS: tuple[Callable[[SiteContext], Iterator[tuple[str, bytes]]], ...] = (
 
 
 def build_site(
-    boards: Sequence[Board], claims: Sequence[Claim], out: Path, progress: Progress = SILENT
+    boards: Sequence[Board],
+    claims: Sequence[Claim],
+    out: Path,
+    *,
+    history: Sequence[BoardEntry] = (),
+    progress: Progress = SILENT,
 ) -> Path:
     """Writes the site, whole or not at all; an older one of this name is replaced.
 
@@ -41,6 +46,7 @@ def build_site(
         boards: What is shown.
         claims: The ledger beside it.
         out: Folder to write.
+        history: Earlier submissions, which stand on no board.
         progress: Told of parts.
 
     Returns:
@@ -60,7 +66,7 @@ def build_site(
     progress.start("site", None, "pages")
     with plainly(target), replacing_folder(target) as aside:
         aside.mkdir(parents=True)
-        for path, content in site_files(SiteContext(boards, claims)):
+        for path, content in site_files(SiteContext(boards, claims, history)):
             _require_plain(path)
             place = aside / path
             place.parent.mkdir(exist_ok=True)

@@ -22,10 +22,12 @@ class SiteContext:
     Attributes:
         boards: All of them; one without a source is a mean.
         claims: The ledger.
+        history: Earlier submissions, which stand on no board.
     """
 
     boards: Sequence[Board]
     claims: Sequence[Claim]
+    history: Sequence[BoardEntry] = ()
 
     def page(
         self, path: str, template: str, *scripts: str, title: str, **values: Any
@@ -56,16 +58,16 @@ class SiteContext:
         return sorted((board for board in self.boards if board.source), key=lambda one: one.key)
 
     def entries_by_system(self) -> dict[str, list[BoardEntry]]:
-        """All entries by their system's name; the newest version first."""
+        """All entries by their system's name: those on boards, then earlier ones, the newest first."""
         systems: dict[str, list[BoardEntry]] = {}
         for board in self.single_boards():
             for row in board.rows:
                 systems.setdefault(row.entry.card.name, []).append(row.entry)
-        newest_first = {
-            name: sorted(entries, key=lambda e: (e.date, e.card.version), reverse=True)
-            for name, entries in systems.items()
-        }
-        return dict(sorted(newest_first.items()))
+        for entries in systems.values():
+            entries.sort(key=lambda e: (e.date, e.card.version), reverse=True)
+        for entry in sorted(self.history, key=lambda e: (e.date, e.card.version), reverse=True):
+            systems.setdefault(entry.card.name, []).append(entry)
+        return dict(sorted(systems.items()))
 
 
 def site_style() -> tuple[str, bytes]:

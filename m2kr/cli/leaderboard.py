@@ -1,5 +1,7 @@
 """``m2kr leaderboard``: Build the leaderboard's site, and check what is handed in to it."""
 
+import datetime
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,8 +26,8 @@ def build_pages(
 ) -> None:
     """Build the site from the submissions that m2kr brings along, and from further ones.
 
-    All are checked and scored first; nothing is written if one has a fault. Two builds from the same
-    submissions are byte-equal.
+    All are checked and scored first, but for those whose results this version of m2kr has kept; nothing is
+    written if one has a fault. Two builds from the same submissions are byte-equal.
     """
     from m2kr_leaderboard.boards import make_boards
     from m2kr_leaderboard.claims import load_claims
@@ -64,21 +66,47 @@ def validate(
         list[Path], typer.Argument(help="Submissions: folders, or what was packed of them.")
     ],
     data: options.Data = None,
+    out: options.OutOrNone = None,
     json: options.Json = False,
 ) -> None:
-    """Check submissions as m2kr submit check does, all of them, and show what the board would."""
-    from m2kr_leaderboard.scoring import score_all
+    """Check submissions as m2kr submit check does, all of them, and show where they would stand.
 
+    With --out, results are kept in that folder for good: those of the same submission by the same version of
+    m2kr once, and nothing that is there changes. Scores that a newer m2kr finds otherwise are listed.
+    """
+    from m2kr_leaderboard.results import ResultStore
+    from m2kr_leaderboard.scoring import places, score_all
+
+    store = ResultStore() if out is None else ResultStore(out)
     with output.Bars() as bars:
-        scored: list[ScoredSubmission] = score_all(submissions, data, progress=bars)
+        scored: list[ScoredSubmission] = score_all(submissions, data, bars, store)
+        standing = places(scored, data, bars)
+    changes = [change for one in scored for change in store.changes(one)]
+    if out is not None:
+        for one in scored:
+            store.add(one, date=datetime.date.today().isoformat())
     if json:
-        output.emit({"submissions": [scored_facts(one) for one in scored]})
+        facts = [scored_facts(one) | {"places": standing[one.sha256]} for one in scored]
+        output.emit({"submissions": facts, "changes": [asdict(change) for change in changes]})
         return
     for one in scored:
         show_scored(one)
+        for place in standing[one.sha256]:
+            output.say(f"{place['board']}: rank {place['rank']} of {place['systems']}")
+    for change in changes:
+        output.say(
+            f"{change.system}, {change.place}: {change.metric} is {change.now}, and was {change.before} "
+            "by an older version of m2kr"
+        )
 
 
 SUBCOMMANDS = {
     "build": (build_pages, ("m2kr leaderboard build my-system --out site",)),
-    "validate": (validate, ("m2kr leaderboard validate leaderboard/submissions/my-system",)),
+    "validate": (
+        validate,
+        (
+            "m2kr leaderboard validate leaderboard/submissions/my-system",
+            "m2kr leaderboard validate leaderboard/submissions/* --out leaderboard/results",
+        ),
+    ),
 }
