@@ -17,7 +17,7 @@ from .checks import RunCase, check_run, check_scores
 from .problems import Problem, SubmissionRefused
 from .scored import ScoredRun, ScoredSubmission
 from .submission import Submission
-from .system_card import CARD, SystemCard
+from .system_card import SystemCard
 
 
 def recompute(
@@ -57,8 +57,7 @@ def recompute(
             progress.advance("runs", 1)
     if problems:
         raise SubmissionRefused(problems)
-    raw = (submission.folder / CARD).read_bytes()
-    return ScoredSubmission(card, submission.sha256, tuple(scored), card_bytes=raw)
+    return ScoredSubmission(card, submission.sha256, tuple(scored))
 
 
 def _score(case: RunCase, card: SystemCard) -> list[Problem]:

@@ -262,7 +262,7 @@ def source_commit() -> str:
         "--exclude=*",
     )
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
+        done = subprocess.run(words, capture_output=True, encoding="utf-8", check=True, timeout=10)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()

@@ -39,7 +39,7 @@ class ScoredSubmission:
         harness: Version of m2kr that scored it.
         commit: Of its source code; empty where unknown, or not kept.
         date: Of scoring, as ``2026-12-01``; empty of what isn't kept.
-        card_bytes: The card as it was handed in.
+        card_bytes: The card as it was handed in; empty where it isn't to be kept.
     """
 
     card: SystemCard

@@ -60,9 +60,10 @@ def score_all(
                 others = store.other_contents(submission) if store else []
                 if others:
                     raise SubmissionRefused([_other_content(submission, others)])
-                one = (store and store.find(submission)) or recompute(
-                    submission, data, progress=progress
-                )
+                one = store.find(submission) if store else None
+                if one is None:
+                    one = recompute(submission, data, progress=progress)
+                one = replace(one, card_bytes=(submission.folder / CARD).read_bytes())
         except SubmissionRefused as refused:
             faults[path] = refused.problems
             continue
