@@ -246,9 +246,12 @@ def _form_of(data: bytes, first: int, path: Path) -> _Form:
 def _is_mark(mark: bytes, head: bytes, data: bytes) -> bool:
     """Whether a character parts the columns, and not blanks of any sort."""
     try:
-        cells = _rows(head, mark)[0]
+        rows = _rows(head, mark)
     except ValueError:
         return False
+    if not rows:  # a control character that is blank in text, and not in bytes
+        return False
+    cells = rows[0]
     if mark == b"\t":
         width = {len(cells)}
         tabbed = set(map(len, _rows(data, mark)))

@@ -293,3 +293,13 @@ def test_a_bomb_ends_in_one_line_within_2_gb(split: Split, tmp_path: Path, name:
     )
     assert (done.returncode, done.stderr.count("error: ")) == (1, 1), done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"\x1f", b"\x1c\n", b"\x1f\x1e\n\x1d", b"\x85\n"])
+def test_a_line_of_control_characters_that_text_takes_for_blanks_is_refused(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "run.txt"
+    path.write_bytes(content)
+    with pytest.raises(M2KRError, match=r"run\.txt"):
+        Run.load(path)
