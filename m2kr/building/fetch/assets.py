@@ -50,7 +50,7 @@ class Asset:
         urls: Where to get it, mirrors after the first. ``http(s)://``, or ``package:module/path`` for
             a file that travels inside an installed package.
         size: Bytes, if published.
-        about: Bytes, roughly, where the exact size isn't published; for people and the disk check.
+        about: Bytes, roughly, where the exact size isn't published; for people.
         sha256: Hex digest, if published.
         md5: Hex digest, if that is what upstream publishes.
         git_blob: Git's id of the JSON file in a zip, if that is known of its content.

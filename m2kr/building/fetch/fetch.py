@@ -227,11 +227,13 @@ class _Fetch:
     def check_space(self, assets: Sequence[Asset]) -> None:
         """Refuses to begin what can't end.
 
+        Published sizes only: a rough one refuses nothing, as the server says the true one before the
+        first byte is written (`Transfer` refuses it then).
+
         Raises:
-            M2KRError: The known sizes, less what has arrived, don't fit on the disk.
+            M2KRError: The published sizes, less what has arrived, don't fit on the disk.
         """
-        sizes = zip(assets, plan_downloads(assets, self.folder), strict=True)
-        need = sum(max(0, (i.size or a.about or 0) - i.have) for a, i in sizes)
+        need = sum(max(0, (i.size or 0) - i.have) for i in plan_downloads(assets, self.folder))
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
         if need and need + self.policy.spare > free:

@@ -161,6 +161,14 @@ def test_a_disk_too_small_is_told_before_the_first_byte(server, tmp_path):
     assert server.requests == []
 
 
+def test_a_rough_size_refuses_nothing_and_the_servers_own_does(server, tmp_path):
+    rough = asset(server.url("/a.bin"), about=10**18)
+    get(tmp_path / "fits", rough)
+    with pytest.raises(M2KRError, match=f"nearly so: {len(BODY):,} bytes"):
+        get(tmp_path / "full", rough, policy=Policy(spare=10**18))
+    assert not list((tmp_path / "full").rglob("a.bin"))
+
+
 def test_space_to_spare_is_left(server, tmp_path):
     policy = Policy(spare=10**18)
     with pytest.raises(M2KRError, match="not enough disk space"):
