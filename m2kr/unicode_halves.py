@@ -23,11 +23,15 @@ _HALVES = re.compile("[\ud800-\udfff]+")
 
 def mended_bytes(text: bytes) -> bytes:
     """Text whose UTF-8 holds halves of pairs, mended; all else as it is."""
+    if b"\xed" not in text:  # as nearly always
+        return text
     return _RAW_HALVES.sub(lambda m: _joined(m[0].decode("utf-8", "surrogatepass")).encode(), text)
 
 
 def mended_text(text: str) -> str:
     """A string without halves of pairs."""
+    if text.isascii():
+        return text
     return _HALVES.sub(lambda m: _joined(m[0]), text)
 
 

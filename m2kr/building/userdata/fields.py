@@ -277,6 +277,14 @@ def is_missing(value: object) -> bool:
     return type(value).__name__ in ("NAType", "NaTType")
 
 
+@lru_cache(1000)
+def _names_there(fields: tuple[str, ...], of_query: bool) -> dict[str, list[str]]:
+    """By column its names among a record's fields, if any; most records of a file have the same ones."""
+    names = QUERY_NAMES if of_query else PASSAGE_NAMES
+    there = {column: [n for n in accepted if n in fields] for column, accepted in names.items()}
+    return {column: found for column, found in there.items() if found}
+
+
 class _Getter:
     """Takes typed values out of one record."""
 
@@ -284,6 +292,7 @@ class _Getter:
         self, record: Record, names: Mapping[str, tuple[str, ...]], where: str, flat: bool
     ) -> None:
         self._record, self._names, self._where, self._flat = record, names, where, flat
+        self._there = _names_there(tuple(record), names is QUERY_NAMES)
 
     def _read(self, column: str, read: Callable[[str, Any], _Value]) -> _Value | None:
         """What a field holds, or None.
@@ -291,8 +300,11 @@ class _Getter:
         Raises:
             InputError: it can't be read, or two fields with other names than ours hold different things.
         """
+        there = self._there.get(column)
+        if there is None:
+            return None
         record, accepted = self._record, self._names[column]
-        present = [name for name in accepted if name in record and not is_missing(record[name])]
+        present = [name for name in there if not is_missing(record[name])]
         if not present:
             return None
         name, *rivals = present
@@ -334,10 +346,17 @@ class _Getter:
 
     def text(self, column: str) -> str | None:
         """A text, or None."""
+        there = self._there.get(column)
+        if there is None:
+            return None
+        if len(there) == 1 and type(value := self._record[there[0]]) is str:  # as in most records
+            return mended_text(value)
         return self._read(column, lambda name, v: _string(v, self._where, name, "a text"))
 
     def label(self, column: str) -> str | None:
         """A text or number as text, or None."""
+        if column not in self._there:
+            return None
         return self._read(column, lambda name, v: self._scalar(name, v, "a text or a number"))
 
     def _scalar(self, name: str, value: Any, expected: str) -> str:
@@ -350,6 +369,9 @@ class _Getter:
 
     def identifier(self, column: str) -> str:
         """An id."""
+        there = self._there.get(column, ())
+        if len(there) == 1 and type(value := self._record[there[0]]) is str and value.strip():
+            return mended_text(value)
         row_id = self._read(column, lambda name, value: as_id(value, self._where, name))
         if row_id is None:
             self.missing(column, "an id: a text or a whole number")

@@ -3,11 +3,14 @@
 import codecs
 import csv
 import json
+import re
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
+
+import orjson
 
 from m2kr.building.formats.gzip import open_gzip
 from m2kr.errors import InputError, MissingError
@@ -16,6 +19,7 @@ from m2kr.unicode_halves import mended_bytes
 
 MAX_LINE = 16 * 1024 * 1024
 _BATCH_ROWS = 256
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")
 _LOOK = 1 << 20  # bytes that tell how the lines of a file end
 _MOST_FIELDS = 1000
 _MOST_BLANK = 1_000_000  # a small gzip file can hold billions
@@ -116,6 +120,23 @@ def read_lines(file: RecordFile) -> Iterator[tuple[int, str]]:
     Raises:
         InputError: a line is no UTF-8, too long, or the compressed file is damaged.
     """
+    for n, raw in _raw_lines(file):
+        yield n, _decoded(file, n, raw)
+
+
+def _decoded(file: RecordFile, n: int, raw: bytes) -> str:
+    try:
+        return mended_bytes(raw).decode("utf-8-sig" if n == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"byte {error.start + 1} of the line is not UTF-8",
+            where=file.where(n),
+            expected="UTF-8 text",
+            fix="iconv -f LATIN1 -t UTF-8 OLD > NEW, if that is its encoding",
+        ) from error
+
+
+def _raw_lines(file: RecordFile) -> Iterator[tuple[int, bytes]]:
     n = blank = 0
     try:
         with _opened(file.path) as stream:
@@ -133,14 +154,7 @@ def read_lines(file: RecordFile) -> Iterator[tuple[int, str]]:
                         where=file.where(n),
                         expected=f"at most {MAX_LINE:,} bytes",
                     )
-                yield n, mended_bytes(raw).decode("utf-8-sig" if n == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"byte {error.start + 1} of the line is not UTF-8",
-            where=file.where(n),
-            expected="UTF-8 text",
-            fix="iconv -f LATIN1 -t UTF-8 OLD > NEW, if that is its encoding",
-        ) from error
+                yield n, raw
     except OSError as error:
         raise InputError(f"the file can't be read: {error}", where=file.where(n + 1)) from error
     except InputError as error:
@@ -201,8 +215,28 @@ def parse_json(text: str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def _plain_record(raw: bytes) -> Record | None:
+    """A line's record where orjson surely reads it as Python does; else None."""
+    try:
+        record = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    if type(record) is not dict or len(record) > _MOST_FIELDS:
+        return None
+    for value in record.values():
+        kind = type(value)
+        # orjson rounds whole numbers of more than 64 bits: an id would become another.
+        if kind in (list, dict) or (kind is float and abs(value) >= 2**63):
+            return None if _LONG_NUMBER.search(raw) else record
+    return record
+
+
 def _jsonl(file: RecordFile) -> Iterator[tuple[int, Record]]:
-    for n, line in read_lines(file):
+    for n, raw in _raw_lines(file):
+        if (record := _plain_record(raw)) is not None:
+            yield n, record
+            continue
+        line = _decoded(file, n, raw)
         if not line.strip():
             continue
         expected = 'one JSON object, such as {"id": "1", "text": "..."}'

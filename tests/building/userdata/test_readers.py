@@ -4,6 +4,7 @@ import bz2
 import csv
 import gzip
 import io
+import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -110,6 +111,35 @@ def test_cells_are_read_as_they_were_written(tmp_path_factory, texts, end, bom, 
         data = out.getvalue()
     path.write_text(("\ufeff" if bom else "") + data, encoding="utf-8", newline="")
     assert [record["text"] for _, record in record_file(path)] == texts
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", max_size=2), inner),
+    max_leaves=4,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["id", "text", "é"]), VALUES), st.booleans(), st.booleans())
+def test_a_line_is_read_as_python_reads_json(tmp_path_factory, record, ascii_, indented):
+    path = tmp_path_factory.getbasetemp() / "exact.jsonl"
+    text = json.dumps(record, ensure_ascii=ascii_, separators=(" ,\t", ": ") if indented else None)
+    path.write_text(text + "\n", encoding="utf-8", newline="")
+    ((_, read),) = record_file(path)
+    assert json.dumps(read) == json.dumps(json.loads(text))  # 1 and 1.0 are two things
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64, 2**64 + 1, -(2**63) - 1, 10**29 + 1])
+def test_an_id_of_many_digits_stays_what_it_is(tmp_path, number):
+    for n, line in enumerate((f'{{"id": {number}}}', f'{{"id": "a", "pos": [{number}]}}')):
+        (tmp_path / f"{n}.jsonl").write_text(line + "\n")
+        ((_, record),) = record_file(tmp_path / f"{n}.jsonl")
+        assert {type(value) for value in (record["id"], *record.get("pos", ()))} <= {int, str}
+        assert number in (record["id"], *record.get("pos", ()))
 
 
 def test_a_quote_in_a_tsv_swallows_nothing(tmp_path):
