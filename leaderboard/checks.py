@@ -31,12 +31,11 @@ from m2kr.retrieval.run_rows import RunRows
 from .id_spelling import KnownIds, shown_id
 from .known_data import KnownSplit, known_data_of, known_split
 from .problems import Problem, SubmissionRefused
-from .system_card import SubmittedRun
+from .system_card import DEEPEST, SHALLOWEST, SubmittedRun
 
 if TYPE_CHECKING:
     from m2kr.evaluation.result import Result
 
-SHALLOWEST, DEEPEST = 100, 500  # ranks
 TOLERANCE = 1e-6  # between a claimed score and ours
 _MOST_ROWS = 10_000_000  # of a run on data whose number of queries isn't known
 _LINE = 400  # bytes of a text file's row, on average

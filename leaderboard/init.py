@@ -1,97 +1,135 @@
 """A submission made of saved results: their runs, and a card that says what they know of themselves."""
 
+import json
+import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from m2kr.atomic import write_text
-from m2kr.errors import InputError, M2KRError, UsageError, plainly
+from m2kr.errors import InputError, M2KRError, plainly
 from m2kr.evaluation.metrics import parse
 from m2kr.evaluation.result import Result
 from m2kr.evaluation.result_files import load_results
 from m2kr.report.page.folder import replacing_folder
-from m2kr.retrieval.run_io import save_rows
+from m2kr.retrieval.run_io import RUN_META, save_rows
 from m2kr.retrieval.run_rows import RunRows
 from m2kr.sources import normalise
 
-from .card_reader import COSTS, KINDS, LINKS, MODALITIES, read_card
-from .card_text import name_fault
-from .checks import DEEPEST
-from .problems import SubmissionRefused
-from .system_card import CARD, SubmittedRun, SystemCard, SystemKind, TrainingData, card_as_yaml
-
-KEYS = (
-    *("name", "title", "version", "authors", "contact", "licence", "kind", "parameters"),
-    *(
-        "training_data",
-        "zero_shot",
-        "query_modalities",
-        "passage_modalities",
-        "hardware",
-        "note",
-        "k",
-    ),
-    *(f"links.{kind}" for kind in LINKS),
+from .card_reader import COSTS, MODALITIES, read_card, read_small_file
+from .card_settings import card_settings
+from .card_update import CardUpdate, card_runs, is_filled, read_fields, update_card
+from .card_yaml import MOST_BYTES
+from .one_system import require_one_system, system_sha256
+from .packed_form import README
+from .problems import Problem, SubmissionRefused
+from .system_card import (
+    CARD,
+    FORMAT,
+    SubmittedRun,
+    SystemCard,
+    SystemKind,
+    TrainingData,
+    fields_as_yaml,
 )
+
 # What readers are told of a run. Paths and arguments stay on the machine where it was made.
 _KEPT = ("fingerprints", "images", "modalities", "search")
 _KINDS = {"fusion": "fusion", "rerank": "re-rank"}
+_SYSTEM = "system_sha256"  # in a run's metadata: hash of what its result records of the system
+
+
+@dataclass(frozen=True, slots=True)
+class MadeSubmission:
+    """What was made of results.
+
+    Attributes:
+        folder: The submission.
+        new: Whether there was none of this name.
+        lacking: Faults that its card has as yet: what must still be filled in.
+        changed: What is another than in the submission that was there, a line each.
+        kept: What stayed as it was.
+    """
+
+    folder: Path
+    new: bool
+    lacking: tuple[Problem, ...]
+    changed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
 
 def init_submission(
     results: Iterable[str | Path], out: Path, settings: Mapping[str, str] | None = None
-) -> tuple[Path, tuple[str, ...]]:
-    """Makes a submission of saved results; it is written whole or not at all.
+) -> MadeSubmission:
+    """Makes a submission of saved results, or brings one up to date; it is written whole or not at all.
 
     What neither the results nor the settings say stays empty in the card, and the check refuses it until
-    it is filled in: nothing is made up.
+    it is filled in: nothing is made up. In a submission that is there, the results' runs and the facts
+    that go with them are new; what a person may have written, further files and runs of other sources stay.
 
     Args:
         results: Result files, folders or patterns; of one system, one for each source and split.
-        out: The folder to make; its name is the system's.
-        settings: Fields of the card (`KEYS`): ``authors`` are parted by semicolons, ``training_data`` by
-            commas (``okvqa:train,a crawl``, or ``none``); ``k`` cuts rankings.
-
-    Returns:
-        The folder, and the faults that its card has as yet: what must still be filled in.
+        out: The submission's folder; its name is the system's.
+        settings: Fields of the card, as of `card_settings`.
 
     Raises:
-        UsageError: a setting is unknown or no such value; ``out`` is there already, or no system's name.
-        InputError: a result can't be handed in, or there are two of one source and split.
+        UsageError: a setting is unknown or no such value; ``out`` is no system's name, or something else
+            than a submission is there.
+        InputError: a result can't be handed in, there are two of one source and split, or they are of
+            different systems.
+        SubmissionRefused: the card that is there is no YAML as cards are.
     """
-    given = dict(settings or {})
-    for key in given:
-        if key not in KEYS:
-            raise UsageError(f"there is no setting {key!r}", expected="one of " + ", ".join(KEYS))
-    name = given.get("name", out.absolute().name)
-    if fault := name_fault(name):
-        raise UsageError(
-            f"{name!r} can't be a system's name: {fault}",
-            expected="small letters, digits and hyphens, as the folder's name",
-            fix="m2kr submit init RESULTS --out my-system",
-        )
-    if name != out.absolute().name:
-        raise UsageError(
-            f"the name is {name}, and the folder's {out.absolute().name}",
-            expected="the same name",
-            fix=f"--out {out.parent / name}",
-        )
-    if out.exists():
-        raise UsageError("it is there already", where=str(out), fix="give another name, or move it")
+    given = card_settings(settings or {}, out)
+    old = read_small_file(out / CARD, MOST_BYTES) if out.exists() else b""
+    before = read_fields(old) if old else {}
     chosen = _one_each(load_results(*results))
-    depth = _depth(given.get("k"))
+    require_one_system(chosen)
+    _require_the_same_system(out, before, chosen[0], {(r.source, r.split) for r in chosen})
+    depth = given.pop("k")
     with plainly(out), replacing_folder(out.absolute()) as aside:
+        if old:
+            shutil.copytree(out, aside, symlinks=True)
         runs = aside / "runs"
-        runs.mkdir(parents=True)
+        runs.mkdir(parents=True, exist_ok=True)
         submitted = [_put_run(result, runs, depth) for result in chosen]
-        card = _card(name, chosen, submitted, given)
-        write_text(aside / CARD, card_as_yaml(card))
+        card = {"format": FORMAT} | asdict(_card(chosen, submitted, given, before))
+        update = update_card(old, card, given) if old else CardUpdate(fields_as_yaml(card))
+        write_text(aside / CARD, update.text)
+    kept = update.kept + ((README,) if (out / README).exists() else ())
+    return MadeSubmission(out, not old, _faults(out / CARD), update.changed, kept)
+
+
+def _faults(card: Path) -> tuple[Problem, ...]:
     try:
-        read_card(out / CARD)
+        read_card(card)
     except SubmissionRefused as refused:
-        return out, tuple(map(str, refused.problems))
-    return out, ()
+        return refused.problems
+    return ()
+
+
+def _require_the_same_system(
+    folder: Path, before: Mapping[str, Any], new: Result, replaced: set[tuple[str, str]]
+) -> None:
+    """Refuses results of another system than the runs that stay, as far as those say what made them."""
+    for key in card_runs(before).keys() - replaced:
+        file = folder / "runs" / f"{key[0]}.{key[1]}.parquet"
+        with suppress(OSError, ValueError, pa.ArrowException):
+            facts = json.loads((pq.read_schema(file).metadata or {}).get(RUN_META, b"{}"))
+            made_by = facts.get("metadata", {}).get(_SYSTEM)
+            if made_by and made_by != system_sha256(new):
+                raise InputError(
+                    f"{_file(new)} is not of the system that made its run of {'/'.join(key)}: name, label, "
+                    "settings, arguments or search are others",
+                    where=str(folder),
+                    expected="results of one system",
+                    fix=f"give its result of {'/'.join(key)}, too, or another --out",
+                )
 
 
 def _one_each(results: Sequence[Result]) -> list[Result]:
@@ -127,14 +165,6 @@ def _file(result: Result) -> str:
     return result.path.name if result.path else result.name
 
 
-def _depth(text: str | None) -> int:
-    if text is None:
-        return DEEPEST
-    if not text.isdecimal() or not 1 <= int(text) <= DEEPEST:
-        raise UsageError(f"k is {text!r}", expected=f"a whole number from 1 to {DEEPEST}")
-    return int(text)
-
-
 def _put_run(result: Result, folder: Path, depth: int) -> SubmittedRun:
     """Writes a result's rankings; what the card says of them."""
     run, k = result.load_run().top(depth), min(result.k, depth)
@@ -142,9 +172,11 @@ def _put_run(result: Result, folder: Path, depth: int) -> SubmittedRun:
     learned = (run.metadata.get("settings") or {}).get("learned")
     if learned:  # weights of a fusion: on what is asked by readers
         kept["settings"] = {"learned": learned}
+    kept[_SYSTEM] = system_sha256(result)
     name = f"{result.source}.{result.split}.parquet"
     rows = {field.name: getattr(run, field.name) for field in fields(RunRows)}
     save_rows(RunRows(**rows | {"metadata": kept}), folder / name)
+    (folder / f"{result.source}.{result.split}.trec.gz").unlink(missing_ok=True)
     return SubmittedRun(
         source=result.source,
         split=result.split,
@@ -196,89 +228,64 @@ def _cost(result: Result) -> dict[str, Any]:
 
 
 def _card(
-    name: str, results: Sequence[Result], runs: Sequence[SubmittedRun], given: Mapping[str, str]
+    results: Sequence[Result],
+    runs: Sequence[SubmittedRun],
+    given: Mapping[str, Any],
+    before: Mapping[str, Any],
 ) -> SystemCard:
-    retrievers = [result.retriever for result in results]
-    called = " ".join(
-        dict.fromkeys(
-            filter(None, (str(retrievers[0].get(key) or "") for key in ("name", "label")))
-        )
+    """The card of some results and settings; ``before`` are the fields of one that is there."""
+    retriever = results[0].retriever
+    called = " ".join(filter(None, (str(retriever.get(key) or "") for key in ("name", "label"))))
+    devices = dict.fromkeys(str(result.cost.get("device") or "") for result in results)
+    facts: dict[str, Any] = {
+        "title": called[:80],
+        "version": "1",
+        "authors": (),
+        "contact": "",
+        "licence": "",
+        "kind": cast("SystemKind", _KINDS.get(str(retriever["name"]), "single-stage")),
+        "query_modalities": _modalities("query", results),
+        "passage_modalities": _modalities("passage", results),
+        "parameters": None,
+        "training_data": _known_training_data(before),
+        "hardware": "; ".join(filter(None, devices))[:120],
+        "m2kr_version": max((str(r.versions.get("m2kr", "")) for r in results), key=_in_order),
+    }
+    facts |= given
+    sources = dict.fromkeys(
+        [run.source for run in runs] + [source for source, _ in card_runs(before)]
     )
-    training = _training_data(given.get("training_data"))
-    sources = dict.fromkeys(run.source for run in runs)
-    return SystemCard(
-        name=name,
-        title=given.get("title", called[:80]),
-        version=given.get("version", "1"),
-        authors=tuple(_parted(given.get("authors", ""), ";")),
-        contact=given.get("contact", ""),
-        licence=given.get("licence", ""),
-        kind=cast(
-            "SystemKind",
-            _one_of(
-                "kind",
-                given.get("kind") or _KINDS.get(str(retrievers[0]["name"]), "single-stage"),
-                KINDS,
-            ),
-        ),
-        query_modalities=_modalities("query", retrievers, given),
-        passage_modalities=_modalities("passage", retrievers, given),
-        parameters=_parameters(given.get("parameters")),
-        training_data=training,
-        zero_shot=_zero_shot(given.get("zero_shot"), sources, training),
-        hardware=given.get("hardware", str(results[0].cost.get("device") or "")[:120]),
-        m2kr_version=str(results[0].versions.get("m2kr", "")),
-        links={kind: given[f"links.{kind}"] for kind in LINKS if f"links.{kind}" in given},
-        note=given.get("note", ""),
-        runs=tuple(runs),
-    )
+    facts["zero_shot"] = _zero_shot(given.get("zero_shot"), sources, facts["training_data"])
+    return SystemCard(**facts, runs=tuple(runs))
 
 
-def _parted(text: str, by: str) -> list[str]:
-    return [part.strip() for part in text.split(by) if part.strip()]
+def _in_order(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]
 
 
-def _one_of(key: str, value: str, allowed: Sequence[str]) -> str:
-    if value not in allowed:
-        raise UsageError(f"{key} is {value!r}", expected="one of " + ", ".join(allowed))
-    return value
-
-
-def _modalities(
-    side: str, retrievers: Sequence[Mapping[str, Any]], given: Mapping[str, str]
-) -> tuple[str, ...]:
-    key = f"{side}_modalities"
-    if key in given:
-        return tuple(_one_of(key, word, MODALITIES) for word in _parted(given[key], ","))
-    read = {word for one in retrievers for word in (one.get("modalities") or {}).get(side, ())}
+def _modalities(side: str, results: Sequence[Result]) -> tuple[str, ...]:
+    read = {
+        word for one in results for word in (one.retriever.get("modalities") or {}).get(side, ())
+    }
     return tuple(word for word in MODALITIES if word in read)
 
 
-def _parameters(text: str | None) -> int | None:
-    if text is None or text == "unknown":
-        return None
-    if not text.isdecimal():
-        raise UsageError(f"parameters is {text!r}", expected="a whole number, or unknown")
-    return int(text)
-
-
-def _training_data(text: str | None) -> tuple[TrainingData, ...]:
-    """What it was trained on; one empty entry, which the check refuses, if nobody says."""
-    if text is None:
+def _known_training_data(before: Mapping[str, Any]) -> tuple[TrainingData, ...]:
+    """Those of the card that is there; one empty entry, which the check refuses, if nobody says."""
+    if not is_filled(before, "training_data") or not isinstance(before["training_data"], list):
         return (TrainingData(""),)
-    if text == "none":
-        return ()
-    parts = (part.partition(":") for part in _parted(text, ","))
-    return tuple(TrainingData(source.strip(), split.strip()) for source, _, split in parts)
+    entries = [one for one in before["training_data"] if isinstance(one, Mapping)]
+    return tuple(
+        TrainingData(str(one.get("source", "")), str(one.get("split", ""))) for one in entries
+    )
 
 
 def _zero_shot(
-    text: str | None, sources: Iterable[str], training: Sequence[TrainingData]
+    given: bool | None, sources: Iterable[str], training: Sequence[TrainingData]
 ) -> dict[str, bool]:
     """By source, as it is said, else as the training data say; open where nobody does."""
-    if text is not None:
-        flag = _one_of("zero_shot", text, ("true", "false")) == "true"
-        return dict.fromkeys(sources, flag)
+    if given is not None:
+        return dict.fromkeys(sources, given)
     if any(not data.source for data in training):
         return {}
     seen = {normalise(data.source) for data in training}

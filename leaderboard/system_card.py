@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 FORMAT = "m2kr-submission-1"
 CARD = "system.yaml"
+SHALLOWEST, DEEPEST = 100, 500  # ranks of a run
 
 SystemKind = Literal["single-stage", "re-rank", "fusion"]
 
@@ -96,25 +97,36 @@ class SystemCard:
     note: str = ""
 
 
+class PlainWord(str):
+    """A word of a card that stands there without quotes, as numbers and flags do."""
+
+    __slots__ = ()
+
+
 def card_as_yaml(card: SystemCard) -> str:
     """A card as `read_card` reads it."""
+    return fields_as_yaml({"format": FORMAT} | asdict(card))
 
-    def lines(value: Any, indent: str) -> list[str]:
-        if isinstance(value, Mapping):
-            made = []
-            for key, inner in value.items():
-                block = lines(inner, indent + "  ")
-                inline = len(block) == 1 and not isinstance(inner, Mapping | list | tuple)
-                made += [f"{indent}{key}: {block[0]}"] if inline else [f"{indent}{key}:", *block]
-                if isinstance(inner, Mapping | list | tuple) and not inner:
-                    made[-1] = f"{indent}{key}: " + ("{}" if isinstance(inner, Mapping) else "[]")
-            return made
-        if isinstance(value, list | tuple):
-            made = []
-            for inner in value:
-                block = lines(inner, indent + "  ")
-                made += [f"{indent}- {block[0].lstrip()}", *block[1:]]
-            return made
-        return [json.dumps(value, ensure_ascii=False)]
 
-    return "\n".join(lines({"format": FORMAT} | asdict(card), "")) + "\n"
+def fields_as_yaml(fields: Mapping[str, Any]) -> str:
+    """Some fields of a card, each on lines of its own."""
+    return "\n".join(_yaml_lines(fields, "")) + "\n"
+
+
+def _yaml_lines(value: Any, indent: str) -> list[str]:
+    if isinstance(value, Mapping):
+        made = []
+        for key, inner in value.items():
+            block = _yaml_lines(inner, indent + "  ")
+            inline = len(block) == 1 and not isinstance(inner, Mapping | list | tuple)
+            made += [f"{indent}{key}: {block[0]}"] if inline else [f"{indent}{key}:", *block]
+            if isinstance(inner, Mapping | list | tuple) and not inner:
+                made[-1] = f"{indent}{key}: " + ("{}" if isinstance(inner, Mapping) else "[]")
+        return made
+    if isinstance(value, list | tuple):
+        made = []
+        for inner in value:
+            block = _yaml_lines(inner, indent + "  ")
+            made += [f"{indent}- {block[0].lstrip()}", *block[1:]]
+        return made
+    return [value if isinstance(value, PlainWord) else json.dumps(value, ensure_ascii=False)]

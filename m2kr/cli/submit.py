@@ -1,6 +1,7 @@
 """``m2kr submit``: Hand in systems to the leaderboard: init, check, pack."""
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,23 +21,47 @@ def init(
     ],
     out: options.Out,
     set_: options.Settings = None,
+    json: options.Json = False,
 ) -> None:
-    """Make a submission of results: their runs, and a card with what they know of themselves.
+    """Make a submission of results, or bring one up to date: their runs, and a card with what they know.
 
     Settings are fields of the card: title, version, authors (parted by semicolons), contact, licence,
     kind (single-stage, re-rank, fusion), parameters, training_data (okvqa:train,a crawl; or none),
     zero_shot, query_modalities, passage_modalities, hardware, note, links.paper, links.code, links.model,
-    links.page; k cuts the rankings. What nobody says stays empty in system.yaml, to be filled in.
+    links.page; k cuts the rankings. What nobody says stays empty in system.yaml, to be filled in. Of a
+    submission that is there, what you wrote stays: fields, README.md, runs of other sources.
     """
+    from m2kr.evaluation.result_files import result_files
+    from m2kr_leaderboard.card_settings import card_settings
+
+    settings = options.settings(set_)
+    card_settings(settings, out)  # a typing error is told before seconds of imports
+    for path in results:
+        result_files(path)
     from m2kr_leaderboard.init import init_submission
 
-    folder, lacking = init_submission(results, out, options.settings(set_))
-    output.say(f"made {folder}: system.yaml, runs/")
-    if lacking:
+    made = init_submission(results, out, settings)
+    following = shlex.join(["m2kr", "submit", "check", str(made.folder)])
+    if json:
+        facts = {"folder": str(made.folder), "new": made.new, "next": following}
+        facts |= {"changed": list(made.changed), "kept": list(made.kept)}
+        output.emit(facts | {"lacking": [asdict(problem) for problem in made.lacking]})
+        return
+    if made.new:
+        output.say(f"made {made.folder}: system.yaml, runs/")
+    else:
+        output.say(f"brought {made.folder} up to date")
+        output.say(f"kept: {', '.join(made.kept) or 'nothing'}")
+        output.say("changed:" if made.changed else "changed: nothing")
+        for line in made.changed:
+            output.say(f"  {line}")
+        if made.changed and not any(line.startswith("version:") for line in made.changed):
+            output.say("if this version was handed in already, give it another: --set version=...")
+    if made.lacking:
         output.say("to be filled in, by hand or by --set KEY=VALUE:")
-        for fault in lacking:
-            output.say(fault)
-    output.say(f"next: m2kr submit check {shlex.quote(str(folder))}")
+        for fault in made.lacking:
+            output.say(str(fault))
+    output.say(f"next: {following}")
 
 
 def check(
@@ -54,22 +79,29 @@ def check(
 
     with output.Bars() as bars, opened_submission(path) as submission:
         scored = recompute(submission, data, progress=bars)
+    following = ["m2kr", "leaderboard", "validate", str(path)]
+    if path.is_dir():
+        following = ["m2kr", "submit", "pack", str(path), "--out", f"{scored.card.name}.zip"]
     if json:
-        output.emit(scored_facts(scored))
+        output.emit(scored_facts(scored) | {"next": shlex.join(following)})
         return
     show_scored(scored)
+    output.say(f"next: {shlex.join(following)}")
 
 
 def show_scored(scored: "ScoredSubmission") -> None:
     """A submission's scores as a board has them, and what must be said of them."""
-    heads = ("source", "split", "metric", "score", "n")
+    heads = ("source", "split", "metric", "score", "95 % interval", "n")
     rows = []
     for run in scored.runs:
         for name in run.result.shown:
             facts = run.result.metrics[name]
-            value = facts["value"]
-            shown = "–" if value is None else f"{value:.4f}"
-            rows.append((run.submitted.source, run.submitted.split, name, shown, f"{facts['n']:,}"))
+            shown = interval = "–"
+            if facts["value"] is not None:
+                shown = f"{facts['value']:.4f}"
+                interval = f"[{facts['low']:.4f}, {facts['high']:.4f}]"
+            run_of = (run.submitted.source, run.submitted.split)
+            rows.append((*run_of, name, shown, interval, f"{facts['n']:,}"))
     output.table(heads, rows, title=f"{scored.card.title} {scored.card.version}: all checks hold")
     for run in scored.runs:
         for note in run.notes if run.verified else ("unverified data: not ranked", *run.notes):
@@ -96,12 +128,20 @@ def scored_facts(scored: "ScoredSubmission") -> dict[str, object]:
 
 
 def pack_submission(
-    path: Annotated[Path, typer.Argument(help="A submission's folder.")], out: options.Out
+    path: Annotated[Path, typer.Argument(help="A submission's folder.")],
+    out: options.Out,
+    json: options.Json = False,
 ) -> None:
     """Pack a submission into one file: equal submissions make equal files."""
     from m2kr_leaderboard.pack import pack
 
-    output.say(f"packed {pack(path, out)}")
+    packed = pack(path, out)
+    following = shlex.join(["m2kr", "leaderboard", "validate", str(packed)])
+    if json:
+        output.emit({"file": str(packed), "bytes": packed.stat().st_size, "next": following})
+        return
+    output.say(f"packed {packed}")
+    output.say(f"next: {following}")
 
 
 SUBCOMMANDS = {
