@@ -186,8 +186,9 @@ class ParquetReader:
         try:
             # What is wrong there raises in a read; where pyarrow is asked for it, it ends the process.
             self._footer.read_row_group(number, columns=columns, use_threads=False)
-        except _NoBytes:
-            pass
+        except _NoBytes as stopped:
+            # pyarrow keeps the exception, and its frames all that callers hold.
+            stopped.__traceback__ = None
         except _errors() as error:
             raise self._refusal(f"the file is damaged: {error}") from error
         group = self._meta.row_group(number)

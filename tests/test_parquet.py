@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -233,3 +234,16 @@ def test_a_footer_that_contradicts_itself_does_not_end_the_process(
     command = [sys.executable, "-c", FLIPS, path, str(count)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout[-30:] + done.stderr
+
+
+def test_a_reader_that_was_closed_keeps_nothing_of_its_caller(tmp_path: Path) -> None:
+    path = tmp_path / "few.parquet"
+    pq.write_table(pa.table({"id": ["a", "b"]}), path)
+
+    def read() -> weakref.ref:
+        held = {"anything"}
+        with ParquetReader(path) as file:
+            assert file.group(0, ["id"]).num_rows == 2
+        return weakref.ref(held)
+
+    assert read()() is None
