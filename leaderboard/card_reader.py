@@ -5,14 +5,16 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from m2kr.sources import SPLIT_ALIASES, normalise
 
 from .card_text import contact_fault, link_fault, name_fault, text_fault
 from .card_yaml import MOST_BYTES, CardNode, parse_card_yaml
 from .problems import Problem, SubmissionRefused
-from .system_card import CARD, FORMAT, SubmittedRun, SystemCard, TrainingData
+from .system_card import CARD, DEEPEST, FORMAT, SubmittedRun, SystemCard, TrainingData
 
 SUFFIXES = (".parquet", ".trec.gz")
 KINDS = ("single-stage", "re-rank", "fusion")
@@ -52,11 +54,13 @@ class _CardReader:
     """Reads one card; what is wrong is collected.
 
     Attributes:
-        problems: What was found so far.
+        problems: What was found, the first ones of many.
+        faults: How many there are.
     """
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
+        self.faults = 0
 
     def fault(
         self, node: CardNode | None, key: str, what: str, expected: str = "", fix: str = _FIX
@@ -64,8 +68,19 @@ class _CardReader:
         """Notes a fault of a field."""
         line = f":{node.line}" if node is not None else ""
         where = f"{CARD}{line}" + (f", {key}" if key else "")
-        if len(self.problems) < _MOST_PROBLEMS:
+        self.faults += 1
+        if self.faults <= _MOST_PROBLEMS:
             self.problems.append(Problem("card", where, what, expected, fix))
+
+    def told(self) -> list[Problem]:
+        """The faults, and how many more there are."""
+        if (more := self.faults - len(self.problems)) > 0:
+            what = f"and {more:,} more faults"
+            return [
+                *self.problems,
+                Problem("card", CARD, what, "", "change these, and check again"),
+            ]
+        return self.problems
 
     def card(self, root: Mapping[str, CardNode]) -> SystemCard | None:
         """The card; None if there is any fault."""
@@ -92,7 +107,7 @@ class _CardReader:
         )
         kind = self._one_of(fields.get("kind"), "kind", KINDS)
         runs = self._runs(fields.get("runs"))
-        sources = dict.fromkeys(run.source for run in runs)
+        training_data = self._training_data(fields.get("training_data"))
         facts: dict[str, Any] = {
             "name": name,
             **words,
@@ -108,13 +123,13 @@ class _CardReader:
                 fields.get("passage_modalities"), "passage_modalities"
             ),
             "parameters": self._parameters(fields.get("parameters")),
-            "training_data": self._training_data(fields.get("training_data")),
-            "zero_shot": self._flags(fields.get("zero_shot"), sources),
+            "training_data": training_data,
+            "zero_shot": self._flags(fields.get("zero_shot"), fields.get("runs"), training_data),
             "links": self._links(fields.get("links")),
             "note": self._note(fields.get("note")),
             "runs": runs,
         }
-        return None if self.problems else SystemCard(**facts)
+        return None if self.faults else SystemCard(**facts)
 
     def _fields(
         self,
@@ -129,9 +144,8 @@ class _CardReader:
             if key not in known:
                 near = difflib.get_close_matches(key[:80], known, 1)
                 expected = f"{near[0]}?" if near else "one of " + ", ".join(known)
-                self.fault(
-                    node, where, f"there is no field {ascii(key)[:80]}", expected, "leave it out"
-                )
+                what = f"there is no field {ascii(key)[:80]}"
+                self.fault(node, where.rstrip("."), what, expected, "leave it out")
         for key in required:
             if key not in root:
                 self.fault(None, where + key, f"{key} is lacking", "", f"add it to {CARD}")
@@ -237,7 +251,8 @@ class _CardReader:
         return None
 
     def _training_data(self, node: CardNode | None) -> tuple[TrainingData, ...]:
-        data = []
+        data: list[TrainingData] = []
+        seen: dict[tuple[str, str], str] = {}
         for i, item in enumerate(self._list(node, "training_data", MOST_DATA, 0)):
             where = f"training_data[{i}]"
             if not isinstance(item.value, dict):
@@ -250,20 +265,34 @@ class _CardReader:
             if split is not None and not _is_nothing(split) and split.value != "":
                 word = self._text(split, f"{where}.split", TITLE)
             data.append(TrainingData(source or "", word or ""))
+            part = (word or "").casefold()
+            key = (_same_name(source or ""), SPLIT_ALIASES.get(part, part))
+            if source and key in seen:
+                what = f"it is the same as {seen[key]}, by another name or not"
+                self.fault(item, where, what, "each source and split once", "leave one of them out")
+            seen.setdefault(key, where)
         return tuple(data)
 
-    def _flags(self, node: CardNode | None, sources: Iterable[str]) -> dict[str, bool]:
+    def _flags(
+        self, node: CardNode | None, runs: CardNode | None, training_data: Sequence[TrainingData]
+    ) -> dict[str, bool]:
+        sources, all_named = _sources(runs)
         flags: dict[str, bool] = {}
-        sources = list(sources)
+        trained = {_same_name(data.source): data.source for data in training_data if data.source}
         given = self._mapping(node, "zero_shot")
         for key, flag in given.items():
-            if key not in sources:
+            where = f"zero_shot.{ascii(key)[1:-1][:64]}"
+            if key not in sources and all_named:
                 expected = "sources of the runs: " + ", ".join(sources)
                 self.fault(flag, "zero_shot", f"no run is of {ascii(key)[:80]}", expected)
             elif flag.value not in ("true", "false") or not flag.plain:
-                self.fault(flag, f"zero_shot.{key}", f"it is {_shown(flag)}", "true or false")
+                self.fault(flag, where, f"it is {_shown(flag)}", "true or false")
             else:
                 flags[key] = flag.value == "true"
+                if flags[key] and (data := trained.get(_same_name(key))):
+                    what = f"it is true, and the training data hold {data}"
+                    expected = "false, if any part of this source was trained on; else no such data"
+                    self.fault(flag, where, what, expected)
         if node is not None:
             for source in sources:
                 if source not in given:
@@ -299,9 +328,9 @@ class _CardReader:
             if not isinstance(item.value, dict):
                 self.fault(item, where, f"it is {_shown(item)}", "a run's fields")
                 continue
-            before = len(self.problems)
+            before = self.faults
             run = self._run(item, where)
-            if run is None or len(self.problems) > before:
+            if run is None or self.faults > before:
                 continue
             if any((run.source, run.split) == (one.source, one.split) for one in runs):
                 self.fault(item, where, f"{run.source}/{run.split} is there twice", "each once")
@@ -331,7 +360,7 @@ class _CardReader:
                 f"it is {_shown(fields['file'])}",
                 " or ".join(allowed),
             )
-        k = self._whole(fields.get("k"), f"{where}.k", 1, 500)
+        k = self._whole(fields.get("k"), f"{where}.k", 1, DEEPEST)
         scores, cost = (
             self._scores(fields.get("scores"), where),
             self._cost(fields.get("cost"), where),
@@ -406,6 +435,28 @@ _OPTIONAL = ("links", "note")
 _RUN_REQUIRED = ("source", "split", "edition", "file", "fingerprint", "k", "run_sha256")
 
 
+def _sources(runs: CardNode | None) -> tuple[list[str], bool]:
+    """The sources that runs name, whether all else of them holds or not; and whether each run names one."""
+    items = runs.value if runs is not None and isinstance(runs.value, list) else []
+    words = [
+        item.value["source"].value
+        if isinstance(item.value, dict) and "source" in item.value
+        else ""
+        for item in items
+    ]
+    named = [
+        word
+        for word in words
+        if isinstance(word, str) and re.fullmatch(PATTERNS["source"], word, re.ASCII)
+    ]
+    return list(dict.fromkeys(named)), bool(items) and len(named) == len(words)
+
+
+def _same_name(name: str) -> str:
+    """What spellings of one source's name have in common; names in other scripts have no short form."""
+    return normalise(name) or name.casefold()
+
+
 def _is_nothing(node: CardNode) -> bool:
     return node.plain and node.value in _NOTHING
 
@@ -437,7 +488,7 @@ def read_card(path: Path) -> SystemCard:
     reader = _CardReader()
     card = reader.card(root)
     if card is None:
-        raise SubmissionRefused(reader.problems)
+        raise SubmissionRefused(reader.told())
     return card
 
 

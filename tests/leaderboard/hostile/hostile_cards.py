@@ -138,6 +138,12 @@ for _what, _key, _value in (
     ("training data in words", "training_data", "none"),
     ("training data without a source", "training_data", [{"split": "train"}]),
     ("training data with further keys", "training_data", [{"source": "a", "split": "t", "x": 1}]),
+    ("training data twice", "training_data", [{"source": "a", "split": "t"}] * 2),
+    (
+        "training data twice by another name",
+        "training_data",
+        [{"source": "OK-VQA", "split": "valid"}, {"source": "okvqa", "split": "val"}],
+    ),
     ("zero-shot flags in words", "zero_shot", {"alpha": "yes", "beta": "no"}),
     ("zero-shot flags that are numbers", "zero_shot", {"alpha": 1, "beta": 0}),
     ("a zero-shot flag of no run", "zero_shot", {"alpha": True, "beta": True, "gamma": True}),
@@ -186,6 +192,12 @@ for _what, _key, _value in (
     ("a claim of nothing", "runs/0/scores", {"hit_rate@5": None}),
 ):
     _value_case(_what, _key, _value)
+
+
+@refused("card", says=("zero_shot.beta", "true", "the training data hold Beta"))
+def a_zero_shot_claim_beside_training_data_of_that_source(folder: Folder) -> None:
+    folder.set("training_data", [{"source": "elsewhere"}, {"source": "Beta", "split": "train"}])
+
 
 for _what, _metric in {
     "an unknown metric": "accuracy@5",

@@ -1,0 +1,61 @@
+"""What is told of a card with several faults: each once, and nothing that follows from another."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hostile_kit import Folder, Place, copy_of
+
+from m2kr_leaderboard.card_reader import read_card
+from m2kr_leaderboard.problems import SubmissionRefused
+from m2kr_leaderboard.submission import open_submission
+
+
+def _faults(folder: Folder) -> list[str]:
+    with pytest.raises(SubmissionRefused) as refused:
+        read_card(folder.card_path)
+    return [str(problem) for problem in refused.value.problems]
+
+
+def test_it_says_how_many_faults_are_not_shown(place: Place, tmp_path: Path) -> None:
+    folder = copy_of(place.valid, tmp_path)
+    folder.set("authors", ["A" * 81 + str(i) for i in range(45)])
+    faults = _faults(folder)
+    assert len(faults) == 31
+    assert "and 15 more faults" in faults[-1]
+    folder.set("authors", ["A" * 81 + str(i) for i in range(30)])
+    assert len(_faults(folder)) == 30
+
+
+@pytest.mark.parametrize("before", [0, 45])
+def test_a_faulty_run_is_that_fault_alone(before: int, place: Place, tmp_path: Path) -> None:
+    folder = copy_of(place.valid, tmp_path)
+    if before:  # beyond what is shown
+        folder.set("authors", ["A" * 81 + str(i) for i in range(before)])
+    folder.set("runs/0/k", "deep")
+    faults = _faults(folder)
+    if before:
+        assert f"and {before + 1 - 30} more faults" in faults[-1]
+    else:
+        assert len(faults) == 1
+        assert "runs[0].k: it is 'deep'" in faults[0]
+
+
+def test_a_run_whose_source_is_faulty_makes_no_flag_wrong(place: Place, tmp_path: Path) -> None:
+    folder = copy_of(place.valid, tmp_path)
+    folder.set("runs/0/source", "../alpha")
+    assert not [fault for fault in _faults(folder) if "zero_shot" in fault]
+
+
+def test_an_unknown_field_is_named_without_a_point_behind(place: Place, tmp_path: Path) -> None:
+    folder = copy_of(place.valid, tmp_path)
+    folder.set("runs/0/depth", 3)
+    (fault,) = _faults(folder)
+    assert "runs[0]: there is no field 'depth'" in fault
+
+
+def test_files_that_have_a_second_name_elsewhere_are_files(place: Place, tmp_path: Path) -> None:
+    # Copies by ``cp -al`` and installers' caches make such; nothing of another's is reached by them.
+    folder = copy_of(place.valid, tmp_path)
+    os.link(folder.card_path, tmp_path / "same.yaml")
+    assert open_submission(folder.path).sha256 == open_submission(place.valid).sha256
