@@ -28,6 +28,7 @@ def board_pages(site: SiteContext) -> Iterator[tuple[str, bytes]]:
         yield site.page(
             f"boards/{board.key}.html",
             "board.html",
+            "address.js",
             "sort.js",
             title=board_heading(board),
             heading=board_heading(board),

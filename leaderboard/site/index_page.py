@@ -35,7 +35,7 @@ def index_pages(site: SiteContext) -> Iterator[tuple[str, bytes]]:
     yield site.page(
         "index.html",
         "index.html",
-        *(("sort.js", "filters.js", "columns.js") if boards else ()),
+        *(("address.js", "sort.js", "filters.js", "columns.js") if boards else ()),
         title="Leaderboard",
         boards=boards,
         total=len(rows),

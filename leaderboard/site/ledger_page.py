@@ -26,6 +26,7 @@ def ledger_pages(site: SiteContext) -> Iterator[tuple[str, bytes]]:
     yield site.page(
         "claims.html",
         "claims.html",
+        "address.js",
         "filters.js",
         title="Published numbers",
         total=len(site.claims),

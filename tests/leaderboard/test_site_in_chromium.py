@@ -1,5 +1,6 @@
 """Pages of claims, boards, systems and submitting in a headless Chromium: themes, phone, keyboard, size."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,6 +151,49 @@ def test_tables_are_sorted_by_keyboard_alone(browser: Browser, site: Path) -> No
     )
     assert values == sorted(values) and len(set(values)) > 2
     assert browser.console() == []
+
+
+VIEW = """
+const rows = [...document.querySelectorAll("[data-section] tbody tr")].filter(row => row.checkVisibility());
+return {
+  names: rows.map(row => row.cells[0].textContent),
+  heads: [...document.querySelectorAll("thead th")].filter(head => head.checkVisibility())
+    .map(head => `${head.textContent} ${head.ariaSort ?? ""}`),
+  chosen: [...document.querySelectorAll("[data-filters] select, [data-filters] input")].map(one => one.value),
+}"""
+
+
+def test_a_view_can_be_shared_by_its_address(browser: Browser, site: Path) -> None:
+    opened(browser, site / "index.html")
+    usual = browser.run(VIEW)
+    steps = browser.run("return history.length")
+
+    def act(script: str) -> None:
+        before = browser.run("return location.hash")
+        browser.run(script)
+        browser.wait(f"return location.hash !== {json.dumps(before)}")
+
+    act("""const list = document.querySelector("[data-filter=data]");
+        list.value = list.options[1].value; list.dispatchEvent(new Event("input", {bubbles: true}))""")
+    browser.run("document.querySelector('[data-filter-words]').focus()")
+    browser.press(*"made")
+    act("document.querySelector('section:not([hidden]) th .sorter').click()")
+    act("document.querySelector('[data-columns] [value=seconds]').click()")
+    address, view = browser.run("return location.href"), browser.run(VIEW)
+    assert view["names"] and view != usual
+    assert browser.run("return history.length") == steps
+    browser.open(address)
+    assert browser.run(VIEW) == view
+    browser.run("document.querySelector('.skip').click()")  # a place on the page is no other view
+    browser.wait("return location.hash === '#report'")
+    assert browser.run(VIEW) == view
+    browser.run("location.hash = ''")
+    browser.wait("return document.querySelector('[data-filter-words]').value === ''")
+    assert browser.run(VIEW) == usual
+    harmless = "#data=none&words=%3Cimg%3E&sort.okvqa.test=x%20descending&columns=x&=&%E0%A4%A"
+    browser.run("location.hash = arguments[0]", harmless)
+    browser.wait("return document.querySelector('[data-filter-words]').value === '<img>'")
+    assert browser.run(VIEW)["names"] == [] and browser.console() == []
 
 
 def test_it_opens_at_once(browser: Browser, site: Path) -> None:
