@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from .anomalies import likeness_notes
 from .groups import significance_ranks
 from .scored import ScoredRun
 from .system_card import SystemCard
@@ -48,10 +49,17 @@ class BoardRow:
         entry: The system's run.
         ranks: By metric (best, worst): 1 + the systems that are significantly better, and the number of
             systems that are not significantly worse (itself included). Empty if the data are unverified.
+        likeness: What must be said of it beside the board's other runs; see `anomalies.likeness_notes`.
     """
 
     entry: BoardEntry
     ranks: Mapping[str, tuple[int, int]]
+    likeness: Sequence[str] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Anomalies of the run by itself, and beside the others."""
+        return (*self.entry.scored.notes, *self.likeness)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +121,7 @@ def _board(key: str, entries: Sequence[BoardEntry]) -> Board:
     verified = all(entry.scored.verified for entry in entries)
     ranks: list[dict[str, tuple[int, int]]] = [{} for _ in ordered]
     smallest: dict[str, float] = {}
+    likeness = likeness_notes(ordered)
     for metric in metrics if verified else ():
         having = [i for i, e in enumerate(ordered) if metric in e.scored.result.scores]
         if not having:
@@ -132,7 +141,7 @@ def _board(key: str, entries: Sequence[BoardEntry]) -> Board:
         headline=result.headline,
         metrics=metrics,
         verified=verified,
-        rows=[BoardRow(entry, rank) for entry, rank in zip(ordered, ranks, strict=True)],
+        rows=[BoardRow(e, ranks[i], likeness.get(i, ())) for i, e in enumerate(ordered)],
         smallest_difference=smallest,
         notes=(result.comparable,) if result.comparable else (),
     )

@@ -95,7 +95,7 @@ def board_rows(board: Board) -> list[dict[str, Any]]:
                 "kind": row.entry.card.kind,
                 "zero_shot": zero_shot_in_words(row.entry.card.zero_shot.get(board.source)),
                 "status": row.entry.status,
-                "notes": len(row.entry.scored.notes),
+                "notes": len(row.notes),
             }
         )
     return rows

@@ -150,7 +150,7 @@ def _row(row: BoardRow, headline: str) -> dict[str, Any]:
             }
             for column, groups in result.groups.items()
         },
-        "notes": list(row.entry.scored.notes),
+        "notes": list(row.notes),
         "run_sha256": result.run_sha256,
         "submission_sha256": row.entry.submission_sha256,
         "harness": row.entry.harness,

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..boards import Board, BoardEntry
+from ..boards import Board, BoardEntry, BoardRow
 from .board_page import zero_shot_in_words
 from .claim_rows import claim_groups, source_title
 from .context import SiteContext
@@ -31,21 +31,25 @@ def system_pages(site: SiteContext) -> Iterator[tuple[str, bytes]]:
         claim.id: {score.entry.card.name for score in scores.of(claim)} for claim in site.claims
     }
     boards = site.single_boards()
+    rows = {id(row.entry): row for board in boards for row in board.rows}
     for name, entries in site.entries_by_system().items():
         claims = [claim for claim in site.claims if name in claimed[claim.id]]
-        values = _page_of(entries, boards)
+        values = _page_of(entries, boards, rows)
         yield site.page(
             f"systems/{name}.html", "system.html", claims=claim_groups(claims, scores), **values
         )
 
 
-def _page_of(entries: Sequence[BoardEntry], boards: Sequence[Board]) -> dict[str, Any]:
+def _page_of(
+    entries: Sequence[BoardEntry], boards: Sequence[Board], rows: Mapping[int, BoardRow]
+) -> dict[str, Any]:
     """What the page of a system shows; its card is that of the newest version."""
     newest = entries[0]
     card = newest.card
     current = [e for e in entries if e.card.version == card.version]
     scores = list(_scores(card.name, card.version, boards))
-    notes = [(_where(e), note) for e in _in_order(current) for note in e.scored.notes]
+    noted = [(_where(e), rows.get(id(e), e.scored).notes) for e in _in_order(current)]
+    notes = [(where, note) for where, several in noted for note in several]
     costs = [_cost_row(e) for e in _in_order(current) if e.scored.submitted.cost]
     heads, history = _history(entries)
     return {
