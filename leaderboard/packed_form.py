@@ -18,7 +18,7 @@ from m2kr.errors import plainly
 from .problems import Problem, SubmissionRefused
 
 README = "README.md"
-MOST_README, MOST_RUN = 100 << 10, 512 << 20  # bytes
+MOST_README, MOST_RUN, MOST_TOGETHER = 100 << 10, 512 << 20, 2 << 30  # bytes
 _LOCAL, _ENTRY, _END = b"PK\3\4", b"PK\1\2", b"PK\5\6"
 _DATE = 33  # 1980-01-01
 _MODE = (stat.S_IFREG | 0o644) << 16
@@ -49,8 +49,12 @@ def unpack(path: Path, target: Path) -> Path:
             raise _refusal(path, "it is no plain file")
         fd = os.open(path, flags | getattr(os, "O_BINARY", 0))
         with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
                 raise _refusal(path, "it is no plain file")
+            if status.st_size > MOST_TOGETHER + (1 << 20):  # members are stored as they are
+                most = f"runs of at most {MOST_TOGETHER:,} bytes together"
+                raise _refusal(path, f"it has {status.st_size:,} bytes", most)
             return _unpacked(file, path, target)
 
 

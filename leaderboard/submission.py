@@ -12,7 +12,7 @@ from pathlib import Path
 from m2kr.errors import MissingError, plainly
 
 from .card_reader import read_card
-from .packed_form import MOST_README, MOST_RUN, README, unpack
+from .packed_form import MOST_README, MOST_RUN, MOST_TOGETHER, README, unpack
 from .problems import Problem, SubmissionRefused
 from .system_card import CARD, SubmittedRun, SystemCard
 
@@ -118,6 +118,15 @@ def _faults_of_files(folder: Path, card: SystemCard) -> Iterator[Problem]:
             yield _problem(
                 f"runs/{file}", f"it has {status.st_size:,} bytes", f"at most {MOST_RUN:,}"
             )
+    together = sum(status.st_size for status in entries.values())
+    if together > MOST_TOGETHER:
+        yield Problem(
+            "layout",
+            "runs",
+            f"all together have {together:,} bytes",
+            f"at most {MOST_TOGETHER:,}",
+            "m2kr submit init RESULTS --out FOLDER --set k=100 cuts the rankings",
+        )
     for file in sorted(named - set(entries)):
         yield _problem(f"runs/{file}", "the card names it, and it is not there", "a run's file")
 

@@ -445,6 +445,27 @@ def a_deep_folder(folder: Folder) -> None:
     (folder.path / "/".join(["a"] * 300)).mkdir(parents=True)
 
 
+@refused("layout", says="at most 2,147,483,648")
+def runs_that_are_too_large_together(folder: Folder) -> None:
+    card = folder.card
+    (folder.path / card["runs"][0]["file"]).unlink()
+    first = card["runs"].pop(0)
+    for i in range(5):
+        file = f"runs/alpha.test{i}.parquet"
+        own = {"split": f"test{i}", "file": file, "scores": {}, "cost": {}}
+        card["runs"].append(first | own)
+        (folder.path / file).touch()
+        os.truncate(folder.path / file, 450 << 20)
+    folder.card = card
+
+
+@refused("archive", says="at most 2,147,483,648")
+def an_archive_that_is_too_large_for_any_runs(folder: Folder) -> None:
+    data = zipped(members(folder.path))
+    _hand_in(folder, data)
+    os.truncate(folder.submitted, (2 << 30) + (2 << 20))
+
+
 @refused("layout")
 def a_sparse_run_of_10_gigabytes(folder: Folder) -> None:
     os.truncate(folder.run_file(), 10 << 30)
