@@ -11,7 +11,7 @@ from typing import Any
 
 from m2kr.sources import SPLIT_ALIASES, normalise
 
-from .card_text import contact_fault, link_fault, name_fault, text_fault
+from .card_text import LONGEST_LINK, contact_fault, link_fault, name_fault, text_fault
 from .card_yaml import MOST_BYTES, CardNode, parse_card_yaml
 from .problems import Problem, SubmissionRefused
 from .system_card import CARD, DEEPEST, FORMAT, SubmittedRun, SystemCard, TrainingData
@@ -84,16 +84,16 @@ class _CardReader:
 
     def card(self, root: Mapping[str, CardNode]) -> SystemCard | None:
         """The card; None if there is any fault."""
-        fields = self._fields(root, "", _REQUIRED, _OPTIONAL)
+        fields = self._fields(root, "", REQUIRED, OPTIONAL)
         if (given := fields.get("format")) is not None and given.value != FORMAT:
             self.fault(given, "format", f"the format is {_shown(given)}", FORMAT)
-        words = {key: self._text(fields.get(key), key, longest) for key, longest in _TEXTS.items()}
+        words = {key: self._text(fields.get(key), key, longest) for key, longest in TEXTS.items()}
         name = self._word(fields.get("name"), "name")
         if name is not None and (fault := name_fault(name)):
             self.fault(
                 fields["name"], "name", f"{_shown(fields['name'])}: {fault}", "such as my-system"
             )
-        contact = self._text(fields.get("contact"), "contact", 300)
+        contact = self._text(fields.get("contact"), "contact", LONGEST_LINK)
         if contact and (fault := contact_fault(contact)):
             expected = "a mail address or an https link"
             self.fault(
@@ -339,7 +339,7 @@ class _CardReader:
 
     def _run(self, node: CardNode, where: str) -> SubmittedRun | None:
         assert isinstance(node.value, dict)
-        fields = self._fields(node.value, f"{where}.", _RUN_REQUIRED, ("scores", "cost"))
+        fields = self._fields(node.value, f"{where}.", RUN_REQUIRED, RUN_OPTIONAL)
 
         def word(key: str, pattern: str, expected: str) -> str | None:
             return self._matching(fields.get(key), f"{where}.{key}", pattern, expected)
@@ -412,8 +412,8 @@ class _CardReader:
         return {key: cost[key] for key in known if key in cost}
 
 
-_TEXTS = {"title": TITLE, "version": 40, "hardware": WORDS}
-_REQUIRED = (
+TEXTS = {"title": TITLE, "version": 40, "hardware": WORDS}
+REQUIRED = (
     "format",
     "name",
     "title",
@@ -431,8 +431,9 @@ _REQUIRED = (
     "m2kr_version",
     "runs",
 )
-_OPTIONAL = ("links", "note")
-_RUN_REQUIRED = ("source", "split", "edition", "file", "fingerprint", "k", "run_sha256")
+OPTIONAL = ("links", "note")
+RUN_REQUIRED = ("source", "split", "edition", "file", "fingerprint", "k", "run_sha256")
+RUN_OPTIONAL = ("scores", "cost")
 
 
 def _sources(runs: CardNode | None) -> tuple[list[str], bool]:

@@ -7,12 +7,12 @@ from urllib.parse import urlsplit
 _JOINERS = "\u200c\u200d"  # Persian and Indian scripts need them, within words
 _NOT_SHOWN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _MOST_MARKS = 4  # on one letter
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])", re.ASCII)
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
-_HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}", re.IGNORECASE)
-_ADDRESS = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&()*+,;=%-]+")
-_MAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@(?P<host>[A-Za-z0-9.-]{1,190})")
-_LONGEST_LINK = 300
+RESERVED = r"(con|prn|aux|nul|com[0-9]|lpt[0-9])"  # no folders' names on Windows
+NAME = r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?"
+HOST = r"([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63}"
+ADDRESS = r"[A-Za-z0-9._~:/?#\[\]@!$&()*+,;=%-]+"
+MAILBOX = r"[A-Za-z0-9._%+-]{1,64}"
+LONGEST_LINK, _LONGEST_HOST = 300, 190
 
 
 def text_fault(text: str, longest: int) -> str:
@@ -42,20 +42,20 @@ def text_fault(text: str, longest: int) -> str:
 
 def name_fault(name: str) -> str:
     """Why a system can't have a name, which is a folder's and a page's; empty if it can."""
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(NAME, name):
         return "it is not 1 to 64 of a-z, 0-9 and hyphens, with none at its ends"
-    if _RESERVED.fullmatch(name):
+    if re.fullmatch(RESERVED, name):
         return "Windows can't have a folder of this name"
     return ""
 
 
 def link_fault(link: str) -> str:
     """Why a link can't be shown; empty if it can."""
-    if len(link) > _LONGEST_LINK:
-        return f"it has {len(link):,} characters, and {_LONGEST_LINK} are allowed"
+    if len(link) > LONGEST_LINK:
+        return f"it has {len(link):,} characters, and {LONGEST_LINK} are allowed"
     if not link.startswith("https://"):
         return "it does not begin with https://"
-    if not _ADDRESS.fullmatch(link):
+    if not re.fullmatch(ADDRESS, link):
         return "it holds characters that an address must not have"
     try:
         parts = urlsplit(link)
@@ -73,12 +73,14 @@ def contact_fault(contact: str) -> str:
     """Why nobody could be reached by a contact; empty if somebody could."""
     if contact.startswith("https://"):
         return link_fault(contact)
-    match = _MAIL.fullmatch(contact)
-    return _host_fault(match["host"]) if match else "it is no mail address and no https link"
+    mailbox, _, host = contact.partition("@")
+    if not re.fullmatch(MAILBOX, mailbox) or not host or len(host) > _LONGEST_HOST:
+        return "it is no mail address and no https link"
+    return _host_fault(host)
 
 
 def _host_fault(host: str) -> str:
-    if not _HOST.fullmatch(host):
+    if not re.fullmatch(HOST, host):
         return "it names no host such as example.org"
     if any(part.lower().startswith("xn--") for part in host.split(".")):
         return "the host's name is in another alphabet (punycode)"

@@ -138,7 +138,7 @@ for _what, _key, _value in (
     ("training data in words", "training_data", "none"),
     ("training data without a source", "training_data", [{"split": "train"}]),
     ("training data with further keys", "training_data", [{"source": "a", "split": "t", "x": 1}]),
-    ("training data twice", "training_data", [{"source": "a", "split": "t"}] * 2),
+    ("training data twice", "training_data", [{"source": "a"} for _ in range(2)]),
     (
         "training data twice by another name",
         "training_data",
