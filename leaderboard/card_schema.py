@@ -52,7 +52,7 @@ def card_schema() -> dict[str, Any]:
     }
 
 
-def schema_text() -> str:
+def card_schema_json() -> str:
     """The schema as its file has it."""
     return json.dumps(card_schema(), indent=1, ensure_ascii=True) + "\n"
 

@@ -8,7 +8,7 @@ import yaml
 from hostile_kit import CASES, Folder, Place, copy_of
 
 from m2kr_leaderboard.card_reader import read_card
-from m2kr_leaderboard.card_schema import SCHEMA_FILE, card_schema, schema_text
+from m2kr_leaderboard.card_schema import SCHEMA_FILE, card_schema, card_schema_json
 from m2kr_leaderboard.problems import SubmissionRefused
 from m2kr_leaderboard.scoring import packaged_submissions
 
@@ -36,8 +36,8 @@ BEYOND = {
 
 
 def test_the_file_is_what_the_code_makes() -> None:
-    again = "python -c 'from m2kr_leaderboard.card_schema import *; SCHEMA_FILE.write_text(schema_text())'"
-    assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), again
+    again = "python -c 'from m2kr_leaderboard.card_schema import *; SCHEMA_FILE.write_text(card_schema_json())'"
+    assert SCHEMA_FILE.read_text(encoding="utf-8") == card_schema_json(), again
     jsonschema.Draft202012Validator.check_schema(card_schema())
 
 
