@@ -14,6 +14,16 @@ _SUFFIX = ".zip"
 _BLOCK = 1 << 20
 
 
+def require_packed_name(out: Path) -> None:
+    """Refuses a name that a packed submission can't have.
+
+    Raises:
+        UsageError: it does not end in ``.zip``.
+    """
+    if out.suffix != _SUFFIX:
+        raise UsageError("a packed submission ends in .zip", where=str(out))
+
+
 def pack(folder: Path, out: Path) -> Path:
     """Packs a submission whose form holds.
 
@@ -25,8 +35,7 @@ def pack(folder: Path, out: Path) -> Path:
         SubmissionRefused: its form doesn't hold.
         UsageError: the file's name does not end in ``.zip``.
     """
-    if out.suffix != _SUFFIX:
-        raise UsageError("a packed submission ends in .zip", where=str(out))
+    require_packed_name(out)
     submission = open_submission(folder)
     name = submission.card.name
     files = [CARD, *(run.file for run in submission.card.runs)]

@@ -130,17 +130,43 @@ def scored_facts(scored: "ScoredSubmission") -> dict[str, object]:
 def pack_submission(
     path: Annotated[Path, typer.Argument(help="A submission's folder.")],
     out: options.Out,
+    hub_yaml: Annotated[
+        str | None,
+        typer.Option(
+            "--hub-yaml",
+            metavar="OWNER/DATASET",
+            help="Recompute the scores, and write them beside it as the Hugging Face Hub reads them in a "
+            "model's .eval_results/; of this benchmark there.",
+        ),
+    ] = None,
+    data: options.Data = None,
     json: options.Json = False,
 ) -> None:
     """Pack a submission into one file: equal submissions make equal files."""
-    from m2kr_leaderboard.pack import pack
+    from m2kr_leaderboard.hub_yaml import require_dataset_id, write_hub_yaml
+    from m2kr_leaderboard.pack import pack, require_packed_name
 
+    require_packed_name(out)
+    scored = entries = None
+    if hub_yaml is not None:
+        require_dataset_id(hub_yaml)
+        from m2kr_leaderboard.recompute import recompute
+        from m2kr_leaderboard.submission import open_submission
+
+        with output.Bars() as bars:
+            scored = recompute(open_submission(path), data, progress=bars)
     packed = pack(path, out)
+    if scored and hub_yaml:
+        entries = write_hub_yaml(scored, hub_yaml, out.with_suffix(".eval_results.yaml"))
     following = shlex.join(["m2kr", "leaderboard", "validate", str(packed)])
     if json:
-        output.emit({"file": str(packed), "bytes": packed.stat().st_size, "next": following})
+        facts = {"file": str(packed), "bytes": packed.stat().st_size, "next": following}
+        output.emit(facts | {"hub_yaml": str(entries) if entries else None})
         return
     output.say(f"packed {packed}")
+    if scored and entries:
+        inside = f".eval_results/{scored.card.name}.yaml"
+        output.say(f"wrote {entries}: in the model's repository on the Hub it is {inside}")
     output.say(f"next: {following}")
 
 

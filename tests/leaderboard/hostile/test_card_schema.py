@@ -36,8 +36,8 @@ BEYOND = {
 
 
 def test_the_file_is_what_the_code_makes() -> None:
-    again = "python -c 'from m2kr_leaderboard.card_schema import *; SCHEMA_FILE.write_text(card_schema_json())'"
-    assert SCHEMA_FILE.read_text(encoding="utf-8") == card_schema_json(), again
+    made = "from m2kr_leaderboard.card_schema import *; SCHEMA_FILE.write_text(card_schema_json())"
+    assert SCHEMA_FILE.read_text(encoding="utf-8") == card_schema_json(), f"python -c '{made}'"
     jsonschema.Draft202012Validator.check_schema(card_schema())
 
 
