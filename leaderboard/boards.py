@@ -126,7 +126,7 @@ def _board(key: str, entries: Sequence[BoardEntry]) -> Board:
         having = [i for i, e in enumerate(ordered) if metric in e.scored.result.scores]
         if not having:
             continue
-        table = np.stack([_per_query(ordered[i], result.query_ids, metric) for i in having], 1)
+        table = np.stack([scores_by_query(ordered[i], result.query_ids, metric) for i in having], 1)
         of_metric, least = significance_ranks(table)
         for i, rank in zip(having, of_metric, strict=True):
             ranks[i][metric] = rank
@@ -152,8 +152,19 @@ def _place(entry: BoardEntry, headline: str) -> tuple[float, str, str]:
     return (-value if value is not None else 1.0, entry.card.name, entry.card.version)
 
 
-def _per_query(entry: BoardEntry, query_ids: Sequence[str], metric: str) -> "NDArray[np.float64]":
-    """Scores in the order of the board's first system."""
+def scores_by_query(
+    entry: BoardEntry, query_ids: Sequence[str], metric: str
+) -> "NDArray[np.float64]":
+    """A system's scores in the order of some queries, such as the board's first system has.
+
+    Args:
+        entry: Of results with per-query scores.
+        query_ids: All of its queries, in any order.
+        metric: One that it has.
+
+    Returns:
+        (queries,), NaN where undefined.
+    """
     result = entry.scored.result
     if tuple(result.query_ids) == tuple(query_ids):
         return result.scores[metric]

@@ -30,6 +30,7 @@ def board_pages(site: SiteContext) -> Iterator[tuple[str, bytes]]:
             "board.html",
             "address.js",
             "sort.js",
+            *(("choose_two.js",) if has_query_scores(board) else ()),
             title=board_heading(board),
             heading=board_heading(board),
             board=board,
@@ -39,6 +40,7 @@ def board_pages(site: SiteContext) -> Iterator[tuple[str, bytes]]:
             columns=board_columns(board),
             rest=[MetricHead.of(name) for name in board.metrics],
             rows=board_rows(board),
+            compared=has_query_scores(board),
             groups=_groups(board),
             smallest=_smallest(board),
             claims=claim_groups(claims, scores),
@@ -82,11 +84,13 @@ def board_rows(board: Board) -> list[dict[str, Any]]:
     columns = [head.name for head in board_columns(board)]
     best = {name: _best(board, name) if board.verified else None for name in board.metrics}
     rows = []
-    for row in board.rows:
+    for key, row in zip(row_keys(board), board.rows, strict=True):
         result, ranks = row.entry.scored.result, row.ranks.get(board.headline)
         rows.append(
             _name_of(row)
             | {
+                "key": key,
+                "has_queries": bool(result.query_ids),
                 "rank": ranks_in_words(ranks),
                 "best_rank": ranks[0] if ranks else None,
                 "top": ranks is not None and ranks[0] == 1,
@@ -99,6 +103,19 @@ def board_rows(board: Board) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def has_query_scores(board: Board) -> bool:
+    """Whether two of its systems can be compared query by query."""
+    having = [row for row in board.rows if row.entry.scored.result.query_ids]
+    return bool(board.source) and len(having) > 1
+
+
+def row_keys(board: Board) -> list[str]:
+    """What tells a board's systems apart: their names, with a number after one that is there again."""
+    names = [row.entry.card.name for row in board.rows]
+    before = [names[:place].count(name) for place, name in enumerate(names)]
+    return [f"{name}@{n + 1}" if n else name for name, n in zip(names, before, strict=True)]
 
 
 def _name_of(row: BoardRow) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from m2kr.report.page.folder import replacing_folder
 from ..boards import Board, BoardEntry
 from ..claims import Claim
 from .board_page import board_pages
+from .compare_page import compare_pages
 from .context import SiteContext, site_style
 from .downloads import download_files
 from .index_page import index_pages
@@ -24,6 +25,7 @@ _PARTS: tuple[Callable[[SiteContext], Iterator[tuple[str, bytes]]], ...] = (
     index_pages,
     board_pages,
     system_pages,
+    compare_pages,
     ledger_pages,
     submit_pages,
     download_files,

@@ -30,7 +30,13 @@ class SiteContext:
     history: Sequence[BoardEntry] = ()
 
     def page(
-        self, path: str, template: str, *scripts: str, title: str, **values: Any
+        self,
+        path: str,
+        template: str,
+        *scripts: str,
+        title: str,
+        reads_data: bool = False,
+        **values: Any,
     ) -> tuple[str, bytes]:
         """A page, by its path in the site.
 
@@ -39,6 +45,7 @@ class SiteContext:
             template: One that extends ``page.html``; all that it shows is escaped.
             scripts: Files of the templates that make up the one script that may run.
             title: Of the window.
+            reads_data: Whether its script loads others of the site.
             values: What the template shows.
         """
         text = html.render_from(
@@ -46,6 +53,7 @@ class SiteContext:
             template,
             *scripts,
             title=title,
+            reads_data=reads_data,
             root="../" * path.count("/"),
             here=path,
             style=STYLE,

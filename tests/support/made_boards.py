@@ -1,8 +1,9 @@
 """Boards in memory with any texts in their cards, for what the site shows."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from support.made_results import made_result
 
 from m2kr_leaderboard.boards import Board, BoardEntry, BoardRow
@@ -40,13 +41,19 @@ def made_entry(
     status: Any = "recomputed",
     cost: Mapping[str, Any] | None = None,
     groups: Mapping[str, Any] | None = None,
+    scores: Mapping[str, Any] | None = None,
+    query_ids: Sequence[str] | None = None,
     date: str = "2026-12-01",
     **card: Any,
 ) -> BoardEntry:
-    """A system's run with ``score`` for every metric; ``card`` are fields of its card."""
+    """A system's run with ``score`` for every metric, or the means of per-query ``scores`` by metric.
+
+    ``card`` are fields of its card.
+    """
+    means = {metric: float(np.nanmean(of)) for metric, of in (scores or {}).items()}
     metrics = {
-        metric: {"value": score, "low": score - 0.02, "high": score + 0.02, "n": 100}
-        for metric in METRICS
+        metric: {"value": value, "low": value - 0.02, "high": value + 0.02, "n": 100}
+        for metric, value in (dict.fromkeys(METRICS, score) | means).items()
     }
     run = SubmittedRun(
         source,
@@ -61,7 +68,8 @@ def made_entry(
     )
     result = made_result(
         name,
-        {},
+        scores or {},
+        query_ids=query_ids,
         source=source,
         edition=edition,
         headline=headline,
