@@ -52,18 +52,23 @@ def _facts(result: Result) -> dict[str, Any]:
 
 
 def _of_all_sources(value: Any) -> Any:
-    """Settings without those that are a source's own; runs by their number alone."""
+    """Settings without those that are a source's own; of runs what is said of them, without their names."""
     if isinstance(value, Mapping):
-        runs = [key for key in value if key.startswith(_RUN)]
+        runs = [_of_all_sources(_said_of_run(value[key])) for key in value if key.startswith(_RUN)]
         kept = {
             key: _of_all_sources(inner)
             for key, inner in value.items()
-            if key not in _OF_A_SOURCE and key not in runs
+            if key not in _OF_A_SOURCE and not key.startswith(_RUN)
         }
-        return kept | ({_RUN: len(runs)} if runs else {})
+        return kept | ({_RUN: sorted(runs, key=json.dumps)} if runs else {})
     if isinstance(value, list | tuple):
         return [_of_all_sources(inner) for inner in value]
     return _RUN if isinstance(value, str) and value.startswith(_RUN) else value
+
+
+def _said_of_run(facts: Any) -> Any:
+    """A weight, or the settings of what made a run."""
+    return facts.get("settings") if isinstance(facts, Mapping) else facts
 
 
 def _differences(one: Any, two: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

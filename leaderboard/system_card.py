@@ -1,6 +1,7 @@
 """What a submitter says of a system: the file ``system.yaml`` of a submission."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -9,6 +10,7 @@ FORMAT = "m2kr-submission-1"
 CARD = "system.yaml"
 SHALLOWEST, DEEPEST = 100, 500  # ranks of a run
 
+_PLAIN_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_@.-]*")
 SystemKind = Literal["single-stage", "re-rank", "fusion"]
 
 
@@ -116,7 +118,8 @@ def fields_as_yaml(fields: Mapping[str, Any]) -> str:
 def _yaml_lines(value: Any, indent: str) -> list[str]:
     if isinstance(value, Mapping):
         made = []
-        for key, inner in value.items():
+        for name, inner in value.items():
+            key = name if _PLAIN_KEY.fullmatch(name) else _yaml_word(name)
             block = _yaml_lines(inner, indent + "  ")
             inline = len(block) == 1 and not isinstance(inner, Mapping | list | tuple)
             made += [f"{indent}{key}: {block[0]}"] if inline else [f"{indent}{key}:", *block]
@@ -129,4 +132,10 @@ def _yaml_lines(value: Any, indent: str) -> list[str]:
             block = _yaml_lines(inner, indent + "  ")
             made += [f"{indent}- {block[0].lstrip()}", *block[1:]]
         return made
-    return [value if isinstance(value, PlainWord) else json.dumps(value, ensure_ascii=False)]
+    return [value if isinstance(value, PlainWord) else _yaml_word(value)]
+
+
+def _yaml_word(value: Any) -> str:
+    """A word in quotes, or a number or flag; what isn't printed is escaped, as `parse_card_yaml` demands."""
+    shown = json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in shown)

@@ -174,6 +174,21 @@ def test_what_each_source_has_of_its_own_sets_no_systems_apart(tmp_path: Path) -
     assert [run.source for run in read_card(made.folder / "system.yaml").runs] == ["mini", "okvqa"]
 
 
+def test_fused_runs_are_told_apart_by_weight_and_maker_not_by_file(tmp_path: Path) -> None:
+    one = _result(tmp_path / "results")
+
+    def fused(source: str, weight: float, k1: float) -> Path:
+        run = f"run:{source}.parquet"
+        member = {"sha256": source, "settings": {"k1": k1}}
+        return _as_of(one, source, settings={"weights": {run: weight}, "members": {run: member}})
+
+    first = fused("okvqa", 0.3, 1.5)
+    init_submission([first, fused("evqa", 0.3, 1.5)], tmp_path / "made", SAID)
+    for weight, k1 in ((0.4, 1.5), (0.3, 1.2)):
+        with pytest.raises(InputError, match="not of one system"):
+            init_submission([first, fused("evqa", weight, k1)], tmp_path / "other", SAID)
+
+
 def test_what_a_person_wrote_stays_when_the_runs_are_new(tmp_path: Path) -> None:
     folder = tmp_path / "made"
     init_submission([_result(tmp_path / "results")], folder, SAID | {"version": "2"})
