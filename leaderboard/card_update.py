@@ -11,7 +11,7 @@ from .system_card import PlainWord, fields_as_yaml
 
 _PLAIN = re.compile(r"~|[nN]ull|NULL||true|false|-?[0-9][0-9.]*([eE][-+]?[0-9]+)?")
 _OPEN = ("", "~", "null", "Null", "NULL")
-_FROM_RESULTS = ("format", "m2kr_version")
+_FROM_RESULTS = ("m2kr_version",)
 # Of these a result has an opinion, which may differ from the card's.
 _TOLD = ("kind", "query_modalities", "passage_modalities", "hardware")
 _KEY = re.compile(r"(?P<quote>['\"]?)(?P<key>[A-Za-z0-9_]+)(?P=quote)\s*:(\s|$)")
@@ -92,9 +92,8 @@ def update_card(old: bytes, fresh: Mapping[str, Any], given: Collection[str]) ->
             merged[key] = _runs(before, new, changed, kept)
         elif key == "zero_shot" and key not in given:
             merged[key] = _flags(before.get(key), new[key])
-        elif key == "links":
-            links = before.get(key)
-            merged[key] = {**links, **new[key]} if isinstance(links, Mapping) else new[key]
+        elif key == "links" and isinstance(links := before.get(key), Mapping):
+            merged[key] = {**links, **new.get(key, {})}
         elif key not in new or (
             key not in given and key not in _FROM_RESULTS and is_filled(before, key)
         ):
@@ -104,7 +103,7 @@ def update_card(old: bytes, fresh: Mapping[str, Any], given: Collection[str]) ->
         if key == "runs":
             continue
         if key in before and merged[key] == before[key]:
-            if key in new and is_filled(before, key) and key not in _FROM_RESULTS:
+            if key in new and is_filled(before, key) and key not in ("format", *_FROM_RESULTS):
                 differs = key in _TOLD and is_filled(new, key) and new[key] != merged[key]
                 says = f" ({_shown(merged[key])}; the results say {_shown(new[key])})"
                 kept.append(key + (says if differs else ""))
