@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from m2kr.errors import InputError
+
 from .anomalies import likeness_notes
 from .groups import significance_ranks
 from .scored import ScoredRun
@@ -97,6 +99,9 @@ def make_boards(entries: Iterable[BoardEntry]) -> list[Board]:
     """The boards of some systems' runs: one for each source, split and data, by key.
 
     A board of unverified data has no ranks; its key ends in the begin of the data's fingerprint.
+
+    Raises:
+        InputError: Two systems' scores are of different queries of the same data.
     """
     by_data: dict[tuple[str, str, str, str, bool], list[BoardEntry]] = {}
     for entry in entries:
@@ -115,6 +120,7 @@ def make_boards(entries: Iterable[BoardEntry]) -> list[Board]:
 
 
 def _board(key: str, entries: Sequence[BoardEntry]) -> Board:
+    entries = sorted(entries, key=lambda e: (e.card.name, e.card.version))
     submitted, result = entries[0].scored.submitted, entries[0].scored.result
     metrics = list(dict.fromkeys(m for e in entries for m in e.scored.result.metrics))
     ordered = sorted(entries, key=lambda e: _place(e, result.headline))
@@ -127,6 +133,7 @@ def _board(key: str, entries: Sequence[BoardEntry]) -> Board:
         if not having:
             continue
         table = np.stack([scores_by_query(ordered[i], result.query_ids, metric) for i in having], 1)
+        _require_same_queries(table, [ordered[i] for i in having], metric)
         of_metric, least = significance_ranks(table)
         for i, rank in zip(having, of_metric, strict=True):
             ranks[i][metric] = rank
@@ -150,6 +157,22 @@ def _board(key: str, entries: Sequence[BoardEntry]) -> Board:
 def _place(entry: BoardEntry, headline: str) -> tuple[float, str, str]:
     value = entry.scored.result.value(headline)
     return (-value if value is not None else 1.0, entry.card.name, entry.card.version)
+
+
+def _require_same_queries(
+    table: "NDArray[np.float64]", entries: Sequence[BoardEntry], metric: str
+) -> None:
+    """Refuses scores of different queries: for which ones a metric is defined, the data alone say."""
+    undefined = np.isnan(table)
+    odd = np.flatnonzero((undefined != undefined[:, :1]).any(0))
+    if len(odd):
+        one, other = entries[0].card, entries[odd[0]].card
+        raise InputError(
+            f"{metric} is defined for other queries in {other.name} {other.version} than in {one.name} "
+            f"{one.version}, on the same data",
+            expected="results that one version of m2kr computed of the runs",
+            fix="m2kr leaderboard validate leaderboard/submissions/* --out NEW-RESULTS",
+        )
 
 
 def scores_by_query(

@@ -20,7 +20,8 @@ def significance_ranks(
     """Ranks that mean something, by paired t tests with Holm's adjustment over all pairs.
 
     Args:
-        scores: (queries x systems) scores; queries for which one is undefined are left out.
+        scores: (queries x systems) scores; a query that is undefined (NaN) is so for all systems, and is
+            left out.
 
     Returns:
         Per system (best, worst): 1 + the systems that are significantly better, and the number of systems

@@ -42,8 +42,9 @@ def score_all(
     What the store has of the very same submission, by this version of m2kr, is taken from there; a version
     that it has with other content is refused.
 
-    Those that m2kr brings along come last in time: where another has a fault, they need no score. A title
-    with letters that only look like those of another system's title is refused.
+    Those that m2kr brings along come last in time: where another has a fault, they need no score, and one
+    that is given as well, in whatever version, gives way. A title with letters that only look like those of
+    another system's title is refused.
 
     Raises:
         MissingError: There is nothing of such a name.
@@ -53,8 +54,11 @@ def score_all(
     scored: dict[tuple[str, str], ScoredSubmission] = {}
     titles = _known_titles()
     for path in reversed(paths):
-        if faults and path.parent == _PACKAGED:
-            break
+        if path.parent == _PACKAGED:
+            if faults:
+                break
+            if any(path.name == name for name, _ in scored):
+                continue
         try:
             with opened_submission(path) as submission:
                 others = store.other_contents(submission) if store else []

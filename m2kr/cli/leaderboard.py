@@ -31,15 +31,17 @@ def build_pages(
     """
     from m2kr_leaderboard.boards import make_boards
     from m2kr_leaderboard.claims import load_claims
+    from m2kr_leaderboard.results import ResultStore
     from m2kr_leaderboard.scoring import as_entries, packaged_submissions, score_all
     from m2kr_leaderboard.site.build import build_site
 
     given = list(submissions or ())
     with output.Bars() as bars:
         packaged = packaged_submissions()
-        scored = score_all([*packaged, *given], data, progress=bars)
+        scored = score_all([*packaged, *given], data, bars, ResultStore())
         boards = make_boards(as_entries(scored))
-        path = build_site(boards, load_claims(), out, progress=bars)
+        earlier = as_entries(ResultStore().history({one.sha256 for one in scored}))
+        path = build_site(boards, load_claims(), out, history=earlier, progress=bars)
     brought = {folder.name for folder in packaged}
     for board in boards:
         for row in board.rows:

@@ -1,5 +1,6 @@
 """Results are kept for good: nothing that is there changes, and what a kill leaves is no entry."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -80,6 +81,18 @@ def test_another_version_is_another_entry_and_other_content_needs_one(
     assert len(list(store.glob("bm25/*/*/entry.json"))) == 2
     history = ResultStore(store).history({open_submission(newer).sha256})
     assert [one.card.version for one in history] == ["0.1.0"]
+
+
+def test_a_newer_version_takes_the_older_ones_place_on_the_board(tmp_path: Path) -> None:
+    newer = changed_copy(tmp_path, 'version: "0.1.0"', 'version: "0.2.0"')
+    call("leaderboard", "build", newer, "--out", tmp_path / "site")
+    table = (tmp_path / "site/data/results.csv").read_text(encoding="utf-8")
+    rows = [row for row in csv.DictReader(table.splitlines()) if row["system"] == "bm25"]
+    assert [row["version"] for row in rows] == ["0.2.0"]
+    page = (tmp_path / "site/systems/bm25.html").read_text(encoding="utf-8")
+    history = page.partition('id="history"')[2]
+    assert ">0.2.0<" in history
+    assert ">0.1.0<" in history
 
 
 def test_a_newer_harness_scores_anew_and_says_what_changed(store: Path) -> None:
