@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 def query_score_files(board: Board) -> Iterator[tuple[str, bytes]]:
     """A file of a board's queries and systems, and one for each system with its scores.
 
-    Each calls ``m2kr(name, value)``. Scores are those of the metrics that the board's first table shows, in
-    the order of the board's queries, as `packed_scores`.
+    Each calls ``m2kr(name, value)``. Scores are those of the metrics that the board's first table shows, as
+    `packed_scores`. Queries are sorted by id, since the order decides what a seed draws, and ``m2kr compare``
+    sorts them.
 
     Args:
         board: One that `has_query_scores`.
     """
-    query_ids = next(filter(None, (row.entry.scored.result.query_ids for row in board.rows)), ())
+    with_queries = (row.entry.scored.result.query_ids for row in board.rows)
+    query_ids = sorted(next(filter(None, with_queries)))
     metrics = [head.name for head in board_columns(board)]
     systems = []
     for key, row in zip(row_keys(board), board.rows, strict=True):

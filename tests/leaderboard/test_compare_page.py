@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from support.browser import Browser, chromium
 from support.made_boards import made_board, made_entry
 
+from m2kr.evaluation.compare import compare_results
+from m2kr.evaluation.comparison_tables import chance_text, number_text
 from m2kr.evaluation.paired_tests import paired_tests
 from m2kr_leaderboard.boards import Board
 from m2kr_leaderboard.site.build import build_site
@@ -94,8 +97,8 @@ def test_scores_are_packed_without_loss(distinct: int, undefined: bool) -> None:
 
 def test_files_have_every_score_in_the_order_of_the_queries(site: Path) -> None:
     about = read_data(site, "q.okvqa.test")
+    assert about["queries"] == sorted(QUERIES)
     order = [QUERIES.index(query) for query in about["queries"]]
-    assert sorted(order) == list(range(len(QUERIES)))
     assert [metric["name"] for metric in about["metrics"]] == [*METRICS]
     keys = [system["key"] for system in about["systems"]]
     assert sorted(keys) == ["one", "three", "three@2", "two"]
@@ -197,17 +200,24 @@ def chosen(browser: Browser) -> list[str]:
 def test_the_page_shows_both_tests(browser: Browser, site: Path, metric: str) -> None:
     opened(browser, site, f"#board=okvqa.test&a=two&b=one&metric={metric}")
     assert chosen(browser) == ["okvqa.test", "two", "one", metric]
-    order = [QUERIES.index(query) for query in read_data(site, "q.okvqa.test")["queries"]]
-    table = np.stack([SCORES["two"][metric], SCORES["one"][metric]], 1)[order]
-    table = table[~np.isnan(table).any(1)]
-    ours, words = paired_tests([table]), text_of(browser, "[data-tests]")
-    for p in (ours.p[0], ours.p_t[0]):
-        assert ("p < .0001" if p < 0.0001 else f"p = {p:.4f}".replace("0.", ".")) in words
-    assert ("exact" in words) == ours.exact[0]
-    assert f"Queries{len(table)}" in words
-    better = [np.sum(table[:, 0] > table[:, 1]), np.sum(table[:, 0] < table[:, 1])]
+    results = [
+        replace(row.entry.scored.result, run_sha256=row.entry.card.name)
+        for row in some_board().rows
+        if row.entry.card.name in ("one", "two")
+    ]
+    ours = compare_results(results, metrics=[metric]).metrics[metric]
+    pair, words = ours.pairs[0], text_of(browser, "[data-tests]")
+    for p in (pair.p, pair.p_t):
+        assert (
+            p is not None and (chance_text(p) if p < 0.0001 else f"p = {chance_text(p)}") in words
+        )
+    assert ("exact" in words) == pair.exact and f"Queries{ours.queries}" in words
+    turn = 1 if pair.a.startswith("two") else -1
+    low, high = sorted((turn * pair.low, turn * pair.high))
+    shown = [number_text(value, sign=True) for value in (low, high)]
+    assert f"[{' '.join(shown)}]" in text_of(browser, "[data-scores]").replace("−", "-")
     won = "return [...document.querySelectorAll('[data-scores] td:last-child b')].map(b => b.textContent)"
-    assert browser.run(won) == [str(n) for n in (*better, len(table) - sum(better))]
+    assert browser.run(won) == [str(n) for n in (*(pair.wins, pair.losses)[::turn], pair.ties)]
     assert browser.console() == [] and browser.external_requests() == []
 
 
