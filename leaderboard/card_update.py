@@ -132,7 +132,9 @@ def _runs(
     kept += [
         f"run {'/'.join(key)} (none of the results is of it)" for key in old if key not in fresh
     ]
-    return [run for _, run in sorted({**old, **fresh}.items())]
+    listed = before.get("runs")
+    unnamed = [run for run in listed if run not in old.values()] if isinstance(listed, list) else []
+    return [*(run for _, run in sorted({**old, **fresh}.items())), *unnamed]
 
 
 def _flags(before: Any, new: Mapping[str, Any]) -> dict[str, Any]:

@@ -98,6 +98,14 @@ def test_odd_keys_and_words_of_a_card_stay_what_they_are() -> None:
     assert read_fields(fields_as_yaml(fields).encode()) == fields
 
 
+def test_runs_that_name_no_split_stay_for_the_check_to_tell(place: Place) -> None:
+    card = Folder(place.valid).card_path.read_bytes()
+    fresh = {"format": FORMAT} | asdict(read_card(place.valid / "system.yaml"))
+    with_half = card.replace(b"runs:\n", b"runs:\n- source: gamma\n", 1)
+    runs = read_fields(update_card(with_half, fresh, ()).text.encode())["runs"]
+    assert [run["source"] for run in runs] == ["alpha", "beta", "gamma"]
+
+
 def test_files_that_have_a_second_name_elsewhere_are_files(place: Place, tmp_path: Path) -> None:
     # Copies by ``cp -al`` and installers' caches make such; nothing of another's is reached by them.
     folder = copy_of(place.valid, tmp_path)
