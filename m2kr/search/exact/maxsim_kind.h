@@ -1,0 +1,327 @@
+/* The program of `maxsim.c` for one kind of processor, by what that defines before it includes this. */
+
+#define JOINED2(a, b) a##_##b
+#define JOINED(a, b) JOINED2(a, b)
+#define NAME(x) JOINED(KIND, x)
+#ifndef MOST_VECTORS
+#define MOST_VECTORS VECTORS
+#endif
+
+#ifdef WORDS
+/* Rows and tokens are 16 bits a dim, two dims to a lane; a row of 16 bits is one plane. */
+typedef int16_t NAME(token);
+enum { NAME(a_lane) = 2 };
+#define PLANES(bits) ((void)(bits), 1)
+#define JOIN(high, low) (high)
+#else
+/* 8 bits a dim, four dims to a lane; a row of 16 bits is two planes, its high and its low byte. */
+typedef int8_t NAME(token);
+enum { NAME(a_lane) = 4 };
+#define PLANES(bits) ((bits) == 16 ? 2 : 1)
+#endif
+
+static int64_t NAME(vectors)(int64_t rows) { return (rows + LANES - 1) / LANES; }
+
+static int64_t NAME(rows_bytes)(int64_t rows, int64_t padded, int64_t bits)
+{
+    return NAME(vectors)(rows) * PLANES(bits) * LANES * (padded / NAME(a_lane)) * 4;
+}
+
+/* Blocks of vectors as `bounds` takes them; in a block, a lane's dims of all its vectors together. */
+static void NAME(rows)(const int16_t *h, int64_t rows, int64_t dim, int64_t padded, int64_t bits,
+                       void *out)
+{
+    const int planes = PLANES(bits);
+    const int64_t vectors = NAME(vectors)(rows), most = MOST_VECTORS / planes;
+    unsigned char *to = out;
+    for (int64_t first = 0, end; first < vectors; first = end) {
+        end = block_end(first, vectors, most);
+        for (int64_t place = 0; place < padded; place += NAME(a_lane))
+            for (int64_t v = first; v < end; v++)
+                for (int plane = 0; plane < planes; plane++)
+                    for (int64_t row = v * LANES; row < (v + 1) * LANES; row++)
+                        for (int64_t k = place; k < place + NAME(a_lane); k++) {
+                            int value = row < rows && k < dim ? h[row * dim + k] : 0;
+#ifdef WORDS
+                            const int16_t word = (int16_t)value;
+                            memcpy(to, &word, 2);
+                            to += 2;
+#else
+                            /* As vpdpbusd takes it, from 0 to 255; or from -128 to 127. */
+                            if (planes == 2) value = plane ? (value & 255) - 128 : value >> 8;
+                            if (OFFSET) value += 128;
+                            *to++ = (unsigned char)value;
+#endif
+                        }
+    }
+}
+
+/* One block of `count` vectors against up to four tokens of one scale. */
+INLINE TARGET void NAME(tile)(const int count, const int planes, const unsigned char *rows,
+                              int64_t steps, const NAME(token) *const *tokens, const int32_t *starts,
+                              float scale, float residual, const float *lengths, float *best)
+{
+    VI sums[VECTORS][TOKENS];
+    UNROLL for (int t = 0; t < TOKENS; t++) {
+#ifdef WORDS
+        (void)starts;
+        const VI high = SET(0), low = high;
+#else
+        /* An offset of 128 on one side adds 128 times the sum of the other, which is taken off here. */
+        const VI high = SET(OFFSET ? starts[t] : 0);
+        const VI low = SET(OFFSET ? 0 : -starts[t]);
+#endif
+        UNROLL for (int v = 0; v < count; v++) sums[v][t] = planes == 2 && v % 2 ? low : high;
+    }
+    for (int64_t step = 0; step < steps; step += 4)
+        UNROLL for (int one = 0; one < 4; one++) {
+            VI token[TOKENS];
+            UNROLL for (int t = 0; t < TOKENS; t++)
+                token[t] = SET(four_bytes(tokens[t] + (step + one) * NAME(a_lane)));
+            UNROLL for (int v = 0; v < count; v++) {
+                const VI row = LOAD(rows + ((step + one) * count + v) * LANES * 4);
+                UNROLL for (int t = 0; t < TOKENS; t++) DOT(sums[v][t], row, token[t]);
+            }
+        }
+    UNROLL for (int v = 0; v < count; v += planes) {
+        VI most[TOKENS];
+        UNROLL for (int t = 0; t < TOKENS; t++)
+            most[t] = planes == 2 ? JOIN(sums[v][t], sums[v + planes - 1][t]) : sums[v][t];
+        const VI highest = MAXI(MAXI(most[0], most[1]), MAXI(most[2], most[3]));
+        float *at = best + v / planes * LANES;
+        const VF spare = MULF(LOADF(lengths + v / planes * LANES), SETF(residual));
+        STOREF(at, MAXF(LOADF(at), FMAF(FLOATS(highest), SETF(scale), spare)));
+    }
+}
+
+INLINE TARGET void NAME(passage)(const int count, const int planes, const Codes *codes, int64_t passage,
+                                 const NAME(token) *tokens, const unsigned char *rows,
+                                 const float *lengths, float *best)
+{
+    const int64_t first = codes->offsets[passage], n = codes->offsets[passage + 1] - first;
+    const int64_t group = codes->groups[passage];
+    const int64_t steps = codes->padded / NAME(a_lane);
+    for (int64_t token = 0; token < n; token += TOKENS) {
+        const NAME(token) *four[TOKENS];
+        int32_t starts[TOKENS];
+        for (int t = 0; t < TOKENS; t++) {
+            /* The last one again changes no maximum. */
+            const int64_t place = token + t < n ? token + t : n - 1;
+            four[t] = tokens + place * codes->padded;
+#ifndef WORDS
+            /* One query alone does little with a token: the next ones must be on their way. */
+            for (int64_t k = 0; k < codes->padded; k += 64)
+                __builtin_prefetch((const void *)((uintptr_t)four[t] + (uintptr_t)(AHEAD + k)));
+#endif
+            starts[t] = codes->starts[first + place];
+        }
+        NAME(tile)(count, planes, rows, steps, four, starts, codes->scales[group + token / TOKENS],
+                   codes->residuals[group + token / TOKENS], lengths, best);
+    }
+}
+
+#define CASE(count, planes)                                                                     \
+    case count * 4 + planes:                                                                    \
+        NAME(passage)(count, planes, codes, passage, tokens, block, rows->lengths + place, best + place); \
+        break;
+
+/* out[q * stride + i] of passage numbers[i], or i. */
+static TARGET int NAME(bounds)(const Codes *codes, const Rows *rows, const int64_t *numbers,
+                               int64_t count, float *out, int64_t stride)
+{
+    const int planes = PLANES(rows->bits);
+    const int64_t vectors = NAME(vectors)(rows->rows), most = MOST_VECTORS / planes;
+    const int64_t bytes = LANES * 4 * (codes->padded / NAME(a_lane)) * planes;
+    float *best = malloc((size_t)(vectors * LANES + 1) * sizeof *best);
+    if (!best) return 1;
+#ifdef WORDS
+    int16_t *wide = NULL;
+    int64_t room = 0;
+#endif
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t passage = numbers ? numbers[i] : i;
+        const int64_t first = codes->offsets[passage], n = codes->offsets[passage + 1] - first;
+        const int8_t *narrow = codes->codes + first * codes->padded;
+#ifdef WORDS
+        const int64_t size = n * codes->padded;
+        if (size > room) {
+            free(wide);
+            room = size;
+            wide = malloc((size_t)room * sizeof *wide);
+            if (!wide) {
+                free(best);
+                return 1;
+            }
+        }
+        for (int64_t k = 0; k < size; k++) wide[k] = narrow[k];
+        const int16_t *tokens = wide;
+#else
+        const int8_t *tokens = narrow;
+        (void)n;
+#endif
+        for (int64_t r = 0; r < vectors * LANES; r++) best[r] = -INFINITY;
+        for (int64_t from = 0, end; from < vectors; from = end) {
+            end = block_end(from, vectors, most);
+            const unsigned char *block = (const unsigned char *)rows->laid_out + from * bytes;
+            const int64_t place = from * LANES;
+            switch ((end - from) * planes * 4 + planes) {
+                CASE(1, 1)
+                CASE(2, 1)
+#if MOST_VECTORS > 2
+                CASE(3, 1)
+                CASE(4, 1)
+                CASE(5, 1)
+                CASE(6, 1)
+#endif
+#ifndef WORDS
+                CASE(2, 2)
+#if MOST_VECTORS > 2
+                CASE(4, 2)
+                CASE(6, 2)
+#endif
+#endif
+            }
+        }
+        for (int64_t q = 0; q < rows->queries; q++) {
+            double sums[4] = {0, 0, 0, 0};
+            int64_t r = rows->offsets[q];
+            const int64_t end = rows->offsets[q + 1];
+            for (; r + 4 <= end; r += 4)
+                for (int k = 0; k < 4; k++) sums[k] += (double)best[r + k] * rows->scales[r + k];
+            for (; r < end; r++) sums[0] += (double)best[r] * rows->scales[r];
+            out[q * stride + i] = (float)(sums[0] + sums[1] + sums[2] + sums[3]);
+        }
+    }
+#ifdef WORDS
+    free(wide);
+#endif
+    free(best);
+    return 0;
+}
+
+/* Codes passages first to last - 1, whose tokens begin at `tokens`. */
+static TARGET int NAME(code)(const uint16_t *tokens, const Codes *codes, int64_t first, int64_t last,
+                             float *residual, float *longest, float *shortest)
+{
+    enum { PART = 8 };
+    const int64_t dim = codes->dim, padded = codes->padded;
+    const float more = 1.0f + GRANTED * (float)(dim + 8);
+    int64_t most = 0;
+    for (int64_t p = first; p < last; p++) {
+        const int64_t n = codes->offsets[p + 1] - codes->offsets[p];
+        if (n > most) most = n;
+    }
+    float *values = calloc((size_t)(most * padded + 1), sizeof *values);
+    Placed *order = malloc((size_t)(most + 1) * sizeof *order);
+    if (!values || !order) {
+        free(values);
+        free(order);
+        return 1;
+    }
+    for (int64_t p = first; p < last; p++) {
+        const int64_t start = codes->offsets[p], n = codes->offsets[p + 1] - start;
+        const uint16_t *from = tokens + (start - codes->offsets[first]) * dim;
+        float largest_norm = 0, least_norm = INFINITY, most_lost = 0;
+        int broken = 0;
+        for (int64_t j = 0; j < n; j++) {
+            float *to = values + j * padded;
+            float high[PART] = {0}, squares[PART] = {0};
+            for (int64_t k = 0; k < padded; k += PART) {
+                uint16_t halves[PART] = {0};
+                if (k < dim)
+                    memcpy(halves, from + j * dim + k, (size_t)(dim - k < PART ? dim - k : PART) * 2);
+                WIDEN(to + k, halves);
+                for (int i = 0; i < PART; i++) {
+                    const float x = to[k + i], size = fabsf(x);
+                    high[i] = size > high[i] ? size : high[i];
+                    squares[i] += x * x;
+                }
+            }
+            float magnitude = 0, square = 0;
+            for (int i = 0; i < PART; i++) {
+                magnitude = high[i] > magnitude ? high[i] : magnitude;
+                square += squares[i];
+            }
+            const float norm = sqrtf(square) * more;
+            if (!(norm <= FLT_MAX)) broken = 1; /* NaN, too */
+            if (norm > largest_norm) largest_norm = norm;
+            if (norm < least_norm) least_norm = norm;
+            order[j].magnitude = magnitude;
+            order[j].place = (int)j;
+        }
+        longest[p] = largest_norm;
+        shortest[p] = n ? least_norm : 0;
+        residual[p] = 0;
+        /* The caller refuses it. */
+        if (broken) {
+            longest[p] = INFINITY;
+            continue;
+        }
+        qsort(order, (size_t)n, sizeof *order, by_magnitude);
+        for (int64_t j = 0; j < n; j += TOKENS) {
+            const float s = order[j].magnitude > 0 ? order[j].magnitude / 127.0f : 1.0f;
+            const float steps = 1.0f / s;
+            float lost = 0;
+            for (int64_t i = j; i < n && i < j + TOKENS; i++) {
+                const float *x = values + order[i].place * padded;
+                int8_t *to = codes->codes + (start + i) * padded;
+                float squares[PART] = {0};
+                int32_t sums[PART] = {0};
+                for (int64_t k = 0; k < padded; k += PART) {
+                    int8_t whole[PART];
+                    for (int l = 0; l < PART; l++) {
+                        /* Adding 1.5 * 2^23 leaves no place for a fraction: rounds to the nearest. */
+                        const float rounded = (x[k + l] * steps + 12582912.0f) - 12582912.0f;
+                        const float e = x[k + l] - s * rounded;
+                        squares[l] += e * e;
+                        sums[l] += (int32_t)rounded;
+                        whole[l] = (int8_t)rounded;
+                    }
+                    memcpy(to + k, whole, PART);
+                }
+                float square = 0;
+                int32_t sum = 0;
+                for (int l = 0; l < PART; l++) {
+                    square += squares[l];
+                    sum += sums[l];
+                }
+                codes->starts[start + i] = -128 * sum;
+                const float e = sqrtf(square) * more;
+                lost = e > lost ? e : lost;
+            }
+            codes->scales[codes->groups[p] + j / TOKENS] = s;
+            codes->residuals[codes->groups[p] + j / TOKENS] = lost;
+            most_lost = lost > most_lost ? lost : most_lost;
+        }
+        residual[p] = most_lost;
+    }
+    free(values);
+    free(order);
+    return 0;
+}
+
+#undef JOINED
+#undef JOINED2
+#undef NAME
+#undef PLANES
+#undef CASE
+#undef KIND
+#undef TARGET
+#undef LANES
+#undef WORDS
+#undef VI
+#undef VF
+#undef SET
+#undef LOAD
+#undef DOT
+#undef OFFSET
+#undef MOST_VECTORS
+#undef MAXI
+#undef JOIN
+#undef FLOATS
+#undef SETF
+#undef LOADF
+#undef STOREF
+#undef MULF
+#undef FMAF
+#undef MAXF
