@@ -148,10 +148,15 @@ def spread(work: Callable[[Item], Result], pieces: Sequence[Item], device: str) 
 
 
 class Workers:
-    """Runs functions on several threads at once."""
+    """Runs functions on several threads at once.
 
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
+    Attributes:
+        threads: How many.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor, threads: int = 1) -> None:
         self._pool = pool
+        self.threads = threads
         self._own = threading.local()
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
@@ -187,7 +192,7 @@ def workers(threads: int) -> Iterator[Workers]:
     pool = ThreadPoolExecutor(threads, "m2kr-search", initializer=lambda: torch.set_num_threads(1))
     try:
         with full_precision():
-            yield Workers(pool)
+            yield Workers(pool, threads)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)

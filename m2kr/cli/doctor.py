@@ -25,6 +25,7 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
     report: dict[str, Any] = {
         "versions": _versions(),
         "devices": _devices(),
+        "search_kernel": _search_kernel(),
         "machine": _machine(),
         "disk": _disk(root),
         "token": _token(),
@@ -39,6 +40,7 @@ def command(data: options.Data = None, json: options.Json = False) -> None:
         [
             *((name, version or "not installed") for name, version in report["versions"].items()),
             *((f"device {device}", state) for device, state in report["devices"].items()),
+            ("exact search on the CPU by", report["search_kernel"]),
             ("machine", f"{machine['cores']} cores, {output.size(machine['memory'])} memory"),
             ("data root", f"{disk['root']}{'' if disk['exists'] else ' (not there yet)'}"),
             ("free disk there", output.size(disk["free"])),
@@ -99,6 +101,16 @@ def _devices() -> dict[str, str]:
         except RuntimeError as error:
             states[name] = f"not usable: {str(error).splitlines()[0]}"
     return states
+
+
+def _search_kernel() -> str:
+    from m2kr.errors import UsageError
+    from m2kr.search.exact.cpu_fused import kernel_state
+
+    try:
+        return kernel_state()
+    except UsageError as error:
+        return f"none: {error.what}"
 
 
 def _machine() -> dict[str, int | None]:

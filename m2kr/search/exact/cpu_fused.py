@@ -103,7 +103,7 @@ class FusedCodes:
             dim,
             np.ascontiguousarray(offsets, np.int64),
             groups,
-            np.empty((tokens, padded(dim)), np.int8),
+            np.empty((tokens, code_width(dim)), np.int8),
             np.empty(tokens, np.int32),
             *(np.empty(n, np.float32) for n in (fours, fours, *[len(lengths)] * 3)),
         )
@@ -227,10 +227,10 @@ class Kernel:
         codes = whole.astype(np.int16)
         room = np.zeros(-(-len(rows) // _LANES) * _LANES, np.float32)
         laid_out = np.empty(
-            self._library.fused_rows_bytes(self._kind, len(rows), padded(dim), bits), np.uint8
+            self._library.fused_rows_bytes(self._kind, len(rows), code_width(dim), bits), np.uint8
         )
         self._library.fused_rows(
-            self._kind, _address(codes), len(rows), dim, padded(dim), bits, _address(laid_out)
+            self._kind, _address(codes), len(rows), dim, code_width(dim), bits, _address(laid_out)
         )
         starts = offsets[:-1]
         return FusedRows(
@@ -304,7 +304,7 @@ class Kernel:
             raise MemoryError("for the search's kernel")
 
 
-def padded(dim: int) -> int:
+def code_width(dim: int) -> int:
     """Bytes of a token's codes."""
     return -(-dim // 16) * 16
 
@@ -321,7 +321,7 @@ def _code_rows(
 
 def _longer(vectors: "NDArray[np.float64]") -> "NDArray[np.float32]":
     """Lengths of rows, float32, never below the true ones."""
-    found = np.sqrt((vectors * vectors).sum(1)) * (1 + 2.0**-20)
+    found: NDArray[np.float64] = np.sqrt((vectors * vectors).sum(1)) * (1 + 2.0**-20)
     return found.astype(np.float32)
 
 
@@ -346,7 +346,7 @@ def _address(array: "NDArray[Any]") -> ctypes.c_void_p:
 
 
 def _codes(found: FusedCodes) -> _Codes:
-    arrays = (getattr(found, name) for name, _ in _Codes._fields_[2:])
+    arrays = (found.offsets, found.groups, found.codes, found.starts, found.scales, found.residuals)
     return _Codes(found.dim, found.codes.shape[1], *(array.ctypes.data for array in arrays))
 
 
@@ -367,6 +367,14 @@ def kernel() -> Kernel | None:
         UsageError: ``M2KR_KERNEL`` names no kind that runs here.
     """
     return _chosen(os.environ.get(VARIABLE, ""))[0]
+
+
+def kernel_passes(dim: int) -> tuple[str, ...]:
+    """Names of the kernel's passes over vectors of so many dims; none where it can't be used."""
+    one = kernel()
+    if one is None or dim > MOST_DIMS:
+        return ()
+    return ("fused-int8", "fused-int16") if one.bits == 8 else ("fused-int16",)
 
 
 def kernel_state() -> str:

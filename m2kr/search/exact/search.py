@@ -2,7 +2,8 @@
 
 The tokens are read block by block, once, whatever the number of queries. In each block
 
-1. a cheap pass bounds the score of every passage from above (`exact.passes`, `exact.bounds`);
+1. a cheap pass bounds the score of every passage from above (`exact.bounds`): on a CPU the compiled
+   kernel (`exact.cpu_fused`), if there is one, else one of `exact.passes`;
 2. the canonical scorer takes the passages with the highest bounds: the k-th best score so far is
    now near the final one;
 3. passages whose bound is below it are discarded; what is left meets narrower passes, the last in
@@ -15,7 +16,7 @@ So ids, order and scores are those of `reference.search_by_reference`, on every 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -23,8 +24,9 @@ from m2kr.concurrency import Workers, workers
 from m2kr.errors import UsageError, missing_dependency
 from m2kr.progress import SILENT, Progress
 from m2kr.ranking import TopK, id_ranks
-from m2kr.search.exact import canonical, gpu_rounds
+from m2kr.search.exact import canonical, cpu_fused, gpu_rounds
 from m2kr.search.exact.blocks import CodedBlock, by_passage, code, code_block, narrow, scan, uncoded
+from m2kr.search.exact.fused_block import FUSED, FusedBlock
 from m2kr.search.exact.passes import FLAT, GROUP_ROWS, PASSES, ROUND_TOKENS, TILE_TOKENS, Pass
 from m2kr.search.store.reader import TokenSource, block_spans, ids_of, read_ahead
 
@@ -34,11 +36,10 @@ if TYPE_CHECKING:
     from m2kr.search.exact.canonical import RoundedQuery
     from m2kr.search.store.reader import Block
 
-    Scored = tuple[NDArray[np.int64], NDArray[np.float64], list[int]]
-
 MEMORY = 512 << 20
 _A_THREAD = 24 << 20  # a tile's products, or a few thousand tokens in float64
 _TASK = "exact search"
+_SHARED = 64  # passages of one query that several threads are worth
 
 
 @dataclass(slots=True)
@@ -95,8 +96,8 @@ def search_exactly(
         threads: By default as many as torch uses.
         device: ``cpu``, ``cuda``, ``cuda:1`` ...; ``auto`` takes CUDA if there is one.
             `devices.search_devices` searches on several.
-        passes: Names from `passes.PASSES`, first to last, instead of the best by
-            `exact.choose`.
+        passes: Names from `passes.PASSES` or `fused_block.FUSED`, first to last, instead of the kernel,
+            or where there is none the best by `exact.choose`.
         progress: Told of the pairs that are done.
         check_seconds: Called once, after the first block of several, with the seconds that all blocks will
             take at its speed; may raise to stop the search.
@@ -121,7 +122,7 @@ def search_exactly(
     live = [number for number, query in enumerate(rounded) if len(query.rows)]
     threads = threads or torch.get_num_threads()
     with workers(threads) as pool:
-        names = _names(passes, device, pool)
+        names = _names(passes, device, pool, source.dim)
         stats = SearchStats(device, names, threads, left=dict.fromkeys(names, 0))
         plan = _plan(source, names, len(live), memory - threads * _A_THREAD)
         batches = [
@@ -146,7 +147,7 @@ class _Plan:
     """What fits the memory.
 
     Attributes:
-        coded: The passes whose codes are made for whole blocks.
+        coded: The passes whose codes are made for whole blocks; none where the kernel does it.
         tokens: Tokens a block.
         room: Tokens of the biggest block, and what a product may go on behind them.
         queries: Queries whose bounds for a block are held at once.
@@ -160,10 +161,15 @@ class _Plan:
 
 def _plan(source: TokenSource, names: tuple[str, ...], queries: int, memory: int) -> _Plan:
     """Blocks take up to three quarters of the memory, bounds an eighth."""
-    coded = tuple(PASSES[name] for name in names[: max(1, len(names) - 1)])
+    coded: tuple[Pass, ...] = ()
+    if names[0] not in FUSED:
+        coded = tuple(PASSES[name] for name in names[: max(1, len(names) - 1)])
+    codes = sum(one.dtype.itemsize for one in coded) * source.dim or cpu_fused.code_width(
+        source.dim
+    )
     # Two blocks are in memory, as one is read ahead; and 40 bytes a token are more than enough for
     # what is kept per passage.
-    width = source.dim * (2 * 2 + sum(one.dtype.itemsize for one in coded)) + 40
+    width = source.dim * 2 * 2 + codes + 40
     tokens = max(TILE_TOKENS, memory * 3 // 4 // width)
     cuts = block_spans(source.offsets, tokens)
     room = max((int(source.offsets[b] - source.offsets[a]) for a, b in cuts), default=0)
@@ -198,9 +204,10 @@ def _read(
             code_block(one, block, pool, store)
             for one, store in zip(plan.coded, stores, strict=True)
         ]
+        fused = None if coded else FusedBlock.of(block, pool)
         stats.bytes_read += block.tokens.nbytes
         for batch in batches:
-            batch.search(block, coded, pool, stats)
+            batch.search(block, coded, fused, pool, stats)
             progress.advance(_TASK, len(batch.queries) * len(block))
         tokens = int(source.offsets[-1])
         if check_seconds is not None and block.first == 0 and 0 < len(block.tokens) < tokens:
@@ -237,16 +244,18 @@ def device_name(device: str) -> str:
     return device
 
 
-def _names(asked: Sequence[str] | None, device: str, pool: Workers) -> tuple[str, ...]:
+def _names(asked: Sequence[str] | None, device: str, pool: Workers, dim: int) -> tuple[str, ...]:
     """The passes to use; the last one is float32, which alone has a margin that hardly matters."""
     if asked is None:
         from m2kr.search.exact.choose import pipeline
 
-        names = pool.map(pipeline, [device])[0]
+        names = cpu_fused.kernel_passes(dim) if device.startswith("cpu") else ()
+        names = names or pool.map(pipeline, [device])[0]
     else:
         names = tuple(asked)
-    if not names or not set(names) <= set(PASSES):
-        raise UsageError(f"there are no passes {list(names)}", expected=f"some of {list(PASSES)}")
+    there = {*PASSES, *(FUSED if cpu_fused.kernel_passes(dim) else ())}
+    if not names or not set(names) <= there or (set(names) & set(FUSED) and device != "cpu"):
+        raise UsageError(f"there are no passes {list(names)}", expected=f"some of {list(there)}")
     return names if names[-1] == "float32" else (*names, "float32")
 
 
@@ -272,7 +281,12 @@ class _Batch:
         self._groups: list[gpu_rounds.QueryGroup] = []
 
     def search(
-        self, block: "Block", coded: "Sequence[CodedBlock]", workers: "Workers", stats: SearchStats
+        self,
+        block: "Block",
+        coded: "Sequence[CodedBlock]",
+        fused: "FusedBlock | None",
+        workers: Workers,
+        stats: SearchStats,
     ) -> None:
         """Takes a block's passages into `best`.
 
@@ -280,33 +294,61 @@ class _Batch:
             block: The passages; the pool's blocks may come in any order, each once.
             coded: The block in the codes of the passes, the first one being that which meets all
                 of it. A last pass, float32, is added if it isn't the first.
+            fused: Or in the codes of the kernel.
             workers: Who does it.
             stats: Takes the counts of what is left and what is scored.
         """
-        if coded[0].one.name in FLAT:
+        if fused is not None:
+            task = self._bounded_by_kernel(fused, workers, stats)
+        elif coded[0].one.name in FLAT:
             self._search_flat(block, coded[0], workers, stats)
             return
+        else:
+            task = self._bounded(block, coded, workers)
         assert isinstance(self.best, TopK)
-        upper = scan(coded[0], self.queries, workers)
-        task = _Task(
-            block,
-            by_passage(coded[0], coded[0].tokens.length),
-            by_passage(coded[0], coded[0].tokens.shortest),
-            self._narrower(block, coded),
-            self.queries,
-            upper,
-        )
         ranks = self._ranks[block.first : block.first + len(block)]
         # Copies of an id can't fill places twice, so they are taken on top.
         enough = self.best.k + len(ranks) - len(np.unique(ranks))
         floor = self.best.floor
         every = range(len(self.queries))
         found = workers.map(lambda q: task.promising(q, float(floor[q]), enough), every)
-        self._take(block, found, stats)
+        self._take(task, found, [sum(map(len, found))] * len(stats.passes), workers, stats)
         self.best.result()  # brings the floor up to date
         floor = self.best.floor
-        found = workers.map(lambda q: task.possible(q, float(floor[q])), every)
-        self._take(block, found, stats)
+        found = workers.map(lambda q: np.flatnonzero(task.upper[q] >= floor[q]), every)
+        left = [sum(map(len, found))]
+        for stage in task.stages:
+            if stage.of_tokens:
+                task.read(found)
+            found = _each(workers, stage.possible, found, floor.tolist())
+            left.append(sum(map(len, found)))
+        self._take(task, found, left, workers, stats)
+
+    def _bounded(self, block: "Block", coded: "Sequence[CodedBlock]", workers: Workers) -> "_Task":
+        """The first pass over all of a block, and the narrower ones that may follow."""
+        length = by_passage(coded[0], coded[0].tokens.length)
+        shortest = by_passage(coded[0], coded[0].tokens.shortest)
+        upper = scan(coded[0], self.queries, workers)
+        narrower: Sequence[CodedBlock] = ()
+        if coded[0].one.name != "float32":
+            narrower = [*coded[1:], uncoded(block, length)]
+        stages = [_Narrower(one, self.queries) for one in narrower]
+        return _Task(block, length, shortest, self.queries, upper, stages)
+
+    def _bounded_by_kernel(
+        self, fused: FusedBlock, workers: Workers, stats: SearchStats
+    ) -> "_Task":
+        """As `_bounded`."""
+        bits, *narrower = (FUSED[name] for name in stats.passes if name in FUSED)
+        upper = fused.scan(self.queries, bits, workers)
+        stages: list[_Stage] = [
+            *(_NarrowerCodes(fused, bits, self.queries) for bits in narrower),
+            _Narrower(uncoded(fused.block, fused.codes.length), self.queries),
+        ]
+        codes = fused.codes
+        return _Task(
+            *(fused.block, codes.length, codes.shortest, self.queries, upper, stages), fused
+        )
 
     def _search_flat(
         self, block: "Block", coded: "CodedBlock", workers: "Workers", stats: SearchStats
@@ -327,24 +369,109 @@ class _Batch:
         for name in stats.passes:
             stats.left[name] += scored
 
-    def _narrower(self, block: "Block", coded: "Sequence[CodedBlock]") -> "list[CodedBlock]":
-        if coded[0].one.name == "float32":
-            return []
-        longest = by_passage(coded[0], coded[0].tokens.length)
-        return [*coded[1:], uncoded(block, longest)]
-
-    def _take(self, block: "Block", found: "Sequence[Scored]", stats: SearchStats) -> None:
+    def _take(
+        self,
+        task: "_Task",
+        found: "Sequence[NDArray[np.int64]]",
+        left: Sequence[int],
+        workers: Workers,
+        stats: SearchStats,
+    ) -> None:
+        """Scores passages of each query, by their numbers in the block, and takes them into `best`."""
         assert isinstance(self.best, TopK)
-        for query, (numbers, scores, left) in enumerate(found):
-            self.best.push(np.full(len(numbers), query), numbers + block.first, scores)
-            stats.scored += len(numbers)
-            for name, count in zip(stats.passes, left, strict=True):
-                stats.left[name] += count
+        task.read(found)
+        scores = _each(workers, task.scores, found)
+        for query, numbers in enumerate(found):
+            self.best.push(np.full(len(numbers), query), numbers + task.block.first, scores[query])
+        stats.scored += sum(map(len, found))
+        for name, count in zip(stats.passes, left, strict=True):
+            stats.left[name] += count
+
+
+def _each(
+    workers: Workers,
+    function: "Callable[..., NDArray[Any]]",
+    numbers: "Sequence[NDArray[np.int64]]",
+    *sides: "Sequence[Any]",
+) -> "list[NDArray[Any]]":
+    """Calls a function for each query's passages, in parts where there are fewer queries than threads.
+
+    Args:
+        workers: Who does it.
+        function: Given a query, passages, and what else there is of the query; gives one value or none
+            a passage.
+        numbers: The passages of each query.
+        sides: What else there is of each.
+    """
+    parts = -(-workers.threads // max(1, len(numbers)))
+    pieces = [
+        (query, piece)
+        for query, chosen in enumerate(numbers)
+        for piece in (np.array_split(chosen, parts) if len(chosen) >= _SHARED else [chosen])
+    ]
+    found: list[list[NDArray[Any]]] = [[] for _ in numbers]
+    results = workers.map(
+        lambda piece: function(*piece, *(side[piece[0]] for side in sides)), pieces
+    )
+    for (query, _), result in zip(pieces, results, strict=True):
+        found[query].append(result)
+    return [each[0] if len(each) == 1 else np.concatenate(each) for each in found]
+
+
+class _Stage(Protocol):
+    """A pass after the first one."""
+
+    of_tokens: bool
+
+    def possible(
+        self, query: int, numbers: "NDArray[np.int64]", floor: float
+    ) -> "NDArray[np.int64]":
+        """Those of some passages of the block that it can't discard."""
+        ...
+
+
+class _Narrower:
+    """One of `passes`."""
+
+    of_tokens = True
+
+    def __init__(self, coded: "CodedBlock", queries: "Sequence[RoundedQuery]") -> None:
+        self._coded, self._queries = coded, queries
+
+    def possible(
+        self, query: int, numbers: "NDArray[np.int64]", floor: float
+    ) -> "NDArray[np.int64]":
+        """See `_Stage`."""
+        block = self._coded
+        if not len(numbers) or not np.isfinite(floor):
+            return numbers
+        full = numbers[block.lengths[numbers] > 0]
+        rows = code(block.one, [self._queries[query]], block.codes)
+        kept = full[narrow(block, rows, full) >= floor]
+        return np.concatenate([kept, numbers[block.lengths[numbers] == 0]])
+
+
+class _NarrowerCodes:
+    """The kernel, with more bits to a query's codes."""
+
+    of_tokens = False
+
+    def __init__(self, fused: FusedBlock, bits: int, queries: "Sequence[RoundedQuery]") -> None:
+        self._fused, self._bits, self._queries = fused, bits, queries
+
+    def possible(
+        self, query: int, numbers: "NDArray[np.int64]", floor: float
+    ) -> "NDArray[np.int64]":
+        """See `_Stage`."""
+        if not len(numbers) or not np.isfinite(floor):
+            return numbers
+        upper = self._fused.narrow(self._queries[query], self._bits, numbers)
+        return numbers[upper >= floor]
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One block and a batch of queries. Queries are worked on by several threads, one each.
+    """One block and a batch of queries.
 
     Bounds are float32 and floors float64. Comparing may round the floor to float32, which keeps the
     order of two numbers of which one is float32 already: nothing is discarded for it.
@@ -353,20 +480,22 @@ class _Task:
         block: The passages.
         longest: Per passage the length of its longest token, or slightly more.
         shortest: And of its shortest one.
-        narrower: The passes after the first.
         queries: The batch.
         upper: Upper bounds, (queries x passages); NaN once a pair is scored.
+        stages: The passes after the first.
+        fused: Who reads the block's tokens, where they are not all there.
     """
 
     block: "Block"
     longest: "NDArray[np.float32]"
     shortest: "NDArray[np.float32]"
-    narrower: "Sequence[CodedBlock]"
     queries: "Sequence[RoundedQuery]"
     upper: "NDArray[np.float32]"
+    stages: "Sequence[_Stage]"
+    fused: FusedBlock | None = None
 
-    def promising(self, query: int, floor: float, enough: int) -> "Scored":
-        """Scores the passages with the highest bounds, if more are possible than will be needed."""
+    def promising(self, query: int, floor: float, enough: int) -> "NDArray[np.int64]":
+        """The passages with the highest bounds, if more are possible than will be needed."""
         upper = self.upper[query]
         numbers = np.flatnonzero(upper >= floor)
         if np.isfinite(floor) and len(numbers) <= 2 * enough:
@@ -374,24 +503,16 @@ class _Task:
         elif len(numbers) > enough:
             bounds = upper[numbers]
             numbers = numbers[np.argpartition(bounds, -enough)[-enough:]]
-        scores = self._scores(query, numbers)
         upper[numbers] = np.nan
-        return numbers, scores, [len(numbers)] * (1 + len(self.narrower))
+        return numbers
 
-    def possible(self, query: int, floor: float) -> "Scored":
-        """Scores whatever the passes can't discard."""
-        numbers = np.flatnonzero(self.upper[query] >= floor)
-        left = [len(numbers)]
-        for block in self.narrower:
-            if len(numbers) and np.isfinite(floor):
-                full = numbers[block.lengths[numbers] > 0]
-                rows = code(block.one, [self.queries[query]], block.codes)
-                kept = full[narrow(block, rows, full) >= floor]
-                numbers = np.concatenate([kept, numbers[block.lengths[numbers] == 0]])
-            left.append(len(numbers))
-        return numbers, self._scores(query, numbers), left
+    def read(self, numbers: "Sequence[NDArray[np.int64]]") -> None:
+        """Makes the tokens of some passages be there."""
+        if self.fused is not None:
+            self.fused.read(numbers)
 
-    def _scores(self, query: int, numbers: "NDArray[np.int64]") -> "NDArray[np.float64]":
+    def scores(self, query: int, numbers: "NDArray[np.int64]") -> "NDArray[np.float64]":
+        """Canonical scores of some passages."""
         if not len(numbers):
             return np.zeros(0)
         return canonical.canonical_scores(

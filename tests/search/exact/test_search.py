@@ -12,13 +12,20 @@ from support.progress import Recorder
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.search import devices
-from m2kr.search.exact import blocks, choose, passes, reference, search
+from m2kr.search.exact import blocks, choose, cpu_fused, passes, reference, search
 from m2kr.search.exact.reference import EMPTY
 from m2kr.search.store.mapped import file_of
 from m2kr.search.store.reader import ArraySource
 from m2kr.search.store.writer import TokenWriter
 
-PATHS = [("bf16",), ("int8",), ("int8", "bf16"), ("float32",)]
+FUSED = [("fused-int8",), ("fused-int16",), ("fused-int8", "fused-int16")]
+PATHS = [
+    *(FUSED if cpu_fused.kernel() else []),
+    ("bf16",),
+    ("int8",),
+    ("int8", "bf16"),
+    ("float32",),
+]
 
 
 def flat(pool, dim=token_corpora.DIM):
@@ -248,6 +255,7 @@ def test_a_pass_that_fails_its_trial_is_replaced_and_results_stay(monkeypatch, f
     def wrong(left, right, *, out):
         out.copy_(left.float() @ right.float() * 0.98)
 
+    monkeypatch.setenv("M2KR_KERNEL", "torch")
     if failure == "gone":
         monkeypatch.delattr(torch, "_int_mm")
     else:
