@@ -13,6 +13,7 @@ from conftest import Cli
 
 from m2kr.cli.main import guarded
 from m2kr.errors import UpstreamError
+from m2kr.search.exact.cpu_fused import kernel_state
 
 COMMANDS = (
     "build",
@@ -170,6 +171,7 @@ def test_doctor_says_what_is_there_and_never_shows_the_token(
     test = next(r for r in doctor["built"] if r["split"] == "test")
     assert test["found"] == test["images"] > 50
     assert doctor["token"] == "present (HF_TOKEN)"
+    assert doctor["search_kernel"] == kernel_state()
     assert "hf_secret" not in done.stdout + done.stderr
 
 
