@@ -15,18 +15,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from m2kr.errors import InputError, M2KRError, UsageError, plainly
+from m2kr.errors import M2KRError, UsageError
 from m2kr.evaluation.metrics import parse
 from m2kr.packed import open_unpacked
-from m2kr.parquet import ParquetReader
 from m2kr.retrieval.run import Run
 from m2kr.retrieval.run_io import unchecked_rows
-from m2kr.retrieval.run_rows import RunRows
+from m2kr.retrieval.run_rows import RunRows, TooManyRows
 
 from .id_spelling import KnownIds, shown_id
 from .known_data import KnownSplit, known_data_of, known_split
@@ -38,9 +37,8 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-6  # between a claimed score and ours
 _MOST_ROWS = 10_000_000  # of a run on data whose number of queries isn't known
-_LINE = 400  # bytes of a text file's row, on average
 _EXAMPLES = 3
-_BLOCK = 1 << 22
+_BEGIN = 1 << 20  # bytes; a line is shorter
 
 Stage = Literal["card", "file", "rows", "data", "run", "result"]
 
@@ -170,9 +168,15 @@ def _faults(case: RunCase, stage: Stage) -> list[Problem]:
 def _read(case: RunCase) -> list[Problem]:
     """Reads the file; what the reader says of it if it can't be."""
     name = case.submitted.file
+    known = known_data_of(case.submitted)
+    most = known.counts["queries"] * DEEPEST if known else _MOST_ROWS
     try:
         with _warnings() as said:
-            case.rows = unchecked_rows(case.path)
+            case.rows = unchecked_rows(case.path, most)
+    except TooManyRows as error:
+        expected = f"at most {most:,} rows: {DEEPEST} for each query"
+        fix = "cut the rankings (Run.top), and save one run a file"
+        return [Problem("size-limits", name, error.what, expected, fix)]
     except M2KRError as error:
         check = "finite-scores" if "not finite" in error.what else "readable"
         where = _plain_where(error.where, case)
@@ -190,16 +194,17 @@ def _plain_where(where: str | None, case: RunCase) -> str:
 
 
 def _rank(case: RunCase) -> list[Problem]:
-    """Makes a run of the rows."""
+    """Makes a run of the rows, in the order of the split's queries."""
     rows = case.rows
     assert rows is not None
     try:
-        case.ranked = Run(
+        run = Run(
             rows.query_ids,
             rows.counts(),
             pa.DictionaryArray.from_arrays(rows.codes, rows.vocabulary),
             rows.flat_scores,
         )
+        case.ranked = run.select(case.queries.to_pylist())
     except M2KRError as error:
         return [Problem("readable", case.submitted.file, error.what, error.expected or "", _WRITE)]
     return []
@@ -287,56 +292,11 @@ def _renamed(error: UsageError) -> str:
 
 @_run_check("size-limits", "file")
 def _size_is_bounded(case: RunCase) -> Iterator[Problem]:
-    """A run's file holds at most 500 rows a query."""
-    known = known_data_of(case.submitted)
-    most = known.counts["queries"] * DEEPEST if known else _MOST_ROWS
-    what = ""
-    try:
-        with plainly(case.path):
-            if not case.path.is_file():
-                what = "there is no such file"
-            elif case.path.name.endswith(".parquet"):
-                with ParquetReader(case.path) as reader:
-                    if reader.rows > most:
-                        what = f"it has {reader.rows:,} rows"
-            else:
-                what = _too_long(case.path, most)
-    except M2KRError as error:
+    """A run's file holds at most 500 rows a query; reading counts them."""
+    if not case.path.is_file():
         yield Problem(
-            "readable",
-            _plain_where(error.where, case),
-            error.what,
-            error.expected or "",
-            error.fix or _WRITE,
+            "size-limits", case.submitted.file, "there is no such file", "a run file", _WRITE
         )
-    if what:
-        yield Problem(
-            "size-limits",
-            case.submitted.file,
-            what,
-            f"at most {most:,} rows: {DEEPEST} for each query",
-            "cut the rankings (Run.top), and save one run a file",
-        )
-
-
-def _too_long(path: Path, rows: int) -> str:
-    """Whether a text file has too many lines or bytes, without keeping it."""
-    lines = size = 0
-    with open_unpacked(path) as file:
-        while part := _part(file, path):
-            lines, size = lines + part.count(b"\n"), size + len(part)
-            if lines > rows + 1 or size > max(_BLOCK, rows * _LINE):
-                return (
-                    f"it has more than {min(lines - 1, rows):,} rows or {size >> 20:,} MB of text"
-                )
-    return ""
-
-
-def _part(file: IO[bytes], path: Path) -> bytes:
-    try:
-        return file.read(_BLOCK)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"it can't be unpacked: {error}", where=str(path)) from error
 
 
 @_run_check("readable", "file")
@@ -345,10 +305,9 @@ def _is_readable(case: RunCase) -> Iterator[Problem]:
     # Whether it is whole, reading tells. Text of other forms would be read, too.
     if case.path.name.endswith(".parquet") or not case.path.is_file():
         return
-    with suppress(M2KRError), open_unpacked(case.path) as file:
-        cells = next(
-            (line.split() for line in _part(file, case.path).split(b"\n") if line.strip()), []
-        )
+    with suppress(M2KRError, OSError, EOFError, zlib.error), open_unpacked(case.path) as file:
+        begin = file.read(_BEGIN)
+        cells = next((line.split() for line in begin.split(b"\n") if line.strip()), [])
         if cells and (len(cells) < 6 or cells[1] not in (b"Q0", b"q0", b"0")):
             yield Problem(
                 "readable",

@@ -22,7 +22,7 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -288,7 +288,7 @@ def _claimed(path: Path) -> tuple[Any, ...]:
         return ()
 
 
-@cache
+@lru_cache(maxsize=2)  # of a few hundred megabytes, where the pool is large
 def _loaded_judge(path: Path, modified: int, size: int) -> JudgeFile:  # noqa: ARG001
     judge = JudgeFile.load(path)
     parts = [judge.fingerprints.get(part, "") for part in PARTS]

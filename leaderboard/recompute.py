@@ -48,11 +48,10 @@ def recompute(
                 faults = _score(case, card)
             if not faults:
                 assert case.result is not None and case.known is not None
-                notes = run_notes(case, card)
-                run = case.result.load_run()
-                scored.append(
-                    ScoredRun(submitted, case.result, case.known.verified, notes, run_sketch(run))
-                )
+                notes, sketch = run_notes(case, card), run_sketch(case.result.load_run())
+                # Its rankings are of no more use, and ten such runs would take gigabytes.
+                result = replace(case.result, run=None)
+                scored.append(ScoredRun(submitted, result, case.known.verified, notes, sketch))
             problems += faults
             progress.advance("runs", 1)
     if problems:

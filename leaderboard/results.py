@@ -95,7 +95,7 @@ class ResultStore:
     def _write(self, scored: ScoredSubmission, date: str, folder: Path) -> None:
         runs = []
         for run in scored.runs:
-            path = replace(run.result, run=None, path=None).save(folder)
+            path = replace(run.result, path=None).save(folder)
             atomic.write_bytes(path.with_suffix(".sketch"), run.sketch)
             runs.append({"result": path.name, "verified": run.verified, "notes": list(run.notes)})
         atomic.write_bytes(folder / CARD, scored.card_bytes)

@@ -282,7 +282,10 @@ class Run(RunRows):
 
     def named(self, name: str, **metadata: Any) -> "Run":
         """The same rankings under another name, with metadata added."""
-        return self._with(name=name, metadata={**self.metadata, **metadata})
+        run = self._with(name=name, metadata={**self.metadata, **metadata})
+        if "_sha256" in vars(self):
+            vars(run)["_sha256"] = self._sha256
+        return run
 
     def with_empty(self, query_ids: Sequence[str]) -> "Run":
         """The run with further queries that have no results."""

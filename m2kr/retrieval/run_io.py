@@ -24,7 +24,7 @@ from m2kr.errors import InputError, MissingError, UsageError, plainly
 from m2kr.packed import open_unpacked
 from m2kr.parquet import ParquetReader
 from m2kr.retrieval.run_columns import NAMES, Role, kind_of_numbers, roles_of, rows_of_columns
-from m2kr.retrieval.run_rows import RunRows, checked_rows
+from m2kr.retrieval.run_rows import RunRows, TooManyRows, checked_rows
 from m2kr.retrieval.run_text import read_run_text, write_run_text
 
 logger = logging.getLogger("m2kr.retrieval")
@@ -70,18 +70,23 @@ def load_rows(path: Path) -> RunRows:
         return checked_rows(unchecked_rows(path))
 
 
-def unchecked_rows(path: Path) -> RunRows:
+def unchecked_rows(path: Path, most_rows: int | None = None) -> RunRows:
     """Reads a run file as it is: scores that are not finite, repeated passages and queries stay.
+
+    Args:
+        path: The file.
+        most_rows: Nothing is kept of a Parquet or text file that has more.
 
     Raises:
         MissingError: no such file.
+        TooManyRows: it has more.
         InputError: a line or column is not as it should be; names file and line.
     """
     with plainly(path):
         if not path.is_file():
             raise MissingError("there is no such run file", where=str(path))
         with _of_file(path):
-            return (_format_by_name(path) or _format_by_content(path)).read(path)
+            return (_format_by_name(path) or _format_by_content(path)).read(path, most_rows)
 
 
 @contextmanager
@@ -92,7 +97,7 @@ def _of_file(path: Path) -> Iterator[None]:
     except InputError as error:
         if error.where:
             raise
-        raise InputError(
+        raise type(error)(
             error.what, where=str(path), expected=error.expected, fix=error.fix
         ) from error
 
@@ -125,8 +130,10 @@ def _write_parquet(run: RunRows, file: IO[bytes], _: Path) -> None:
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
-def _read_parquet(path: Path) -> RunRows:
+def _read_parquet(path: Path, most_rows: int | None = None) -> RunRows:
     with ParquetReader(path) as file:
+        if most_rows is not None and file.rows > most_rows:
+            raise TooManyRows(f"it has {file.rows:,} rows")
         names = file.schema.names
         chosen = [names[i] for i in _roles(names).values()]
         kept = pa.schema([file.schema.field(i) for i in _roles(names).values()])
@@ -255,7 +262,7 @@ def _write_json(run: RunRows, file: IO[bytes], _: Path, *, mteb: bool = False) -
     file.write(after.encode())
 
 
-def _read_json(path: Path) -> RunRows:
+def _read_json(path: Path, _: int | None = None) -> RunRows:
     """A run from JSON.
 
     Raises:
@@ -362,7 +369,7 @@ class _Format:
     """
 
     suffixes: tuple[str, ...]
-    read: Callable[[Path], RunRows]
+    read: Callable[[Path, int | None], RunRows]
     write: Callable[[RunRows, IO[bytes], Path], None]
 
 

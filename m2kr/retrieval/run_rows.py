@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+class TooManyRows(InputError):
+    """A run file has more rows than it may have."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class RunRows:
     """The rows of a run, flat, query after query; what run files are read to and written from.

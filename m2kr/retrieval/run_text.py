@@ -39,6 +39,7 @@ from m2kr.retrieval.run_columns import (
     rows_of_columns,
     unnamed_scores,
 )
+from m2kr.retrieval.run_rows import TooManyRows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("m2kr.retrieval")
 
 _BLOCK, _MAX_LINE = 1 << 22, 1 << 16
+_ROW_BYTES = 400  # on average at most, where the number of rows is bounded
 _BLANK = np.isin(np.arange(256), list(b" \t\n\r\x0b\x0c"))  # where bytes.split() splits
 # What any reader might take for a blank, a line end, a comment or an escape, and the byte order mark.
 _UNSAFE = re.compile(r"^#|[\s%\x00-\x1f\x7f-\x9f\ufeff]")
@@ -168,15 +170,24 @@ class _Block:
     escaped: bool = False
 
 
-def read_run_text(path: Path) -> "RunRows":
+def read_run_text(path: Path, most_rows: int | None = None) -> "RunRows":
     """A run from text, in any of the forms above.
 
+    Args:
+        path: The file.
+        most_rows: More are refused, and far longer lines than such rows have.
+
     Raises:
+        TooManyRows: there are.
         InputError: a line can't be read, or the columns can be read in two ways; names both.
     """
     form: _Form | None = None
     blocks: list[_Block] = []
+    size = 0
     for first, raw in _blocks(path):
+        if most_rows is not None:
+            size += len(raw)
+            _check_size(first + _count(raw, b"\n"), size, most_rows)
         data = _without_comments(raw, path)
         if form is None and data.strip():
             form = _form_of(data, first, path)
@@ -196,6 +207,16 @@ def read_run_text(path: Path) -> "RunRows":
             _strings([]), _strings([]), np.empty(0), name=path.name.split(".")[0]
         )
     return _assembled(form, blocks, path)
+
+
+def _check_size(lines: int, size: int, most_rows: int) -> None:
+    if lines > most_rows + 1 or size > max(_BLOCK, most_rows * _ROW_BYTES):
+        raise TooManyRows(f"it has more than {most_rows:,} rows or {size >> 20:,} MB of text")
+
+
+def _count(data: bytes, byte: bytes) -> int:
+    """How often a byte is there; where it is often, much faster than `bytes.count`."""
+    return int(np.count_nonzero(np.frombuffer(data, np.uint8) == byte[0]))
 
 
 def _first_line(data: bytes) -> bytes:
@@ -254,8 +275,11 @@ def _is_mark(mark: bytes, head: bytes, data: bytes) -> bool:
     cells = rows[0]
     if mark == b"\t":
         width = {len(cells)}
-        tabbed = set(map(len, _rows(data, mark)))
-        return _reads(cells) and tabbed == width and _blank_widths(data) != width
+        return (
+            _reads(cells)
+            and set(map(len, _rows(data, mark))) == width
+            and _blank_widths(data) != width
+        )
     blank = head.split()
     return _reads(cells) and (not _reads(blank) or all(cell.endswith(mark) for cell in blank[:-1]))
 
@@ -286,7 +310,8 @@ def _blank_widths(data: bytes) -> set[int]:
     blank = _BLANK[raw]
     starts = ~blank
     starts[1:] &= blank[:-1]
-    before = np.concatenate([[0], np.cumsum(starts)[raw == 10], [starts.sum()]])
+    words, ends = np.flatnonzero(starts), np.flatnonzero(raw == 10)
+    before = np.concatenate([[0], np.searchsorted(words, ends), [len(words)]])
     return set(np.unique(np.diff(before)).tolist()) - {0}
 
 
@@ -322,6 +347,8 @@ def _parse(data: bytes, form: _Form) -> _Block | None:
     Raises:
         ValueError: a line doesn't have the form, or a value is not what it should be.
     """
+    if form.trec and not form.mark and (block := _parse_at_once(data)) is not None:
+        return block
     columns = _columns(data, form)
     if not columns:
         return None
@@ -343,6 +370,57 @@ def _parse(data: bytes, form: _Form) -> _Block | None:
     pointed = form.width == 3 and b"." in b"".join(columns[2])
     ids = _strings(queries), _strings(passages)
     return _Block(*ids, ranks, scores, nameless, pointed, tag, escaped)
+
+
+def _parse_at_once(data: bytes) -> _Block | None:
+    """What TREC's lines hold if single blanks part them, or single tabs: six columns, plain numbers.
+
+    None of any others, and of lines with a fault: `_parse` reads them, or says what it is.
+    """
+    import pyarrow.csv as pa_csv
+
+    mark = b"\t" if b"\t" in data else b" "
+    control = np.frombuffer(data, np.uint8) <= 32
+    if np.count_nonzero(control) != _count(data, mark) + _count(data, b"\n"):
+        return None
+    if (control[1:] & control[:-1]).any() or control[:1].any() or control[-1:].any():
+        return None
+    if data.startswith(codecs.BOM_UTF8):  # Arrow would leave it out
+        return None
+    kinds = {
+        "query": pa.large_string(),
+        "passage": pa.large_string(),
+        "rank": pa.float64(),  # of whole numbers Arrow reads other spellings than we do
+        "score": pa.float64(),
+        "tag": pa.large_binary(),
+    }
+    names = ["query", "Q0", "passage", "rank", "score", "tag"]
+    try:
+        table = pa_csv.read_csv(
+            pa.BufferReader(data),
+            pa_csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=names),
+            pa_csv.ParseOptions(delimiter=mark.decode(), quote_char=False),
+            pa_csv.ConvertOptions(
+                column_types=kinds,
+                include_columns=[*kinds],
+                null_values=[],
+                strings_can_be_null=False,
+            ),
+        ).combine_chunks()
+    except pa.ArrowInvalid:
+        return None
+    queries, passages, ranks, scores, tags = (c.chunk(0) for c in table.columns)
+    ranks, scores = ranks.to_numpy(), scores.to_numpy()
+    whole = (np.abs(ranks) < 2**53).all() and (ranks == np.floor(ranks)).all()
+    tags = tags.unique().to_pylist()
+    escapes = {tag.endswith(ESCAPED.encode()) for tag in tags}
+    if not whole or not np.isfinite(scores).all() or len(escapes) > 1:
+        return None
+    tag, escaped = min(tags).decode(), True in escapes
+    if escaped:
+        queries, passages = _unescaped(queries), _unescaped(passages)
+        tag = _unescape(tag.removesuffix(ESCAPED))
+    return _Block(queries, passages, ranks.astype(np.int64), scores, tag=tag, escaped=escaped)
 
 
 def _columns(data: bytes, form: _Form) -> list[list[bytes]]:
@@ -403,6 +481,11 @@ def _strings(ids: Iterable[bytes]) -> pa.Array:
     return pa.array(ids, pa.large_binary()).cast(pa.large_string())
 
 
+def _unescaped(ids: pa.Array) -> pa.Array:
+    coded = ids.cast(pa.large_binary()).dictionary_encode()
+    return _strings(map(_plain, coded.dictionary.to_pylist())).take(coded.indices)
+
+
 def _plain(raw: bytes) -> bytes:
     return _unescape(raw.decode()).encode() if b"%" in raw else raw
 
@@ -442,7 +525,7 @@ def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
                 whole, end, rest = (rest + data).rpartition(b"\n")
                 if end:
                     yield number, whole
-                    number += whole.count(10) + 1
+                    number += _count(whole, b"\n") + 1
                 if len(rest) > _MAX_LINE:
                     raise InputError("a line is over 64 kB", where=f"{path}:{number}")
     except (OSError, EOFError, zlib.error) as error:
