@@ -225,6 +225,9 @@ def test_the_page_shows_both_tests(browser: Browser, site: Path, metric: str) ->
 def test_a_view_is_in_the_address(browser: Browser, site: Path) -> None:
     opened(browser, site, "#board=../x&a=%3Cimg%3E&b=one&metric=constructor&show=toString&page=-1")
     assert chosen(browser)[0] == "okvqa.test" and chosen(browser)[2:] == ["one", METRICS[0]]
+    browser.wait(
+        "return location.hash.startsWith('#board=okvqa.test&') && !/img/.test(location.hash)"
+    )
     opened(browser, site, "")
     assert len({*chosen(browser)}) == 4 and browser.console() == []
     opened(browser, site, "#a=one")

@@ -76,6 +76,7 @@ async function show() {
       if (mine !== turn) return;
       compare(names, key, board, metric, [a, b], scores.map(of => of[metric.name]));
     }
+    address.set({board: key, a: a.key, b: b.key, metric: metric.name});
     drawQueries();
   } catch (error) {
     if (mine === turn) fail(error.message);
