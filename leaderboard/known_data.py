@@ -84,7 +84,8 @@ class KnownData:
         embedded: Whether m2kr brings the data along; a test builds them.
         judge: Of its judge file the ``contents`` (see `judge_contents`); with ``file`` and ``sha256`` where
             the package has it. Empty where none is known.
-        ceilings: By metric the most that a retriever can have, as the audit of the data (`m2kr audit`) found.
+        ceilings: By metric the most that a retriever can have, as the audit of the data (`m2kr audit`) found;
+            those below 1.
         builds: Who built it.
     """
 
