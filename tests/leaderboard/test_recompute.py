@@ -4,8 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.mini_submission import mini_submission, ranked_run, scored_on_mini
+from support.plain_scores import KNOWN, PlainSplit, value
+from support.plain_scores import ranked as ranked_plainly
+from support.toys import toy_split
 
+from m2kr.export.judge import write_judge_file
 from m2kr.retrieval.run import Run
 from m2kr_leaderboard.problems import Problem, SubmissionRefused
 from m2kr_leaderboard.recompute import recompute
@@ -49,3 +55,51 @@ def test_a_wrong_claim_is_refused_with_both_values(tmp_path: Path, ranked: Run) 
     assert problem.check == "claimed-scores"
     assert repr(ours) in problem.what and repr(ours + 1e-5) in problem.what
     assert score(tmp_path, ranked, scores={"hit_rate@5": ours}).result.value("hit_rate@5") == ours
+
+
+@st.composite
+def small_worlds(draw: st.DrawFn) -> tuple[PlainSplit, dict[str, dict[str, float]]]:
+    """A split and a run on it; rankings may be short or empty, scores equal, and one is of the whole pool."""
+    words = ["red", "Blue", "green tea", "4"]
+    texts = draw(st.lists(st.lists(st.sampled_from(words)).map(" ".join), min_size=10, max_size=14))
+    pool = {f"p{place}": text for place, text in enumerate(texts)}
+    right: dict[str, list[str]] = {}
+    answers: dict[str, list[str]] = {}
+    run: dict[str, dict[str, float]] = {}
+    scores = st.sampled_from([3.0, 2.5, 2.0, -1.0])
+    for name in ("a", "b", "c")[: draw(st.integers(1, 3))]:
+        right[name] = draw(st.lists(st.sampled_from([*pool]), max_size=4, unique=True))
+        answers[name] = draw(st.lists(st.sampled_from([*words, "gre", "BLUE "]), max_size=2))
+        run[name] = draw(st.dictionaries(st.sampled_from([*pool]), scores))
+    run["a"] = {passage: draw(scores) for passage in pool}
+    right["a"] = right["a"] or ["p0"]
+    return PlainSplit(right, answers, pool), run
+
+
+@settings(max_examples=40, deadline=None)
+@given(world=small_worlds())
+def test_scores_are_those_of_plain_loops(
+    tmp_path_factory: pytest.TempPathFactory,
+    world: tuple[PlainSplit, dict[str, dict[str, float]]],
+) -> None:
+    plain, run = world
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "data").mkdir()
+    rows = {q: ("?", plain.right[q], plain.answers[q], None, None) for q in plain.right}
+    split = toy_split(passages=plain.texts, queries=rows)
+    split.manifest["groups"] = []
+    write_judge_file(split, folder / "data" / "toy.test.judge.parquet")
+    facts = {"source": "toy", "edition": "here", "fingerprint": split.fingerprints["eval"]}
+    k = len(plain.texts)
+    flat = [(q, p, score) for q, of in run.items() for p, score in of.items()]
+    ranking = {query: [] for query in run} | ranked_plainly(flat, k)
+    claim = {"map@5": value("map@5", plain, ranking)[0]}
+    handed = mini_submission(folder, Run.from_dict(run), k=k, scores=claim, **facts)
+    (scored,) = recompute(handed, folder / "data").runs
+    compared = 0
+    for metric, facts in scored.result.metrics.items():
+        if metric.partition("@")[0] in KNOWN:
+            mean, n = value(metric, plain, ranking)
+            assert (facts["value"], facts["n"]) == (pytest.approx(mean, abs=1e-12), n), metric
+            compared += 1
+    assert compared >= 12
