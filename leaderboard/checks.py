@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from m2kr.evaluation.result import Result
 
 TOLERANCE = 1e-6  # between a claimed score and ours
-_MOST_ROWS = 10_000_000  # of a run on data whose number of queries isn't known
+_QUERIES = 10_000  # of data that are neither known nor at hand
 _EXAMPLES = 3
 _BEGIN = 1 << 20  # bytes; a line is shorter
 
@@ -130,22 +130,12 @@ def check_run(case: RunCase, data: Path | None = None) -> list[Problem]:
     """
     problems = [*_faults(case, "card"), *_faults(case, "file")]
     readable = not any(RUN_CHECKS[p.check].stage == "file" for p in problems)
+    lacking = _find_data(case, data)  # before the file: its queries bound what is read
     if readable:
         problems += _read(case)
-    try:
-        case.known = known_split(case.submitted, data, recorded=case.recorded)
-    except SubmissionRefused as refused:
-        problems += refused.problems
-    except M2KRError as error:
-        problems.append(
-            Problem(
-                "data-at-hand",
-                case.submitted.file,
-                error.what,
-                error.expected or "",
-                error.fix or "",
-            )
-        )
+        if lacking and case.recorded:  # then it can be told which part differs
+            lacking = _find_data(case, data)
+    problems += lacking
     if case.rows is not None:
         problems += _faults(case, "rows")
         if case.known is not None:
@@ -153,6 +143,18 @@ def check_run(case: RunCase, data: Path | None = None) -> list[Problem]:
         if not problems:
             problems += _rank(case) or _faults(case, "run")
     return problems
+
+
+def _find_data(case: RunCase, data: Path | None) -> list[Problem]:
+    """Finds the data that a run was made on; why not, if they aren't there."""
+    try:
+        case.known = known_split(case.submitted, data, recorded=case.recorded)
+    except SubmissionRefused as refused:
+        return list(refused.problems)
+    except M2KRError as error:
+        expected, fix = error.expected or "", error.fix or ""
+        return [Problem("data-at-hand", case.submitted.file, error.what, expected, fix)]
+    return []
 
 
 def check_scores(case: RunCase) -> list[Problem]:
@@ -169,10 +171,12 @@ def _read(case: RunCase) -> list[Problem]:
     """Reads the file; what the reader says of it if it can't be."""
     name = case.submitted.file
     known = known_data_of(case.submitted)
-    most = known.counts["queries"] * DEEPEST if known else _MOST_ROWS
+    queries = len(case.queries) if case.known else known.counts["queries"] if known else _QUERIES
+    most = queries * DEEPEST
     try:
         with _warnings() as said:
-            case.rows = unchecked_rows(case.path, most)
+            # Of a ranking that is only a little too deep, the check of depth says which it is.
+            case.rows = unchecked_rows(case.path, 2 * most)
     except TooManyRows as error:
         expected = f"at most {most:,} rows: {DEEPEST} for each query"
         fix = "cut the rankings (Run.top), and save one run a file"

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import yaml
 
 sys.path.append(str(Path(__file__).parents[1] / "leaderboard" / "hostile"))
-from hostile_kit import Row, parquet, run_of, trec
+from hostile_kit import Row, parquet, run_of, trec_lines
 
 from m2kr_leaderboard.packed_form import directory_end, directory_entry, member_head
 
@@ -225,7 +225,7 @@ def parquet_changed(rows: list[Row], draw: random.Random) -> bytes:
         pa.table(columns),
         out,
         compression=draw.choice(("none", "snappy", "gzip", "zstd", "lz4", "brotli")),
-        row_group_size=draw.choice((7, 100, 1 << 20)),
+        row_group_size=draw.choice((max(7, len(rows) // 20), 100, 1 << 20)),
         use_dictionary=draw.random() < 0.5,
         data_page_version=draw.choice(("1.0", "2.0")),
         write_page_checksum=draw.random() < 0.5,
@@ -237,7 +237,7 @@ def parquet_changed(rows: list[Row], draw: random.Random) -> bytes:
 
 def trec_changed(rows: list[Row], draw: random.Random) -> bytes:
     """The same rows as lines of some sort; or other lines, or other bytes."""
-    lines = gzip.decompress(trec(rows))
+    lines = trec_lines(rows)
     match draw.randrange(6):
         case 0:
             lines = bytes_changed(lines, draw)

@@ -118,13 +118,18 @@ def of_table(table: pa.Table, **how: Any) -> bytes:
 
 
 def trec(rows: list[Row]) -> bytes:
+    """Rows as packed lines."""
+    return gzip.compress(trec_lines(rows), 1, mtime=0)
+
+
+def trec_lines(rows: list[Row]) -> bytes:
     """Rows as lines; ids that hold blanks are percent-encoded as our own files have them."""
     buffer, ranks = io.StringIO(), dict[str, int]()
     for query, passage, score in rows:
         ranks[query] = ranks.get(query, 0) + 1
         escaped = passage.replace("%", "%25").replace(" ", "%20")
         buffer.write(f"{query} Q0 {escaped} {ranks[query]} {score!r} m2kr+pct\n")
-    return gzip.compress(buffer.getvalue().encode(), 1, mtime=0)
+    return buffer.getvalue().encode()
 
 
 @dataclass
