@@ -33,6 +33,7 @@ from m2kr.retrieval.protocol import Side, modalities_of
 from m2kr.search.store.dense import VECTORS, Embeddings, EmbeddingWriter
 from m2kr.search.store.format import STORE, read_store_header
 from m2kr.search.store.reader import TokenStore
+from m2kr.search.store.records import record_name
 from m2kr.search.store.writer import TokenWriter
 
 if TYPE_CHECKING:
@@ -340,8 +341,9 @@ def encode_rows(
 def stored_bytes(stored: StoredRows, folder: Path) -> int:
     """Bytes on disk of what was encoded into a folder, without the indexes below it."""
     if isinstance(stored, TokenStore):
-        files = [path for path in stored.folder.iterdir() if path.is_file() and path.name != _KEY]
-        return sum(path.stat().st_size for path in files)
+        names = [STORE.header, *(name for shard in stored.shards for name in shard.sha256)]
+        names += [record_name(shard.number) for shard in stored.shards]
+        return sum((stored.folder / name).stat().st_size for name in names)
     return (folder / VECTORS).stat().st_size
 
 

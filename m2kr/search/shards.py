@@ -26,6 +26,7 @@ import numpy as np
 
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.ranking import TopK, id_ranks
+from m2kr.search.store.reader import Slice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,32 +75,6 @@ class RangeResult:
     span: PassageRange
     numbers: "NDArray[np.int64]"
     scores: "NDArray[np.float64]"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Slice:
-    """A range of a source as a source of its own, its passages numbered from 0.
-
-    Attributes:
-        source: The whole.
-        span: Which passages.
-        offsets: Where each begins among the range's tokens, and where the last one ends.
-    """
-
-    source: "TokenSource"
-    span: PassageRange
-    offsets: "NDArray[np.int64]"
-
-    @property
-    def dim(self) -> int:
-        """Numbers in a vector."""
-        return self.source.dim
-
-    def read(
-        self, first: int, last: int, out: "NDArray[np.float16] | None" = None
-    ) -> "NDArray[np.float16]":
-        """The tokens of passages ``first`` to ``last - 1`` of the range, in ``out`` if given."""
-        return self.source.read(self.span.first + first, self.span.first + last, out)
 
 
 def cut_ranges(
@@ -154,7 +129,7 @@ def slice_of(source: "TokenSource", span: PassageRange) -> Slice:
     if not 0 <= span.first <= span.last < len(source.offsets):
         raise UsageError(f"{span} of {len(source.offsets) - 1:,} were asked for")
     offsets = source.offsets[span.first : span.last + 1]
-    return Slice(source, span, offsets - offsets[0])
+    return Slice(source, span.first, offsets - offsets[0])
 
 
 def merge_results(

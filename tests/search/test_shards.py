@@ -137,7 +137,8 @@ def test_a_list_of_devices_finds_the_same(several: str, tmp_path: Path) -> None:
     assert numbers.tolist() == right.tolist()
     assert scores.tobytes() == bits.tobytes()
     assert stats.device == ",".join(["cpu"] * (several.count(",") + 1))
-    assert (stats.pairs, stats.bytes_read) == (one.pairs, one.bytes_read)
+    assert stats.pairs == one.pairs
+    assert min(stats.bytes_read, one.bytes_read) >= source.tokens * source.dim
     assert told.calls[0] == ("start", "exact search", 5 * 300)
     assert told.advanced() == 5 * 300
     assert [call for call in told.calls if call[0] != "advance"][1:] == [

@@ -64,6 +64,25 @@ def rounded_queries(queries: "Sequence[NDArray[np.floating]]", dim: int) -> list
     return found
 
 
+def order_free(
+    query: RoundedQuery,
+    lengths: "NDArray[np.int64]",
+    longest: "NDArray[np.float32]",
+    shortest: "NDArray[np.float32]",
+) -> "NDArray[np.bool_]":
+    """Of which passages any order of summation gives the canonical score.
+
+    Args:
+        query: With one row at least.
+        lengths: Tokens of each passage.
+        longest: The length of its longest token, or slightly more.
+        shortest: And of its shortest one, 0 if and only if one is all zeros.
+    """
+    fast = (shortest > 0) & (lengths > 0)
+    fast &= longest.astype(np.float64) * query.longest < reference.EXACT_BELOW
+    return fast
+
+
 def canonical_scores(
     query: RoundedQuery,
     block: "Block",
@@ -80,30 +99,35 @@ def canonical_scores(
         longest: Per passage of the block the length of its longest token, or slightly more.
         shortest: Likewise of its shortest token, 0 if and only if one is all zeros.
     """
-    import torch
-
     lengths = np.diff(block.offsets)[numbers]
-    fast = (shortest[numbers] > 0) & (lengths > 0)
-    fast &= longest[numbers].astype(np.float64) * query.longest < reference.EXACT_BELOW
+    fast = order_free(query, lengths, longest[numbers], shortest[numbers])
     found = np.empty(len(numbers))
-    flat = torch.from_numpy(block.tokens)
-    right = torch.from_numpy(query.rows.astype(np.float64).T.copy())
-    fast_places = np.flatnonzero(fast)
-    best = np.empty((len(query.rows), len(fast_places)))
-    for part, longest_one in by_length(lengths[fast_places], _TOKENS):
-        places = fast_places[part]
-        starts = block.offsets[numbers[places]]
-        tokens = gather_rows(flat, starts, lengths[places], longest_one).float().double()
-        products = torch.mm(tokens, right)
-        best[:, part] = products.view(len(places), longest_one, -1).amax(1).numpy().T
-    total = np.zeros(len(fast_places))
-    for row in best:
-        total += row
-    found[fast_places] = total
+    found[fast] = _scores_by_blas(query, block, numbers[fast])
     for place in np.flatnonzero(~fast):
         start, end = block.offsets[numbers[place] : numbers[place] + 2]
         found[place] = reference.maxsim(query.rows, block.tokens[start:end])
     return found + 0.0
+
+
+def _scores_by_blas(
+    query: RoundedQuery, block: "Block", numbers: "NDArray[np.int64]"
+) -> "NDArray[np.float64]":
+    """By BLAS, which may sum as it likes."""
+    import torch
+
+    lengths = np.diff(block.offsets)[numbers]
+    flat = torch.from_numpy(block.tokens)
+    right = torch.from_numpy(query.rows.astype(np.float64).T.copy())
+    best = np.empty((len(query.rows), len(numbers)))
+    for part, longest in by_length(lengths, _TOKENS):
+        starts = block.offsets[numbers[part]]
+        tokens = gather_rows(flat, starts, lengths[part], longest).float().double()
+        products = torch.mm(tokens, right)
+        best[:, part] = products.view(len(part), longest, -1).amax(1).numpy().T
+    total = np.zeros(len(numbers))
+    for row in best:
+        total += row
+    return total
 
 
 def by_length(

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2kr.errors import InputError, M2KRError, UsageError
-from m2kr.search.exact import bounds, canonical
+from m2kr.search.exact import bounds, canonical, reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -298,6 +298,35 @@ class Kernel:
         _map(workers, fill, count)
         return found
 
+    def scores(
+        self,
+        query: "RoundedQuery",
+        tokens: "NDArray[np.float16]",
+        starts: "NDArray[np.int64]",
+        lengths: "NDArray[np.int64]",
+    ) -> "NDArray[np.float64]":
+        """Canonical scores of passages where no order of summation rounds; see `reference`.
+
+        Args:
+            query: With one row at least.
+            tokens: (some tokens x dim) float16, C-contiguous.
+            starts: int64; the passages are ``tokens[starts[i]:starts[i] + lengths[i]]``.
+            lengths: int64, none of them 0.
+        """
+        count = len(query.rows)
+        room = np.zeros((tokens.shape[1], -(-count // 8) * 8))
+        room[:, :count] = query.rows.T
+        starts, lengths = (np.ascontiguousarray(side, np.int64) for side in (starts, lengths))
+        found = np.empty(len(starts))
+        self._check(
+            self._library.fused_scores(
+                *(self._kind, _address(tokens), tokens.shape[1]),
+                *(_address(room), count, room.shape[1]),
+                *(_address(starts), _address(lengths), len(starts), _address(found)),
+            )
+        )
+        return found
+
     @staticmethod
     def _check(failed: int) -> None:
         if failed:
@@ -416,13 +445,17 @@ def _library() -> Any:
         library = ctypes.CDLL(spec.origin)
         library.fused_name.restype = ctypes.c_char_p
         whole = ctypes.c_int64
-        results = ("kinds", "bits", "works", "rows_bytes", "code", "bounds")
+        results = ("kinds", "bits", "works", "rows_bytes", "code", "bounds", "scores")
         for name in results:
             getattr(library, f"fused_{name}").restype = whole
         pointer = ctypes.c_void_p
         library.fused_rows_bytes.argtypes = [whole] * 4
         library.fused_rows.argtypes = [whole, pointer, *[whole] * 4, pointer]
         library.fused_code.argtypes = [whole, pointer, pointer, whole, whole, *[pointer] * 3]
+        library.fused_scores.argtypes = [
+            *(whole, pointer, whole, pointer, whole, whole),
+            *(pointer, pointer, whole, pointer),
+        ]
         library.fused_bounds.argtypes = [whole, *[pointer] * 3, whole, pointer, whole]
         for name in ("name", "bits", "works"):
             getattr(library, f"fused_{name}").argtypes = [whole]
@@ -459,6 +492,7 @@ def proves_right(one: Kernel) -> bool:
             right = _codes_right(codes, stored.astype(np.float64)) and all(
                 _sums_right(one, codes, queries, bits) for bits in (8, 16)
             )
+            right = right and _scores_right(one, rng, lengths, dim)
         except M2KRError:
             right = False
         if not right:
@@ -512,6 +546,26 @@ def _sums_right(
         spare = bounds.slack(codes.dim, len(whole)) * coded.big_a[number]
         spare = spare * (codes.length + codes.residual)[there]
         if not (np.abs(found[number, there] - right) <= spare).all():
+            return False
+    return True
+
+
+def _scores_right(
+    one: Kernel, rng: np.random.Generator, lengths: "NDArray[np.int64]", dim: int
+) -> bool:
+    """To the bit, with tokens and rows of any size that is exact in all orders."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    tokens, rows = (
+        (rng.standard_normal((n, dim)) * rng.choice([2.0**-12, 0.1, 0.2], (n, 1))).astype(
+            np.float16
+        )
+        for n in (int(offsets[-1]), 43)
+    )
+    numbers = np.flatnonzero(lengths)[::-1]
+    for query in canonical.rounded_queries([rows, rows[:1]], dim):
+        found = one.scores(query, tokens, offsets[numbers], lengths[numbers])
+        right = reference.maxsim_many(query.rows, tokens, offsets)[numbers]
+        if found.tobytes() != right.tobytes():
             return False
     return True
 

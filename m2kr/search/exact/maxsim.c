@@ -13,6 +13,9 @@
    as they are, row after row, and four of their dims at a time are broadcast. So a passage's maxima stay
    in their lanes, and passages of any length need no padding.
 
+   `fused_scores` gives the canonical score itself, from float16 tokens in float64, where no order of
+   summation rounds anything (`exact/reference.py` says where that is).
+
    `maxsim_kind.h` is the program, included once for each kind of processor. Nothing here knows Python:
    it is called by ctypes. */
 
@@ -89,6 +92,9 @@ typedef struct {
     void (*rows)(const int16_t *h, int64_t rows, int64_t dim, int64_t padded, int64_t bits, void *out);
     int (*code)(const uint16_t *tokens, const Codes *codes, int64_t first, int64_t last,
                 float *residual, float *longest, float *shortest);
+    int (*scores)(const uint16_t *tokens, int64_t dim, const double *rows, int64_t count_rows,
+                  int64_t stride, const int64_t *starts, const int64_t *lengths, int64_t count,
+                  double *out);
     int (*bounds)(const Codes *codes, const Rows *rows, const int64_t *numbers, int64_t count,
                   float *out, int64_t stride);
 } Kind;
@@ -121,6 +127,12 @@ typedef struct {
 #define MULF _mm512_mul_ps
 #define FMAF _mm512_fmadd_ps
 #define MAXF _mm512_max_ps
+#define VD __m512d
+#define SETD _mm512_set1_pd
+#define LOADD _mm512_loadu_pd
+#define STORED _mm512_storeu_pd
+#define FMAD _mm512_fmadd_pd
+#define MAXD _mm512_max_pd
 #include "maxsim_kind.h"
 
 #define KIND avx_vnni
@@ -142,6 +154,12 @@ typedef struct {
 #define MULF _mm256_mul_ps
 #define FMAF _mm256_fmadd_ps
 #define MAXF _mm256_max_ps
+#define VD __m256d
+#define SETD _mm256_set1_pd
+#define LOADD _mm256_loadu_pd
+#define STORED _mm256_storeu_pd
+#define FMAD _mm256_fmadd_pd
+#define MAXD _mm256_max_pd
 #include "maxsim_kind.h"
 
 /* Without VNNI products are of 16 bits, so that a query of 16 bits costs nothing more. */
@@ -163,6 +181,12 @@ typedef struct {
 #define MULF _mm256_mul_ps
 #define FMAF _mm256_fmadd_ps
 #define MAXF _mm256_max_ps
+#define VD __m256d
+#define SETD _mm256_set1_pd
+#define LOADD _mm256_loadu_pd
+#define STORED _mm256_storeu_pd
+#define FMAD _mm256_fmadd_pd
+#define MAXD _mm256_max_pd
 #include "maxsim_kind.h"
 
 static int has_avx2(void)
@@ -186,9 +210,9 @@ static int has_avx512_vnni(void)
 
 static const Kind kinds[] = {
     {"avx512-vnni", 8, has_avx512_vnni, avx512_vnni_rows_bytes, avx512_vnni_rows, avx512_vnni_code,
-     avx512_vnni_bounds},
-    {"avx-vnni", 8, has_avx_vnni, avx_vnni_rows_bytes, avx_vnni_rows, avx_vnni_code, avx_vnni_bounds},
-    {"avx2", 16, has_avx2, avx2_rows_bytes, avx2_rows, avx2_code, avx2_bounds},
+     avx512_vnni_scores, avx512_vnni_bounds},
+    {"avx-vnni", 8, has_avx_vnni, avx_vnni_rows_bytes, avx_vnni_rows, avx_vnni_code, avx_vnni_scores, avx_vnni_bounds},
+    {"avx2", 16, has_avx2, avx2_rows_bytes, avx2_rows, avx2_code, avx2_scores, avx2_bounds},
 };
 
 #elif defined(__aarch64__)
@@ -225,6 +249,12 @@ static const Kind kinds[] = {
 #define MULF vmulq_f32
 #define FMAF(a, b, c) vfmaq_f32(c, a, b)
 #define MAXF vmaxq_f32
+#define VD float64x2_t
+#define SETD vdupq_n_f64
+#define LOADD vld1q_f64
+#define STORED vst1q_f64
+#define FMAD(a, b, c) vfmaq_f64(c, a, b)
+#define MAXD vmaxq_f64
 #include "maxsim_kind.h"
 
 static int has_dot(void)
@@ -239,7 +269,7 @@ static int has_dot(void)
 }
 
 static const Kind kinds[] = {
-    {"neon-dotprod", 8, has_dot, neon_dot_rows_bytes, neon_dot_rows, neon_dot_code, neon_dot_bounds},
+    {"neon-dotprod", 8, has_dot, neon_dot_rows_bytes, neon_dot_rows, neon_dot_code, neon_dot_scores, neon_dot_bounds},
 };
 
 #else
@@ -266,6 +296,14 @@ EXPORT int64_t fused_code(int64_t kind, const uint16_t *tokens, const Codes *cod
                           int64_t last, float *residual, float *longest, float *shortest)
 {
     return kinds[kind].code(tokens, codes, first, last, residual, longest, shortest);
+}
+
+/* Rows as (dim x stride), row after row in each dim; count_rows is what of them is to be added. */
+EXPORT int64_t fused_scores(int64_t kind, const uint16_t *tokens, int64_t dim, const double *rows,
+                            int64_t count_rows, int64_t stride, const int64_t *starts,
+                            const int64_t *lengths, int64_t count, double *out)
+{
+    return kinds[kind].scores(tokens, dim, rows, count_rows, stride, starts, lengths, count, out);
 }
 
 EXPORT int64_t fused_bounds(int64_t kind, const Codes *codes, const Rows *rows, const int64_t *numbers,

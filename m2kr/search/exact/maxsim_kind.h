@@ -300,6 +300,103 @@ static TARGET int NAME(code)(const uint16_t *tokens, const Codes *codes, int64_t
     return 0;
 }
 
+#define LANES_D (LANES / 2)
+
+INLINE TARGET void NAME(tile_d)(const int count, const double *rows, int64_t stride, int64_t dim,
+                                const double *const *tokens, double *best)
+{
+    VD sums[VECTORS][TOKENS];
+    UNROLL for (int v = 0; v < count; v++)
+        UNROLL for (int t = 0; t < TOKENS; t++) sums[v][t] = SETD(0);
+    for (int64_t k = 0; k < dim; k++) {
+        VD token[TOKENS];
+        UNROLL for (int t = 0; t < TOKENS; t++) token[t] = SETD(tokens[t][k]);
+        UNROLL for (int v = 0; v < count; v++) {
+            const VD row = LOADD(rows + k * stride + v * LANES_D);
+            UNROLL for (int t = 0; t < TOKENS; t++) sums[v][t] = FMAD(row, token[t], sums[v][t]);
+        }
+    }
+    UNROLL for (int v = 0; v < count; v++) {
+        double *at = best + v * LANES_D;
+        const VD highest = MAXD(MAXD(sums[v][0], sums[v][1]), MAXD(sums[v][2], sums[v][3]));
+        STORED(at, MAXD(LOADD(at), highest));
+    }
+}
+
+INLINE TARGET void NAME(passage_d)(const int count, const double *rows, int64_t stride, int64_t dim,
+                                   const double *tokens, int64_t n, double *best)
+{
+    for (int64_t token = 0; token < n; token += TOKENS) {
+        const double *four[TOKENS];
+        for (int t = 0; t < TOKENS; t++) four[t] = tokens + (token + t < n ? token + t : n - 1) * dim;
+        NAME(tile_d)(count, rows, stride, dim, four, best);
+    }
+}
+
+#undef CASE
+#define CASE(count) \
+    case count: NAME(passage_d)(count, rows + place, stride, dim, wide, n, best + place); break;
+
+/* Passage i has lengths[i] tokens from starts[i] on; stride is a multiple of 8, and rows beyond
+   count_rows are anything. */
+static TARGET int NAME(scores)(const uint16_t *tokens, int64_t dim, const double *rows,
+                               int64_t count_rows, int64_t stride, const int64_t *starts,
+                               const int64_t *lengths, int64_t count, double *out)
+{
+    enum { PART = 8 };
+    int64_t room = 0;
+    for (int64_t i = 0; i < count; i++) {
+        if (lengths[i] > room) room = lengths[i];
+    }
+    double *best = malloc((size_t)(stride + 1) * sizeof *best);
+    double *wide = malloc((size_t)(room * dim + 1) * sizeof *wide);
+    if (!best || !wide) {
+        free(best);
+        free(wide);
+        return 1;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t first = starts[i], n = lengths[i];
+        const int64_t size = n * dim, vectors = stride / LANES_D;
+        for (int64_t k = 0; k < size; k += PART) {
+            const int64_t left = size - k < PART ? size - k : PART;
+            uint16_t halves[PART] = {0};
+            float floats[PART];
+            memcpy(halves, tokens + first * dim + k, (size_t)left * 2);
+            WIDEN(floats, halves);
+            for (int64_t l = 0; l < left; l++) wide[k + l] = floats[l];
+        }
+        for (int64_t r = 0; r < stride; r++) best[r] = -INFINITY;
+        for (int64_t from = 0, end; from < vectors; from = end) {
+            const int64_t place = from * LANES_D;
+            end = block_end(from, vectors, MOST_VECTORS);
+            switch (end - from) {
+                CASE(1)
+                CASE(2)
+#if MOST_VECTORS > 2
+                CASE(3)
+                CASE(4)
+                CASE(5)
+                CASE(6)
+#endif
+            }
+        }
+        double sum = 0; /* first to last, as the canonical scorer adds them */
+        for (int64_t r = 0; r < count_rows; r++) sum += best[r];
+        out[i] = sum;
+    }
+    free(best);
+    free(wide);
+    return 0;
+}
+
+#undef VD
+#undef SETD
+#undef LOADD
+#undef STORED
+#undef FMAD
+#undef MAXD
+#undef LANES_D
 #undef JOINED
 #undef JOINED2
 #undef NAME

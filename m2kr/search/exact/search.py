@@ -6,15 +6,15 @@ The tokens are read block by block, once, whatever the number of queries. In eac
    kernel (`exact.cpu_fused`), if there is one, else one of `exact.passes`;
 2. the canonical scorer takes the passages with the highest bounds: the k-th best score so far is
    now near the final one;
-3. passages whose bound is below it are discarded; what is left meets narrower passes, the last in
-   float32, whose margin is 1e-4 a query row;
+3. passages whose bound is below it are discarded; what is left meets narrower passes: the kernel with
+   16 bits for a query's numbers, or torch's passes, the last in float32;
 4. the canonical scorer decides among the few that remain.
 
 So ids, order and scores are those of `reference.search_by_reference`, on every device and with every pass.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,7 +26,7 @@ from m2kr.progress import SILENT, Progress
 from m2kr.ranking import TopK, id_ranks
 from m2kr.search.exact import canonical, cpu_fused, gpu_rounds
 from m2kr.search.exact.blocks import CodedBlock, by_passage, code, code_block, narrow, scan, uncoded
-from m2kr.search.exact.fused_block import FUSED, FusedBlock
+from m2kr.search.exact.fused_block import FUSED, fused_blocks
 from m2kr.search.exact.passes import FLAT, GROUP_ROWS, PASSES, ROUND_TOKENS, TILE_TOKENS, Pass
 from m2kr.search.store.reader import TokenSource, block_spans, ids_of, read_ahead
 
@@ -55,7 +55,7 @@ class SearchStats:
         scored: Pairs that the canonical scorer saw.
         seconds: Elapsed.
         cpu_seconds: Used by this process meanwhile, all threads together.
-        bytes_read: Of token vectors.
+        bytes_read: Of token vectors and of codes that were kept.
     """
 
     device: str
@@ -124,15 +124,18 @@ def search_exactly(
     with workers(threads) as pool:
         names = _names(passes, device, pool, source.dim)
         stats = SearchStats(device, names, threads, left=dict.fromkeys(names, 0))
-        plan = _plan(source, names, len(live), memory - threads * _A_THREAD)
+        room = memory - threads * _A_THREAD
+        plan = _plan(source, names, len(live), room)
         batches = [
             _Batch([rounded[i] for i in live[first : first + plan.queries]], k, ranks)
             for first in range(0, len(live), plan.queries)
         ]
-        _read(source, plan, batches, pool, stats, progress, check_seconds)
+        _read(source, plan, batches, room, pool, stats, progress, check_seconds)
     # A query without rows scores 0 with everything: the tie rule alone ranks the pool.
-    _, firsts = np.unique(ranks, return_index=True)
-    numbers = np.tile(firsts[:k], (len(queries), 1)).astype(np.int64)
+    distinct = int(ranks.max(initial=-1)) + 1
+    numbers = np.zeros((len(queries), min(k, distinct)), np.int64)
+    if len(live) < len(queries):
+        numbers[:] = np.unique(ranks, return_index=True)[1][:k]
     scores = np.zeros(numbers.shape)
     for batch, first in zip(batches, range(0, len(live), plan.queries), strict=True):
         places = live[first : first + plan.queries]
@@ -183,37 +186,50 @@ def _read(
     source: TokenSource,
     plan: _Plan,
     batches: "list[_Batch]",
+    memory: int,
     pool: Workers,
     stats: SearchStats,
     progress: Progress,
     check_seconds: "Callable[[float], None] | None",
 ) -> None:
     """Reads the source once and searches each block for all queries."""
-    import torch
-
     started = time.perf_counter()
     queries = sum(len(batch.queries) for batch in batches)
     stats.pairs = queries * (len(source.offsets) - 1)
     progress.start(_TASK, stats.pairs, "pairs")
+    for block in _blocks(source, plan, memory, pool, stats) if queries else ():
+        for batch in batches:
+            batch.search(block, pool, stats)
+            progress.advance(_TASK, len(batch.queries) * len(block))
+        tokens = int(source.offsets[-1])
+        if check_seconds is not None and block.first == 0 and 0 < block.count < tokens:
+            share = tokens / block.count
+            check_seconds((time.perf_counter() - started) * share)
+    progress.done(_TASK)
+
+
+def _blocks(
+    source: TokenSource, plan: _Plan, memory: int, pool: Workers, stats: SearchStats
+) -> "Iterator[_SearchedBlock]":
+    """Blocks in the codes of the passes, or in those of the kernel."""
+    import torch
+
+    if not plan.coded:
+        for fused, nbytes in fused_blocks(source, stats.passes, plan.tokens, pool, memory):
+            stats.bytes_read += nbytes
+            yield fused
+        return
     stores = [
         torch.zeros((plan.room, source.dim), dtype=one.dtype, device=stats.device)
         for one in plan.coded
     ]
-    for block in read_ahead(source, plan.tokens) if queries else ():
+    for block in read_ahead(source, plan.tokens):
         coded = [
             code_block(one, block, pool, store)
             for one, store in zip(plan.coded, stores, strict=True)
         ]
-        fused = None if coded else FusedBlock.of(block, pool)
         stats.bytes_read += block.tokens.nbytes
-        for batch in batches:
-            batch.search(block, coded, fused, pool, stats)
-            progress.advance(_TASK, len(batch.queries) * len(block))
-        tokens = int(source.offsets[-1])
-        if check_seconds is not None and block.first == 0 and 0 < len(block.tokens) < tokens:
-            share = tokens / len(block.tokens)
-            check_seconds((time.perf_counter() - started) * share)
-    progress.done(_TASK)
+        yield _PassBlock(block, coded)
 
 
 def device_name(device: str) -> str:
@@ -245,17 +261,19 @@ def device_name(device: str) -> str:
 
 
 def _names(asked: Sequence[str] | None, device: str, pool: Workers, dim: int) -> tuple[str, ...]:
-    """The passes to use; the last one is float32, which alone has a margin that hardly matters."""
+    """The passes to use. The last of torch's is float32, which alone has a margin that hardly matters."""
+    kernel = cpu_fused.kernel_passes(dim) if device.startswith("cpu") else ()
     if asked is None:
         from m2kr.search.exact.choose import pipeline
 
-        names = cpu_fused.kernel_passes(dim) if device.startswith("cpu") else ()
-        names = names or pool.map(pipeline, [device])[0]
+        names = kernel or pool.map(pipeline, [device])[0]
     else:
         names = tuple(asked)
-    there = {*PASSES, *(FUSED if cpu_fused.kernel_passes(dim) else ())}
-    if not names or not set(names) <= there or (set(names) & set(FUSED) and device != "cpu"):
-        raise UsageError(f"there are no passes {list(names)}", expected=f"some of {list(there)}")
+    if kernel and names and set(names) <= set(FUSED):
+        return names
+    if not names or not set(names) <= set(PASSES):
+        there = [*PASSES, *(FUSED if kernel else ())]
+        raise UsageError(f"there are no passes {list(names)}", expected=f"some of {there}")
     return names if names[-1] == "float32" else (*names, "float32")
 
 
@@ -278,77 +296,48 @@ class _Batch:
         self.queries = queries
         self.best: TopK | gpu_rounds.BestOfGroups = TopK(len(queries), ranks, k)
         self._k, self._ranks = k, ranks
+        self._copies = len(ranks) > 0 and int(ranks.max()) + 1 < len(ranks)
         self._groups: list[gpu_rounds.QueryGroup] = []
 
-    def search(
-        self,
-        block: "Block",
-        coded: "Sequence[CodedBlock]",
-        fused: "FusedBlock | None",
-        workers: Workers,
-        stats: SearchStats,
-    ) -> None:
+    def search(self, block: "_SearchedBlock", workers: Workers, stats: SearchStats) -> None:
         """Takes a block's passages into `best`.
 
         Args:
             block: The passages; the pool's blocks may come in any order, each once.
-            coded: The block in the codes of the passes, the first one being that which meets all
-                of it. A last pass, float32, is added if it isn't the first.
-            fused: Or in the codes of the kernel.
             workers: Who does it.
             stats: Takes the counts of what is left and what is scored.
         """
-        if fused is not None:
-            task = self._bounded_by_kernel(fused, workers, stats)
-        elif coded[0].one.name in FLAT:
-            self._search_flat(block, coded[0], workers, stats)
+        if isinstance(block, _PassBlock) and block.coded[0].one.name in FLAT:
+            self._search_flat(block.block, block.coded[0], workers, stats)
             return
-        else:
-            task = self._bounded(block, coded, workers)
         assert isinstance(self.best, TopK)
+        upper = block.scan(self.queries, workers)
         ranks = self._ranks[block.first : block.first + len(block)]
         # Copies of an id can't fill places twice, so they are taken on top.
-        enough = self.best.k + len(ranks) - len(np.unique(ranks))
-        floor = self.best.floor
-        every = range(len(self.queries))
-        found = workers.map(lambda q: task.promising(q, float(floor[q]), enough), every)
-        self._take(task, found, [sum(map(len, found))] * len(stats.passes), workers, stats)
+        enough = self.best.k + (len(ranks) - len(np.unique(ranks)) if self._copies else 0)
+        floor = self.best.floor.tolist()
+        found = [_promising(each, floor[query], enough) for query, each in enumerate(upper)]
+        self._take(block, found, [sum(map(len, found))] * len(stats.passes), workers, stats)
         self.best.result()  # brings the floor up to date
-        floor = self.best.floor
-        found = workers.map(lambda q: np.flatnonzero(task.upper[q] >= floor[q]), every)
+        floor = self.best.floor.tolist()
+        # Bounds are float32 and floors float64. Comparing may round the floor to float32, which keeps the
+        # order of two numbers of which one is float32 already: nothing is discarded for it.
+        found = [np.flatnonzero(each >= floor[query]) for query, each in enumerate(upper)]
         left = [sum(map(len, found))]
-        for stage in task.stages:
-            if stage.of_tokens:
-                task.read(found)
-            found = _each(workers, stage.possible, found, floor.tolist())
+        for stage in range(1, len(stats.passes)):
+
+            def possible(
+                query: int, numbers: "NDArray[np.int64]", stage: int = stage
+            ) -> "NDArray[np.int64]":
+                if not len(numbers) or not np.isfinite(floor[query]):
+                    return numbers
+                upper = block.narrow(self.queries[query], stage, numbers)
+                kept: NDArray[np.int64] = numbers[upper >= floor[query]]
+                return kept
+
+            found = _each(workers, possible, found)
             left.append(sum(map(len, found)))
-        self._take(task, found, left, workers, stats)
-
-    def _bounded(self, block: "Block", coded: "Sequence[CodedBlock]", workers: Workers) -> "_Task":
-        """The first pass over all of a block, and the narrower ones that may follow."""
-        length = by_passage(coded[0], coded[0].tokens.length)
-        shortest = by_passage(coded[0], coded[0].tokens.shortest)
-        upper = scan(coded[0], self.queries, workers)
-        narrower: Sequence[CodedBlock] = ()
-        if coded[0].one.name != "float32":
-            narrower = [*coded[1:], uncoded(block, length)]
-        stages = [_Narrower(one, self.queries) for one in narrower]
-        return _Task(block, length, shortest, self.queries, upper, stages)
-
-    def _bounded_by_kernel(
-        self, fused: FusedBlock, workers: Workers, stats: SearchStats
-    ) -> "_Task":
-        """As `_bounded`."""
-        bits, *narrower = (FUSED[name] for name in stats.passes if name in FUSED)
-        upper = fused.scan(self.queries, bits, workers)
-        stages: list[_Stage] = [
-            *(_NarrowerCodes(fused, bits, self.queries) for bits in narrower),
-            _Narrower(uncoded(fused.block, fused.codes.length), self.queries),
-        ]
-        codes = fused.codes
-        return _Task(
-            *(fused.block, codes.length, codes.shortest, self.queries, upper, stages), fused
-        )
+        self._take(block, found, left, workers, stats)
 
     def _search_flat(
         self, block: "Block", coded: "CodedBlock", workers: "Workers", stats: SearchStats
@@ -371,7 +360,7 @@ class _Batch:
 
     def _take(
         self,
-        task: "_Task",
+        block: "_SearchedBlock",
         found: "Sequence[NDArray[np.int64]]",
         left: Sequence[int],
         workers: Workers,
@@ -379,30 +368,40 @@ class _Batch:
     ) -> None:
         """Scores passages of each query, by their numbers in the block, and takes them into `best`."""
         assert isinstance(self.best, TopK)
-        task.read(found)
-        scores = _each(workers, task.scores, found)
-        for query, numbers in enumerate(found):
-            self.best.push(np.full(len(numbers), query), numbers + task.block.first, scores[query])
+        stats.bytes_read += block.read(found)
+
+        def scores(query: int, numbers: "NDArray[np.int64]") -> "NDArray[np.float64]":
+            return block.scores(self.queries[query], numbers) if len(numbers) else np.zeros(0)
+
+        for query, values in enumerate(_each(workers, scores, found)):
+            numbers = found[query]
+            self.best.push(np.full(len(numbers), query), numbers + block.first, values)
         stats.scored += sum(map(len, found))
         for name, count in zip(stats.passes, left, strict=True):
             stats.left[name] += count
 
 
+def _promising(upper: "NDArray[np.float32]", floor: float, enough: int) -> "NDArray[np.int64]":
+    """The passages with the highest bounds, if more are possible than will be needed.
+
+    Their bounds become NaN, as they are scored then.
+    """
+    numbers = np.flatnonzero(upper >= floor)
+    if np.isfinite(floor) and len(numbers) <= 2 * enough:
+        numbers = numbers[:0]
+    elif len(numbers) > enough:
+        bounds = upper[numbers]
+        numbers = numbers[np.argpartition(bounds, -enough)[-enough:]]
+    upper[numbers] = np.nan
+    return numbers
+
+
 def _each(
     workers: Workers,
-    function: "Callable[..., NDArray[Any]]",
+    function: "Callable[[int, NDArray[np.int64]], NDArray[Any]]",
     numbers: "Sequence[NDArray[np.int64]]",
-    *sides: "Sequence[Any]",
 ) -> "list[NDArray[Any]]":
-    """Calls a function for each query's passages, in parts where there are fewer queries than threads.
-
-    Args:
-        workers: Who does it.
-        function: Given a query, passages, and what else there is of the query; gives one value or none
-            a passage.
-        numbers: The passages of each query.
-        sides: What else there is of each.
-    """
+    """Calls a function for each query's passages, in parts where there are fewer queries than threads."""
     parts = -(-workers.threads // max(1, len(numbers)))
     pieces = [
         (query, piece)
@@ -410,111 +409,83 @@ def _each(
         for piece in (np.array_split(chosen, parts) if len(chosen) >= _SHARED else [chosen])
     ]
     found: list[list[NDArray[Any]]] = [[] for _ in numbers]
-    results = workers.map(
-        lambda piece: function(*piece, *(side[piece[0]] for side in sides)), pieces
-    )
+    results = workers.map(lambda piece: function(*piece), pieces)
     for (query, _), result in zip(pieces, results, strict=True):
         found[query].append(result)
     return [each[0] if len(each) == 1 else np.concatenate(each) for each in found]
 
 
-class _Stage(Protocol):
-    """A pass after the first one."""
+class _SearchedBlock(Protocol):
+    """Passages in the codes of some passes. Passages are named by their numbers in the block."""
 
-    of_tokens: bool
+    @property
+    def first(self) -> int:
+        """Number of the first one in the source."""
+        ...
 
-    def possible(
-        self, query: int, numbers: "NDArray[np.int64]", floor: float
-    ) -> "NDArray[np.int64]":
-        """Those of some passages of the block that it can't discard."""
+    @property
+    def count(self) -> int:
+        """Tokens of all."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def scan(self, queries: "Sequence[RoundedQuery]", workers: Workers) -> "NDArray[np.float32]":
+        """Upper bounds of all canonical scores by the first pass, (queries x passages)."""
+        ...
+
+    def narrow(
+        self, query: "RoundedQuery", stage: int, numbers: "NDArray[np.int64]"
+    ) -> "NDArray[np.float32]":
+        """Bounds of some passages by a later pass; infinity for those without tokens."""
+        ...
+
+    def read(self, numbers: "Sequence[NDArray[np.int64]]") -> int:
+        """Makes the tokens of some passages be there; gives the bytes that were read for it."""
+        ...
+
+    def scores(self, query: "RoundedQuery", numbers: "NDArray[np.int64]") -> "NDArray[np.float64]":
+        """Canonical scores of passages whose tokens are there."""
         ...
 
 
-class _Narrower:
-    """One of `passes`."""
+class _PassBlock:
+    """A block whose tokens were read, for `passes`.
 
-    of_tokens = True
-
-    def __init__(self, coded: "CodedBlock", queries: "Sequence[RoundedQuery]") -> None:
-        self._coded, self._queries = coded, queries
-
-    def possible(
-        self, query: int, numbers: "NDArray[np.int64]", floor: float
-    ) -> "NDArray[np.int64]":
-        """See `_Stage`."""
-        block = self._coded
-        if not len(numbers) or not np.isfinite(floor):
-            return numbers
-        full = numbers[block.lengths[numbers] > 0]
-        rows = code(block.one, [self._queries[query]], block.codes)
-        kept = full[narrow(block, rows, full) >= floor]
-        return np.concatenate([kept, numbers[block.lengths[numbers] == 0]])
-
-
-class _NarrowerCodes:
-    """The kernel, with more bits to a query's codes."""
-
-    of_tokens = False
-
-    def __init__(self, fused: FusedBlock, bits: int, queries: "Sequence[RoundedQuery]") -> None:
-        self._fused, self._bits, self._queries = fused, bits, queries
-
-    def possible(
-        self, query: int, numbers: "NDArray[np.int64]", floor: float
-    ) -> "NDArray[np.int64]":
-        """See `_Stage`."""
-        if not len(numbers) or not np.isfinite(floor):
-            return numbers
-        upper = self._fused.narrow(self._queries[query], self._bits, numbers)
-        return numbers[upper >= floor]
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """One block and a batch of queries.
-
-    Bounds are float32 and floors float64. Comparing may round the floor to float32, which keeps the
-    order of two numbers of which one is float32 already: nothing is discarded for it.
-
-    Attributes:
+    Args:
         block: The passages.
-        longest: Per passage the length of its longest token, or slightly more.
-        shortest: And of its shortest one.
-        queries: The batch.
-        upper: Upper bounds, (queries x passages); NaN once a pair is scored.
-        stages: The passes after the first.
-        fused: Who reads the block's tokens, where they are not all there.
+        coded: The block in the codes of the passes, the first one being that which meets all of it. A
+            last pass, float32, is added if it isn't the first.
     """
 
-    block: "Block"
-    longest: "NDArray[np.float32]"
-    shortest: "NDArray[np.float32]"
-    queries: "Sequence[RoundedQuery]"
-    upper: "NDArray[np.float32]"
-    stages: "Sequence[_Stage]"
-    fused: FusedBlock | None = None
+    def __init__(self, block: "Block", coded: "Sequence[CodedBlock]") -> None:
+        self.block, self.coded = block, coded
+        self.first, self.count = block.first, len(block.tokens)
+        self._longest = by_passage(coded[0], coded[0].tokens.length)
+        self._shortest = by_passage(coded[0], coded[0].tokens.shortest)
+        self._stages = [*coded, uncoded(block, self._longest)]
 
-    def promising(self, query: int, floor: float, enough: int) -> "NDArray[np.int64]":
-        """The passages with the highest bounds, if more are possible than will be needed."""
-        upper = self.upper[query]
-        numbers = np.flatnonzero(upper >= floor)
-        if np.isfinite(floor) and len(numbers) <= 2 * enough:
-            numbers = numbers[:0]
-        elif len(numbers) > enough:
-            bounds = upper[numbers]
-            numbers = numbers[np.argpartition(bounds, -enough)[-enough:]]
-        upper[numbers] = np.nan
-        return numbers
+    def __len__(self) -> int:
+        return len(self.block)
 
-    def read(self, numbers: "Sequence[NDArray[np.int64]]") -> None:
-        """Makes the tokens of some passages be there."""
-        if self.fused is not None:
-            self.fused.read(numbers)
+    def scan(self, queries: "Sequence[RoundedQuery]", workers: Workers) -> "NDArray[np.float32]":
+        """See `_SearchedBlock`."""
+        return scan(self.coded[0], queries, workers)
 
-    def scores(self, query: int, numbers: "NDArray[np.int64]") -> "NDArray[np.float64]":
-        """Canonical scores of some passages."""
-        if not len(numbers):
-            return np.zeros(0)
-        return canonical.canonical_scores(
-            self.queries[query], self.block, numbers, self.longest, self.shortest
-        )
+    def narrow(
+        self, query: "RoundedQuery", stage: int, numbers: "NDArray[np.int64]"
+    ) -> "NDArray[np.float32]":
+        """See `_SearchedBlock`."""
+        coded = self._stages[stage]
+        full = coded.lengths[numbers] > 0
+        found = np.full(len(numbers), np.inf, np.float32)
+        found[full] = narrow(coded, code(coded.one, [query], coded.codes), numbers[full])
+        return found
+
+    def read(self, numbers: "Sequence[NDArray[np.int64]]") -> int:  # noqa: ARG002
+        """See `_SearchedBlock`: all were read."""
+        return 0
+
+    def scores(self, query: "RoundedQuery", numbers: "NDArray[np.int64]") -> "NDArray[np.float64]":
+        """See `_SearchedBlock`."""
+        return canonical.canonical_scores(query, self.block, numbers, self._longest, self._shortest)

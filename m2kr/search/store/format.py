@@ -9,6 +9,7 @@ A store is a folder that can be moved or copied as it is::
     crc32-00000.npy           uint32, CRC-32 of each passage's bytes in the tokens file
     ids-00000.arrow           Arrow stream of one string column: the passages' ids
 
+Exact search may add its codes, ``codes-00000.i8`` and ``.json`` (`exact.kept_codes`): no part of the store.
 `store.records` says what headers and records are. The type is float16. bfloat16 takes as many bytes
 and, for the unit vectors that late interaction uses, is eight times coarser.
 """

@@ -5,8 +5,10 @@ given size, not through a memory map, so that a process stays as small as it ask
 passage of a store that is read is compared with its CRC-32, which finds any flipped byte.
 """
 
+import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -178,32 +180,64 @@ class TokenStore:
         shard = int(np.searchsorted(self._starts, first, side="right")) - 1
         while first < last:
             end = min(last, int(self._starts[shard + 1]))
-            self._read_from(shard, first, end, tokens[int(self.offsets[first]) - base :])
+            with self._tokens_file(shard) as file:
+                self._read_from(shard, first, end, tokens[int(self.offsets[first]) - base :], file)
             first, shard = end, shard + 1
         return tokens
 
-    def _read_from(self, shard: int, first: int, last: int, out: "NDArray[np.float16]") -> None:
+    def _tokens_file(self, shard: int) -> io.FileIO:
+        path = self.folder / token_file_names(shard)[0]
+        try:
+            return path.open("rb", buffering=0)
+        except FileNotFoundError as error:
+            raise STORE.damaged(path, "it is gone") from error
+
+    def _read_from(
+        self, shard: int, first: int, last: int, out: "NDArray[np.float16]", file: io.FileIO
+    ) -> None:
         from isal.isal_zlib import crc32
 
-        path = self.folder / token_file_names(shard)[0]
         spans = self.offsets[first : last + 1] * (self.dim * DTYPE.itemsize)
         start = int(self.offsets[self._starts[shard]]) * self.dim * DTYPE.itemsize
         view = out.reshape(-1).view(np.uint8).data[: int(spans[-1] - spans[0])]
-        try:
-            with path.open("rb", buffering=0) as file:
-                file.seek(int(spans[0]) - start)
-                whole = fill(file, view)
-        except FileNotFoundError as error:
-            raise STORE.damaged(path, "it is gone") from error
-        if not whole:
+        file.seek(int(spans[0]) - start)
+        if not fill(file, view):
+            path = Path(str(file.name))
             raise STORE.damaged(path, "it ends before its last passage")
         places = (spans - spans[0]).tolist()
         wanted = self._crcs[first:last].tolist()
         for number, (a, b) in enumerate(pairwise(places)):
             if crc32(view[a:b]) != wanted[number]:
                 raise STORE.damaged(
-                    path, f"passage {first + number} differs from its checksum: a byte was changed"
+                    Path(str(file.name)),
+                    f"passage {first + number} differs from its checksum: a byte was changed",
                 )
+
+    def read_some(self, numbers: "NDArray[np.int64]", out: "NDArray[np.float16]") -> None:
+        """Reads the tokens of some passages, one after another.
+
+        Args:
+            numbers: Which, ascending, each once.
+            out: (at least as many tokens x dim) float16, C-contiguous, to read into.
+
+        Raises:
+            CheckError: a passage differs from its checksum.
+        """
+        # Neighbours are read in one go.
+        runs = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1) if len(numbers) else []
+        row = 0
+        with ExitStack() as stack:
+            files: dict[int, io.FileIO] = {}
+            for run in runs:
+                start, last = int(run[0]), int(run[-1]) + 1
+                while start < last:
+                    shard = int(np.searchsorted(self._starts, start, side="right")) - 1
+                    end = min(last, int(self._starts[shard + 1]))
+                    if shard not in files:
+                        files[shard] = stack.enter_context(self._tokens_file(shard))
+                    self._read_from(shard, start, end, out[row:], files[shard])
+                    row += int(self.offsets[end] - self.offsets[start])
+                    start = end
 
     def take(self, numbers: "Sequence[int] | NDArray[np.integer]") -> "list[NDArray[np.float16]]":
         """The token matrices of some passages, in the order asked for.
@@ -271,6 +305,41 @@ class ArraySource:
         if out is None:
             out = np.empty((end - start, self.dim), np.float16)
         return read_rows(self.vectors, start, end, out)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slice:
+    """A range of a source as a source of its own, its passages numbered from 0.
+
+    Attributes:
+        source: The whole.
+        first: Number there of the range's first passage.
+        offsets: Where each begins among the range's tokens, and where the last one ends.
+    """
+
+    source: TokenSource
+    first: int
+    offsets: "NDArray[np.int64]"
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a vector."""
+        return self.source.dim
+
+    def read(
+        self, first: int, last: int, out: "NDArray[np.float16] | None" = None
+    ) -> "NDArray[np.float16]":
+        """The tokens of passages ``first`` to ``last - 1`` of the range, in ``out`` if given."""
+        return self.source.read(self.first + first, self.first + last, out)
+
+
+def store_behind(source: TokenSource) -> tuple[TokenStore, int] | None:
+    """The token store that a source is, or is a range of, and the number there of its first passage."""
+    first = 0
+    while isinstance(source, Slice):
+        first += source.first
+        source = source.source
+    return (source, first) if isinstance(source, TokenStore) else None
 
 
 def ids_of(source: TokenSource) -> "pa.ChunkedArray":
