@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from m2kr.retrieval.run import Run
 
-    from .boards import BoardEntry
     from .checks import RunCase
 
 _FEWEST = 20  # queries of which anything is said
@@ -35,7 +34,6 @@ _FAR = 5  # times the range of all other scores
 _TOP = 10  # ranks that a sketch knows
 _ALIKE, _SAME_FIRST = 0.97, 0.95
 _SAMPLE = 512  # queries by which most pairs are told apart
-_SHOWN = 3
 
 Note = Callable[["RunCase", SystemCard], Iterable[str]]
 
@@ -384,33 +382,3 @@ def _likeness(
     n = np.maximum(some.sum(1), 1)
     same = (others == one) & some[:, :, None]
     return same[:, :, 0].sum(1) / n, same[:, :, 2:].sum((1, 2)) / (2 * n)
-
-
-def likeness_notes(entries: Sequence["BoardEntry"]) -> dict[int, tuple[str, ...]]:
-    """By place what must be said of a board's runs that are nearly the same as another system's.
-
-    Versions of one system are not compared.
-
-    Args:
-        entries: Of one board: all on the same data.
-    """
-    notes: dict[int, list[str]] = {}
-    for pair in near_identical_runs([entry.scored.sketch for entry in entries]):
-        one, other = entries[pair.one], entries[pair.other]
-        if one.card.name == other.card.name:
-            continue
-        same = one.scored.result.run_sha256 == other.scored.result.run_sha256
-        for place, of in ((pair.one, other), (pair.other, one)):
-            notes.setdefault(place, []).append(
-                f"its rankings are those of {of.card.title}"
-                if same
-                else f"it ranks nearly as {of.card.title} does: the same passage first in {pair.first:.1%} "
-                f"of the queries, and {pair.top:.1%} of the first ten in common"
-            )
-    return {
-        place: (
-            *texts[:_SHOWN],
-            *([f"and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else ()),
-        )
-        for place, texts in sorted(notes.items())
-    }

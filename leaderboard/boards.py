@@ -9,7 +9,7 @@ import numpy as np
 
 from m2kr.errors import InputError
 
-from .anomalies import likeness_notes
+from .anomalies import near_identical_runs
 from .groups import significance_ranks
 from .scored import ScoredRun
 from .system_card import SystemCard
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Status = Literal["recomputed", "reproduced"]
+_SHOWN = 3  # other systems that a note names
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class BoardRow:
         entry: The system's run.
         ranks: By metric (best, worst): 1 + the systems that are significantly better, and the number of
             systems that are not significantly worse (itself included). Empty if the data are unverified.
-        likeness: What must be said of it beside the board's other runs; see `anomalies.likeness_notes`.
+        likeness: What must be said of it beside the board's other runs that are nearly the same.
     """
 
     entry: BoardEntry
@@ -127,7 +128,7 @@ def _board(key: str, entries: Sequence[BoardEntry]) -> Board:
     verified = all(entry.scored.verified for entry in entries)
     ranks: list[dict[str, tuple[int, int]]] = [{} for _ in ordered]
     smallest: dict[str, float] = {}
-    likeness = likeness_notes(ordered)
+    likeness = _likeness_notes(ordered)
     for metric in metrics if verified else ():
         having = [i for i, e in enumerate(ordered) if metric in e.scored.result.scores]
         if not having:
@@ -152,6 +153,36 @@ def _board(key: str, entries: Sequence[BoardEntry]) -> Board:
         smallest_difference=smallest,
         notes=(result.comparable,) if result.comparable else (),
     )
+
+
+def _likeness_notes(entries: Sequence[BoardEntry]) -> dict[int, tuple[str, ...]]:
+    """By place what must be said of a board's runs that are nearly the same as another system's.
+
+    Versions of one system are not compared.
+
+    Args:
+        entries: Of one board: all on the same data.
+    """
+    notes: dict[int, list[str]] = {}
+    for pair in near_identical_runs([entry.scored.sketch for entry in entries]):
+        one, other = entries[pair.one], entries[pair.other]
+        if one.card.name == other.card.name:
+            continue
+        same = one.scored.result.run_sha256 == other.scored.result.run_sha256
+        for place, of in ((pair.one, other), (pair.other, one)):
+            notes.setdefault(place, []).append(
+                f"its rankings are those of {of.card.title}"
+                if same
+                else f"it ranks nearly as {of.card.title} does: the same passage first in {pair.first:.1%} "
+                f"of the queries, and {pair.top:.1%} of the first ten in common"
+            )
+    return {
+        place: (
+            *texts[:_SHOWN],
+            *([f"and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else ()),
+        )
+        for place, texts in sorted(notes.items())
+    }
 
 
 def _place(entry: BoardEntry, headline: str) -> tuple[float, str, str]:
