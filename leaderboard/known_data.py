@@ -304,7 +304,7 @@ def _judgements_part(judge: JudgeFile) -> set[str]:
     """What the ``judgements`` fingerprint can be; empty where answers, which aren't in it, enter."""
     import pyarrow as pa
 
-    table = judge.queries.data.table
+    table = judge.queries_view.table
     if any(map(len, judge.queries_view.column("answers"))):
         return set()
     names = ("question_id", "pos_item_ids", GRADES.name, LOST_IDS.name, LOST_GRADES.name)
@@ -349,13 +349,17 @@ def _computed(folder: Path, name: str, split: Split) -> str:
     digest = hashlib.sha256(json.dumps(split.manifest, sort_keys=True).encode()).hexdigest()
     key = (folder, name, digest)
     if key not in _COMPUTED:
-        queries, judgements = query_parts(_batches(split.queries), split.relevance_threshold)
-        _COMPUTED[key] = combine(queries, judgements, pool_part(_batches(split.passages)))
+        queries, judgements = query_parts(
+            _batches(split.queries_view.table), split.relevance_threshold
+        )
+        _COMPUTED[key] = combine(
+            queries, judgements, pool_part(_batches(split.passages_view.table))
+        )
     return _COMPUTED[key]
 
 
-def _batches(rows: Any) -> "Iterator[pa.RecordBatch]":
-    for batch in rows.data.table.to_batches():
+def _batches(table: "pa.Table") -> "Iterator[pa.RecordBatch]":
+    for batch in table.to_batches():
         for start in range(0, len(batch), 1 << 16):
             yield batch.slice(start, 1 << 16)
 

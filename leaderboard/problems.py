@@ -46,6 +46,9 @@ class SubmissionRefused(M2KRError):
             fix=first.fix or None,
         )
 
+    def __reduce__(self) -> tuple[type, tuple[tuple[Problem, ...]]]:
+        return type(self), (self.problems,)
+
     def __str__(self) -> str:
         return "\n".join(map(str, self.problems))
 

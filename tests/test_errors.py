@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2kr import errors
+from m2kr_leaderboard.problems import Problem, SubmissionRefused
 
-KINDS = (errors.M2KRError, *errors.M2KRError.__subclasses__())
+CLASSES = [each for each in vars(errors).values() if isinstance(each, type)]
+KINDS = [each for each in CLASSES if issubclass(each, errors.M2KRError)]
 TEXTS = st.none() | st.text()
 
 
@@ -26,6 +28,17 @@ def test_an_error_is_the_same_after_pickling(
     assert type(again) is kind
     assert again.as_dict() == error.as_dict()
     assert str(again) == str(error)
+
+
+def test_a_refused_submission_is_the_same_after_pickling() -> None:
+    faults = [
+        Problem("layout", "a", "it is no folder"),
+        Problem("card", "b", "it is empty", "a text"),
+    ]
+    error = SubmissionRefused(faults)
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is SubmissionRefused
+    assert (again.as_dict(), str(again)) == (error.as_dict(), str(error))
 
 
 def fail() -> None:

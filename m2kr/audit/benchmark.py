@@ -135,7 +135,7 @@ def read_source(
         load(found.name, name, edition=found.folder.name, data=data, images=images)
         for name in names
     ]
-    opened = [split for split in opened if len(split.queries) or len(split.passages)]
+    opened = [split for split in opened if len(split) or len(split.passages_view)]
     corpora: dict[str, Corpus] = {}
     same: dict[str, str] = {}  # pools that hold the same passages are one
     of_pool: dict[str, str] = {}
@@ -143,12 +143,12 @@ def read_source(
         key = split.fingerprints["pool"]
         of_pool[split.pool] = same.setdefault(key, split.pool)
         if of_pool[split.pool] not in corpora:
-            corpora[split.pool] = Corpus(split.pool, _passages(split.passages.data.table))
+            corpora[split.pool] = Corpus(split.pool, _passages(split.passages_view.table))
     sets = {
         split.split: QuerySet(
             split.split,
             of_pool[split.pool],
-            _queries(split.queries.data.table),
+            _queries(split.queries_view.table),
             split.queries_view.judgements().rename_columns(QRELS.names).cast(QRELS),
             split.relevance_threshold,
         )
@@ -218,6 +218,6 @@ def _untyped(splits: "Sequence[Split]") -> dict[str, list[str]]:
     return {
         f"{kind} of {split.split}": names
         for split in splits
-        for kind, table in (("queries", split.queries), ("passages", split.passages))
-        if (names := [f.name for f in table.data.table.schema if pa.types.is_null(f.type)])
+        for kind, rows in (("queries", split.queries_view), ("passages", split.passages_view))
+        if (names := [f.name for f in rows.table.schema if pa.types.is_null(f.type)])
     }

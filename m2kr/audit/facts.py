@@ -290,8 +290,6 @@ class Facts:
         return self._searched[split.name, what]
 
     def _search(self, split: SplitFacts, what: str) -> Searched:
-        from datasets import Dataset
-
         from m2kr.data.records import Queries
 
         retriever, pool = self._indexed(split.corpus)
@@ -303,7 +301,7 @@ class Facts:
                 "instruction": pa.array([""] * len(texts), pa.string()),
             }
         )
-        run = retriever.search(Queries(Dataset(asked, fingerprint="audit")), DEPTH)
+        run = retriever.search(Queries(asked), DEPTH)
         top = np.full((len(texts), DEPTH), -1)
         for place, query in enumerate(split.sample):
             found = run.passage_ids(str(query))
@@ -315,8 +313,6 @@ class Facts:
         if corpus.name not in self._bm25:
             from pathlib import Path
             from tempfile import gettempdir
-
-            from datasets import Dataset
 
             from m2kr.data.records import Passages
             from m2kr.retrievers.bm25 import BM25
@@ -337,9 +333,7 @@ class Facts:
                 }
             )
             retriever = BM25(stopwords="none")
-            retriever.index(
-                Passages(Dataset(table, fingerprint="audit")), workdir=Path(gettempdir())
-            )
+            retriever.index(Passages(table), workdir=Path(gettempdir()))
             self._bm25[corpus.name] = retriever, rows
         return self._bm25[corpus.name]
 

@@ -303,6 +303,13 @@ def _fits(value: Any, type_: pa.DataType) -> bool:
     return True
 
 
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    """A column's type as ``datasets`` 4 and later writes it; to import that library takes a second."""
+    if pa.types.is_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "List"}
+    return {"dtype": "float64" if kind == pa.float64() else str(kind), "_type": "Value"}
+
+
 def write_dataset_files(
     folder: Path, shards: Sequence[Mapping[str, Any]], schema: pa.Schema, *, split: str
 ) -> None:
@@ -314,9 +321,7 @@ def write_dataset_files(
         schema: Of the table.
         split: Its name.
     """
-    from datasets import Features
-
-    features = Features.from_arrow_schema(schema).to_dict()
+    features = {field.name: _feature(field.type) for field in schema}
     atomic.write_json(folder / "dataset_info.json", {"features": features}, alone=True)
     hashes = "".join(shard["sha256"] for shard in shards)
     state: dict[str, Any] = {

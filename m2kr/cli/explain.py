@@ -273,12 +273,11 @@ def _found(
 def _one_query(loaded: "Split", row: "dict[str, Any]") -> "Queries":
     """A query of the split by itself."""
     import pyarrow as pa
-    from datasets import Dataset
 
     from m2kr.data.records import Queries
 
-    table = pa.Table.from_pylist([row], schema=loaded.queries.data.schema)
-    return Queries(Dataset(table), loaded.images)
+    table = pa.Table.from_pylist([row], schema=loaded.queries_view.table.schema)
+    return Queries(table, loaded.images)
 
 
 def _explain(
@@ -286,7 +285,6 @@ def _explain(
 ) -> "tuple[list[Explanation], Picture | None]":
     """The passages' scores taken apart, and the image with the part of it that the model sees."""
     import pyarrow as pa
-    from datasets import Dataset
 
     from m2kr.data.records import Passages
     from m2kr.report.explain.encoded import explain_encoded
@@ -296,8 +294,8 @@ def _explain(
     row = query[0]
     if model.retriever is not None:
         rows = [loaded.passage(passage.passage_id) for passage in chosen]
-        table = pa.Table.from_pylist(rows, schema=loaded.passages.data.schema)
-        pool = Passages(Dataset(table), loaded.images)
+        table = pa.Table.from_pylist(rows, schema=loaded.passages_view.table.schema)
+        pool = Passages(table, loaded.images)
         explained = explain_encoded(model.retriever, query, pool)
         reads = "image" in declared_modalities(model.retriever).query
         image = query.image(row) if reads else None

@@ -560,12 +560,11 @@ def _inputs(bench: Bench) -> None:
 
 
 def _state(records: "Passages | Queries") -> list[Any]:
-    table = records.dataset.data
+    table = records.table
     return [
-        id(records.dataset),
+        id(records.given),
         id(records.images),
         records.images and records.images.missing,
-        str(records.dataset.format),
         order_of(records.ids),
         content_of(table, table.column_names),
     ]

@@ -1,19 +1,14 @@
 """The kit's corpus: sixteen passages and eight queries, with pictures, and ways to change them."""
 
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from m2kr.data.images.store import ImageStore, Missing, black_image
 from m2kr.data.records import Passages, Queries
 from m2kr.fingerprint import pool_part, query_parts
 from m2kr.schema import PASSAGE_COLUMNS, QUERY_COLUMNS, Column, arrow_schema, default_value
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from datasets import Dataset
 
 Row = Mapping[str, Any]
 LONG = "A river of ice moves slowly from the mountain into the valley below. " * 60
@@ -99,8 +94,8 @@ class Corpus:
         passages = pa.Table.from_pylist(list(self.passages), schema=arrow_schema(PASSAGE_COLUMNS))
         queries = pa.Table.from_pylist(list(self.queries), schema=arrow_schema(QUERY_COLUMNS))
         return (
-            Passages(_dataset(passages), images, pool_part(passages)),
-            Queries(_dataset(queries), images, query_parts(queries)[0]),
+            Passages(passages, images, pool_part(passages)),
+            Queries(queries, images, query_parts(queries)[0]),
         )
 
     def with_passages(self, change: Callable[[Row], Mapping[str, Any]]) -> "Corpus":
@@ -148,13 +143,6 @@ class Corpus:
         return replace(
             self, passages=tuple(order(self.passages)), queries=tuple(order(self.queries))
         )
-
-
-def _dataset(table: "pa.Table") -> "Dataset":
-    from datasets import Dataset
-
-    # A fingerprint of its own would cost more than searching.
-    return Dataset(table, fingerprint=uuid.uuid4().hex)
 
 
 def corpus(folder: Path) -> Corpus:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import os
 
     import numpy as np
+    import pyarrow as pa
     from datasets import Dataset
     from PIL.Image import Image
 
@@ -195,14 +196,16 @@ class Split:
         """The queries as retrievers are given them."""
         from m2kr.data.records import Queries
 
-        return Queries(self.queries, self.images, self.fingerprints["queries"])
+        rows = self._rows("queries", self.split)
+        return Queries(rows, self.images, self.fingerprints["queries"])
 
     @cached_property
     def passages_view(self) -> "Passages":
         """The pool as retrievers are given it."""
         from m2kr.data.records import Passages
 
-        return Passages(self.passages, self.images, self.fingerprints["pool"])
+        rows = self._rows("passages", self.pool)
+        return Passages(rows, self.images, self.fingerprints["pool"])
 
     def passage(self, passage_id: str) -> dict[str, Any]:
         """The passage of an id, found in constant time.
@@ -232,7 +235,7 @@ class Split:
         """Texts of the passages at some rows."""
         from m2kr.data.lookup import values_at
 
-        return values_at(self.passages.data.column("passage_content"), rows)
+        return values_at(self.passages_view.table.column("passage_content"), rows)
 
     def _row(self, kind: TableKind, split: str, row_id: str) -> dict[str, Any]:
         from m2kr.data.lookup import nearest_ids
@@ -296,6 +299,13 @@ class Split:
 
     def _table(self, kind: TableKind, split: str) -> str:
         return table_name(self.manifest["source"]["config"], kind, split)
+
+    def _rows(self, kind: TableKind, split: str) -> "pa.Table":
+        from m2kr.data.rows import open_shards
+
+        table = self._table(kind, split)
+        with self._files.opening(table), plainly(self.folder / table):
+            return open_shards(self.folder / table)
 
     def _dataset(self, kind: TableKind, split: str) -> "Dataset":
         from datasets import Dataset

@@ -1,9 +1,10 @@
 """What a retriever is given: the queries and passages of one split, with their images, read lazily."""
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
-from weakref import WeakKeyDictionary
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from m2kr.instructions import join_question
 from m2kr.schema import GRADES, LOST_GRADES, LOST_IDS
@@ -24,7 +25,8 @@ _JUDGED = frozenset(
         *(column.name for column in (GRADES, LOST_IDS, LOST_GRADES)),
     }
 )
-_HASHES: "WeakKeyDictionary[Dataset, dict[str, str]]" = WeakKeyDictionary()
+
+_HASHES: dict[int, dict[str, str]] = {}  # by the identity of a table, as long as it lives
 
 
 @dataclass(frozen=True)
@@ -32,32 +34,51 @@ class _Records:
     """A memory-mapped table and the store its images come from.
 
     Attributes:
-        dataset: The rows; ``dataset[i]`` is a dict of the schema's columns.
+        given: The rows; a table or a dataset of the schema's columns.
         images: Resolves ``img_path``; None where the source has no images.
         fingerprint: What scores depend on (``queries`` or ``pool``), in whatever order it lies.
     """
 
-    dataset: "Dataset"
+    given: "pa.Table | Dataset"
     images: "ImageStore | None" = None
     fingerprint: str = ""
     _id: ClassVar[str]
 
-    def __post_init__(self) -> None:
-        # Columns are read from the table itself, so its rows must lie in the order of the dataset's.
-        if self.dataset._indices is not None:
-            rows = self.dataset.flatten_indices(keep_in_memory=True)
-            object.__setattr__(self, "dataset", rows)
+    @cached_property
+    def table(self) -> "pa.Table":
+        """The rows as an Arrow table."""
+        import pyarrow as pa
+
+        return self.given if isinstance(self.given, pa.Table) else self.dataset.data.table
+
+    @cached_property
+    def dataset(self) -> "Dataset":
+        """The rows as a dataset: ``dataset[i]`` is a dict. To import its library takes a second."""
+        import pyarrow as pa
+        from datasets import Dataset
+
+        if isinstance(self.given, pa.Table):
+            # Of its own it would take the fingerprint of all bytes.
+            return Dataset(self.given, fingerprint=f"m2kr-{self._id}-{self.order[:32]}")
+        if self.given._indices is None:
+            return self.given
+        return self.given.flatten_indices(keep_in_memory=True)  # the table's rows in its order
+
+    def part(self, start: int, stop: int) -> Self:
+        """Some rows after each other, with the same images and fingerprint."""
+        return replace(self, given=self.table.slice(start, max(0, stop - start)))
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.given)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        return self.dataset[row]  # type: ignore[no-any-return]
+        place = range(len(self))[row]
+        return self.table.slice(place, 1).to_pylist()[0]  # type: ignore[no-any-return]
 
     @property
     def ids(self) -> "pa.ChunkedArray":
         """Ids in row order: an Arrow string column on the mapped file, not a Python list."""
-        return self.dataset.data.column(self._id)
+        return self.table.column(self._id)
 
     @property
     def order(self) -> str:
@@ -71,25 +92,28 @@ class _Records:
         """Hash (hex) of all that a retriever may read in these rows, in row order; images apart."""
         from m2kr.data.row_hash import content_of
 
-        table = self.dataset.data
-        names = (name for name in table.column_names if name not in _JUDGED)
-        return self._once("content", lambda: content_of(table, names))
+        names = (name for name in self.table.column_names if name not in _JUDGED)
+        return self._once("content", lambda: content_of(self.table, names))
 
     def _once(self, name: str, make: Callable[[], str]) -> str:
         """A hash of the table, made once for all records of it: millions of rows take seconds."""
-        known = _HASHES.setdefault(self.dataset, {})
+        place = id(self.table)
+        if place not in _HASHES:
+            _HASHES[place] = {}
+            weakref.finalize(self.table, _HASHES.pop, place)
+        known = _HASHES[place]
         if name not in known:
             known[name] = make()
         return known[name]
 
     def column(self, name: str) -> list[Any]:
         """A whole column as a Python list. For splits of queries; on a big pool use `batches`."""
-        return self.dataset.data.column(name).to_pylist()  # type: ignore[no-any-return]
+        return self.table.column(name).to_pylist()  # type: ignore[no-any-return]
 
     def batches(self, size: int) -> Iterator[list[dict[str, Any]]]:
         """Rows in order, ``size`` at a time."""
         for start in range(0, len(self), size):
-            yield self.rows(range(start, min(start + size, len(self))))
+            yield self.table.slice(start, size).to_pylist()
 
     def row_numbers(self, ids: "pa.Array") -> "NDArray[np.int64]":
         """Rows by id: -1 for ids that are not there, the first row of an id that repeats.
@@ -108,11 +132,11 @@ class _Records:
 
     def rows(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """The rows at some indices."""
-        columns = self.dataset[list(indices)]
-        names = list(columns)
-        return [
-            dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)
-        ]
+        from m2kr.data.lookup import values_at
+
+        names = self.table.column_names
+        columns = [values_at(column, indices) for column in self.table.columns]
+        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def image(self, row: dict[str, Any]) -> "Image | None":
         """The decoded RGB image of a row, or None where the row has none.
@@ -154,7 +178,7 @@ class Queries(_Records):
         )
         batches = [
             _judged(batch, ids, grades, schema)
-            for batch in self.dataset.data.table.to_batches()
+            for batch in self.table.to_batches()
             for ids, grades in (
                 ("pos_item_ids", "pos_item_grades"),
                 ("lost_item_ids", "lost_item_grades"),

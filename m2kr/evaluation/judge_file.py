@@ -130,26 +130,22 @@ class JudgeFile(Split):
     @cached_property
     def queries(self) -> "Dataset":
         """Ids, judgements and groups; ``answers`` are numbers."""
-        apart = (*PASSAGE_COLUMNS, *ANSWER_COLUMNS)
-        return self._rows([n for n in self._table_columns if n not in apart], "queries")
+        return self.queries_view.dataset
 
     @cached_property
     def passages(self) -> "Dataset":
         """Ids alone."""
-        return self._rows([n for n in self._table_columns if n in PASSAGE_COLUMNS], "passages")
+        return self.passages_view.dataset
 
-    @property
-    def _table_columns(self) -> list[str]:
+    def _rows(self, kind: "TableKind", split: str) -> "pa.Table":  # noqa: ARG002
         assert self.table is not None
-        return list(self.table.column_names)
-
-    def _rows(self, names: list[str], size: str) -> "Dataset":
-        from datasets import Dataset
-
-        assert self.table is not None
-        return Dataset(
-            self.table.select(names).slice(0, self.sizes[size]).replace_schema_metadata()
-        )
+        of_pool = kind == "passages"
+        names = [
+            name
+            for name in self.table.column_names
+            if name not in ANSWER_COLUMNS and (name in PASSAGE_COLUMNS) == of_pool
+        ]
+        return self.table.select(names).slice(0, self.sizes[kind]).replace_schema_metadata()
 
     def answers(self, rows: "NDArray[np.int64]") -> "Answers":
         """The split's answers.

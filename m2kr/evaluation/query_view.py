@@ -213,9 +213,9 @@ def _grades(row: Mapping[str, Any]) -> dict[str, float]:
 def _counted_as(split: "Split", ranking: Sequence[str]) -> dict[str, int]:
     """The first rank of each passage in a ranking, passages that count as another being that one."""
     counted = list(ranking)
-    if ranking and "scored_as" in split.passages.column_names:
+    if ranking and "scored_as" in split.passages_view.table.column_names:
         rows = split.passage_rows(ranking)
-        others = values_at(split.passages.data.column("scored_as"), rows.clip(0))
+        others = values_at(split.passages_view.table.column("scored_as"), rows.clip(0))
         known = zip(ranking, others, rows.tolist(), strict=True)
         counted = [other if other and row >= 0 else own for own, other, row in known]
     places: dict[str, int] = {}

@@ -137,7 +137,7 @@ def _answers(split: "Split", rows: "NDArray[np.int64]") -> Answers:
     """A split's answers, for a run whose vocabulary lies in these rows of the pool."""
     if isinstance(split, JudgeFile):
         return split.answers(rows)
-    column = split.passages_view.dataset.data.column("passage_content")
+    column = split.passages_view.table.column("passage_content")
     answers = [given or [] for given in split.queries_view.column("answers")]
     return AnswersInTexts(answers, lambda places: values_at(column, rows[places]))
 
@@ -174,7 +174,7 @@ def _summary(scores: "NDArray[np.float64]") -> dict[str, float | int | None]:
 
 def _query_groups(split: "Split") -> dict[str, list[str]]:
     """Each query's value of the columns that the source breaks its results down by."""
-    here = split.queries_view.dataset.data.column_names
+    here = split.queries_view.table.column_names
     return {
         name: ["(none)" if v is None else str(v) for v in split.queries_view.column(name)]
         for name in split.manifest.get("groups", ())
@@ -210,7 +210,7 @@ def counted_as(
     Returns:
         Places in ``rows``, and the ids that the passages there count as; None in most pools.
     """
-    data = split.passages_view.dataset.data
+    data = split.passages_view.table
     if "scored_as" not in data.column_names:
         return None
     values = values_at(data.column("scored_as"), rows.clip(0))

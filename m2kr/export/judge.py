@@ -53,16 +53,16 @@ def write_judge_file(split: Split, path: Path, *, progress: Progress = SILENT) -
     numbers = [[number.setdefault(a, len(number) - 1) for a in accepted] for accepted in given]
     texts = list(number)[1:]
     columns: dict[str, Any] = {}
-    here = queries.dataset.data.column_names
+    here = queries.table.column_names
     groups = [name for name in split.manifest.get("groups", ()) if name in here]
     for name in (*_QUERY_COLUMNS, *groups):
         if name in here and name not in columns:
-            columns[name] = _plain(queries.dataset.data.column(name))
+            columns[name] = _plain(queries.table.column(name))
     columns["answers"] = pa.array([list(dict.fromkeys(n)) for n in numbers], pa.list_(pa.int32()))
     columns[SHORT] = pa.array([any(0 < len(a) <= 2 for a in accepted) for accepted in given])
     columns["passage_id"] = _plain(passages.ids)
-    if "scored_as" in passages.dataset.data.column_names:
-        columns["scored_as"] = _plain(passages.dataset.data.column("scored_as"))
+    if "scored_as" in passages.table.column_names:
+        columns["scored_as"] = _plain(passages.table.column("scored_as"))
     with task(progress, "answers", len(passages)):
         columns |= _answer_columns(split, texts, progress)
     facts = {
@@ -110,7 +110,7 @@ def _answer_columns(split: Split, answers: list[str], progress: Progress) -> dic
     search = AnswerSearch(answers)
     parts: list[NDArray[np.int64]] = []
     row = 0
-    for batch in streamed(split.passages_view.dataset) if answers else ():
+    for batch in streamed(split.passages) if answers else ():
         column = batch.column("passage_content")
         for start in range(0, len(column), search.texts_at_once):
             texts = column.slice(start, search.texts_at_once).to_pylist()

@@ -96,7 +96,7 @@ def require_current(split: Split) -> None:
         CheckError: it was; the command has to be run again.
     """
     split.require_unharmed()
-    if not split.passages_view.dataset.cache_files:
+    if not split.passages.cache_files:
         return
     now = load(split.source, split.split, edition=split.edition, data=split.folder.parent)
     if now.fingerprints != split.fingerprints:

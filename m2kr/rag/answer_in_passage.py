@@ -78,7 +78,7 @@ def answers_in_passages(
             where=f"run '{run.name}' on {split.label}",
             expected="a run over the passages of this split",
         )
-    column = split.passages.data.column("passage_content")
+    column = split.passages_view.table.column("passage_content")
     within, words = np.full(len(ids), np.inf), np.full(len(ids), np.inf)
     place = {i: n for n, i in enumerate(ids)}
     # The run's own order of queries, those without an answer as such.

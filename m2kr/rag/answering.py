@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from m2kr.data.records import Queries
 from m2kr.errors import M2KRError
 from m2kr.progress import Progress
 from m2kr.rag.arms import PassageArm, oracle_passages
@@ -20,7 +21,6 @@ from m2kr.rag.records import ORACLE, RETRIEVED
 from m2kr.rag.used_run import UsedRun
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from numpy.typing import NDArray
     from PIL.Image import Image
 
@@ -86,20 +86,19 @@ class AskedQuestions:
     @cached_property
     def tasks(self) -> list[str | None]:
         """Their tasks, where the source has a column of that name."""
-        if "task" not in self.split.queries.column_names:
+        if "task" not in self.split.queries_view.table.column_names:
             return [None] * len(self.rows)
         tasks = self.split.queries_view.column("task")
         return [tasks[row] for row in self.rows]
 
     @cached_property
-    def _table(self) -> "Dataset":
-        names = self.split.queries.column_names
-        return self.split.queries.select_columns([*_COLUMNS, *({_GRADES} & {*names})])
+    def _asked(self) -> Queries:
+        table = self.split.queries_view.table
+        return Queries(table.select([*_COLUMNS, *({_GRADES} & {*table.column_names})]))
 
     def read(self, places: Sequence[int]) -> list[dict[str, Any]]:
         """The rows at some places of `ids`."""
-        columns = self._table[self.rows[list(places)].tolist()]
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return self._asked.rows(self.rows[list(places)].tolist())
 
 
 @dataclass(frozen=True, slots=True)

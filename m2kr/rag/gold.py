@@ -49,13 +49,13 @@ def gold_answers(split: "Split") -> dict[str, GoldAnswer]:
     the question's type): ``data_split`` of Infoseek, the ``form`` of mini. OK-VQA's annotators are ten: those
     whose blank answers the build left out are blank.
     """
-    table = split.queries.data
+    table = split.queries_view.table
     names = [name for name in _COLUMNS if name in table.column_names]
     group = _group_column(split, table.column_names)
     if group and group not in names:
         names.append(group)
     golds, fewer = dict[str, GoldAnswer](), 0
-    for batch in table.table.select(names).to_batches(max_chunksize=_AT_ONCE):
+    for batch in table.select(names).to_batches(max_chunksize=_AT_ONCE):
         for row in batch.to_pylist():
             gold = _of_split_row(row, group, split.source)
             if gold is not None:

@@ -96,9 +96,9 @@ class _Logs:
         queries: Queries = split.queries_view
         self._rows = {one: row for row, one in enumerate(queries.ids.to_pylist())}
         self._questions = queries.column("question")
-        names = queries.dataset.column_names
+        names = queries.table.column_names
         self._images = queries.column("img_path") if "img_path" in names else None
-        self._texts = split.passages.data.column("passage_content")
+        self._texts = split.passages_view.table.column("passage_content")
         self._model = f"m2kr/{result.reader['name']}"
         self._table = AnswerTable.of(result)
         path = result.records_path

@@ -167,7 +167,7 @@ def _browser(
     """Writes a split's questions and says where they are, or why they are not."""
     try:
         split = open_split(result, data=data, images=images)
-        _ = split.queries, split.passages  # whose files are checked when they are opened
+        _ = split.queries_view, split.passages_view  # whose files are checked when they are opened
     except M2KRError as error:
         logger.warning("%s: no questions in the report: %s", result.source, error.what)
         return {"fault": f"The questions are not in this report: {error.what}."}

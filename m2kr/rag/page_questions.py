@@ -29,7 +29,6 @@ from m2kr.report.page.queries import (
 from m2kr.report.page.thumbnails import Thumbnails
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from numpy.typing import NDArray
 
     from m2kr.data.load import Split
@@ -83,7 +82,7 @@ def write_questions(
         What was left out, as `m2kr.report.page.queries.write_queries` says.
     """
     rows = _asked(split, arms)
-    queries = Queries(_rows_of(split.queries, rows[:MOST]))
+    queries = Queries(split.queries_view.table.take(pa.array(rows[:MOST], pa.int64())))
     ids = queries.ids.to_pylist()
     tables = _Records(arms, ids)
     golds = gold_answers(split)
@@ -130,14 +129,6 @@ def write_questions(
         "texts_cut": passages.cut,
         "faults": [],
     }
-
-
-def _rows_of(table: "Dataset", rows: Sequence[int]) -> "Dataset":
-    """Some rows as a table in memory, without a bar of the library's own."""
-    from datasets import Dataset
-    from datasets.table import InMemoryTable
-
-    return Dataset(InMemoryTable(table.data.table.take(pa.array(rows, pa.int64()))))
 
 
 def _asked(split: "Split", arms: Sequence[ShownArm]) -> list[int]:

@@ -75,7 +75,6 @@ class AdHocQuery:
     def queries(self, instruction: str, folder: Path) -> "Queries":
         """It as the only query of a split; the image is copied into ``folder``."""
         import pyarrow as pa
-        from datasets import Dataset
 
         from m2kr.data.images.store import ImageStore
         from m2kr.data.records import Queries
@@ -89,7 +88,7 @@ class AdHocQuery:
             row["img_path"] = "image"
             store = ImageStore([folder])
         table = pa.Table.from_pylist([row], schema=arrow_schema(QUERY_COLUMNS))
-        return Queries(Dataset(table), store)
+        return Queries(table, store)
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ def _images(records: "Passages | Queries", side: Side) -> dict[str, Any]:
     images = records.images
     if images is None:
         return {"missing": None}
-    column = records.dataset.data.column("img_path")
+    column = records.table.column("img_path")
     paths = chain.from_iterable(chunk.to_pylist() for chunk in column.chunks)
     if side == "query":
         ids = records.ids.to_pylist()
@@ -420,5 +420,4 @@ def _since(records: "Passages | Queries", start: int) -> "Passages | Queries":
     """The records from a row on, with the same fingerprint and images."""
     if not start:
         return records
-    rest = records.dataset.select(range(start, len(records)))
-    return type(records)(rest, records.images, records.fingerprint)
+    return records.part(start, len(records))

@@ -216,9 +216,8 @@ def _with_columns(queries: Queries, **columns: Sequence[str | None]) -> Queries:
         _NothingToChange: the values are the same.
     """
     import pyarrow as pa
-    from datasets import Dataset
 
-    table: pa.Table = queries.dataset.data.table
+    table: pa.Table = queries.table
     same = True
     for name, values in columns.items():
         if name not in table.column_names:  # of an own table
@@ -228,7 +227,7 @@ def _with_columns(queries: Queries, **columns: Sequence[str | None]) -> Queries:
         table = table.set_column(place, name, pa.array(values, table.schema.field(name).type))
     if same:
         raise _NothingToChange("it changes no query")
-    return replace(queries, dataset=Dataset(table.replace_schema_metadata(None)))
+    return replace(queries, given=table.replace_schema_metadata(None))
 
 
 def _text(queries: Queries, name: str) -> list[str]:
@@ -297,7 +296,7 @@ def _other_image(queries: Queries) -> Queries:
 
 
 def _names(queries: Queries) -> list[str]:
-    names: list[str] = queries.dataset.column_names
+    names: list[str] = queries.table.column_names
     return names
 
 
@@ -382,13 +381,12 @@ def _trailing(text: str) -> str:
 def _reordered(records: Records) -> Records:
     """The rows in an order drawn by lot."""
     import pyarrow as pa
-    from datasets import Dataset
 
     order = np.random.default_rng(_SEED).permutation(len(records))
-    table: pa.Table = records.dataset.data.table
+    table: pa.Table = records.table
     # Piece by piece: no piece's texts may be as long as 2 GiB.
     parts = [table.take(order[i : i + _TAKEN]) for i in range(0, len(order), _TAKEN)]
-    return replace(records, dataset=Dataset(pa.concat_tables(parts or [table])))
+    return replace(records, given=pa.concat_tables(parts or [table]))
 
 
 _EVERY: "tuple[Perturbation, ...]" = (

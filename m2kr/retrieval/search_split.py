@@ -406,7 +406,7 @@ def require_images(split: "Split", modalities: Modalities) -> dict[str, Any] | N
         sides.append(split.passages_view)
     if not sides:
         return None
-    columns = (side.dataset.data.column("img_path").chunks for side in sides)
+    columns = (side.table.column("img_path").chunks for side in sides)
     paths = chain.from_iterable(chunk.to_pylist() for chunk in chain.from_iterable(columns))
     if split.images is None:
         example = next((path for path in paths if path is not None), None)

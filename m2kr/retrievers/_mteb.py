@@ -301,7 +301,7 @@ class MTEBSearch(RetrieverBase):
         """Has it index the texts."""
         from datasets import Dataset
 
-        table = passages.dataset.data
+        table = passages.table
         columns = {
             "id": passages.ids.to_pylist(),
             "title": [""] * len(passages),

@@ -63,7 +63,7 @@ class SearchModel:
 
     def index(self, corpus: "Dataset", **_: Any) -> None:
         """Takes in a corpus: ``id``, ``text`` and, where there are any, ``title`` and ``image``."""
-        from datasets import Dataset
+        import pyarrow as pa
 
         names, empty = set(corpus.column_names), [""] * len(corpus)
         bodies = corpus["text"] if "text" in names else corpus["body"] if "body" in names else empty
@@ -77,7 +77,7 @@ class SearchModel:
         }
         self._passages = len(corpus)
         self._workdir = tempfile.TemporaryDirectory(prefix="m2kr-", ignore_cleanup_errors=True)
-        pool: Any = Passages(Dataset.from_dict(rows), images)  # type: ignore[arg-type]
+        pool: Any = Passages(pa.table(rows), images)  # type: ignore[arg-type]
         index_pool(self._retriever, pool, RunContext(Path(self._workdir.name)))
 
     def search(
@@ -89,7 +89,7 @@ class SearchModel:
         **_: Any,
     ) -> dict[str, dict[str, float]]:
         """Rankings of the corpus; of some of its documents where MTEB names them (``top_ranked``)."""
-        from datasets import Dataset
+        import pyarrow as pa
 
         if self._workdir is None:
             raise UsageError("search() came before index()")
@@ -106,7 +106,7 @@ class SearchModel:
             else empty,
             "img_path": _paths(len(queries), images),
         }
-        asked: Any = Queries(Dataset.from_dict(rows), images)  # type: ignore[arg-type]
+        asked: Any = Queries(pa.table(rows), images)  # type: ignore[arg-type]
         k = top_k if top_ranked is None else self._passages
         ranking = rank_queries(self._retriever, asked, k).to_dict()
         if top_ranked is not None:

@@ -106,7 +106,7 @@ class BM25(RetrieverBase):
         stopwords = self.settings["stopwords"]
         words = Tokenizer(stopwords=None if stopwords == "none" else stopwords, stemmer=self._stem)
         rows = _Rows()
-        for chunk in passages.dataset.data.column("passage_content").chunks:
+        for chunk in passages.table.column("passage_content").chunks:
             for start in range(0, len(chunk), _ROWS):
                 texts = chunk.slice(start, _ROWS).to_pylist()
                 for ids in words.streaming_tokenize(texts, update_vocab=True, allow_empty=False):

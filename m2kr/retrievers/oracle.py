@@ -44,7 +44,7 @@ class Oracle:
         positives = queries.column("pos_item_ids")
         judged = pa.array(sorted({i for ids in positives for i in ids}), self._ids.type)
         there = set(self._ids.filter(pc.is_in(self._ids, value_set=judged)).to_pylist())
-        if GRADES.name in queries.dataset.column_names:
+        if GRADES.name in queries.table.column_names:
             graded = zip(positives, queries.column(GRADES.name), strict=True)
             positives = [_by_grade(ids, grades) for ids, grades in graded]
         ranked = [[i for i in dict.fromkeys(ids) if i in there][:k] for ids in positives]

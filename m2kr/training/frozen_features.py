@@ -288,7 +288,7 @@ class FrozenFeatures:
             split = mixture.shares[pool].split
             self._passages[pool] = read(
                 encoder=model.context_text_encoder,
-                count=len(split.passages),
+                count=len(split.passages_view),
                 tokens=partial(_of_pool, inputs.passage_tokens, pool),
                 width=inputs.passage_width,
                 pad=inputs.pad,
@@ -328,7 +328,7 @@ def _bytes_of_texts(mixture: "Mixture", model: "PreFLMR", inputs: "ModelInputs")
         row = inputs.query_tokens([(share.number, int(share.rows[0]))])[0]
         tokens += len(share.rows) * len(row.ids)
     for pool in mixture.pools:
-        count = len(mixture.shares[pool].split.passages)
+        count = len(mixture.shares[pool].split.passages_view)
         rows = np.linspace(0, count - 1, min(count, _SAMPLE), dtype=np.int64).tolist()
         some = inputs.passage_tokens([(pool, row) for row in rows])
         tokens += count * sum(len(row.ids) for row in some) / len(some)

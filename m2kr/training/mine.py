@@ -16,7 +16,6 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -354,7 +353,7 @@ class _Miner:
             if self._run is not None:
                 run = self._run.select(some)
             else:
-                part = replace(queries, dataset=queries.dataset.select(range(first, stop)))
+                part = queries.part(first, stop)
                 run = rank_queries(self._retriever, part, self._k)
                 require_queries(run, some, self._retriever.name)
                 run = run.select(some)

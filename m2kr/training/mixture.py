@@ -172,11 +172,11 @@ class Mixture:
                     "without_positive": each.without_positive,
                     "rows_visited": len(each.rows),
                     "visits_per_epoch": count,
-                    "passages": len(each.split.passages),
+                    "passages": len(each.split.passages_view),
                 }
                 for each, count in zip(self.shares, visits, strict=True)
             ],
-            "corpus": sum(len(self.shares[number].split.passages) for number in self.pools),
+            "corpus": sum(len(self.shares[number].split.passages_view) for number in self.pools),
         }
 
     def _distinct_pools(self) -> dict[int, int]:
@@ -186,7 +186,7 @@ class Mixture:
         for share in self.shares:
             known = share.split.fingerprints["pool"], share.split.passages_view.order
             self.pool_of.append(first.setdefault(known, share.number))
-        sizes = [len(self.shares[number].split.passages) for number in first.values()]
+        sizes = [len(self.shares[number].split.passages_view) for number in first.values()]
         starts = accumulate(sizes, initial=0)
         return dict(zip(first.values(), starts, strict=False))
 
@@ -195,7 +195,7 @@ class Mixture:
         own = self.pool_of[share]
         pools = self.pools if self._recipe.negatives.pool == "mixture" else {own: 0}
         last = [*pools][-1]
-        return pools, pools[last] + len(self.shares[last].split.passages)
+        return pools, pools[last] + len(self.shares[last].split.passages_view)
 
     def _require_negatives(self) -> None:
         """Refuses a corpus that is too small for the query with most right passages, before any visit."""

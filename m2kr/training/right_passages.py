@@ -29,7 +29,7 @@ def plain(text: str) -> str:
 
 def scored_as(split: "Split") -> "tuple[Ints, Ints] | None":
     """Pool rows that count as other ones, and those; None where the source has no such passages."""
-    data = split.passages_view.dataset.data
+    data = split.passages_view.table
     if "scored_as" not in data.column_names:
         return None
     column = data.column("scored_as")
@@ -98,7 +98,7 @@ class RightPassages:
         """
         hashes = np.zeros(self._pool, np.uint64)
         done = 0
-        for chunk in self._split.passages_view.dataset.data.column("passage_content").chunks:
+        for chunk in self._split.passages_view.table.column("passage_content").chunks:
             for text in chunk.to_pylist():
                 words = plain(text).encode()
                 digest = hashlib.blake2b(words, digest_size=8).digest()
@@ -146,7 +146,7 @@ class QueryAnswers:
         distinct, column = np.unique(rows[use], return_inverse=True)
         order = np.argsort(column, kind="stable")
         step = search.texts_at_once if search else len(distinct)
-        texts = self._split.passages_view.dataset.data.column("passage_content")
+        texts = self._split.passages_view.table.column("passage_content")
         for first in range(0, len(distinct), step):
             lowered = [text.lower() for text in values_at(texts, distinct[first : first + step])]
             table = search.matches(lowered) if search else np.empty((0, 0), np.uint8)

@@ -12,6 +12,7 @@ from m2kr.data.records import Passages, Queries
 from m2kr.training.right_passages import RightPassages
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
     from numpy.typing import NDArray
 
@@ -66,16 +67,15 @@ class SampledSplit(Split):
             for part, value in self.whole.fingerprints.items()
         }
 
-    @cached_property
+    @property
     def queries(self) -> "Dataset":
         """Its query rows."""
-        return _rows_in_memory(self.whole.queries, self.chosen_queries)
+        return self.queries_view.dataset
 
-    @cached_property
+    @property
     def passages(self) -> "Dataset":
         """Its passage rows."""
-        whole, chosen = self.whole.passages, self.chosen_passages
-        return whole if chosen is None else _rows_in_memory(whole, chosen)
+        return self.passages_view.dataset
 
     @cached_property
     def images(self) -> "ImageStore | None":
@@ -85,30 +85,32 @@ class SampledSplit(Split):
     @cached_property
     def queries_view(self) -> Queries:
         """Its queries, without a fingerprint: nothing that is made of them is kept."""
-        return Queries(self.queries, self.images)
+        rows = _rows_in_memory(self.whole.queries_view.table, self.chosen_queries)
+        return Queries(rows, self.images)
 
     @cached_property
     def passages_view(self) -> Passages:
         """Its passages."""
-        return Passages(self.passages, self.images, self.fingerprints["pool"])
+        whole, chosen = self.whole.passages_view.table, self.chosen_passages
+        rows = whole if chosen is None else _rows_in_memory(whole, chosen)
+        return Passages(rows, self.images, self.fingerprints["pool"])
 
     def require_unharmed(self) -> None:
         """As of the split."""
         self.whole.require_unharmed()
 
 
-def _rows_in_memory(table: "Dataset", rows: "NDArray[np.int64]") -> "Dataset":
+def _rows_in_memory(table: "pa.Table", rows: "NDArray[np.int64]") -> "pa.Table":
     """Rows of a table, ascending; taken batch by batch, as 32-bit offsets end at 2 GiB of text."""
     import pyarrow as pa
-    from datasets import Dataset
 
     parts, first = [], 0
-    for batch in table.data.table.to_batches():
+    for batch in table.to_batches():
         low, high = np.searchsorted(rows, (first, first + len(batch)))
         if high > low:
             parts.append(batch.take(pa.array(rows[low:high] - first)))
         first += len(batch)
-    return Dataset(pa.Table.from_batches(parts, table.data.table.schema))
+    return pa.Table.from_batches(parts, table.schema)
 
 
 def sample(

@@ -88,7 +88,7 @@ class ShareRows:
     def __init__(self, share: "Share", number: int, split: "Split", seed: int) -> None:
         self.share, self.number, self.split = share, number, split
         self._seed = seed
-        if not len(split.passages):
+        if not len(split.passages_view):
             raise InputError("the pool has no passages", where=split.label)
         self._starts, self._judged, self._right = self._judgements()
         wanted = self._of_tasks() & self._where()
@@ -165,7 +165,7 @@ class ShareRows:
     @cached_property
     def texts(self) -> Column:
         """Texts of the pool."""
-        return Column(self.split.passages.data, "passage_content")
+        return Column(self.split.passages_view.table, "passage_content")
 
     def question_id(self, row: int) -> str:
         """Id of a query."""
@@ -187,11 +187,11 @@ class ShareRows:
     @cached_property
     def _queries(self) -> dict[str, Column]:
         names = ("question_id", "question", "instruction", "img_path")
-        return {name: Column(self.split.queries.data, name) for name in names}
+        return {name: Column(self.split.queries_view.table, name) for name in names}
 
     @cached_property
     def _passage_ids(self) -> Column:
-        return Column(self.split.passages.data, "passage_id")
+        return Column(self.split.passages_view.table, "passage_id")
 
     def _permutation(self, around: int) -> "NDArray[np.uint32]":
         return generator(self._seed, Purpose.ROWS, self.number, around).permutation(self.rows)
@@ -210,7 +210,7 @@ class ShareRows:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        table = self.split.queries.data
+        table = self.split.queries_view.table
         lists = table.column("pos_item_ids").chunks
         counts = np.concatenate(
             [pc.fill_null(pc.list_value_length(each), 0).to_numpy() for each in lists]
@@ -258,7 +258,7 @@ class ShareRows:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        table, chosen = self.split.queries.data, np.ones(len(self.split), bool)
+        table, chosen = self.split.queries_view.table, np.ones(len(self.split), bool)
         for condition in self.share.where:
             column, equals, values = condition.partition("=")
             column = column.strip()
@@ -286,7 +286,7 @@ class ShareRows:
         """The rows' tasks: as the table says, or else the source, or else what a query consists of."""
         import pyarrow.compute as pc
 
-        table, own = self.split.queries.data, self.split.manifest["source"]["task"]
+        table, own = self.split.queries_view.table, self.split.manifest["source"]["task"]
         if "task" in table.column_names:
             for chunk in table.column("task").chunks:
                 yield chunk.to_numpy(zero_copy_only=False).astype(str)
@@ -294,7 +294,7 @@ class ShareRows:
         if own in TASKS:
             yield np.full(len(self.split), own)
             return
-        for batch in table.table.to_batches():
+        for batch in table.to_batches():
             image = pc.is_valid(batch.column("img_path")).to_numpy(zero_copy_only=False)
             asked = pc.greater(pc.binary_length(batch.column("question")), 0)
             named = np.where(asked.to_numpy(zero_copy_only=False), "IQ2T", "I2T")

@@ -75,6 +75,35 @@ def test_start_up_imports_nothing_heavy() -> None:
     assert len(modules) < 600, len(modules)
 
 
+def test_a_source_is_imported_and_searched_without_slow_libraries(tmp_path: Path) -> None:
+    """``datasets`` alone takes longer to import than all of this takes."""
+    passages = [{"id": f"p{i}", "text": f"passage number {i}"} for i in range(20)]
+    lines = {"passages": passages, "queries": [{"id": "q", "question": "7?", "positives": ["p7"]}]}
+    for name, rows in lines.items():
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    given = [f"--{name}={tmp_path / name}.jsonl" for name in lines]
+    for words in (
+        ["import", "few", *given],
+        ["list"],
+        ["info", "few"],
+        ["eval", "few", "-r", "bm25"],
+    ):
+        code = (
+            "import sys, m2kr.cli.main as main\n"
+            f"sys.argv = {['m2kr', *words, '--data', str(tmp_path)]}\n"
+            "try: main.main()\n"
+            "except SystemExit as end: assert not end.code, end.code\n"
+            "print('\\n'.join(sys.modules), file=sys.stderr)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+        )
+        modules = set(done.stderr.split())
+        assert "m2kr.cli.main" in modules
+        assert not modules & {"torch", "transformers", "datasets", "ranx"}, words
+
+
 def test_import_m2kr_is_lazy() -> None:
     code = "import sys, m2kr; print(len([m for m in sys.modules if m.startswith('m2kr')]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

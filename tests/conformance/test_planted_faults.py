@@ -405,13 +405,6 @@ class WritesAtHome(Words):
 
 
 @fault("inputs")
-class ChangesTheFormat(Words):
-    def index(self, passages, *, workdir):
-        super().index(passages, workdir=workdir)
-        passages.dataset.set_format("numpy")
-
-
-@fault("inputs")
 class ShrinksImages(Encoder):
     def index(self, passages, *, workdir):
         super().index(passages, workdir=workdir)

@@ -10,6 +10,7 @@ from PIL import Image
 
 import m2kr
 from m2kr.data.load import load
+from m2kr.data.records import Passages
 from m2kr.errors import CheckError, InputError, MissingError, UsageError
 from m2kr.evaluation.query_view import QueryView
 from m2kr.evaluation.rankings import open_run
@@ -56,7 +57,8 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> m2kr.Split:
     split = build(tmp_path_factory.mktemp("show") / "data")
     # As of the authors' release of E-VQA, whose pool has some ids twice.
     twins = [p["id"].removesuffix("#2") if "#" in p["id"][1:] else None for p in PASSAGES + TWINS]
-    split.__dict__["passages"] = split.passages.add_column("scored_as", twins)
+    pool = split.passages.add_column("scored_as", twins)
+    split.__dict__["passages_view"] = Passages(pool, split.images)
     return split
 
 

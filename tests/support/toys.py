@@ -54,6 +54,10 @@ class ToySplit:
     def label(self) -> str:
         return f"{self.source}/{self.split} ({self.edition})"
 
+    @property
+    def passages(self) -> Dataset:
+        return self.passages_view.dataset
+
     def require_unharmed(self) -> None:
         """Nothing lies on disk."""
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import m2kr
+from m2kr.data.records import Passages
 from m2kr.errors import InputError, UsageError
 from m2kr.training.batch import Visit
 from m2kr.training.draws import Purpose, draw_uniform, generator
@@ -293,7 +294,8 @@ def test_what_evaluation_counts_as_a_right_passage_is_no_negative(root: Path) ->
     recipe = Recipe("x", data=Data((share,)), negatives=Negatives(uniform=30))
     (split,) = open_splits(recipe, root)
     counts_as = [{2: "p1", 5: "p21", 7: "nobody"}.get(n) for n in range(POOL)]
-    split.__dict__["passages"] = split.passages.add_column("scored_as", counts_as)
+    pool = split.passages.add_column("scored_as", counts_as)
+    split.__dict__["passages_view"] = Passages(pool, split.images)
     made = Mixture(recipe, [split])
     met = visits(made, 30)
     negatives = {drawn.row for visit in met for drawn in visit.passages[1:]}

@@ -14,6 +14,7 @@ import pytest
 from datasets import Dataset
 
 from m2kr.data.load import Split
+from m2kr.data.records import Passages, Queries
 from m2kr.training.mixture import Mixture
 from m2kr.training.recipe import Data, Negatives, Recipe, Share
 
@@ -64,8 +65,10 @@ def whole_split(folder: Path) -> Split:
         "passage_id": lambda rows: pa.array([f"passage-{row}" for row in rows]),
         "passage_content": lambda rows: pa.array([f"{row} " + "some words " * 30 for row in rows]),
     }
-    split.__dict__["queries"] = table(folder / "queries.arrow", QUERIES, queries)
-    split.__dict__["passages"] = table(folder / "passages.arrow", PASSAGES, passages)
+    rows = table(folder / "queries.arrow", QUERIES, queries)
+    split.__dict__["queries_view"] = Queries(rows)
+    pool = table(folder / "passages.arrow", PASSAGES, passages)
+    split.__dict__["passages_view"] = Passages(pool)
     return split
 
 

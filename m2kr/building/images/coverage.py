@@ -60,8 +60,8 @@ class RequiredImages:
 
 def required_images(split: "Split", *, passages: bool = False) -> RequiredImages:
     """The images of a split's queries, and of its pool if asked; a null path needs none."""
-    tables = [split.queries, *([split.passages] if passages else [])]
-    columns = [table.data.column("img_path") for table in tables]
+    sides = [split.queries_view, *([split.passages_view] if passages else [])]
+    columns = [side.table.column("img_path") for side in sides]
     chunks = [pc.drop_null(chunk) for column in columns for chunk in column.chunks]
     rows = sum(len(chunk) for chunk in chunks)
     # Each chunk first: a column as a whole may have more text than one array takes.
@@ -92,10 +92,10 @@ def absent_images(required: Iterable[RequiredImages], images: ImageStore | None)
 def image_urls(split: "Split", paths: set[str]) -> dict[str, str]:
     """The address of each image whose row has one in ``image_url``; nothing if the source has none."""
     urls: dict[str, str] = {}
-    for table in (split.queries, split.passages):
+    for table in (split.queries_view.table, split.passages_view.table):
         if not {"img_path", "image_url"} <= set(table.column_names):
             continue
-        columns = (table.data.column(name).chunks for name in ("img_path", "image_url"))
+        columns = (table.column(name).chunks for name in ("img_path", "image_url"))
         for chunks in zip(*columns, strict=True):
             for path, url in zip(*(chunk.to_pylist() for chunk in chunks), strict=True):
                 if url and path in paths:

@@ -184,7 +184,7 @@ class TrainingQuestions:
 
     def _read_answers(self) -> None:
         view = self.split.queries_view
-        names = self.split.queries.column_names
+        names = self.split.queries_view.table.column_names
         if not set(_COLUMNS) & set(names):
             raise InputError(
                 "the source's questions have no answers",

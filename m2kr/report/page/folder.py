@@ -187,7 +187,7 @@ def _browser(
     """Writes a split's queries and says where they are, or why they are not."""
     try:
         split = open_split(column.first, data=data, images=images)
-        _ = split.queries, split.passages  # whose files are checked when they are opened
+        _ = split.queries_view, split.passages_view  # whose files are checked when they are opened
     except M2KRError as error:
         logger.warning("%s: no queries in the report: %s", column.label, error.what)
         return {"fault": f"The queries are not in this report: {error.what}."}

@@ -85,7 +85,7 @@ def write_queries(
     """
     queries = split.queries_view
     if len(queries) > MOST:
-        queries = Queries(queries.dataset.select(range(MOST)))
+        queries = queries.part(0, MOST)
     count = len(queries)
     paths = query_column(queries, "img_path")
     expected = len(set(paths) - {None})
@@ -112,9 +112,7 @@ def write_queries(
         block = slice(start, min(start + LISTED, count))
         listed = {
             "id": [fit(each) for each in queries.ids[start : block.stop].to_pylist()],
-            "question": [
-                fit(each) for each in queries.dataset.data.column("question")[block].to_pylist()
-            ],
+            "question": [fit(each) for each in queries.table.column("question")[block].to_pylist()],
             "instruction": of_query[block],
             "answers": [
                 [fit(each.strip()) for each in row[:MOST_ANSWERS]] for row in answers[block]
@@ -149,7 +147,7 @@ def write_queries(
 
 def query_column(queries: Queries, name: str) -> list[Any]:
     """A column as a list, Nones where the table has none of that name."""
-    if name not in queries.dataset.column_names:
+    if name not in queries.table.column_names:
         return [None] * len(queries)
     return queries.column(name)
 
@@ -168,7 +166,7 @@ def _tops(
         [answer for answer in row if answer.strip()] if by == 2 else []
         for by, row in zip(judged_by, answers, strict=True)
     ]
-    texts = split.passages.data.column("passage_content")
+    texts = split.passages_view.table.column("passage_content")
     ids = queries.ids.to_pylist()
     shape = (len(runs), len(ids), K)
     tops = _Tops(
@@ -275,7 +273,7 @@ class PagePassages:
     def __init__(
         self, split: "Split", files: "DataFiles", folder: str, thumbnails: Thumbnails
     ) -> None:
-        self._table = split.passages.data
+        self._table = split.passages_view.table
         self._files, self._folder, self._thumbnails = files, folder, thumbnails
         self._names = [name for name in ("title", "img_path") if name in self._table.column_names]
         self.number = np.full(len(split.passages_view), -1, np.int32)
@@ -400,7 +398,7 @@ def filter_columns(split: "Split", queries: Queries) -> Iterator[tuple[str, list
     yield "query has", [_given(question, path) for question, path in parts], False
     groups = split.manifest.get("groups", ())
     for name in dict.fromkeys((*groups, *_FILTERS)):
-        if name in queries.dataset.column_names:
+        if name in queries.table.column_names:
             values = query_column(queries, name)
             told = ["(none)" if value is None else str(value) for value in values]
             yield name, told, name in groups
