@@ -67,12 +67,12 @@ class BoardRow:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """A source's split, or the mean over several.
+    """The systems that were scored on one source's split.
 
     Attributes:
-        key: ``mini.test``, or ``mean`` over all sources of M2KR.
-        source: Source name; empty of the mean.
-        split: Split name; empty of the mean.
+        key: ``mini.test``; of further data of that split with the begin of their fingerprint.
+        source: Source name.
+        split: Split name.
         edition: Of the data.
         fingerprint: ``eval`` fingerprint of the data; rows of other data are on another board.
         headline: The metric that it is ordered by.

@@ -148,7 +148,7 @@ def load_claims(path: Path = CLAIMS) -> list[Claim]:
 
 
 def claims_of(key: str, claims: Iterable[Claim]) -> list[Claim]:
-    """The claims on the source and split of a board; there are none of a mean.
+    """The claims on the source and split of a board.
 
     Args:
         key: A board's, such as ``okvqa.test``.

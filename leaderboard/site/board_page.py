@@ -1,14 +1,15 @@
 """A page for each board: its rows, groups of its queries, what the data are, and claims beneath."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..boards import Board, BoardRow
 from ..claims import claims_of
 from ..source_facts import SourceFacts, source_facts
+from .charts import PlottedSystem, cost_in_words, score_chart
 from .claim_rows import claim_groups, source_title
 from .context import SiteContext
-from .figures import MetricHead, ranks_in_words, score_cell
+from .figures import MetricHead, parameters_cell, ranks_in_words, score_cell, three_places
 from .recomputed import RecomputedScores
 
 _MOST_VALUES = 12  # of a column of groups; more don't fit a table
@@ -24,7 +25,7 @@ def board_pages(site: SiteContext) -> Iterator[tuple[str, bytes]]:
     """``boards/<key>.html``."""
     scores = RecomputedScores(site.boards)
     for board in site.boards:
-        claims = claims_of(f"{board.source}.{board.split}", site.claims) if board.source else []
+        claims = claims_of(f"{board.source}.{board.split}", site.claims)
         yield site.page(
             f"boards/{board.key}.html",
             "board.html",
@@ -43,13 +44,15 @@ def board_pages(site: SiteContext) -> Iterator[tuple[str, bytes]]:
             compared=has_query_scores(board),
             groups=_groups(board),
             smallest=_smallest(board),
+            by_time=score_chart(_plotted(board, _seconds, "{} s a query", "../")),
+            by_size=score_chart(_plotted(board, _parameters, "{} parameters", "../")),
             claims=claim_groups(claims, scores),
         )
 
 
 def board_heading(board: Board) -> str:
     """What a board is called."""
-    return f"{source_title(board.source)}, {board.split}" if board.source else "Mean of all sources"
+    return f"{source_title(board.source)}, {board.split}"
 
 
 def _about(board: Board) -> list[tuple[str, str]]:
@@ -97,6 +100,9 @@ def board_rows(board: Board) -> list[dict[str, Any]]:
                 "figures": [score_cell(result.metrics, name, best.get(name)) for name in columns],
                 "rest": [score_cell(result.metrics, name, best[name]) for name in board.metrics],
                 "kind": row.entry.card.kind,
+                "parameters": row.entry.card.parameters,
+                "parameters_shown": parameters_cell(row.entry.card.parameters),
+                "seconds": _seconds(row),
                 "zero_shot": zero_shot_in_words(row.entry.card.zero_shot.get(board.source)),
                 "status": row.entry.status,
                 "notes": len(row.notes),
@@ -108,7 +114,7 @@ def board_rows(board: Board) -> list[dict[str, Any]]:
 def has_query_scores(board: Board) -> bool:
     """Whether two of its systems can be compared query by query."""
     having = [row for row in board.rows if row.entry.scored.result.query_ids]
-    return bool(board.source) and len(having) > 1
+    return len(having) > 1
 
 
 def row_keys(board: Board) -> list[str]:
@@ -116,6 +122,33 @@ def row_keys(board: Board) -> list[str]:
     names = [row.entry.card.name for row in board.rows]
     before = [names[:place].count(name) for place, name in enumerate(names)]
     return [f"{name}@{n + 1}" if n else name for name, n in zip(names, before, strict=True)]
+
+
+def _seconds(row: BoardRow) -> float | None:
+    seconds = row.entry.scored.submitted.cost.get("seconds_per_query")
+    return float(seconds) if seconds else None
+
+
+def _parameters(row: BoardRow) -> float | None:
+    count = row.entry.card.parameters
+    return None if count is None else float(count)
+
+
+def _plotted(
+    board: Board, cost_of: Callable[[BoardRow], float | None], words: str, root: str
+) -> list[PlottedSystem]:
+    """The systems of a board whose cost and score are known."""
+    systems = []
+    for row in board.rows:
+        cost, score = cost_of(row), row.entry.scored.result.value(board.headline)
+        if cost is None or score is None:
+            continue
+        card = row.entry.card
+        said = f"{three_places(score)}, {words.format(cost_in_words(cost))}"
+        systems.append(
+            PlottedSystem(card.title, f"{root}systems/{card.name}.html", cost, score, said)
+        )
+    return systems
 
 
 def _name_of(row: BoardRow) -> dict[str, Any]:

@@ -65,10 +65,11 @@ def build_site(
             where=str(out),
             expected="a new name, an empty folder, or an older site, which is replaced",
         )
+    context = SiteContext(sorted(boards, key=lambda board: board.key), claims, history)
     progress.start("site", None, "pages")
     with plainly(target), replacing_folder(target) as aside:
         aside.mkdir(parents=True)
-        for path, content in site_files(SiteContext(boards, claims, history)):
+        for path, content in site_files(context):
             _require_plain(path)
             place = aside / path
             place.parent.mkdir(exist_ok=True)

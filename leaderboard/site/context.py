@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from m2kr._version import __version__
 from m2kr.report import html
 
 from ..boards import Board, BoardEntry
@@ -20,7 +21,7 @@ class SiteContext:
     """The boards and claims of a site, and how its pages are written.
 
     Attributes:
-        boards: All of them; one without a source is a mean.
+        boards: All of them, by key.
         claims: The ledger.
         history: Earlier submissions, which stand on no board.
     """
@@ -57,18 +58,18 @@ class SiteContext:
             root="../" * path.count("/"),
             here=path,
             style=STYLE,
+            version=__version__,
+            dated=max(
+                (e.date for b in self.boards for r in b.rows if (e := r.entry).date), default=""
+            ),
             **values,
         )
         return path, text.encode()
 
-    def single_boards(self) -> list[Board]:
-        """Those of one source, by key; means are left out."""
-        return sorted((board for board in self.boards if board.source), key=lambda one: one.key)
-
     def entries_by_system(self) -> dict[str, list[BoardEntry]]:
         """All entries by their system's name: those on boards, then earlier ones, the newest first."""
         systems: dict[str, list[BoardEntry]] = {}
-        for board in self.single_boards():
+        for board in self.boards:
             for row in board.rows:
                 systems.setdefault(row.entry.card.name, []).append(row.entry)
         for entries in systems.values():

@@ -39,10 +39,10 @@ _PAPER = {
 def download_files(site: SiteContext) -> Iterator[tuple[str, bytes]]:
     """The files of `DOWNLOADS`."""
     texts = (
-        _results_csv(site.single_boards()),
-        _results_json(site.single_boards()),
+        _results_csv(site.boards),
+        _results_json(site.boards),
         _claims_csv(site.claims),
-        _bibtex(site.single_boards()),
+        _bibtex(site.boards),
     )
     for path, text in zip(DOWNLOADS, texts, strict=True):
         yield path, text.encode("utf-8")

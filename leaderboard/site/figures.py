@@ -78,3 +78,20 @@ def ranks_in_words(ranks: tuple[int, int] | None) -> str:
         return "–"
     best, worst = ranks
     return str(best) if best >= worst else f"{best}–{worst}"
+
+
+def parameters_in_words(count: int | None) -> str:
+    """A number of weights as people say it."""
+    if count is None:
+        return "number of parameters not stated"
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= size:
+            return f"{count / size:.3g}{unit} parameters"
+    return f"{count} parameters" if count else "no parameters"
+
+
+def parameters_cell(count: int | None) -> str:
+    """The same in a table: ``543M``, ``none``; a dash where it isn't stated."""
+    if not count:
+        return "–" if count is None else "none"
+    return parameters_in_words(count).removesuffix(" parameters")

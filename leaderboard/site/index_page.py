@@ -1,17 +1,17 @@
-"""The first page: all boards with their systems, to be sorted and narrowed."""
+"""The first page: all systems on all boards, to be sorted and narrowed, and published numbers beside them."""
 
 from collections.abc import Iterator
-from typing import Any
 
-from ..boards import Board, BoardRow
-from .board_page import board_columns, board_heading, board_rows
+from .claims_beside import claims_beside
 from .context import SiteContext
-from .system_page import parameters_in_words
+from .overview import SIZES, ordering_board, overview_columns, overview_rows
+from .recomputed import RecomputedScores
 
-_SIZES = ((0, "none"), (100_000_000, "below 100 M"), (1_000_000_000, "100 M to 1 B"))
+# Facts as columns: key, heading, and whether they are shown before anybody asks.
 _FACTS = (
+    ("ranks", "Ranks", True),
+    ("intervals", "95 % intervals", False),
     ("parameters", "Parameters", True),
-    ("seconds", "s a query", False),
     ("reads", "Reads of a query", False),
     ("kind", "Kind", True),
     ("zero", "Zero-shot", True),
@@ -21,69 +21,25 @@ _FACTS = (
 
 def index_pages(site: SiteContext) -> Iterator[tuple[str, bytes]]:
     """``index.html``."""
-    boards = [_board(board) for board in site.boards]
-    rows = [row for board in boards for row in board["rows"]]
-    heads = {head.name: head.heading for board in site.boards for head in board_columns(board)}
+    boards = overview_columns(site.boards)
+    rows = overview_rows(site.boards) if boards else []
+    sizes = {row["size"] for row in rows}
     filters = (
-        ("data", "Data", sorted({board["data"] for board in boards})),
         ("kind", "Kind", sorted({row["kind"] for row in rows})),
         ("reads", "Reads of a query", sorted({row["reads"] for row in rows})),
-        ("size", "Size", _in_order({row["size"] for row in rows})),
+        ("size", "Size", [words for words in SIZES if words in sizes]),
         ("zero", "Zero-shot", sorted({row["zero_shot"] for row in rows})),
         ("status", "Status", sorted({row["status"] for row in rows})),
     )
     yield site.page(
         "index.html",
         "index.html",
-        *(("address.js", "sort.js", "filters.js", "columns.js") if boards else ()),
+        *(("address.js", "sort.js", "filters.js", "columns.js", "beside.js") if boards else ()),
         title="Leaderboard",
         boards=boards,
-        total=len(rows),
+        rows=rows,
+        first=ordering_board(site.boards) if boards else "",
         choices=[{"name": n, "label": label, "options": o} for n, label, o in filters],
-        columns=[*((name, words, _is_usual(name)) for name, words in heads.items()), *_FACTS],
+        columns=[*((board.key, board.heading, True) for board in boards), *_FACTS],
+        beside=claims_beside(site.claims, RecomputedScores(site.boards)) if boards else [],
     )
-
-
-def _is_usual(metric: str) -> bool:
-    """Whether a table shows it before anybody asks: what M2KR's papers report."""
-    return metric.startswith(("hit_rate", "pseudo_recall", "mrr"))
-
-
-def _board(board: Board) -> dict[str, Any]:
-    rows = zip(board.rows, board_rows(board), strict=True)
-    about = f"{len(board.rows):,} systems, ordered by {board_columns(board)[0].heading}"
-    return {
-        "key": board.key,
-        "heading": board_heading(board),
-        "about": about + ("" if board.verified else "; unverified data: nothing is ranked"),
-        "data": f"{board.edition} {board.source}/{board.split}" if board.source else "mean",
-        "headline": board.headline,
-        "heads": board_columns(board),
-        "rows": [shown | _facts(row) for row, shown in rows],
-    }
-
-
-def _facts(row: BoardRow) -> dict[str, Any]:
-    card, seconds = row.entry.card, row.entry.scored.submitted.cost.get("seconds_per_query")
-    return {
-        "parameters": card.parameters,
-        "parameters_shown": "–"
-        if card.parameters is None
-        else parameters_in_words(card.parameters).removesuffix(" parameters"),
-        "size": _size(card.parameters),
-        "seconds": seconds,
-        "reads": " and ".join(card.query_modalities),
-    }
-
-
-def _size(parameters: int | None) -> str:
-    if parameters is None:
-        return "not stated"
-    if parameters == 0:
-        return _SIZES[0][1]
-    return next((words for most, words in _SIZES if parameters < most), "1 B and more")
-
-
-def _in_order(sizes: set[str]) -> list[str]:
-    order = [*(words for _, words in _SIZES), "1 B and more", "not stated"]
-    return [words for words in order if words in sizes]

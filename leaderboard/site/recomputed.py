@@ -33,13 +33,13 @@ class RecomputedScores:
     protocol, so that what m2kr has no data of has nothing beside it.
 
     Args:
-        boards: Of single sources; those of unverified data are left out.
+        boards: Those of unverified data are left out.
     """
 
     def __init__(self, boards: Iterable[Board]) -> None:
         self._entries: dict[tuple[str, str, str, str], list[BoardEntry]] = defaultdict(list)
         for board in boards:
-            if not board.source or not board.verified:
+            if not board.verified:
                 continue
             for row in board.rows:
                 card = row.entry.card

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..boards import Board, BoardEntry, BoardRow
-from .board_page import zero_shot_in_words
+from .board_page import board_heading, zero_shot_in_words
+from .charts import radar_chart
 from .claim_rows import claim_groups, source_title
 from .context import SiteContext
 from .downloads import system_bibtex
-from .figures import MetricHead, ranks_in_words, score_cell
+from .figures import MetricHead, parameters_in_words, ranks_in_words, score_cell
 from .recomputed import RecomputedScores
 
 # Costs in the order of columns: heading, and how a number is shown.
@@ -30,7 +31,7 @@ def system_pages(site: SiteContext) -> Iterator[tuple[str, bytes]]:
     claimed = {
         claim.id: {score.entry.card.name for score in scores.of(claim)} for claim in site.claims
     }
-    boards = site.single_boards()
+    boards = site.boards
     rows = {id(row.entry): row for board in boards for row in board.rows}
     for name, entries in site.entries_by_system().items():
         claims = [claim for claim in site.claims if name in claimed[claim.id]]
@@ -58,6 +59,7 @@ def _page_of(
         "parameters": parameters_in_words(card.parameters),
         "notes": notes,
         "scores": scores,
+        "radar": radar_chart(_shares(card.name, card.version, boards)),
         "all_heads": [_where(e) for e in _in_order(current)],
         "all_metrics": _all_metrics(_in_order(current)),
         "about": _about(newest),
@@ -111,6 +113,22 @@ def _scores(name: str, version: str, boards: Sequence[Board]) -> Iterator[dict[s
             }
 
 
+def _shares(name: str, version: str, boards: Sequence[Board]) -> list[tuple[str, float]]:
+    """Per board of known data its title, and the system's score as a share of the best one."""
+    shares = []
+    for board in boards:
+        values = {
+            (row.entry.card.name, row.entry.card.version): row.entry.scored.result.value(
+                board.headline
+            )
+            for row in board.rows
+        }
+        own, best = values.get((name, version)), max(filter(None, values.values()), default=0.0)
+        if board.verified and own is not None and best:
+            shares.append((board_heading(board), own / best))
+    return shares
+
+
 def _all_metrics(entries: Sequence[BoardEntry]) -> list[dict[str, Any]]:
     """A row for each metric, with the scores on every source."""
     scores = [entry.scored.result.metrics for entry in entries]
@@ -141,16 +159,6 @@ def _about(entry: BoardEntry) -> list[tuple[str, str]]:
         ("Runs made with m2kr", card.m2kr_version),
     ]
     return [(name, value) for name, value in about if value]
-
-
-def parameters_in_words(count: int | None) -> str:
-    """A number of weights as people say it."""
-    if count is None:
-        return "number of parameters not stated"
-    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if count >= size:
-            return f"{count / size:.3g}{unit} parameters"
-    return f"{count} parameters" if count else "no parameters"
 
 
 def _cost_row(entry: BoardEntry) -> dict[str, Any]:

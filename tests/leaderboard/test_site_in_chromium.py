@@ -159,6 +159,8 @@ return {
   names: rows.map(row => row.cells[0].textContent),
   heads: [...document.querySelectorAll("thead th")].filter(head => head.checkVisibility())
     .map(head => `${head.textContent} ${head.ariaSort ?? ""}`),
+  published: [...document.querySelectorAll("[data-beside]")].filter(one => one.checkVisibility())
+    .map(one => one.dataset.beside),
   chosen: [...document.querySelectorAll("[data-filters] select, [data-filters] input")].map(one => one.value),
 }"""
 
@@ -166,6 +168,7 @@ return {
 def test_a_view_can_be_shared_by_its_address(browser: Browser, site: Path) -> None:
     opened(browser, site / "index.html")
     usual = browser.run(VIEW)
+    assert usual["published"] == []
     steps = browser.run("return history.length")
 
     def act(script: str) -> None:
@@ -173,24 +176,29 @@ def test_a_view_can_be_shared_by_its_address(browser: Browser, site: Path) -> No
         browser.run(script)
         browser.wait(f"return location.hash !== {json.dumps(before)}")
 
-    act("""const list = document.querySelector("[data-filter=data]");
+    act("""const list = document.querySelector("[data-filter=zero]");
         list.value = list.options[1].value; list.dispatchEvent(new Event("input", {bubbles: true}))""")
     browser.run("document.querySelector('[data-filter-words]').focus()")
     browser.press(*"made")
     act("document.querySelector('section:not([hidden]) th .sorter').click()")
-    act("document.querySelector('[data-columns] [value=seconds]').click()")
+    act("document.querySelector('[data-columns] [value=parameters]').click()")
+    act("""const list = document.querySelector("[data-beside-choice]");
+        list.value = "ret-m2kr"; list.dispatchEvent(new Event("input", {bubbles: true}))""")
     address, view = browser.run("return location.href"), browser.run(VIEW)
     assert view["names"] and view != usual
     assert browser.run("return history.length") == steps
     browser.open(address)
     assert browser.run(VIEW) == view
+    assert view["published"] == ["ret-m2kr"]
     browser.run("document.querySelector('.skip').click()")  # a place on the page is no other view
     browser.wait("return location.hash === '#report'")
     assert browser.run(VIEW) == view
     browser.run("location.hash = ''")
     browser.wait("return document.querySelector('[data-filter-words]').value === ''")
     assert browser.run(VIEW) == usual
-    harmless = "#data=none&words=%3Cimg%3E&sort.okvqa.test=x%20descending&columns=x&=&%E0%A4%A"
+    harmless = (
+        "#kind=none&words=%3Cimg%3E&sort.overview=x%20descending&columns=x&published=x&=&%E0%A4%A"
+    )
     browser.run("location.hash = arguments[0]", harmless)
     browser.wait("return document.querySelector('[data-filter-words]').value === '<img>'")
     assert browser.run(VIEW)["names"] == [] and browser.console() == []
@@ -202,6 +210,19 @@ def test_it_opens_at_once(browser: Browser, site: Path) -> None:
         spent = browser.run("return performance.getEntriesByType('navigation')[0].loadEventEnd")
         print(f"{name}: {spent:.0f} ms")
         assert 0 < spent < 1000, name
+        acts = {
+            "sort": "document.querySelector('.sorter')?.click()",
+            "filter": "const list = document.querySelector('select[data-filter=kind]');"
+            "if (list) { list.value = list.options[1].value;"
+            " list.dispatchEvent(new Event('input', {bubbles: true})) }",
+        }
+        for act, script in acts.items():
+            spent = browser.run(
+                f"const began = performance.now(); {script}; document.body.offsetHeight;"
+                "return performance.now() - began"
+            )
+            print(f"{name}: {act} {spent:.0f} ms")
+            assert spent < 500, (name, act)
 
 
 def test_a_claim_can_be_linked_to(browser: Browser, site: Path) -> None:
