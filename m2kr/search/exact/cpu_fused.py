@@ -147,6 +147,15 @@ class _Codes(ctypes.Structure):
     )
 
 
+class _Query(ctypes.Structure):
+    """``Query`` of `maxsim.c`."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("dim", "padded", "rows", "stride")),
+        *((name, ctypes.c_void_p) for name in ("by_row", "by_dim", "off")),
+    )
+
+
 class _Rows(ctypes.Structure):
     """``Rows`` of `maxsim.c`."""
 
@@ -304,25 +313,43 @@ class Kernel:
         tokens: "NDArray[np.float16]",
         starts: "NDArray[np.int64]",
         lengths: "NDArray[np.int64]",
+        longest: "NDArray[np.float32]",
     ) -> "NDArray[np.float64]":
         """Canonical scores of passages where no order of summation rounds; see `reference`.
+
+        Products are summed in float32 first, in any order. Those of float16 numbers are exact there, so that
+        each of K sums is off by 2**-24 of at most |q| |d|, and the whole by less than e = 2**-23 K |q| |d|.
+        The token with the largest exact product has a float32 one that is at most e below its own, which
+        is at least that of the token with the largest float32 one, less e again: it is among those within
+        2 e of the maximum, and these alone are multiplied in float64.
 
         Args:
             query: With one row at least.
             tokens: (some tokens x dim) float16, C-contiguous.
             starts: int64; the passages are ``tokens[starts[i]:starts[i] + lengths[i]]``.
             lengths: int64, none of them 0.
+            longest: float32, the length of each one's longest token, or slightly more.
         """
-        count = len(query.rows)
-        room = np.zeros((tokens.shape[1], -(-count // 8) * 8))
-        room[:, :count] = query.rows.T
+        rows = query.rows.astype(np.float32)
+        count, dim = rows.shape
+        width, stride = code_width(dim), -(-count // _LANES) * _LANES
+        by_row, by_dim = np.zeros((count, width), np.float32), np.zeros((dim, stride), np.float32)
+        by_row[:, :dim], by_dim[:, :count] = rows, rows.T
+        off = _filled(
+            np.zeros(stride, np.float32), _longer(rows.astype(np.float64)) * np.float32(_off(dim))
+        )
         starts, lengths = (np.ascontiguousarray(side, np.int64) for side in (starts, lengths))
+        longest = np.ascontiguousarray(longest, np.float32)
         found = np.empty(len(starts))
+        arrays = (side.ctypes.data for side in (by_row, by_dim, off))
         self._check(
             self._library.fused_scores(
-                *(self._kind, _address(tokens), tokens.shape[1]),
-                *(_address(room), count, room.shape[1]),
-                *(_address(starts), _address(lengths), len(starts), _address(found)),
+                self._kind,
+                _address(tokens),
+                ctypes.byref(_Query(dim, width, count, stride, *arrays)),
+                *(_address(starts), _address(lengths), _address(longest)),
+                len(starts),
+                _address(found),
             )
         )
         return found
@@ -346,6 +373,11 @@ def _code_rows(
     scales = (np.abs(rows).max(1) / most).astype(np.float32)
     # The scale is rounded, so a code could become one more than it may be.
     return np.clip(np.rint(rows / scales[:, None]), -most, most), scales
+
+
+def _off(dim: int) -> float:
+    """Twice what a float32 product may be off by, per unit of |q| |d|; see `Kernel.scores`."""
+    return 2.0**-22 * (dim + 2)
 
 
 def _longer(vectors: "NDArray[np.float64]") -> "NDArray[np.float32]":
@@ -449,14 +481,15 @@ def _library() -> Any:
         for name in results:
             getattr(library, f"fused_{name}").restype = whole
         pointer = ctypes.c_void_p
-        library.fused_rows_bytes.argtypes = [whole] * 4
-        library.fused_rows.argtypes = [whole, pointer, *[whole] * 4, pointer]
-        library.fused_code.argtypes = [whole, pointer, pointer, whole, whole, *[pointer] * 3]
-        library.fused_scores.argtypes = [
-            *(whole, pointer, whole, pointer, whole, whole),
-            *(pointer, pointer, whole, pointer),
-        ]
-        library.fused_bounds.argtypes = [whole, *[pointer] * 3, whole, pointer, whole]
+        arguments: dict[str, list[Any]] = {
+            "rows_bytes": [whole] * 4,
+            "rows": [whole, pointer, *[whole] * 4, pointer],
+            "code": [whole, pointer, pointer, whole, whole, *[pointer] * 3],
+            "scores": [whole, *[pointer] * 5, whole, pointer],
+            "bounds": [whole, *[pointer] * 3, whole, pointer, whole],
+        }
+        for name, types in arguments.items():
+            getattr(library, f"fused_{name}").argtypes = types
         for name in ("name", "bits", "works"):
             getattr(library, f"fused_{name}").argtypes = [whole]
     except (OSError, AttributeError) as error:
@@ -563,7 +596,8 @@ def _scores_right(
     )
     numbers = np.flatnonzero(lengths)[::-1]
     for query in canonical.rounded_queries([rows, rows[:1]], dim):
-        found = one.scores(query, tokens, offsets[numbers], lengths[numbers])
+        longest = np.full(len(numbers), np.sqrt((tokens.astype(np.float64) ** 2).sum(1)).max() + 1)
+        found = one.scores(query, tokens, offsets[numbers], lengths[numbers], longest)
         right = reference.maxsim_many(query.rows, tokens, offsets)[numbers]
         if found.tobytes() != right.tobytes():
             return False

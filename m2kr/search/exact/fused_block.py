@@ -93,9 +93,12 @@ class FusedBlock:
         """Canonical scores of passages whose tokens are there."""
         codes, starts = self.codes, self._starts[numbers]
         lengths = np.diff(codes.offsets)[numbers]
-        fast = order_free(query, lengths, codes.length[numbers], codes.shortest[numbers])
+        longest = codes.length[numbers]
+        fast = order_free(query, lengths, longest, codes.shortest[numbers])
         found = np.empty(len(numbers))
-        found[fast] = self._kernel.scores(query, self._tokens, starts[fast], lengths[fast])
+        found[fast] = self._kernel.scores(
+            query, self._tokens, starts[fast], lengths[fast], longest[fast]
+        )
         for place in np.flatnonzero(~fast):
             tokens = self._tokens[starts[place] : starts[place] + lengths[place]]
             found[place] = reference.maxsim(query.rows, tokens)

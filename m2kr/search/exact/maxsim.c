@@ -13,8 +13,10 @@
    as they are, row after row, and four of their dims at a time are broadcast. So a passage's maxima stay
    in their lanes, and passages of any length need no padding.
 
-   `fused_scores` gives the canonical score itself, from float16 tokens in float64, where no order of
-   summation rounds anything (`exact/reference.py` says where that is).
+   `fused_scores` gives the canonical score itself, from float16 tokens, where no order of summation in
+   float64 rounds anything (`exact/reference.py` says where that is). All products are summed in float32
+   first; a row's maximum in float64 is then among the tokens that come within twice what float32 can be
+   off by.
 
    `maxsim_kind.h` is the program, included once for each kind of processor. Nothing here knows Python:
    it is called by ctypes. */
@@ -36,7 +38,7 @@
 /* Tokens that share a scale, and are multiplied together; vectors of rows that are. */
 #define TOKENS 4
 #define VECTORS 6
-#define AHEAD 4096 /* bytes of codes */
+#define AHEAD 8192 /* bytes of codes */
 
 /* A float32 rounding as `exact/bounds.py` grants it. */
 #define GRANTED (8.0f / 16777216.0f)
@@ -57,6 +59,15 @@ typedef struct {
     int64_t queries;
     const int64_t *offsets; /* query q owns rows offsets[q] to offsets[q + 1] */
 } Rows;
+
+/* A query whose rows are float16 numbers, as float32. */
+typedef struct {
+    int64_t dim, padded; /* a multiple of 8 */
+    int64_t rows, stride; /* a multiple of 16 */
+    const float *by_row; /* (rows x padded), zeros behind each row */
+    const float *by_dim; /* (dim x stride), anything behind the rows */
+    const float *off;    /* (stride) twice what a row's products may be off by, per unit of a token */
+} Query;
 
 typedef struct {
     float magnitude;
@@ -92,9 +103,8 @@ typedef struct {
     void (*rows)(const int16_t *h, int64_t rows, int64_t dim, int64_t padded, int64_t bits, void *out);
     int (*code)(const uint16_t *tokens, const Codes *codes, int64_t first, int64_t last,
                 float *residual, float *longest, float *shortest);
-    int (*scores)(const uint16_t *tokens, int64_t dim, const double *rows, int64_t count_rows,
-                  int64_t stride, const int64_t *starts, const int64_t *lengths, int64_t count,
-                  double *out);
+    int (*scores)(const uint16_t *tokens, const Query *query, const int64_t *starts,
+                  const int64_t *lengths, const float *longest, int64_t count, double *out);
     int (*bounds)(const Codes *codes, const Rows *rows, const int64_t *numbers, int64_t count,
                   float *out, int64_t stride);
 } Kind;
@@ -128,11 +138,11 @@ typedef struct {
 #define FMAF _mm512_fmadd_ps
 #define MAXF _mm512_max_ps
 #define VD __m512d
-#define SETD _mm512_set1_pd
-#define LOADD _mm512_loadu_pd
+#define LOADD(p) _mm512_cvtps_pd(_mm256_loadu_ps(p))
 #define STORED _mm512_storeu_pd
 #define FMAD _mm512_fmadd_pd
-#define MAXD _mm512_max_pd
+#define REACHES(a, b) _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ)
+#define SUBF _mm512_sub_ps
 #include "maxsim_kind.h"
 
 #define KIND avx_vnni
@@ -155,11 +165,11 @@ typedef struct {
 #define FMAF _mm256_fmadd_ps
 #define MAXF _mm256_max_ps
 #define VD __m256d
-#define SETD _mm256_set1_pd
-#define LOADD _mm256_loadu_pd
+#define LOADD(p) _mm256_cvtps_pd(_mm_loadu_ps(p))
 #define STORED _mm256_storeu_pd
 #define FMAD _mm256_fmadd_pd
-#define MAXD _mm256_max_pd
+#define REACHES(a, b) _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ))
+#define SUBF _mm256_sub_ps
 #include "maxsim_kind.h"
 
 /* Without VNNI products are of 16 bits, so that a query of 16 bits costs nothing more. */
@@ -182,11 +192,11 @@ typedef struct {
 #define FMAF _mm256_fmadd_ps
 #define MAXF _mm256_max_ps
 #define VD __m256d
-#define SETD _mm256_set1_pd
-#define LOADD _mm256_loadu_pd
+#define LOADD(p) _mm256_cvtps_pd(_mm_loadu_ps(p))
 #define STORED _mm256_storeu_pd
 #define FMAD _mm256_fmadd_pd
-#define MAXD _mm256_max_pd
+#define REACHES(a, b) _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ))
+#define SUBF _mm256_sub_ps
 #include "maxsim_kind.h"
 
 static int has_avx2(void)
@@ -226,6 +236,12 @@ static const Kind kinds[] = {
     (vst1q_f32(to, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)))), \
      vst1q_f32((to) + 4, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((from) + 4)))))
 
+static inline unsigned neon_mask(uint32x4_t which)
+{
+    const uint32_t bits[4] = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(which, vld1q_u32(bits)));
+}
+
 #define KIND neon_dot
 #if defined(__APPLE__)
 #define TARGET
@@ -250,11 +266,11 @@ static const Kind kinds[] = {
 #define FMAF(a, b, c) vfmaq_f32(c, a, b)
 #define MAXF vmaxq_f32
 #define VD float64x2_t
-#define SETD vdupq_n_f64
-#define LOADD vld1q_f64
+#define LOADD(p) vcvt_f64_f32(vld1_f32(p))
 #define STORED vst1q_f64
 #define FMAD(a, b, c) vfmaq_f64(c, a, b)
-#define MAXD vmaxq_f64
+#define REACHES(a, b) neon_mask(vcgeq_f32(a, b))
+#define SUBF vsubq_f32
 #include "maxsim_kind.h"
 
 static int has_dot(void)
@@ -298,12 +314,11 @@ EXPORT int64_t fused_code(int64_t kind, const uint16_t *tokens, const Codes *cod
     return kinds[kind].code(tokens, codes, first, last, residual, longest, shortest);
 }
 
-/* Rows as (dim x stride), row after row in each dim; count_rows is what of them is to be added. */
-EXPORT int64_t fused_scores(int64_t kind, const uint16_t *tokens, int64_t dim, const double *rows,
-                            int64_t count_rows, int64_t stride, const int64_t *starts,
-                            const int64_t *lengths, int64_t count, double *out)
+EXPORT int64_t fused_scores(int64_t kind, const uint16_t *tokens, const Query *query,
+                            const int64_t *starts, const int64_t *lengths, const float *longest,
+                            int64_t count, double *out)
 {
-    return kinds[kind].scores(tokens, dim, rows, count_rows, stride, starts, lengths, count, out);
+    return kinds[kind].scores(tokens, query, starts, lengths, longest, count, out);
 }
 
 EXPORT int64_t fused_bounds(int64_t kind, const Codes *codes, const Rows *rows, const int64_t *numbers,

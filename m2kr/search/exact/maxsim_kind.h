@@ -96,7 +96,7 @@ INLINE TARGET void NAME(tile)(const int count, const int planes, const unsigned 
 
 INLINE TARGET void NAME(passage)(const int count, const int planes, const Codes *codes, int64_t passage,
                                  const NAME(token) *tokens, const unsigned char *rows,
-                                 const float *lengths, float *best)
+                                 const float *lengths, float *best, int ahead)
 {
     const int64_t first = codes->offsets[passage], n = codes->offsets[passage + 1] - first;
     const int64_t group = codes->groups[passage];
@@ -110,8 +110,10 @@ INLINE TARGET void NAME(passage)(const int count, const int planes, const Codes 
             four[t] = tokens + place * codes->padded;
 #ifndef WORDS
             /* One query alone does little with a token: the next ones must be on their way. */
-            for (int64_t k = 0; k < codes->padded; k += 64)
+            for (int64_t k = 0; ahead && k < codes->padded; k += 64)
                 __builtin_prefetch((const void *)((uintptr_t)four[t] + (uintptr_t)(AHEAD + k)));
+#else
+            (void)ahead;
 #endif
             starts[t] = codes->starts[first + place];
         }
@@ -122,7 +124,7 @@ INLINE TARGET void NAME(passage)(const int count, const int planes, const Codes 
 
 #define CASE(count, planes)                                                                     \
     case count * 4 + planes:                                                                    \
-        NAME(passage)(count, planes, codes, passage, tokens, block, rows->lengths + place, best + place); \
+        NAME(passage)(count, planes, codes, passage, tokens, block, rows->lengths + place, best + place, !from); \
         break;
 
 /* out[q * stride + i] of passage numbers[i], or i. */
@@ -300,75 +302,89 @@ static TARGET int NAME(code)(const uint16_t *tokens, const Codes *codes, int64_t
     return 0;
 }
 
-#define LANES_D (LANES / 2)
-
-INLINE TARGET void NAME(tile_d)(const int count, const double *rows, int64_t stride, int64_t dim,
-                                const double *const *tokens, double *best)
+/* All products of `count` vectors of rows with four tokens, and their maxima. */
+INLINE TARGET void NAME(tile_f)(const int count, const float *rows, int64_t stride, int64_t dim,
+                                const float *const *tokens, float *const *products, float *best)
 {
-    VD sums[VECTORS][TOKENS];
+    VF sums[VECTORS][TOKENS];
     UNROLL for (int v = 0; v < count; v++)
-        UNROLL for (int t = 0; t < TOKENS; t++) sums[v][t] = SETD(0);
+        UNROLL for (int t = 0; t < TOKENS; t++) sums[v][t] = SETF(0);
     for (int64_t k = 0; k < dim; k++) {
-        VD token[TOKENS];
-        UNROLL for (int t = 0; t < TOKENS; t++) token[t] = SETD(tokens[t][k]);
+        VF token[TOKENS];
+        UNROLL for (int t = 0; t < TOKENS; t++) token[t] = SETF(tokens[t][k]);
         UNROLL for (int v = 0; v < count; v++) {
-            const VD row = LOADD(rows + k * stride + v * LANES_D);
-            UNROLL for (int t = 0; t < TOKENS; t++) sums[v][t] = FMAD(row, token[t], sums[v][t]);
+            const VF row = LOADF(rows + k * stride + v * LANES);
+            UNROLL for (int t = 0; t < TOKENS; t++) sums[v][t] = FMAF(row, token[t], sums[v][t]);
         }
     }
     UNROLL for (int v = 0; v < count; v++) {
-        double *at = best + v * LANES_D;
-        const VD highest = MAXD(MAXD(sums[v][0], sums[v][1]), MAXD(sums[v][2], sums[v][3]));
-        STORED(at, MAXD(LOADD(at), highest));
+        float *at = best + v * LANES;
+        const VF highest = MAXF(MAXF(sums[v][0], sums[v][1]), MAXF(sums[v][2], sums[v][3]));
+        STOREF(at, MAXF(LOADF(at), highest));
+        UNROLL for (int t = 0; t < TOKENS; t++) STOREF(products[t] + v * LANES, sums[v][t]);
     }
 }
 
-INLINE TARGET void NAME(passage_d)(const int count, const double *rows, int64_t stride, int64_t dim,
-                                   const double *tokens, int64_t n, double *best)
+INLINE TARGET void NAME(passage_f)(const int count, const Query *query, int64_t place,
+                                   const float *tokens, int64_t n, float *products, float *best)
 {
     for (int64_t token = 0; token < n; token += TOKENS) {
-        const double *four[TOKENS];
-        for (int t = 0; t < TOKENS; t++) four[t] = tokens + (token + t < n ? token + t : n - 1) * dim;
-        NAME(tile_d)(count, rows, stride, dim, four, best);
+        const float *four[TOKENS];
+        float *to[TOKENS];
+        for (int t = 0; t < TOKENS; t++) {
+            const int64_t one = token + t < n ? token + t : n - 1;
+            four[t] = tokens + one * query->padded;
+            to[t] = products + one * query->stride + place;
+        }
+        NAME(tile_f)(count, query->by_dim + place, query->stride, query->dim, four, to, best + place);
     }
+}
+
+/* Exact in every order, or it isn't called. */
+INLINE TARGET double NAME(product)(const float *a, const float *b, int64_t padded)
+{
+    double lanes[LANES / 2], sum = 0;
+    static const float zeros[LANES] = {0};
+    VD sums = LOADD(zeros);
+    for (int64_t k = 0; k < padded; k += LANES / 2) sums = FMAD(LOADD(a + k), LOADD(b + k), sums);
+    STORED(lanes, sums);
+    for (int i = 0; i < LANES / 2; i++) sum += lanes[i];
+    return sum;
 }
 
 #undef CASE
 #define CASE(count) \
-    case count: NAME(passage_d)(count, rows + place, stride, dim, wide, n, best + place); break;
+    case count: NAME(passage_f)(count, query, place, wide, n, products, best); break;
 
-/* Passage i has lengths[i] tokens from starts[i] on; stride is a multiple of 8, and rows beyond
-   count_rows are anything. */
-static TARGET int NAME(scores)(const uint16_t *tokens, int64_t dim, const double *rows,
-                               int64_t count_rows, int64_t stride, const int64_t *starts,
-                               const int64_t *lengths, int64_t count, double *out)
+/* Passage i has lengths[i] tokens from starts[i] on, the longest one as long as longest[i]. */
+static TARGET int NAME(scores)(const uint16_t *tokens, const Query *query, const int64_t *starts,
+                               const int64_t *lengths, const float *longest, int64_t count, double *out)
 {
     enum { PART = 8 };
+    const int64_t dim = query->dim, padded = query->padded, stride = query->stride;
     int64_t room = 0;
-    for (int64_t i = 0; i < count; i++) {
+    for (int64_t i = 0; i < count; i++)
         if (lengths[i] > room) room = lengths[i];
-    }
-    double *best = malloc((size_t)(stride + 1) * sizeof *best);
-    double *wide = malloc((size_t)(room * dim + 1) * sizeof *wide);
-    if (!best || !wide) {
-        free(best);
-        free(wide);
-        return 1;
-    }
-    for (int64_t i = 0; i < count; i++) {
-        const int64_t first = starts[i], n = lengths[i];
-        const int64_t size = n * dim, vectors = stride / LANES_D;
-        for (int64_t k = 0; k < size; k += PART) {
-            const int64_t left = size - k < PART ? size - k : PART;
-            uint16_t halves[PART] = {0};
-            float floats[PART];
-            memcpy(halves, tokens + first * dim + k, (size_t)left * 2);
-            WIDEN(floats, halves);
-            for (int64_t l = 0; l < left; l++) wide[k + l] = floats[l];
+    float *wide = calloc((size_t)(room * padded + 1), sizeof *wide);
+    float *products = malloc((size_t)(room * stride + 1) * sizeof *products);
+    float *best = malloc((size_t)(stride + 1) * sizeof *best);
+    double *exact = malloc((size_t)(stride + 1) * sizeof *exact);
+    const int failed = !wide || !products || !best || !exact;
+    for (int64_t i = 0; i < count && !failed; i++) {
+        const int64_t n = lengths[i], vectors = stride / LANES;
+        for (int64_t j = 0; j < n; j++)
+            for (int64_t k = 0; k < dim; k += PART) {
+                uint16_t halves[PART] = {0};
+                memcpy(halves, tokens + (starts[i] + j) * dim + k,
+                       (size_t)(dim - k < PART ? dim - k : PART) * 2);
+                WIDEN(wide + j * padded + k, halves);
+            }
+        for (int64_t r = 0; r < stride; r++) {
+            best[r] = -INFINITY;
+            exact[r] = -INFINITY;
         }
-        for (int64_t r = 0; r < stride; r++) best[r] = -INFINITY;
         for (int64_t from = 0, end; from < vectors; from = end) {
-            const int64_t place = from * LANES_D;
+            const int64_t place = from * LANES;
             end = block_end(from, vectors, MOST_VECTORS);
             switch (end - from) {
                 CASE(1)
@@ -381,22 +397,37 @@ static TARGET int NAME(scores)(const uint16_t *tokens, int64_t dim, const double
 #endif
             }
         }
+        for (int64_t place = 0; place < stride; place += LANES) {
+            const VF spare = MULF(LOADF(query->off + place), SETF(longest[i]));
+            const VF least = SUBF(LOADF(best + place), spare);
+            for (int64_t j = 0; j < n; j++) {
+                unsigned near = REACHES(LOADF(products + j * stride + place), least);
+                for (; near; near &= near - 1) {
+                    const int64_t r = place + __builtin_ctz(near);
+                    if (r >= query->rows) break;
+                    const double value =
+                        NAME(product)(query->by_row + r * padded, wide + j * padded, padded);
+                    if (value > exact[r]) exact[r] = value;
+                }
+            }
+        }
         double sum = 0; /* first to last, as the canonical scorer adds them */
-        for (int64_t r = 0; r < count_rows; r++) sum += best[r];
+        for (int64_t r = 0; r < query->rows; r++) sum += exact[r];
         out[i] = sum;
     }
-    free(best);
     free(wide);
-    return 0;
+    free(products);
+    free(best);
+    free(exact);
+    return failed;
 }
 
-#undef VD
-#undef SETD
 #undef LOADD
 #undef STORED
 #undef FMAD
-#undef MAXD
-#undef LANES_D
+#undef REACHES
+#undef SUBF
+#undef VD
 #undef JOINED
 #undef JOINED2
 #undef NAME

@@ -152,6 +152,47 @@ def test_nothing_for_rounding_gives_a_wrong_answer(kind, monkeypatch):
     assert (small >= right * (1 - 2.0**-22)).all()
 
 
+@each_kind
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    dim=st.integers(1, 260),
+    length=st.integers(1, 70),
+    rows=st.integers(1, 130),
+)
+def test_scores_are_canonical_to_the_bit(kind, seed, dim, length, rows):
+    """Among tokens that are nearly equal, too, some of them the same."""
+    rng = np.random.default_rng(seed)
+    base = token_corpora.unit(rng.normal(size=(1, dim))) + rng.choice([0, 1e-3, 1]) * rng.normal(
+        size=(length, dim)
+    ) / np.sqrt(dim)
+    tokens = (base * rng.choice([0.3, 1.0, 2.0], (length, 1))).astype(np.float16)
+    tokens[~tokens.any(1), 0] = 1
+    query = only(token_corpora.unit(rng.normal(size=(rows, dim))))
+    longest = np.linalg.norm(tokens.astype(np.float64), axis=1).max() * np.ones(1, np.float32)
+    found = kind.scores(query, tokens, np.zeros(1, np.int64), np.array([length]), longest * 1.001)
+    assert found[0] == reference.maxsim(query.rows, tokens)
+
+
+@each_kind
+def test_only_the_best_float32_product_in_float64_gives_wrong_scores(kind, monkeypatch):
+    """Tokens of the same numbers in another order, but for one of float16's smallest steps, or some."""
+    rng = np.random.default_rng(17)
+    base = token_corpora.unit(rng.normal(size=256)).astype(np.float16)
+    tokens = np.stack([np.append(base[1:], np.float16(n * 2.0**-24)) for n in range(60)])
+    tokens = rng.permuted(tokens, axis=1)
+    queries = [only(np.full((1, 256), value)) for value in rng.uniform(0.01, 0.06, 9)]
+    starts, lengths, longest = np.zeros(1, np.int64), np.array([60]), np.ones(1, np.float32) * 1.01
+
+    def right():
+        found = [kind.scores(query, tokens, starts, lengths, longest)[0] for query in queries]
+        return found == [reference.maxsim(query.rows, tokens) for query in queries]
+
+    assert right()
+    monkeypatch.setattr(cpu_fused, "_off", lambda dim: 0.0)
+    assert not right()
+
+
 @compiled
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", [0, 20, 36])
