@@ -181,7 +181,14 @@ typedef struct {
 #define VF __m256
 #define SET(x) _mm256_set1_epi32(x)
 #define LOAD(p) _mm256_loadu_si256((const __m256i *)(p))
-#define DOT(sum, row, token) (sum = _mm256_add_epi32(sum, _mm256_madd_epi16(row, token)))
+/* By name: compilers put the additions in another order, which needs more registers than there are. */
+#define DOT(sum, row, token)                              \
+    do {                                                  \
+        __m256i pairs;                                    \
+        __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" \
+                : "+x"(sum), "=&x"(pairs)                 \
+                : "x"(row), "x"(token));                  \
+    } while (0)
 #define MOST_VECTORS 2
 #define MAXI _mm256_max_epi32
 #define FLOATS _mm256_cvtepi32_ps
