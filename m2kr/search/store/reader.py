@@ -8,9 +8,9 @@ passage of a store that is read is compared with its CRC-32, which finds any fli
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -202,16 +202,22 @@ class TokenStore:
         view = out.reshape(-1).view(np.uint8).data[: int(spans[-1] - spans[0])]
         file.seek(int(spans[0]) - start)
         if not fill(file, view):
-            path = Path(str(file.name))
-            raise STORE.damaged(path, "it ends before its last passage")
+            raise self._ends_early(file)
         places = (spans - spans[0]).tolist()
         wanted = self._crcs[first:last].tolist()
         for number, (a, b) in enumerate(pairwise(places)):
             if crc32(view[a:b]) != wanted[number]:
-                raise STORE.damaged(
-                    Path(str(file.name)),
-                    f"passage {first + number} differs from its checksum: a byte was changed",
-                )
+                raise self._differs(file, first + number)
+
+    @staticmethod
+    def _ends_early(file: io.FileIO) -> CheckError:
+        return STORE.damaged(Path(str(file.name)), "it ends before its last passage")
+
+    @staticmethod
+    def _differs(file: io.FileIO, number: int) -> CheckError:
+        return STORE.damaged(
+            Path(str(file.name)), f"passage {number} differs from its checksum: a byte was changed"
+        )
 
     def read_some(self, numbers: "NDArray[np.int64]", out: "NDArray[np.float16]") -> None:
         """Reads the tokens of some passages, one after another.
@@ -223,21 +229,28 @@ class TokenStore:
         Raises:
             CheckError: a passage differs from its checksum.
         """
-        # Neighbours are read in one go.
-        runs = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1) if len(numbers) else []
-        row = 0
-        with ExitStack() as stack:
-            files: dict[int, io.FileIO] = {}
-            for run in runs:
-                start, last = int(run[0]), int(run[-1]) + 1
-                while start < last:
-                    shard = int(np.searchsorted(self._starts, start, side="right")) - 1
-                    end = min(last, int(self._starts[shard + 1]))
-                    if shard not in files:
-                        files[shard] = stack.enter_context(self._tokens_file(shard))
-                    self._read_from(shard, start, end, out[row:], files[shard])
-                    row += int(self.offsets[end] - self.offsets[start])
-                    start = end
+        from isal.isal_zlib import crc32
+
+        width = self.dim * DTYPE.itemsize
+        shards = np.searchsorted(self._starts, numbers, side="right") - 1
+        places = (self.offsets[numbers] - self.offsets[self._starts[shards]]) * width
+        sizes = self.lengths[numbers].astype(np.int64) * width
+        view = out.reshape(-1).view(np.uint8).data
+        wanted = zip(
+            *(side.tolist() for side in (shards, numbers, places, sizes, self._crcs[numbers])),
+            strict=True,
+        )
+        end = 0
+        for shard, passages in groupby(wanted, key=itemgetter(0)):
+            with self._tokens_file(shard) as file:
+                for _, number, place, size, crc in passages:
+                    piece = view[end : end + size]
+                    end += size
+                    file.seek(place)
+                    if not fill(file, piece):
+                        raise self._ends_early(file)
+                    if crc32(piece) != crc:
+                        raise self._differs(file, number)
 
     def take(self, numbers: "Sequence[int] | NDArray[np.integer]") -> "list[NDArray[np.float16]]":
         """The token matrices of some passages, in the order asked for.
