@@ -206,30 +206,37 @@ typedef struct {
 #define SUBF _mm256_sub_ps
 #include "maxsim_kind.h"
 
-static int has_avx2(void)
+/* Whether the processor has AVX2, FMA and float16 conversions, and the system saves these registers. */
+static int has_avx2(unsigned saved)
 {
-    unsigned a, b, c = 0, d;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
-        && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+    unsigned a, b = 0, c = 0, d, low, high;
+    const unsigned needed = bit_FMA | bit_OSXSAVE | bit_AVX | bit_F16C;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & needed) != needed) return 0;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low & saved) == saved && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
 }
 
-static int has_avx_vnni(void)
+static int works_avx2(void) { return has_avx2(0x06); }
+
+static int works_avx_vnni(void)
 {
     unsigned a = 0, b, c, d;
-    return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4));
+    return has_avx2(0x06) && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4));
 }
 
-static int has_avx512_vnni(void)
+static int works_avx512_vnni(void)
 {
-    return has_avx2() && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
-        && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+    unsigned a, b = 0, c = 0, d;
+    const unsigned needed = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
+    return has_avx2(0xe6) && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & needed) == needed
+        && (c & bit_AVX512VNNI);
 }
 
 static const Kind kinds[] = {
-    {"avx512-vnni", 8, has_avx512_vnni, avx512_vnni_rows_bytes, avx512_vnni_rows, avx512_vnni_code,
+    {"avx512-vnni", 8, works_avx512_vnni, avx512_vnni_rows_bytes, avx512_vnni_rows, avx512_vnni_code,
      avx512_vnni_scores, avx512_vnni_bounds},
-    {"avx-vnni", 8, has_avx_vnni, avx_vnni_rows_bytes, avx_vnni_rows, avx_vnni_code, avx_vnni_scores, avx_vnni_bounds},
-    {"avx2", 16, has_avx2, avx2_rows_bytes, avx2_rows, avx2_code, avx2_scores, avx2_bounds},
+    {"avx-vnni", 8, works_avx_vnni, avx_vnni_rows_bytes, avx_vnni_rows, avx_vnni_code, avx_vnni_scores, avx_vnni_bounds},
+    {"avx2", 16, works_avx2, avx2_rows_bytes, avx2_rows, avx2_code, avx2_scores, avx2_bounds},
 };
 
 #elif defined(__aarch64__)
@@ -280,7 +287,7 @@ static inline unsigned neon_mask(uint32x4_t which)
 #define SUBF vsubq_f32
 #include "maxsim_kind.h"
 
-static int has_dot(void)
+static int works_dot(void)
 {
 #if defined(__APPLE__)
     return 1;
@@ -292,7 +299,7 @@ static int has_dot(void)
 }
 
 static const Kind kinds[] = {
-    {"neon-dotprod", 8, has_dot, neon_dot_rows_bytes, neon_dot_rows, neon_dot_code, neon_dot_scores, neon_dot_bounds},
+    {"neon-dotprod", 8, works_dot, neon_dot_rows_bytes, neon_dot_rows, neon_dot_code, neon_dot_scores, neon_dot_bounds},
 };
 
 #else
