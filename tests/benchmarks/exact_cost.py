@@ -21,6 +21,8 @@ from late_corpus import Corpus
 
 from m2kr.evaluation.result import peak_memory
 from m2kr.search.exact import search
+from m2kr.search.exact.canonical import rounded_queries
+from m2kr.search.exact.cpu_fused import kernel, kernel_state
 from m2kr.search.store.reader import TokenStore
 from m2kr.search.store.writer import TokenWriter
 
@@ -91,13 +93,17 @@ def compare(folder: Path, passages: int) -> dict:
     wide = torch.zeros((passages, longest, store.dim))
     mask = torch.arange(longest) >= torch.from_numpy(store.lengths)[:, None]
     wide[~mask] = tokens
-    costs: dict[str, list[float]] = {"exact": [], "packed": [], "padded": []}
+    names = ("exact", "alone", "ten", "packed", "padded")
+    costs: dict[str, list[float]] = {name: [] for name in names}
     _, _, stats = search.search_exactly(queries[:4], store, K, memory=1 << 30)
     queries = enough(queries, stats)
     few = rows[:PADDED_QUERIES]
     for _ in range(REPEATS):
         numbers, _, stats = search.search_exactly(queries, store, K, memory=1 << 30, threads=1)
         costs["exact"].append(stats.cpu_seconds / len(queries))
+        for name, count, k in (("alone", 1, K), ("ten", len(queries), 10)):
+            one = search.search_exactly(queries[:count], store, k, memory=1 << 30, threads=1)[2]
+            costs[name].append(one.cpu_seconds / count)
         for name, run, count in (
             ("packed", lambda: packed(tokens, store.offsets, rows), PACKED_QUERIES),
             ("padded", lambda: padded(wide, mask, few), PADDED_QUERIES),
@@ -110,12 +116,47 @@ def compare(folder: Path, passages: int) -> dict:
     return {
         **{name: statistics.median(found) for name, found in costs.items()},
         "spread": {name: [min(found), max(found)] for name, found in costs.items()},
+        "kernel": kernel_state(),
+        "peak": in_cache(store, queries),
         "passes": stats.passes,
         "left a query": {name: n / len(queries) for name, n in stats.left.items()},
         "scored a query": stats.scored / len(queries),
         "seconds a query": stats.seconds / len(queries),
         "of packed's best 100": float(agreed),
     }
+
+
+def in_cache(store: TokenStore, queries: list[np.ndarray]) -> float | None:
+    """What the kernel would take for a query if all codes and rows were in the cache; None without one."""
+    one = kernel()
+    if one is None:
+        return None
+    count = 50
+    codes = one.code(store.read(0, count), store.offsets[: count + 1])
+    rows = one.rows(rounded_queries(queries[:8], store.dim), store.dim, one.bits)
+    seconds = min(cpu_seconds(lambda: one.sums(codes, rows), 8) for _ in range(20))
+    return seconds * store.tokens / int(store.offsets[count])
+
+
+def shapes(folder: Path, passages: int) -> dict:
+    """Of queries with 32, 100 and 320 rows: CPU seconds in a batch and alone, and what the passes left."""
+    torch.set_num_threads(1)
+    store = TokenStore.open(folder / "store")
+    queries = list(np.load(folder / "queries.npy"))[:24]
+    found: dict[str, dict] = {"passages": {"": passages}}
+    for rows in (32, 100, 320):
+        asked = [
+            np.concatenate([queries[(i + n) % 24] for n in range(4)])[:rows] for i in range(20)
+        ]
+        costs: dict[int, list[float]] = {len(asked): [], 1: []}
+        for _ in range(1 + REPEATS):
+            for count in costs:
+                stats = search.search_exactly(asked[:count], store, K, threads=1)[2]
+                costs[count].append(stats.cpu_seconds / count)
+                left = {name: n / count for name, n in stats.left.items()}
+        batch, alone = (statistics.median(seconds[1:]) for seconds in costs.values())
+        found[f"{rows} rows"] = {"batch": batch, "alone": alone, **left}
+    return found
 
 
 def budget(folder: Path, passages: int) -> dict:
@@ -151,5 +192,5 @@ def dense_budget(folder: Path, rows: int) -> dict:
 
 if __name__ == "__main__":
     step, where, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    steps = (write, compare, budget, dense_file, dense_budget)
+    steps = (write, compare, shapes, budget, dense_file, dense_budget)
     print(json.dumps({f.__name__: f for f in steps}[step](where, count)))
