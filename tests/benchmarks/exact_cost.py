@@ -3,7 +3,8 @@
     python exact_cost.py STEP FOLDER PASSAGES
 
 Prints one JSON object. Steps: ``write`` (the corpus into a token store), ``compare`` (CPU seconds a
-query of exact search, of packed float32 products in torch and of padded ones, in turn), ``budget``
+query of exact search, in a batch, alone and of ten best, of packed float32 products in torch and of padded
+ones, in turn), ``shapes`` (of queries with few rows and many), ``budget``
 (memory of a search with a budget a tenth of the store), ``dense_file`` and ``dense_budget`` (the
 same for dense search).
 """
