@@ -76,11 +76,11 @@ def test_it_is_refused_by_name_and_nothing_is_written(
 ) -> None:
     folder = spoiled(place, tmp_path, case)
     before = listing(tmp_path)
-    began = time.monotonic()
+    began = time.process_time()
     done = CliRunner().invoke(
         app, ["submit", "check", str(folder.submitted), "--data", str(place.data)]
     )
-    seconds = time.monotonic() - began
+    seconds = time.process_time() - began
     require_refusal(case, done.exit_code, done.output)
     assert seconds < SECONDS
     assert listing(tmp_path) == before
