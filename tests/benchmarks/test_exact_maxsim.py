@@ -26,7 +26,7 @@ def test_exact_maxsim(tmp_path: Path) -> None:
         # Seen: 6.3 to 7.6 with AVX-512, 3.4 to 3.7 with AVX-VNNI, 2.3 with AVX2 alone.
         times = {"avx512-vnni": 4.5, "avx-vnni": 2.5, "avx2": 1.8}.get(found["kernel"], 1.5)
         least = {"packed": times, "padded": 2 * times}
-        assert found["alone"] <= 1.7 * found["exact"]  # seen: 1.25 to 1.4
+        assert found["alone"] <= 1.6 * found["exact"]  # seen: 1.2 to 1.3
         assert found["ten"] <= 1.5 * found["peak"]  # seen: 1.05 to 1.1
     elif found["passes"] == ["float32"]:
         # A processor that multiplies int8 and bf16 no faster, as one with AVX2 alone: seen 1.3 to 1.5

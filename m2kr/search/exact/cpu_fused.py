@@ -48,6 +48,7 @@ GROUP = 4  # tokens that share a scale
 MOST_DIMS = 512
 _LANES = 16  # the most of any kind
 _SPAN = 64  # passages a thread takes at a time, at least
+_SPANS = 8  # times that it takes some, at most
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -399,7 +400,8 @@ def _map(
     if workers is None:
         function((0, count))
     else:
-        workers.map(function, [(i, min(i + _SPAN, count)) for i in range(0, count, _SPAN)])
+        size = max(_SPAN, -(-count // (_SPANS * workers.threads)))
+        workers.map(function, [(i, min(i + size, count)) for i in range(0, count, size)])
 
 
 def _address(array: "NDArray[Any]") -> ctypes.c_void_p:

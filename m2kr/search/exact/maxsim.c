@@ -38,7 +38,6 @@
 /* Tokens that share a scale, and are multiplied together; vectors of rows that are. */
 #define TOKENS 4
 #define VECTORS 6
-#define AHEAD 8192 /* bytes of codes */
 
 /* A float32 rounding as `exact/bounds.py` grants it. */
 #define GRANTED (8.0f / 16777216.0f)

@@ -96,7 +96,7 @@ INLINE TARGET void NAME(tile)(const int count, const int planes, const unsigned 
 
 INLINE TARGET void NAME(passage)(const int count, const int planes, const Codes *codes, int64_t passage,
                                  const NAME(token) *tokens, const unsigned char *rows,
-                                 const float *lengths, float *best, int ahead)
+                                 const float *lengths, float *best, const int8_t *next)
 {
     const int64_t first = codes->offsets[passage], n = codes->offsets[passage + 1] - first;
     const int64_t group = codes->groups[passage];
@@ -108,13 +108,9 @@ INLINE TARGET void NAME(passage)(const int count, const int planes, const Codes 
             /* The last one again changes no maximum. */
             const int64_t place = token + t < n ? token + t : n - 1;
             four[t] = tokens + place * codes->padded;
-#ifndef WORDS
-            /* One query alone does little with a token: the next ones must be on their way. */
-            for (int64_t k = 0; ahead && k < codes->padded; k += 64)
-                __builtin_prefetch((const void *)((uintptr_t)four[t] + (uintptr_t)(AHEAD + k)));
-#else
-            (void)ahead;
-#endif
+            /* One query alone does little with a passage: the next one must be on its way. */
+            for (int64_t k = 0; next && k < codes->padded; k += 64)
+                __builtin_prefetch((const void *)((uintptr_t)next + (uintptr_t)(place * codes->padded + k)));
             starts[t] = codes->starts[first + place];
         }
         NAME(tile)(count, planes, rows, steps, four, starts, codes->scales[group + token / TOKENS],
@@ -124,7 +120,8 @@ INLINE TARGET void NAME(passage)(const int count, const int planes, const Codes 
 
 #define CASE(count, planes)                                                                     \
     case count * 4 + planes:                                                                    \
-        NAME(passage)(count, planes, codes, passage, tokens, block, rows->lengths + place, best + place, !from); \
+        NAME(passage)(count, planes, codes, passage, tokens, block, rows->lengths + place, best + place,     \
+                      from ? NULL : next);                                                      \
         break;
 
 /* out[q * stride + i] of passage numbers[i], or i. */
@@ -161,6 +158,9 @@ static TARGET int NAME(bounds)(const Codes *codes, const Rows *rows, const int64
         const int8_t *tokens = narrow;
         (void)n;
 #endif
+        const int8_t *next = NULL;
+        if (i + 1 < count)
+            next = codes->codes + codes->offsets[numbers ? numbers[i + 1] : i + 1] * codes->padded;
         for (int64_t r = 0; r < vectors * LANES; r++) best[r] = -INFINITY;
         for (int64_t from = 0, end; from < vectors; from = end) {
             end = block_end(from, vectors, most);
