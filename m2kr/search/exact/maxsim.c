@@ -61,11 +61,11 @@ typedef struct {
 
 /* A query whose rows are float16 numbers, as float32. */
 typedef struct {
-    int64_t dim, padded; /* a multiple of 8 */
+    int64_t dim, padded;  /* a multiple of 16 */
     int64_t rows, stride; /* a multiple of 16 */
-    const float *by_row; /* (rows x padded), zeros behind each row */
-    const float *by_dim; /* (dim x stride), anything behind the rows */
-    const float *off;    /* (stride) twice what a row's products may be off by, per unit of a token */
+    const float *by_row;  /* (rows x padded), zeros behind each row */
+    const float *by_dim;  /* (dim x stride), anything behind the rows */
+    const float *off;     /* (stride) twice what a row's products may be off by, per unit of a token */
 } Query;
 
 typedef struct {
