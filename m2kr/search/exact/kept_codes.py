@@ -46,6 +46,7 @@ FORMAT, VERSION = "m2kr-codes", 1
 _ARRAYS = ("codes", "starts", "scales", "residuals", "residual", "length", "shortest")
 _PIECE = 16 << 20
 _ALIGNED = 64
+_TOKENS = 1 << 16  # coded at a time
 _KEPT_MAPS = 64  # of shards, in a process
 _making = threading.Lock()
 
@@ -230,8 +231,11 @@ def _coded(
     """Pieces of a shard: (first passage, first token, first group) of the shard, and the codes."""
     width = 2 * store.dim + code_width(store.dim) + 40
     group = 0
-    for first, last in block_spans(offsets, max(1, memory // 2 // width)):
-        tokens = store.read(begin + first, begin + last)
+    spans = block_spans(offsets, max(1, min(_TOKENS, memory // 2 // width)))
+    room = max(int(offsets[last] - offsets[first]) for first, last in spans)
+    buffer = np.empty((room, store.dim), np.float16)
+    for first, last in spans:
+        tokens = store.read(begin + first, begin + last, buffer)
         codes = kernel.code(
             tokens, offsets[first : last + 1] - offsets[first], workers, begin + first
         )

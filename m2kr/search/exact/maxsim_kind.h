@@ -213,13 +213,15 @@ static TARGET int NAME(code)(const uint16_t *tokens, const Codes *codes, int64_t
         const int64_t n = codes->offsets[p + 1] - codes->offsets[p];
         if (n > most) most = n;
     }
-    float *values = calloc((size_t)(most * padded + 1), sizeof *values);
+    float highs[LANES], parts[LANES];
+    float *values = calloc((size_t)((most + 1) * padded), sizeof *values), *row = values;
     Placed *order = malloc((size_t)(most + 1) * sizeof *order);
     if (!values || !order) {
         free(values);
         free(order);
         return 1;
     }
+    row += most * padded;
     for (int64_t p = first; p < last; p++) {
         const int64_t start = codes->offsets[p], n = codes->offsets[p + 1] - start;
         const uint16_t *from = tokens + (start - codes->offsets[first]) * dim;
@@ -227,22 +229,23 @@ static TARGET int NAME(code)(const uint16_t *tokens, const Codes *codes, int64_t
         int broken = 0;
         for (int64_t j = 0; j < n; j++) {
             float *to = values + j * padded;
-            float high[PART] = {0}, squares[PART] = {0};
-            for (int64_t k = 0; k < padded; k += PART) {
+            for (int64_t k = 0; k < dim; k += PART) {
                 uint16_t halves[PART] = {0};
-                if (k < dim)
-                    memcpy(halves, from + j * dim + k, (size_t)(dim - k < PART ? dim - k : PART) * 2);
+                memcpy(halves, from + j * dim + k, (size_t)(dim - k < PART ? dim - k : PART) * 2);
                 WIDEN(to + k, halves);
-                for (int i = 0; i < PART; i++) {
-                    const float x = to[k + i], size = fabsf(x);
-                    high[i] = size > high[i] ? size : high[i];
-                    squares[i] += x * x;
-                }
             }
+            VF high = SETF(0), squares = high;
+            for (int64_t k = 0; k < padded; k += LANES) {
+                const VF x = LOADF(to + k);
+                high = MAXF(high, MAXF(x, SUBF(SETF(0), x)));
+                squares = FMAF(x, x, squares);
+            }
+            STOREF(highs, high);
+            STOREF(parts, squares);
             float magnitude = 0, square = 0;
-            for (int i = 0; i < PART; i++) {
-                magnitude = high[i] > magnitude ? high[i] : magnitude;
-                square += squares[i];
+            for (int i = 0; i < LANES; i++) {
+                magnitude = highs[i] > magnitude ? highs[i] : magnitude;
+                square += parts[i];
             }
             const float norm = sqrtf(square) * more;
             if (!(norm <= FLT_MAX)) broken = 1; /* NaN, too */
@@ -267,27 +270,30 @@ static TARGET int NAME(code)(const uint16_t *tokens, const Codes *codes, int64_t
             for (int64_t i = j; i < n && i < j + TOKENS; i++) {
                 const float *x = values + order[i].place * padded;
                 int8_t *to = codes->codes + (start + i) * padded;
-                float squares[PART] = {0};
-                int32_t sums[PART] = {0};
-                for (int64_t k = 0; k < padded; k += PART) {
-                    int8_t whole[PART];
-                    for (int l = 0; l < PART; l++) {
-                        /* Adding 1.5 * 2^23 leaves no place for a fraction: rounds to the nearest. */
-                        const float rounded = (x[k + l] * steps + 12582912.0f) - 12582912.0f;
-                        const float e = x[k + l] - s * rounded;
-                        squares[l] += e * e;
-                        sums[l] += (int32_t)rounded;
-                        whole[l] = (int8_t)rounded;
-                    }
-                    memcpy(to + k, whole, PART);
+                VF squares = SETF(0), sums = squares;
+                for (int64_t k = 0; k < padded; k += LANES) {
+                    /* Adding 1.5 * 2^23 leaves no place for a fraction: rounds to the nearest, and the
+                       whole number is in the last bits. */
+                    const VF shifted = FMAF(LOADF(x + k), SETF(steps), SETF(12582912.0f));
+                    const VF whole = SUBF(shifted, SETF(12582912.0f));
+                    const VF e = FMAF(whole, SETF(-s), LOADF(x + k));
+                    squares = FMAF(e, e, squares);
+                    sums = FMAF(whole, SETF(1), sums);
+                    STOREF(row + k, shifted);
                 }
-                float square = 0;
-                int32_t sum = 0;
-                for (int l = 0; l < PART; l++) {
-                    square += squares[l];
-                    sum += sums[l];
+                for (int64_t k = 0; k < padded; k++) {
+                    uint32_t bits;
+                    memcpy(&bits, row + k, 4);
+                    to[k] = (int8_t)(uint8_t)bits;
                 }
-                codes->starts[start + i] = -128 * sum;
+                STOREF(highs, sums);
+                STOREF(parts, squares);
+                float square = 0, sum = 0;
+                for (int l = 0; l < LANES; l++) {
+                    square += parts[l];
+                    sum += highs[l];
+                }
+                codes->starts[start + i] = -128 * (int32_t)sum;
                 const float e = sqrtf(square) * more;
                 lost = e > lost ? e : lost;
             }
