@@ -2,10 +2,11 @@
 
     python compressed_cost.py STEP FOLDER PASSAGES
 
-Prints one JSON object. Steps: ``write`` (the corpus into a token store), ``build4``, ``build8`` and
-``build_official`` (CPU seconds, those of one plain pass, peak memory and bytes a token), ``search4``,
-``search8`` (CPU seconds a query beside those of exact search, in turn; recall of the index, and of its
-codes scored one and all), ``search_official`` (CPU seconds a query and recall of the published protocol).
+Prints one JSON object. Steps: ``write`` (the corpus into a token store), ``build2``, ``build4``, ``build8``
+and ``build_official`` (CPU seconds, those of one plain pass, peak memory and bytes a token), ``search2``,
+``search4``, ``search8`` (CPU seconds a query beside those of exact search, in turn; recall of the index, and
+of its codes scored one and all), ``search_official`` (CPU seconds a query and recall of the published
+protocol).
 """
 
 import json
@@ -73,6 +74,10 @@ def build4(folder: Path, passages: int) -> dict:
     return built(folder, "4", BuildSettings(nbits=4))
 
 
+def build2(folder: Path, passages: int) -> dict:
+    return built(folder, "2", BuildSettings(nbits=2))
+
+
 def build8(folder: Path, passages: int) -> dict:
     return built(folder, "8", BuildSettings(nbits=8))
 
@@ -125,6 +130,10 @@ def search4(folder: Path, passages: int) -> dict:
     return searched(folder, "4")
 
 
+def search2(folder: Path, passages: int) -> dict:
+    return searched(folder, "2")
+
+
 def search8(folder: Path, passages: int) -> dict:
     return searched(folder, "8")
 
@@ -143,5 +152,8 @@ def search_official(folder: Path, passages: int) -> dict:
 
 if __name__ == "__main__":
     step, where, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    steps = (write, build4, build8, build_official, search4, search8, search_official)
+    steps = (
+        *(write, build2, build4, build8, build_official),
+        *(search2, search4, search8, search_official),
+    )
     print(json.dumps({f.__name__: f for f in steps}[step](where, count)))

@@ -12,15 +12,19 @@ STEPS = Path(__file__).with_name("compressed_cost.py")
 def test_ten_thousand_passages(tmp_path: Path) -> None:
     passages = 10_000
     cost(STEPS, "write", tmp_path, passages)
-    least = {"4": {"R@10": 0.97, "R@100": 0.95}, "8": {"R@10": 0.98, "R@100": 0.98}}
+    least = {
+        "2": {"R@10": 0.95, "R@100": 0.87},
+        "4": {"R@10": 0.97, "R@100": 0.95},
+        "8": {"R@10": 0.98, "R@100": 0.98},
+    }
+    most = {"2": 45, "4": 80, "8": 150}  # bytes a token
     for bits, recalls in least.items() if WHOLE else [("4", least["4"])]:
         built = cost(STEPS, f"build{bits}", tmp_path, passages)
         print(
             f"built in {built['cpu'] / built['plain']:.1f} plain products of tokens and centroids"
         )
-        assert built["cpu"] <= 5 * built["plain"]
-        if bits == "4":
-            assert built["bytes a token"] <= 80
+        assert built["cpu"] <= built["plain"]
+        assert built["bytes a token"] <= most[bits]
         found = cost(STEPS, f"search{bits}", tmp_path, passages)
         print(f"{bits} bits: {found['compressed'] / found['exact']:.2f} of exact search's cost")
         # The kernel finds the exact best of so few passages in less. Seen: 1.4.

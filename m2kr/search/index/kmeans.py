@@ -33,6 +33,7 @@ _SCORES = 1 << 22  # similarities in work at a time, where all centroids are com
 # The library prepares, and remembers, code for each shape of product: few shapes save both.
 _ROWS, _COLUMNS = 512, 64
 _GROUP_ITERATIONS = 3
+_EARLY, _EARLY_PART = 3, 3  # iterations that look at every third token
 _TASK = "k-means"
 
 
@@ -50,7 +51,7 @@ class Training:
     """
 
     seed: int = 0
-    iterations: int = 8
+    iterations: int = 5
     tolerance: float = 0.02
     spherical: bool = False
     groups_tried: int = 12
@@ -115,17 +116,22 @@ def train_centroids(
     if settings.spherical:
         centroids = torch.nn.functional.normalize(centroids)
     before, codes = float("inf"), None
+    # The first iterations move centroids far, for which a part of the tokens is enough.
+    few = not settings.spherical and count > _FEW and settings.iterations > _EARLY
+    some = tokens[::_EARLY_PART] if few and count * _EARLY_PART <= len(tokens) else tokens
     progress.start(_TASK, settings.iterations, "iterations")
     for iteration in range(settings.iterations):
         groups = group_centroids(centroids, settings)
-        codes, scores = nearest_centroids(tokens, centroids, settings, groups, codes)
-        error = _mean_error(tokens, scores, settings)
+        if iteration == _EARLY and len(some) < len(tokens):
+            some, codes, before = tokens, None, float("inf")
+        codes, scores = nearest_centroids(some, centroids, settings, groups, codes)
+        error = _mean_error(some, scores, settings)
         logger.info("k-means, iteration %d: mean squared distance %.4f", iteration + 1, error)
         progress.advance(_TASK, 1)
-        centroids = _means(tokens, codes, scores, centroids)
+        centroids = _means(some, codes, scores, centroids)
         if settings.spherical:
             centroids = torch.nn.functional.normalize(centroids)
-        if before - error < settings.tolerance * before:
+        if len(some) == len(tokens) and before - error < settings.tolerance * before:
             break
         before = error
     progress.done(_TASK)
