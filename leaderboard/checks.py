@@ -431,7 +431,8 @@ def _has_every_query_once(case: RunCase) -> Iterator[Problem]:
         yield Problem(
             "every-query-once",
             case.submitted.file,
-            f"{_count(missing, 'query', 'queries')} of {len(known):,} not in the run, such as "
+            f"{len(missing):,} of {len(known):,} queries "
+            + ("is not in the run: " if len(missing) == 1 else "are not in the run, such as ")
             + _some(missing),
             "every query of the split, with an empty ranking where nothing is found",
             "save the run as Parquet: TREC's form loses queries without results"

@@ -92,7 +92,12 @@ LIMITED = textwrap.dedent(
 def limited(*args: object) -> subprocess.CompletedProcess[str]:
     """An m2kr command in 2 GB."""
     command = [sys.executable, "-c", LIMITED, *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        # Seen once in 1,500 runs: all is done and told, and a thread of Arrow's ends after its process.
+        if not done.stderr.endswith("terminate called without an active exception\n"):
+            break
+    return done
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")

@@ -9,9 +9,17 @@ from ..source_facts import SourceFacts, source_facts
 from .charts import PlottedSystem, cost_in_words, score_chart
 from .claim_rows import claim_groups, source_title
 from .context import SiteContext
-from .figures import MetricHead, parameters_cell, ranks_in_words, score_cell, three_places
+from .figures import (
+    MetricHead,
+    milliseconds,
+    parameters_cell,
+    ranks_in_words,
+    score_cell,
+    three_places,
+)
 from .recomputed import RecomputedScores
 
+_MOST_METRICS = 3  # beside ranks and facts; all have a table of their own
 _MOST_VALUES = 12  # of a column of groups; more don't fit a table
 _TASKS = {
     "I2T": "image to text",
@@ -72,14 +80,16 @@ def _about(board: Board) -> list[tuple[str, str]]:
 
 
 def board_columns(board: Board) -> list[MetricHead]:
-    """The metrics that the first table has: the headline, and those that reports show."""
+    """The metrics that the first table has: the headline, and two of those that reports show."""
     shown = [
         name
         for row in board.rows[:1]
         for name in row.entry.scored.result.shown
         if name in board.metrics
     ]
-    return [MetricHead.of(name) for name in dict.fromkeys([board.headline, *shown])]
+    return [
+        MetricHead.of(name) for name in [*dict.fromkeys([board.headline, *shown])][:_MOST_METRICS]
+    ]
 
 
 def board_rows(board: Board) -> list[dict[str, Any]]:
@@ -102,7 +112,8 @@ def board_rows(board: Board) -> list[dict[str, Any]]:
                 "kind": row.entry.card.kind,
                 "parameters": row.entry.card.parameters,
                 "parameters_shown": parameters_cell(row.entry.card.parameters),
-                "seconds": _seconds(row),
+                "seconds": (seconds := _seconds(row)),
+                "seconds_shown": "–" if seconds is None else milliseconds(seconds),
                 "zero_shot": zero_shot_in_words(row.entry.card.zero_shot.get(board.source)),
                 "status": row.entry.status,
                 "notes": len(row.notes),
@@ -199,4 +210,7 @@ def _smallest(board: Board) -> str:
     if smallest is None:
         return ""
     name = MetricHead.of(board.headline).heading
-    return f"With these queries, a test shows differences from about {100 * smallest:.1f} points of {name}."
+    return (
+        f"A test of two systems finds a true difference of {100 * smallest:.1f} points of {name} in four of "
+        "five cases."
+    )

@@ -95,3 +95,8 @@ def parameters_cell(count: int | None) -> str:
     if not count:
         return "–" if count is None else "none"
     return parameters_in_words(count).removesuffix(" parameters")
+
+
+def milliseconds(seconds: float) -> str:
+    """Two digits of a time, without powers of ten: ``0.085``, ``33``, ``4,100``."""
+    return f"{float(f'{1000 * seconds:.2g}'):,.10g}"

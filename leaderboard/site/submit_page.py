@@ -10,17 +10,19 @@ VERIFIED = Path(__file__).parent.parent / "data" / "verified.md"
 STEPS = (
     ("m2kr build mini", "The embedded benchmark; any other source that the board knows will do."),
     (
-        "m2kr eval mini -r bm25 --out results",
-        "Your own retriever is file.py:Class, and a run that you have is run:FILE.",
+        "m2kr eval mini -r my_retriever.py:Letters --out results",
+        "A file of yours with a class of yours; a run that you have is run:FILE.",
     ),
     (
-        "m2kr submit init results/mini.test.bm25.*.json --out my-system",
-        "It writes system.yaml, whose open fields you fill in (or give by --set KEY=VALUE), and puts "
-        "the runs beside it.",
+        "m2kr submit init 'results/mini.test.Letters.*.json' --out my-system "
+        "--set authors='Ada Lovelace' --set contact=ada@example.org --set licence=MIT "
+        "--set parameters=0 --set training_data=none",
+        "It writes system.yaml, and puts the runs beside it. What nobody says stays empty there, to be "
+        "filled in.",
     ),
     (
         "m2kr submit check my-system",
-        "It checks and recomputes as the board does, and tells all faults at once.",
+        "It checks and recomputes as the board does, and tells all faults of a stage at once.",
     ),
     (
         "m2kr leaderboard build my-system --out site",
@@ -37,8 +39,7 @@ STATUSES = (
     (
         "reproduced",
         "reproduced",
-        "A maintainer ran the system as well, and its run has the same score within the noise of the "
-        "machine.",
+        "Somebody beside the submitter ran the system as well, and the very rankings came out again.",
     ),
     (
         "reported",

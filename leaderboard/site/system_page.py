@@ -10,15 +10,15 @@ from .charts import radar_chart
 from .claim_rows import claim_groups, source_title
 from .context import SiteContext
 from .downloads import system_bibtex
-from .figures import MetricHead, parameters_in_words, ranks_in_words, score_cell
+from .figures import MetricHead, milliseconds, parameters_in_words, ranks_in_words, score_cell
 from .recomputed import RecomputedScores
 
 # Costs in the order of columns: heading, and how a number is shown.
 _COSTS = {
-    "seconds_per_query": ("s per query", "{:.3g}"),
-    "cpu_seconds_per_query": ("CPU s per query", "{:.3g}"),
-    "encode_seconds": ("encoding, s", "{:,.0f}"),
-    "index_seconds": ("index, s", "{:,.0f}"),
+    "seconds_per_query": ("ms a query", "time"),
+    "cpu_seconds_per_query": ("CPU ms a query", "time"),
+    "encode_seconds": ("encoding, s", "{:,.3g}"),
+    "index_seconds": ("index, s", "{:,.3g}"),
     "bytes_per_passage": ("bytes per passage", "{:,.0f}"),
     "peak_host_bytes": ("peak memory", "size"),
     "peak_device_bytes": ("peak device memory", "size"),
@@ -175,7 +175,7 @@ def _cost(value: Any, form: str) -> str:
             if value >= size:
                 return f"{value / size:.1f} {unit}"
         return f"{value} bytes"
-    return form.format(value)
+    return milliseconds(value) if form == "time" else form.format(value)
 
 
 def _history(entries: Sequence[BoardEntry]) -> tuple[list[str], list[dict[str, Any]]]:

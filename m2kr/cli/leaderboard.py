@@ -45,7 +45,7 @@ def build_pages(
     brought = {folder.name for folder in packaged}
     for board in boards:
         for row in board.rows:
-            if row.entry.card.name not in brought:
+            if row.entry.card.name not in brought or not row.entry.date:
                 output.say(_place(board, row))
     count = f"{len(boards)} board" + ("" if len(boards) == 1 else "s")
     output.say(f"{count}: open {path / 'index.html'}")
@@ -55,7 +55,8 @@ def _place(board: "Board", row: "BoardRow") -> str:
     """Where a system stands on a board, in a line."""
     value = row.entry.scored.result.value(board.headline)
     score = "undefined" if value is None else f"{value:.4f}"
-    words = f"{row.entry.card.title} on {board.key}: {board.headline} {score}"
+    card = row.entry.card
+    words = f"{card.title} {card.version} on {board.key}: {board.headline} {score}"
     if board.headline not in row.ranks:
         return f"{words}, not ranked: the data are unverified"
     best, worst = row.ranks[board.headline]

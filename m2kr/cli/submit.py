@@ -71,8 +71,8 @@ def check(
 ) -> None:
     """Check a submission as the leaderboard does: its card, its files, its runs, and its scores.
 
-    All faults are told at once, each with what to do; nothing is written, and nothing of the submission
-    is executed.
+    All faults of a stage (form, card, runs) are told at once, each with what to do; nothing is written, and
+    nothing of the submission is executed.
     """
     from m2kr_leaderboard.recompute import recompute
     from m2kr_leaderboard.submission import opened_submission
@@ -135,8 +135,8 @@ def pack_submission(
         typer.Option(
             "--hub-yaml",
             metavar="OWNER/DATASET",
-            help="Recompute the scores, and write them beside it as the Hugging Face Hub reads them in a "
-            "model's .eval_results/; of this benchmark there.",
+            help="Also recompute the scores and write them beside it, for the folder .eval_results of the "
+            "model's repository on the Hugging Face Hub; OWNER/DATASET is the benchmark's dataset there.",
         ),
     ] = None,
     data: options.Data = None,

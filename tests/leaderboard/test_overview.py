@@ -14,6 +14,7 @@ from m2kr_leaderboard.boards import Board
 from m2kr_leaderboard.claims import Claim, load_claims
 from m2kr_leaderboard.site.build import build_site
 from m2kr_leaderboard.site.charts import PlottedSystem, radar_chart, score_chart
+from m2kr_leaderboard.site.figures import milliseconds
 
 
 class Table(HTMLParser):
@@ -167,6 +168,13 @@ def test_charts_are_on_the_pages(tmp_path: Path) -> None:
     ours = Table((site / "systems/ours.html").read_text(encoding="utf-8"))
     assert "polygon" not in [tag for tag, _ in ours.shapes]  # two boards are no radar
     assert Table((site / "index.html").read_text(encoding="utf-8")).shapes == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.0000854, "0.085"), (0.0123, "12"), (0.5, "500"), (4.123, "4,100")]
+)
+def test_times_are_milliseconds_of_two_digits(seconds: float, shown: str) -> None:
+    assert milliseconds(seconds) == shown
 
 
 @pytest.mark.parametrize("count", [0, 2, 3, 10])

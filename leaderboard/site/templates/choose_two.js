@@ -4,7 +4,8 @@ const pairing = document.querySelector("[data-pairing]"), chosenTwo = [];
 const link = pairing.querySelector("a"), plain = {href: link.getAttribute("href"), text: link.textContent};
 pairing.querySelector("span").hidden = false;
 for (const row of document.querySelectorAll("tr[data-system]")) {
-  const title = row.cells[0].querySelector("a").textContent, box = document.createElement("input");
+  const name = row.cells[0].querySelector("a").textContent, box = document.createElement("input");
+  const title = `${name} ${row.cells[0].querySelector("[data-version]").textContent}`;
   box.type = "checkbox";
   box.setAttribute("aria-label", `Compare ${title}`);
   row.cells[0].prepend(box);
