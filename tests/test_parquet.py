@@ -94,7 +94,7 @@ def limited(*args: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", LIMITED, *map(str, args)]
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-        # Seen once in 1,500 runs: all is done and told, and a thread of Arrow's ends after its process.
+        # Seen once in some hundreds of runs: all is told, and a thread of Arrow's ends after its process.
         if not done.stderr.endswith("terminate called without an active exception\n"):
             break
     return done
