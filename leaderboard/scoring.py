@@ -31,6 +31,11 @@ def packaged_submissions() -> list[Path]:
     return sorted(path.parent for path in _PACKAGED.glob(f"*/{CARD}"))
 
 
+def packaged_cards() -> list[SystemCard]:
+    """The cards of these submissions."""
+    return [read_card(folder / CARD) for folder in packaged_submissions()]
+
+
 def score_all(
     paths: Sequence[Path],
     data: Path | None = None,
@@ -52,7 +57,7 @@ def score_all(
     """
     faults: dict[Path, Sequence[Problem]] = {}
     scored: dict[tuple[str, str], ScoredSubmission] = {}
-    titles = _known_titles()
+    titles = {card.name: card.title for card in packaged_cards()}
     for path in reversed(paths):
         if path.parent == _PACKAGED:
             if faults:
@@ -103,11 +108,6 @@ def _other_content(submission: Submission, others: Sequence[str]) -> Problem:
         "another version for other runs or another card",
         f"change the version in {CARD}",
     )
-
-
-def _known_titles() -> dict[str, str]:
-    cards = [read_card(folder / CARD) for folder in packaged_submissions()]
-    return {card.name: card.title for card in cards}
 
 
 def _confusable(card: SystemCard, titles: Mapping[str, str]) -> list[Problem]:

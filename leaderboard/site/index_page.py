@@ -38,7 +38,7 @@ def index_pages(site: SiteContext) -> Iterator[tuple[str, bytes]]:
         title="Leaderboard",
         boards=boards,
         rows=rows,
-        first=ordering_board(site.boards) if boards else "",
+        first=ordering_board(site.boards).key if boards else "",
         choices=[{"name": n, "label": label, "options": o} for n, label, o in filters],
         columns=[*((board.key, board.heading, True) for board in boards), *_FACTS],
         beside=claims_beside(site.claims, RecomputedScores(site.boards)) if boards else [],

@@ -55,9 +55,9 @@ def _heading(board: Board) -> str:
     return f"{name} {further}" if further else name
 
 
-def ordering_board(boards: Sequence[Board]) -> str:
-    """Key of the board with most systems, by which the table is ordered at first."""
-    return max(boards, key=lambda board: len(board.rows)).key
+def ordering_board(boards: Sequence[Board]) -> Board:
+    """The board with most systems, by which the table is ordered at first."""
+    return max(boards, key=lambda board: len(board.rows))
 
 
 def overview_rows(boards: Sequence[Board]) -> list[dict[str, Any]]:
@@ -68,17 +68,12 @@ def overview_rows(boards: Sequence[Board]) -> list[dict[str, Any]]:
             card = row.entry.card
             systems.setdefault((card.name, card.version), {})[board.key] = row
     best = {board.key: _best(board) for board in boards if board.verified}
-    first = ordering_board(boards)
+    first = [row.entry.card for row in ordering_board(boards).rows]
     rows = [_row(own, boards, best) for own in systems.values()]
-    order = {key: place for place, key in enumerate(_order(boards, first))}
+    order = {(card.name, card.version): place for place, card in enumerate(first)}
     return sorted(
         rows, key=lambda row: (order.get(row["key"], len(order)), row["title"], row["key"])
     )
-
-
-def _order(boards: Sequence[Board], first: str) -> list[tuple[str, str]]:
-    [board] = [board for board in boards if board.key == first]
-    return [(row.entry.card.name, row.entry.card.version) for row in board.rows]
 
 
 def _best(board: Board) -> float | None:

@@ -32,20 +32,24 @@ def build_pages(
     from m2kr_leaderboard.boards import make_boards
     from m2kr_leaderboard.claims import load_claims
     from m2kr_leaderboard.results import ResultStore
-    from m2kr_leaderboard.scoring import as_entries, packaged_submissions, score_all
+    from m2kr_leaderboard.scoring import (
+        as_entries,
+        packaged_cards,
+        packaged_submissions,
+        score_all,
+    )
     from m2kr_leaderboard.site.build import build_site
 
-    given = list(submissions or ())
+    given, store = list(submissions or ()), ResultStore()
     with output.Bars() as bars:
-        packaged = packaged_submissions()
-        scored = score_all([*packaged, *given], data, bars, ResultStore())
+        scored = score_all([*packaged_submissions(), *given], data, bars, store)
         boards = make_boards(as_entries(scored))
-        earlier = as_entries(ResultStore().history({one.sha256 for one in scored}))
+        earlier = as_entries(store.history({one.sha256 for one in scored}))
         path = build_site(boards, load_claims(), out, history=earlier, progress=bars)
-    brought = {folder.name for folder in packaged}
+    brought = {(card.name, card.version) for card in packaged_cards()}
     for board in boards:
         for row in board.rows:
-            if row.entry.card.name not in brought or not row.entry.date:
+            if (row.entry.card.name, row.entry.card.version) not in brought:
                 output.say(_place(board, row))
     count = f"{len(boards)} board" + ("" if len(boards) == 1 else "s")
     output.say(f"{count}: open {path / 'index.html'}")
